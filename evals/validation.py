@@ -1,5 +1,7 @@
 """Held-out bits per byte during training, as a Lightning callback handed in by the launcher."""
 
+import time
+
 import lightning.pytorch as pl
 
 from evals.perplexity import score
@@ -25,6 +27,8 @@ class Validation(StepCallback):
         """Score the model when it is time."""
         if step % self.every and step != trainer.max_steps:
             return
+        start = time.perf_counter()
         with trainer.precision_plugin.forward_context():
             result = score(module.model, self.tokens, self.byte_lengths, self.max_tokens)
         module.scores |= {"val_loss": result.loss, "val_bits_per_byte": result.bits_per_byte}
+        module.seconds_scoring += time.perf_counter() - start

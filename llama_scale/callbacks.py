@@ -47,10 +47,10 @@ class MetricsLog(StepCallback):
 
     A row has step, tokens, flops, loss (the mean in nats of the steps taken since the row before,
     null if there are none), lr, grad_norm, skips (steps left out so far), the scores that callbacks
-    left in ``module.scores``, tokens_per_second, memory (bytes) and, where the device's peak is
-    known, mfu (attention counted causal), mfu_full and peak_flops. Losses stay on the device
-    between rows. A resumed run drops the rows after its checkpoint first, so that no step stands
-    twice. Rank 0 alone writes; ``listeners`` are handed each row there.
+    left in ``module.scores``, tokens_per_second (the time of scoring left out), memory (bytes)
+    and, where the device's peak is known, mfu (attention counted causal), mfu_full and peak_flops.
+    Losses stay on the device between rows. A resumed run drops the rows after its checkpoint
+    first, so that no step stands twice. Rank 0 alone writes; ``listeners`` are handed each row.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class MetricsLog(StepCallback):
             **module.scores,
         }
         now = time.perf_counter()
-        rate = (step - self.clock_step) * tokens / (now - self.clock)
+        rate = (step - self.clock_step) * tokens / (now - self.clock - module.seconds_scoring)
         self.clock, self.clock_step = now, step
         row |= {"tokens_per_second": rate, "memory": memory_used(module.device.type)}
         if module.peak_flops:
@@ -109,7 +109,7 @@ class MetricsLog(StepCallback):
             row["mfu"] = share * module.flops_per_token
             row["mfu_full"] = share * module.flops_per_token_full
             row["peak_flops"] = module.peak_flops
-        self.losses, module.scores = [], {}
+        self.losses, module.scores, module.seconds_scoring = [], {}, 0.0
         if trainer.is_global_zero:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

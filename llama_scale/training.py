@@ -43,9 +43,10 @@ VALIDATION_SHARE = 0.1
 class Pretraining(pl.LightningModule):
     """Next-token training of a LLaMA model.
 
-    Callbacks leave values for the next row of metrics.jsonl in ``scores``. ``step_loss`` is the
-    mean of the step's micro-batches over all ranks, NaN for a skipped step, and ``grad_norm`` is
-    taken before clipping; both are tensors on the device.
+    Callbacks leave values for the next row of metrics.jsonl in ``scores`` and the seconds that
+    took from training in ``seconds_scoring``. ``step_loss`` is the mean of the step's
+    micro-batches over all ranks, NaN for a skipped step, and ``grad_norm`` is taken before
+    clipping; both are tensors on the device.
     """
 
     def __init__(self, model: Llama, config: TrainConfig, recipe: Recipe, shards: int = 1) -> None:
@@ -54,6 +55,7 @@ class Pretraining(pl.LightningModule):
         self.flops_per_token = flops_per_token(config.model)
         self.flops_per_token_full = flops_per_token(config.model, causal=False)
         self.scores: dict[str, float] = {}
+        self.seconds_scoring = 0.0
         self.losses: list[Tensor] = []
         self.step_loss: Tensor | float = 0.0
         self.grad_norm: Tensor | float = 0.0
