@@ -1,6 +1,6 @@
 """Gather the results of a study's runs: python launch/collect.py studies/quickstart."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llama_scale.config import parse
@@ -14,16 +14,21 @@ class CollectConfig:
 
     Args:
         study: Folder of the study.
+        without: Names of runs to leave out.
+        out: The CSV file; null is points.csv in the study's folder.
     """
 
     study: str
+    without: list[str] = field(default_factory=list)
+    out: str | None = None
 
 
 def main() -> None:
-    """Write points.csv into the study's folder."""
+    """Write the points and say where."""
     config = parse(CollectConfig, "Gather a study's results into points.csv.", positional="study")
-    rows = collect(Path(config.study))
-    print(f"wrote {Path(config.study) / 'points.csv'}: {len(rows)} runs")
+    out = Path(config.out or Path(config.study) / "points.csv")
+    rows = collect(Path(config.study), config.without, out)
+    print(f"wrote {out}: {len(rows)} runs")
 
 
 if __name__ == "__main__":

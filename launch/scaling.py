@@ -101,7 +101,8 @@ class ForecastConfig:
     Args:
         study: Folder with laws.json, or the file.
         runs: The runs, as SIZE:TOKENS,SIZE:TOKENS; a size is a rung or a number of parameters.
-        out: The JSON file; null is forecasts/TIME.json beside laws.json. It must not exist yet.
+        out: The JSON file, which must not exist yet, or a folder for TIME.json; null is forecasts
+            beside laws.json. A folder that has the forecast already keeps it.
     """
 
     study: str
@@ -194,14 +195,10 @@ def forecast(argv: list[str]) -> None:
     config = read(ForecastConfig, argv, "study")
     fitted = advice.read_laws(config.study)
     made = advice.forecast(fitted, config.runs)
-    stamp = made["made"].replace(":", "").split("+")[0]
-    out = Path(config.out) if config.out else fitted.path.parent / "forecasts" / f"{stamp}.json"
-    if out.exists():
-        raise UserError(f"--out: {out} exists; a forecast is not written over")
-    write_json(out, made)
+    out = advice.keep(made, Path(config.out or fitted.path.parent / "forecasts"))
     for row in made["runs"]:
         print(f"{row['run']}: {words.between(row, words.digits, 'run_low', 'run_high')}")
-    print(f"wrote {out}")
+    print(f"the forecast is {out}")
 
 
 def score(argv: list[str]) -> None:

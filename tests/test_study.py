@@ -13,11 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
 from llama_scale.errors import UserError
 from llama_scale.scaling import study as studies
-from llama_scale.scaling.collect import collect
 from llama_scale.scaling.executor import (
     LocalExecutor,
     State,
@@ -27,9 +25,11 @@ from llama_scale.scaling.executor import (
     pick_slots,
 )
 from llama_scale.scaling.grids import Grid
-from llama_scale.scaling.plan import Study, StudyConfig, Task, plan_runs
+from llama_scale.scaling.plan import Study, plan_runs
 from llama_scale.scaling.progress import Progress, clock
+from llama_scale.scaling.settings import StudyConfig
 from llama_scale.scaling.study import run_study
+from llama_scale.scaling.tasks import Task
 
 ROOT = Path(__file__).parent.parent
 TRAIN = {"model.vocab_size": 256, "model.context_length": 64}
@@ -343,58 +343,3 @@ def test_exit_words():
     assert exit_words(3) == "exit code 3"
     assert exit_words(-signal.SIGSEGV) == "killed by SIGSEGV"
     assert exit_words(-signal.SIGKILL) == "killed by SIGKILL, perhaps out of memory"
-
-
-def write_run(study, name, n, tokens, loss, seed=0):
-    folder = study / "runs" / name
-    scores = folder / "evals/step-00000010"
-    scores.mkdir(parents=True)
-    result = {
-        "run": name, "group": "toy", "size": "S1", "seed": seed, "n_params": n + 5,
-        "n_params_non_embedding": n, "n_params_matmul": n + 4, "tokens": tokens,
-        "data_tokens": 10**6, "epochs": tokens / 10**6, "steps": 10, "batch_tokens": tokens // 10,
-        "lr": 0.006, "schedule": "cosine", "annealed": True, "flops": 7 * n * tokens,
-        "flops_full": 8 * n * tokens, "flops_6nd": 6 * n * tokens, "train_loss": 1.0,
-        "val_loss": 99.0, "val_bits_per_byte": 99.0,
-    }  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(result))
-    perplexity = {"suite": "perplexity", "loss": loss, "bits_per_byte": loss / 2, "tokens": 5}
-    (scores / "perplexity.json").write_text(json.dumps(perplexity))
-    humaneval = {"gold_bits_per_byte": 2.5, "parse_rate": 0.25, "n_samples": 20,
-                 "pass_at_k": {"10": 0.5, "1": 0.125}, "isolation": {"level": "x"}}  # fmt: skip
-    (scores / "humaneval.json").write_text(json.dumps(humaneval))
-    return scores
-
-
-def test_collect(tmp_path):
-    study = tmp_path / "studies/toy"
-    write_run(study, "S1-20k-seed0", 1000, 20_000, 3.25)
-    write_run(study, "S1-10k-seed1", 1000, 10_000, 3.75, seed=1)
-    scores = write_run(study, "S1-10k-seed0", 1000, 10_000, 3.5)
-    names = ["S1-20k-seed0", "S1-10k-seed1", "S1-10k-seed0"]
-    settings = {"planned": names, "suites": ["humaneval", "perplexity"]}
-    (study / "study.yaml").write_text(yaml.safe_dump(settings))
-    collect(study)
-    expected = (
-        "run,size,seed,N,n_params,n_params_matmul,D,epochs,flops,flops_full,flops_6nd,"
-        "batch_tokens,lr,steps,annealed,loss,bits_per_byte,humaneval_gold_bits_per_byte,"
-        "humaneval_parse_rate,humaneval_pass_at_1,humaneval_pass_at_10\n"
-        "S1-10k-seed0,S1,0,1000,1005,1004,10000,0.01,70000000,80000000,60000000,"
-        "1000,0.006,10,True,3.5,1.75,2.5,0.25,0.125,0.5\n"
-        "S1-10k-seed1,S1,1,1000,1005,1004,10000,0.01,70000000,80000000,60000000,"
-        "1000,0.006,10,True,3.75,1.875,2.5,0.25,0.125,0.5\n"
-        "S1-20k-seed0,S1,0,1000,1005,1004,20000,0.02,140000000,160000000,120000000,"
-        "2000,0.006,10,True,3.25,1.625,2.5,0.25,0.125,0.5\n"
-    )
-    assert (study / "points.csv").read_text() == expected
-
-    (scores / "perplexity.json").write_text('{"loss": NaN, "bits_per_byte": 1}')
-    with pytest.raises(UserError, match=r"^run S1-10k-seed0: .*perplexity.json: loss is nan"):
-        collect(study)
-    (scores / "perplexity.json").unlink()
-    with pytest.raises(UserError, match=r"^run S1-10k-seed0: .*perplexity.json: no such file; run"):
-        collect(study)
-    (study / "runs/S1-20k-seed0/result.json").write_text("{}")
-    with pytest.raises(UserError, match=r"^run S1-20k-seed0: .*result.json has no 'run'"):
-        collect(study)
-    assert (study / "points.csv").read_text() == expected

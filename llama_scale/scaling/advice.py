@@ -11,7 +11,7 @@ import numpy as np
 from llama_scale.accounting import HARDWARE, count_parameters, flops_per_token
 from llama_scale.config import CONFIGS, ModelConfig, load_size
 from llama_scale.errors import UserError, nearest
-from llama_scale.files import read_json, sha256
+from llama_scale.files import read_json, sha256, write_json
 from llama_scale.optim import LR_CAP, step_law_batch, step_law_lr
 from llama_scale.scaling.fit import PARAMETERS, interval, predict
 from llama_scale.scaling.laws import Flops, Surface
@@ -232,6 +232,24 @@ def forecast(fitted: Fitted, runs: str, now: datetime | None = None) -> dict[str
         "largest_compute_fitted": float(_compute(fitted).max()),
         "runs": rows,
     }
+
+
+def keep(made: dict[str, Any], out: Path) -> Path:
+    """Write a forecast and return its file: ``out``, or TIME.json in the folder ``out``.
+
+    A folder that has the same runs forecast by the same law keeps that file and its date. Raises
+    UserError where the file exists: a forecast is not written over.
+    """
+    if out.suffix == ".json":
+        if out.exists():
+            raise UserError(f"--out: {out} exists; a forecast is not written over")
+    else:
+        for path in sorted(out.glob("*.json")):
+            if {**read_forecast(path), "made": made["made"]} == made:
+                return path
+        out /= f"{made['made'].replace(':', '').split('+')[0]}.json"
+    write_json(out, made)
+    return out
 
 
 def _same(N: np.ndarray, D: np.ndarray, size: float, data: float) -> np.ndarray:

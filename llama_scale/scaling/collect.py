@@ -8,7 +8,7 @@ from typing import Any
 from llama_scale.config import read_yaml
 from llama_scale.errors import UserError
 from llama_scale.files import atomic_write, read_json
-from llama_scale.scaling.plan import HEADLINE_SUITE
+from llama_scale.scaling.settings import HEADLINE_SUITE
 
 # Column of points.csv: field of result.json.
 RESULT = {
@@ -32,9 +32,12 @@ HEADLINE = ("loss", "bits_per_byte")
 SCORES = ("gold_bits_per_byte", "parse_rate")
 
 
-def collect(study: Path) -> list[dict[str, Any]]:
-    """Write points.csv of a study folder and return its rows, sorted by N, D and seed.
+def collect(
+    study: Path, without: list[str] | None = None, out: Path | None = None
+) -> list[dict[str, Any]]:
+    """Write the points of a study folder and return its rows, sorted by N, D and seed.
 
+    They go to ``out``, or to points.csv in the folder; the runs ``without`` are left out.
     The columns are the run's size and cost (``RESULT``), ``loss`` and ``bits_per_byte`` of the
     perplexity suite, and for every other suite what it has of ``SCORES`` and each pass@k. The
     values are those of the files alone, so the same runs give the same bytes. Raises UserError
@@ -42,12 +45,16 @@ def collect(study: Path) -> list[dict[str, Any]]:
     """
     settings = read_yaml(study / "study.yaml")
     rows = []
+    if unknown := sorted(set(without or []) - set(settings["planned"])):
+        raise UserError(f"without: {study / 'study.yaml'} plans no run {unknown[0]}")
     for name in settings["planned"]:
+        if name in (without or []):
+            continue
         folder = study / "runs" / name
         rows.append(_row(name, folder, settings["suites"]))
     rows.sort(key=lambda row: (row["N"], row["D"], row["seed"], row["run"]))
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    with atomic_write(study / "points.csv") as file:
+    with atomic_write(out or study / "points.csv") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from llama_scale.errors import USER_ERROR
 from llama_scale.files import write_json
-from llama_scale.scaling.plan import REPOSITORY, Task, keys
+from llama_scale.scaling.plan import REPOSITORY
+from llama_scale.scaling.tasks import Task, keys
 
 TICK = 0.1
 GRACE = 20.0

@@ -139,7 +139,7 @@ def fit_surface(
     Raises:
         UserError: Too few runs for five parameters, or fewer than three sizes or numbers of tokens.
     """
-    _check_design(points)
+    check_design(points)
     model = SurfaceModel(points.N, points.D)
     lower, upper = model.bounds(points.loss)
     target = np.log(points.loss)[None]
@@ -191,14 +191,7 @@ def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 
     Raises:
         UserError: The rule leaves out nothing, or what is left cannot be fitted.
     """
-    if rule == "largest":
-        out = points.compute >= points.compute.max() * (1 - 1e-6)
-    else:
-        out = points.match(rule)
-    if not out.any() or out.all():
-        raise UserError(
-            f"--holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some"
-        )
+    out = held_out(points, rule)
     fit = fit_surface(points.select(~out), resamples, seed)
     held = points.select(out)
     return HoldOut(fit, held, fit.predict(held.N, held.D))
@@ -222,7 +215,21 @@ def try_hold_out(
         return None, [f"No run was held out: without the largest, {error}."]
 
 
-def _check_design(points: Points) -> None:
+def held_out(points: Points, rule: str) -> np.ndarray:
+    """Return the mask (n,) of the runs that a rule of ``hold_out`` leaves out."""
+    if rule == "largest":
+        out = points.compute >= points.compute.max() * (1 - 1e-6)
+    else:
+        out = points.match(rule)
+    if not out.any() or out.all():
+        raise UserError(
+            f"--holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some"
+        )
+    return out
+
+
+def check_design(points: Points) -> None:
+    """Raise UserError if a law cannot be fitted: too few runs, sizes or numbers of tokens."""
     need = len(PARAMETERS) + 1
     if len(points) < need:
         raise UserError(

@@ -4,111 +4,23 @@ Every stage is one of the launch scripts as a process of its own, so a plan can 
 any executor: one machine, several GPUs, a cluster's queue.
 """
 
-import hashlib
-import json
-import os
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llama_scale.accounting import count_parameters, flops_per_token
-from llama_scale.config import (
-    CONFIGS,
-    Auto,
-    ModelConfig,
-    TrainConfig,
-    load_size,
-    parse,
-    read_yaml,
-)
+from llama_scale.config import CONFIGS, ModelConfig, TrainConfig, load_size, parse, read_yaml
 from llama_scale.errors import UserError, nearest
-from llama_scale.optim import Recipe, resolve
-from llama_scale.scaling.design import NOISE
-from llama_scale.scaling.grids import Budget, Grid, wanted
+from llama_scale.optim import resolve
+from llama_scale.scaling.grids import wanted
+from llama_scale.scaling.settings import HEADLINE_SUITE, PlannedRun, StudyConfig
+from llama_scale.scaling.tasks import Task, device_flags, flags, flatten, plan_tasks
 
 REPOSITORY = CONFIGS.parent
-HEADLINE_SUITE = "perplexity"
 NEEDED = "sizes", "seeds"
 STUDY_SETS = ("size", "tokens", "seed", "data", "run", "group", "device", "threads", "config")
-
-
-@dataclass(frozen=True)
-class StudyConfig:
-    """A scaling study.
-
-    Args:
-        name: Names data of the study: studies/<name> and runs/<name>.
-        data: Settings of launch/prepare.py.
-        runs: The runs, as grids of sizes, budgets and seeds.
-        budget: What all runs may cost together; the tokens are scaled to it.
-        noise: Scatter of the loss between seeds that the dry run's forecast assumes, relative.
-        train: Overrides of launch/train.py for every run, for example model.vocab_size: 1024.
-        suites: Suites that every run is scored on; perplexity gives the loss of the law.
-        evaluate: Overrides of launch/evaluate.py.
-        holdout: Runs that the law must predict without having seen them: largest (greatest
-            compute), none or a condition such as N>1e8.
-        fit: Overrides of launch/scaling.py fit.
-        device: Where to train and score; auto is the GPU if there is one.
-        threads: CPU threads of a run; null leaves the library's choice.
-        parallel: Runs at a time; auto is one for each GPU, or as many as the CPUs have threads for.
-        executor: This machine, or a SLURM cluster through submitit (the extra slurm).
-        slurm: Parameters of submitit, as slurm_partition, timeout_min, gpus_per_node.
-        dry_run: Print the runs and the commands, and do nothing.
-    """
-
-    name: str
-    runs: list[Grid]
-    budget: Budget = field(default_factory=Budget)
-    noise: float = NOISE
-    data: str = "configs/data/installed.yaml"
-    train: dict[str, Any] = field(default_factory=dict)
-    suites: list[str] = field(default_factory=lambda: ["perplexity", "humaneval"])
-    evaluate: dict[str, Any] = field(default_factory=dict)
-    holdout: str = "largest"
-    fit: dict[str, Any] = field(default_factory=dict)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = None
-    parallel: int | Auto = "auto"
-    executor: Literal["local", "slurm"] = "local"
-    slurm: dict[str, Any] = field(default_factory=dict)
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One training run of a study: its name, its flags and what they mean."""
-
-    name: str
-    argv: tuple[str, ...]
-    config: TrainConfig
-    recipe: Recipe
-    n: int
-    flops: int
-
-
-@dataclass(frozen=True)
-class Task:
-    """One process of a study.
-
-    ``argv`` runs in the working directory once the tasks in ``inputs`` are done; the task is done
-    when it has exited with 0 and ``outputs``, paths from there, exist. ``flops`` is the work
-    of a training run, whose progress ``metrics`` shows.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    flops: float = 0.0
-    metrics: str | None = None
-
-    @property
-    def stage(self) -> str:
-        """The kind of task: the first word of its name."""
-        return self.name.split("-")[0]
 
 
 @dataclass(frozen=True)
@@ -162,25 +74,6 @@ def read_study(root: Path, argv: list[str] | None = None) -> Study:
         return Study(config, source, root, runs, tasks, settings)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested settings into dotted ones: {"optim": {"lr": 1}} is {"optim.lr": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def flags(settings: dict[str, Any]) -> tuple[str, ...]:
-    """Turn settings into command-line overrides, the values as JSON where they are not text."""
-    words = []
-    for key, value in flatten(settings).items():
-        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    return tuple(words)
 
 
 def label(count: float) -> str:
@@ -241,7 +134,7 @@ def _plan_run(
     argv = (
         *("--size", size, "--tokens", f"{tokens:.12g}", "--seed", str(seed)),
         *("--data", data_folder, "--run", f"runs/{config.name}/{name}", "--group", config.name),
-        *_device_flags(config),
+        *device_flags(config),
         *flags(config.train),
     )
     train = parse(TrainConfig, "Pretrain one model.", list(argv))
@@ -254,78 +147,6 @@ def _plan_run(
         n=count_parameters(train.model).non_embedding,
         flops=recipe.tokens * flops_per_token(train.model),
     )
-
-
-def _device_flags(config: StudyConfig) -> tuple[str, ...]:
-    threads = ("--threads", str(config.threads)) if config.threads else ()
-    return "--device", config.device, *threads
-
-
-def plan_tasks(
-    config: StudyConfig, data: dict[str, Any], runs: list[PlannedRun], scripts: str
-) -> list[Task]:
-    """Return the study's tasks: prepare, then train and evaluate each run, then the results.
-
-    ``scripts`` is the folder of the launch scripts.
-    """
-
-    def script(name: str, *arguments: str) -> tuple[str, ...]:
-        return sys.executable, f"{scripts}/{name}.py", *arguments
-
-    study, points = f"studies/{config.name}", f"studies/{config.name}/points.csv"
-    prepare = script("prepare", "--config", data["file"])
-    tasks = [Task("prepare", prepare, outputs=(f"{data['folder']}/manifest.json",))]
-    for run in runs:
-        tasks += _run_tasks(config, run, script)
-    scores = tuple(task.name for task in tasks if task.stage == "evaluate")
-    holdout = ("--holdout", config.holdout)
-    fit = script("scaling", "fit", points, "--out", study, *holdout, *flags(config.fit))
-    report = script("scaling", "report", study)
-    track = script("track", study, "--mode", os.environ.get("WANDB_MODE", "offline"))
-    return [
-        *tasks,
-        Task("collect", script("collect", study), scores, (points,)),
-        Task("fit", fit, ("collect",), (f"{study}/laws.json",)),
-        Task("report", report, ("fit",), (f"{study}/report.html",)),
-        Task("track", track, ("report",)),
-    ]
-
-
-def _run_tasks(
-    config: StudyConfig, run: PlannedRun, script: Callable[..., tuple[str, ...]]
-) -> list[Task]:
-    folder = f"runs/{config.name}/{run.name}"
-    scores = f"{folder}/evals/step-{run.recipe.steps:08d}"
-    suites = ("--suites", ",".join(config.suites))
-    evaluate = (folder, *suites, *_device_flags(config), *flags(config.evaluate))
-    return [
-        Task(
-            f"train-{run.name}",
-            script("train", *run.argv),
-            inputs=("prepare",),
-            outputs=(f"{folder}/result.json",),
-            flops=run.flops,
-            metrics=f"{folder}/metrics.jsonl",
-        ),
-        Task(
-            f"evaluate-{run.name}",
-            script("evaluate", *evaluate),
-            inputs=(f"train-{run.name}",),
-            outputs=tuple(f"{scores}/{suite}.json" for suite in config.suites),
-        ),
-    ]
-
-
-def keys(tasks: list[Task]) -> dict[str, str]:
-    """Return a hash for each task of its command and those of all tasks that it follows.
-
-    The interpreter's path is left out, so that a moved environment repeats nothing.
-    """
-    found: dict[str, str] = {}
-    for task in tasks:
-        parts = [*task.argv[1:], "", *(found[name] for name in sorted(task.inputs))]
-        found[task.name] = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    return found
 
 
 def _sizes(config: StudyConfig) -> list[str]:

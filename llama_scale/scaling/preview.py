@@ -1,6 +1,7 @@
 """What a study would do and what it would tell, before anything runs."""
 
 import math
+import shlex
 
 import numpy as np
 
@@ -8,8 +9,9 @@ from llama_scale.accounting import GIB, count_parameters, flops_per_token, train
 from llama_scale.config import CONFIGS, load_size
 from llama_scale.scaling.advice import HOUR, peak
 from llama_scale.scaling.design import Design, Rung, best_design, further, width
-from llama_scale.scaling.plan import PlannedRun, Study
+from llama_scale.scaling.plan import Study
 from llama_scale.scaling.points import COMPARE, CONDITION
+from llama_scale.scaling.settings import PlannedRun
 from llama_scale.scaling.words import count, digits, power
 
 
@@ -34,7 +36,7 @@ def describe(study: Study) -> str:
         *forecast(study),
         "",
     ]
-    rows += [f"{task.name}: python {' '.join(task.argv[1:])}" for task in study.tasks]
+    rows += [f"{task.name}: python {shlex.join(task.argv[1:])}" for task in study.tasks]
     return "\n".join(rows)
 
 

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from llama_scale.errors import UserError
 from llama_scale.files import read_json
 from llama_scale.scaling.executor import Failure, Running, State
-from llama_scale.scaling.plan import Study, Task, below
+from llama_scale.scaling.plan import Study, below
+from llama_scale.scaling.tasks import Task
 
 HEARTBEAT = 60.0
 REFRESH = 0.5

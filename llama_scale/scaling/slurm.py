@@ -24,7 +24,8 @@ from llama_scale.scaling.executor import (
     State,
     exit_words,
 )
-from llama_scale.scaling.plan import REPOSITORY, Task
+from llama_scale.scaling.plan import REPOSITORY
+from llama_scale.scaling.tasks import Task
 
 if TYPE_CHECKING:
     import submitit

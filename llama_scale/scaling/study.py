@@ -13,9 +13,10 @@ import yaml
 from llama_scale.errors import UserError
 from llama_scale.files import atomic_write
 from llama_scale.scaling.executor import Failure, LocalExecutor, State, pick_slots
-from llama_scale.scaling.plan import Study, flatten
+from llama_scale.scaling.plan import Study
 from llama_scale.scaling.progress import Progress, here
 from llama_scale.scaling.slurm import SlurmExecutor
+from llama_scale.scaling.tasks import flatten
 
 LOCK_PATIENCE = 3.0
 IDENTITY = ("data", "sizes", "train")

@@ -1,0 +1,60 @@
+"""Held-out runs last: their forecast is written, with its date, before they are trained."""
+
+import numpy as np
+
+from llama_scale.accounting import count_parameters
+from llama_scale.config import load_size
+from llama_scale.errors import UserError
+from llama_scale.scaling.fit import check_design, held_out
+from llama_scale.scaling.points import NAMES, Points
+from llama_scale.scaling.settings import PlannedRun
+
+
+def forecast_first(runs: list[PlannedRun], holdout: str, where: str | None) -> list[PlannedRun]:
+    """Return the runs that the others forecast, in the order of ``runs``; none if they cannot.
+
+    ``holdout`` and ``where`` are those of the fit. A rule on what only a trained run has, such as
+    its loss, and too few other runs for a law leave nothing to forecast.
+    """
+    if holdout == "none":
+        return []
+    try:
+        points = _points(runs)
+        kept = points.match(where) if where else np.ones(len(runs), dtype=bool)
+        out = held_out(points.select(kept), holdout)
+        check_design(points.select(kept).select(~out))
+    except UserError:
+        return []
+    return [runs[index] for index in np.flatnonzero(kept)[out]]
+
+
+def _points(runs: list[PlannedRun]) -> Points:
+    """Return runs as points; their losses are not known and stand as 1."""
+    rows = [
+        {
+            "run": run.name,
+            "size": run.config.size,
+            "seed": str(run.config.seed),
+            "N": str(run.n),
+            "D": str(run.recipe.tokens),
+            "flops": str(run.flops),
+        }
+        for run in runs
+    ]
+    N, D, flops = (np.array([float(row[name]) for row in rows]) for name in ("N", "D", "flops"))
+    columns = {name: name for name in NAMES if name != "loss"}
+    numbers = np.arange(1, len(rows) + 1)
+    return Points(
+        N, D, np.ones(len(rows)), flops, rows, numbers, "the plan", "", len(rows), columns
+    )
+
+
+def request(runs: list[PlannedRun]) -> str:
+    """Return runs as launch/scaling.py forecast takes them, each size and tokens once."""
+    return ",".join(dict.fromkeys(f"{_size(run)}:{run.recipe.tokens}" for run in runs))
+
+
+def _size(run: PlannedRun) -> str:
+    """Return the name of the run's rung, or its parameters where the study reshaped it."""
+    known = count_parameters(load_size(run.config.size)).non_embedding == run.n
+    return run.config.size if known else str(run.n)

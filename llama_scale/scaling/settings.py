@@ -1,0 +1,65 @@
+"""What a study file says, and the runs that it asks for."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llama_scale.config import Auto, TrainConfig
+from llama_scale.optim import Recipe
+from llama_scale.scaling.design import NOISE
+from llama_scale.scaling.grids import Budget, Grid
+
+HEADLINE_SUITE = "perplexity"
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A scaling study.
+
+    Args:
+        name: Names data of the study: studies/<name> and runs/<name>.
+        data: Settings of launch/prepare.py.
+        runs: The runs, as grids of sizes, budgets and seeds.
+        budget: What all runs may cost together; the tokens are scaled to it.
+        noise: Scatter of the loss between seeds that the dry run's forecast assumes, relative.
+        train: Overrides of launch/train.py for every run, for example model.vocab_size: 1024.
+        suites: Suites that every run is scored on; perplexity gives the loss of the law.
+        evaluate: Overrides of launch/evaluate.py.
+        holdout: Runs that the law must predict without having seen them: largest (greatest
+            compute), none or a condition such as N>1e8.
+        fit: Overrides of launch/scaling.py fit.
+        device: Where to train and score; auto is the GPU if there is one.
+        threads: CPU threads of a run; null leaves the library's choice.
+        parallel: Runs at a time; auto is one for each GPU, or as many as the CPUs have threads for.
+        executor: This machine, or a SLURM cluster through submitit (the extra slurm).
+        slurm: Parameters of submitit, as slurm_partition, timeout_min, gpus_per_node.
+        dry_run: Print the runs and the commands, and do nothing.
+    """
+
+    name: str
+    runs: list[Grid]
+    budget: Budget = field(default_factory=Budget)
+    noise: float = NOISE
+    data: str = "configs/data/installed.yaml"
+    train: dict[str, Any] = field(default_factory=dict)
+    suites: list[str] = field(default_factory=lambda: ["perplexity", "humaneval"])
+    evaluate: dict[str, Any] = field(default_factory=dict)
+    holdout: str = "largest"
+    fit: dict[str, Any] = field(default_factory=dict)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    parallel: int | Auto = "auto"
+    executor: Literal["local", "slurm"] = "local"
+    slurm: dict[str, Any] = field(default_factory=dict)
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training run of a study: its name, its flags and what they mean."""
+
+    name: str
+    argv: tuple[str, ...]
+    config: TrainConfig
+    recipe: Recipe
+    n: int
+    flops: int

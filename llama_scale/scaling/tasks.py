@@ -1,0 +1,156 @@
+"""A study's tasks: the processes that make, score and fit its runs, and what each waits for."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llama_scale.scaling.ahead import forecast_first, request
+from llama_scale.scaling.settings import PlannedRun, StudyConfig
+
+Script = Callable[..., tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One process of a study.
+
+    ``argv`` runs in the working directory once the tasks in ``inputs`` are done; the task is done
+    when it has exited with 0 and ``outputs``, paths from there, exist. ``flops`` is the work
+    of a training run, whose progress ``metrics`` shows.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    flops: float = 0.0
+    metrics: str | None = None
+
+    @property
+    def stage(self) -> str:
+        """The kind of task: the first word of its name."""
+        return self.name.split("-")[0]
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested settings into dotted ones: {"optim": {"lr": 1}} is {"optim.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def flags(settings: dict[str, Any]) -> tuple[str, ...]:
+    """Turn settings into command-line overrides, the values as JSON where they are not text."""
+    words = []
+    for key, value in flatten(settings).items():
+        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    return tuple(words)
+
+
+def device_flags(config: StudyConfig) -> tuple[str, ...]:
+    """Return the flags of where the study's runs are trained and scored."""
+    threads = ("--threads", str(config.threads)) if config.threads else ()
+    return "--device", config.device, *threads
+
+
+def plan_tasks(
+    config: StudyConfig, data: dict[str, Any], runs: list[PlannedRun], scripts: str
+) -> list[Task]:
+    """Return the study's tasks: prepare, then train and evaluate each run, then the results.
+
+    The held-out runs come last, after the others' forecast of them has been written.
+    ``scripts`` is the folder of the launch scripts.
+    """
+
+    def script(name: str, *arguments: str) -> tuple[str, ...]:
+        return sys.executable, f"{scripts}/{name}.py", *arguments
+
+    study, points = f"studies/{config.name}", f"studies/{config.name}/points.csv"
+    prepare = script("prepare", "--config", data["file"])
+    tasks = [Task("prepare", prepare, outputs=(f"{data['folder']}/manifest.json",))]
+    last = forecast_first(runs, config.holdout, config.fit.get("where"))
+    for run in runs:
+        if run not in last:
+            tasks += _run_tasks(config, run, script, "prepare")
+    if last:
+        tasks += _forecast_tasks(config, last, script, _scores(tasks))
+    after = tasks[-1].name
+    for run in last:
+        tasks += _run_tasks(config, run, script, after)
+    holdout = ("--holdout", config.holdout)
+    fit = script("scaling", "fit", points, "--out", study, *holdout, *flags(config.fit))
+    report = script("scaling", "report", study)
+    track = script("track", study, "--mode", os.environ.get("WANDB_MODE", "offline"))
+    return [
+        *tasks,
+        Task("collect", script("collect", study), _scores(tasks), (points,)),
+        Task("fit", fit, ("collect",), (f"{study}/laws.json",)),
+        Task("report", report, ("fit",), (f"{study}/report.html",)),
+        Task("track", track, ("report",)),
+    ]
+
+
+def _scores(tasks: list[Task]) -> tuple[str, ...]:
+    return tuple(task.name for task in tasks if task.stage == "evaluate")
+
+
+def _forecast_tasks(
+    config: StudyConfig, last: list[PlannedRun], script: Script, after: tuple[str, ...]
+) -> list[Task]:
+    """Return the tasks that gather the other runs, fit them and write the forecast of ``last``."""
+    study = f"studies/{config.name}"
+    ahead = f"{study}/ahead"
+    points, without = f"{ahead}/points.csv", json.dumps([run.name for run in last])
+    collect = script("collect", study, "--without", without, "--out", points)
+    fit = script("scaling", "fit", points, "--out", ahead, *flags(config.fit), "--holdout", "none")
+    forecast = script(
+        "scaling", "forecast", ahead, "--runs", request(last), "--out", f"{study}/forecasts"
+    )
+    return [
+        Task("ahead-collect", collect, after, (points,)),
+        Task("ahead-fit", fit, ("ahead-collect",), (f"{ahead}/laws.json",)),
+        Task("ahead-forecast", forecast, ("ahead-fit",), (f"{study}/forecasts",)),
+    ]
+
+
+def _run_tasks(config: StudyConfig, run: PlannedRun, script: Script, after: str) -> list[Task]:
+    folder = f"runs/{config.name}/{run.name}"
+    scores = f"{folder}/evals/step-{run.recipe.steps:08d}"
+    suites = ("--suites", ",".join(config.suites))
+    evaluate = (folder, *suites, *device_flags(config), *flags(config.evaluate))
+    return [
+        Task(
+            f"train-{run.name}",
+            script("train", *run.argv),
+            inputs=(after,),
+            outputs=(f"{folder}/result.json",),
+            flops=run.flops,
+            metrics=f"{folder}/metrics.jsonl",
+        ),
+        Task(
+            f"evaluate-{run.name}",
+            script("evaluate", *evaluate),
+            inputs=(f"train-{run.name}",),
+            outputs=tuple(f"{scores}/{suite}.json" for suite in config.suites),
+        ),
+    ]
+
+
+def keys(tasks: list[Task]) -> dict[str, str]:
+    """Return a hash for each task of its command and those of all tasks that it follows.
+
+    The interpreter's path is left out, so that a moved environment repeats nothing.
+    """
+    found: dict[str, str] = {}
+    for task in tasks:
+        parts = [*task.argv[1:], "", *(found[name] for name in sorted(task.inputs))]
+        found[task.name] = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    return found
