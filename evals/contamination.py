@@ -1,0 +1,27 @@
+"""Which benchmark tasks the training data's sources held, as its preparation found them."""
+
+from pathlib import Path
+
+from llama_scale.errors import UserError
+from llama_scale.files import read_json
+
+FORMAT = "llama_scale.contamination.v1"
+
+
+def contamination(data: str | None) -> dict[str, dict[str, list[str]]]:
+    """Return {suite: {task: files}}: sources of the training data that held it and were removed.
+
+    Raises UserError where contamination.json is not what launch/prepare.py writes.
+    """
+    path = Path(data or "") / "contamination.json"
+    if not data or not path.is_file():
+        return {}
+    report, found = read_json(path), {}
+    if not isinstance(report, dict) or report.get("format") != FORMAT:
+        raise UserError(f"{path}: not {FORMAT}; run launch/prepare.py again")
+    for row in report["files"]:
+        for match in row["matches"]:
+            files = found.setdefault(match["benchmark"], {}).setdefault(match["task"], [])
+            if (name := f"{row['package']}/{row['path']}") not in files:
+                files.append(name)
+    return found
