@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,14 @@ def discard(folder: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def prune(run: Path, keep: int, keep_every: int = 0) -> None:
-    """Delete all but the last ``keep`` checkpoints and those at multiples of ``keep_every``."""
+def prune(run: Path, keep: int, keep_every: int = 0, keep_steps: Iterable[int] = ()) -> None:
+    """Delete all but the last ``keep`` checkpoints and those that stay for good.
+
+    These are at multiples of ``keep_every`` and at ``keep_steps``.
+    """
     for folder in list_checkpoints(run)[:-keep]:
         step = int(folder.name.removeprefix("step-"))
-        if not keep_every or step % keep_every:
+        if (not keep_every or step % keep_every) and step not in keep_steps:
             discard(folder)
 
 

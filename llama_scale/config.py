@@ -131,6 +131,7 @@ class TrainConfig:
         checkpoint_every: Steps between two checkpoints; auto is ten in a run.
         keep: Number of latest checkpoints kept.
         keep_every: Steps between two checkpoints that are kept for good; 0 keeps none.
+        keep_steps: Steps whose checkpoints are written and kept for good, for branches to continue.
         max_skips: Skipped steps in a row after which a run goes back to an earlier checkpoint.
         branch_from: Checkpoint of a constant-rate run that this run continues.
         wandb: Mirror the metrics to a Weights & Biases project of this name.
@@ -159,6 +160,7 @@ class TrainConfig:
     checkpoint_every: int | Auto = "auto"
     keep: int = 2
     keep_every: int = 0
+    keep_steps: list[int] = field(default_factory=list)
     max_skips: int = 16
     branch_from: str | None = None
     wandb: str | None = None

@@ -38,7 +38,8 @@ COMPILE_PAYS_SECONDS = {"cpu": 600, "cuda": 180}
 # Fields that may differ when a run continues: they do not change what it computes.
 FREE_FIELDS = {
     "run", "device", "compile", "micro_batch", "checkpoint_activations", "devices", "nodes",
-    "strategy", "threads", "checkpoint_every", "keep", "keep_every", "wandb", "group", "log_every",
+    "strategy", "threads", "checkpoint_every", "keep", "keep_every", "keep_steps", "wandb", "group",
+    "log_every",
 }  # fmt: skip
 
 

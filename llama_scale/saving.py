@@ -52,25 +52,32 @@ class FolderCheckpointIO(CheckpointIO):
 
 
 class Checkpointer(StepCallback):
-    """Saves every ``every`` steps, at the end and on request.
+    """Saves every ``every`` steps, at those to be kept, at the end and on request.
 
-    Kept are the last ``keep`` and those at multiples of ``keep_every``. A save that fails (disk
-    full, no permission) is reported and training goes on: the previous checkpoint stays. The last
-    save is waited for and must succeed.
+    Kept are the last ``keep``, those at multiples of ``keep_every`` and at ``keep_steps``. A save
+    that fails (disk full, no permission) is reported and training goes on: the previous checkpoint
+    stays. The last save is waited for and must succeed.
     """
 
     def __init__(
-        self, run: Path, every: int, keep: int, keep_every: int, rollback: Rollback
+        self,
+        run: Path,
+        every: int,
+        keep: int,
+        keep_every: int,
+        keep_steps: list[int],
+        rollback: Rollback,
     ) -> None:
         super().__init__()
-        self.run, self.every, self.keep, self.keep_every = run, every, keep, keep_every
-        self.rollback = rollback
+        self.run, self.every, self.rollback = run, every, rollback
+        self.keep, self.keep_every, self.keep_steps = keep, keep_every, keep_steps
 
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         """Save when it is time, and report a save that failed since."""
         writer = trainer.strategy.checkpoint_io.writer
         last = trainer.should_stop or step == trainer.max_steps
-        due = step % self.every == 0 or (self.keep_every > 0 and step % self.keep_every == 0)
+        due = step % self.every == 0 or step in self.keep_steps
+        due = due or (self.keep_every > 0 and step % self.keep_every == 0)
         if last or due:
             writer.wait()
         if error := writer.collect():
@@ -92,4 +99,4 @@ class Checkpointer(StepCallback):
 
     def _prune(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
-            checkpoints.prune(self.run, self.keep, self.keep_every)
+            checkpoints.prune(self.run, self.keep, self.keep_every, self.keep_steps)

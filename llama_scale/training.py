@@ -308,7 +308,9 @@ def _fit_once(
     progress = Progress(recipe.steps, run.folder.name)
     log = MetricsLog(run.folder / "metrics.jsonl", config.log_every, [*listeners, progress.listen])
     save_every = every(config.checkpoint_every, recipe.steps, recipe.steps)
-    saver = Checkpointer(run.folder, save_every, config.keep, config.keep_every, rollback)
+    saver = Checkpointer(
+        run.folder, save_every, config.keep, config.keep_every, config.keep_steps, rollback
+    )
     trainer = build_trainer(run, [*callbacks, log, progress, saver], len(rollbacks), skipped)
     sampler = StepSampler(recipe.batch, run.micro_batch, first_step, place.rank, run.world, skipped)
     module = Pretraining(model, config, recipe, run.layout.shards)

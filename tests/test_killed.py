@@ -1,5 +1,7 @@
 """A study of 12 small runs killed five times ends with the points of one that never was.
 
+Eight have schedules of their own, four are cooldown branches of a constant-rate trunk.
+
 Takes minutes: python -m pytest -m slow tests/test_killed.py. KILLED_FOLDER keeps the files.
 """
 
@@ -22,7 +24,10 @@ STUDY = {
     "device": "cpu",
     "threads": 1,
     "parallel": 2,
-    "runs": [{"sizes": ["Q1", "Q2", "Q3"], "tokens": [2e4, 4e4, 8e4, 16e4]}],
+    "runs": [
+        {"sizes": ["Q1", "Q2"], "tokens": [2e4, 4e4, 8e4, 16e4]},
+        {"sizes": ["Q3"], "tokens": [2e4, 4e4, 8e4, 16e4], "cooldown": 0.2},
+    ],
     "train": {
         "model.vocab_size": 1024,
         "model.context_length": 64,
@@ -78,6 +83,8 @@ def test_twelve_runs_killed_five_times(tmp_path):
         psutil.wait_procs(children, timeout=60)
         kills += 1
     assert start(folders[1]).wait() == 0, (folders[1] / "log.txt").read_text()[-2_000:]
+    rows = (folders[0] / "studies/twelve/points.csv").read_text().splitlines()
+    assert len(rows) == 13 and all(",True," in row for row in rows[1:])  # annealed
     for name in ("points.csv", "laws.json"):
         whole, killed = ((folder / "studies/twelve" / name).read_bytes() for folder in folders)
         assert whole == killed, name

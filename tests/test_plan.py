@@ -13,8 +13,9 @@ from conftest import ROOT, run_script
 from llama_scale.config import TrainConfig, load_size, parse
 from llama_scale.errors import UserError
 from llama_scale.model import Llama
-from llama_scale.scaling.plan import label, read_study
+from llama_scale.scaling.plan import read_study
 from llama_scale.scaling.preview import describe
+from llama_scale.scaling.runs import label
 from llama_scale.scaling.tasks import Task, flags, flatten, keys
 
 QUICKSTART = ROOT / "configs/study/quickstart.yaml"

@@ -25,8 +25,9 @@ from llama_scale.scaling.executor import (
     pick_slots,
 )
 from llama_scale.scaling.grids import Grid
-from llama_scale.scaling.plan import Study, plan_runs
+from llama_scale.scaling.plan import Study
 from llama_scale.scaling.progress import Progress, clock
+from llama_scale.scaling.runs import plan_runs
 from llama_scale.scaling.settings import StudyConfig
 from llama_scale.scaling.study import run_study
 from llama_scale.scaling.tasks import Task

@@ -26,6 +26,9 @@ class Grid:
             A size whose run would have fewer than .5 or more than 5,000 tokens for each parameter
             is left out.
         seeds: Seeds of the initial weights and of the data order.
+        cooldown: Share of a run in which its rate falls. Given, each size and seed trains
+            one run at a constant rate, and every token budget is a branch of it, whose rate
+            falls linearly (.1 to .2 is usual); null is a full schedule of its own for each run.
         variant: Prefix of the runs' names, to tell a grid apart.
     """
 
@@ -34,6 +37,7 @@ class Grid:
     tokens_per_parameter: list[float] = field(default_factory=list)
     isoflop: list[float] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0])
+    cooldown: float | None = None
     variant: str = ""
 
 

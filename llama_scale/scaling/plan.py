@@ -10,17 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llama_scale.accounting import count_parameters, flops_per_token
-from llama_scale.config import CONFIGS, ModelConfig, TrainConfig, load_size, parse, read_yaml
+from llama_scale.config import CONFIGS, load_size, parse, read_yaml
 from llama_scale.errors import UserError, nearest
-from llama_scale.optim import resolve
-from llama_scale.scaling.grids import wanted
+from llama_scale.scaling.runs import plan_runs
 from llama_scale.scaling.settings import HEADLINE_SUITE, PlannedRun, StudyConfig
-from llama_scale.scaling.tasks import Task, device_flags, flags, flatten, plan_tasks
+from llama_scale.scaling.tasks import Task, flatten, plan_tasks
 
 REPOSITORY = CONFIGS.parent
 NEEDED = "sizes", "seeds"
-STUDY_SETS = ("size", "tokens", "seed", "data", "run", "group", "device", "threads", "config")
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,11 @@ class Study:
     runs: list[PlannedRun]
     tasks: list[Task]
     settings: dict[str, Any]
+
+    @property
+    def points(self) -> list[PlannedRun]:
+        """The runs that the law is fitted to: all but the trunks."""
+        return [run for run in self.runs if not run.is_trunk]
 
     @property
     def folder(self) -> Path:
@@ -68,85 +70,12 @@ def read_study(root: Path, argv: list[str] | None = None) -> Study:
             "data": data["settings"],
             "sizes": {size: asdict(load_size(size)) for size in _sizes(config)},
             "train": flatten(config.train),
-            "planned": [run.name for run in runs],
+            "planned": [run.name for run in runs if not run.is_trunk],
         }
         tasks = plan_tasks(config, data, runs, below(REPOSITORY / "launch", root))
         return Study(config, source, root, runs, tasks, settings)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-
-
-def label(count: float) -> str:
-    """Return a short exact name of a count: 300000 is 300k, 1250000 is 1.25M."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.12g}{unit}"
-    return f"{count:.12g}"
-
-
-def plan_runs(config: StudyConfig, data_folder: str) -> list[PlannedRun]:
-    """Return every run of the study, in the order of the file.
-
-    Raises UserError if a size does not exist, an override is unknown or set by the study itself,
-    or a run is asked for twice.
-    """
-    overrides = flatten(config.train)
-    for key in overrides:
-        if key in STUDY_SETS:
-            raise UserError(f"train.{key}: the study sets it for each run; leave it out")
-    runs, total = _plan_grids(config, data_folder, 1.0), config.budget.total
-    if total is None:
-        return runs
-    return _plan_grids(config, data_folder, total / sum(run.flops for run in runs))
-
-
-def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[PlannedRun]:
-    found: dict[str, PlannedRun] = {}
-    for position, grid in enumerate(config.runs):
-        try:
-            shapes = {size: _shape(config, size) for size in grid.sizes}
-            for size, tokens, seed in wanted(grid, shapes, factor):
-                name = "-".join(filter(None, [grid.variant, run_name(size, tokens, seed)]))
-                if name in found:
-                    raise UserError(f"{name} is asked for twice; list it once")
-                found[name] = _plan_run(config, data_folder, name, size, tokens, seed)
-        except UserError as error:
-            raise UserError(f"runs[{position}]: {error}") from None
-    if not found:
-        raise UserError("runs: no size can spend its budget; see isoflop in --help")
-    return list(found.values())
-
-
-def _shape(config: StudyConfig, size: str) -> ModelConfig:
-    """Return the model of a size as the study trains it."""
-    argv = ["--size", size, *flags(config.train)]
-    return parse(TrainConfig, "Pretrain one model.", argv).model
-
-
-def run_name(size: str, tokens: float, seed: int) -> str:
-    """Return the name of a run, for example Q1-300k-seed0."""
-    return f"{size}-{label(tokens)}-seed{seed}"
-
-
-def _plan_run(
-    config: StudyConfig, data_folder: str, name: str, size: str, tokens: float, seed: int
-) -> PlannedRun:
-    argv = (
-        *("--size", size, "--tokens", f"{tokens:.12g}", "--seed", str(seed)),
-        *("--data", data_folder, "--run", f"runs/{config.name}/{name}", "--group", config.name),
-        *device_flags(config),
-        *flags(config.train),
-    )
-    train = parse(TrainConfig, "Pretrain one model.", list(argv))
-    recipe = resolve(train)
-    return PlannedRun(
-        name=name,
-        argv=argv,
-        config=train,
-        recipe=recipe,
-        n=count_parameters(train.model).non_embedding,
-        flops=recipe.tokens * flops_per_token(train.model),
-    )
 
 
 def _sizes(config: StudyConfig) -> list[str]:
@@ -172,8 +101,11 @@ def _check(config: StudyConfig) -> None:
     for position, grid in enumerate(config.runs):
         if grid.variant:
             _check_name(f"runs[{position}].variant", grid.variant)
-        named = {k: v for k, v in vars(grid).items() if k in NEEDED or (v and k != "variant")}
-        lists |= {f"runs[{position}].{key}": value for key, value in named.items()}
+        lists |= {
+            f"runs[{position}].{key}": value
+            for key, value in vars(grid).items()
+            if isinstance(value, list) and (key in NEEDED or value)
+        }
     for where, values in lists.items():
         if not values:
             raise UserError(f"{where}: the list is empty; name at least one")

@@ -25,10 +25,10 @@ def describe(study: Study) -> str:
         recipe = run.recipe
         rows.append(
             f"{run.name:<24}{run.n:>14,}{recipe.tokens:>16,}{recipe.tokens / run.n:>8.1f}"
-            f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.flops:>11.3g}"
-            f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.flops):>9.3g}"
+            f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.spent:>11.3g}"
+            f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.spent):>9.3g}"
         )
-    total, budget = sum(run.flops for run in study.runs), study.config.budget
+    total, budget = sum(run.spent for run in study.runs), study.config.budget
     rows += [
         f"{len(study.runs)} runs, {total:.3g} FLOPs (exact, causal attention); N is non-embedding",
         f"hours: {hours(study, total):.3g} of one {budget.gpu} in all, at {budget.mfu:.0%} of its "
@@ -57,14 +57,14 @@ def forecast(study: Study) -> list[str]:
     Simulated (see design.py) for the compute-optimal model at ten times the largest run.
     """
     noise = study.config.noise
-    N = np.array([run.n for run in study.runs], dtype=float)
-    D = np.array([run.recipe.tokens for run in study.runs], dtype=float)
+    N = np.array([run.n for run in study.points], dtype=float)
+    D = np.array([run.recipe.tokens for run in study.points], dtype=float)
     fitted = np.ones(len(N), dtype=bool)
     for found in filter(None, map(CONDITION.match, study.config.fit.get("where", "").split(","))):
         if found[1] in ("N", "D"):
             fitted &= COMPARE[found[2]](N if found[1] == "N" else D, float(found[3]))
     N, D = N[fitted], D[fitted]
-    flops = sum(r.flops for r, kept in zip(study.runs, fitted, strict=True) if kept)
+    flops = sum(r.flops for r, kept in zip(study.points, fitted, strict=True) if kept)
     target = further(float((6 * N * D).max()))
     own = width(N, D, target, noise)
     what = (

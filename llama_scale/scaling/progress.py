@@ -14,7 +14,8 @@ from llama_scale.errors import UserError
 from llama_scale.files import read_json
 from llama_scale.scaling.executor import Failure, Running, State
 from llama_scale.scaling.plan import Study, below
-from llama_scale.scaling.tasks import Task
+from llama_scale.scaling.tasks import FORECAST, Task
+from llama_scale.scaling.words import between, digits
 
 HEARTBEAT = 60.0
 REFRESH = 0.5
@@ -36,7 +37,7 @@ class Progress:
         study, done = self.study, len(self.state.done)
         shape = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
         self.bar = tqdm(total=1.0, bar_format=shape, disable=None, leave=False)
-        flops = sum(run.flops for run in study.runs)
+        flops = sum(run.spent for run in study.runs)
         self.write(
             f"{study.config.name}: {len(study.runs)} runs, {flops:.3g} FLOPs, up to {self.slots} "
             f"at a time; logs in {here(study.folder / 'logs')}"
@@ -127,7 +128,7 @@ class Progress:
         if not running.task.metrics:
             return 0.0
         done = last_row(self.state.root / running.task.metrics).get("flops", 0)
-        return min(1.0, done / running.task.flops)
+        return min(1.0, max(0.0, done - running.task.flops_before) / running.task.flops)
 
     def _count(self) -> str:
         return f"[{len(self.state.done)}/{len(self.state.tasks)}]"
@@ -138,13 +139,17 @@ class Progress:
         return f"{clock(time.monotonic() - self.begun)} elapsed{about}"
 
     def _figures(self, task: Task) -> str:
-        """The figures of a run that has just been trained or scored."""
+        """The figures of a run that has just been trained, scored or forecast."""
         with suppress(UserError, KeyError, IndexError):
-            values = read_json(self.state.root / task.outputs[0])
+            output = self.state.root / task.outputs[0]
             if task.stage == "train":
-                return f", validation loss {values['val_loss']:.4f}"
+                return f", validation loss {read_json(output)['val_loss']:.4f}"
             if task.stage == "evaluate":
-                return f", {values['bits_per_byte']:.4f} bits per byte"
+                return f", {read_json(output)['bits_per_byte']:.4f} bits per byte"
+            if task.name == FORECAST:
+                rows = read_json(max(output.glob("*.json")))["runs"]
+                said = [f"{r['run']} {between(r, digits, 'run_low', 'run_high')}" for r in rows]
+                return f", loss expected: {'; '.join(said)}"
         return ""
 
 

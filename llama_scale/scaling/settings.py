@@ -55,7 +55,12 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training run of a study: its name, its flags and what they mean."""
+    """One training run of a study: its name, its flags and what they mean.
+
+    ``n`` are its non-embedding parameters, ``flops`` what its state has cost from the first step
+    on and ``spent`` what this run adds to it. ``trunk`` names the run that it branches from;
+    ``is_trunk`` says that it is one, which no law is fitted to.
+    """
 
     name: str
     argv: tuple[str, ...]
@@ -63,3 +68,6 @@ class PlannedRun:
     recipe: Recipe
     n: int
     flops: int
+    spent: int
+    trunk: str | None = None
+    is_trunk: bool = False

@@ -12,6 +12,7 @@ from llama_scale.scaling.ahead import forecast_first, request
 from llama_scale.scaling.settings import PlannedRun, StudyConfig
 
 Script = Callable[..., tuple[str, ...]]
+FORECAST = "ahead-forecast"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Task:
 
     ``argv`` runs in the working directory once the tasks in ``inputs`` are done; the task is done
     when it has exited with 0 and ``outputs``, paths from there, exist. ``flops`` is the work
-    of a training run, whose progress ``metrics`` shows.
+    of a training run, whose progress ``metrics`` shows, counted from ``flops_before``.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Task:
     outputs: tuple[str, ...] = ()
     flops: float = 0.0
     metrics: str | None = None
+    flops_before: float = 0.0
 
     @property
     def stage(self) -> str:
@@ -76,7 +78,8 @@ def plan_tasks(
     study, points = f"studies/{config.name}", f"studies/{config.name}/points.csv"
     prepare = script("prepare", "--config", data["file"])
     tasks = [Task("prepare", prepare, outputs=(f"{data['folder']}/manifest.json",))]
-    last = forecast_first(runs, config.holdout, config.fit.get("where"))
+    scored = [run for run in runs if not run.is_trunk]
+    last = forecast_first(scored, config.holdout, config.fit.get("where"))
     for run in runs:
         if run not in last:
             tasks += _run_tasks(config, run, script, "prepare")
@@ -117,7 +120,7 @@ def _forecast_tasks(
     return [
         Task("ahead-collect", collect, after, (points,)),
         Task("ahead-fit", fit, ("ahead-collect",), (f"{ahead}/laws.json",)),
-        Task("ahead-forecast", forecast, ("ahead-fit",), (f"{study}/forecasts",)),
+        Task(FORECAST, forecast, ("ahead-fit",), (f"{study}/forecasts",)),
     ]
 
 
@@ -126,21 +129,21 @@ def _run_tasks(config: StudyConfig, run: PlannedRun, script: Script, after: str)
     scores = f"{folder}/evals/step-{run.recipe.steps:08d}"
     suites = ("--suites", ",".join(config.suites))
     evaluate = (folder, *suites, *device_flags(config), *flags(config.evaluate))
+    train = Task(
+        f"train-{run.name}",
+        script("train", *run.argv),
+        inputs=(after, f"train-{run.trunk}") if run.trunk else (after,),
+        outputs=(f"{folder}/result.json",),
+        flops=run.spent,
+        flops_before=run.flops - run.spent,
+        metrics=f"{folder}/metrics.jsonl",
+    )
+    if run.is_trunk:
+        return [train]
+    outputs = tuple(f"{scores}/{suite}.json" for suite in config.suites)
     return [
-        Task(
-            f"train-{run.name}",
-            script("train", *run.argv),
-            inputs=(after,),
-            outputs=(f"{folder}/result.json",),
-            flops=run.flops,
-            metrics=f"{folder}/metrics.jsonl",
-        ),
-        Task(
-            f"evaluate-{run.name}",
-            script("evaluate", *evaluate),
-            inputs=(f"train-{run.name}",),
-            outputs=tuple(f"{scores}/{suite}.json" for suite in config.suites),
-        ),
+        train,
+        Task(f"evaluate-{run.name}", script("evaluate", *evaluate), (train.name,), outputs),
     ]
 
 
