@@ -2,7 +2,9 @@
 
 A checkpoint is a folder step-00001000 with model.safetensors, optimizer.safetensors,
 trainer.json, tokenizer.model and manifest.json, which names the sha256 of each file and is
-written last; the folder gets its name by a rename once everything in it is on disk.
+written last; the folder gets its name by a rename once everything in it is on disk. Processes
+that share the weights write shard-*.safetensors instead of the first two, one each, with the same
+names of tensors (dcp.py); whoever reads need not know.
 """
 
 import errno
@@ -55,24 +57,69 @@ def _write_atomically(
 ) -> None:
     """Have ``write`` fill a hidden folder; add the manifest, sync and give it its name."""
     folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = _begin(folder)
     try:
         write(temporary)
-        parts = sorted(temporary.iterdir())
-        for part in parts:
-            _fsync(part)
-        hashes = {part.name: sha256(part) for part in parts}
-        write_json(temporary / "manifest.json", {"format": FORMAT, "meta": meta, "files": hashes})
-        _fsync(temporary)
-        if folder.exists():
-            discard(folder)
-        os.replace(temporary, folder)
-        _fsync(folder.parent)
+        _finish(temporary, folder, meta)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def save_shards(
+    folder: Path,
+    state: dict[str, Any],
+    meta: dict[str, Any],
+    tokenizer: Path,
+    group: torch.distributed.ProcessGroup,
+) -> None:
+    """Write the parts of ``state`` that the processes of ``group`` hold; each of them calls this.
+
+    As ``save`` otherwise: rank 0 adds what is not sharded, the manifest and the name.
+    """
+    from llama_scale import dcp
+
+    rank, state = torch.distributed.get_rank(group), dict(state)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    tensors, rest = _tensors(state, meta["model"]["tie_embeddings"])
+    try:
+        dcp.agree(group, (lambda: _begin(folder)) if rank == 0 else None)
+        dcp.write(temporary, tensors, group)
+
+        def add() -> None:
+            for part in temporary.glob(f"shard-{rank + 1:05d}-*"):
+                _fsync(part)
+            if rank == 0:
+                _write_rest(temporary, rest, tokenizer)
+
+        dcp.agree(group, add)
+        dcp.agree(group, (lambda: _finish(temporary, folder, meta)) if rank == 0 else None)
+    except BaseException:
+        if rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _begin(folder: Path) -> Path:
+    """Make the empty hidden folder that ``folder`` is written in."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def _finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
+    """Sync the parts, add the manifest and give the folder its name."""
+    parts = sorted(temporary.iterdir())
+    for part in parts:
+        _fsync(part)
+    hashes = {part.name: sha256(part) for part in parts}
+    write_json(temporary / "manifest.json", {"format": FORMAT, "meta": meta, "files": hashes})
+    _fsync(temporary)
+    if folder.exists():
+        discard(folder)
+    os.replace(temporary, folder)
+    _fsync(folder.parent)
 
 
 def discard(folder: Path) -> None:
@@ -120,17 +167,35 @@ def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
 
 
 def _write_parts(folder: Path, state: dict[str, Any], tokenizer: Path) -> None:
-    weights = {k.removeprefix(PREFIX): v for k, v in state.pop("state_dict").items()}
+    weights, moments, rest = _split(state)
     _write_weights(folder, weights)
+    write_tensors(folder / "optimizer.safetensors", moments)
+    _write_rest(folder, rest, tokenizer)
+
+
+def _write_rest(folder: Path, rest: dict[str, Any], tokenizer: Path) -> None:
+    write_json(folder / "trainer.json", rest)
+    shutil.copyfile(tokenizer, folder / "tokenizer.model")
+
+
+def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Return Lightning's state as weights, moments by ``INDEX.NAME``, and what is no tensor."""
+    weights = {k.removeprefix(PREFIX): v for k, v in state.pop("state_dict").items()}
     (optimizer,) = state.pop("optimizer_states")
     moments = {
         f"{index}.{name}": value
         for index, values in optimizer["state"].items()
         for name, value in values.items()
     }
-    write_tensors(folder / "optimizer.safetensors", moments)
-    write_json(folder / "trainer.json", state | {"param_groups": optimizer["param_groups"]})
-    shutil.copyfile(tokenizer, folder / "tokenizer.model")
+    return weights, moments, state | {"param_groups": optimizer["param_groups"]}
+
+
+def _tensors(state: dict[str, Any], tied: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return all tensors of Lightning's state, a tied table once, and the rest."""
+    weights, moments, rest = _split(state)
+    if tied:
+        del weights["head.weight"]
+    return weights | moments, rest
 
 
 def _fsync(path: Path) -> None:
@@ -144,18 +209,34 @@ def _fsync(path: Path) -> None:
 def load_state(folder: str | Path) -> dict[str, Any]:
     """Read a checkpoint back as Lightning's state dictionary; raise UserError if damaged."""
     folder = Path(folder)
-    verify(folder)
-    state = read_json(folder / "trainer.json")
-    weights = load_file(folder / "model.safetensors")
-    weights.setdefault("head.weight", weights["embedding.weight"])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in load_file(folder / "optimizer.safetensors").items():
+    state = load_rest(folder)
+    moments = state["optimizer_states"][0]["state"]
+    for key, value in _read(folder, "optimizer.safetensors").items():
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = value
-    optimizer = {"state": moments, "param_groups": state.pop("param_groups")}
+    weights = _read(folder, "model.safetensors")
+    weights.setdefault("head.weight", weights["embedding.weight"])
     state["state_dict"] = {PREFIX + name: value for name, value in weights.items()}
-    state["optimizer_states"] = [optimizer]
     return state
+
+
+def load_rest(folder: str | Path) -> dict[str, Any]:
+    """Read what a checkpoint has beside tensors; raise UserError if it is damaged."""
+    verify(folder)
+    state = read_json(Path(folder) / "trainer.json")
+    optimizer = {"state": {}, "param_groups": state.pop("param_groups")}
+    return state | {"state_dict": {}, "optimizer_states": [optimizer]}
+
+
+def _read(folder: Path, name: str, device: str = "cpu") -> dict[str, Tensor]:
+    """Return the tensors of a file, or those of its kind in a sharded checkpoint."""
+    if (folder / name).exists() or not any(folder.glob("shard-*")):
+        return load_file(folder / name, device=device)
+    from llama_scale import dcp
+
+    moments = name.startswith("optimizer")
+    found = dcp.read_whole(folder, lambda key: key.split(".")[0].isdigit() == moments)
+    return {key: value.to(device) for key, value in found.items()}
 
 
 def verify(folder: str | Path) -> dict[str, Any]:
@@ -219,7 +300,7 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     """Load the model of a checkpoint or run for evaluation; raise UserError if it cannot be."""
     folder = resolve(path)
     try:
-        weights = load_file(folder / "model.safetensors", device=device)
+        weights = _read(folder, "model.safetensors", device)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{folder}/model.safetensors: cannot be read ({error})") from None
     weights.setdefault("head.weight", weights["embedding.weight"])

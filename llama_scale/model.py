@@ -184,16 +184,20 @@ class Llama(nn.Module):
         """
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                parameter.fill_(1.0)
-                continue
-            is_residual_output = name.endswith(("attention.o.weight", "ffn.down.weight"))
-            depth = 2 * self.config.n_layers if is_residual_output else 1
-            values = torch.empty(parameter.shape).normal_(
-                0.0, INIT_STD / math.sqrt(depth), generator=generator
-            )
-            parameter.copy_(values)
+            self.init_parameter(name, parameter, generator)
         return self
+
+    @torch.no_grad()
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Draw one parameter as ``init_weights`` does, which goes through them in order."""
+        if parameter.dim() < 2:
+            parameter.fill_(1.0)
+            return
+        is_residual_output = name.endswith(("attention.o.weight", "ffn.down.weight"))
+        depth = 2 * self.config.n_layers if is_residual_output else 1
+        std = INIT_STD / math.sqrt(depth)
+        values = torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
+        parameter.copy_(values)
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return the normalised last hidden state (B, T, D) of ``tokens`` (B, T).

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins import CheckpointIO
+from torch.distributed.device_mesh import DeviceMesh
 
 from llama_scale import checkpoint as checkpoints
 from llama_scale.callbacks import StepCallback
@@ -18,27 +19,33 @@ class FolderCheckpointIO(CheckpointIO):
     """Lightning's way to llama_scale.checkpoint: copies the state, then writes on a thread.
 
     ``accumulate`` is the number of micro-batches in a step of this process: Lightning counts
-    those, and a run may continue with another number.
+    those, and a run may continue with another number. Where the state is split over processes,
+    ``mesh`` has their hosts: each calls ``save_checkpoint`` and writes its part, and
+    ``load_checkpoint`` leaves the tensors out.
     """
 
     def __init__(self, meta: dict[str, Any], tokenizer: Path, accumulate: int) -> None:
         self.meta, self.tokenizer, self.accumulate = meta, tokenizer, accumulate
         self.snapshot, self.writer = Snapshot(), Writer()
+        self.mesh: DeviceMesh | None = None
 
     def save_checkpoint(self, checkpoint: dict, path: Any, storage_options: Any = None) -> None:
         """Write ``checkpoint`` as the folder ``path``, soon."""
         step = checkpoint["global_step"]
         meta = self.meta | {"step": step, "tokens": step * self.meta["batch_tokens"]}
         self.writer.wait()
-        state = self.snapshot.take(checkpoint)
+        state = self.snapshot.take(checkpoint, self.mesh)
         job = partial(checkpoints.save, Path(path), state, meta, self.tokenizer)
+        if self.mesh is not None:
+            group = self.mesh.get_group()
+            job = partial(checkpoints.save_shards, Path(path), state, meta, self.tokenizer, group)
         self.writer.submit(job, f"step {step}")
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict:
         """Read the folder ``path`` back."""
-        state = checkpoints.load_state(path)
+        state = checkpoints.load_state(path) if self.mesh is None else checkpoints.load_rest(path)
         step = state["global_step"]
         progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
@@ -80,7 +87,7 @@ class Checkpointer(StepCallback):
         due = due or (self.keep_every > 0 and step % self.keep_every == 0)
         if last or due:
             writer.wait()
-        if error := writer.collect():
+        if (error := writer.collect()) and trainer.is_global_zero:
             print(f"{writer.name}: checkpoint not saved ({error})", file=sys.stderr)
         if self.rollback.first is not None or not (last or due):
             return

@@ -1,7 +1,7 @@
-"""FSDP2 through Lightning, with checkpoints that any number of processes can read.
+"""FSDP2 through Lightning: each process holds, draws, writes and reads its own part of the state.
 
-The state is gathered one tensor at a time into the host memory of rank 0 and written in the same
-layout as everywhere else, so a run may change its number of processes and its strategy.
+No process ever holds the whole model: blocks are made one at a time, drawn and split at once. The
+checkpoints are read by any number of processes and any strategy (dcp.py).
 """
 
 from collections.abc import Mapping
@@ -9,37 +9,62 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
-from torch import Tensor
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 
-from llama_scale.model import Llama
+from llama_scale import dcp
+from llama_scale.checkpoint import PREFIX
+from llama_scale.model import Llama, rope_table
 
 
-def shard(model: Llama, mesh: DeviceMesh) -> None:
-    """Split the weights over ``mesh``: each block is gathered alone, the tables with the root."""
-    for block in model.blocks:
+def shard(model: Llama, mesh: DeviceMesh, seed: int | None) -> None:
+    """Fill a model on the meta device and split it over ``mesh``, a block at a time.
+
+    The weights are those of ``init_weights(seed)``, or not set if ``seed`` is None. Each block is
+    gathered alone in training; the tables with the root.
+    """
+    device = torch.device(mesh.device_type)
+    generator = torch.Generator().manual_seed(seed or 0)
+
+    def fill(module: nn.Module, name: str) -> None:
+        module.to_empty(device=device)
+        if seed is not None:
+            for own, parameter in module.named_parameters():
+                model.init_parameter(f"{name}.{own}", parameter, generator)
+
+    fill(model.embedding, "embedding")
+    for index, block in enumerate(model.blocks):
+        fill(block, f"blocks.{index}")
         fully_shard(block, mesh=mesh)
+    fill(model.norm, "norm")
+    if model.config.tie_embeddings:
+        model.head.weight = model.embedding.weight
+    else:
+        fill(model.head, "head")
+    model.rope = rope_table(model.config).to(device)
     fully_shard(model, mesh=mesh)
     for name in ("loss", "hidden"):
         register_fsdp_forward_method(model, name)
 
 
-def whole(value: Any, wanted: bool) -> Any:
-    """Gather a sharded tensor; a collective. Ranks where it is not ``wanted`` get an empty one."""
-    if not isinstance(value, DTensor):
-        return value
-    value = value.detach().full_tensor()
-    return value.cpu() if wanted else torch.empty(0)
-
-
 class ShardedStrategy(ModelParallelStrategy):
-    """Data parallel over all processes with weights, gradients and moments split (FSDP2)."""
+    """Data parallel over all processes with weights, gradients and moments split (FSDP2).
+
+    ``group`` joins the processes' hosts for checkpoints, beside the devices' own messages.
+    """
 
     def __init__(self, world: int) -> None:
         super().__init__(data_parallel_size=world, tensor_parallel_size=1)
+        self.group: torch.distributed.ProcessGroup | None = None
+        self.source: Path | None = None
+
+    def setup_environment(self) -> None:
+        """Connect the processes, and their hosts for the checkpoints."""
+        super().setup_environment()
+        self.group = torch.distributed.new_group(backend="gloo")
+        self.checkpoint_io.mesh = DeviceMesh.from_group(self.group, "cpu")
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -47,56 +72,50 @@ class ShardedStrategy(ModelParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the whole weights on rank 0."""
-        state = self.lightning_module.state_dict()
-        gathered = {k: whole(v, self.is_global_zero) for k, v in state.items()}
-        for name in gathered:  # tied tables stay one tensor
-            twin = name.replace("head.weight", "embedding.weight")
-            if twin != name and self.lightning_module.model.config.tie_embeddings:
-                gathered[name] = gathered[twin]
-        return gathered
+        """Return this process's part of the weights."""
+        return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """Return the whole moments on rank 0."""
-        state = getattr(optimizer, "_optimizer", optimizer).state_dict()
-        gathered = {
-            index: {k: whole(v, self.is_global_zero) for k, v in values.items()}
-            for index, values in state["state"].items()
-        }
-        return state | {"state": gathered}
+        """Return this process's part of the moments."""
+        return getattr(optimizer, "_optimizer", optimizer).state_dict()
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
-        """Write on rank 0 through the checkpoint plugin."""
-        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+        """Write on every rank through the checkpoint plugin."""
+        self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read through the checkpoint plugin, on every rank."""
-        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+        """Read all but the tensors, which are read when there is a place for them."""
+        self.source = Path(checkpoint_path)
+        return self.checkpoint_io.load_checkpoint(checkpoint_path)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Give each rank its part of the weights."""
-        own = self.lightning_module.state_dict()
-        with torch.no_grad():
-            for name, value in checkpoint["state_dict"].items():
-                own[name].copy_(part(value, own[name]))
+        """Read this process's part of the weights."""
+        state = self.lightning_module.state_dict()
+        weights = {name.removeprefix(PREFIX): value for name, value in state.items()}
+        if self.lightning_module.model.config.tie_embeddings:
+            del weights["head.weight"]
+        dcp.read(self.source, weights, self.group)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Give each rank its part of the moments."""
-        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+        """Read this process's part of the moments."""
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            for index, values in state["state"].items():
-                like = parameters[int(index)]
-                values |= {k: part(v, like) for k, v in values.items() if v.shape == like.shape}
-            optimizer.load_state_dict(state)
+            moments = {index: _moments(p) for index, p in enumerate(parameters)}
+            flat = {f"{i}.{name}": v for i, values in moments.items() for name, v in values.items()}
+            dcp.read(self.source, flat, self.group)
+            optimizer.load_state_dict(dict(saved) | {"state": moments})
 
 
-def part(value: Tensor, like: Tensor) -> Tensor:
-    """Return this rank's part of ``value``, laid out as ``like`` is."""
-    if not isinstance(like, DTensor):
-        return value.to(like.device)
-    mesh, placements = like.device_mesh, like.placements
-    return distribute_tensor(value.to(like.device), mesh, placements, src_data_rank=None)
+def _moments(parameter: Tensor) -> dict[str, Tensor]:
+    """Return an empty state of AdamW for ``parameter``."""
+    step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+    like = parameter.detach()
+    return {
+        "step": step,
+        "exp_avg": torch.zeros_like(like),
+        "exp_avg_sq": torch.zeros_like(like),
+    }

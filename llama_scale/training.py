@@ -49,9 +49,17 @@ class Pretraining(pl.LightningModule):
     clipping; both are tensors on the device.
     """
 
-    def __init__(self, model: Llama, config: TrainConfig, recipe: Recipe, shards: int = 1) -> None:
+    def __init__(
+        self,
+        model: Llama,
+        config: TrainConfig,
+        recipe: Recipe,
+        shards: int = 1,
+        seed: int | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.config, self.recipe, self.shards = model, config, recipe, shards
+        self.model, self.config, self.recipe = model, config, recipe
+        self.shards, self.seed = shards, seed
         self.flops_per_token = flops_per_token(config.model)
         self.flops_per_token_full = flops_per_token(config.model, causal=False)
         self.scores: dict[str, float] = {}
@@ -64,9 +72,12 @@ class Pretraining(pl.LightningModule):
         self.random_state: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
-        """Split the weights over the processes where the strategy asks for it."""
+        """Split the weights over the processes where the strategy asks for it.
+
+        They are then on the meta device and get the values of ``seed``, if it is not None.
+        """
         if self.shards > 1:
-            shard(self.model, self.device_mesh["data_parallel"])
+            shard(self.model, self.device_mesh["data_parallel"], self.seed)
 
     def on_fit_start(self) -> None:
         """Move the guard to the device; look up the device's peak."""
@@ -298,7 +309,11 @@ def _fit_once(
     if first_step == recipe.steps:
         return
     pl.seed_everything(config.seed, verbose=False)
-    model = Llama(config.model).init_weights(config.seed)
+    seed = None if resume else config.seed
+    with torch.device("meta" if run.layout.shards > 1 else "cpu"):
+        model = Llama(config.model)
+    if run.layout.shards == 1 and seed is not None:
+        model.init_weights(seed)
     for block in model.blocks:
         block.recompute = config.checkpoint_activations == "block"
         if run.compile:
@@ -313,7 +328,7 @@ def _fit_once(
     )
     trainer = build_trainer(run, [*callbacks, log, progress, saver], len(rollbacks), skipped)
     sampler = StepSampler(recipe.batch, run.micro_batch, first_step, place.rank, run.world, skipped)
-    module = Pretraining(model, config, recipe, run.layout.shards)
+    module = Pretraining(model, config, recipe, run.layout.shards, seed)
     trainer.fit(module, build_loader(windows, sampler), ckpt_path=resume)
 
 

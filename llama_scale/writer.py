@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 
 class Snapshot:
@@ -19,20 +21,31 @@ class Snapshot:
     def __init__(self) -> None:
         self._buffers: dict[tuple, Tensor] = {}
 
-    def take(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a copy of ``state`` that training cannot change."""
+    def take(self, state: dict[str, Any], mesh: DeviceMesh | None = None) -> dict[str, Any]:
+        """Return a copy of ``state`` that training cannot change.
+
+        The copy of a tensor split over devices is split alike over ``mesh``, their hosts.
+        """
         seen: dict[tuple, Tensor] = {}
-        result = self._copy(state, (), seen)
+        result = self._copy(state, (), seen, mesh)
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
         return result
 
-    def _copy(self, value: Any, path: tuple, seen: dict[tuple, Tensor]) -> Any:
+    def _copy(
+        self, value: Any, path: tuple, seen: dict[tuple, Tensor], mesh: DeviceMesh | None
+    ) -> Any:
         if isinstance(value, dict):
-            return {key: self._copy(item, (*path, key), seen) for key, item in value.items()}
+            return {k: self._copy(item, (*path, k), seen, mesh) for k, item in value.items()}
         if isinstance(value, list | tuple):
-            items = (self._copy(item, (*path, i), seen) for i, item in enumerate(value))
+            items = (self._copy(item, (*path, i), seen, mesh) for i, item in enumerate(value))
             return type(value)(items)
+        if isinstance(value, DTensor):
+            part = self._copy(value.to_local(), path, seen, mesh)
+            shape, stride = value.shape, value.stride()
+            return DTensor.from_local(
+                part, mesh, value.placements, run_check=False, shape=shape, stride=stride
+            )
         if not isinstance(value, Tensor):
             return copy.deepcopy(value)
         identity = (value.data_ptr(), value.shape, value.dtype)

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, TINY_MODEL, run_script
 
 from llama_scale import checkpoint
+from llama_scale.checkpoint import load_model
 from llama_scale.cluster import Place, find_place
 from llama_scale.errors import UserError
 from llama_scale.files import read_jsonl
@@ -90,11 +92,33 @@ def test_ddp_fsdp_and_one_process_continue_each_other(alone, tiny_data, tmp_path
     check_same(run, alone)
 
     cut_back(run, 10)
+    saved = run / "checkpoints/step-00000010"
+    assert len(list(saved.glob("shard-*.safetensors"))) == 2  # a part of each process
+    ours, theirs = load_model(saved), load_model(alone / "checkpoints/step-00000010")
+    for (name, value), expected in zip(
+        ours.state_dict().items(), theirs.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(value, expected, atol=2e-6, rtol=0, msg=name)
     done = run_script("train.py", *arguments(tiny_data, run), cwd=tmp_path)
     assert done.returncode == 0 and "step-00000010" in done.stdout, done.stderr
     check_same(run, alone)
-    files = [p.name for p in (run / "checkpoints/step-00000010").iterdir()]
+    files = [p.name for p in (run / "checkpoints/step-00000020").iterdir()]
     assert "model.safetensors" in files and "optimizer.safetensors" in files
+
+
+def test_fsdp_begins_with_the_weights_of_one_process(alone, tiny_data, tmp_path):
+    run = tmp_path / "run"
+    argv = [*arguments(tiny_data, run), "--devices=2", "--strategy=fsdp"]
+    done = run_script("train.py", *argv, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    check_same(run, alone)
+    part = next((run / "checkpoints/step-00000015").glob("shard-00002-*"))
+    part.write_bytes(part.read_bytes()[:-1])
+    cut_back(run, 15)
+    done = run_script("train.py", *argv, cwd=tmp_path)
+    assert done.returncode == 0 and "step-00000010" in done.stdout, done.stderr
+    assert "shard-00002-model-00001-of-00001.safetensors: checksum" in done.stderr
+    check_same(run, alone)
 
 
 TORCHRUN = {
