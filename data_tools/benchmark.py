@@ -7,15 +7,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from data_tools import corpus, filters, near, sources
-from data_tools.corpus import Corpus, Record
+from data_tools.corpus import Corpus
 from data_tools.dedup import exact_survivors
+from data_tools.records import Record
+from data_tools.sources import Document
 from llama_scale.errors import UserError
 
 SPLIT = re.compile(r"[^A-Za-z_0-9]")
@@ -60,14 +62,14 @@ def run(config: DataBenchmark) -> dict[str, Any]:
             raise UserError(f"peers: {peer} is not installed; pip install {peer}, or leave it out")
     with tempfile.TemporaryDirectory() as folder:
         documents = sources.installed(config.packages, None, config.max_bytes)
-        found = corpus.collect(documents, folder)
+        found = corpus.collect(listed(documents), folder)
         seconds, kept = filtered(found)
-        records = exact_survivors(kept)
+        records = [kept[i] for i in exact_survivors(kept)]
         size = sum(record.size for record in records) / 1e6
         contenders = {"llama_scale": ours} | {peer: known[peer] for peer in config.peers}
         times, removed = timed(contenders, found.folder, records, config.repeats)
         truth = similar_pairs(found.folder, records)
-    total = sum(record.size for record in found.records) / 1e6
+    total = corpus.sizes(found.records).sum() / 1e6
     rows = []
     for name in contenders:
         gone = removed[name]
@@ -85,11 +87,16 @@ def run(config: DataBenchmark) -> dict[str, Any]:
         "command": " ".join(sys.argv),
         "files": len(records),
         "mb": size,
-        "filters_mb_per_second": total / seconds,
+        "filters_mb_per_second": float(total / seconds),
         "similar_pairs": len(truth),
         "contenders": rows,
         "memory": memory() if config.memory else None,
     }
+
+
+def listed(documents: Iterable[Document]) -> corpus.Open:
+    """Return documents as ``corpus.collect`` takes them."""
+    return lambda start: islice(documents, start, None)
 
 
 def filtered(found: Corpus) -> tuple[float, list[Record]]:
@@ -230,9 +237,9 @@ def build_synthetic(n_files: int) -> float:
             yield sources.Document(f"repo-{i // 40}", "1", "MIT", f"src/file_{i}.py", text)
 
     with tempfile.TemporaryDirectory() as folder:
-        found = corpus.collect(documents(), folder)
-        kept = inspect(found, False, map)["kept"]
-        near.near_duplicates(found.folder, [found.records[i] for i in kept], map)
+        found = corpus.collect(listed(documents()), folder)
+        kept, _ = inspect(found, False, map)
+        near.near_duplicates(found.folder, found.records.take(kept), map)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -40,6 +40,8 @@ class PrepareConfig:
         val_share: Share of the bytes held out for validation, as whole packages.
         vocab_size: Number of token ids.
         tokenizer_bytes: Most bytes of training text that the tokenizer is trained on.
+        tokenizer_even: Take that text evenly from the packages, small ones whole, instead of in
+            proportion to their size.
         fim_rate: Share of training documents rearranged for fill-in-the-middle.
         fim_spm: Share of those with the suffix first.
         packing: How training documents follow each other; best_fit cuts none that fits
@@ -75,6 +77,7 @@ class PrepareConfig:
     val_share: float = 0.05
     vocab_size: int = 32_000
     tokenizer_bytes: int = 64_000_000
+    tokenizer_even: bool = False
     fim_rate: float = 0.0
     fim_spm: float = 0.5
     packing: Literal["concatenated", "best_fit"] = "concatenated"
