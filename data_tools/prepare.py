@@ -3,10 +3,11 @@
 import fcntl
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from data_tools import benchmarks, contamination, corpus, local, sources, split, streams
 from data_tools.dedup import exact_survivors
 from data_tools.encode import DOCUMENTS, Layout, shuffled, write_splits
+from data_tools.engine import FOLDER, distributed
 from data_tools.filters import SourceRules
 from data_tools.fim import Fim
 from data_tools.manifest import make_manifest
@@ -79,13 +81,17 @@ def prepare(config: PrepareConfig) -> dict | None:
         UserError: The settings cannot be met, or another process is building the same folder.
     """
     workers = config.workers or len(os.sched_getaffinity(0))
-    with _work_folder(config) as work, mapper(workers) as map_:
-        for name, manifest in _steps(config, work, map_):
+    with opened(config) as work, ExitStack() as stack:
+        if config.engine == "processes":
+            map_ = stack.enter_context(mapper(workers))
+        else:
+            map_ = distributed(config, work, workers)
+        for name, manifest in steps(config, work, map_):
             if manifest or name == config.until:
                 return manifest
 
 
-def _steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[str, dict | None]]:
+def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[str, dict | None]]:
     """Yield the name of each step when it is done; after the last one the manifest as well."""
     with _stage("collect"):
         found = corpus.load(work) or corpus.collect(
@@ -304,7 +310,7 @@ def _documents(config: PrepareConfig, start: int) -> Iterator[Document | None]:
 
 
 @contextmanager
-def _work_folder(config: PrepareConfig) -> Iterator[Path]:
+def opened(config: PrepareConfig) -> Iterator[Path]:
     """Yield the folder that the build grows in; when it is complete, put it in its place."""
     folder = config.folder
     work = folder.parent / f".{folder.name}.tmp"
@@ -321,15 +327,24 @@ def _work_folder(config: PrepareConfig) -> Iterator[Path]:
         encoded = (work / "encode.json").exists()
         for path in work.iterdir():
             shard = encoded and (path.suffix == ".bin" or path.name == DOCUMENTS)
-            stage = path.name in STAGES or ".journal." in path.name
+            stage = path.name in (*STAGES, FOLDER) or ".journal." in path.name
             if path.name != LOCK and not (same and (stage or shard)):
-                path.unlink()
+                _remove(path)
         write_json(work / SETTINGS, settings)
         yield work
         if (work / MANIFEST).exists():
             for name in (*SCRATCH, contamination.INDEX, SETTINGS, LOCK):
                 (work / name).unlink(missing_ok=True)
+            _remove(work / FOLDER)
             work.replace(folder)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it; neither need be there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import count, repeat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llama_scale.errors import UserError
 
@@ -97,14 +97,13 @@ def _recorded(path: Path, map_: Callable, function: Callable, tasks: Iterator) -
     with open(path, "ab+") as file:
         file.seek(0)
         end = 0
-        for result, place in _results(file):
+        for result, place in read_results(file):
             end = place
             next(tasks)
             yield result
         file.truncate(end)
         for result in map_(_call, repeat(function), tasks):
-            content = pickle.dumps(result, protocol=5)
-            file.write(HEAD.pack(len(content), zlib.crc32(content)) + content)
+            write_result(file, result)
             file.flush()
             yield result
 
@@ -113,8 +112,15 @@ def _call(function: Callable, arguments: tuple) -> Any:
     return function(*arguments)
 
 
-def _results(file: Any) -> Iterator[tuple[Any, int]]:
-    """Yield each whole result and where it ends."""
+def write_result(file: IO[bytes], result: Any) -> bytes:
+    """Append a result for ``read_results``; return its bytes."""
+    content = pickle.dumps(result, protocol=5)
+    file.write(HEAD.pack(len(content), zlib.crc32(content)) + content)
+    return content
+
+
+def read_results(file: IO[bytes]) -> Iterator[tuple[Any, int]]:
+    """Yield each whole result and where it ends. Only files that this program wrote are read."""
     while len(head := file.read(HEAD.size)) == HEAD.size:
         size, checksum = HEAD.unpack(head)
         content = file.read(size)

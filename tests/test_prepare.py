@@ -311,7 +311,7 @@ def test_other_settings_start_over(config, monkeypatch):
 
 def test_one_process_builds_a_folder_at_a_time(config):
     with pytest.raises(UserError, match=r"another launch/prepare\.py is building it"):  # noqa: SIM117
-        with prepare._work_folder(config):
+        with prepare.opened(config):
             prepare.prepare(config)
     assert not config.folder.exists()
 
