@@ -13,7 +13,7 @@ from data_tools.records import Record
 
 LINES = "lines.bin"  # uint32
 LENGTHS = "lines.npy"  # lines of each kept document
-PART = 1 << 20  # lines compared at a time
+PART = 1 << 18  # lines compared at a time
 BLOCK = 4096  # documents read at a time
 SAMPLED_ABOVE = 1 << 29  # bytes of source above which only some lines are compared
 
