@@ -54,7 +54,7 @@ def dataset_rows(source: str, language: str, path: str | None, start: int = 0) -
         UserError: There is no token, its owner has not accepted the terms, there is no such data,
             or the network stays away.
     """
-    yield from resumed(lambda row: _open(source, language, path, row), source, start=start)
+    yield from resumed(lambda row: _open(source, language, path, row), source, time.sleep, start)
 
 
 def resumed(
