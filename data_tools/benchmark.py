@@ -40,7 +40,7 @@ class DataBenchmark:
     packages: list[str] | None = None
     max_bytes: int | None = 20_000_000
     peers: list[str] = field(default_factory=lambda: ["datasketch", "datatrove"])
-    repeats: int = 1
+    repeats: int = 2
     memory: int = 0
     out: str | None = None
 
