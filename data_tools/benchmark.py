@@ -2,20 +2,21 @@
 
 import importlib.util
 import re
-import resource
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from data_tools import corpus, filters, near, sources
-from data_tools.corpus import Corpus, Record
+from data_tools.corpus import Corpus
 from data_tools.dedup import exact_survivors
+from data_tools.memory import growth
+from data_tools.records import Record
+from data_tools.sources import Document
 from llama_scale.errors import UserError
 
 SPLIT = re.compile(r"[^A-Za-z_0-9]")
@@ -31,15 +32,16 @@ class DataBenchmark:
         max_bytes: Most bytes of source; null is all.
         peers: Other implementations to run beside ours.
         repeats: Timed runs of each, interleaved.
-        memory: Also build a corpus and one ten times its size, and compare peak memory.
+        memory: Files of a build whose peak memory is compared with that of one ten times as
+            large; 0 leaves it out.
         out: JSON file for the measurements.
     """
 
     packages: list[str] | None = None
     max_bytes: int | None = 20_000_000
     peers: list[str] = field(default_factory=lambda: ["datasketch", "datatrove"])
-    repeats: int = 1
-    memory: bool = False
+    repeats: int = 2
+    memory: int = 0
     out: str | None = None
 
 
@@ -60,14 +62,14 @@ def run(config: DataBenchmark) -> dict[str, Any]:
             raise UserError(f"peers: {peer} is not installed; pip install {peer}, or leave it out")
     with tempfile.TemporaryDirectory() as folder:
         documents = sources.installed(config.packages, None, config.max_bytes)
-        found = corpus.collect(documents, folder)
+        found = corpus.collect(listed(documents), folder)
         seconds, kept = filtered(found)
-        records = exact_survivors(kept)
+        records = [kept[i] for i in exact_survivors(kept)]
         size = sum(record.size for record in records) / 1e6
         contenders = {"llama_scale": ours} | {peer: known[peer] for peer in config.peers}
         times, removed = timed(contenders, found.folder, records, config.repeats)
         truth = similar_pairs(found.folder, records)
-    total = sum(record.size for record in found.records) / 1e6
+    total = corpus.sizes(found.records).sum() / 1e6
     rows = []
     for name in contenders:
         gone = removed[name]
@@ -85,11 +87,16 @@ def run(config: DataBenchmark) -> dict[str, Any]:
         "command": " ".join(sys.argv),
         "files": len(records),
         "mb": size,
-        "filters_mb_per_second": total / seconds,
+        "filters_mb_per_second": float(total / seconds),
         "similar_pairs": len(truth),
         "contenders": rows,
-        "memory": memory() if config.memory else None,
+        "memory": growth(config.packages, config.memory) if config.memory else None,
     }
+
+
+def listed(documents: Iterable[Document]) -> corpus.Open:
+    """Return documents as ``corpus.collect`` takes them."""
+    return lambda start: islice(documents, start, None)
 
 
 def filtered(found: Corpus) -> tuple[float, list[Record]]:
@@ -200,42 +207,6 @@ def quality(removed: set[int], truth: set[tuple[int, int]]) -> dict[str, Any]:
     return {"below_threshold": below, "recall": resolved / len(truth) if truth else 1.0}
 
 
-def memory() -> dict[str, float]:
-    """Return the peak memory in MB of a build of 8,000 files and of one of 80,000."""
-    code = (
-        "import sys; from data_tools.benchmark import build_synthetic; "
-        "print(build_synthetic(int(sys.argv[1])))"
-    )
-    peaks = {}
-    for files in (8_000, 80_000):
-        command = [sys.executable, "-c", code, str(files)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[f"{files} files"] = float(done.stdout.splitlines()[-1])
-    return peaks
-
-
-def build_synthetic(n_files: int) -> float:
-    """Filter and deduplicate ``n_files`` made-up files of 4 kB; return the peak memory in MB."""
-    import random
-
-    from data_tools.screen import inspect
-
-    def documents() -> Any:
-        for i in range(n_files):
-            rng = random.Random(i)
-            lines = [
-                f"value_{rng.randrange(9999)} = other_{rng.randrange(9999)}" for _ in range(150)
-            ]
-            text = "\n".join(lines).encode()
-            yield sources.Document(f"repo-{i // 40}", "1", "MIT", f"src/file_{i}.py", text)
-
-    with tempfile.TemporaryDirectory() as folder:
-        found = corpus.collect(documents(), folder)
-        kept = inspect(found, False, map)["kept"]
-        near.near_duplicates(found.folder, [found.records[i] for i in kept], map)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def table(result: dict[str, Any]) -> str:
     """Return the measurements as lines for the terminal."""
     lines = [
@@ -249,6 +220,7 @@ def table(result: dict[str, Any]) -> str:
             f"{row['name']:18}{row['mb_per_second']:8.1f}{row['ratio']:8.1f}x{row['removed']:9,}"
             f"{row['below_threshold']:10,}{row['recall']:9.4f}"
         )
-    for name, peak in (result["memory"] or {}).items():
-        lines.append(f"peak memory, {name}: {peak:.0f} MB")
+    for name, peaks in (result["memory"] or {}).items():
+        steps = ", ".join(f"{step} {peak:.0f}" for step, peak in peaks.items())
+        lines.append(f"peak memory in MB so far, {name}: {steps}")
     return "\n".join(lines)

@@ -4,20 +4,20 @@ Both ignore case and white space. A part of a task is searched for as a whole wh
 and varied enough to be evidence; the 13-grams find parts of it, reworded or embedded.
 """
 
+import functools
 import hashlib
 import pickle
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_tools import corpus
 from data_tools.benchmarks import Part
-from data_tools.corpus import Record
+from data_tools.records import Record
 from data_tools.shingles import mix, word_shingles
 from llama_scale.files import atomic_write
 
@@ -85,18 +85,16 @@ def normalised(content: bytes) -> bytes:
 
 
 def contaminated(
-    folder: Path, records: list[Record], index: Index, map_: Callable
+    folder: Path, records: Sequence[Record], index: Index, map_: Callable
 ) -> dict[int, list[dict]]:
     """Return position of each record that holds benchmark text -> what it matched."""
     content = pickle.dumps(index)
     with atomic_write(folder / INDEX, "wb") as file:
         file.write(content)
     checksum = hashlib.sha256(content).hexdigest()
-    tasks = list(corpus.batches(records))
-    results = map_(search_batch, [folder] * len(tasks), [checksum] * len(tasks), tasks)
-    bar = tqdm(results, "benchmark copies", len(tasks), unit="MB", leave=False, disable=None)
+    task = functools.partial(search_batch, folder, checksum)
     found, position = {}, 0
-    for rows in bar:
+    for rows in corpus.mapped(task, records, map_, "benchmark copies"):
         for matches in rows:
             if matches:
                 found[position] = matches

@@ -1,49 +1,33 @@
-"""The collected corpus on disk: all contents in one file, one record for each document."""
+"""The collected corpus on disk: all contents in one file, one row for each document."""
 
-import functools
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from tqdm import tqdm
 
 from data_tools.filters import SourceRules, source_rejection
+from data_tools.records import Record, Records, row_of, write_sorted
 from data_tools.redact import redact
 from data_tools.sources import Document
-from llama_scale.errors import UserError
-from llama_scale.files import atomic_write, write_json
+from llama_scale.files import read_json, write_json
 
 CONTENTS = "contents.bin"
-RECORDS = "records.json"
+ROWS = "rows.jsonl"  # the records in the order of the source
+RECORDS = "records.jsonl"
+SUMMARY = "records.json"  # written last
+CHECKPOINT = "collect.json"
+INDEX = "records.npy"
+FILES = (CONTENTS, ROWS, RECORDS, INDEX, SUMMARY, CHECKPOINT)
 EXAMPLES = 5
 BATCH = 1 << 20  # bytes of source that a worker takes at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One document: what it is, and where its ``size`` bytes begin in contents.bin.
-
-    ``sha256`` is that of the source's bytes, before ``redacted`` secrets were replaced.
-    """
-
-    package: str
-    version: str
-    licence: str
-    path: str
-    sha256: str
-    offset: int
-    size: int
-    stars: int = 0
-    forks: int = 0
-    redacted: int = 0
+BETWEEN = 1 << 24  # bytes of source between two checkpoints of ``collect``
+Open = Callable[[int], Iterable[Document | None]]
 
 
 @dataclass(frozen=True)
@@ -59,68 +43,148 @@ class Corpus:
     """
 
     folder: Path
-    records: list[Record]
+    records: Sequence[Record]
     dropped: dict[str, dict[str, int]]
     left_out: list[dict]
     examples: dict[str, list[str]] = field(default_factory=dict)
 
 
+@dataclass
+class State:
+    """How far ``collect`` is: what its checkpoint holds.
+
+    Attributes:
+        seen: Documents of the source.
+        last: The last of them, to recognise the source by.
+        bytes: Their bytes.
+        contents: Bytes of contents.bin.
+        rows: Bytes of rows.jsonl.
+        dropped, left_out, examples: As in Corpus, ``left_out`` by its row as JSON.
+    """
+
+    seen: int = 0
+    last: list[str] | None = None
+    bytes: int = 0
+    contents: int = 0
+    rows: int = 0
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+
 def collect(
-    documents: Iterable[Document], folder: str | Path, rules: SourceRules | None = None
+    open_at: Open, folder: str | Path, rules: SourceRules | None = None, limit: int | None = None
 ) -> Corpus:
-    """Copy the usable documents of a source into ``folder``; records.json is written last."""
+    """Copy the usable documents of a source into ``folder``; records.json is written last.
+
+    Every BETWEEN bytes a checkpoint is written. A later call goes on from it, unless the source
+    has another document in its place.
+
+    Args:
+        open_at: Function of a number n that gives the documents after the first n, in an order
+            that is always the same; None stands for one that is not wanted.
+        folder: Where the corpus goes.
+        rules: What is decided before the content is looked at.
+        limit: Most bytes to read; None is all.
+    """
     folder = Path(folder)
-    rules = rules or SourceRules()
-    records, dropped, left_out, examples = [], {}, {}, {}
-    with atomic_write(folder / CONTENTS, "wb") as file:
-        offset = 0
+    folder.mkdir(parents=True, exist_ok=True)
+    state, documents = _continued(open_at, folder)
+    saved = state.bytes
+    with (
+        _appended(folder / CONTENTS, state.contents) as contents_,
+        _appended(folder / ROWS, state.rows) as rows,
+    ):
         for document in documents:
-            content = document.content or b""
-            if reason := source_rejection(document, rules):
-                count(dropped, reason, len(content))
-                example(examples, reason, document)
-                row = {
-                    "package": document.package,
-                    "version": document.version,
-                    "licence": document.licence,
-                    "reason": reason,
-                }
-                count(left_out, json.dumps(row), len(content))
-                continue
-            digest, redacted = hashlib.sha256(content).hexdigest(), 0
-            if rules.redact:
-                content, redacted = redact(content)
-            records.append(
-                Record(
-                    document.package,
-                    document.version,
-                    document.licence,
-                    document.path,
-                    digest,
-                    offset,
-                    len(content),
-                    document.stars,
-                    document.forks,
-                    redacted,
-                )
-            )
-            file.write(content)
-            offset += len(content)
-    records.sort(key=lambda record: (record.package, record.path))
-    rows = [json.loads(row) | sizes for row, sizes in sorted(left_out.items())]
-    value = {"dropped": dropped, "left_out": rows, "examples": examples}
-    write_json(folder / RECORDS, {"records": list(map(asdict, records)), **value})
+            state.bytes += len(document.content or b"") if document else 0
+            if limit is not None and state.bytes > limit:
+                break
+            state.seen, state.last = state.seen + 1, _identity(document)
+            if document:
+                _add(document, rules or SourceRules(), state, contents_, rows)
+            if state.bytes - saved >= BETWEEN:
+                _save(folder, state, contents_, rows)
+                saved = state.bytes
+        _save(folder, state, contents_, rows)
+    records = write_sorted(folder / ROWS, folder / RECORDS)
+    left_out = [json.loads(row) | sizes for row, sizes in sorted(state.left_out.items())]
+    value = {"dropped": state.dropped, "left_out": left_out, "examples": state.examples}
+    write_json(folder / SUMMARY, value)
+    for name in (ROWS, CHECKPOINT):
+        (folder / name).unlink()
     return Corpus(folder, records, **value)
+
+
+def _continued(open_at: Open, folder: Path) -> tuple[State, Iterator[Document | None]]:
+    """Return how far an earlier call came, and the documents from there on."""
+    path = folder / CHECKPOINT
+    if path.exists():
+        state = State(**read_json(path))
+        if not state.seen:
+            return state, iter(open_at(0))
+        documents = iter(open_at(state.seen - 1))
+        if _identity(next(documents, None)) == state.last:
+            return state, documents
+    return State(), iter(open_at(0))
+
+
+def _identity(document: Document | None) -> list[str] | None:
+    if document is None:
+        return None
+    digest = hashlib.sha1(document.content or b"").hexdigest()
+    return [document.package, document.path, digest]
+
+
+def _appended(path: Path, size: int) -> IO[bytes]:
+    """Open a file to append after its first ``size`` bytes; what lies behind them is dropped."""
+    file = open(path, "ab")  # noqa: SIM115
+    file.truncate(size)
+    return file
+
+
+def _save(folder: Path, state: State, *files: IO[bytes]) -> None:
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
+    write_json(folder / CHECKPOINT, vars(state))
+
+
+def _add(
+    document: Document, rules: SourceRules, state: State, contents_: IO[bytes], rows: IO[bytes]
+) -> None:
+    content = document.content or b""
+    if reason := source_rejection(document, rules):
+        count(state.dropped, reason, len(content))
+        example(state.examples, reason, document)
+        names = ("package", "version", "licence")
+        row = {name: getattr(document, name) for name in names} | {"reason": reason}
+        count(state.left_out, json.dumps(row), len(content))
+        return
+    digest, redacted = hashlib.sha256(content).hexdigest(), 0
+    if rules.redact:
+        content, redacted = redact(content)
+    record = Record(
+        document.package,
+        document.version,
+        document.licence,
+        document.path,
+        digest,
+        state.contents,
+        len(content),
+        document.stars,
+        document.forks,
+        redacted,
+    )
+    state.rows += rows.write(row_of(record))
+    state.contents += contents_.write(content)
 
 
 def load(folder: str | Path) -> Corpus | None:
     """Return what an earlier ``collect`` finished in ``folder``; None where it did not."""
-    path = Path(folder) / RECORDS
-    if not path.is_file():
+    folder = Path(folder)
+    if not (folder / SUMMARY).is_file():
         return None
-    value = json.loads(path.read_text(encoding="utf-8"))
-    records = [Record(**row) for row in value.pop("records")]
-    return Corpus(Path(folder), records, **value)
+    return Corpus(folder, Records.open(folder / RECORDS), **read_json(folder / SUMMARY))
 
 
 def count(counts: dict[str, dict[str, int]], key: str, size: int) -> None:
@@ -130,7 +194,7 @@ def count(counts: dict[str, dict[str, int]], key: str, size: int) -> None:
     row["bytes"] += size
 
 
-def example(examples: dict[str, list[str]], key: str, item: "Document | Record") -> None:
+def example(examples: dict[str, list[str]], key: str, item: Document | Record) -> None:
     """Keep the first EXAMPLES files of ``key`` by name, whatever the order they come in."""
     names = sorted({*examples.get(key, []), f"{item.package}: {item.path}"})
     examples[key] = names[:EXAMPLES]
@@ -157,55 +221,17 @@ def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-@contextmanager
-def mapper(workers: int) -> Iterator[Callable]:
-    """Yield an ordered ``map``, over ``workers`` fresh interpreters when there are two or more.
-
-    They leave Ctrl-C to the parent, and end when it does, however it ends.
-
-    Raises:
-        UserError: A worker was killed.
-    """
-    if workers == 1:
-        yield map
-        return
-    others = multiprocessing.active_children()
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-    try:
-        yield functools.partial(_ordered, executor, 2 * workers + 2)
-    except BaseException as error:
-        for process in multiprocessing.active_children():
-            if process not in others:
-                process.terminate()
-        if isinstance(error, BrokenProcessPool):
-            raise UserError(
-                f"workers: one of {workers} worker processes was killed, perhaps for want of "
-                "memory; try fewer"
-            ) from None
-        raise
-    finally:
-        executor.shutdown(cancel_futures=True)
+def mapped(
+    function: Callable[[list[Record]], Any], records: Sequence[Record], map_: Callable, name: str
+) -> Iterator[Any]:
+    """Yield ``function`` of each batch of records, in order, with a bar called ``name``."""
+    total = -(-int(sizes(records).sum()) // BATCH)
+    results = map_(function, batches(records))
+    yield from tqdm(results, name, total, unit="MB", leave=False, disable=None)
 
 
-def _ordered(
-    executor: ProcessPoolExecutor, ahead: int, function: Callable, *arguments: Iterable
-) -> Iterator:
-    """Yield results in order with at most ``ahead`` tasks under way, so that memory is bounded."""
-    running = deque()
-    for task in zip(*arguments, strict=False):
-        if len(running) >= ahead:
-            yield running.popleft().result()
-        running.append(executor.submit(function, *task))
-    while running:
-        yield running.popleft().result()
-
-
-def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def sizes(records: Sequence[Record]) -> np.ndarray:
+    """Return the bytes of each document: (D,) int64."""
+    if isinstance(records, Records):
+        return records.sizes
+    return np.array([record.size for record in records], dtype=np.int64)

@@ -5,7 +5,9 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+import struct
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +15,16 @@ import numpy as np
 from tqdm import tqdm
 
 from data_tools import corpus
-from data_tools.corpus import Record
 from data_tools.fim import Fim, arrange
 from data_tools.pack import best_fit
+from data_tools.records import Record
 from llama_scale.errors import UserError
 from llama_scale.files import atomic_write, sha256
 from llama_scale.tokenizer import Tokenizer
 from llama_scale.tokens import ShardWriter, Split
 
 DOCUMENTS = "documents.jsonl.gz"
+KINDS = (None, "psm", "spm")
 SPILL = "train.ids"  # the encoded documents of a split before they are packed
 
 
@@ -50,17 +53,21 @@ class Encoded:
     fim: str | None
 
 
-def shuffled(records: Iterable[Record], seed: int) -> list[Record]:
-    """Return the records by a hash of (seed, package, path): any prefix is a fair sample."""
+def shuffled(records: Iterable[Record], seed: int) -> np.ndarray:
+    """Return the order of the records by a hash of (seed, package, path): (D,) int64.
 
-    def key(record: Record) -> bytes:
-        return hashlib.sha256(f"{seed}/{record.package}/{record.path}".encode()).digest()
-
-    return sorted(records, key=key)
+    Any prefix of it is a fair sample.
+    """
+    keys = array("Q")
+    for record in records:
+        name = f"{seed}/{record.package}/{record.path}".encode()
+        keys.extend(struct.unpack(">2Q", hashlib.sha256(name).digest()[:16]))
+    first, second = np.array(keys, dtype=np.uint64).reshape(-1, 2).T  # (D,), (D,)
+    return np.lexsort([second, first])
 
 
 def write_splits(
-    splits: dict[Split, list[Record]],
+    splits: dict[Split, Sequence[Record]],
     contents: Path,
     folder: Path,
     tokenizer: Path,
@@ -77,7 +84,7 @@ def write_splits(
         folder: Where the shards go.
         tokenizer: The model file.
         layout: How they are laid out.
-        map_: Ordered map, see ``corpus.mapper``.
+        map_: Ordered map, see ``workers.mapper``.
 
     Raises:
         UserError: A document does not come back byte for byte, named.
@@ -96,7 +103,7 @@ def write_splits(
                 extra = write(writer, records, encoded, rows, tokenizer, layout)
             summary[split] = {
                 "tokens": sum(shard["tokens"] for shard in writer.shards),
-                "bytes": sum(record.size for record in records),
+                "bytes": int(corpus.sizes(records).sum()),
                 "documents": len(records),
                 "shards": writer.shards,
                 **extra,
@@ -104,9 +111,11 @@ def write_splits(
     return summary
 
 
-def _progress(split: str, records: list[Record], encoded: Iterator[Encoded]) -> Iterator[Encoded]:
+def _progress(
+    split: str, records: Sequence[Record], encoded: Iterator[Encoded]
+) -> Iterator[Encoded]:
     bar = tqdm(
-        total=sum(record.size for record in records), desc=f"encoding {split}", unit="B",
+        total=int(corpus.sizes(records).sum()), desc=f"encoding {split}", unit="B",
         unit_scale=True, leave=False, disable=None,
     )  # fmt: skip
     with bar:
@@ -116,7 +125,7 @@ def _progress(split: str, records: list[Record], encoded: Iterator[Encoded]) -> 
 
 
 def _write_joined(
-    writer: ShardWriter, records: list[Record], encoded: Iterator[Encoded], rows: io.TextIOBase,
+    writer: ShardWriter, records: Sequence[Record], encoded: Iterator[Encoded], rows: io.TextIOBase,
     tokenizer: Path, layout: Layout,
 ) -> dict:  # fmt: skip
     """Write one document after another."""
@@ -128,7 +137,7 @@ def _write_joined(
 
 
 def _write_packed(
-    writer: ShardWriter, records: list[Record], encoded: Iterator[Encoded], rows: io.TextIOBase,
+    writer: ShardWriter, records: Sequence[Record], encoded: Iterator[Encoded], rows: io.TextIOBase,
     tokenizer: Path, layout: Layout,
 ) -> dict:  # fmt: skip
     """Write sequences of ``layout.pack_length`` tokens; what they lack is document ends.
@@ -136,20 +145,21 @@ def _write_packed(
     One more document end follows the last sequence, so that its last token has a target.
     """
     size, model = layout.pack_length, Tokenizer(tokenizer)
-    lengths, kinds = [], []
+    lengths, kinds = array("q"), bytearray()
     spill = writer.folder / SPILL
     with open(spill, "wb") as file:
         for document in encoded:
             file.write(document.ids.astype("<u2").tobytes())
             lengths.append(len(document.ids))
-            kinds.append(document.fim)
-    begins = np.cumsum([0, *lengths])
-    sequences = best_fit(lengths, size, layout.seed)
-    padding, cut = 0, sum(length > size for length in lengths)
-    if lengths:
+            kinds.append(KINDS.index(document.fim))
+    lengths = np.array(lengths, dtype=np.int64)  # (D,)
+    begins = np.cumsum(lengths) - lengths
+    n_sequences, sequences = best_fit(lengths, size, layout.seed)
+    padding, cut = 0, int((lengths > size).sum())
+    if len(lengths):
         ids = np.memmap(spill, dtype="<u2", mode="r")
         for number, sequence in enumerate(sequences):
-            last = number == len(sequences) - 1
+            last = number == n_sequences - 1
             parts = [ids[begins[d] + s : begins[d] + s + n] for d, s, n in sequence]
             filler = size - sum(map(len, parts)) + last
             padding += filler
@@ -160,18 +170,18 @@ def _write_packed(
                 row = _row(
                     writer.split, shard, start, n, int(model.byte_lengths[part].sum()), records[d]
                 )
-                row |= {"fim": kinds[d]} if kinds[d] else {}
-                row |= {"first": s, "of": lengths[d]} if lengths[d] > n else {}
+                row |= {"fim": KINDS[kinds[d]]} if kinds[d] else {}
+                row |= {"first": s, "of": int(lengths[d])} if lengths[d] > n else {}
                 rows.write(json.dumps(row) + "\n")
                 start += n
         del ids
     spill.unlink()
-    packing = {"length": size, "sequences": len(sequences), "padding": padding, "cut": cut}
+    packing = {"length": size, "sequences": n_sequences, "padding": padding, "cut": cut}
     return {"packing": packing}
 
 
 def _encode(
-    records: list[Record], contents: Path, tokenizer: Path, fim: Fim | None, map_: Callable
+    records: Sequence[Record], contents: Path, tokenizer: Path, fim: Fim | None, map_: Callable
 ) -> Iterator[Encoded]:
     """Yield each record encoded."""
     task = functools.partial(encode_batch, contents, tokenizer, sha256(tokenizer), fim)

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 
 
 def folder_documents(
-    path: str | None, language: str, licence: str | None, limit: int
+    path: str | None, language: str, licence: str | None, limit: int, start: int = 0
 ) -> Iterator[Document]:
     """Yield the source files under a folder, each project in it a package.
 
@@ -44,10 +45,11 @@ def folder_documents(
         whole = project == root and len(projects) > 1
         names = _own_files(project) if whole else _project_files(project)
         stated = _licence(project) or licence or UNKNOWN
-        for name in names:
-            if name.endswith(SUFFIXES[language]):
-                content, problem = _read(project / name, limit)
-                yield Document(project.resolve().name, "", stated, name, content, problem)
+        names = [name for name in names if name.endswith(SUFFIXES[language])]
+        for name in names[start:]:
+            content, problem = _read(project / name, limit)
+            yield Document(project.resolve().name, "", stated, name, content, problem)
+        start = max(0, start - len(names))
 
 
 def _project_files(project: Path) -> list[str]:
@@ -97,7 +99,7 @@ def _licence(project: Path) -> str | None:
     return None
 
 
-def jsonl_documents(path: str | None, licence: str | None) -> Iterator[Document]:
+def jsonl_documents(path: str | None, licence: str | None, start: int = 0) -> Iterator[Document]:
     """Yield the rows of a .jsonl or .jsonl.gz file, or of all such files in a folder.
 
     A row has ``content`` (or ``text``), and may have ``package`` (or ``repo_name``), ``path``,
@@ -109,10 +111,14 @@ def jsonl_documents(path: str | None, licence: str | None) -> Iterator[Document]
             number = -1
             try:
                 for number, line in enumerate(lines):
-                    yield _line_document(line, f"{file.name}:{number + 1}", licence)
+                    if number >= start:
+                        yield _line_document(line, f"{file.name}:{number + 1}", licence)
             except (EOFError, OSError, zlib.error):
-                name = f"{file.name}:{number + 2}"
-                yield Document(name, "", licence or UNKNOWN, name, None, "truncated_gzip")
+                number += 1
+                if number >= start:
+                    name = f"{file.name}:{number + 1}"
+                    yield Document(name, "", licence or UNKNOWN, name, None, "truncated_gzip")
+            start = max(0, start - number - 1)
 
 
 def _line_document(line: bytes, name: str, licence: str | None) -> Document:
@@ -125,7 +131,7 @@ def _line_document(line: bytes, name: str, licence: str | None) -> Document:
     return _document(row, name, licence)
 
 
-def parquet_documents(path: str | None, licence: str | None) -> Iterator[Document]:
+def parquet_documents(path: str | None, licence: str | None, start: int = 0) -> Iterator[Document]:
     """Yield the rows of a Parquet file, or of all in a folder: The Stack's columns or jsonl's."""
     import pyarrow
     from pyarrow import parquet
@@ -136,11 +142,13 @@ def parquet_documents(path: str | None, licence: str | None) -> Iterator[Documen
         except (pyarrow.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0][:100]
             raise UserError(f"path: {file}: not a Parquet file ({reason})") from None
+        first, start = start, max(0, start - table.metadata.num_rows)
         rows = (row for batch in table.iter_batches(256) for row in batch.to_pylist())
+        rows = islice(rows, first, None)
         if "max_stars_repo_name" in table.schema_arrow.names:
             yield from stack_documents(rows, licence)
         else:
-            for number, row in enumerate(rows):
+            for number, row in enumerate(rows, first):
                 yield _document(row, f"{file.name}:{number + 1}", licence)
 
 

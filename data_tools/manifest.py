@@ -1,8 +1,10 @@
 """manifest.json: the same for the same sources and settings on any machine."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from data_tools.corpus import Corpus, Record
+from data_tools.corpus import Corpus
+from data_tools.records import Record
 from data_tools.settings import PrepareConfig
 from llama_scale.files import sha256
 from llama_scale.tokenizer import Tokenizer
@@ -13,7 +15,7 @@ def make_manifest(
     config: PrepareConfig,
     found: Corpus,
     lost: dict[str, Any],
-    splits: dict[str, list[Record]],
+    splits: dict[str, Sequence[Record]],
     summary: dict[str, dict],
     tokenizer: Tokenizer,
 ) -> dict:
@@ -29,8 +31,10 @@ def make_manifest(
     """
     packages: dict[str, dict] = {}
     licences: dict[str, dict] = {}
+    redacted = 0
     for name, records in splits.items():
         for record in records:
+            redacted += record.redacted
             row = packages.setdefault(
                 record.package,
                 {
@@ -62,7 +66,7 @@ def make_manifest(
         "dropped": dict(sorted(lost["dropped"].items())),
         "examples": dict(sorted(lost["examples"].items())),
         "left_out": found.left_out,
-        "redacted": sum(record.redacted for rows in splits.values() for record in rows),
+        "redacted": redacted,
         "licences": dict(sorted(licences.items())),
         "sources": [packages[name] for name in sorted(packages)],
     }

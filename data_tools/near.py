@@ -5,15 +5,18 @@ the threshold shares a band with probability 1 - (1 - .7^5)^50 = .9999 (25 bands
 common choice, find half of such pairs).
 """
 
-from collections.abc import Callable, Iterator
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from itertools import tee
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from data_tools import corpus
-from data_tools.corpus import Record
 from data_tools.dedup import rank
+from data_tools.records import Record
 from data_tools.shingles import band_keys, jaccard, signature, word_shingles
 
 NGRAM = 5
@@ -22,7 +25,7 @@ ROWS = 5
 THRESHOLD = 0.7
 
 
-def near_duplicates(folder: Path, records: list[Record], map_: Callable) -> dict[int, dict]:
+def near_duplicates(folder: Path, records: Sequence[Record], map_: Callable) -> dict[int, dict]:
     """Find the records to remove so that no two that stay are near duplicates.
 
     Records are taken in the order of ``dedup.rank``; one whose Jaccard index with a record that
@@ -32,18 +35,15 @@ def near_duplicates(folder: Path, records: list[Record], map_: Callable) -> dict
     Returns:
         Position of each removed record -> {"like": position of the survivor, "jaccard"}.
     """
-    tasks = list(corpus.batches(records))
-    bar = tqdm(
-        map_(digest_batch, [folder] * len(tasks), tasks), "near duplicates", len(tasks),
-        unit="MB", leave=False, disable=None,
-    )  # fmt: skip
-    keys = np.concatenate([np.empty((0, BANDS), np.uint64), *bar])  # (D, BANDS)
+    task = functools.partial(digest_batch, folder)
+    digests = corpus.mapped(task, records, map_, "near duplicates")
+    labels = _components(_columns(folder, digests, len(records)), len(records))
     removed = {}
-    groups = list(_tasks(records, _components(keys)))
-    rows = [[(keys[group], [records[i] for i in group]) for group in task] for task in groups]
-    results = map_(resolve_batch, [folder] * len(rows), rows)
-    bar = tqdm(results, "verifying", len(rows), unit="MB", leave=False, disable=None)
-    for task, found in zip(groups, bar, strict=True):
+    groups, again = tee(_tasks(records, labels))
+    rows = ([list(map(records.__getitem__, group)) for group in task] for task in groups)
+    results = map_(functools.partial(resolve_batch, folder), rows)
+    bar = tqdm(results, "verifying", unit="MB", leave=False, disable=None)
+    for task, found in zip(again, bar, strict=True):
         for group, lost in zip(task, found, strict=True):
             for i, like, index in lost:
                 removed[group[i]] = {"like": group[like], "jaccard": index}
@@ -59,20 +59,18 @@ def digest_batch(folder: Path, batch: list[Record]) -> np.ndarray:
     return keys
 
 
-def resolve_batch(
-    folder: Path, groups: list[tuple[np.ndarray, list[Record]]]
-) -> list[list[tuple[int, int, float]]]:
-    """Return for each group of (band keys, records by rank) what goes: (place, survivor, Jaccard).
+def resolve_batch(folder: Path, groups: list[list[Record]]) -> list[list[tuple[int, int, float]]]:
+    """Return for each group of records by rank what goes: (place, survivor, Jaccard).
 
     Only pairs that share a band key are compared, a record with the survivors before it.
     """
     found = []
-    for keys, records in groups:
+    for records in groups:
         buckets: dict[tuple[int, int], list[int]] = {}
         kept, removed = {}, []
         shingles = (s for batch in corpus.batches(records) for s in shingle_sets(folder, batch))
         for i, mine in enumerate(shingles):
-            places = list(enumerate(keys[i].tolist()))
+            places = list(enumerate(band_keys(signature(mine, BANDS * ROWS), ROWS).tolist()))
             near = sorted({j for place in places for j in buckets.get(place, ())})
             for j in near:
                 small, large = sorted((len(mine), len(kept[j])))
@@ -93,31 +91,50 @@ def shingle_sets(folder: Path, batch: list[Record]) -> list[np.ndarray]:
     return [np.unique(row) for row in grams]
 
 
-def _components(keys: np.ndarray) -> list[list[int]]:
-    """Return the groups of two or more rows of ``keys`` (D, BANDS) that bands join."""
+def _columns(folder: Path, digests: Iterator[np.ndarray], n: int) -> Iterator[np.ndarray]:
+    """Yield the keys of each band, (n,) uint64, of digests that come as rows; by way of a file."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        start = 0
+        for rows in digests:
+            for band, keys in enumerate(rows.T):
+                file.seek(8 * (band * n + start))
+                file.write(keys.tobytes())
+            start += len(rows)
+        for band in range(BANDS):
+            file.seek(8 * band * n)
+            yield np.frombuffer(file.read(8 * n), dtype=np.uint64)
+
+
+def _components(columns: Iterator[np.ndarray], n: int) -> np.ndarray:
+    """Return the group of each of ``n`` records, those that share a key joined: (n,) int32."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    edges = [np.empty((0, 2), dtype=np.int64)]
-    for band in keys.T:
-        order = np.argsort(band, kind="stable")
-        order = order[band[order] != 0]
-        same = np.flatnonzero(band[order[:-1]] == band[order[1:]])
-        edges.append(np.stack([order[same], order[same + 1]], axis=1))
-    rows, columns = np.concatenate(edges).T
-    graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), (len(keys), len(keys)))
-    _, labels = connected_components(graph, directed=False)
-    order = np.argsort(labels, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-    return [group.tolist() for group in groups if len(group) > 1]
+    labels = np.arange(n, dtype=np.int32)
+    for band in columns:
+        order = np.argsort(band, kind="stable").astype(np.int32)
+        keys = band[order]
+        same = np.flatnonzero((keys[:-1] == keys[1:]) & (keys[1:] != 0))
+        rows, columns_ = labels[order[same]], labels[order[same + 1]]
+        apart = rows != columns_
+        if apart.any():
+            edges = np.ones(int(apart.sum()), dtype=bool)
+            graph = coo_array((edges, (rows[apart], columns_[apart])), (n, n))
+            labels = connected_components(graph, directed=False)[1][labels]
+    return labels
 
 
-def _tasks(records: list[Record], groups: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Sort each group by rank, and gather groups into tasks of about corpus.BATCH bytes."""
+def _tasks(records: Sequence[Record], labels: np.ndarray) -> Iterator[list[list[int]]]:
+    """Yield the groups of two or more, each by rank, in lists of about corpus.BATCH bytes."""
+    order = np.argsort(labels, kind="stable").astype(np.int32)
+    ends = np.flatnonzero(np.diff(labels[order], append=-1)) + 1
+    begins = np.concatenate([[0], ends[:-1]])[: len(ends)]
+    several = ends - begins > 1
     task, size = [], 0
-    for group in groups:
-        task.append(sorted(group, key=lambda i: rank(records[i])))
-        size += sum(records[i].size for i in group)
+    for begin, end in zip(begins[several], ends[several], strict=True):
+        group = [(rank(record := records[i]), i, record.size) for i in order[begin:end].tolist()]
+        task.append([i for _, i, _ in sorted(group)])
+        size += sum(row[2] for row in group)
         if size >= corpus.BATCH:
             yield task
             task, size = [], 0

@@ -1,30 +1,34 @@
 """Source code to verified token shards, in steps; an interrupted build is continued."""
 
 import fcntl
+import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_tools import benchmarks, contamination, corpus, local, sources, split, store, streams
-from data_tools.corpus import Record
+from data_tools import benchmarks, contamination, corpus, local, sources, split, streams
 from data_tools.dedup import exact_survivors
 from data_tools.encode import DOCUMENTS, Layout, shuffled, write_splits
+from data_tools.engine import FOLDER, distributed
 from data_tools.filters import SourceRules
 from data_tools.fim import Fim
 from data_tools.manifest import make_manifest
 from data_tools.near import near_duplicates
-from data_tools.report import write_report
-from data_tools.screen import LINES, inspect, line_owners
+from data_tools.records import Records
+from data_tools.report import NEAR, write_report
+from data_tools.screen import LENGTHS, LINES, inspect, shared_lines
 from data_tools.settings import PrepareConfig
 from data_tools.sources import Document
+from data_tools.workers import journalled, mapper
 from llama_scale.errors import UserError
-from llama_scale.files import read_json, write_json
+from llama_scale.files import atomic_write, read_json, write_json
 from llama_scale.tokenizer import Tokenizer, train_tokenizer
 from llama_scale.tokens import FORMAT, MANIFEST, open_tokens, read_manifest
 
@@ -33,9 +37,10 @@ SETTINGS = "settings.json"
 LOCK = "lock"
 CONTAMINATION = "contamination.json"
 TOKENIZER_THREADS = 4  # stored in the model file, so the same on every machine
-STATES = ("filter.json", "dedup.json", "decontaminate.json", "encode.json")
-SCRATCH = (corpus.RECORDS, corpus.CONTENTS, LINES, *STATES)  # of no use after the build
-STAGES = (*SCRATCH, TOKENIZER, CONTAMINATION)  # what a later run may continue from
+STEPS = ("filter", "dedup", "decontaminate", "encode")
+STATES = tuple(f"{step}.{kind}" for step in STEPS for kind in ("json", "npy"))
+SCRATCH = (*corpus.FILES, LINES, LENGTHS, *STATES)  # of no use after the build
+STAGES = (*SCRATCH, TOKENIZER, CONTAMINATION, NEAR)  # what a later run may continue from
 
 
 def finished(config: PrepareConfig) -> dict | None:
@@ -53,8 +58,9 @@ def finished(config: PrepareConfig) -> dict | None:
             "or move it away"
         )
     manifest = read_manifest(folder)
+    defaults = PrepareConfig(config.name).settings
     for name, wanted in config.settings.items():
-        found = manifest.get("settings", {}).get(name)
+        found = manifest.get("settings", {}).get(name, defaults[name])
         if found != wanted:
             raise UserError(
                 f"{name}: {folder} was built with {found}, not {wanted}; choose another --out or "
@@ -75,150 +81,190 @@ def prepare(config: PrepareConfig) -> dict | None:
         UserError: The settings cannot be met, or another process is building the same folder.
     """
     workers = config.workers or len(os.sched_getaffinity(0))
-    with _work_folder(config) as work, corpus.mapper(workers) as map_:
-        for name, manifest in _steps(config, work, map_):
+    with opened(config) as work, ExitStack() as stack:
+        if config.engine == "processes":
+            map_ = stack.enter_context(mapper(workers))
+        else:
+            map_ = distributed(config, work, workers)
+        for name, manifest in steps(config, work, map_):
             if manifest or name == config.until:
                 return manifest
 
 
-def _steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[str, dict | None]]:
+def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[str, dict | None]]:
     """Yield the name of each step when it is done; after the last one the manifest as well."""
     with _stage("collect"):
-        found = corpus.load(work) or corpus.collect(_documents(config), work, _rules(config))
+        found = corpus.load(work) or corpus.collect(
+            lambda start: _documents(config, start), work, _rules(config), _limit(config)
+        )
     yield "collect", None
     with _stage("filter"):
-        lost = _once(work / "filter.json", inspect, found, config.parses, map_)
-        records = [found.records[i] for i in lost["kept"]]
+        kept, lost = _once(work, "filter", map_, inspect, found, config.parses)
+        passed = found.records.take(kept)
     yield "filter", None
     with _stage("dedup"):
-        state = _once(work / "dedup.json", deduplicate, records, lost, config, work, map_)
+        kept, state = _once(work, "dedup", map_, deduplicate, passed, lost, config, work)
     yield "dedup", None
     with _stage("decontaminate"):
-        state = _once(
-            work / "decontaminate.json", decontaminate, records, state, config, work, map_
-        )
+        arguments = decontaminate, passed, kept, state, config, work
+        kept, state = _once(work, "decontaminate", map_, *arguments)
     yield "decontaminate", None
     with _stage("tokenizer"):
-        splits = split_by_package(records, state["kept"], config, work)
+        splits = split_by_package(passed, kept, config, work)
         if not (work / TOKENIZER).exists():
-            sample = take(splits["train"], config.tokenizer_bytes)
-            list(map_(train, [work], [sample], [config.vocab_size]))
+            texts = sample(splits["train"], config.tokenizer_bytes, config.tokenizer_even)
+            list(map_(train, [work], [texts], [config.vocab_size]))
         tokenizer = Tokenizer(work / TOKENIZER)
     yield "tokenizer", None
     with _stage("encode"):
-        arguments = splits, work, work, tokenizer.path, _layout(config), map_
-        summary = _once(work / "encode.json", write_splits, *arguments)
+        arguments = encode, splits, work, tokenizer.path, _layout(config)
+        _, summary = _once(work, "encode", map_, *arguments)
     yield "encode", None
     manifest = make_manifest(config, found, state, splits, summary, tokenizer)
     with _stage("report"):
-        write_report(work, manifest, read_json(work / CONTAMINATION), state["near"])
+        write_report(work, manifest, read_json(work / CONTAMINATION))
     write_json(work / MANIFEST, manifest)
     yield "manifest", manifest
 
 
-def _once(path: Path, make: Callable[..., dict], *arguments: Any) -> dict:
-    """Return what ``make`` returned when ``path`` was written; call it where it was not yet."""
-    if not path.exists():
-        write_json(path, make(*arguments))
-    return read_json(path)
+def _once(
+    work: Path, name: str, map_: Callable, make: Callable[..., tuple], *arguments: Any
+) -> tuple[np.ndarray, dict]:
+    """Return what ``make`` of the arguments and a map returned, now or in an earlier run.
+
+    That is positions of records, in name.npy, and a state, in name.json, which is written last.
+    Until then the results of the maps are in a journal, from which a killed step goes on.
+    """
+    if not (work / f"{name}.json").exists():
+        kept, state = make(*arguments, journalled(work / f"{name}.journal", map_))
+        with atomic_write(work / f"{name}.npy", "wb") as file:
+            np.save(file, np.asarray(kept, dtype=np.int64))
+        write_json(work / f"{name}.json", state)
+    for path in work.glob(f"{name}.journal.*"):
+        path.unlink()
+    return np.load(work / f"{name}.npy"), read_json(work / f"{name}.json")
 
 
 def deduplicate(
-    records: list[Record], lost: dict, config: PrepareConfig, work: Path, map_: Callable
-) -> dict:
+    records: Records, lost: dict, config: PrepareConfig, work: Path, map_: Callable
+) -> tuple[np.ndarray, dict]:
     """Remove exact and near duplicates.
 
     Args:
         records: What passed the filters.
         lost: ``dropped`` and ``examples`` so far.
         config: The settings.
-        work: Folder of contents.bin.
+        work: Folder of contents.bin, where near.jsonl goes: what went for a likeness and to what.
         map_: Ordered map.
 
     Returns:
-        ``kept``: positions in ``records``; ``near``: what went for a likeness and to what;
-        ``dropped`` and ``examples`` with these added.
+        Positions in ``records`` of what is left, and ``dropped`` and ``examples`` with these added.
     """
-    place = {id(record): i for i, record in enumerate(records)}
-    kept = [place[id(record)] for record in exact_survivors(records)]
-    removed = {}
-    if config.near_duplicates:
-        unique = [records[i] for i in kept]
-        removed = near_duplicates(work, unique, map_)
-    rows = [
-        {
-            "package": unique[i].package,
-            "path": unique[i].path,
-            "like": f"{unique[row['like']].package}: {unique[row['like']].path}",
-            "jaccard": round(row["jaccard"], 4),
-        }
-        for i, row in sorted(removed.items())
-    ]
-    near = {kept[i] for i in removed}
-    exact = set(range(len(records))).difference(kept)
-    for reason, positions in (("duplicate", exact), ("near_duplicate", near)):
-        for i in sorted(positions):
-            corpus.count(lost["dropped"], reason, records[i].size)
-            corpus.example(lost["examples"], reason, records[i])
-    kept = [i for i in kept if i not in near]
-    return {"kept": kept, "dropped": lost["dropped"], "examples": lost["examples"], "near": rows}
+    kept = exact_survivors(records)
+    unique = records.take(kept)
+    removed = near_duplicates(work, unique, map_) if config.near_duplicates else {}
+    exact = np.setdiff1d(np.arange(len(records)), kept, assume_unique=True)
+    for record in records.take(exact):
+        corpus.count(lost["dropped"], "duplicate", record.size)
+        corpus.example(lost["examples"], "duplicate", record)
+    with atomic_write(work / NEAR) as file:
+        for i, row in sorted(removed.items()):
+            record, like = unique[i], unique[row["like"]]
+            corpus.count(lost["dropped"], "near_duplicate", record.size)
+            corpus.example(lost["examples"], "near_duplicate", record)
+            file.write(json.dumps({
+                "package": record.package, "path": record.path,
+                "like": f"{like.package}: {like.path}", "jaccard": round(row["jaccard"], 4),
+            }) + "\n")  # fmt: skip
+    return np.delete(kept, sorted(removed)), lost
 
 
 def decontaminate(
-    records: list[Record], state: dict, config: PrepareConfig, work: Path, map_: Callable
-) -> dict:
-    """Remove files with benchmark tasks and write contamination.json; return the new state."""
+    records: Records, kept: np.ndarray, state: dict, config: PrepareConfig, work: Path,
+    map_: Callable,
+) -> tuple[np.ndarray, dict]:  # fmt: skip
+    """Remove files with benchmark tasks and write contamination.json; return as deduplicate."""
     parts = [*benchmarks.humaneval()] if config.humaneval else []
     parts += benchmarks.mbpp(config.mbpp) if config.mbpp else []
     parts += benchmarks.apps(config.apps) if config.apps else []
     index = contamination.build_index(parts)
-    kept = [records[i] for i in state["kept"]]
-    found = contamination.contaminated(work, kept, index, map_) if parts else {}
+    left = records.take(kept)
+    found = contamination.contaminated(work, left, index, map_) if parts else {}
     files = []
     for i, matches in sorted(found.items()):
-        corpus.count(state["dropped"], "benchmark", kept[i].size)
-        corpus.example(state["examples"], "benchmark", kept[i])
-        files.append({"package": kept[i].package, "path": kept[i].path, "matches": matches})
+        record = left[i]
+        corpus.count(state["dropped"], "benchmark", record.size)
+        corpus.example(state["examples"], "benchmark", record)
+        files.append({"package": record.package, "path": record.path, "matches": matches})
     write_json(work / CONTAMINATION, contamination.summary(parts, index, files))
-    return state | {"kept": [p for i, p in enumerate(state["kept"]) if i not in found]}
+    return np.delete(kept, sorted(found)), state
+
+
+def encode(
+    splits: dict[str, Records], work: Path, tokenizer: Path, layout: Layout, map_: Callable
+) -> tuple[np.ndarray, dict]:
+    """Write the shards; return no positions and the manifest's "splits"."""
+    return np.empty(0), write_splits(splits, work, work, tokenizer, layout, map_)
 
 
 def split_by_package(
-    records: list[Record], positions: list[int], config: PrepareConfig, work: Path
-) -> dict[str, list[Record]]:
+    records: Records, positions: np.ndarray, config: PrepareConfig, work: Path
+) -> dict[str, Records]:
     """Return {"train", "val"}: the documents of each split in shard order.
 
     Args:
         records: What passed the filters.
-        positions: Which of them are left.
+        positions: (n,) which of them are left.
         config: The settings.
         work: Where the filter step left the hashes of lines.
     """
-    left = [records[i] for i in positions]
-    names = sorted({record.package for record in left})
-    index = {name: i for i, name in enumerate(names)}
-    sizes = dict.fromkeys(names, 0)
-    for record in left:
-        sizes[record.package] += record.size
-    owners = np.array([index.get(record.package, 0) for record in records], dtype=np.int64)
-    shared = split.shared_lines(*line_owners(work, owners, np.array(positions, int)), len(names))
+    left = records.take(positions)
+    numbers: dict[str, int] = {}
+    owners = (numbers.setdefault(record.package, len(numbers)) for record in left)
+    owners = np.fromiter(owners, np.int32, len(left))  # (n,)
+    totals = np.bincount(owners, weights=left.sizes, minlength=len(numbers)).astype(int).tolist()
+    shared = shared_lines(work, owners, positions, len(numbers)).tolist()
     val = split.choose_validation(
-        sizes, dict(zip(names, shared, strict=True)), config.val_share, config.seed
-    )
-    left = shuffled(left, config.seed)
-    return {
-        "train": [record for record in left if record.package not in val],
-        "val": [record for record in left if record.package in val],
-    }
+        dict(zip(numbers, totals, strict=True)), dict(zip(numbers, shared, strict=True)),
+        config.val_share, config.seed,
+    )  # fmt: skip
+    held_out = np.isin(owners, [numbers[name] for name in val])  # (n,)
+    order = shuffled(left, config.seed)
+    return {"train": left.take(order[~held_out[order]]), "val": left.take(order[held_out[order]])}
 
 
-def take(records: list[Record], limit: int) -> list[Record]:
-    """Return the leading records whose bytes first reach ``limit``; all when they do not."""
-    totals = np.cumsum([record.size for record in records])
-    return records[: int(np.searchsorted(totals, limit)) + 1]
+def sample(records: Records, limit: int, even: bool) -> Records:
+    """Return about ``limit`` bytes of records; all when they are less.
+
+    Args:
+        records: Documents in a random order.
+        limit: Bytes.
+        even: Take small packages whole and of large ones equal shares, instead of the first
+            records, which are of a package as its share of all is.
+    """
+    if not even:
+        return records.take(np.arange(_reach(records.sizes, limit)))
+    numbers: dict[str, int] = {}
+    owners = (numbers.setdefault(record.package, len(numbers)) for record in records)
+    owners = np.fromiter(owners, np.int64, len(records))  # (D,)
+    before = np.zeros(len(records), dtype=np.int64)  # bytes of the same package before each
+    order = np.argsort(owners, kind="stable")
+    ends = np.cumsum(records.sizes[order])
+    first = np.concatenate([[0], np.flatnonzero(np.diff(owners[order])) + 1])[: len(order)]
+    base = np.zeros(len(order), dtype=np.int64)
+    starts = ends - records.sizes[order]
+    base[first] = np.diff(starts[first], prepend=0)
+    before[order] = starts - np.cumsum(base)
+    chosen = np.argsort(before, kind="stable")
+    return records.take(np.sort(chosen[: _reach(records.sizes[chosen], limit)]))
 
 
-def train(work: Path, records: list[Record], vocab_size: int) -> None:
+def _reach(sizes: np.ndarray, limit: int) -> int:
+    """Return how many leading ``sizes`` first sum to ``limit``; all when they do not."""
+    return min(len(sizes), int(np.searchsorted(np.cumsum(sizes), limit)) + 1)
+
+
+def train(work: Path, records: Records, vocab_size: int) -> None:
     """Train the tokenizer of a build on some of its documents."""
     texts = (content.decode("utf-8") for content in corpus.contents(work, records))
     train_tokenizer(texts, work / TOKENIZER, vocab_size, TOKENIZER_THREADS)
@@ -235,31 +281,36 @@ def _layout(config: PrepareConfig) -> Layout:
     return Layout(config.shard_tokens, config.seed, length, fim)
 
 
-def _documents(config: PrepareConfig) -> Iterator[Document]:
-    """Open the source of a build."""
+def _limit(config: PrepareConfig) -> int | None:
+    """Return the most bytes to read of a source that does not choose its files itself."""
+    return None if config.source == "installed" else config.max_bytes
+
+
+def _documents(config: PrepareConfig, start: int) -> Iterator[Document | None]:
+    """Yield the documents of the source from the one numbered ``start``; None is not wanted."""
     if config.source == "installed":
-        return sources.installed(config.packages, config.exclude, config.max_bytes, config.seed)
+        chosen = config.packages, config.exclude, config.max_bytes, config.seed
+        yield from sources.installed(*chosen, start)
+        return
     limit = config.max_file_bytes
     if config.source == "folder":
-        found = local.folder_documents(config.path, config.language, config.licence, limit)
+        found = local.folder_documents(config.path, config.language, config.licence, limit, start)
     elif config.source == "jsonl":
-        found = local.jsonl_documents(config.path, config.licence)
+        found = local.jsonl_documents(config.path, config.licence, start)
     elif config.source == "parquet":
-        found = local.parquet_documents(config.path, config.licence)
+        found = local.parquet_documents(config.path, config.licence, start)
     else:
-        rows = streams.dataset_rows(config.source, config.language, config.path)
-        if config.source.startswith("the-stack-v2"):
-            read = store.open_store(config.store, limit)
-            found = streams.stack_v2_documents(rows, read, config.language, limit)
-        else:
-            found = streams.stack_documents(rows, config.licence)
+        found = streams.documents(
+            config.source, config.language, config.path, config.store, config.licence, limit, start
+        )
     wanted, barred = set(config.packages or []), set(config.exclude)
-    found = (d for d in found if d.package not in barred and (not wanted or d.package in wanted))
-    return streams.limited(found, config.max_bytes)
+    for document in found:
+        name = document.package
+        yield document if name not in barred and (not wanted or name in wanted) else None
 
 
 @contextmanager
-def _work_folder(config: PrepareConfig) -> Iterator[Path]:
+def opened(config: PrepareConfig) -> Iterator[Path]:
     """Yield the folder that the build grows in; when it is complete, put it in its place."""
     folder = config.folder
     work = folder.parent / f".{folder.name}.tmp"
@@ -276,14 +327,24 @@ def _work_folder(config: PrepareConfig) -> Iterator[Path]:
         encoded = (work / "encode.json").exists()
         for path in work.iterdir():
             shard = encoded and (path.suffix == ".bin" or path.name == DOCUMENTS)
-            if path.name != LOCK and not (same and (path.name in STAGES or shard)):
-                path.unlink()
+            stage = path.name in (*STAGES, FOLDER) or ".journal." in path.name
+            if path.name != LOCK and not (same and (stage or shard)):
+                _remove(path)
         write_json(work / SETTINGS, settings)
         yield work
         if (work / MANIFEST).exists():
             for name in (*SCRATCH, contamination.INDEX, SETTINGS, LOCK):
                 (work / name).unlink(missing_ok=True)
+            _remove(work / FOLDER)
             work.replace(folder)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it; neither need be there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,22 +12,25 @@ import numpy as np
 from data_tools import figures
 from llama_scale.files import atomic_write
 
+NEAR = "near.jsonl"
 
-def write_report(folder: Path, manifest: dict, contamination: dict, near: list[dict]) -> None:
+
+def write_report(folder: Path, manifest: dict, contamination: dict) -> None:
     """Write report.html, with everything it needs inside it, and report.png into ``folder``.
 
     Args:
-        folder: Folder with documents.jsonl.gz.
+        folder: Folder with documents.jsonl.gz and near.jsonl.
         manifest: The build's manifest.
         contamination: Its contamination.json.
-        near: Rows of near duplicates, with ``jaccard``.
     """
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
     with gzip.open(folder / "documents.jsonl.gz", "rt", encoding="utf-8") as file:
         lengths = np.fromiter((_tokens(json.loads(line)) for line in file), np.int64)
-    shown = figures.build_figures(manifest, lengths[lengths > 0], [row["jaccard"] for row in near])
+    with open(folder / NEAR, encoding="utf-8") as file:
+        near = [json.loads(line)["jaccard"] for line in file]
+    shown = figures.build_figures(manifest, lengths[lengths > 0], near)
     with atomic_write(folder / "report.png", "wb") as file:
         file.write(figures.draw_png(shown))
     environment = Environment(

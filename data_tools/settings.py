@@ -40,6 +40,8 @@ class PrepareConfig:
         val_share: Share of the bytes held out for validation, as whole packages.
         vocab_size: Number of token ids.
         tokenizer_bytes: Most bytes of training text that the tokenizer is trained on.
+        tokenizer_even: Take that text evenly from the packages, small ones whole, instead of in
+            proportion to their size.
         fim_rate: Share of training documents rearranged for fill-in-the-middle.
         fim_spm: Share of those with the suffix first.
         packing: How training documents follow each other; best_fit cuts none that fits
@@ -47,8 +49,12 @@ class PrepareConfig:
         pack_length: Tokens of a sequence under best_fit: the model's context length.
         shard_tokens: Most tokens in one shard.
         seed: Seed of the choice of files, the validation packages and the document order.
-        workers: Processes; null is one for each CPU that this process may use. The shards do
-            not depend on it.
+        workers: Processes; null is one for each CPU that this process may use. The shards depend
+            neither on it nor on the engine.
+        engine: What runs them: processes of this one; datatrove's local executor; or slurm, its
+            executor for jobs on the machines of a cluster that share the folder.
+        partition: SLURM partition of the jobs.
+        time: SLURM time limit of a job.
     """
 
     name: str
@@ -75,6 +81,7 @@ class PrepareConfig:
     val_share: float = 0.05
     vocab_size: int = 32_000
     tokenizer_bytes: int = 64_000_000
+    tokenizer_even: bool = False
     fim_rate: float = 0.0
     fim_spm: float = 0.5
     packing: Literal["concatenated", "best_fit"] = "concatenated"
@@ -82,6 +89,9 @@ class PrepareConfig:
     shard_tokens: int = 1 << 26
     seed: int = 0
     workers: int | None = None
+    engine: Literal["processes", "datatrove", "slurm"] = "processes"
+    partition: str | None = None
+    time: str = "24:00:00"
 
     def __post_init__(self) -> None:
         names = ("max_bytes", "max_file_bytes", "vocab_size", "tokenizer_bytes", "pack_length")
@@ -110,7 +120,6 @@ class PrepareConfig:
 
     @property
     def settings(self) -> dict:
-        """What the shards depend on: every field but ``out``, ``until`` and ``workers``."""
-        values = asdict(self)
-        del values["out"], values["until"], values["workers"]
-        return values
+        """What the shards depend on: every field but those of where and how they are made."""
+        other = ("out", "until", "workers", "engine", "partition", "time")
+        return {name: value for name, value in asdict(self).items() if name not in other}

@@ -74,6 +74,7 @@ def installed(
     exclude: list[str] | None = None,
     max_bytes: int | None = None,
     seed: int = 0,
+    start: int = 0,
 ) -> Iterator[Document]:
     """Yield the Python files of this interpreter: its standard library and installed packages.
 
@@ -83,6 +84,7 @@ def installed(
         max_bytes: Most bytes to yield. Files are taken in the order of a hash of (seed, package,
             path), so every package keeps about its share and adding one moves few files.
         seed: Seed of that choice.
+        start: Number of the first document to yield.
 
     Raises:
         UserError: A package in ``packages`` is not installed.
@@ -97,7 +99,9 @@ def installed(
     if max_bytes is not None:
         entries = entries[: _fit([_size(p.root / path) for _, p, path in entries], max_bytes)]
     entries.sort(key=lambda entry: (entry[1].name, entry[2]))
-    for _, package, path in tqdm(entries, "reading", unit="file", leave=False, disable=None):
+    for _, package, path in tqdm(
+        entries[start:], "reading", unit="file", leave=False, disable=None
+    ):
         content = _read(package.root / path)
         yield Document(package.name, package.version, package.licence, path, content)
 

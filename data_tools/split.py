@@ -20,7 +20,7 @@ def line_hashes(content: bytes) -> np.ndarray:
 
 
 def shared_lines(owners: np.ndarray, hashes: np.ndarray, n_packages: int) -> np.ndarray:
-    """Return the share of each package's distinct lines that another package has as well.
+    """Return how many distinct lines of each package another one has as well, and how many it has.
 
     Forks and renamed copies (a package under two names, a compatibility shim) score high though
     none of their files is an exact duplicate.
@@ -31,13 +31,13 @@ def shared_lines(owners: np.ndarray, hashes: np.ndarray, n_packages: int) -> np.
         n_packages: P.
 
     Returns:
-        (P,) float64; 0 for a package without lines.
+        (2, P) float64.
     """
     pairs = np.unique(hashes.astype(np.uint64) << np.uint64(32) | owners.astype(np.uint64))
     lines, packages = pairs >> np.uint64(32), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)
     _, line, packages_of_line = np.unique(lines, return_inverse=True, return_counts=True)
     shared = np.bincount(packages, weights=packages_of_line[line] > 1, minlength=n_packages)
-    return shared / np.maximum(np.bincount(packages, minlength=n_packages), 1)
+    return np.stack([shared, np.bincount(packages, minlength=n_packages)])
 
 
 def choose_validation(

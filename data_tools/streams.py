@@ -4,11 +4,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from data_tools.licences import UNKNOWN
 from data_tools.sources import Document
-from data_tools.store import Problem, Read, git_hash
+from data_tools.store import Problem, Read, git_hash, open_store
 from llama_scale.errors import UserError
 
 RETRIES = 6
@@ -16,8 +17,36 @@ AHEAD = 32  # contents asked for at a time
 Row = dict[str, Any]
 
 
-def dataset_rows(source: str, language: str, path: str | None) -> Iterator[Row]:
-    """Yield the rows of a data set of the Hub, or of a local copy, in its order.
+def documents(
+    source: str, language: str, path: str | None, store: str | None, licence: str | None,
+    limit: int, start: int = 0,
+) -> Iterator[Document]:  # fmt: skip
+    """Yield the files of a data set from the one numbered ``start`` on.
+
+    Args:
+        source: Its name, see ``sources.Source``.
+        language: Programming language.
+        path: A local copy, or None for the Hub.
+        store: Where The Stack v2's contents are.
+        licence: SPDX name for rows that state none.
+        limit: Most bytes of a file.
+        start: Documents to pass over; those of v2 are not fetched.
+
+    Raises:
+        UserError: See ``dataset_rows`` and ``store.open_store``.
+    """
+    if not source.startswith("the-stack-v2"):
+        rows = dataset_rows(source, language, path, start)
+        yield from stack_documents(rows, licence)
+        return
+    read = open_store(store, limit)
+    yield from stack_v2_documents(
+        dataset_rows(source, language, path), read, language, limit, start
+    )
+
+
+def dataset_rows(source: str, language: str, path: str | None, start: int = 0) -> Iterator[Row]:
+    """Yield the rows of a data set of the Hub, or of a local copy, in its order from ``start`` on.
 
     After a failure of the network it waits, opens the data set again and goes on at the next row.
 
@@ -25,18 +54,19 @@ def dataset_rows(source: str, language: str, path: str | None) -> Iterator[Row]:
         UserError: There is no token, its owner has not accepted the terms, there is no such data,
             or the network stays away.
     """
-    yield from resumed(lambda start: _open(source, language, path, start), source)
+    yield from resumed(lambda row: _open(source, language, path, row), source, time.sleep, start)
 
 
 def resumed(
-    open_at: Callable[[int], Iterator[Row]], name: str, pause: Callable[[float], None] = time.sleep
-) -> Iterator[Row]:
-    """Yield what ``open_at(0)`` yields; after a network failure go on with ``open_at(rows seen)``.
+    open_at: Callable[[int], Iterator[Row]], name: str, pause: Callable[[float], None] = time.sleep,
+    start: int = 0,
+) -> Iterator[Row]:  # fmt: skip
+    """Yield what ``open_at(start)`` yields; after a network failure go on at the next row.
 
     Raises:
         UserError: It failed RETRIES times without a row between.
     """
-    done = failures = 0
+    done, failures = start, 0
     while True:
         try:
             for row in open_at(done):
@@ -142,7 +172,7 @@ def stack_documents(rows: Iterator[Row], licence: str | None) -> Iterator[Docume
 
 
 def stack_v2_documents(
-    rows: Iterator[Row], read: Read, language: str, limit: int
+    rows: Iterator[Row], read: Read, language: str, limit: int, start: int = 0
 ) -> Iterator[Document]:
     """Yield the files of The Stack v2: rows are files, or repositories with a list of files.
 
@@ -151,7 +181,7 @@ def stack_v2_documents(
     entries = ((file, row) for row in rows for file in _files(row, language))
     with ThreadPoolExecutor(AHEAD) as threads:
         running: deque = deque()
-        for file, row in entries:
+        for file, row in islice(entries, start, None):
             running.append((file, row, threads.submit(_content, file, read, limit)))
             if len(running) == AHEAD:
                 yield _v2_document(*running.popleft())
@@ -208,13 +238,3 @@ def joined(licences: list[str | None] | str | None) -> str:
     """Return a list of SPDX names as one expression: all of them hold; "" for none."""
     names = [licences] if isinstance(licences, str) else licences or []
     return " AND ".join(sorted({name for name in names if name}))
-
-
-def limited(documents: Iterator[Document], max_bytes: int | None) -> Iterator[Document]:
-    """Yield documents while their bytes sum to at most ``max_bytes``; None is all of them."""
-    total = 0
-    for document in documents:
-        total += len(document.content or b"")
-        if max_bytes is not None and total > max_bytes:
-            return
-        yield document

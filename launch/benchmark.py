@@ -128,12 +128,16 @@ def run_train(argv: list[str]) -> None:
 
 
 def run_data(argv: list[str]) -> None:
-    """Filters and near-duplicate removal beside peers."""
+    """Filters, near-duplicate removal and the loader beside peers."""
     from data_tools.benchmark import DataBenchmark, run, table
+    from llama_scale.benchmark import loader
 
     config = parse(DataBenchmark, "Data steps beside peers.", argv)
-    result = run(config)
+    result = run(config) | {"loader": loader()}
     print(table(result))
+    for row in result["loader"]["contenders"]:
+        rate = row["million_tokens_per_second"]
+        print(f"loader, {row['name']:18} {rate:6.0f}M tokens/s, ours is {row['ratio']:.2f}x")
     save(config.out, result)
 
 

@@ -1,13 +1,14 @@
 """One copy of equal files survives, whatever their order."""
 
+import hashlib
 import random
 
-from data_tools.corpus import Record
 from data_tools.dedup import exact_survivors
+from data_tools.records import Record
 
 
 def record(package, path, sha256):
-    return Record(package, "1", "MIT", path, sha256, 0, 10)
+    return Record(package, "1", "MIT", path, hashlib.sha256(sha256.encode()).hexdigest(), 0, 10)
 
 
 def test_the_original_survives_in_any_order():
@@ -23,7 +24,7 @@ def test_the_original_survives_in_any_order():
     expected = {original, records[3], records[5]}
     for seed in range(20):
         random.Random(seed).shuffle(records)
-        survivors = exact_survivors(records)
+        survivors = [records[i] for i in exact_survivors(records)]
         assert set(survivors) == expected
         assert survivors == [r for r in records if r in expected], "order kept"
 
@@ -34,10 +35,10 @@ def test_survivors_have_every_content_once():
         record(f"p{rng.randrange(9)}", f"{'d/' * rng.randrange(4)}{i}.py", str(rng.randrange(80)))
         for i in range(300)
     ]
-    survivors = exact_survivors(records)
+    survivors = [records[i] for i in exact_survivors(records)]
     hashes = [r.sha256 for r in survivors]
     assert len(hashes) == len(set(hashes)) == len({r.sha256 for r in records})
     for survivor in survivors:
         same = [r for r in records if r.sha256 == survivor.sha256]
         assert min(r.path.count("/") for r in same) == survivor.path.count("/")
-    assert exact_survivors([]) == []
+    assert len(exact_survivors([])) == 0

@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT, run_script
 from test_sources import install
 
-from data_tools import corpus, encode, prepare
+from data_tools import corpus, encode, prepare, workers
 from data_tools.prepare import PrepareConfig, finished
 from data_tools.report import funnel
 from llama_scale.errors import UserError
@@ -311,7 +311,7 @@ def test_other_settings_start_over(config, monkeypatch):
 
 def test_one_process_builds_a_folder_at_a_time(config):
     with pytest.raises(UserError, match=r"another launch/prepare\.py is building it"):  # noqa: SIM117
-        with prepare._work_folder(config):
+        with prepare.opened(config):
             prepare.prepare(config)
     assert not config.folder.exists()
 
@@ -357,7 +357,7 @@ def test_one_package_cannot_be_split(config):
 def test_a_killed_worker_is_reported():
     with (
         pytest.raises(UserError, match=r"^workers: one of 2 worker processes was killed"),
-        corpus.mapper(2) as map_,
+        workers.mapper(2) as map_,
     ):
         list(map_(os.kill, [0], [0]))
         list(map_(os._exit, [1]))

@@ -1,0 +1,125 @@
+"""The same steps on several machines: a map whose tasks datatrove's executors run.
+
+The build's folder, which every machine must see, carries tasks and results: rank r of n has the
+tasks r, r + n ... in a file and leaves their results in another. They are read in the order of
+the tasks, so the build is the same as that of processes on one machine. An interrupted map goes
+on with the ranks that have not finished.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from data_tools.settings import PrepareConfig
+from data_tools.workers import read_results, write_result
+from llama_scale.errors import UserError
+
+FOLDER = "engine"
+POLL = 10.0  # seconds between two looks at the queue
+
+
+def distributed(config: PrepareConfig, work: Path, workers: int) -> Callable:
+    """Return an ordered ``map`` over ``workers`` ranks of the engine that ``config`` names.
+
+    Raises:
+        UserError: The engine is not installed, or SLURM has no partition to use.
+    """
+    if importlib.util.find_spec("datatrove") is None:
+        raise UserError(f"engine: {config.engine} needs datatrove; pip install -e '.[engine]'")
+    if config.engine == "slurm" and not config.partition:
+        raise UserError("partition: engine slurm needs the name of a partition")
+    run = _on_slurm(config) if config.engine == "slurm" else _here
+
+    def map_(function: Callable, *arguments: Iterable) -> Iterator:
+        return _map(work / FOLDER, workers, run, function, zip(*arguments, strict=False))
+
+    return map_
+
+
+def _map(
+    folder: Path, n_ranks: int, run: Callable, function: Callable, tasks: Iterator[tuple]
+) -> Iterator:
+    new = folder / "new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    digest, count = hashlib.sha256(pickle.dumps(function)), 0
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(new / f"{r}.tasks", "wb")) for r in range(n_ranks)]
+        for count, task in enumerate(tasks, 1):
+            digest.update(write_result(files[(count - 1) % n_ranks], task))
+    place = folder / f"{n_ranks}-{digest.hexdigest()[:16]}"
+    if place.exists():
+        shutil.rmtree(new)
+    else:
+        new.rename(place)
+    n_ranks = min(n_ranks, count)
+    if count:
+        run(functools.partial(work_rank, place.resolve(), function), n_ranks, place / "logs")
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open(place / f"{r}.results", "rb")) for r in range(n_ranks)]
+        results = [read_results(file) for file in opened]
+        for i in range(count):
+            yield next(results[i % n_ranks])[0]
+    shutil.rmtree(place)
+
+
+def work_rank(folder: Path, function: Callable, data: Any, rank: int, world_size: int) -> None:
+    """Do the tasks of one rank; the last three arguments are what datatrove hands a step."""
+    partial = folder / f"{rank}.partial"
+    with open(folder / f"{rank}.tasks", "rb") as tasks, open(partial, "wb") as results:
+        for task, _ in read_results(tasks):
+            write_result(results, function(*task))
+    partial.replace(folder / f"{rank}.results")
+
+
+def _here(step: Callable, n_ranks: int, logs: Path) -> None:
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.utils.logging import logger
+
+    logger.disable("datatrove")
+    LocalPipelineExecutor([step], n_ranks, n_ranks, str(logs), start_method="spawn").run()
+
+
+def _on_slurm(config: PrepareConfig) -> Callable:
+    def run(step: Callable, n_ranks: int, logs: Path) -> None:
+        from datatrove.executor import SlurmPipelineExecutor
+
+        path = os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))
+        programs = Path(sys.executable).parent
+        executor = SlurmPipelineExecutor(
+            [step],
+            n_ranks,
+            config.time,
+            config.partition,
+            job_name=f"prepare-{config.name}",
+            logging_dir=str(logs.resolve()),
+            env_command=f'export PYTHONPATH="{path}" PATH="{programs}:$PATH"',
+            mail_type="NONE",
+        )
+        executor.run()
+        while waiting := executor.get_incomplete_ranks():
+            time.sleep(POLL)
+            if not _queued(executor.job_id) and executor.get_incomplete_ranks():
+                raise UserError(
+                    f"engine: {len(waiting)} of {n_ranks} tasks ended unfinished, see {logs}; run "
+                    "the same command again for those"
+                )
+
+    return run
+
+
+def _queued(job: str) -> bool:
+    """Whether SLURM still has a job; also where it cannot be asked just now."""
+    command = ["squeue", "--noheader", "--jobs", str(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return bool(done.stdout.strip()) or (done.returncode != 0 and "Invalid job" not in done.stderr)

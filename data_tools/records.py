@@ -1,0 +1,115 @@
+"""One row for each document, on disk: memory holds two numbers of each."""
+
+import heapq
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from llama_scale.files import atomic_write
+
+RUN = 10_000  # rows sorted in memory at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One document: what it is, and where its ``size`` bytes begin in contents.bin.
+
+    ``sha256`` is that of the source's bytes, before ``redacted`` secrets were replaced.
+    """
+
+    package: str
+    version: str
+    licence: str
+    path: str
+    sha256: str
+    offset: int
+    size: int
+    stars: int = 0
+    forks: int = 0
+    redacted: int = 0
+
+
+class Records(Sequence[Record]):
+    """Rows of a file of JSON lines, read when they are asked for; a selection shares the file.
+
+    Args:
+        path: The rows.
+        starts: (D,) int64, where each row begins.
+        sizes: (D,) int64, ``size`` of each record.
+    """
+
+    def __init__(self, path: Path, starts: np.ndarray, sizes: np.ndarray):
+        self.path, self.starts, self.sizes = path, starts, sizes
+
+    @classmethod
+    def open(cls, path: Path) -> "Records":
+        """Open what ``write_sorted`` wrote."""
+        starts, sizes = np.load(path.with_suffix(".npy"))  # (D,), (D,)
+        return cls(path, starts, sizes)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, i: int) -> Record:
+        with open(self.path, "rb") as file:
+            file.seek(self.starts[i])
+            return parse(file.readline())
+
+    def __iter__(self) -> Iterator[Record]:
+        with open(self.path, "rb") as file:
+            for start in self.starts:
+                file.seek(start)
+                yield parse(file.readline())
+
+    def take(self, positions: np.ndarray) -> "Records":
+        """Return the records at ``positions`` (n,), in that order."""
+        return Records(self.path, self.starts[positions], self.sizes[positions])
+
+
+def parse(row: bytes) -> Record:
+    """Return the record of a row."""
+    return Record(*json.loads(row))
+
+
+def row_of(record: Record) -> bytes:
+    """Return a record as a row."""
+    return json.dumps(astuple(record)).encode() + b"\n"
+
+
+def write_sorted(unsorted: Path, path: Path) -> Records:
+    """Write the rows of ``unsorted`` to ``path`` by (package, path), and their index beside it.
+
+    Runs of RUN rows are sorted in memory and merged, so that does not grow with their number.
+    """
+    runs = list(_runs(unsorted, path))
+    starts, sizes, position = array("q"), array("q"), 0
+    with ExitStack() as stack, atomic_write(path, "wb") as file:
+        for row in heapq.merge(*(stack.enter_context(open(run, "rb")) for run in runs), key=_key):
+            starts.append(position)
+            sizes.append(parse(row).size)
+            position += file.write(row)
+    for run in runs:
+        run.unlink()
+    table = np.array([starts, sizes], dtype=np.int64)  # (2, D)
+    with atomic_write(path.with_suffix(".npy"), "wb") as file:
+        np.save(file, table)
+    return Records(path, *table)
+
+
+def _runs(unsorted: Path, path: Path) -> Iterator[Path]:
+    with open(unsorted, "rb") as rows:
+        while run := sorted(islice(rows, RUN), key=_key):
+            name = path.with_name(f"{path.name}.run-{rows.tell()}")
+            name.write_bytes(b"".join(run))
+            yield name
+
+
+def _key(row: bytes) -> tuple[str, str, str]:
+    record = parse(row)
+    return record.package, record.path, record.sha256
