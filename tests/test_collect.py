@@ -24,8 +24,8 @@ def write_run(study, name, n, tokens, loss, seed=0):
     (folder / "result.json").write_text(json.dumps(result))
     perplexity = {"suite": "perplexity", "loss": loss, "bits_per_byte": loss / 2, "tokens": 5}
     (scores / "perplexity.json").write_text(json.dumps(perplexity))
-    humaneval = {"gold_bits_per_byte": 2.5, "parse_rate": 0.25, "n_samples": 20,
-                 "pass_at_k": {"10": 0.5, "1": 0.125}, "isolation": {"level": "x"}}  # fmt: skip
+    rates = {"pass_at_k": {"10": 0.5, "1": 0.125}, "pass_at_k_exact_interval": {"1": [0.1, 0.2]}}
+    humaneval = {"gold_bits_per_byte": 2.5, "parse_rate": 0.25, **rates}
     (scores / "humaneval.json").write_text(json.dumps(humaneval))
     return scores
 
@@ -35,20 +35,21 @@ def test_collect(tmp_path):
     write_run(study, "S1-20k-seed0", 1000, 20_000, 3.25)
     write_run(study, "S1-10k-seed1", 1000, 10_000, 3.75, seed=1)
     scores = write_run(study, "S1-10k-seed0", 1000, 10_000, 3.5)
-    names = ["S1-20k-seed0", "S1-10k-seed1", "S1-10k-seed0"]
-    settings = {"planned": names, "suites": ["humaneval", "perplexity"]}
+    settings = {"planned": ["S1-20k-seed0", "S1-10k-seed1", "S1-10k-seed0"]}
+    settings |= {"suites": ["humaneval", "perplexity"]}
     (study / "study.yaml").write_text(yaml.safe_dump(settings))
     collect(study)
     expected = (
         "run,size,seed,N,n_params,n_params_matmul,D,epochs,flops,flops_full,flops_6nd,"
         "batch_tokens,lr,steps,annealed,loss,bits_per_byte,humaneval_gold_bits_per_byte,"
-        "humaneval_parse_rate,humaneval_pass_at_1,humaneval_pass_at_10\n"
+        "humaneval_parse_rate,humaneval_pass_at_1,humaneval_pass_at_1_low,humaneval_pass_at_1_high,"
+        "humaneval_pass_at_10\n"
         "S1-10k-seed0,S1,0,1000,1005,1004,10000,0.01,70000000,80000000,60000000,"
-        "1000,0.006,10,True,3.5,1.75,2.5,0.25,0.125,0.5\n"
+        "1000,0.006,10,True,3.5,1.75,2.5,0.25,0.125,0.1,0.2,0.5\n"
         "S1-10k-seed1,S1,1,1000,1005,1004,10000,0.01,70000000,80000000,60000000,"
-        "1000,0.006,10,True,3.75,1.875,2.5,0.25,0.125,0.5\n"
+        "1000,0.006,10,True,3.75,1.875,2.5,0.25,0.125,0.1,0.2,0.5\n"
         "S1-20k-seed0,S1,0,1000,1005,1004,20000,0.02,140000000,160000000,120000000,"
-        "2000,0.006,10,True,3.25,1.625,2.5,0.25,0.125,0.5\n"
+        "2000,0.006,10,True,3.25,1.625,2.5,0.25,0.125,0.1,0.2,0.5\n"
     )
     assert (study / "points.csv").read_text() == expected
     collect(study, ["S1-20k-seed0"], study / "ahead/points.csv")

@@ -314,6 +314,30 @@ def test_no_optimum_is_drawn_where_size_makes_no_difference(tmp_path):
     assert "is best spent on" not in text
 
 
+def test_pass_at_k_is_drawn_with_its_intervals(tmp_path):
+    points = read_points(write_points(tmp_path / "points.csv"))
+    rates = np.linspace(0.01, 0.3, len(points))
+    for row, rate in zip(points.rows, rates, strict=True):
+        ends = {"humaneval_pass_at_1_low": rate / 2, "humaneval_pass_at_1_high": 2 * rate}
+        row |= {k: str(v) for k, v in (ends | {"humaneval_pass_at_1": rate}).items()}
+    with open(tmp_path / "points.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(points.rows[0]))
+        writer.writeheader()
+        writer.writerows(points.rows)
+    points = read_points(tmp_path / "points.csv")
+    laws = summarise(fit_surface(points, 100), *try_hold_out(points, "largest", 100))
+    assert "humaneval_pass_at_1" in laws["links"]
+    assert not [name for name in laws["links"] if name.endswith(("_low", "_high"))]
+    write_json(tmp_path / "laws.json", laws)
+    write_report(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    for panel in ("compute", "size"):
+        traces = page.panels[f"humaneval-pass-at-1-{panel}"]["data"]
+        bars = [trace["error_y"] for trace in traces if "error_y" in trace]
+        assert sum(len(bar["array"]) for bar in bars) == len(points)
+        assert max(max(bar["array"]) for bar in bars) == pytest.approx(rates[-1])
+
+
 def test_report_refuses_a_law_of_other_points(tmp_path):
     fit_study(tmp_path)
     with open(tmp_path / "points.csv", "a") as file:

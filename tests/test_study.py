@@ -57,9 +57,8 @@ def make_study(root, tasks, runs=(), parallel=2, train=TRAIN, **settings):
 
 
 def events(root):
-    path = root / "events.txt"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [(word, name, float(when)) for word, name, when in map(str.split, lines)]
+    text = (root / "events.txt").read_text() if (root / "events.txt").exists() else ""
+    return [(word, name, float(when)) for word, name, when in map(str.split, text.splitlines())]
 
 
 def test_order_parallelism_and_rerun(tmp_path, capsys):

@@ -39,9 +39,10 @@ def collect(
 
     They go to ``out``, or to points.csv in the folder; the runs ``without`` are left out.
     The columns are the run's size and cost (``RESULT``), ``loss`` and ``bits_per_byte`` of the
-    perplexity suite, and for every other suite what it has of ``SCORES`` and each pass@k. The
-    values are those of the files alone, so the same runs give the same bytes. Raises UserError
-    naming the run and the file when a result is missing.
+    perplexity suite, and for every other suite what it has of ``SCORES`` and each pass@k with the
+    ends of its exact 95 % interval over tasks. The values are those of the files alone, so the
+    same runs give the same bytes. Raises UserError naming the run and the file when a result is
+    missing.
     """
     settings = read_yaml(study / "study.yaml")
     rows = []
@@ -73,7 +74,12 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
             continue
         row |= {f"{suite}_{field}": scores[field] for field in SCORES if field in scores}
         rates = scores.get("pass_at_k", {})
-        row |= {f"{suite}_pass_at_{k}": rates[k] for k in sorted(rates, key=int)}
+        intervals = scores.get("pass_at_k_exact_interval", {})
+        for k in sorted(rates, key=int):
+            row[f"{suite}_pass_at_{k}"] = rates[k]
+            if k in intervals:
+                low, high = intervals[k]
+                row |= {f"{suite}_pass_at_{k}_low": low, f"{suite}_pass_at_{k}_high": high}
     return row
 
 

@@ -88,16 +88,17 @@ def run_text(points: Points, i: int) -> str:
 
 
 def dots(study: Study, index: np.ndarray, x: np.ndarray, y: np.ndarray, **how: Any) -> Series:
-    """Return the runs at ``index`` as points; ``x``, ``y`` are (n,) over all runs."""
+    """Return the runs at ``index`` as points; ``x``, ``y``, ``low``, ``high`` are (n,) of all."""
     index = index[np.isfinite(y[index])]
     hover = [run_text(study.points, i) for i in index]
+    how |= {end: how[end][index] for end in ("low", "high") if how.get(end) is not None}
     return Series(kind="points", x=x[index], y=y[index], hover=hover, **how)
 
 
-def by_size(study: Study, x: np.ndarray, y: np.ndarray, legend: bool = True) -> list[Series]:
+def by_size(study: Study, x: np.ndarray, y: np.ndarray, **how: Any) -> list[Series]:
     """Return all runs as points in the colour of their size."""
     return [
-        dots(study, group.index, x, y, name=group.label, color=group.color, legend=legend)
+        dots(study, group.index, x, y, name=group.label, color=group.color, **how)
         for group in study.groups
     ]
 

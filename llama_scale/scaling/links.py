@@ -15,7 +15,7 @@ from scipy.special import expit
 from llama_scale.scaling.fit import interval
 from llama_scale.scaling.points import Points
 
-RATE = re.compile(r"(?:.*_)?(?:pass_at_[0-9]+(?:_.*)?|parse_rate)")
+RATE = re.compile(r"(?:.*_)?(?:pass_at_[0-9]+(?:_.*)?|parse_rate)(?<!_low)(?<!_high)")
 BITS = re.compile(r"(?:.*_)?bits_per_byte")
 HELD, LEAST = 0.25, 5
 RESAMPLES = 500

@@ -1,6 +1,7 @@
 """Figures of what a model's loss is worth: bits per byte, parse rate and pass@k by scale."""
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def quality_figures(study: Study) -> tuple[list[Figure], list[str]]:
     return made, left_out
 
 
-def _joined(study: Study, x: np.ndarray, y: np.ndarray) -> list[Series]:
+def _joined(study: Study, x: np.ndarray, y: np.ndarray, **ends: Any) -> list[Series]:
     """Return each size's runs as points joined by thin lines, in order of x."""
     series = []
     for group in study.groups:
@@ -33,10 +34,10 @@ def _joined(study: Study, x: np.ndarray, y: np.ndarray) -> list[Series]:
         index = index[np.argsort(x[index])]
         line = {"color": group.color, "width": 1.2, "legend": False}
         series.append(Series(group.label, "line", x[index], y[index], **line))
-    return series + by_size(study, x, y)
+    return series + by_size(study, x, y, **ends)
 
 
-def _by_data(study: Study, y: np.ndarray) -> list[Series]:
+def _by_data(study: Study, y: np.ndarray, **intervals: Any) -> list[Series]:
     """Return the runs against size, those of equal data joined where the runs form a grid."""
     N, D, series = study.points.N, study.points.D, []
     budgets = np.unique(D)
@@ -52,21 +53,32 @@ def _by_data(study: Study, y: np.ndarray) -> list[Series]:
             line["label"] = count(budget)
             ends.append(y[index[-1]])
         series.append(Series(f"{count(budget)} tokens", "line", N[index], y[index], **line))
-    return series + by_size(study, N, y)
+    return series + by_size(study, N, y, **intervals)
+
+
+def _interval(study: Study, column: str) -> dict[str, np.ndarray]:
+    """Return the ends (n,) of the intervals of a score, where the runs have them."""
+    names = {end: f"{column}_{end}" for end in ("low", "high")}
+    if not all(study.points.has(name) for name in names.values()):
+        return {}
+    values = study.points.numeric(column)
+    ends = {end: study.points.numeric(name) for end, name in names.items()}
+    return {end: np.where(np.isfinite(found), found, values) for end, found in ends.items()}
 
 
 def _figure(study: Study, column: str, title: str, caption: str, up: Axis) -> Figure:
     points, values = study.points, study.points.numeric(column)
+    ends = _interval(study, column)
     across = (
         (
             "compute",
             axis("training compute (FLOP)", [points.compute], show="power"),
-            _joined(study, points.compute, values),
+            _joined(study, points.compute, values, **ends),
         ),
         (
             "size",
             axis("parameters N (joined: equal tokens)", [points.N], show="count", room=0.12),
-            _by_data(study, values),
+            _by_data(study, values, **ends),
         ),
     )
     key = column.replace("_", "-")
@@ -81,7 +93,8 @@ def _bits(study: Study, column: str, title: str, caption: str) -> Figure:
 
 
 def _rate(study: Study, column: str, title: str, caption: str) -> Figure:
-    top = max(1.1 * float(np.nanmax(study.points.numeric(column))), 0.02)
+    highest = _interval(study, column).get("high", study.points.numeric(column))
+    top = max(1.1 * float(np.nanmax(highest)), 0.02)
     shown = [(value, f"{100 * value:g} %") for value, _ in ticks(0.0, top, False, "plain")]
     return _figure(study, column, title, caption, Axis("share", False, (-0.02 * top, top), shown))
 
@@ -115,6 +128,7 @@ KINDS = (
         "pass@k",
         _rate,
         "{} pass@{}",
-        "Estimated chance that one of {1} programs passes the tests.",
+        "Estimated chance that one of {1} programs passes the tests. Bars are exact 95 % intervals "
+        "over the tasks.",
     ),
 )

@@ -14,6 +14,7 @@ from llama_scale.scaling.settings import PlannedRun, StudyConfig
 from llama_scale.scaling.tasks import device_flags, flags, flatten
 
 STUDY_SETS = ("size", "tokens", "seed", "data", "run", "group", "device", "threads", "config")
+STUDY_SETS += ("branch_from", "keep_steps")
 
 
 def label(count: float) -> str:
@@ -47,6 +48,8 @@ def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[Pl
         try:
             shapes = {size: _shape(config, size) for size in grid.sizes}
             asked = wanted(grid, shapes, factor)
+            if grid.cooldown is not None and "optim.schedule" in flatten(config.train):
+                raise UserError("cooldown: sets train.optim.schedule itself; leave that out")
             if grid.cooldown is None:
                 runs = [plan(size, label(D), D, seed) for size, D, seed in asked]
             else:
