@@ -171,3 +171,27 @@ def test_duplicates_and_repeats_are_warned_of(tmp_path):
     equal, repeated = read_points(path).warnings
     assert equal == "Rows 1 and 3 have equal N, D and loss: counted twice."
     assert repeated.startswith("1 of 3 runs repeat their data more than 4 times")
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_other_separators_comments_and_empty_rows_are_read(tmp_path, mark):
+    plain = read_points(write(tmp_path / "p.csv"))
+    header, *rows = (tmp_path / "p.csv").read_text().splitlines()
+    text = "\n".join(["# exported", header, ",,", "", *rows, ",,"]).replace(",", mark)
+    (tmp_path / "other.csv").write_text(text + "\r\n")
+    other = read_points(tmp_path / "other.csv")
+    for name in ("N", "D", "loss"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(plain, name))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "p.csv").write_text("N,D,loss,loss\n1e8,1e9,3.0,2.0\n")
+    with pytest.raises(UserError, match="two columns are called 'loss'; rename one"):
+        read_points(tmp_path / "p.csv")
+
+
+def test_unlikely_units_are_warned_of(tmp_path):
+    (tmp_path / "p.csv").write_text("N,D,loss\n100,5,3.0\n200,9,44.0\n")
+    size, data, loss = read_points(tmp_path / "p.csv").warnings
+    assert size.startswith("N is at most 200: counted in millions")
+    assert data.startswith("D is at most 9") and "a perplexity" in loss

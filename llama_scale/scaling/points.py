@@ -13,6 +13,8 @@ from llama_scale.files import sha256
 
 REQUIRED = ("N", "D", "loss")
 NAMES = (*REQUIRED, "flops")
+# A model or a data set smaller than this, or a loss above it, is a matter of units.
+SMALLEST, LARGEST_LOSS = 1_000, 20.0
 CONDITION = re.compile(r"^\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.*?)\s*$")
 COMPARE = {
     "<": np.less,
@@ -154,7 +156,8 @@ def read_points(
     """Read and check the points of a CSV file.
 
     Args:
-        path: The CSV file, with a header.
+        path: The CSV file, with a header; separated by commas, or by semicolons or tabs. Empty
+            rows and lines that begin with # are left out.
         columns: The file's names of N, D, loss and flops where they differ. Without a column
             for D, D = flops / 6N.
         where: Rows to keep, as in ``Points.match``.
@@ -203,20 +206,33 @@ def read_points(
 def _read_rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            header = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = header
-            rows = list(reader)
+            lines = [line for line in file if not line.startswith("#")]
+        reader = csv.DictReader(lines, delimiter=_separator(lines[0] if lines else ""))
+        header = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = header
+        rows = [row for row in reader if None in row or any(map(_filled, row.values()))]
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such file; give a CSV with columns N, D, loss") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    doubled = [name for name in header if name and header.count(name) > 1]
+    if doubled:
+        raise UserError(f"{path}: two columns are called {doubled[0]!r}; rename one")
     if not rows:
         raise UserError(f"{path}: no rows; give a CSV with a header and one run a row")
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise UserError(f"{path}: row {number} does not have the header's {len(header)} fields")
     return rows, list(header)
+
+
+def _separator(header: str) -> str:
+    """Return what separates the cells of a header: the comma, or else semicolon or tab."""
+    return next((mark for mark in ",;\t" if mark in header), ",")
+
+
+def _filled(cell: str | None) -> bool:
+    return bool(cell and cell.strip())
 
 
 def _positive(points: Points, column: str) -> np.ndarray:
@@ -261,6 +277,17 @@ def _warnings(points: Points, derived: bool) -> list[str]:
     found = []
     if derived:
         found.append(f"The file has no D; D = {points.columns['flops']} / 6N.")
+    for name, values in (("N", points.N), ("D", points.D)):
+        if values.max() < SMALLEST:
+            found.append(
+                f"{name} is at most {values.max():g}: counted in millions or billions? Write plain "
+                "numbers, or compute and every advice about it are wrong."
+            )
+    if points.loss.max() > LARGEST_LOSS:
+        found.append(
+            f"The largest loss is {points.loss.max():g}: a perplexity, or a run that diverged? "
+            "The law is of a loss in nats per token."
+        )
     done = annealed(points)
     if done is not None and not done.any():
         found.append(
