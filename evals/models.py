@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from evals.perplexity import References, Score, reference_bits_per_byte
+from llama_scale.checkpoint import load_model
 from llama_scale.errors import UserError
 from llama_scale.generate import SamplingConfig, generate
 from llama_scale.model import Llama
@@ -70,6 +71,16 @@ class Checkpoint:
     def gold(self, pairs: Sequence[tuple[str, str]]) -> References:
         """Score (prompt, solution) pairs in batches."""
         return reference_bits_per_byte(self.model, self.tokenizer, pairs)
+
+
+def open_checkpoint(
+    folder: Path, device: str, bf16: bool = False, threads: int | None = None
+) -> Checkpoint:
+    """Load a checkpoint folder with its tokenizer; raise UserError if it cannot be."""
+    if threads:
+        torch.set_num_threads(threads)
+    model = load_model(folder, device, torch.bfloat16 if bf16 else torch.float32)
+    return Checkpoint(model, Tokenizer(folder / "tokenizer.model"))
 
 
 @dataclass

@@ -1,12 +1,11 @@
 """Score a checkpoint: python launch/evaluate.py runs/NAME --suites perplexity,humaneval."""
 
-import gzip
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,23 +18,30 @@ from evals.contamination import contamination
 from evals.execution import Execution, ExecutionConfig
 from evals.humaneval import HumanEvalConfig
 from evals.mbpp import MbppConfig
-from evals.models import Checkpoint, Server, Source, Transformers
-from evals.passk import paired_difference
+from evals.models import Server, Source, Transformers, open_checkpoint
 from evals.perplexity import PerplexityConfig
-from llama_scale.checkpoint import list_checkpoints, load_meta, load_model, resolve
-from llama_scale.config import parse
+from evals.ranks import Ranks
+from evals.results import (
+    AGGREGATE,
+    aggregate,
+    compare,
+    eval_folder,
+    finished,
+    read_samples,
+    table,
+    write_result,
+)
+from llama_scale.accounting import flops_per_token
+from llama_scale.checkpoint import list_checkpoints, load_meta, resolve, weights_sha256
+from llama_scale.config import Auto, ModelConfig, parse
 from llama_scale.device import pick_device
 from llama_scale.errors import UserError, nearest, run_cli
-from llama_scale.files import atomic_write, read_json, sha256, write_json
-from llama_scale.tokenizer import Tokenizer
+from llama_scale.files import read_json, sha256, write_json
 from llama_scale.tokens import read_manifest
+from llama_scale.tracking import mirror_scores
 
 SUITES = {"humaneval": humaneval, "mbpp": mbpp, "apps": apps}
 KNOWN = ("perplexity", *SUITES)
-HEADLINES = (
-    "loss", "perplexity", "bits_per_byte", "gold_bits_per_byte", "parse_rate", "tests_held",
-    "log_pass_rate",
-)  # fmt: skip
 FLAGS = {
     "--all": "--all=true",
     "--watch": "--watch=true",
@@ -68,6 +74,9 @@ class EvalConfig:
         device: Where to compute; auto is the GPU if there is one.
         precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
         threads: CPU threads of the model; null leaves the library's choice.
+        ranks: Processes that draw completions, each with a copy of the model; auto is one for
+            each GPU.
+        wandb: Show the scores of the run in this Weights & Biases project.
     """
 
     checkpoint: str | None = None
@@ -87,6 +96,8 @@ class EvalConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = None
+    ranks: int | Auto = "auto"
+    wandb: str | None = None
 
 
 def main() -> None:
@@ -106,6 +117,8 @@ def main() -> None:
         return
     for checkpoint in checkpoints(config):
         evaluate_checkpoint(config, names, checkpoint)
+        if config.wandb:
+            mirror_scores(eval_folder(checkpoint).parents[1], config.wandb)
 
 
 def suite_names(text: str) -> list[str]:
@@ -143,25 +156,50 @@ def evaluate_checkpoint(config: EvalConfig, names: list[str], checkpoint: Path) 
     settings = suite_settings(config, names, checkpoint, device)
     folder = eval_folder(checkpoint)
     print(f"{checkpoint} -> {folder}", flush=True)
-    model = None
+    bf16 = {own["precision"] for own in settings.values()} == {"bf16"}
+    load = partial(open_checkpoint, checkpoint, bf16=bf16, threads=config.threads)
+    source: Source | None = None
     for name in names:
         path = folder / f"{name}.json"
         if finished(path, settings[name]):
             print(f"{name}: already scored with these settings, nothing to do ({path})")
         else:
-            if model is None:
-                dtype = torch.bfloat16 if settings[name]["precision"] == "bf16" else torch.float32
-                model = load_model(checkpoint, device, dtype)
-                tokenizer = Tokenizer(checkpoint / "tokenizer.model")
+            source = source or load(device)
             own = suite_config(config, name, checkpoint)
             if name == "perplexity":
-                result, samples = perplexity.evaluate(model, tokenizer, own)
+                result, samples = perplexity.evaluate(source.model, source.tokenizer, own)
                 write_result(path, {"suite": name, **result, **settings[name]}, samples)
             else:
                 data = load_meta(checkpoint).get("data")
-                run_suite(config, name, Checkpoint(model, tokenizer), path, settings[name], data)
-        print(table(read_json(path)), flush=True)
-        compare(config, path)
+                shared = share(config, source, load, device)
+                run_suite(config, name, shared, path, settings[name], data)
+        show(config, path)
+    show_aggregate(config, folder, names)
+
+
+def share(config: EvalConfig, source: Source, load: Callable[[str], Source], device: str) -> Source:
+    """Return ``source``, or several processes that ``load`` it where more are asked for."""
+    count = config.ranks
+    if count == "auto":
+        count = torch.cuda.device_count() if device == "cuda" else 1
+    if count < 1:
+        raise UserError(f"ranks: expected at least 1 or auto, found {count}")
+    return Ranks(source, load, count, device) if count > 1 else source
+
+
+def show(config: EvalConfig, path: Path) -> None:
+    """Print a result, and what sets it apart from another model's."""
+    print(table(read_json(path)), flush=True)
+    if config.compare and path.stem in SUITES:
+        print(compare(config.compare, path))
+
+
+def show_aggregate(config: EvalConfig, folder: Path, names: list[str]) -> None:
+    """Write and print the accuracy over several suites of tasks."""
+    paths = [folder / f"{name}.json" for name in names if name in SUITES]
+    if len(paths) > 1:
+        write_json(folder / f"{AGGREGATE}.json", aggregate(paths))
+        print(table(read_json(folder / f"{AGGREGATE}.json")), flush=True)
 
 
 def run_suite(
@@ -226,10 +264,12 @@ def evaluate_foreign(config: EvalConfig, names: list[str]) -> None:
                 source = Server(config.checkpoint, config.name)
             elif source is None:
                 dtype = torch.bfloat16 if bf16 else torch.float32
-                source = Transformers(Path(config.checkpoint), device, dtype)
-            run_suite(config, name, source, path, settings)
-        print(table(read_json(path)), flush=True)
-        compare(config, path)
+                load = partial(Transformers, Path(config.checkpoint), dtype=dtype)
+                source = load(device)
+            shared = source if "://" in config.checkpoint else share(config, source, load, device)
+            run_suite(config, name, shared, path, settings)
+        show(config, path)
+    show_aggregate(config, Path(config.out), names)
 
 
 def judge_samples(config: EvalConfig) -> None:
@@ -251,60 +291,8 @@ def judge_samples(config: EvalConfig) -> None:
         result, samples = tasks.score(rows, known, own, runs, name)
     head = {"profile": own.profile} if hasattr(own, "profile") else {"judge": own.judge}
     write_result(path, {"suite": name, **head, **result, **settings}, samples)
-    print(f"{config.samples} -> {path}\n{table(read_json(path))}", flush=True)
-    compare(config, path)
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Read completions, one JSON object to a line; raise UserError naming the first bad line."""
-    try:
-        data = path.read_bytes()
-        lines = (gzip.decompress(data) if path.suffix == ".gz" else data).split(b"\n")
-    except OSError as error:
-        raise UserError(f"samples: {path} cannot be read ({error.strerror or error})") from None
-    rows, seen = [], {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            task, completion = row["task_id"], row["completion"]
-            if not isinstance(task, str) or not isinstance(completion, str):
-                raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise UserError(
-                f"{path}:{number}: expected an object with texts task_id and completion"
-            ) from None
-        index = seen[task] = seen.get(task, -1) + 1
-        rows.append({"task_id": task, "sample": index, "completion": completion})
-    if not rows:
-        raise UserError(f"{path}: no samples in it")
-    return rows
-
-
-def compare(config: EvalConfig, path: Path) -> None:
-    """Print the difference of pass@1 to another model's on the same tasks."""
-    other = Path(config.compare or "") / path.name
-    if config.compare is None or path.stem == "perplexity":
-        return
-    rates = []
-    for file in (other, path):
-        samples = file.with_name(f"{file.stem}-samples.jsonl.gz")
-        if not samples.exists():
-            raise UserError(f"compare: {samples} is missing; score that model first")
-        passes: dict[str, list[bool]] = {}
-        for line in gzip.decompress(samples.read_bytes()).splitlines():
-            row = json.loads(line)
-            passes.setdefault(row["task_id"], []).append(row["passed"])
-        rates.append({task: sum(p) / len(p) for task, p in passes.items()})
-    same = sorted(rates[0].keys() & rates[1].keys())
-    if not same:
-        raise UserError(f"compare: {other} and {path} have no task in common")
-    gap, (low, high) = paired_difference(*[[rate[task] for task in same] for rate in rates])
-    print(
-        f"  {path.stem:<11} pass@1 minus that of {config.compare} on {len(same)} tasks: "
-        f"{gap:+.4f}  [{low:+.4f}, {high:+.4f}]"
-    )
+    print(f"{config.samples} -> {path}", flush=True)
+    show(config, path)
 
 
 def suite_config(config: EvalConfig, name: str, checkpoint: Path) -> Any:
@@ -325,9 +313,10 @@ def suite_settings(
         precision = "bf16" if device == "cuda" else "fp32"
     common = {
         "checkpoint": eval_folder(checkpoint).name,
-        "weights_sha256": read_json(checkpoint / "manifest.json")["files"]["model.safetensors"],
+        "weights_sha256": weights_sha256(checkpoint),
         "step": meta["step"],
         "tokens_trained": meta["tokens"],
+        "flops_trained": meta["tokens"] * flops_per_token(ModelConfig(**meta["model"])),
         "tokenizer_fingerprint": meta["tokenizer_fingerprint"],
         "precision": precision,
         "llama_scale": llama_scale.__version__,
@@ -339,56 +328,6 @@ def suite_settings(
         if name == "perplexity":
             settings[name]["data_fingerprint"] = read_manifest(own.data)["fingerprint"]
     return settings
-
-
-def eval_folder(checkpoint: Path) -> Path:
-    """Return where the results of a checkpoint lie: runs/<run>/evals/step-XXXXXXXX."""
-    path = Path(os.path.abspath(checkpoint))
-    run = path.parents[1] if path.parent.name == "checkpoints" else path.parent
-    folder = run / "evals" / path.name
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-
-
-def finished(path: Path, settings: dict[str, Any]) -> bool:
-    """Whether a result with these settings is there, with the samples it was written with."""
-    if not path.exists():
-        return False
-    result = read_json(path)
-    samples = path.with_name(f"{path.stem}-samples.jsonl.gz")
-    intact = "samples_sha256" not in result or (
-        samples.exists() and sha256(samples) == result["samples_sha256"]
-    )
-    return intact and all(result.get(name) == value for name, value in settings.items())
-
-
-def write_result(path: Path, result: dict[str, Any], samples: list[dict]) -> None:
-    """Write the samples, then the result: with it the suite is finished."""
-    if samples:
-        samples_path = path.with_name(f"{path.stem}-samples.jsonl.gz")
-        lines = "".join(json.dumps(sample) + "\n" for sample in samples)
-        with atomic_write(samples_path, "wb") as file:
-            file.write(gzip.compress(lines.encode(), mtime=0))
-        result = result | {"samples_sha256": sha256(samples_path)}
-    write_json(path, result)
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return the headline figures of a result, one to a line, with their 95 % intervals."""
-    figures = {n: (result[n], result.get(f"{n}_interval")) for n in HEADLINES if n in result}
-    for k, value in result.get("pass_at_k", {}).items():
-        figures[f"pass@{k}"] = value, result["pass_at_k_exact_interval"][k]
-    lines = []
-    for name, (value, bounds) in figures.items():
-        spread = f"  [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""
-        lines.append(f"  {result['suite']:<11} {name:<20} {value:>10.4f}{spread}")
-    if found := result.get("contaminated"):
-        lines.append(
-            f"  {len(found)} tasks were found among the training data's sources and removed there"
-        )
-    if isolation := result.get("isolation"):
-        lines.append(f"  programs ran under isolation level {isolation['level']}")
-        lines += [f"    {key}: {word}" for key in ("holds", "lacks") for word in isolation[key]]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ names of tensors (dcp.py); whoever reads need not know.
 """
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -289,6 +290,15 @@ def resolve(path: str | Path) -> Path:
     if found is None:
         raise UserError(f"{path}: no valid checkpoint under checkpoints/; train it first")
     return found
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """Return a hash that stands for the weights: that of their file, or of all their parts."""
+    files = read_json(Path(folder) / "manifest.json")["files"]
+    if "model.safetensors" in files:
+        return files["model.safetensors"]
+    parts = [f"{name} {files[name]}\n" for name in sorted(files) if name.startswith("shard-")]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def load_meta(path: str | Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ PROJECT = "llama_scale"
 MODES = ("offline", "online", "disabled")
 INIT_SECONDS = 15
 FINISH_SECONDS = 120
+ABOUT = ("settings", "step", "tokens_trained", "flops_trained")  # no measures of a result
 BY_FLOPS = ("loss", "val_loss", "val_bits_per_byte")
 
 
@@ -82,11 +83,15 @@ def _mirror_run(study: Path, name: str, group: str, mode: str) -> tuple[str, str
     """Mirror a training run; return its id and the mode that worked."""
     folder = study / "runs" / name
     result, metrics = read_json(folder / "result.json"), folder / "metrics.jsonl"
-    identity = run_id(group, name, metrics.read_text(encoding="utf-8"))
+    scores = repr(score_rows(folder))
+    identity = run_id(group, name, metrics.read_text(encoding="utf-8"), scores)
     with _open(study, mode, identity, name, group, "train", result) as run:
         _define_axes(run)
-        for row in read_jsonl(metrics):
-            run.log(_by_flops(row), step=row["step"])
+        rows = {row["step"]: _by_flops(row) for row in read_jsonl(metrics)}
+        for row in score_rows(folder):
+            rows[row["step"]] = rows.get(row["step"], {}) | row
+        for step in sorted(rows):
+            run.log(rows[step], step=step)
         return identity, "offline" if run.offline else mode
 
 
@@ -123,6 +128,39 @@ def scalars(values: Any, prefix: str) -> dict[str, float]:
             found |= scalars(value, f"{prefix}/{key}")
         return found
     return {prefix: values} if isinstance(values, int | float) else {}
+
+
+def mirror_scores(run: Path, project: str, mode: str | None = None) -> str | None:
+    """Rebuild the W&B view of a run folder's evaluations; return its id, None when disabled.
+
+    Each scored checkpoint is a step, with its tokens and FLOPs; names are SUITE/MEASURE.
+    """
+    mode = pick_mode(mode)
+    rows = score_rows(run)
+    if mode == "disabled" or not rows:
+        return None
+    import wandb
+
+    identity = run_id(project, run.name, repr(rows))
+    with _open(run, mode, identity, f"{run.name} scores", None, "evaluate", {}, project) as shown:
+        _define_axes(shown)
+        for row in rows:
+            shown.log(row, step=row["step"])
+    wandb.teardown()
+    return identity
+
+
+def score_rows(run: Path) -> list[dict[str, Any]]:
+    """Return a row for each scored checkpoint of a run: step, tokens, flops and the scores."""
+    rows: dict[int, dict[str, Any]] = {}
+    for path in sorted((run / "evals").glob("step-*/*.json")):
+        result = read_json(path)
+        row = rows.setdefault(int(path.parent.name.removeprefix("step-")), {})
+        if "flops_trained" in result:
+            row |= {k: result[f"{k}_trained"] for k in ("tokens", "flops")}
+        measures = {k: v for k, v in result.items() if k not in ABOUT}
+        row |= scalars(measures, result["suite"])
+    return [{"step": step, **rows[step]} for step in sorted(rows)]
 
 
 @contextmanager
