@@ -193,5 +193,5 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 def test_unlikely_units_are_warned_of(tmp_path):
     (tmp_path / "p.csv").write_text("N,D,loss\n100,5,3.0\n200,9,44.0\n")
     size, data, loss = read_points(tmp_path / "p.csv").warnings
-    assert size.startswith("N is at most 200: counted in millions")
-    assert data.startswith("D is at most 9") and "a perplexity" in loss
+    assert size.startswith("N has a median of 150: counted in millions")
+    assert data.startswith("D has a median of 7") and "a perplexity" in loss

@@ -149,10 +149,13 @@ class SurfaceModel:
         return np.log(loss), gradient, curvature
 
     def bounds(self, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lower and upper bounds (5,) of theta for losses (n,)."""
+        """Return the lower and upper bounds (5,) of theta for losses (n,).
+
+        E may lie above the least loss: noise puts runs that have levelled off below it.
+        """
         low, high = np.log(loss.min()), np.log(loss.max())
-        lower = [low - 20, LOWER_EXPONENT, low - 20, LOWER_EXPONENT, low - 12]
-        upper = [high + 5, UPPER_EXPONENT, high + 5, UPPER_EXPONENT, low]
+        lower = [low - 60, LOWER_EXPONENT, low - 60, LOWER_EXPONENT, low - 12]
+        upper = [high + 5, UPPER_EXPONENT, high + 5, UPPER_EXPONENT, high]
         if self.centre == (0.0, 0.0):
             upper[0], upper[2] = high + 100, high + 100
         return np.array(lower), np.array(upper)

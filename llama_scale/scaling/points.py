@@ -278,10 +278,10 @@ def _warnings(points: Points, derived: bool) -> list[str]:
     if derived:
         found.append(f"The file has no D; D = {points.columns['flops']} / 6N.")
     for name, values in (("N", points.N), ("D", points.D)):
-        if values.max() < SMALLEST:
+        if np.median(values) < SMALLEST:
             found.append(
-                f"{name} is at most {values.max():g}: counted in millions or billions? Write plain "
-                "numbers, or compute and every advice about it are wrong."
+                f"{name} has a median of {np.median(values):g}: counted in millions or billions? "
+                "Write plain numbers, or compute and every advice about it are wrong."
             )
     if points.loss.max() > LARGEST_LOSS:
         found.append(
