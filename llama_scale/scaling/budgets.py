@@ -94,8 +94,8 @@ def exponents(study: Study) -> Figure:
         hover = [f"{escape(name)}<br>a = {between(row['exponent'])}" for row in rows]
         series.append(Series(name, "points", x, y, APPROACHES[name[0]], low, high, hover))
         values += [y, low, high]
-    labels = [(i + 1.0, f"C = {kind}") for i, kind in enumerate(kinds)]
-    across = Axis("how compute is counted", False, (0.5, len(kinds) + 0.5), labels)
+    labels = [(i + 1.0, kind.removesuffix(" attention")) for i, kind in enumerate(kinds)]
+    across = Axis("compute counted as", False, (0.5, len(kinds) + 0.5), labels)
     up = axis("exponent a of N* ~ C^a", values, log=False)
     return Figure(
         "exponents",
@@ -146,7 +146,7 @@ def outcome(scored: list[dict[str, Any]]) -> Figure:
         for row in rows
     ]
     error = [100 * (loss / measured - 1) for loss in (value, low, high)]
-    across = axis("training compute (FLOP)", [C], show="power")
+    across = axis("training compute (FLOP)", [C / 2, C * 2], show="power")
     edge = 1.15 * max(float(np.abs(error).max()), 1e-3)
     label = "forecast over measured loss (%)"
     up = Axis(label, False, (-edge, edge), ticks(-edge, edge, False, "plain"))
