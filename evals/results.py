@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from evals.passk import LEVEL, RESAMPLES, paired_difference
+from evals.sandbox.tools import LANGUAGES
 from llama_scale.errors import UserError
 from llama_scale.files import atomic_write, read_json, sha256, write_json
 
@@ -68,14 +69,19 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             task, completion = row["task_id"], row["completion"]
+            language = row.get("language", "python")
             if not isinstance(task, str) or not isinstance(completion, str):
                 raise TypeError
         except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(
                 f"{path}:{number}: expected an object with texts task_id and completion"
             ) from None
+        if language not in LANGUAGES:
+            known = ", ".join(LANGUAGES)
+            raise UserError(f"{path}:{number}: language {language!r}; known: {known}")
         index = seen[task] = seen.get(task, -1) + 1
-        rows.append({"task_id": task, "sample": index, "completion": completion})
+        row = {"task_id": task, "sample": index, "completion": completion}
+        rows.append(row if language == "python" else row | {"language": language})
     if not rows:
         raise UserError(f"{path}: no samples in it")
     return rows
@@ -146,6 +152,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"  {len(found)} tasks were found among the training data's sources and removed there"
         )
+    if unknown := result.get("not_measured"):
+        lines.append(f"  {unknown} samples were not measured: no tool for their language here")
     if isolation := result.get("isolation"):
         lines.append(f"  programs ran under isolation level {isolation['level']}")
         lines += [f"    {key}: {word}" for key in ("holds", "lacks") for word in isolation[key]]

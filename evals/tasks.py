@@ -3,7 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from tqdm import tqdm
 from evals.execution import Execution, digest_text
 from evals.models import Source
 from evals.passk import exact_interval, interval, pass_at_k
-from evals.sandbox.pool import Program, Script, Verdict
+from evals.sandbox.pool import NOT_MEASURED, Program, Script, Verdict
 from llama_scale.errors import UserError
 from llama_scale.generate import SamplingConfig
+
+NO_PROGRAM: list[Script] = []  # of a completion in a language that the task's tests cannot call
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def score(
     for row in rows:
         if row["task_id"] not in known:
             raise UserError(f"{suite}: no task {row['task_id']!r}; the first is {tasks[0].task_id}")
-    groups = [known[row["task_id"]].programs(row["completion"]) for row in rows]
+    groups = [_programs(known[row["task_id"]], row) for row in rows]
     flat = [program for group in groups for program in group]
     verdicts = iter(execution.judge(flat, config.timeout, suite))
     flags = execution.contamination.get(suite, {})
@@ -159,9 +161,12 @@ def score(
     for row, group in zip(rows, groups, strict=True):
         task = known[row["task_id"]]
         ran = [next(verdicts) for _ in group]
-        verdict = task.grade(ran) if ran else Verdict(False, "no tests")
-        counts[task.task_id][0] += 1
-        counts[task.task_id][1] += verdict.passed
+        if any(one.reason == NOT_MEASURED for one in ran) or group is NO_PROGRAM:
+            verdict = Verdict(False, NOT_MEASURED)
+        else:
+            verdict = task.grade(ran) if ran else Verdict(False, "no tests")
+            counts[task.task_id][0] += 1
+            counts[task.task_id][1] += verdict.passed
         samples.append(
             row
             | {
@@ -175,9 +180,16 @@ def score(
             | ({"judged_by": task.label} if task.label else {})
             | ({"contaminated_by": flags[task.task_id]} if task.task_id in flags else {})
         )
-    result = rates(counts, config.k) | {
-        "parse_rate": float(np.mean([s["parses"] for s in samples])),
-        "tests_held": float(np.mean([s["held"] / max(1, s["tests"]) for s in samples])),
+    measured = [s for s in samples if s["reason"] != NOT_MEASURED]
+    result = rates(counts, config.k) if measured else {"n_tasks": 0, "pass_at_k": {}}
+    if measured:
+        result |= {
+            "parse_rate": float(np.mean([s["parses"] for s in measured])),
+            "tests_held": float(np.mean([s["held"] / max(1, s["tests"]) for s in measured])),
+        }
+    if unknown := len(samples) - len(measured):
+        result["not_measured"] = unknown
+    result |= {
         "prompts_cut": sum(s.get("prompt_cut", False) and s["sample"] == 0 for s in samples),
         "contaminated": sorted(name for name in counts if name in flags),
         "labelled": sorted({s["task_id"] for s in samples if "judged_by" in s}),
@@ -187,6 +199,16 @@ def score(
     if flags and clean:
         result["pass_at_k_clean"] = rates(clean, config.k)["pass_at_k"]
     return result, samples
+
+
+def _programs(task: Task, row: dict[str, Any]) -> Sequence[Program | Script]:
+    """Return the programs of a completion; in another language it is a whole one of its own."""
+    programs, language = task.programs(row["completion"]), row.get("language", "python")
+    if language == "python":
+        return programs
+    if not all(isinstance(program, Script) for program in programs):
+        return NO_PROGRAM
+    return [replace(one, source=row["completion"], language=language) for one in programs]
 
 
 def rates(counts: dict[str, list[int]], ks: Sequence[int]) -> dict[str, Any]:

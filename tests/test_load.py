@@ -42,7 +42,7 @@ def test_many_programs_leave_nothing(count):
     with Sandbox(2) as box:
         list(box.run([program] * 200, 2.0))
         mine = psutil.Process()
-        zygotes = [psutil.Process(w.process.pid).children()[0] for w in box._all]
+        zygotes = [psutil.Process(w.process.pid).children()[0] for w in box._all["python"]]
         sizes = [p.memory_info().rss for p in (*zygotes, mine)]
         for _ in range(count // 500):
             assert all(v.passed for v in box.run([program] * 500, 2.0))

@@ -1,8 +1,11 @@
 """The sandbox: honest programs pass, nothing else does, and the machine stays as it was."""
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 from pathlib import Path
 
@@ -49,12 +52,12 @@ def test_nothing_hostile_passes(level):
     except UserError as error:
         pytest.skip(str(error))
     with box:
-        zygotes = {worker.process.pid for worker in box._all}
+        zygotes = {worker.process.pid for worker in box._all["python"]}
         verdicts = judge(box, [square(source) for source in programs.values()], 1.0)
         passed = [name for name, v in zip(programs, verdicts, strict=True) if v.passed]
         assert passed == []
         assert judge(box, [square("def f(x): return x * x")])[0].passed
-        assert zygotes <= {worker.process.pid for worker in box._all}, "a zygote was lost"
+        assert zygotes <= {worker.process.pid for worker in box._all["python"]}, "a zygote was lost"
     assert not any("harm" in name for name in set(os.listdir("/tmp")) - before[0])
     assert not any(psutil.pid_exists(pid) for pid in zygotes)
 
@@ -173,7 +176,7 @@ def test_one_program_leaves_nothing_for_the_next(sandbox):
 
 def test_a_lost_zygote_is_replaced():
     with Sandbox(1) as box:
-        for zygote in psutil.Process(box._all[0].process.pid).children():
+        for zygote in psutil.Process(box._all["python"][0].process.pid).children():
             zygote.kill()
         assert judge(box, [square("def f(x): return x * x")])[0].passed
 
@@ -182,7 +185,7 @@ def test_no_process_or_memory_is_left():
     with Sandbox(1) as box:
         program = square("def f(x): return x * x")
         judge(box, [program] * 20)
-        (zygote,) = psutil.Process(box._all[0].process.pid).children()
+        (zygote,) = psutil.Process(box._all["python"][0].process.pid).children()
         size, files = zygote.memory_info().rss, zygote.num_fds()
         judge(box, [program] * 200)
         assert zygote.memory_info().rss < size + (1 << 20) and zygote.num_fds() == files
@@ -222,17 +225,34 @@ with Sandbox(1) as box:
 """
 
 
-def test_an_unprivileged_user_has_the_same_walls():
-    """Skipped where this interpreter lies in a folder that only root can read."""
+@pytest.fixture
+def public(tmp_path):
+    """Copies of interpreter, standard library and code that every user may read."""
+    folder = Path(tempfile.mkdtemp(prefix="llama_scale-"))
+    folder.chmod(0o755)
+    library = Path(sysconfig.get_path("stdlib"))
+    skip = shutil.ignore_patterns("site-packages", "dist-packages", "__pycache__", "test", "*.a")
+    program = folder / "bin" / "python3"
+    program.parent.mkdir()
+    shutil.copy(Path(sys.executable).resolve(), program)
+    shutil.copytree(library, folder / "lib" / library.name, ignore=skip)
+    for name in ("evals", "llama_scale", "tests"):
+        shutil.copytree(Path(__file__).parents[1] / name, folder / name, ignore=skip)
+    yield folder, program
+    shutil.rmtree(folder)
+
+
+def test_an_unprivileged_user_has_the_same_walls(public):
     if os.geteuid() != 0:
         pytest.skip("the whole suite runs unprivileged already")
-    root = Path(__file__).parents[1]
-    command = [sys.executable, "-c", UNPRIVILEGED, str(root), str(root / "tests")]
-    user = {"user": 65534, "group": 65534, "extra_groups": []}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd="/", **user)
-    except PermissionError:
-        pytest.skip("uid 65534 cannot reach this interpreter")
+    root, program = public
+    command = [program, "-B", "-c", UNPRIVILEGED, str(root), str(root / "tests")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd="/", user=65534, group=65534,
+        extra_groups=[], env={"PYTHONHOME": str(root), "PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    if "No module named 'encodings'" in done.stderr or "shared libraries" in done.stderr:
+        pytest.skip("this interpreter cannot be copied")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(("isolated 0 Verdict(passed=True", "restricted 0 Verdict(passed"))
 

@@ -8,6 +8,7 @@ import ctypes
 import os
 import platform
 import struct
+from collections.abc import Sequence
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_NS, NEW_UTS, NEW_IPC = 0x20000, 0x4000000, 0x8000000
@@ -18,7 +19,7 @@ DETACH = 2
 NO_NEW_PRIVS, SET_SECCOMP, DROP_BOUND, SET_DUMPABLE = 38, 22, 24, 4
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 CAPSET = {"x86_64": 126, "aarch64": 91}
-READ_FILE, READ_DIR, WRITE_FILE = 1 << 2, 1 << 3, 1 << 1
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # What an interpreter needs, and nothing else: read, write, memory, time, threads, its own signals.
 ALLOWED = {
@@ -97,8 +98,12 @@ def drop_capabilities() -> None:
     call(LIBC.syscall(CAPSET[platform.machine()], header, bytes(24)))
 
 
-def restrict_files(readable: list[str], writable: list[str]) -> bool:
+def restrict_files(
+    readable: list[str], writable: list[str], programs: list[str] | None = None
+) -> bool:
     """Let this process and its children read below ``readable`` and write ``writable`` only.
+
+    Below ``programs`` they may also read and start programs.
 
     Also no TCP port, abstract socket or signal outwards where the kernel can refuse them.
     Returns False if the kernel has no Landlock.
@@ -110,7 +115,11 @@ def restrict_files(readable: list[str], writable: list[str]) -> bool:
     rules = struct.pack("<QQQ", (1 << access) - 1, 3 if version >= 4 else 0, 3 * (version >= 6))
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = call(LIBC.syscall(444, rules, ctypes.c_size_t(size), 0))
-    for paths, rights in ((readable, READ_FILE | READ_DIR), (writable, READ_FILE | WRITE_FILE)):
+    for paths, rights in (
+        (readable, READ_FILE | READ_DIR),
+        (writable, READ_FILE | WRITE_FILE),
+        (programs or [], READ_FILE | READ_DIR | EXECUTE),
+    ):
         for path in filter(os.path.exists, paths):
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
             rule = struct.pack("<Qi", rights if os.path.isdir(path) else rights & ~READ_DIR, fd)
@@ -125,8 +134,8 @@ def _step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
     return struct.pack("HBBI", code, yes, no, value)
 
 
-def syscall_filter(pid: int) -> bytes:
-    """Return the seccomp program (classic BPF) for a process with this id.
+def syscall_filter(pid: int, more: Sequence[int] = ()) -> bytes:
+    """Return the seccomp program (classic BPF) for a process with this id; ``more`` is allowed too.
 
     A list of what is allowed; all else fails with EPERM. Raises KeyError on a processor whose
     numbers are not known here.
@@ -152,7 +161,7 @@ def syscall_filter(pid: int) -> bytes:
     for request in IOCTLS:
         asks += _step(equal, request, 0, 1) + allow
     program += branch(special["ioctl"], asks + deny)
-    for number in ALLOWED[machine]:
+    for number in (*ALLOWED[machine], *more):
         program += _step(equal, number, 0, 1) + allow
     return program + deny
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,11 +21,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from evals.sandbox.candidate import ENDED, MEMORY, OUTPUT, SYNTAX
+from evals.sandbox.tools import Tool, find
 from llama_scale.errors import UserError
 
 ZYGOTE = Path(__file__).parent / "zygote.py"
 MEMORY_BYTES = 1 << 29
+TOOL_BYTES = 1 << 30  # the heap (tools.py) and the run time of another language
 OUTPUT_BYTES = 4 << 20
+NOT_MEASURED = "not measured"
 SLACK = 2  # a program is killed at this many times its CPU time; in between it is run again alone
 WALL = 3  # seconds on the clock for each second of CPU time, and as many to start
 LEVELS = ("isolated", "restricted", "none")
@@ -48,10 +52,15 @@ class Program:
 
 @dataclass(frozen=True)
 class Script:
-    """An untrusted program that reads standard input; its output is compared by the caller."""
+    """An untrusted program that reads standard input; its output is compared by the caller.
+
+    ``language`` is python, java or javascript. Where the machine does not have the tool, or not
+    the level isolated, such a program's verdict is "not measured".
+    """
 
     source: str
     stdin: str = ""
+    language: str = "python"
 
 
 @dataclass(frozen=True)
@@ -78,12 +87,14 @@ class LostError(Exception):
 class Worker:
     """One zygote and the socket to it."""
 
-    def __init__(self, level: str):
+    def __init__(self, level: str, tool: Tool | None = None):
+        self.tool = tool
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # As -I, but a fixed hash seed: the order of a set must not change a verdict.
             self.process = subprocess.Popen(
-                [sys.executable, "-PsSB", "-Xutf8", ZYGOTE, str(theirs.fileno()), level],
+                [sys.executable, "-PsSB", "-Xutf8", ZYGOTE, str(theirs.fileno()), level,
+                 json.dumps(tool and tool.to_dict())],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 cwd="/", env={"PYTHONHASHSEED": "0"}, pass_fds=[theirs.fileno()],
                 start_new_session=True,
@@ -119,11 +130,13 @@ class Worker:
 
         To be repeated alone is what ran out of time in a way that other load could have caused.
         """
+        if self.tool:
+            timeout, cpu = timeout + self.tool.start, cpu + self.tool.start
         wall = WALL * (1 + timeout)
         # One second more than the verdict allows: the kernel's limit goes by coarse ticks.
         limits = {
             "cpu": math.ceil(cpu) + (cpu <= timeout),
-            "memory": MEMORY_BYTES,
+            "memory": TOOL_BYTES if self.tool else MEMORY_BYTES,
             "output": OUTPUT_BYTES,
         }
         script = isinstance(program, Script)
@@ -221,8 +234,8 @@ class Sandbox:
     def __init__(self, workers: int | None = None, allow_unsandboxed: bool = False,
                  levels: Sequence[str] = LEVELS):  # fmt: skip
         self.workers = workers or len(os.sched_getaffinity(0))
-        self._idle: SimpleQueue[Worker] = SimpleQueue()
-        self._all: list[Worker] = []
+        self._idle: dict[str, SimpleQueue[Worker]] = defaultdict(SimpleQueue)
+        self._all: dict[str, list[Worker]] = defaultdict(list)
         self._lock = threading.Lock()
         refused = []
         for level in [n for n in levels if n != "none" or allow_unsandboxed]:
@@ -236,8 +249,8 @@ class Sandbox:
                 "run without one unless you insist: --allow-unsandboxed"
             )
         self.level, self.walls = level, worker.greeting["walls"]
-        self._all.append(worker)
-        self._idle.put(worker)
+        self._all["python"].append(worker)
+        self._idle["python"].put(worker)
         try:
             self._self_test()
         except BaseException:
@@ -248,7 +261,7 @@ class Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._all:
+        for worker in (worker for workers in self._all.values() for worker in workers):
             worker.close()
 
     def describe(self) -> dict[str, Any]:
@@ -277,28 +290,39 @@ class Sandbox:
             if self._run(program, 5.0)[0].passed:
                 raise UserError(f"sandbox: the attack {name!r} succeeded; nothing is judged")
 
-    def _borrow(self) -> Worker:
+    def _borrow(self, language: str) -> Worker:
+        idle, every = self._idle[language], self._all[language]
         with self._lock:
-            if self._idle.empty() and len(self._all) < self.workers:
-                self._all.append(Worker(self.level))
-                return self._all[-1]
-        return self._idle.get()
+            if idle.empty() and len(every) < self.workers:
+                every.append(self._start(language))
+                return every[-1]
+        return idle.get()
+
+    def _start(self, language: str) -> Worker:
+        return Worker(self.level, None if language == "python" else find(language))
 
     def _run(
         self, program: Program | Script, timeout: float, alone: bool = False
     ) -> tuple[Verdict, bool]:
-        worker = self._borrow()
+        language = getattr(program, "language", "python")
+        if language != "python" and (self.level != "isolated" or find(language) is None):
+            return Verdict(False, NOT_MEASURED), False
+        worker = self._borrow(language)
+        if "error" in worker.greeting:
+            self._idle[language].put(worker)
+            return Verdict(False, NOT_MEASURED), False
         try:
             return worker.run(program, timeout, timeout if alone else SLACK * timeout)
         except LostError:
             worker.close()
-            fresh = Worker(self.level)
+            fresh = self._start(language)
             with self._lock:
-                self._all[self._all.index(worker)] = fresh
+                every = self._all[language]
+                every[every.index(worker)] = fresh
             worker = fresh
             return Verdict(False, "sandbox lost"), not alone
         finally:
-            self._idle.put(worker)
+            self._idle[language].put(worker)
 
     def run(self, programs: Sequence[Program | Script], timeout: float) -> Iterator[Verdict]:
         """Yield the verdict of each program in order.

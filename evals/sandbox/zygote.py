@@ -9,6 +9,7 @@ import gc
 import importlib
 import json
 import os
+import platform
 import resource
 import select
 import socket
@@ -20,6 +21,7 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 from evals.sandbox import candidate, judge, kernel
+from evals.sandbox.tools import CALLS
 
 sys.path.pop()
 
@@ -38,7 +40,7 @@ PRELOADED = [
 ]  # fmt: skip
 
 
-def enter_namespaces(library: str) -> list[str]:
+def enter_namespaces(readable: list[str]) -> list[str]:
     """Move into new namespaces with a read-only root; return the walls. Raises OSError."""
     root = os.geteuid() == 0
     if root:
@@ -68,37 +70,50 @@ def enter_namespaces(library: str) -> list[str]:
                            ("gid_map", f"0 {group} 1")):  # fmt: skip
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(line)
-    build_root(library)
+    build_root(readable)
     socket.sethostname("sandbox")
     if root:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     return ["user, mount, PID, network, IPC and host name namespaces",
-            "read-only root with the standard library alone"]  # fmt: skip
+            "read-only root with the standard library or the language's tool alone"]  # fmt: skip
 
 
-def build_root(library: str) -> None:
-    """Make a root of nothing but the standard library and /dev/null; all of it read-only."""
+def build_root(readable: list[str]) -> None:
+    """Make a root of nothing but what is ``readable`` and /dev/null; all of it read-only."""
     quiet, base = kernel.NO_SUID | kernel.NO_DEV, "/proc"
     kernel.mount(None, "/", None, kernel.RECURSIVE | kernel.PRIVATE)
     kernel.mount("tmpfs", base, "tmpfs", quiet, "size=1m,mode=755")
-    for folder in (library, "/dev", "/tmp"):
+    for folder in ("/dev", "/tmp"):
         os.makedirs(base + folder, 0o755, exist_ok=True)
-    kernel.mount(library, base + library, None, kernel.BIND)
-    flags = os.statvfs(library).f_flag  # a user namespace may not take these away
-    kept = flags & (2 | 4 | 8 | 1024 | 2048) | (1 << 21 if flags & 4096 else 0)
-    kernel.mount(None, base + library, None,
-                 kernel.REMOUNT | kernel.BIND | kernel.READ_ONLY | quiet | kept)  # fmt: skip
-    for name in ("site-packages", "dist-packages"):
-        if os.path.isdir(f"{base}{library}/{name}"):
-            flags = quiet | kernel.READ_ONLY
-            kernel.mount("tmpfs", f"{base}{library}/{name}", "tmpfs", flags, "size=4k,mode=755")
-    os.close(os.open(f"{base}/dev/null", os.O_CREAT | os.O_WRONLY, 0o644))
-    kernel.mount("/dev/null", f"{base}/dev/null", None, kernel.BIND)
+    for path in readable:
+        show(base, path)
+    for name in ("null", "urandom", "random"):
+        os.close(os.open(f"{base}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o644))
+        kernel.mount(f"/dev/{name}", f"{base}/dev/{name}", None, kernel.BIND)
     kernel.mount(None, base, None, kernel.REMOUNT | kernel.BIND | kernel.READ_ONLY | quiet)
     os.chdir(base)
     kernel.pivot_root()
     os.chdir("/tmp")
+
+
+def show(base: str, path: str) -> None:
+    """Make a file or folder readable below ``base``, without the packages installed in it."""
+    quiet, place = kernel.NO_SUID | kernel.NO_DEV, base + path
+    if os.path.isdir(path):
+        os.makedirs(place, 0o755, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
+        os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
+    kernel.mount(path, place, None, kernel.BIND)
+    flags = os.statvfs(path).f_flag  # a user namespace may not take these away
+    kept = flags & (2 | 4 | 8 | 1024 | 2048) | (1 << 21 if flags & 4096 else 0)
+    kernel.mount(None, place, None,
+                 kernel.REMOUNT | kernel.BIND | kernel.READ_ONLY | quiet | kept)  # fmt: skip
+    for name in ("site-packages", "dist-packages"):
+        if os.path.isdir(f"{place}/{name}"):
+            flags = quiet | kernel.READ_ONLY
+            kernel.mount("tmpfs", f"{place}/{name}", "tmpfs", flags, "size=4k,mode=755")
 
 
 def drop_root() -> list[str]:
@@ -111,11 +126,17 @@ def drop_root() -> list[str]:
     return []
 
 
-def raise_walls(wanted: str) -> tuple[str, list[str]]:
-    """Put up the walls around this process and its children; return the level and their names."""
+def raise_walls(wanted: str, tool: dict[str, Any] | None) -> tuple[str, list[str]]:
+    """Put up the walls around this process and its children; return the level and their names.
+
+    With a ``tool`` (tools.py) the last two stand around each program only: its file must be put
+    into a folder of its own first.
+    """
     library = os.path.realpath(sysconfig.get_path("stdlib"))
+    if tool and wanted != "isolated":
+        raise OSError("programs in this language are run at level isolated alone")
     if wanted == "isolated":
-        walls = enter_namespaces(library)
+        walls = enter_namespaces([library, *(tool or {"paths": []})["paths"]])
         if os.fork():  # the PID namespace begins with the next child
             os._exit(os.waitstatus_to_exitcode(os.wait()[1]) & 127)
     else:
@@ -124,7 +145,7 @@ def raise_walls(wanted: str) -> tuple[str, list[str]]:
     kernel.prctl(kernel.NO_NEW_PRIVS, 1)
     kernel.prctl(kernel.SET_DUMPABLE, 0)
     if wanted != "none":
-        if kernel.restrict_files([library], ["/dev/null"]):
+        if tool or kernel.restrict_files([library], ["/dev/null"]):
             walls.append("Landlock: the standard library can be read, nothing written")
         elif wanted == "restricted":
             raise OSError("this kernel has no Landlock")
@@ -133,15 +154,18 @@ def raise_walls(wanted: str) -> tuple[str, list[str]]:
     return wanted, [*walls, "limits on CPU time, memory, output and open files"]
 
 
-def confine(limits: dict[str, Any], rules: bytes | None) -> None:
-    """Limit this process, for good, before untrusted code runs in it."""
+def confine(limits: dict[str, Any], rules: bytes | None, tool: bool = False) -> None:
+    """Limit this process, for good, before untrusted code runs in it.
+
+    The run times of other languages reserve far more addresses than they use, and have threads.
+    """
     cpu, size = limits["cpu"], limits["output"]
     for kind, most in (
         (resource.RLIMIT_CPU, cpu),
-        (resource.RLIMIT_AS, limits["memory"]),
+        (resource.RLIMIT_DATA if tool else resource.RLIMIT_AS, limits["memory"]),
         (resource.RLIMIT_FSIZE, size),
-        (resource.RLIMIT_NOFILE, 32),
-        (resource.RLIMIT_NPROC, 64),
+        (resource.RLIMIT_NOFILE, 64 if tool else 32),
+        (resource.RLIMIT_NPROC, 128 if tool else 64),
     ):
         resource.setrlimit(kind, (most, most))
     if rules:
@@ -163,10 +187,11 @@ class Zygote:
     A process of each role last asked for is forked ahead, while the request before it runs.
     """
 
-    def __init__(self, control: socket.socket, level: str):
-        self.control, self.level = control, level
+    def __init__(self, control: socket.socket, level: str, tool: dict[str, Any] | None):
+        self.control, self.level, self.tool = control, level, tool
         self.home = os.pidfd_open(os.getpid())
-        self.rules = kernel.syscall_filter(1) if level == "isolated" else None
+        more = CALLS[platform.machine()] if tool else ()
+        self.rules = kernel.syscall_filter(1, more) if level == "isolated" else None
         self.ready: dict[str, tuple[int, socket.socket]] = {}
 
     def fork(self, role: str) -> tuple[int, socket.socket]:
@@ -211,8 +236,26 @@ class Zygote:
         rules = self.rules
         if self.level == "restricted":
             rules = kernel.syscall_filter(os.getpid())
-        confine(limits, rules)
+        if self.tool:
+            self.place(source)
+        confine(limits, rules, bool(self.tool))
+        if self.tool:
+            own = {"LD_LIBRARY_PATH": ":".join(self.tool["libraries"])}
+            os.execve(self.tool["argv"][0], self.tool["argv"], {"LANG": "C.UTF-8"} | own)
         return ROLES[role](source)
+
+    def place(self, source: bytes) -> None:
+        """Put a program's file into a folder that only it sees, and let it read the tool alone."""
+        quiet = kernel.NO_SUID | kernel.NO_DEV
+        kernel.unshare(kernel.NEW_NS)
+        kernel.mount("tmpfs", "/tmp", "tmpfs", quiet, "size=8m,mode=755")
+        with open(self.tool["file"], "wb") as file:
+            file.write(source)
+        flags = kernel.REMOUNT | kernel.BIND | kernel.READ_ONLY | quiet
+        kernel.mount(None, "/tmp", None, flags)
+        os.chdir("/tmp")
+        devices = ["/dev/null", "/dev/urandom", "/dev/random"]
+        kernel.restrict_files(["/tmp", *devices[1:]], devices[:1], self.tool["paths"])
 
     def start(self, role: str, fds: list[int], order: list[int], limits: dict[str, Any]) -> int:
         """Give a process its files; ``order`` says which become its descriptors (-1: null)."""
@@ -288,9 +331,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
+    tool = json.loads(sys.argv[3])
     try:
-        level, walls = raise_walls(sys.argv[2])
-        zygote = Zygote(control, level)
+        level, walls = raise_walls(sys.argv[2], tool)
+        zygote = Zygote(control, level, tool)
         gc.collect()
         gc.freeze()
     except (OSError, KeyError) as error:
