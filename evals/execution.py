@@ -77,11 +77,12 @@ class Execution:
         keys = [digest(program, limits) for program in programs]
         known = self._known()
         queue = {key: p for key, p in zip(keys, programs, strict=True) if key not in known}
-        ran = self.sandbox.run(list(queue.values()), timeout)
-        bar = tqdm(ran, f"{title} programs", len(queue), disable=None, leave=False)
-        for key, verdict in zip(queue, bar, strict=True):
-            known[key] = verdict
-            self._keep(key, verdict)
+        ran, fresh = self.sandbox.run_any(list(queue.values()), timeout), list(queue)
+        for number, verdict in tqdm(
+            ran, f"{title} programs", len(queue), disable=None, leave=False
+        ):
+            known[fresh[number]] = verdict
+            self._keep(fresh[number], verdict)
         return [known[key] for key in keys]
 
     def _known(self) -> dict[str, Verdict]:

@@ -4,6 +4,10 @@ Each of CHEATS defines ``f``, which should square a number. Each of HARMS runs `
 right only if the attempt raised nothing, so that passing means harm.
 """
 
+import platform
+
+import wire
+
 EQUAL = """
 class E{base}:
     def __eq__(self, o): return True
@@ -211,13 +215,14 @@ HARMS = {
 
 def cheats():
     """Return name -> source of the programs that should square a number and do not."""
-    return dict(CHEATS)
+    return CHEATS | wire.CHEATS
 
 
 def harms():
     """Return name -> source of the programs that square a number if their attempt succeeds."""
     sources = {}
-    for name, attempt in HARMS.items():
+    rare = wire.HARMS if platform.machine() == "x86_64" else {}
+    for name, attempt in (HARMS | rare).items():
         body = "".join(f"    {line}\n" for line in attempt.splitlines())
         sources[name] = f"def attempt():\n{body}\nattempt()\ndef f(x): return x * x\n"
     return sources

@@ -86,11 +86,12 @@ def test_hostile_programs_fail(sandbox):
         assert not judged(sandbox, problem, source, config).passed
 
 
-def test_prompt_is_that_of_hendrycks():
+def test_prompts_are_the_golden_ones():
+    golden = Path(__file__).parent / "golden"
     problem = {"question": "Add.", "starter": "def f(x):\n", "function": "f"}
-    assert prompt(problem) == "\nQUESTION:\nAdd.\ndef f(x):\n\nUse Call-Based format\nANSWER:\n"
+    assert prompt(problem) == (golden / "apps-hendrycks-call.txt").read_bytes().decode()
     problem |= {"starter": "", "function": None}
-    assert prompt(problem) == "\nQUESTION:\nAdd.\nUse Standard Input format\nANSWER:\n"
+    assert prompt(problem) == (golden / "apps-hendrycks-stdin.txt").read_bytes().decode()
 
 
 def test_a_problem_without_tests_is_never_solved(tmp_path):

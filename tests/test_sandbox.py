@@ -1,5 +1,6 @@
 """The sandbox: honest programs pass, nothing else does, and the machine stays as it was."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from hostile import cheats, harms
 
-from evals.sandbox import plain
+from evals.sandbox import plain, pool
 from evals.sandbox.pool import Program, Sandbox, Script, Verdict, run_programs
 from llama_scale.errors import UserError
 
@@ -45,7 +46,7 @@ def test_the_best_level_is_reached(sandbox):
 def test_nothing_hostile_passes(level):
     """Every cheat and every harm fails, honest programs pass after it, nothing is left."""
     programs = {**cheats(), **{f"harm: {name}": source for name, source in harms().items()}}
-    assert len(programs) >= 120
+    assert len(programs) >= 210
     before = set(os.listdir("/tmp")), len(psutil.pids())
     try:
         box = Sandbox(2, levels=[level])
@@ -194,6 +195,32 @@ def test_no_process_or_memory_is_left():
     while zygote.is_running() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not zygote.is_running()
+
+
+def test_an_exception_does_not_end_a_loop_of_the_tests(sandbox):
+    for name in ("StopIteration", "StopAsyncIteration", "GeneratorExit"):
+        program = Program(f"def f(x): raise {name}", "assert all(map(f, [2, 3]))", ("f",))
+        (verdict,) = judge(sandbox, [program])
+        assert not verdict.passed, name
+
+
+def test_a_verdict_that_cannot_be_read_is_a_failure_and_the_judging_goes_on():
+    reply = {"ended": [[0, 0.1], [0, 0.1]], "timed_out": False}
+    for said in ("", '{"passed": true', "\x00"):
+        first, again = (pool._judged_verdict(reply, 2.0, cpu, said, "") for cpu in (4.0, 2.0))
+        assert (first[0].passed, first[0].reason) == (False, "no verdict")
+        assert (first[1], again[1]) == (True, False)  # once more, alone
+    reply["ended"][0][0] = pool.UNSTARTED
+    said = json.dumps({"passed": False, "reason": "ended early"})
+    assert pool._judged_verdict(reply, 2.0, 4.0, said, "")[1]
+
+
+def test_verdicts_come_as_they_are_found_and_repeats_last(sandbox):
+    slow = square("import time\ndef f(x):\n    while True: pass")
+    honest = square("def f(x): return x * x")
+    order = [number for number, _ in sandbox.run_any([slow, honest, honest], 0.5)]
+    assert sorted(order) == [0, 1, 2]
+    assert [v.passed for v in sandbox.run([slow, honest, honest], 0.5)] == [False, True, True]
 
 
 def test_it_refuses_without_walls():

@@ -15,6 +15,7 @@ from typing import Any
 from evals.sandbox import plain
 
 CHANNEL, VERDICT = 3, 4
+LONGEST = 80  # characters kept of an exception's name
 COUNTED = "try:\n  0\nexcept BaseException as e:\n  __wrong(e)\nelse:\n  __right()"
 
 
@@ -78,13 +79,17 @@ class Session:
         self._raise(*raised)
 
     def _raise(self, name: str, words: str) -> None:
-        """Raise the built-in exception of that name; what is no Exception ends the program."""
+        """Raise the built-in exception of that name; what is no Exception ends the program.
+
+        One that would quietly end a loop of the tests is raised as another.
+        """
+        name = name[:LONGEST]
         found = getattr(builtins, name, None)
         known = isinstance(found, type) and issubclass(found, BaseException)
         special = {"SystemExit": "exited", "EFBIG": "too much output"}
         if name in special or (known and not issubclass(found, Exception)):
             self.leave(special.get(name, f"raised {name}"))
-        if known:
+        if known and not issubclass(found, StopIteration | StopAsyncIteration):
             try:
                 error = found(words)
             except TypeError:

@@ -12,9 +12,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -29,6 +31,7 @@ MEMORY_BYTES = 1 << 29
 TOOL_BYTES = 1 << 30  # the heap (tools.py) and the run time of another language
 OUTPUT_BYTES = 4 << 20
 NOT_MEASURED = "not measured"
+UNSTARTED = 99  # exit code of a process that could not be prepared
 SLACK = 2  # a program is killed at this many times its CPU time; in between it is run again alone
 WALL = 3  # seconds on the clock for each second of CPU time, and as many to start
 LEVELS = ("isolated", "restricted", "none")
@@ -202,17 +205,24 @@ def _script_verdict(reply: dict, timeout: float, cpu: float, output: str) -> tup
              OUTPUT: "too much output"}  # fmt: skip
     reason = late or names.get(status, "raised" if status >= 0 else "ended early")
     passed = reason == "passed"
+    if status == UNSTARTED:
+        repeat = cpu > timeout
     return Verdict(passed, reason, status != SYNTAX, 0, 0, output, seconds), repeat
 
 
 def _judged_verdict(
     reply: dict, timeout: float, cpu: float, said: str, output: str
 ) -> tuple[Verdict, bool]:
-    verdict = json.loads(said) if said else {}
+    try:
+        verdict = json.loads(said)
+    except ValueError:  # none, or none that can be read
+        verdict, said = {}, ""
     gone = verdict.get("reason") == "ended early"
     seconds, late, repeat = _clock(reply, timeout, cpu, gone)
     if not said:  # the judge itself ran out of time or memory on what the program answered
-        return Verdict(False, "timeout", True, 0, 0, output, seconds), repeat
+        return Verdict(False, late or "no verdict", True, 0, 0, output, seconds), cpu > timeout
+    if reply["ended"][0][0] == UNSTARTED:
+        repeat = cpu > timeout
     if late:
         verdict |= {"passed": False, "reason": late}
     return Verdict(**verdict, output=output, seconds=seconds), repeat
@@ -294,12 +304,22 @@ class Sandbox:
         idle, every = self._idle[language], self._all[language]
         with self._lock:
             if idle.empty() and len(every) < self.workers:
-                every.append(self._start(language))
-                return every[-1]
+                worker = self._start(language)
+                # The first of a language may say why there can be none; later ones may be missed.
+                if worker is not None and ("error" not in worker.greeting or not every):
+                    every.append(worker)
+                    return worker
+            if not every:
+                raise UserError("sandbox: no process could be started; free memory or processes")
         return idle.get()
 
-    def _start(self, language: str) -> Worker:
-        return Worker(self.level, None if language == "python" else find(language))
+    def _start(self, language: str) -> Worker | None:
+        """Return a new worker, None if this machine cannot start a process now."""
+        for pause in (0.0, 0.5, 2.0):
+            time.sleep(pause)
+            with suppress(OSError):
+                return Worker(self.level, None if language == "python" else find(language))
+        return None
 
     def _run(
         self, program: Program | Script, timeout: float, alone: bool = False
@@ -316,6 +336,10 @@ class Sandbox:
         except LostError:
             worker.close()
             fresh = self._start(language)
+            if fresh is None or "error" in fresh.greeting:
+                raise UserError(
+                    "sandbox: it was lost and could not be started again; the same command goes on"
+                ) from None
             with self._lock:
                 every = self._all[language]
                 every[every.index(worker)] = fresh
@@ -325,28 +349,36 @@ class Sandbox:
             self._idle[language].put(worker)
 
     def run(self, programs: Sequence[Program | Script], timeout: float) -> Iterator[Verdict]:
-        """Yield the verdict of each program in order.
+        """Yield the verdict of each program in order; see ``run_any``."""
+        done: dict[int, Verdict] = {}
+        due = 0
+        for number, verdict in self.run_any(programs, timeout):
+            done[number] = verdict
+            while due in done:
+                yield done.pop(due)
+                due += 1
+
+    def run_any(
+        self, programs: Sequence[Program | Script], timeout: float
+    ) -> Iterator[tuple[int, Verdict]]:
+        """Yield the number and the verdict of each program, those that are run again last.
 
         ``timeout`` is CPU seconds; the clock allows more. What runs out of time is run again
         alone after all others, if load could have been the cause.
         """
-        done: dict[int, Verdict] = {}
         again: list[int] = []
         pool = ThreadPoolExecutor(self.workers)
         try:
             ran = pool.map(lambda program: self._run(program, timeout), programs)
             for number, (verdict, repeat) in enumerate(ran):
-                done[number] = verdict
                 if repeat:
                     again.append(number)
-                elif not again:
-                    yield done.pop(number)
+                else:
+                    yield number, verdict
         finally:
             pool.shutdown(cancel_futures=True)
         for number in again:
-            done[number] = self._run(programs[number], timeout, alone=True)[0]
-        for number in sorted(done):
-            yield done[number]
+            yield number, self._run(programs[number], timeout, alone=True)[0]
 
 
 def run_programs(

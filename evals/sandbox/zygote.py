@@ -154,8 +154,12 @@ def raise_walls(wanted: str, tool: dict[str, Any] | None) -> tuple[str, list[str
     return wanted, [*walls, "limits on CPU time, memory, output and open files"]
 
 
-def confine(limits: dict[str, Any], rules: bytes | None, tool: bool = False) -> None:
+def confine(
+    limits: dict[str, Any], rules: bytes | None, tool: bool = False, shared: bool = False
+) -> None:
     """Limit this process, for good, before untrusted code runs in it.
+
+    Its user is ``shared`` with the programs of other workers, which count as its threads too.
 
     The run times of other languages reserve far more addresses than they use, and have threads.
     """
@@ -165,7 +169,7 @@ def confine(limits: dict[str, Any], rules: bytes | None, tool: bool = False) -> 
         (resource.RLIMIT_DATA if tool else resource.RLIMIT_AS, limits["memory"]),
         (resource.RLIMIT_FSIZE, size),
         (resource.RLIMIT_NOFILE, 64 if tool else 32),
-        (resource.RLIMIT_NPROC, 128 if tool else 64),
+        (resource.RLIMIT_NPROC, 4096 if shared else 128 if tool else 64),
     ):
         resource.setrlimit(kind, (most, most))
     if rules:
@@ -238,7 +242,7 @@ class Zygote:
             rules = kernel.syscall_filter(os.getpid())
         if self.tool:
             self.place(source)
-        confine(limits, rules, bool(self.tool))
+        confine(limits, rules, bool(self.tool), shared=self.level != "isolated")
         if self.tool:
             own = {"LD_LIBRARY_PATH": ":".join(self.tool["libraries"])}
             os.execve(self.tool["argv"][0], self.tool["argv"], {"LANG": "C.UTF-8"} | own)
