@@ -213,9 +213,10 @@ class Progress(StepCallback):
             self.bar.update(step - self.bar.n)
         elif step * 10 // self.steps > (step - 1) * 10 // self.steps and "loss" in shown:
             rate = (time.perf_counter() - self.started) / (step - self.first)
+            share = f"MFU {shown['mfu']:.1%}, " if "mfu" in shown else ""
             print(
                 f"{self.label}: step {step}/{self.steps} loss {shown['loss']:.4f} "
-                f"{shown['tokens_per_second']:,.0f} tokens/s, "
+                f"{shown['tokens_per_second']:,.0f} tokens/s, {share}"
                 f"{(self.steps - step) * rate:,.0f} s left",
                 flush=True,
             )

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from llama_scale import callbacks
-from llama_scale.callbacks import MetricsLog
+from llama_scale.callbacks import MetricsLog, Progress
 
 
 def test_scoring_does_not_count_as_training_time(tmp_path, monkeypatch):
@@ -29,3 +29,18 @@ def test_scoring_does_not_count_as_training_time(tmp_path, monkeypatch):
     assert (first["tokens_per_second"], first["val_loss"]) == (500, 3.0)
     assert (first["mfu"], first["mfu_full"], first["peak_flops"]) == (0.05, 0.1, 1e5)
     assert last["tokens_per_second"] == 125 and "val_loss" not in last
+
+
+def test_plain_lines_have_loss_speed_mfu_and_time_left(capsys):
+    trainer = SimpleNamespace(global_step=0, is_global_zero=False)
+    progress = Progress(20, "run")
+    progress.on_train_start(trainer, None)
+    progress.listen({"loss": 2.5, "tokens_per_second": 1234.0, "mfu": 0.512})
+    progress.on_step(trainer, None, 1)
+    progress.on_step(trainer, None, 2)
+    progress.listen({"loss": 2.5, "tokens_per_second": 1234.0})
+    progress.on_step(trainer, None, 4)
+    progress.on_train_end(trainer, None)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("run: step 2/20 loss 2.5000 1,234 tokens/s, MFU 51.2%, ")
+    assert first.endswith(" s left") and "MFU" not in second
