@@ -17,7 +17,7 @@ from evals.models import Source
 from evals.sandbox.pool import Program, Script, Verdict
 from evals.tasks import CodeConfig, Task, gold, sample, score
 from llama_scale.errors import UserError
-from llama_scale.generate import SamplingConfig
+from llama_scale.sampling import SamplingConfig
 
 # What the official judge puts before a solution, without numpy, which the sandbox does not have.
 PREAMBLE = """import sys, time, itertools, collections, math, fractions, random, heapq

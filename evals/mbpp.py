@@ -19,7 +19,7 @@ from evals.models import Source
 from evals.sandbox.pool import Program
 from evals.tasks import CodeConfig, Task, gold, sample, score
 from llama_scale.errors import UserError
-from llama_scale.generate import SamplingConfig
+from llama_scale.sampling import SamplingConfig
 
 SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974),
           "all": (1, 974)}  # fmt: skip

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from evals.perplexity import References, Score, reference_bits_per_byte
 from llama_scale.checkpoint import load_model
 from llama_scale.errors import UserError
-from llama_scale.generate import SamplingConfig, generate
+from llama_scale.generate import generate
 from llama_scale.model import Llama
+from llama_scale.sampling import SamplingConfig
 from llama_scale.tokenizer import Tokenizer
 
 

@@ -10,7 +10,7 @@ import torch
 from evals.models import Source
 from evals.perplexity import References
 from llama_scale.errors import UserError
-from llama_scale.generate import SamplingConfig
+from llama_scale.sampling import SamplingConfig
 
 PATIENCE = 1.0  # seconds between looks whether a process has died
 

@@ -14,7 +14,7 @@ from evals.models import Source
 from evals.passk import exact_interval, interval, pass_at_k
 from evals.sandbox.pool import NOT_MEASURED, Program, Script, Verdict
 from llama_scale.errors import UserError
-from llama_scale.generate import SamplingConfig
+from llama_scale.sampling import SamplingConfig
 
 NO_PROGRAM: list[Script] = []  # of a completion in a language that the task's tests cannot call
 

@@ -10,7 +10,8 @@ from llama_scale.checkpoint import load_model, resolve
 from llama_scale.config import parse
 from llama_scale.device import pick_device
 from llama_scale.errors import UserError, run_cli
-from llama_scale.generate import SamplingConfig, encode_prompt, stream
+from llama_scale.generate import encode_prompt, stream
+from llama_scale.sampling import SamplingConfig
 from llama_scale.tokenizer import Tokenizer
 
 

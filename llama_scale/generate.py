@@ -10,54 +10,17 @@ import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from llama_scale.cache import KVCache
 from llama_scale.config import ModelConfig
 from llama_scale.errors import UserError
-from llama_scale.model import KVCache, Llama
+from llama_scale.model import Llama
+from llama_scale.sampling import SamplingConfig, greedy, pick, sample_keys
 from llama_scale.tokenizer import Tokenizer
 
-CACHE_STEP = 64  # slots that a full cache grows by
-CANDIDATES = 256  # tokens that nearly always hold the nucleus
-ROUNDING = 6e-5  # most that batching moves a float32 logit, as a share of the largest: 512 epsilon
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How completions are drawn.
-
-    Args:
-        temperature: Divides the logits; 0 takes the likeliest token.
-        top_p: Mass of the nucleus that tokens are drawn from (Holtzman et al. 2020); 1 is all.
-        top_k: Number of likeliest tokens that are drawn from; null is all.
-        max_new_tokens: Most tokens in a completion.
-        seed: Seed of the random numbers.
-        stop: Strings that end a completion, which is cut before them.
-    """
-
-    temperature: float = 0.2
-    top_p: float = 0.95
-    top_k: int | None = None
-    max_new_tokens: int = 512
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise UserError(f"temperature: expected at least 0, found {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p: expected more than 0 and at most 1, found {self.top_p}")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k: expected at least 1 or null, found {self.top_k}")
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens: expected at least 1, found {self.max_new_tokens}")
-        if self.seed < 0:
-            raise UserError(f"seed: expected at least 0, found {self.seed}")
-        if "" in self.stop:
-            raise UserError("stop: an empty string would end every completion")
+STEP_LOGITS = 1 << 20  # logits that are made and chosen from at a time
 
 
 @dataclass
@@ -106,47 +69,6 @@ def encode_prompt(
     ids = [tokenizer.eos, *tokenizer.encode(prompt)]
     keep = max(config.context_length - max_new_tokens, (config.context_length + 1) // 2)
     return ids[-keep:], len(ids) > keep
-
-
-def uniforms(seed: int, task: int, sample: int, length: int) -> np.ndarray:
-    """Return ``length`` numbers in [0, 1), multiples of 2^-24, a function of the arguments.
-
-    A shorter call returns the start of a longer one.
-    """
-    bits = np.random.PCG64(np.random.SeedSequence((seed, task, sample))).random_raw(length)
-    return (bits >> np.uint64(40)) * 2.0**-24
-
-
-def pick(logits: Tensor, uniform: Tensor, sampling: SamplingConfig) -> Tensor:
-    """Return one token (B,) for each row of ``logits`` (B, V), at the quantile ``uniform`` (B,).
-
-    Top-k is taken first, then the nucleus: the likeliest tokens, as few as reach a mass of top_p.
-    Tokens that tie with the last one kept are kept too, so that the order of a sort never matters.
-    """
-    logits = logits.float() / sampling.temperature
-    if sampling.top_k or sampling.top_p < 1:
-        logits = logits.masked_fill(logits < _threshold(logits, sampling), -torch.inf)
-    cdf = logits.softmax(-1).cumsum(-1, dtype=torch.float64)  # (B, V)
-    return torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True).squeeze(1)
-
-
-def _threshold(logits: Tensor, sampling: SamplingConfig, count: int = CANDIDATES) -> Tensor:
-    """Return the smallest logit (B, 1) that top-k and top-p keep in each row (B, V).
-
-    The nucleus is looked for among the ``count`` likeliest tokens, then among more where needed.
-    """
-    vocab_size = logits.shape[-1]
-    count = min(sampling.top_k or count, vocab_size)
-    values = logits.topk(count).values  # (B, count), falling
-    total = (values if sampling.top_k else logits).logsumexp(-1, keepdim=True)  # (B, 1)
-    p = (values - total).exp()
-    mass = p.cumsum(-1, dtype=torch.float64)
-    kept = (mass - p < sampling.top_p).sum(-1, keepdim=True)  # (B, 1)
-    threshold = values.gather(1, kept - 1)
-    wide = mass[:, -1] < sampling.top_p  # (B,)
-    if not sampling.top_k and count < vocab_size and wide.any():
-        threshold[wide] = _threshold(logits[wide], sampling, 8 * count)
-    return threshold
 
 
 def generate(
@@ -209,18 +131,13 @@ def _decode(
     stops = [stop.encode() for stop in sampling.stop]
     context_length, device = model.config.context_length, model.embedding.weight.device
     limits = [min(sampling.max_new_tokens, context_length - len(r.context)) for r in rows]
-    draws = torch.from_numpy(
-        np.stack([uniforms(sampling.seed, r.task, r.sample, max(limits)) for r in rows])
-    ).to(device)  # (B, max_new_tokens)
-    logits, cache = _prefill(model, rows)  # (B, V)
-    if not logits.isfinite().all():
-        raise UserError("the model's logits are not finite numbers; use an earlier checkpoint")
+    keys = sample_keys(sampling.seed, [(r.task, r.sample) for r in rows]).to(device)  # (B,)
+    hidden, cache = _prefill(model, rows)  # (B, D)
+    if not hidden.isfinite().all():
+        raise UserError("the model's output is not finite; use an earlier checkpoint")
     active = list(range(len(rows)))  # the row that each line of the batch belongs to
     for step in range(max(limits)):
-        if sampling.temperature == 0:
-            tokens = _greedy(model, logits, [rows[i] for i in active])  # (B,)
-        else:
-            tokens = pick(logits, draws[:, step], sampling)
+        tokens = _choose(model, hidden, [rows[i] for i in active], keys, step, sampling)
         for i, token in zip(active, tokens.tolist(), strict=True):
             if rows[i].reason is None and token == tokenizer.eos:
                 rows[i].reason = "end"
@@ -232,17 +149,14 @@ def _decode(
             return
         if len(lines) <= 0.75 * len(active):  # a selection copies the cache
             keep = torch.tensor(lines, device=device)
-            cache, tokens, draws = cache.select(keep), tokens[keep], draws[keep]
+            cache.select(keep)
+            tokens, keys = tokens[keep], keys[keep]
             active = [active[line] for line in lines]
-        longest = max(len(rows[i].context) + len(rows[i].tokens) for i in active)
-        if longest > cache.keys.shape[3]:
-            cache = _grow(cache, context_length)
-        cache.lengths.clamp_(max=cache.keys.shape[3] - 1)  # finished lines may be at the end
-        logits = model(tokens[:, None], cache)[:, -1]  # (B, V)
+        hidden = model.hidden(tokens[:, None], cache)[:, -1]  # (B, D)
 
 
 def _prefill(model: Llama, rows: Sequence[Completion]) -> tuple[Tensor, KVCache]:
-    """Return the logits after each row's context (B, V) and the cache, one pass per context."""
+    """Return each row's last hidden state (B, D) and the cache, one pass per context."""
     device = model.embedding.weight.device
     distinct = {id(row.context): row.context for row in rows}
     numbers = {key: n for n, key in enumerate(distinct)}
@@ -251,34 +165,41 @@ def _prefill(model: Llama, rows: Sequence[Completion]) -> tuple[Tensor, KVCache]
     lengths = torch.tensor([len(c) for c in contexts], device=device)
     longest = max(map(len, contexts))
     padded = torch.tensor([c + [0] * (longest - len(c)) for c in contexts], device=device)
-    slots = min(longest + CACHE_STEP, model.config.context_length)
-    cache = KVCache.empty(model, len(contexts), slots)
+    cache = KVCache(model.config, lengths)
     hidden = model.hidden(padded, cache)  # (P, T, D)
     last = hidden[torch.arange(len(contexts), device=device), lengths - 1]  # (P, D)
-    cache.lengths = lengths
-    return model.head(last)[which], cache.select(which)
+    cache.fork(which)
+    return last[which], cache
 
 
-def _grow(cache: KVCache, context_length: int) -> KVCache:
-    """Return the cache with more free slots, up to ``context_length`` in all."""
-    extra = (0, 0, 0, min(CACHE_STEP, context_length - cache.keys.shape[3]))
-    return KVCache(F.pad(cache.keys, extra), F.pad(cache.values, extra), cache.lengths)
+def _choose(
+    model: Llama,
+    hidden: Tensor,
+    rows: Sequence[Completion],
+    keys: Tensor,
+    step: int,
+    sampling: SamplingConfig,
+) -> Tensor:
+    """Return the next token (B,) of each row from its last ``hidden`` state (B, D).
 
-
-def _greedy(model: Llama, logits: Tensor, rows: Sequence[Completion]) -> Tensor:
-    """Return the likeliest token (B,) of each row of ``logits`` (B, V).
-
-    Rounding differs with the batch's shape. Where the two best logits are closer than that, the
-    row's own forward pass, alone and without cache, decides, so that the batch never does. This
-    holds in float32; in bfloat16 near ties are too many for it, and are left to the batch.
+    Where batching could decide between two greedy tokens, the row's own forward pass, alone and
+    without cache, decides. This holds in float32; in bfloat16 near ties are too many for it, and
+    are left to the batch.
     """
-    best, ids = logits.topk(2)  # (B, 2)
-    tokens = ids[:, 0]
-    if logits.dtype != torch.float32:
-        return tokens
-    rounding = ROUNDING * logits.abs().amax(-1)  # (B,)
-    for line in (best[:, 0] - best[:, 1] < rounding).nonzero().flatten().tolist():
-        if rows[line].reason is None:
-            alone = torch.tensor([rows[line].context + rows[line].tokens], device=logits.device)
-            tokens[line] = model(alone)[0, -1].argmax()
-    return tokens
+    tokens = []
+    count = max(1, STEP_LOGITS // model.config.vocab_size)
+    for start in range(0, len(rows), count):
+        part = slice(start, start + count)
+        logits = model.head(hidden[part])  # (R, V)
+        if sampling.temperature > 0:
+            tokens.append(pick(logits, keys[part], step, sampling))
+            continue
+        best, close = greedy(logits)
+        if logits.dtype == torch.float32:
+            for line in close.nonzero().flatten().tolist():
+                row = rows[start + line]
+                if row.reason is None:
+                    alone = torch.tensor([row.context + row.tokens], device=logits.device)
+                    best[line] = model(alone)[0, -1].argmax()
+        tokens.append(best)
+    return torch.cat(tokens)

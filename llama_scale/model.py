@@ -7,13 +7,15 @@ value heads, K head dimension, F feed-forward width, V vocabulary.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from llama_scale.cache import KVCache
 from llama_scale.config import ModelConfig
 from llama_scale.loss import linear_cross_entropy
 
@@ -50,31 +52,6 @@ def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-@dataclass
-class KVCache:
-    """Keys and values of the positions seen so far, with room for more.
-
-    ``keys`` and ``values`` are (L, B, G, S_max, K); ``lengths`` (B,) counts the filled positions
-    of each row.
-    """
-
-    keys: Tensor
-    values: Tensor
-    lengths: Tensor
-
-    @classmethod
-    def empty(cls, model: "Llama", batch: int, max_length: int) -> "KVCache":
-        """Return a cache for ``batch`` rows of up to ``max_length`` positions."""
-        c, weight = model.config, model.embedding.weight
-        shape = (c.n_layers, batch, c.kv_heads, max_length, c.head_dim)
-        lengths = torch.zeros(batch, dtype=torch.long, device=weight.device)
-        return cls(weight.new_zeros(shape), weight.new_zeros(shape), lengths)
-
-    def select(self, rows: Tensor) -> "KVCache":
-        """Return a cache of the given rows; a row may be repeated (one prompt, n samples)."""
-        return KVCache(self.keys[:, rows], self.values[:, rows], self.lengths[rows])
-
-
 class Attention(nn.Module):
     """Causal self-attention with rotary positions and grouped queries."""
 
@@ -92,21 +69,20 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rope: Tensor,
-        cache: tuple[Tensor, Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
+        attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or G, T, K)
             for project in (self.q, self.k, self.v)
         )
         q, k = apply_rope(q, rope), apply_rope(k, rope)
-        if cache is not None:
-            keys, values, positions = cache  # (B, G, S, K), (B, G, S, K), (B, T)
-            index = positions[:, None, :, None].expand_as(k)
-            k, v = keys.scatter_(2, index, k), values.scatter_(2, index, v)  # (B, G, S, K)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped
-        )  # (B, H, T, K)
+        if attend:
+            y = attend(q, k, v)  # (B, H, T, K)
+        else:
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped
+            )  # (B, H, T, K)
         return self.o(y.transpose(1, 2).flatten(-2))  # (B, T, D)
 
 
@@ -141,23 +117,23 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rope: Tensor,
-        cache: tuple[Tensor, Tensor, Tensor] | None = None,
         mask: Tensor | None = None,
+        attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(
-                self._transform, x, rope, cache, mask, use_reentrant=False, preserve_rng_state=False
+                self._transform, x, rope, mask, use_reentrant=False, preserve_rng_state=False
             )
-        return self._transform(x, rope, cache, mask)
+        return self._transform(x, rope, mask, attend)
 
     def _transform(
         self,
         x: Tensor,
         rope: Tensor,
-        cache: tuple[Tensor, Tensor, Tensor] | None,
-        mask: Tensor | None,
+        mask: Tensor | None = None,
+        attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rope, cache, mask)  # (B, T, D)
+        x = x + self.attention(self.attention_norm(x), rope, mask, attend)  # (B, T, D)
         return x + self.ffn(self.ffn_norm(x))
 
 
@@ -202,24 +178,25 @@ class Llama(nn.Module):
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return the normalised last hidden state (B, T, D) of ``tokens`` (B, T).
 
-        With a cache the tokens follow the positions already in it, and the cache grows by T.
+        With a cache the tokens follow those in it, which then holds them too.
         """
         length = tokens.shape[1]
         x = self.embedding(tokens)  # (B, T, D)
-        if cache is None:
-            rope = self.rope[:, :length]  # (2, T, K)
-            mask = document_mask(tokens) if self.config.document_mask else None
-            for block in self.blocks:
-                x = block(x, rope, None, mask)
-            return self.norm(x)
-        positions = cache.lengths[:, None] + torch.arange(length, device=x.device)  # (B, T)
-        rope = self.rope[:, positions].unsqueeze(2)  # (2, B, 1, T, K)
-        slots = torch.arange(cache.keys.shape[3], device=x.device)  # (S,)
-        mask = slots <= positions[:, None, :, None]  # (B, 1, T, S)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, rope, (cache.keys[layer], cache.values[layer], positions), mask)
-        cache.lengths += length
+        if cache is not None:
+            return self.norm(self._continue(x, cache))
+        rope = self.rope[:, :length]  # (2, T, K)
+        mask = document_mask(tokens) if self.config.document_mask else None
+        for block in self.blocks:
+            x = block(x, rope, mask)
         return self.norm(x)
+
+    def _continue(self, x: Tensor, cache: KVCache) -> Tensor:
+        """Pass ``x`` (B, T, D) through the blocks, attending to what the cache holds."""
+        rope = self.rope[:, cache.positions(x.shape[1])].unsqueeze(2)  # (2, 1 or B, 1, T, K)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rope, attend=partial(cache.attend, layer))
+        cache.advance()
+        return x
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each position of ``tokens`` (B, T)."""

@@ -24,8 +24,9 @@ from llama_scale import checkpoint
 from llama_scale.config import ModelConfig
 from llama_scale.errors import run_cli
 from llama_scale.files import write_json
-from llama_scale.generate import SamplingConfig, generate
+from llama_scale.generate import generate
 from llama_scale.model import Llama
+from llama_scale.sampling import SamplingConfig
 from llama_scale.tokenizer import Tokenizer
 from llama_scale.tokens import open_tokens
 

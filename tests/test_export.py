@@ -10,9 +10,10 @@ from conftest import TINY_MODEL, run_script
 
 from llama_scale import checkpoint
 from llama_scale.errors import UserError
-from llama_scale.generate import SamplingConfig, generate
+from llama_scale.generate import generate
 from llama_scale.hf import import_checkpoint, model_config
 from llama_scale.model import EOS
+from llama_scale.sampling import SamplingConfig
 from llama_scale.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")

@@ -1,22 +1,17 @@
 import itertools
 import random
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from transformers.generation.logits_process import (
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
-from llama_scale import generate as module
+from llama_scale import cache
 from llama_scale.config import ModelConfig
 from llama_scale.errors import UserError
-from llama_scale.generate import Completion, SamplingConfig, generate, pick, stream, uniforms
+from llama_scale.generate import Completion, generate, stream
 from llama_scale.hf import hf_config, to_hf
 from llama_scale.model import Llama
+from llama_scale.sampling import SamplingConfig
 from llama_scale.tokenizer import Tokenizer
 
 PROMPTS = [
@@ -116,63 +111,6 @@ def test_samples_depend_on_seed_task_and_sample_alone(model, tokenizer):
     assert len({full[2, sample][1] for sample in range(3)}) == 3
 
 
-def test_uniforms_are_fixed_for_good():
-    first = uniforms(0, 1, 2, 1000)
-    assert np.array_equal(uniforms(0, 1, 2, 10), first[:10])
-    assert first.min() >= 0 and first.max() < 1 and abs(first.mean() - 0.5) < 0.03
-    assert len({tuple(uniforms(*k, 3)) for k in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 1)]}) == 4
-    assert first[:3].tolist() == [0.8817034959793091, 0.2891765832901001, 0.8710360527038574]
-
-
-def brute_force(logits, temperature, top_k, top_p):
-    """The distribution over tokens, by sorting."""
-    p = np.exp((logits - logits.max()) / temperature)
-    order = np.argsort(-p)[: top_k or None]
-    p = p[order] / p[order].sum()
-    kept = int(np.searchsorted(np.cumsum(p), top_p - 1e-12)) + 1
-    out = np.zeros_like(logits)
-    out[order[:kept]] = p[:kept] / p[:kept].sum()
-    return out
-
-
-@pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"),
-    [(1.0, None, 1.0), (0.7, None, 0.8), (1.3, 3, 1.0), (0.9, 4, 0.6), (0.2, None, 0.95)],
-)
-def test_pick_draws_from_the_right_distribution(temperature, top_k, top_p):
-    logits = np.random.default_rng(0).normal(size=7) * 2
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
-    grid = 20_000
-    quantiles = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
-    rows = torch.tensor(logits, dtype=torch.float32).repeat(grid, 1)
-    drawn = torch.bincount(pick(rows, quantiles, sampling), minlength=7).numpy() / grid
-    assert np.abs(drawn - brute_force(logits, temperature, top_k, top_p)).max() < 2 / grid
-
-    warpers = [TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p)]
-    if top_k:
-        warpers.insert(1, TopKLogitsWarper(top_k))
-    warped = rows[:1]
-    for warper in warpers:
-        warped = warper(None, warped)
-    assert np.abs(drawn - warped.softmax(-1)[0].numpy()).max() < 2 / grid
-
-
-def test_pick_finds_a_wide_nucleus():
-    logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
-    logits[1] *= 10  # one narrow nucleus among wide ones
-    sampling = SamplingConfig(temperature=1.0, top_p=0.9)
-    grid = 200_000
-    quantiles = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
-    for row in logits:
-        expected = brute_force(row.double().numpy(), 1.0, None, 0.9)
-        kept = row >= module._threshold(row[None], sampling)[0]
-        assert abs(int(kept.sum()) - (expected > 0).sum()) <= 1
-        cdf = torch.tensor(expected).cumsum(0)
-        mine = pick(row.expand(64, -1), quantiles[:: grid // 64][:64], sampling)
-        theirs = torch.searchsorted(cdf, quantiles[:: grid // 64][:64].contiguous())
-        assert (mine - theirs).abs().max() <= 2
-
-
 def test_stop_strings_are_found_across_tokens():
     rng = random.Random(0)
     for _ in range(2000):
@@ -245,7 +183,7 @@ def test_prompts_are_prefilled_once_and_finished_rows_leave(tokenizer, monkeypat
 
 
 def test_cache_grows_to_the_end_of_the_context(model, tokenizer, monkeypatch):
-    monkeypatch.setattr(module, "CACHE_STEP", 8)
+    monkeypatch.setattr(cache, "ROOM", 8)
     prompt = "import sys\n" * 40
     sampling = SamplingConfig(temperature=0, max_new_tokens=400)
     rows = list(generate(model, tokenizer, [prompt, "x"], sampling))
@@ -271,21 +209,3 @@ def test_a_diverged_model_is_named(model, tokenizer):
     broken.norm.weight.data.fill_(torch.nan)
     with pytest.raises(UserError, match="not finite"):
         list(generate(broken, tokenizer, ["x"], GREEDY))
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("temperature", -1.0),
-        ("temperature", float("nan")),
-        ("top_p", 0.0),
-        ("top_p", 1.5),
-        ("top_k", 0),
-        ("max_new_tokens", 0),
-        ("seed", -1),
-        ("stop", ("a", "")),
-    ],
-)
-def test_bad_settings_are_named(field, value):
-    with pytest.raises(UserError, match=field):
-        SamplingConfig(**{field: value})

@@ -18,8 +18,8 @@ from evals.sandbox.pool import Sandbox, Script, run_programs
 from evals.tasks import spread
 from llama_scale.config import ModelConfig
 from llama_scale.errors import UserError
-from llama_scale.generate import SamplingConfig
 from llama_scale.model import Llama
+from llama_scale.sampling import SamplingConfig
 from llama_scale.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"

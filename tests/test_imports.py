@@ -15,7 +15,16 @@ ALLOWED = {
     "evals": {
         "evals": None,
         "llama_scale": UTILITIES
-        | {"generate", "model", "tokenizer", "tokens", "checkpoint", "callbacks", "device"},
+        | {
+            "generate",
+            "sampling",
+            "model",
+            "tokenizer",
+            "tokens",
+            "checkpoint",
+            "callbacks",
+            "device",
+        },
     },
 }
 MODULES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]

@@ -6,9 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+from llama_scale.cache import KVCache
 from llama_scale.config import ModelConfig, load_size
 from llama_scale.hf import from_hf, hf_config, to_hf
-from llama_scale.model import EOS, KVCache, Llama
+from llama_scale.model import EOS, Llama
 
 SHAPES = {
     "multi-head": {},
@@ -76,27 +77,26 @@ def test_loss_and_gradients_equal_transformers():
 @torch.no_grad()
 def test_cached_steps_equal_one_pass(config):
     model = Llama(config).init_weights(1).eval()
-    tokens = torch.randint(0, config.vocab_size, (3, 40))
-    cache = KVCache.empty(model, batch=3, max_length=40)
-    pieces = [model(tokens[:, a:b], cache) for a, b in ((0, 17), (17, 18), (18, 30), (30, 40))]
-    torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens), atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-def test_cache_rows_of_different_length_and_order():
-    config = small()
-    model = Llama(config).init_weights(1).eval()
-    tokens = torch.randint(0, config.vocab_size, (2, 12))
-    lengths = torch.tensor([12, 5])
-    cache = KVCache.empty(model, batch=2, max_length=20)
-    model(tokens, cache)
-    cache.lengths = lengths
-    cache = cache.select(torch.tensor([1, 0, 1]))
-    following = torch.randint(0, config.vocab_size, (3, 1))
-    logits = model(following, cache)[:, 0]
-    for row, source in enumerate((1, 0, 1)):
-        alone = torch.cat([tokens[source, : lengths[source]], following[row]])[None]
-        torch.testing.assert_close(logits[row], model(alone)[0, -1], atol=1e-5, rtol=0)
+    prompts = torch.randint(0, config.vocab_size, (3, 12))
+    lengths, prompt = torch.tensor([12, 5, 1]), torch.tensor([1, 0, 1, 2, 1])
+    cache = KVCache(config, lengths)
+    model(prompts, cache)
+    cache.fork(prompt)
+    new = torch.randint(0, config.vocab_size, (5, 25))
+    alone = [
+        model(torch.cat([prompts[p, : lengths[p]], row])[None])[0, lengths[p] :]
+        for p, row in zip(prompt, new, strict=True)
+    ]
+    lines = torch.arange(5)
+    for step in range(25):
+        if step in (4, 20):  # one line of three leaves, then a whole prompt
+            keep = torch.tensor([0, 1, 3, 4] if step == 4 else [3, 0, 1])
+            cache.select(keep)
+            lines = lines[keep]
+        logits = model(new[lines, step, None], cache)[:, 0]
+        for line, row in zip(lines, logits, strict=True):
+            torch.testing.assert_close(row, alone[line][step], atol=2e-5, rtol=0)
+    assert len(cache.prompts[0][0]) == 2
 
 
 def test_no_position_sees_the_future():

@@ -8,7 +8,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from evals.models import Transformers, cut
 from llama_scale.errors import UserError
-from llama_scale.generate import SamplingConfig
+from llama_scale.sampling import SamplingConfig
 
 
 @pytest.fixture(scope="module")

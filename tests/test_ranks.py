@@ -17,7 +17,7 @@ from test_tracking import plain_environment, read_run  # noqa: F401
 from evals.ranks import Ranks
 from evals.results import aggregate, write_result
 from llama_scale.errors import UserError
-from llama_scale.generate import SamplingConfig
+from llama_scale.sampling import SamplingConfig
 from llama_scale.tracking import mirror_scores
 
 MANY = [*QUICK, "--suites=humaneval", "--humaneval.n_tasks=5", "--humaneval.n_samples=2"]

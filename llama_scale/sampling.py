@@ -1,0 +1,136 @@
+"""Which token comes next: greedy, or drawn at a temperature within top-k and a nucleus.
+
+Random numbers are a function of (seed, task, sample, step) alone. No step sorts the vocabulary:
+the nucleus is hit by drawing again, with everything that is not likelier than the miss left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama_scale.errors import UserError
+
+ROUNDING = 6e-5  # most that batching moves a float32 logit, as a share of the largest: 512 epsilon
+SEGMENT = 128  # tokens whose probabilities are summed before one of them is looked for
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How completions are drawn.
+
+    Args:
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_p: Mass of the nucleus that tokens are drawn from (Holtzman et al. 2020); 1 is all.
+        top_k: Number of likeliest tokens that are drawn from; null is all.
+        max_new_tokens: Most tokens in a completion.
+        seed: Seed of the random numbers.
+        stop: Strings that end a completion, which is cut before them.
+    """
+
+    temperature: float = 0.2
+    top_p: float = 0.95
+    top_k: int | None = None
+    max_new_tokens: int = 512
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise UserError(f"temperature: expected at least 0, found {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p: expected more than 0 and at most 1, found {self.top_p}")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k: expected at least 1 or null, found {self.top_k}")
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens: expected at least 1, found {self.max_new_tokens}")
+        if self.seed < 0:
+            raise UserError(f"seed: expected at least 0, found {self.seed}")
+        if "" in self.stop:
+            raise UserError("stop: an empty string would end every completion")
+
+
+def sample_keys(seed: int, samples: Sequence[tuple[int, int]]) -> Tensor:
+    """Return the key (B,) of the random numbers of each (task, sample)."""
+    words = [np.random.SeedSequence((seed, *pair)).generate_state(1, np.uint64) for pair in samples]
+    return torch.from_numpy(np.concatenate(words).view(np.int64))
+
+
+def uniforms(keys: Tensor, step: int, attempt: int = 0) -> Tensor:
+    """Return a number in [0, 1) for each of ``keys`` (B,), a multiple of 2^-53.
+
+    SplitMix64 (Steele et al. 2014) of the key, counting up by step and attempt.
+    """
+    count = (step + (attempt << 32) + 1) * 0x9E3779B97F4A7C15
+    x = keys + ((count + (1 << 63)) % (1 << 64) - (1 << 63))  # int64 wraps around
+    x = (x ^ _shift(x, 30)) * -0x40A7B892E31B1A47
+    x = (x ^ _shift(x, 27)) * -0x6B2FB644ECCEEE15
+    return _shift(x ^ _shift(x, 31), 11).double() * 2.0**-53
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Shift int64 to the right as if it had no sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def pick(logits: Tensor, keys: Tensor, step: int, sampling: SamplingConfig) -> Tensor:
+    """Draw one token (B,) for each row of ``logits`` (B, V).
+
+    Top-k is taken first, then the nucleus: a token is in it while those likelier than it have
+    less than top_p of the mass. Tokens that tie with the last one kept are kept too, so that no
+    order among equals matters. A draw outside the nucleus is repeated among the likelier tokens.
+    """
+    p = logits.float()
+    p = (p - p.amax(-1, keepdim=True)).mul_(1 / sampling.temperature).exp_()  # (B, V)
+    if sampling.top_k and sampling.top_k < p.shape[1]:
+        p.masked_fill_(p < p.topk(sampling.top_k).values[:, -1:], 0)
+    tokens, mass = _draw(p, uniforms(keys, step))
+    if sampling.top_p == 1:
+        return tokens
+    limit = sampling.top_p * mass  # (B,)
+    drawn, attempt = tokens, 0
+    rows = torch.arange(len(p), device=p.device)  # (R,) whose draw is not accepted yet
+    while True:
+        p.masked_fill_(p <= p.gather(1, drawn[:, None]), 0)  # (R, V)
+        missed = (p.sum(-1) >= limit).nonzero().squeeze(1)
+        if len(missed) == 0:
+            return tokens
+        attempt += 1
+        rows, p, limit = rows[missed], p[missed], limit[missed]
+        drawn, _ = _draw(p, uniforms(keys[rows], step, attempt))
+        tokens[rows] = drawn
+
+
+def _draw(p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the token (B,) at the quantile ``uniform`` (B,) of ``p`` (B, V), and p's mass (B,).
+
+    The segment that holds the quantile is looked for first, then the token in it.
+    """
+    if p.shape[1] % SEGMENT:
+        p = F.pad(p, (0, -p.shape[1] % SEGMENT))
+    segments = p.unflatten(1, (-1, SEGMENT))  # (B, V / 128, 128)
+    sums = segments.sum(-1)
+    cdf = sums.cumsum(-1, dtype=torch.float64)  # (B, V / 128)
+    target = uniform[:, None] * cdf[:, -1:]  # (B, 1)
+    segment = torch.searchsorted(cdf, target, right=True)  # (B, 1)
+    width = sums.gather(1, segment)
+    share = 1 - (cdf.gather(1, segment) - target) / width  # of the segment, in [0, 1)
+    share.clamp_(0, 1 - 2.0**-53)
+    within = segments[torch.arange(len(p), device=p.device), segment[:, 0]]  # (B, 128)
+    cdf_within = within.cumsum(-1, dtype=torch.float64)
+    place = torch.searchsorted(cdf_within, share * cdf_within[:, -1:], right=True)
+    return (segment * SEGMENT + place).squeeze(1), cdf[:, -1]
+
+
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the likeliest token (B,) of ``logits`` (B, V), and whether rounding decided (B,).
+
+    Rounding differs with the shape of a batch and may decide where two logits are closer than it.
+    """
+    best, tokens = logits.max(-1)
+    rounding = ROUNDING * torch.maximum(best, -logits.amin(-1))  # (B,)
+    close = (logits > (best - rounding)[:, None]).sum(-1) > 1
+    return tokens, close
