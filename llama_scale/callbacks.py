@@ -4,6 +4,7 @@ Lightning's own counterparts lose the CSV of a reused folder, synchronise every 
 inside signal handlers; these do none of that.
 """
 
+import gc
 import json
 import math
 import os
@@ -177,6 +178,39 @@ class SignalStop(StepCallback):
         """Ask the trainer to stop; callbacks after this one see it and save."""
         self.received = self.received or self._agreed()
         trainer.should_stop = trainer.should_stop or self.received is not None
+
+
+class Garbage(StepCallback):
+    """Collects garbage every ``every`` steps and at no other time.
+
+    What is there after the first step is never looked at again. A collection that comes by itself
+    can stall a step for a tenth of a second, at another moment on each rank.
+    """
+
+    def __init__(self, every: int = 100) -> None:
+        super().__init__()
+        self.every, self.frozen = every, False
+
+    def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
+        """Freeze after the first step; collect when it is time."""
+        if not self.frozen:
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+            self.frozen = True
+        elif step % self.every == 0:
+            gc.collect()
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Give the collector back."""
+        gc.enable()
+        gc.unfreeze()
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the collector back."""
+        self.on_train_end(trainer, module)
 
 
 class Progress(StepCallback):

@@ -1,7 +1,11 @@
 """What this machine can compute on."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import psutil
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llama_scale.errors import UserError
 
@@ -42,3 +46,38 @@ def memory_used(device: str) -> int:
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return psutil.Process().memory_info().rss
+
+
+def synchronise(device: str) -> None:
+    """Wait for the device's queue to empty."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def attention_backends(device: str) -> AbstractContextManager:
+    """Choose the fastest attention kernel that takes the call, on a GPU by this order."""
+    if device != "cuda":
+        return nullcontext()
+    order = [
+        SDPBackend.CUDNN_ATTENTION,
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.EFFICIENT_ATTENTION,
+        SDPBackend.MATH,
+    ]
+    return sdpa_kernel(order, set_priority=True)
+
+
+def fetch(value: torch.Tensor) -> Callable[[], int]:
+    """Start copying a whole number () to the host; the returned function waits for it alone."""
+    if value.device.type != "cuda":
+        return lambda: int(value)
+    copy = torch.empty((), dtype=value.dtype, pin_memory=True)
+    copy.copy_(value, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def wait() -> int:
+        arrived.synchronize()
+        return int(copy)
+
+    return wait

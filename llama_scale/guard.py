@@ -6,6 +6,7 @@ state untouched. The decision is made and carried out on the device: AdamW's fus
 the flag, and the host waits for nothing.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llama_scale.callbacks import StepCallback
+from llama_scale.device import fetch
 
 WINDOW = 64
 LEAST = 32  # accepted losses before a spike can be told
@@ -62,8 +64,8 @@ class Guard:
 class Rollback(StepCallback):
     """Stops a run in which ``limit`` steps in a row were skipped, naming the first of them.
 
-    The host looks at the device's count every ``limit`` steps. ``first`` is that step (from 1), or
-    None.
+    The device's count is fetched every ``limit`` steps and looked at one step later, so that the
+    device has work while the host waits for it. ``first`` is that step (from 1), or None.
     """
 
     def __init__(self, limit: int) -> None:
@@ -71,11 +73,21 @@ class Rollback(StepCallback):
         self.limit = limit
         self.first: int | None = None
         self.last = 0
+        self.asked: tuple[int, Callable[[], int]] | None = None
 
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
-        """Look when it is time."""
+        """Look at what was asked for a step ago; ask when it is time."""
+        if self.asked is not None:
+            self._look(trainer)
         if step % self.limit == 0:
-            in_row = int(module.guard.in_row)
-            if in_row >= self.limit:
-                self.first, self.last = step - in_row + 1, step
-                trainer.should_stop = True
+            self.asked = step, fetch(module.guard.in_row)
+            if step == trainer.max_steps:
+                self._look(trainer)
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        step, answer = self.asked
+        self.asked = None
+        in_row = answer()
+        if in_row >= self.limit:
+            self.first, self.last = step - in_row + 1, step
+            trainer.should_stop = True

@@ -152,13 +152,13 @@ class Llama(nn.Module):
         self.register_buffer("rope", rope_table(config), persistent=False)
 
     @torch.no_grad()
-    def init_weights(self, seed: int) -> "Llama":
+    def init_weights(self, seed: int, device: str = "cpu") -> "Llama":
         """Draw every matrix from N(0, 0.02), the residual outputs divided by sqrt(2 L).
 
-        The values depend on the seed and the shape alone, not on the device or on the process's
-        random state.
+        The values depend on the seed, the shape and the ``device`` that they are drawn on alone,
+        not on where the model is or on the process's random state.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(device).manual_seed(seed)
         for name, parameter in self.named_parameters():
             self.init_parameter(name, parameter, generator)
         return self
@@ -172,7 +172,8 @@ class Llama(nn.Module):
         is_residual_output = name.endswith(("attention.o.weight", "ffn.down.weight"))
         depth = 2 * self.config.n_layers if is_residual_output else 1
         std = INIT_STD / math.sqrt(depth)
-        values = torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
+        values = torch.empty(parameter.shape, device=generator.device)
+        values.normal_(0.0, std, generator=generator)
         parameter.copy_(values)
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:

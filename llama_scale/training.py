@@ -24,10 +24,10 @@ from torch.distributed.tensor import DTensor
 
 from llama_scale import checkpoint
 from llama_scale.accounting import bf16_peak, count_parameters, flops_per_token
-from llama_scale.callbacks import MetricsLog, Progress, SignalStop
+from llama_scale.callbacks import Garbage, MetricsLog, Progress, SignalStop
 from llama_scale.config import TrainConfig
 from llama_scale.data import StepSampler, TokenWindows, build_loader
-from llama_scale.device import device_name
+from llama_scale.device import attention_backends, device_name
 from llama_scale.files import atomic_write, read_jsonl, write_json
 from llama_scale.guard import Guard, Rollback
 from llama_scale.model import Llama
@@ -326,10 +326,12 @@ def _fit_once(
     saver = Checkpointer(
         run.folder, save_every, config.keep, config.keep_every, config.keep_steps, rollback
     )
-    trainer = build_trainer(run, [*callbacks, log, progress, saver], len(rollbacks), skipped)
+    callbacks = [*callbacks, log, progress, saver, Garbage()]
+    trainer = build_trainer(run, callbacks, len(rollbacks), skipped)
     sampler = StepSampler(recipe.batch, run.micro_batch, first_step, place.rank, run.world, skipped)
     module = Pretraining(model, config, recipe, run.layout.shards, seed)
-    trainer.fit(module, build_loader(windows, sampler), ckpt_path=resume)
+    with attention_backends(run.device):
+        trainer.fit(module, build_loader(windows, sampler), ckpt_path=resume)
 
 
 def newest_standing(run: Run, rollbacks: list[dict[str, Any]]) -> Path | None:

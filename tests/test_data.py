@@ -42,7 +42,7 @@ def test_global_batch_is_the_same_for_any_split(world, micro_batch):
 
 
 def test_loader_benchmark():
-    from llama_scale.benchmark import loader
+    from llama_scale.speed.loader import loader
 
     ours, raw = loader(context_length=64, batch=4, rounds=2, batches=2)["contenders"]
     assert (ours["name"], ours["ratio"]) == ("llama_scale", 1.0)

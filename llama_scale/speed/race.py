@@ -1,0 +1,174 @@
+"""Contenders in processes of their own, their steps taken in turn on the same machine."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from llama_scale.accounting import bf16_peak, flops_per_token
+from llama_scale.config import ModelConfig
+from llama_scale.errors import UserError
+from llama_scale.speed.worker import OUT_OF_MEMORY, Job
+
+ROOT = Path(__file__).parent.parent.parent
+LOSS_TOLERANCE = {False: 1e-3, True: 5e-2}  # nats, in float32 and where anything is in bf16
+
+
+class OutOfMemory(UserError):
+    """The device cannot hold a contender."""
+
+
+@dataclass
+class Worker:
+    """A process that holds one contender, and what was measured of it."""
+
+    name: str
+    job: Job
+    process: subprocess.Popen
+    errors: Any
+    threads: int = 0
+    torch: str = ""
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    memory: int = 0
+
+    @classmethod
+    def start(cls, name: str, job: Job, python: str = sys.executable) -> "Worker":
+        """Start the process; raise UserError with its reason if it cannot hold the contender."""
+        errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115, read when the process dies
+        process = subprocess.Popen(
+            [python, "-m", "llama_scale.speed.worker", json.dumps(asdict(job))],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        worker = cls(name, job, process, errors)
+        try:
+            ready = worker.read()
+        except BaseException:
+            worker.stop()
+            raise
+        worker.threads, worker.torch = ready["threads"], ready["torch"]
+        return worker
+
+    def read(self) -> dict[str, Any]:
+        """Return the process's next answer; raise UserError if it is an error or none comes."""
+        line = self.process.stdout.readline()
+        said = json.loads(line) if line else {"error": self.last_words()}
+        if said.get("error") == OUT_OF_MEMORY:
+            raise OutOfMemory(f"{self.name}: {OUT_OF_MEMORY}")
+        if "error" in said:
+            raise UserError(f"{self.name}: {said['error']}")
+        return said
+
+    def last_words(self) -> str:
+        """Return how the process ended and the last line that it wrote to standard error."""
+        code = self.process.wait()
+        self.errors.seek(0)
+        lines = [line for line in self.errors.read().splitlines() if line.strip()] or [""]
+        return f"its process ended with {code}: {lines[-1][:300]}"
+
+    def step(self, number: int, timed: bool) -> None:
+        """Take training step ``number``, which fixes the tokens, and keep what it measured."""
+        try:
+            print(number, file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            raise UserError(f"{self.name}: {self.last_words()}") from None
+        said = self.read()
+        self.losses.append(said["loss"])
+        self.memory = said["memory"]
+        if timed:
+            self.seconds.append(said["seconds"])
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+
+def race(entries: Sequence[tuple[str, Job, str]], steps: int, warmup: int) -> list[Worker]:
+    """Take ``warmup`` untimed and ``steps`` timed steps of each entry in turn, the order turning.
+
+    ``entries`` are name, job and the interpreter to run it with. The losses of all must agree with
+    the first one's: they are the same model on the same tokens. Raises UserError if they do not,
+    or when a process fails.
+    """
+    workers: list[Worker] = []
+    progress = tqdm(total=len(entries) * (warmup + steps), unit="step", disable=None)
+    try:
+        for entry in entries:
+            progress.set_description(f"building {entry[0]}")
+            workers.append(Worker.start(*entry))
+        for number in range(warmup + steps):
+            turn = number % len(workers)
+            for worker in workers[turn:] + workers[:turn]:
+                progress.set_description(worker.name)
+                worker.step(number, timed=number >= warmup)
+                progress.update()
+    finally:
+        progress.close()
+        for worker in workers:
+            worker.stop()
+    check_losses(workers)
+    return workers
+
+
+def check_losses(workers: Sequence[Worker]) -> None:
+    """Raise UserError when losses do not agree: then it is not the same model."""
+    tolerance = LOSS_TOLERANCE[any(worker.job.bf16 for worker in workers)]
+    ours, *others = workers
+    for other in others:
+        gap = max(abs(a - b) for a, b in zip(ours.losses, other.losses, strict=True))
+        if not gap <= tolerance:
+            raise UserError(f"{other.name}: its losses differ from ours by {gap:.2g}; not compared")
+
+
+def summarise(
+    worker: Worker, workers: Sequence[Worker], ceiling: float, gpu: str | None
+) -> dict[str, Any]:
+    """Return a contender's rate, its memory and, step by step, its time over each of ours.
+
+    ``ceiling`` is what the machine's matrix products reach in FLOP/s.
+    """
+    job, config = worker.job, ModelConfig(**worker.job.model)
+    seconds = statistics.median(worker.seconds)
+    rate = job.tokens / seconds
+    full, causal = flops_per_token(config, causal=False), flops_per_token(config)
+    row = {
+        "name": worker.name,
+        "torch": worker.torch,
+        "precision": "bf16" if job.bf16 else "fp32",
+        "compile": job.compile,
+        "micro_batch": job.micro_batch,
+        "accumulate": job.accumulate,
+        "recompute": job.recompute,
+        "tokens_per_second": rate,
+        "ms_per_step": 1e3 * seconds,
+        "peak_memory": worker.memory,
+        "share_of_ceiling": rate * full / ceiling,
+        "ratios": {w.name: ratio(worker, w) for w in workers if w.job.peer == "llama_scale"},
+        "losses": worker.losses,
+        "seconds": worker.seconds,
+    }
+    if peak := gpu and bf16_peak(gpu):
+        row |= {"mfu_full": rate * full / peak, "mfu_causal": rate * causal / peak}
+    return row
+
+
+def ratio(other: Worker, ours: Worker) -> dict[str, Any]:
+    """Return how many times as fast as ``other`` ours is, over the steps taken side by side."""
+    ratios = [b / a for a, b in zip(ours.seconds, other.seconds, strict=True)]
+    quartiles = statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2
+    return {"median": statistics.median(ratios), "quartiles": quartiles}

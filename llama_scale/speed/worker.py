@@ -1,0 +1,123 @@
+"""One contender in a process of its own: reads a number, takes that training step, tells its time.
+
+    python -m llama_scale.speed.worker JOB
+
+JOB is the JSON of a ``Job``. Each answer is a line of JSON on standard output.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llama_scale.config import ModelConfig, OptimConfig
+from llama_scale.device import attention_backends, synchronise
+from llama_scale.errors import UserError
+from llama_scale.optim import build_optimizer
+from llama_scale.speed.peers import build
+
+OUT_OF_MEMORY = "out of memory"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker trains.
+
+    Args:
+        peer: llama_scale, or the name of a peer.
+        model: The fields of the model's configuration.
+        micro_batch: Sequences in a forward pass.
+        accumulate: Forward passes in a step.
+        bf16: Compute under bf16 autocast, the weights in float32.
+        compile: Compile the model.
+        recompute: Recompute each block in the backward pass (ours alone).
+        device: cpu or cuda.
+        threads: CPU threads; None leaves the library's choice.
+        draw_on_device: Draw the weights on the device, which is fast and gives other values.
+    """
+
+    peer: str
+    model: dict[str, Any]
+    micro_batch: int
+    accumulate: int = 1
+    bf16: bool = False
+    compile: bool = False
+    recompute: bool = False
+    device: str = "cpu"
+    threads: int | None = None
+    draw_on_device: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in a step."""
+        return self.micro_batch * self.accumulate * self.model["context_length"]
+
+
+def build_step(job: Job) -> Callable[[int], torch.Tensor]:
+    """Return the function that takes training step ``number`` and returns its loss."""
+    config = ModelConfig(**job.model)
+    model, loss = build(job.peer, config, job.compile, job.device, job.draw_on_device)
+    if job.recompute:
+        for block in model.blocks:
+            block.recompute = True
+    optimizer = build_optimizer(model, OptimConfig(), lr=1e-3)
+    shape = (job.accumulate, job.micro_batch, config.context_length + 1)
+
+    def step(number: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(number)
+        batch = torch.randint(0, config.vocab_size, shape, generator=generator).to(job.device)
+        total = torch.zeros((), device=job.device)
+        for tokens in batch:  # (B, T + 1)
+            with torch.autocast(job.device, torch.bfloat16, enabled=job.bf16):
+                value = loss(tokens)
+            (value / job.accumulate).backward()
+            total += value.detach() / job.accumulate
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return total
+
+    return step
+
+
+def peak_memory(device: str) -> int:
+    """Return the most bytes of tensors on the GPU, or of this process in host memory."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Build the contender, then take the steps that standard input asks for."""
+    job = Job(**json.loads(sys.argv[1]))
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    try:
+        step = build_step(job)
+        answer(threads=torch.get_num_threads(), torch=torch.__version__)
+        with attention_backends(job.device):
+            for line in sys.stdin:
+                synchronise(job.device)
+                start = time.perf_counter()
+                loss = step(int(line))
+                synchronise(job.device)
+                seconds = time.perf_counter() - start
+                answer(seconds=seconds, loss=loss.item(), memory=peak_memory(job.device))
+    except (UserError, ImportError) as error:
+        answer(error=str(error))
+    except torch.OutOfMemoryError:
+        answer(error=OUT_OF_MEMORY)
+
+
+def answer(**values: Any) -> None:
+    """Write one line of JSON."""
+    print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    main()

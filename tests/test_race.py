@@ -1,0 +1,225 @@
+"""Contenders in processes of their own: same model, same tokens, in turn."""
+
+import json
+import os
+import signal
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT, run_script
+
+from llama_scale.config import ModelConfig, parse
+from llama_scale.errors import UserError
+from llama_scale.model import Llama
+from llama_scale.speed import environment, race, table
+from llama_scale.speed.peers import to_litgpt
+from llama_scale.speed.race import OutOfMemory, Worker, check_losses, summarise
+from llama_scale.speed.worker import Job
+
+TINY = ModelConfig(
+    d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=64, vocab_size=96, context_length=32
+)
+JOB = Job(peer="llama_scale", model=asdict(TINY), micro_batch=2, threads=1)
+SHAPE = [f"--model.{name}={value}" for name, value in asdict(TINY).items()]
+
+
+def test_train_mode_beside_transformers(tmp_path):
+    out = tmp_path / "out.json"
+    command = ["train", *SHAPE, "--batch=2", "--steps=4", "--warmup=2", "--threads=1"]
+    done = run_script("benchmark.py", *command, f"--out={out}", "--precision=fp32", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    ours, theirs = result["contenders"]
+    assert (ours["name"], theirs["name"]) == ("llama_scale", "transformers")
+    assert ours["losses"] == pytest.approx(theirs["losses"], abs=1e-5)
+    assert len(ours["losses"]) == 6 and len(ours["seconds"]) == 4
+    assert ours["losses"][-1] != ours["losses"][0]
+    assert ours["peak_memory"] > 50e6 and result["threads"] == 1
+    assert ours["ratios"]["llama_scale"]["median"] == 1
+    low, high = theirs["ratios"]["llama_scale"]["quartiles"]
+    assert 0 < low <= theirs["ratios"]["llama_scale"]["median"] <= high
+    assert "transformers" in done.stdout and "GFLOP/s" in done.stdout
+
+
+def worker(name="llama_scale", seconds=(1.0, 2.0), losses=(3.0, 2.9), job=JOB):
+    found = Worker(name, job, None, None)
+    found.seconds, found.losses, found.memory = list(seconds), list(losses), 7
+    return found
+
+
+def test_summary_by_hand():
+    ours, other = worker(), worker("x", (4.0, 4.0), job=Job("x", asdict(TINY), 2))
+    row = summarise(other, [ours, other], ceiling=1e6, gpu="NVIDIA H200")
+    tokens = 2 * 32 / 4.0
+    matmul = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 96 * 32
+    attention = 2 * 32 * 32  # L D T
+    assert row["tokens_per_second"] == tokens and row["ms_per_step"] == 4000
+    assert row["share_of_ceiling"] == pytest.approx(tokens * (6 * matmul + 12 * attention) / 1e6)
+    assert row["mfu_full"] == pytest.approx(tokens * (6 * matmul + 12 * attention) / 989e12)
+    assert row["mfu_causal"] == pytest.approx(tokens * (6 * matmul + 6 * attention) / 989e12)
+    assert row["ratios"] == {"llama_scale": {"median": 3.0, "quartiles": [1.5, 4.5]}}
+
+
+def test_losses_that_differ_are_not_compared():
+    check_losses([worker(), worker(losses=(3.0005, 2.9))])
+    for losses in ((3.01, 2.9), (float("nan"), 2.9)):
+        with pytest.raises(UserError, match="x: its losses differ from ours"):
+            check_losses([worker(), worker("x", losses=losses)])
+
+
+def test_a_contender_that_dies_is_one_line():
+    found = Worker.start("victim", JOB)
+    try:
+        found.step(0, timed=True)
+        os.kill(found.process.pid, signal.SIGKILL)
+        with pytest.raises(UserError, match="victim: its process ended with -9"):
+            found.step(1, timed=True)
+            found.step(2, timed=True)
+    finally:
+        found.stop()
+
+
+def test_a_contender_that_cannot_be_built_is_one_line():
+    with pytest.raises(UserError, match="litgpt: No module named 'litgpt'"):
+        Worker.start("litgpt", Job("litgpt", asdict(TINY), 1))
+
+
+def test_litgpt_gets_every_weight_once():
+    model = Llama(TINY).init_weights(0)
+    renamed = to_litgpt(model.state_dict(), TINY.n_layers)
+    values = torch.cat([value.flatten() for value in renamed.values()]).sort().values
+    expected = torch.cat([value.flatten() for value in model.state_dict().values()]).sort().values
+    assert torch.equal(values, expected)
+    first = model.blocks[0].attention
+    qkv = renamed["transformer.h.0.attn.qkv.weight"]  # (D + 2 G K, D)
+    parts = qkv.split([32, 16, 16])
+    assert all(torch.equal(p, getattr(first, n).weight) for p, n in zip(parts, "qkv", strict=True))
+
+
+def test_an_environment_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setitem(environment.OWN, "nothing", ["no-such-package-of-anyone==99"])
+
+    def call(command):
+        if "venv" in command:
+            (tmp_path / ".peers/nothing/lib").mkdir(parents=True)
+        else:
+            environment.subprocess.run(["false"], check=True)
+
+    monkeypatch.setattr(environment, "call", call)
+    with pytest.raises(UserError, match="peers: nothing cannot be installed"):
+        environment.peer_python("nothing")
+    assert not (tmp_path / ".peers/nothing").exists()
+
+
+TABLE = """
+name: tiny
+device: cpu
+precision: fp32
+steps: 2
+warmup: 1
+threads: 1
+rows:
+  - {size: Q1, micro_batches: [4, 2], compile: false, peers: [transformers], model: &model
+      {context_length: 64, vocab_size: 256}}
+  - {size: Q2, micro_batches: [2], accumulate: 2, compile: false, recompute: true, model: *model}
+"""
+
+
+def test_table_of_sizes(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TABLE)
+    command = ["train", "--table", tmp_path / "tiny.yaml", f"--out={tmp_path / 'found'}"]
+    done = run_script("benchmark.py", *command, "--only=Q1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first = json.loads((tmp_path / "found.json").read_text())
+    assert list(first["rows"]) == ["Q1"]
+    assert len(first["rows"]["Q1"]["contenders"]) == 2
+    done = run_script("benchmark.py", *command, "--only=Q2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    both = json.loads((tmp_path / "found.json").read_text())
+    assert both["rows"]["Q1"] == first["rows"]["Q1"], "what was measured before stays"
+    (ours,) = both["rows"]["Q2"]["contenders"]
+    assert (ours["micro_batch"], ours["accumulate"], ours["recompute"]) == (2, 2, True)
+    assert all(row["gradients"]["agree"] for row in both["rows"].values())
+    text = (tmp_path / "found.md").read_text()
+    assert "| Q1 | 4 x 1 | eager |" in text and "| Q2 | 2 x 2 | eager, recomputed |" in text
+    assert "benchmark.py train --table" in text
+
+
+def test_a_smaller_micro_batch_follows_one_that_does_not_fit(monkeypatch, capsys):
+    tried = []
+
+    def fake(entries, steps, warmup):
+        (entry,) = entries
+        tried.append((entry[1].micro_batch, entry[1].accumulate))
+        if entry[1].micro_batch > 2:
+            raise OutOfMemory("llama_scale: out of memory")
+        return [worker(job=entry[1])]
+
+    monkeypatch.setattr(table, "race", fake)
+    config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1)
+    found = table.measure(table.Row("Q1", [8, 4, 2], accumulate=3), config, 1e9, None)
+    assert tried == [(8, 3), (4, 6), (2, 12)]
+    assert found["contenders"][0]["micro_batch"] == 2
+    assert capsys.readouterr().err.count("out of memory") == 2
+    with pytest.raises(UserError, match="Q1: no micro-batch of"):
+        table.measure(table.Row("Q1", [8, 4]), config, 1e9, None)
+
+
+def test_an_answer_of_out_of_memory_is_told_apart(monkeypatch):
+    found = worker()
+    found.process = SimpleNamespace(
+        stdout=SimpleNamespace(readline=lambda: '{"error": "out of memory"}')
+    )
+    with pytest.raises(OutOfMemory):
+        found.read()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--table", "h20"], "did you mean 'h200'"),
+        (["train", "--table", "h200", "--only=M9"], "no row 'M9'"),
+        (["train", "--size=M1", "--peers=transfomers"], "unknown 'transfomers'"),
+        (["train", "--size=M1", "--steps=0"], "steps: expected at least 1"),
+        (["generate", "--size=M1", "--tokenizer=none.model"], "none.model"),
+        (["overhead", "--size=M1", "--data=none"], "none"),
+        (["trian"], "did you mean 'train'"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, words):
+    done = run_script("benchmark.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_gpu_table_without_a_gpu_is_one_line(tmp_path):
+    done = run_script("benchmark.py", "train", "--table", "h200", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("this machine has no usable GPU")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_every_table_has_known_sizes():
+    for path in sorted((ROOT / "configs/table").glob("*.yaml")):
+        config = parse(table.TableBenchmark, "A table.", ["--config", str(path)])
+        assert {row.size for row in config.rows} == {"M1", "M2", "M3", "M4", "M5"}
+        assert all(row.config.context_length == 2048 for row in config.rows)
+        assert (config.steps, config.device, config.precision) == (100, "cuda", "bf16")
+
+
+def test_race_stops_every_process(monkeypatch):
+    started = []
+    start = Worker.start.__func__
+
+    def record(cls, *entry):
+        started.append(start(cls, *entry))
+        return started[-1]
+
+    monkeypatch.setattr(Worker, "start", classmethod(record))
+    with pytest.raises(UserError, match="No module named 'litgpt'"):
+        race.race([("a", JOB), ("b", Job("litgpt", asdict(TINY), 2))], steps=1, warmup=1)
+    assert len(started) == 1 and started[0].process.poll() is not None
