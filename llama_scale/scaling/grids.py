@@ -29,6 +29,9 @@ class Grid:
         cooldown: Share of a run in which its rate falls. Given, each size and seed trains
             one run at a constant rate, and every token budget is a branch of it, whose rate
             falls linearly (.1 to .2 is usual); null is a full schedule of its own for each run.
+        lr_factors: Multiples of the law's peak learning rate, a run for each.
+        batch_factors: Multiples of the law's batch, a run for each; the tokens are rounded so that
+            every batch sees equally many.
         variant: Prefix of the runs' names, to tell a grid apart.
     """
 
@@ -38,7 +41,22 @@ class Grid:
     isoflop: list[float] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0])
     cooldown: float | None = None
+    lr_factors: list[float] = field(default_factory=lambda: [1.0])
+    batch_factors: list[float] = field(default_factory=lambda: [1.0])
     variant: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("lr_factors", "batch_factors"):
+            values = getattr(self, name)
+            if not values or not all(0 < value < float("inf") for value in values):
+                raise UserError(f"{name}: expected positive multiples, found {values}")
+            if self.cooldown is not None and values != [1.0]:
+                raise UserError(f"{name}: branches take both from their trunk; leave cooldown out")
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether rates or batches are tried beside the law's."""
+        return self.lr_factors != [1.0] or self.batch_factors != [1.0]
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,15 @@ from llama_scale.scaling.words import count, digits, power
 
 def describe(study: Study) -> str:
     """Return the study's runs with their cost, what they would forecast, and its commands."""
+    width = max(22, *(len(run.name) for run in study.runs)) + 2
     rows = [
-        f"{'run':<24}{'N':>14}{'D':>16}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}{'FLOPs':>11}"
+        f"{'run':<{width}}{'N':>14}{'D':>16}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}{'FLOPs':>11}"
         f"{'memory':>11}{'hours':>9}"
     ]
     for run in study.runs:
         recipe = run.recipe
         rows.append(
-            f"{run.name:<24}{run.n:>14,}{recipe.tokens:>16,}{recipe.tokens / run.n:>8.1f}"
+            f"{run.name:<{width}}{run.n:>14,}{recipe.tokens:>16,}{recipe.tokens / run.n:>8.1f}"
             f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.spent:>11.3g}"
             f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.spent):>9.3g}"
         )

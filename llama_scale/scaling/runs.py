@@ -1,6 +1,7 @@
 """The training runs of a study: full schedules, or constant-rate trunks with cooldown branches."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,7 @@ from llama_scale.accounting import count_parameters, flops_per_token
 from llama_scale.config import ModelConfig, TrainConfig, parse
 from llama_scale.errors import UserError
 from llama_scale.optim import Recipe, resolve
-from llama_scale.scaling.grids import wanted
+from llama_scale.scaling.grids import Grid, wanted
 from llama_scale.scaling.settings import PlannedRun, StudyConfig
 from llama_scale.scaling.tasks import device_flags, flags, flatten
 
@@ -50,7 +51,9 @@ def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[Pl
             asked = wanted(grid, shapes, factor)
             if grid.cooldown is not None and "optim.schedule" in flatten(config.train):
                 raise UserError("cooldown: sets train.optim.schedule itself; leave that out")
-            if grid.cooldown is None:
+            if grid.is_sweep:
+                runs = [run for one in asked for run in _sweep(plan, grid, *one)]
+            elif grid.cooldown is None:
                 runs = [plan(size, label(D), D, seed) for size, D, seed in asked]
             else:
                 runs = _grow(plan, asked, grid.cooldown)
@@ -63,6 +66,29 @@ def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[Pl
     if not found:
         raise UserError("runs: no size can spend its budget; see isoflop in --help")
     return list(found.values())
+
+
+def _sweep(
+    plan: Callable[..., PlannedRun], grid: Grid, size: str, tokens: float, seed: int
+) -> list[PlannedRun]:
+    """Return a run for each multiple of the law's batch and rate, all of equally many tokens."""
+    sketch = plan(size, label(tokens), tokens, seed)
+    batches = {}
+    for factor in grid.batch_factors:
+        wanted_batch = str(round(factor * sketch.recipe.batch_tokens))
+        tried = plan(size, label(tokens), tokens, seed, "--optim.batch_tokens", wanted_batch)
+        batches[factor] = tried.recipe.batch_tokens  # in round sequences
+    together = math.lcm(*batches.values())
+    equal = together * max(1, round(tokens / together))
+    return [
+        plan(
+            *(size, f"{label(tokens)}-batch{batch:g}x-lr{rate:g}x", equal, seed),
+            *("--optim.batch_tokens", str(batches[batch])),
+            *("--optim.lr", f"{rate * sketch.recipe.lr:.6g}"),
+        )
+        for batch in grid.batch_factors
+        for rate in grid.lr_factors
+    ]
 
 
 def _grow(

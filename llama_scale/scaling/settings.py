@@ -27,6 +27,8 @@ class StudyConfig:
         holdout: Runs that the law must predict without having seen them: largest (greatest
             compute), none or a condition such as N>1e8.
         fit: Overrides of launch/scaling.py fit.
+        law: What the points are for: the law of the loss with its report, or the best learning
+            rates and batches of a sweep, beside the laws that are the default.
         device: Where to train and score; auto is the GPU if there is one.
         threads: CPU threads of a run; null leaves the library's choice.
         parallel: Runs at a time; auto is one for each GPU, or as many as the CPUs have threads for.
@@ -45,12 +47,18 @@ class StudyConfig:
     evaluate: dict[str, Any] = field(default_factory=dict)
     holdout: str = "largest"
     fit: dict[str, Any] = field(default_factory=dict)
+    law: Literal["loss", "rates"] = "loss"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     parallel: int | Auto = "auto"
     executor: Literal["local", "slurm"] = "local"
     slurm: dict[str, Any] = field(default_factory=dict)
     dry_run: bool = False
+
+    @property
+    def result(self) -> str:
+        """The file in the study's folder that it all leads to."""
+        return "report.html" if self.law == "loss" else "sweep.json"
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def run_study(study: Study) -> None:
             failures = executor.run()
         if failures:
             _fail(state, failures)
-        print(f"{config.name}: finished; open {here(study.folder / 'report.html')}", flush=True)
+        print(f"{config.name}: finished; open {here(study.folder / config.result)}", flush=True)
 
 
 @contextmanager

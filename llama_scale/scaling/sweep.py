@@ -49,7 +49,13 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
         )
     top = [min(found.values(), key=lambda b: b.loss) for found in groups.values()]
     result = {"lr": _law(top, lambda b: step_law_lr(int(b.N), b.D))}
-    several = {key: found for key, found in groups.items() if len(found) > 1}
+    result["by_batch"] = [
+        {"N": b.N, "D": b.D, "batch": float(B), "lr": b.value, "loss": b.loss}
+        for found in groups.values()
+        for B, b in found.items()
+        if len(found) > 1
+    ]
+    several = {key: found for key, found in groups.items() if len(found) >= LEAST}
     if several:
         sizes = []
         for (N, D), found in several.items():

@@ -220,7 +220,16 @@ def outcome(scored: dict[str, Any]) -> Table:
 def sweeps(found: dict[str, Any]) -> list[Table]:
     """Return the laws of a sweep and the best values that they were fitted to."""
     made = []
+    if rows := found["by_batch"]:
+        body = [
+            [count(r["N"]), count(r["D"]), count(r["batch"]), digits(r["lr"]), digits(r["loss"], 4)]
+            for r in rows
+        ]
+        head = ["N", "D", "batch", "best lr", "loss"]
+        made.append(Table("batches", "Best rate of each batch", "", head, body))
     for name, law in found.items():
+        if name == "by_batch":
+            continue
         body = [
             [
                 count(b["N"]),

@@ -79,7 +79,9 @@ def plan_tasks(
     prepare = script("prepare", "--config", data["file"])
     tasks = [Task("prepare", prepare, outputs=(f"{data['folder']}/manifest.json",))]
     scored = [run for run in runs if not run.is_trunk]
-    last = forecast_first(scored, config.holdout, config.fit.get("where"))
+    last = []
+    if config.law == "loss":
+        last = forecast_first(scored, config.holdout, config.fit.get("where"))
     for run in runs:
         if run not in last:
             tasks += _run_tasks(config, run, script, "prepare")
@@ -88,13 +90,17 @@ def plan_tasks(
     after = tasks[-1].name
     for run in last:
         tasks += _run_tasks(config, run, script, after)
+    tasks.append(Task("collect", script("collect", study), _scores(tasks), (points,)))
+    if config.law == "rates":
+        found = f"{study}/{config.result}"
+        sweep = script("scaling", "sweep", points, "--out", found)
+        return [*tasks, Task("sweep", sweep, ("collect",), (found,))]
     holdout = ("--holdout", config.holdout)
     fit = script("scaling", "fit", points, "--out", study, *holdout, *flags(config.fit))
     report = script("scaling", "report", study)
     track = script("track", study, "--mode", os.environ.get("WANDB_MODE", "offline"))
     return [
         *tasks,
-        Task("collect", script("collect", study), _scores(tasks), (points,)),
         Task("fit", fit, ("collect",), (f"{study}/laws.json",)),
         Task("report", report, ("fit",), (f"{study}/report.html",)),
         Task("track", track, ("report",)),
