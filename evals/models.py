@@ -46,10 +46,11 @@ class Source(Protocol):
 
 @dataclass
 class Checkpoint:
-    """A model of this project with its tokenizer."""
+    """A model of this project with its tokenizer; ``graphs`` as in ``generate``."""
 
     model: Llama
     tokenizer: Tokenizer
+    graphs: bool = False
 
     def complete(
         self,
@@ -61,8 +62,9 @@ class Checkpoint:
     ) -> Iterator[dict[str, Any]]:
         """Yield completions batch by batch; each depends on (seed, task, sample) alone."""
         drawn = generate(
-            self.model, self.tokenizer, prompts, sampling, n_samples, batch_size, numbers
-        )
+            self.model, self.tokenizer, prompts, sampling, n_samples, batch_size, numbers,
+            self.graphs,
+        )  # fmt: skip
         for row in drawn:
             yield {
                 "task": row.task, "sample": row.sample, "text": row.text,
@@ -75,13 +77,17 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    folder: Path, device: str, bf16: bool = False, threads: int | None = None
+    folder: Path,
+    device: str,
+    bf16: bool = False,
+    threads: int | None = None,
+    graphs: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint folder with its tokenizer; raise UserError if it cannot be."""
     if threads:
         torch.set_num_threads(threads)
     model = load_model(folder, device, torch.bfloat16 if bf16 else torch.float32)
-    return Checkpoint(model, Tokenizer(folder / "tokenizer.model"))
+    return Checkpoint(model, Tokenizer(folder / "tokenizer.model"), graphs)
 
 
 @dataclass

@@ -76,6 +76,7 @@ class EvalConfig:
         threads: CPU threads of the model; null leaves the library's choice.
         ranks: Processes that draw completions, each with a copy of the model; auto is one for
             each GPU.
+        graphs: Replay the kernels of a decoding step as one CUDA graph (a GPU alone).
         wandb: Show the scores of the run in this Weights & Biases project.
     """
 
@@ -97,6 +98,7 @@ class EvalConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = None
     ranks: int | Auto = "auto"
+    graphs: bool = False
     wandb: str | None = None
 
 
@@ -106,6 +108,8 @@ def main() -> None:
     config = parse(EvalConfig, "Score a model of code.", argv, positional="checkpoint")
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.graphs and pick_device(config.device) == "cpu":
+        raise UserError("graphs: CUDA graphs need a GPU; leave it out on a CPU")
     if config.samples:
         judge_samples(config)
         return
@@ -157,7 +161,9 @@ def evaluate_checkpoint(config: EvalConfig, names: list[str], checkpoint: Path) 
     folder = eval_folder(checkpoint)
     print(f"{checkpoint} -> {folder}", flush=True)
     bf16 = {own["precision"] for own in settings.values()} == {"bf16"}
-    load = partial(open_checkpoint, checkpoint, bf16=bf16, threads=config.threads)
+    load = partial(
+        open_checkpoint, checkpoint, bf16=bf16, threads=config.threads, graphs=config.graphs
+    )
     source: Source | None = None
     for name in names:
         path = folder / f"{name}.json"

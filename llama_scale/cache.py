@@ -1,7 +1,7 @@
 """Keys and values in generation: each prompt's once, and what every completion added of its own.
 
 Shapes as in model.py; P prompts, R = H / G query heads on one key head, N most lines of a prompt,
-M tokens generated so far.
+M slots for the tokens generated.
 """
 
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from llama_scale.config import ModelConfig
 
-ROOM = 64  # tokens that a full cache grows by
+ROOM = 32  # tokens that a full cache grows by
 
 
 class KVCache:
@@ -30,15 +30,15 @@ class KVCache:
         self.config, self.lengths = config, lengths
         self.prompts: list[tuple[Tensor, Tensor]] = []  # of each layer, (P, G, S, K) twice
         self.prompt = torch.arange(len(lengths), device=lengths.device)  # (B,) of each line
-        self.lines: Tensor | None = None  # keys and values, (2, L, B, G, room for M, K)
+        self.lines: Tensor | None = None  # keys and values, (2, L, B, G, M, K)
         self.steps = 0
+        self.step = torch.zeros(1, dtype=torch.long, device=lengths.device)  # the same, there
 
     def fork(self, prompt: Tensor) -> None:
         """Continue prompt ``prompt[b]`` (B,) in line b."""
         keys, _ = self.prompts[0]
         _, heads, longest, width = keys.shape
-        shape = (2, self.config.n_layers, len(prompt), heads, 0, width)
-        self.lines = keys.new_empty(shape)
+        self.lines = keys.new_zeros(2, self.config.n_layers, len(prompt), heads, 0, width)
         slots = torch.arange(longest, device=keys.device)
         bias = torch.zeros(len(keys), longest, device=keys.device)  # (P, S)
         self.bias = bias.masked_fill(slots >= self.lengths[:, None], -torch.inf)
@@ -72,11 +72,20 @@ class KVCache:
         if not self.prompts:
             return torch.arange(length, device=self.lengths.device)[None]
         last = self.config.context_length - 1  # finished lines may be there already
-        return (self.lengths[self.prompt] + self.steps).clamp(max=last)[:, None]
+        return (self.lengths[self.prompt] + self.step).clamp(max=last)[:, None]
+
+    def make_room(self) -> bool:
+        """Make room for the next token of each line; say whether the cache had to grow."""
+        if self.steps < self.lines.shape[4]:
+            return False
+        self.lines = F.pad(self.lines, (0, 0, 0, ROOM))
+        self.slots = torch.arange(self.lines.shape[4], device=self.lines.device)  # (M,)
+        return True
 
     def advance(self) -> None:
-        """Count the pass that has just ended, if it was one of single tokens."""
-        self.steps += self.lines is not None
+        """Go on to the next token of each line."""
+        self.steps += 1
+        self.step += 1
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the attention (B, H, T, K) of ``q`` to all before it; keep ``k`` and ``v``."""
@@ -84,15 +93,14 @@ class KVCache:
             self.prompts.append((k, v))
             grouped = self.config.kv_heads != self.config.n_heads
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-        if self.steps == self.lines.shape[4]:
-            self.lines = F.pad(self.lines, (0, 0, 0, ROOM))
-        self.lines[0, layer, :, :, self.steps] = k.squeeze(2)
-        self.lines[1, layer, :, :, self.steps] = v.squeeze(2)
-        keys, values = self.lines[:, layer, :, :, : self.steps + 1]  # (B, G, M, K) each
+        keys, values = self.lines[:, layer]  # (B, G, M, K) each
+        keys.index_copy_(2, self.step, k)
+        values.index_copy_(2, self.step, v)
         prompt_keys, prompt_values = self.prompts[layer]  # (P, G, S, K) each
         q = q.unflatten(1, (k.shape[1], -1)).squeeze(3) * q.shape[-1] ** -0.5  # (B, G, R, K)
         scores = self._together(q) @ prompt_keys.mT + self.bias[:, None, None]  # (P, G, N R, S)
-        scores = torch.cat([self._apart(scores), q @ keys.mT], dim=-1)  # (B, G, R, S + M)
+        own = (q @ keys.mT).masked_fill(self.slots > self.step, -torch.inf)  # (B, G, R, M)
+        scores = torch.cat([self._apart(scores), own], dim=-1)  # (B, G, R, S + M)
         weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
         of_prompt, of_line = weights.tensor_split([prompt_keys.shape[2]], dim=-1)
         y = self._apart(self._together(of_prompt) @ prompt_values) + of_line @ values

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llama_scale.cache import KVCache
 from llama_scale.config import ModelConfig
+from llama_scale.decoder import Decoder
 from llama_scale.errors import UserError
 from llama_scale.model import Llama
 from llama_scale.sampling import SamplingConfig, greedy, pick, sample_keys
@@ -79,11 +80,13 @@ def generate(
     n_samples: int = 1,
     batch_size: int = 64,
     tasks: Sequence[int] | None = None,
+    graphs: bool = False,
 ) -> Iterator[Completion]:
     """Yield ``n_samples`` completions of each prompt, batch by batch, longest prompts first.
 
     ``tasks`` number the prompts (default: their positions); with the seed and the sample's
-    number they fix its random numbers. ``batch_size`` is rows decoded together.
+    number they fix its random numbers. ``batch_size`` is rows decoded together; ``graphs`` replays
+    the kernels of a step as one CUDA graph (GPU only).
     """
     rows = []
     for task, prompt in zip(tasks or range(len(prompts)), prompts, strict=True):
@@ -94,7 +97,7 @@ def generate(
         batch_size -= batch_size % n_samples
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        for _ in _decode(model, tokenizer, batch, sampling):
+        for _ in _decode(model, tokenizer, batch, sampling, graphs):
             pass
         yield from batch
 
@@ -125,7 +128,11 @@ def _unsettled(raw: bytearray, stops: Sequence[bytes]) -> int:
 
 @torch.inference_mode()
 def _decode(
-    model: Llama, tokenizer: Tokenizer, rows: Sequence[Completion], sampling: SamplingConfig
+    model: Llama,
+    tokenizer: Tokenizer,
+    rows: Sequence[Completion],
+    sampling: SamplingConfig,
+    graphs: bool = False,
 ) -> Iterator[None]:
     """Decode ``rows`` to their ends, yielding after each token of the batch."""
     stops = [stop.encode() for stop in sampling.stop]
@@ -135,6 +142,7 @@ def _decode(
     hidden, cache = _prefill(model, rows)  # (B, D)
     if not hidden.isfinite().all():
         raise UserError("the model's output is not finite; use an earlier checkpoint")
+    decoder = Decoder(model, cache, graphs)
     active = list(range(len(rows)))  # the row that each line of the batch belongs to
     for step in range(max(limits)):
         tokens = _choose(model, hidden, [rows[i] for i in active], keys, step, sampling)
@@ -149,10 +157,10 @@ def _decode(
             return
         if len(lines) <= 0.75 * len(active):  # a selection copies the cache
             keep = torch.tensor(lines, device=device)
-            cache.select(keep)
+            decoder.select(keep)
             tokens, keys = tokens[keep], keys[keep]
             active = [active[line] for line in lines]
-        hidden = model.hidden(tokens[:, None], cache)[:, -1]  # (B, D)
+        hidden = decoder(tokens)  # (B, D)
 
 
 def _prefill(model: Llama, rows: Sequence[Completion]) -> tuple[Tensor, KVCache]:

@@ -179,7 +179,7 @@ class Llama(nn.Module):
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return the normalised last hidden state (B, T, D) of ``tokens`` (B, T).
 
-        With a cache the tokens follow those in it, which then holds them too.
+        With a cache the tokens follow those in it (see KVCache).
         """
         length = tokens.shape[1]
         x = self.embedding(tokens)  # (B, T, D)
@@ -196,7 +196,6 @@ class Llama(nn.Module):
         rope = self.rope[:, cache.positions(x.shape[1])].unsqueeze(2)  # (2, 1 or B, 1, T, K)
         for layer, block in enumerate(self.blocks):
             x = block(x, rope, attend=partial(cache.attend, layer))
-        cache.advance()
         return x
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:

@@ -209,3 +209,17 @@ def test_a_diverged_model_is_named(model, tokenizer):
     broken.norm.weight.data.fill_(torch.nan)
     with pytest.raises(UserError, match="not finite"):
         list(generate(broken, tokenizer, ["x"], GREEDY))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_graphs_change_nothing(model, tokenizer):
+    on_gpu = Llama(model.config)
+    on_gpu.load_state_dict(model.state_dict())
+    on_gpu.cuda().eval()
+    sampling = SamplingConfig(temperature=0.8, max_new_tokens=60)
+    plain, replayed = (
+        by_key(generate(on_gpu, tokenizer, PROMPTS, sampling, 4, graphs=graphs))
+        for graphs in (False, True)
+    )
+    assert plain == replayed

@@ -8,6 +8,7 @@ import torch
 
 from llama_scale.cache import KVCache
 from llama_scale.config import ModelConfig, load_size
+from llama_scale.decoder import Decoder
 from llama_scale.hf import from_hf, hf_config, to_hf
 from llama_scale.model import EOS, Llama
 
@@ -87,13 +88,13 @@ def test_cached_steps_equal_one_pass(config):
         model(torch.cat([prompts[p, : lengths[p]], row])[None])[0, lengths[p] :]
         for p, row in zip(prompt, new, strict=True)
     ]
-    lines = torch.arange(5)
+    lines, decoder = torch.arange(5), Decoder(model, cache)
     for step in range(25):
         if step in (4, 20):  # one line of three leaves, then a whole prompt
             keep = torch.tensor([0, 1, 3, 4] if step == 4 else [3, 0, 1])
-            cache.select(keep)
+            decoder.select(keep)
             lines = lines[keep]
-        logits = model(new[lines, step, None], cache)[:, 0]
+        logits = model.head(decoder(new[lines, step]))
         for line, row in zip(lines, logits, strict=True):
             torch.testing.assert_close(row, alone[line][step], atol=2e-5, rtol=0)
     assert len(cache.prompts[0][0]) == 2

@@ -41,6 +41,7 @@ class GenerateBenchmark:
         top_p: Mass of the nucleus; 1 is all.
         together: Prompts decoded at a time by ours and by the batched peer.
         static: Add transformers with its static cache, which it compiles on a GPU.
+        graphs: Add ours with CUDA graphs (a GPU alone).
         precision: Type of weights and arithmetic; auto is bf16 on a GPU.
         device: Where to run; auto is the GPU if there is one.
         threads: CPU threads; null leaves the library's choice.
@@ -58,6 +59,7 @@ class GenerateBenchmark:
     top_p: float = 0.95
     together: int = 5
     static: bool = False
+    graphs: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
@@ -71,6 +73,8 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
+    if config.graphs and device == "cpu":
+        raise UserError("graphs: CUDA graphs need a GPU; leave it out on a CPU")
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device == "cuda")
     model, tokenizer = load(config, device, torch.bfloat16 if bf16 else torch.float32)
     prompts = [problem["prompt"] for problem in read_problems().values()][: config.prompts]
@@ -87,6 +91,9 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
         "transformers, a prompt at a time": theirs(*shared, together=1),
         "transformers, prompts together": theirs(*shared, together=config.together),
     }
+    if config.graphs:
+        graphs = ours(model, tokenizer, sampling, config.n_samples, graphs=True)
+        contenders["llama_scale, CUDA graphs"] = graphs
     if config.static:
         contenders["transformers, static cache"] = theirs(*shared, together=1, cache="static")
     rates, drawn = take_turns(contenders, prompts, config.together, device)
@@ -149,11 +156,19 @@ def load(config: GenerateBenchmark, device: str, dtype: torch.dtype) -> tuple[Ll
     return Llama(config.model).init_weights(0).to(device, dtype).eval(), tokenizer
 
 
-def ours(model: Llama, tokenizer: Tokenizer, sampling: SamplingConfig, n_samples: int) -> Draw:
+def ours(
+    model: Llama,
+    tokenizer: Tokenizer,
+    sampling: SamplingConfig,
+    n_samples: int,
+    graphs: bool = False,
+) -> Draw:
     """Return the function that draws with ours, all of its prompts in one batch."""
 
     def draw(prompts: list[str]) -> int:
-        rows = generate(model, tokenizer, prompts, sampling, n_samples, n_samples * len(prompts))
+        rows = generate(
+            model, tokenizer, prompts, sampling, n_samples, n_samples * len(prompts), graphs=graphs
+        )
         return sum(len(row.tokens) for row in rows)
 
     return draw
