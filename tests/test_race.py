@@ -63,10 +63,12 @@ def test_summary_by_hand():
 
 
 def test_losses_that_differ_are_not_compared():
-    check_losses([worker(), worker(losses=(3.0005, 2.9))])
-    for losses in ((3.01, 2.9), (float("nan"), 2.9)):
-        with pytest.raises(UserError, match="x: its losses differ from ours"):
+    check_losses([worker(), worker(losses=(3.0001, 2.9003))])
+    for losses, step in (((3.0003, 2.9), 1), ((float("nan"), 2.9), 1), ((3.0, 2.9005), 2)):
+        with pytest.raises(UserError, match=f"x: its loss differs from ours by .* at step {step}"):
             check_losses([worker(), worker("x", losses=losses)])
+    rounded = Job("x", asdict(TINY), 2, bf16=True)
+    check_losses([worker(), worker("x", losses=(3.009, 2.9), job=rounded)])
 
 
 def test_a_contender_that_dies_is_one_line():
