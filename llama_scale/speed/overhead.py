@@ -83,7 +83,8 @@ def run(config: OverheadBenchmark) -> dict[str, Any]:
         planned = plan_run(training)
         block = config.block or (10 if planned.device == "cuda" else 1)
         turns = Turns(planned, config.warmup, block)
-        fit(planned, [turns])
+        if signal := fit(planned, [turns]):
+            sys.exit(128 + signal)
         first = first_step(config, Path(folder))
     ratios = [ours / bare for ours, bare in zip(turns.trainer, turns.bare, strict=True)]
     return {
