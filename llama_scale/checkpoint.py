@@ -314,7 +314,6 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     except (SafetensorError, OSError) as error:
         raise UserError(f"{folder}/model.safetensors: cannot be read ({error})") from None
     weights.setdefault("head.weight", weights["embedding.weight"])
-    with torch.device(device):
-        model = Llama(ModelConfig(**load_meta(folder)["model"]))
+    model = Llama.blank(ModelConfig(**load_meta(folder)["model"]), device)
     model.load_state_dict(weights)
     return model.to(dtype).eval() if dtype else model.eval()

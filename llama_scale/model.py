@@ -151,6 +151,20 @@ class Llama(nn.Module):
             self.head.weight = self.embedding.weight
         self.register_buffer("rope", rope_table(config), persistent=False)
 
+    @classmethod
+    def blank(cls, config: ModelConfig, device: str = "cpu") -> "Llama":
+        """Return a model on ``device`` whose weights have no values yet.
+
+        The constructor would first draw torch's own, which takes longer than ``init_weights``.
+        """
+        with torch.device("meta"):
+            model = cls(config)
+        model.to_empty(device=device)
+        if config.tie_embeddings:
+            model.head.weight = model.embedding.weight
+        model.rope = rope_table(config, torch.device(device))
+        return model
+
     @torch.no_grad()
     def init_weights(self, seed: int, device: str = "cpu") -> "Llama":
         """Draw every matrix from N(0, 0.02), the residual outputs divided by sqrt(2 L).

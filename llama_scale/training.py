@@ -310,10 +310,13 @@ def _fit_once(
         return
     pl.seed_everything(config.seed, verbose=False)
     seed = None if resume else config.seed
-    with torch.device("meta" if run.layout.shards > 1 else "cpu"):
-        model = Llama(config.model)
-    if run.layout.shards == 1 and seed is not None:
-        model.init_weights(seed)
+    if run.layout.shards > 1:
+        with torch.device("meta"):
+            model = Llama(config.model)
+    else:
+        model = Llama.blank(config.model)
+        if seed is not None:
+            model.init_weights(seed)
     for block in model.blocks:
         block.recompute = config.checkpoint_activations == "block"
         if run.compile:

@@ -110,6 +110,16 @@ def test_no_position_sees_the_future():
     assert (before[:, 20:] - after[:, 20:]).abs().min(dim=-1).values.max() > 0
 
 
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_blank_model_is_a_whole_one(tie):
+    config = small(tie_embeddings=tie)
+    blank, usual = Llama.blank(config).init_weights(3), Llama(config).init_weights(3)
+    assert all(torch.equal(a, b) for a, b in zip(blank.parameters(), usual.parameters(), strict=1))
+    assert (blank.head.weight is blank.embedding.weight) == tie
+    tokens = torch.randint(0, config.vocab_size, (2, 9))
+    assert torch.equal(blank(tokens), usual(tokens))
+
+
 def test_initial_weights():
     config = small(d_model=256, n_heads=4, d_ff=512, n_layers=8)
     model = Llama(config).init_weights(0)

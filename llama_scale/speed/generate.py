@@ -153,7 +153,7 @@ def load(config: GenerateBenchmark, device: str, dtype: torch.dtype) -> tuple[Ll
             f"tokenizer: {config.tokenizer} has {tokenizer.vocab_size:,} pieces and the model "
             f"{config.model.vocab_size:,}; pass --model.vocab_size {tokenizer.vocab_size}"
         )
-    return Llama(config.model).init_weights(0).to(device, dtype).eval(), tokenizer
+    return Llama.blank(config.model).init_weights(0).to(device, dtype).eval(), tokenizer
 
 
 def ours(

@@ -21,9 +21,8 @@ def build(
 
     A peer is compiled as its own documentation does it: as a whole.
     """
-    with torch.device(device if draw_on_device else "cpu"):
-        ours = Llama(config)
-        ours.init_weights(0, device if draw_on_device else "cpu")
+    place = device if draw_on_device else "cpu"
+    ours = Llama.blank(config, place).init_weights(0, place)
     if name == "llama_scale":
         model, loss = ours, ours.loss
     else:

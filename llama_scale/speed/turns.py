@@ -29,7 +29,7 @@ class Turns(StepCallback):
         self.trainer: list[float] = []
         self.bare: list[float] = []
         self.device_name = device_name(run.device)
-        self.model = Llama(run.config.model).init_weights(run.config.seed).to(run.device)
+        self.model = Llama.blank(run.config.model).init_weights(run.config.seed).to(run.device)
         if run.compile:
             for part in self.model.blocks:
                 part.compile()
