@@ -76,7 +76,7 @@ def test_a_contender_that_dies_is_one_line():
     try:
         found.step(0, timed=True)
         os.kill(found.process.pid, signal.SIGKILL)
-        with pytest.raises(UserError, match="victim: its process ended with -9"):
+        with pytest.raises(UserError, match="victim: its process ended with -9: killed"):
             found.step(1, timed=True)
             found.step(2, timed=True)
     finally:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -79,7 +80,8 @@ class Worker:
         code = self.process.wait()
         self.errors.seek(0)
         lines = [line for line in self.errors.read().splitlines() if line.strip()] or [""]
-        return f"its process ended with {code}: {lines[-1][:300]}"
+        why = "killed, perhaps for lack of memory" if code == -signal.SIGKILL else lines[-1][:300]
+        return f"its process ended with {code}: {why}"
 
     def step(self, number: int, timed: bool) -> None:
         """Take training step ``number``, which fixes the tokens, and keep what it measured."""
