@@ -35,8 +35,8 @@ setTimeout(() => console.log("[" + all.join(", ") + "]"), 5);""",
 }
 # Each says "harm" if it did what it must not be able to do.
 JAVA = {
-    "write": 'java.nio.file.Files.writeString(java.nio.file.Path.of("/tmp/x"), "x");',
-    "write elsewhere": 'new java.io.FileOutputStream("/dev/shm/x").write(1);',
+    "write": 'java.nio.file.Files.writeString(java.nio.file.Path.of("/tmp/harm"), "x");',
+    "write elsewhere": 'new java.io.FileOutputStream("/dev/shm/harm").write(1);',
     "passwd": 'java.nio.file.Files.readString(java.nio.file.Path.of("/etc/passwd"));',
     "home": 'if (new java.io.File("/root").listFiles().length < 1) throw new Exception();',
     "connect": 'new java.net.Socket("127.0.0.1", PORT);',
@@ -46,16 +46,16 @@ JAVA = {
     "itself": 'new ProcessBuilder("TOOL", "-version").start();',
     "runtime": 'Runtime.getRuntime().exec("TOOL");',
     "others": "if (ProcessHandle.allProcesses().count() < 2) throw new Exception();",
-    "modules": 'java.nio.file.Files.createSymbolicLink(java.nio.file.Path.of("/tmp/l"), '
+    "modules": 'java.nio.file.Files.createSymbolicLink(java.nio.file.Path.of("/tmp/harm_link"), '
     'java.nio.file.Path.of("/etc"));',
 }
 JAVASCRIPT = {
-    "write": 'fs.writeFileSync("/tmp/x", "x")',
+    "write": 'fs.writeFileSync("/tmp/harm", "x")',
     "append to itself": 'fs.appendFileSync("/tmp/main.js", "x")',
     "passwd": 'fs.readFileSync("/etc/passwd")',
     "home": 'fs.readdirSync("/root")',
     "unlink": 'fs.unlinkSync("/tmp/main.js")',
-    "link": 'fs.symlinkSync("/etc", "/tmp/l")',
+    "link": 'fs.symlinkSync("/etc", "/tmp/harm_link")',
     "shell": 'const r = child.spawnSync("/bin/sh", ["-c", "true"]); if (r.error) throw r.error',
     "itself": 'const r = child.spawnSync("TOOL", ["-v"]); if (r.error) throw r.error',
     "kill": 'process.kill(-1, "SIGKILL")',
@@ -132,7 +132,7 @@ def test_attacks_do_no_harm(box, language):
                 for line in JAVASCRIPT.values()
             ]
         sources = [s.replace("PORT", port).replace("TOOL", tool) for s in sources]
-        before = set(psutil.pids()), set(os.listdir("/tmp")), set(os.listdir("/dev/shm"))
+        before = set(psutil.pids())
         verdicts = run(box, language, sources)
         server.settimeout(0)
         with pytest.raises(OSError):
@@ -140,8 +140,9 @@ def test_attacks_do_no_harm(box, language):
     for name, verdict in zip(JAVA if language == "java" else JAVASCRIPT, verdicts, strict=True):
         assert not verdict.passed and "harm\n" not in verdict.output, (name, verdict)
         assert verdict.reason == "raised", (name, verdict)  # refused, not out of time
-    assert set(os.listdir("/tmp")) <= before[1] and set(os.listdir("/dev/shm")) <= before[2]
-    assert tool not in {program_of(pid) for pid in set(psutil.pids()) - before[0]}
+    left = os.listdir("/tmp") + os.listdir("/dev/shm")
+    assert not [name for name in left if name.startswith("harm")]
+    assert tool not in {program_of(pid) for pid in set(psutil.pids()) - before}
 
 
 def program_of(pid):
