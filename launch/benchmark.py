@@ -1,4 +1,4 @@
-"""Measure speed side by side, in one process, as ratios: launch/benchmark.py train --size M1."""
+"""Measure speed side by side, in one run, as ratios: launch/benchmark.py train --size M1."""
 
 import shlex
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 from llama_scale.config import parse
 from llama_scale.errors import UserError, nearest, run_cli
 from llama_scale.files import write_json
-from llama_scale.speed.hardware import cpu_name
+from llama_scale.speed.hardware import cpu_name, versions
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,10 @@ def run_fit(argv: list[str]) -> None:
 
 
 def save(out: str | None, result: dict[str, Any]) -> None:
-    """Write the measurements with the command and the hardware that made them."""
+    """Write the measurements with the command, the hardware and the versions that made them."""
     if out:
-        write_json(Path(out), {"command": " ".join(sys.argv), "cpu": cpu_name()} | result)
+        made = {"command": shlex.join(sys.argv), "cpu": cpu_name(), "versions": versions()}
+        write_json(Path(out), made | result)
 
 
 if __name__ == "__main__":
