@@ -4,11 +4,9 @@ import sys
 from dataclasses import dataclass, fields
 from typing import Literal
 
-import torch
-
 from llama_scale.checkpoint import load_model, resolve
 from llama_scale.config import parse
-from llama_scale.device import pick_device
+from llama_scale.device import pick_device, set_threads
 from llama_scale.errors import UserError, run_cli
 from llama_scale.generate import encode_prompt, stream
 from llama_scale.sampling import SamplingConfig
@@ -41,8 +39,7 @@ class SampleConfig(SamplingConfig):
 def main() -> None:
     """Stream one completion to standard output."""
     config = parse(SampleConfig, "Complete code in the terminal.", positional="checkpoint")
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     prompt = read_prompt(config.prompt)
     checkpoint = resolve(config.checkpoint)
     model = load_model(checkpoint, pick_device(config.device))

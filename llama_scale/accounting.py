@@ -105,19 +105,23 @@ class Memory:
         return f"{self.total / scale:.1f} {unit} ({parts})"
 
 
-def block_activations(config: ModelConfig, bf16: bool, fused_norm: bool) -> int:
-    """Return the bytes that one block keeps for backward for each token, in eager mode.
+def block_activations(config: ModelConfig, bf16: bool, fused_norm: bool, compiled: bool) -> int:
+    """Return the bytes that one block keeps for backward for each token.
 
-    Kept are: the input of both norms (float32; their normalised value too where the norm is not
-    one kernel), what the seven matrices multiply, queries, keys and values, and of the
+    Kept in eager mode are: the input of both norms (float32; their normalised value too where the
+    norm is not one kernel), what the seven matrices multiply, queries, keys and values, and of the
     feed-forward its gate, its up projection and the gate's SiLU. Under autocast each matrix
-    keeps its own bf16 copy of its input.
+    keeps its own bf16 copy of its input. A compiled block keeps its own input in float32, and the
+    rest in the products' type: both normalised values once, the attention's share of the
+    residual, and neither the second norm's input nor the gate's SiLU, which it makes again.
     """
     d, kv, ff = config.d_model, config.kv_heads * config.head_dim, config.d_ff
-    norms = 2 * FLOAT32 * (d if fused_norm else 2 * d) + 2 * FLOAT32  # and the scale of a row
-    inputs = 5 * d if bf16 else 2 * d  # of q, k, v and of gate, up
     width = BFLOAT16 if bf16 else FLOAT32
     attention = width * (2 * d + 2 * kv) + FLOAT32 * config.n_heads  # q, k, v, output, log-sum
+    if compiled:
+        return FLOAT32 * (d + 2) + width * (3 * d + 3 * ff) + attention
+    norms = 2 * FLOAT32 * (d if fused_norm else 2 * d) + 2 * FLOAT32  # and the scale of a row
+    inputs = 5 * d if bf16 else 2 * d  # of q, k, v and of gate, up
     return norms + width * (inputs + 4 * ff) + attention
 
 
@@ -128,26 +132,32 @@ def training_memory(
     checkpoint_activations: str = "none",
     shards: int = 1,
     device: str = "cuda",
+    compiled: bool = False,
+    micro_steps: int = 2,
 ) -> Memory:
-    """Estimate the peak memory in bytes on each device of a training step, eager, with AdamW.
+    """Estimate the peak memory in bytes on each device of a training step with AdamW.
 
     The peak stands at the end of the forward pass of a micro-batch, with the gradients of those
-    before it. Weights, gradients and both moments are in float32, split over ``shards`` devices.
-    Under bf16 autocast each matrix has a bf16 copy that the backward pass needs, so it is not
-    split. With ``checkpoint_activations`` "block" the input of each block is kept and one block
-    is recomputed at a time. The logits are a chunk in float32, as product and as gradient,
-    beside the gradients of the head's input and weight. A compiled block keeps less.
+    before it. Where a step is one of them (``micro_steps`` is 1), gradients take the place of what
+    the backward pass frees, and what they need beyond that counts. Weights, gradients and both
+    moments are in float32, split over ``shards`` devices. Under bf16 autocast each matrix has a
+    bf16 copy that the backward pass needs, so it is not split. With ``checkpoint_activations``
+    "block" the input of each block is kept and one block is recomputed at a time. The logits are a
+    chunk in float32, as product and as gradient, beside the gradients of the head's input and
+    weight. ``compiled`` is said of the blocks.
     """
     count = count_parameters(config)
     width = BFLOAT16 if bf16 else FLOAT32
     d, tokens = config.d_model, micro_batch * config.context_length
     fused_norm = device == "cuda"
-    block = block_activations(config, bf16, fused_norm)
+    block = block_activations(config, bf16, fused_norm, compiled)
     kept = config.n_layers * block
     if checkpoint_activations == "block":
         kept = config.n_layers * FLOAT32 * d + block
     kept += FLOAT32 * ((d if fused_norm else 2 * d) + 1)  # the last norm
     angles = 4 * config.context_length * config.head_dim  # cosines and sines, for q and for k
+    if compiled:
+        angles //= 2
     rotary = BFLOAT16 * config.n_layers * angles if bf16 else 0
     rows = min(tokens, max(1, HEAD_LOGITS[device] // config.vocab_size))
     gathered = 0
@@ -155,14 +165,18 @@ def training_memory(
         layer = count.non_embedding // config.n_layers
         gathered = FLOAT32 * (2 * layer + count.total - count.non_embedding)
     split = FLOAT32 * -(-count.total // shards)
+    compute_copy = BFLOAT16 * count.matmul if bf16 else 0
+    activations = tokens * kept + rotary
+    logits = rows * config.vocab_size * (FLOAT32 + 2 * width)
+    logits += FLOAT32 * (tokens + config.vocab_size) * d
+    freed = compute_copy + activations + logits if micro_steps == 1 else 0
     return Memory(
         parameters=split + gathered,
-        gradients=split,
+        gradients=max(0, split - freed),
         optimizer=2 * split,
-        compute_copy=BFLOAT16 * count.matmul if bf16 else 0,
-        activations=tokens * kept + rotary,
-        logits=rows * config.vocab_size * (FLOAT32 + 2 * width)
-        + FLOAT32 * (tokens + config.vocab_size) * d,
+        compute_copy=compute_copy,
+        activations=activations,
+        logits=logits,
     )
 
 

@@ -36,9 +36,13 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
-def pick_threads() -> int:
-    """Return the CPU threads that torch will compute with."""
-    return torch.get_num_threads()
+def set_threads(threads: int | None) -> None:
+    """Compute with that many CPU threads, or the library's choice; raise UserError below one."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise UserError(f"threads: expected at least 1, found {threads}")
+    torch.set_num_threads(threads)
 
 
 def memory_used(device: str) -> int:

@@ -1,6 +1,7 @@
 """What a run will cost, told from its configuration alone: no data, no model, no device needed."""
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from llama_scale.accounting import (
     HARDWARE,
     USABLE,
     Memory,
+    bf16_peak,
     count_parameters,
     flops_per_token,
     training_memory,
@@ -24,6 +26,7 @@ CPU_FLOPS_PER_THREAD = 30e9
 RECOMPUTE = 4 / 3  # a second forward pass beside one forward and one backward of twice its work
 ROOM = 0.9
 BUSY_TOKENS = 16_384  # in a forward pass of one device: more of them gain little
+COMPILE_PAYS_SECONDS = {"cpu": 600, "cuda": 180}
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,15 @@ def describe_machine(hardware: str | None, mfu: float, device: str, threads: int
         found = HARDWARE[hardware]
         source = f"{100 * mfu:.0f} % of {found.peak / 1e12:.0f} TFLOP/s"
         return Machine(hardware, "cuda", USABLE["cuda"] * found.memory, mfu * found.peak, source)
-    from llama_scale.accounting import bf16_peak
-    from llama_scale.device import device_memory, device_name, pick_device, pick_threads
+    import torch
+
+    from llama_scale.device import device_memory, device_name, pick_device
 
     device = pick_device(device)
     memory = USABLE[device] * device_memory(device)
     peak = bf16_peak(device_name(device))
     if peak is None:
-        threads = threads or pick_threads()
+        threads = threads or torch.get_num_threads()
         rate = CPU_FLOPS_PER_THREAD * threads
         source = f"about {CPU_FLOPS_PER_THREAD / 1e9:.0f} GFLOP/s for each of {threads} threads"
         return Machine(f"this machine ({device_name(device)})", device, memory, rate, source)
@@ -73,15 +77,21 @@ class Layout:
     devices: int
     shards: int
     micro_batch: int
+    micro_steps: int
     checkpoint_activations: str
 
     def __str__(self) -> str:
         share = "fsdp" if self.shards > 1 else ("ddp" if self.devices > 1 else "")
         count = f"{self.devices} device{'s' if self.devices > 1 else ''} {share}".strip()
-        return f"{count}, micro-batch {self.micro_batch}, recompute {self.checkpoint_activations}"
+        return (
+            f"{count}, micro-batch {self.micro_batch} x {self.micro_steps}, "
+            f"recompute {self.checkpoint_activations}"
+        )
 
 
-def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, device: str) -> Memory:
+def layout_memory(
+    config: TrainConfig, layout: Layout, bf16: bool, compiled: bool, device: str
+) -> Memory:
     """Return the peak memory of a device under a layout."""
     return training_memory(
         config.model,
@@ -90,6 +100,8 @@ def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, device: str) 
         layout.checkpoint_activations,
         layout.shards,
         device,
+        compiled,
+        layout.micro_steps,
     )
 
 
@@ -106,10 +118,24 @@ def candidates(config: TrainConfig, batch: int, device: str) -> Iterator[Layout]
     shards = {"ddp": [1], "fsdp": [devices], "auto": [1, devices]}[config.strategy]
     for count in dict.fromkeys(shards):
         for size in sizes:
-            yield Layout(devices, count, size, config.checkpoint_activations)
+            steps = share // size
+            yield Layout(devices, count, size, steps, config.checkpoint_activations)
 
 
-def pick_layout(config: TrainConfig, batch: int, bf16: bool, device: str, have: float) -> Layout:
+def pick_compile(config: TrainConfig, tokens: int, machine: Machine) -> bool:
+    """Whether to compile the blocks: as asked, or if the run is long enough to repay it."""
+    if config.compile != "auto":
+        return config.compile
+    compilers = ("g++", "clang++", "c++")
+    if machine.device == "cpu" and not any(map(shutil.which, compilers)):
+        return False
+    seconds = tokens * flops_per_token(config.model) / machine.rate
+    return seconds > COMPILE_PAYS_SECONDS[machine.device]
+
+
+def pick_layout(
+    config: TrainConfig, batch: int, bf16: bool, compiled: bool, device: str, have: float
+) -> Layout:
     """Return the fastest layout that fits in ``have`` bytes, or the smallest if none does.
 
     A layout that leaves some room goes first, for memory is an estimate; up to BUSY_TOKENS a
@@ -132,7 +158,7 @@ def pick_layout(config: TrainConfig, batch: int, bf16: bool, device: str, have: 
             + (" on each device" if devices > 1 else "")
         )
     layouts = list(candidates(config, batch, device))
-    need = {x: layout_memory(config, x, bf16, device).total for x in layouts}
+    need = {x: layout_memory(config, x, bf16, compiled, device).total for x in layouts}
     roomy = [x for x in layouts if need[x] <= ROOM * have]
     if not roomy:
         return min(layouts, key=need.__getitem__)
@@ -144,12 +170,15 @@ def pick_layout(config: TrainConfig, batch: int, bf16: bool, device: str, have: 
     return max(roomy, key=speed)
 
 
-def nearest_fit(config: TrainConfig, batch: int, bf16: bool, machine: Machine) -> str | None:
+def nearest_fit(
+    config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine
+) -> str | None:
     """Return the smallest change of flags that makes the run fit, or None."""
 
     def fits(devices: int, shards: int, recompute: str) -> bool:
-        layout = Layout(devices, shards, 1, recompute)
-        return layout_memory(config, layout, bf16, machine.device).total <= machine.memory
+        layout = Layout(devices, shards, 1, batch // devices, recompute)
+        need = layout_memory(config, layout, bf16, compiled, machine.device)
+        return need.total <= machine.memory
 
     devices = config.devices * config.nodes
     modes = {config.checkpoint_activations: "", "block": "--checkpoint_activations block"}
@@ -192,6 +221,7 @@ class Forecast:
     hardware: str
     layout: Layout
     precision: str
+    compile: bool
     memory: Memory
     memory_available: float
     fits: bool
@@ -231,7 +261,7 @@ class Forecast:
                 f"  learning rate {self.lr:.3g}, {self.schedule}" + law("lr"),
                 f"  layout        {self.layout}, {self.precision}",
                 f"  memory        {self.memory} of {self.memory_available / GIB:.1f} GiB "
-                "on each device (eager estimate)",
+                f"on each device ({'compiled' if self.compile else 'eager'} blocks, estimate)",
                 f"  time          {_hours(self.hours)} hours, {_hours(self.device_hours)} "
                 f"device-hours ({self.rate})",
                 f"  verdict       {verdict}",
@@ -255,8 +285,9 @@ def forecast(config: TrainConfig, hardware: str | None = None, mfu: float = 0.4)
         from llama_scale.device import fast_bf16
 
         bf16 = fast_bf16(machine.device)
-    layout = pick_layout(config, recipe.batch, bf16, machine.device, machine.memory)
-    memory = layout_memory(config, layout, bf16, machine.device)
+    compiled = pick_compile(config, recipe.tokens, machine)
+    layout = pick_layout(config, recipe.batch, bf16, compiled, machine.device, machine.memory)
+    memory = layout_memory(config, layout, bf16, compiled, machine.device)
     fits = memory.total <= machine.memory
     count = count_parameters(config.model)
     full = flops_per_token(config.model, causal=False)
@@ -285,10 +316,11 @@ def forecast(config: TrainConfig, hardware: str | None = None, mfu: float = 0.4)
         hardware=machine.name,
         layout=layout,
         precision="bf16 autocast, float32 weights" if bf16 else "float32",
+        compile=compiled,
         memory=memory,
         memory_available=machine.memory,
         fits=fits,
-        change=None if fits else nearest_fit(config, recipe.batch, bf16, machine),
+        change=None if fits else nearest_fit(config, recipe.batch, bf16, compiled, machine),
         rate=machine.rate_source,
         hours=hours,
         device_hours=hours * layout.devices,

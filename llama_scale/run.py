@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,24 +16,28 @@ import yaml
 import llama_scale
 from llama_scale.accounting import (
     GIB,
-    USABLE,
-    bf16_peak,
     count_parameters,
     flops_per_token,
 )
 from llama_scale.checkpoint import verify
 from llama_scale.cluster import Place, find_place
 from llama_scale.config import TrainConfig
-from llama_scale.device import device_memory, fast_bf16, pick_device
+from llama_scale.device import fast_bf16, pick_device, set_threads
 from llama_scale.errors import UserError
 from llama_scale.files import read_json
-from llama_scale.forecast import CPU_FLOPS_PER_THREAD, Layout, layout_memory, pick_layout
+from llama_scale.forecast import (
+    Layout,
+    Machine,
+    describe_machine,
+    layout_memory,
+    pick_compile,
+    pick_layout,
+)
 from llama_scale.model import EOS
 from llama_scale.optim import Recipe, resolve
 from llama_scale.tokens import Tokens, open_tokens
 
 GPU_UTILISATION = 0.4
-COMPILE_PAYS_SECONDS = {"cpu": 600, "cuda": 180}
 # Fields that may differ when a run continues: they do not change what it computes.
 FREE_FIELDS = {
     "run", "device", "compile", "micro_batch", "checkpoint_activations", "devices", "nodes",
@@ -95,12 +98,13 @@ def plan_run(config: TrainConfig) -> Run:
         if getattr(config, name) < 1:
             raise UserError(f"{name}: expected at least 1, found {getattr(config, name)}")
     recipe = resolve(config)
-    device = pick_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
+    machine = describe_machine(None, GPU_UTILISATION, pick_device(config.device), config.threads)
+    device = machine.device
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
     place = find_place(config.devices, config.nodes)
-    layout = fit_layout(config, recipe.batch, device, bf16)
+    compiled = pick_compile(config, recipe.tokens, machine)
+    layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
     tokens = open_tokens(config.data, "train")
     if config.model.document_mask and tokens.eos != EOS:
         raise UserError(
@@ -120,7 +124,7 @@ def plan_run(config: TrainConfig) -> Run:
         tokens=tokens,
         device=device,
         bf16=bf16,
-        compile=pick_compile(config, recipe, device),
+        compile=compiled,
         layout=layout,
         place=place,
     )
@@ -140,21 +144,23 @@ def check_parent(config: TrainConfig, tokens: Tokens) -> None:
         )
 
 
-def fit_layout(config: TrainConfig, batch: int, device: str, bf16: bool) -> Layout:
+def fit_layout(
+    config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine
+) -> Layout:
     """Return how a step is laid out on the devices.
 
     Raises UserError when the device cannot hold the model, or when devices or micro_batch do not
     divide the batch.
     """
-    have = USABLE[device] * device_memory(device)
+    device, have = machine.device, machine.memory
     if device == "cpu":
-        have /= config.devices
+        have /= max(1, config.devices)
     elif config.devices > torch.cuda.device_count():
         raise UserError(
             f"devices: {config.devices} asked for, this machine has {torch.cuda.device_count()}"
         )
-    layout = pick_layout(config, batch, bf16, device, have)
-    need = layout_memory(config, layout, bf16, device)
+    layout = pick_layout(config, batch, bf16, compiled, device, have)
+    need = layout_memory(config, layout, bf16, compiled, device)
     if need.total > have:
         raise UserError(
             f"size {config.size}: training needs {need} and this {device} device offers "
@@ -162,19 +168,6 @@ def fit_layout(config: TrainConfig, batch: int, device: str, bf16: bool) -> Layo
             "(--dry_run names the nearest change that fits)"
         )
     return layout
-
-
-def pick_compile(config: TrainConfig, recipe: Recipe, device: str) -> bool:
-    """Whether to compile the blocks: as asked, or if the run is long enough to repay it."""
-    if config.compile != "auto":
-        return config.compile
-    rate = CPU_FLOPS_PER_THREAD * torch.get_num_threads()
-    if device == "cuda":
-        rate = GPU_UTILISATION * (bf16_peak(torch.cuda.get_device_name()) or 100e12)
-    elif not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
-        return False
-    seconds = recipe.tokens * flops_per_token(config.model) / rate
-    return seconds > COMPILE_PAYS_SECONDS[device]
 
 
 def human(count: float) -> str:
@@ -259,6 +252,7 @@ def describe(run: Run) -> str:
             f"  learning rate {recipe.lr:.3g}" + law("lr"),
             f"  compute       {flops:.3g} FLOPs (exact, causal attention)",
             f"  memory        "
-            f"{layout_memory(config, run.layout, run.bf16, run.device)} on each device",
+            f"{layout_memory(config, run.layout, run.bf16, run.compile, run.device)} "
+            "on each device",
         ]
     )

@@ -88,11 +88,13 @@ def test_peaks_are_dense(name, peak):
     assert bf16_peak(name) == peak
 
 
-def kept_for_backward(config, micro_batch, bf16, recompute=False):
+def kept_for_backward(config, micro_batch, bf16, recompute=False, compiled=False):
     """Bytes of the tensors that autograd holds after the forward pass, weights left out."""
     model = Llama(config).init_weights(0)
     for block in model.blocks:
         block.recompute = recompute
+        if compiled:
+            block.compile()
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), model.rope]}
     kept = {}
 
@@ -111,26 +113,38 @@ def kept_for_backward(config, micro_batch, bf16, recompute=False):
     return sum(size for size, _ in kept.values())
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("fields", [{}, {"n_kv_heads": 1}, {"d_ff": 1024, "n_layers": 3}])
-def test_activations_equal_what_autograd_keeps(bf16, fields):
+def test_activations_equal_what_autograd_keeps(compiled, bf16, fields):
     shape = {"d_model": 128, "n_layers": 2, "n_heads": 2, "d_ff": 384, "vocab_size": 700}
     config = ModelConfig(**shape | {"context_length": 256} | fields)
-    memory = training_memory(config, 4, bf16, device="cpu")
+    memory = training_memory(config, 4, bf16, device="cpu", compiled=compiled)
     copies = BFLOAT16 * (count_parameters(config).matmul - 700 * 128) if bf16 else 0
     head = 4 * (4 * 256 + 700) * 128
-    kept = kept_for_backward(config, 4, bf16)
+    kept = kept_for_backward(config, 4, bf16, compiled=compiled)
     assert kept == pytest.approx(memory.activations + head + copies, rel=0.01)
 
 
-def test_recomputed_blocks_keep_their_input_alone():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_recomputed_blocks_keep_their_input_alone(compiled):
     config = ModelConfig(128, 4, 2, 384, vocab_size=700, context_length=256)
     head = 4 * (4 * 256 + 700) * 128
-    one_block = 4 * 256 * block_activations(config, False, fused_norm=False)
+    one_block = 4 * 256 * block_activations(config, False, fused_norm=False, compiled=False)
     expected = training_memory(config, 4, False, "block", device="cpu").activations - one_block
-    assert kept_for_backward(config, 4, False, recompute=True) == pytest.approx(
+    assert kept_for_backward(config, 4, False, True, compiled) == pytest.approx(
         expected + head, rel=0.01
     )
+
+
+def test_gradients_take_the_place_of_what_the_backward_pass_frees():
+    many, one = (training_memory(load_size("M5"), 4, True, micro_steps=n) for n in (2, 1))
+    assert many.gradients == 4 * count_parameters(load_size("M5")).total
+    assert one.gradients == 0  # 26 GiB come, 60 GiB go
+    config = ModelConfig(d_model=512, n_layers=2, n_heads=8, d_ff=1376, context_length=16)
+    small = training_memory(config, 1, False, micro_steps=1)
+    freed = small.compute_copy + small.activations + small.logits
+    assert small.gradients == 4 * count_parameters(config).total - freed > 0
 
 
 def test_shards_divide_weights_gradients_and_moments():

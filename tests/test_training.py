@@ -224,7 +224,7 @@ def test_bad_input_from_the_command_line(tmp_path, argv, words):
 
 
 def test_a_model_that_the_device_cannot_hold_is_refused(tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr("llama_scale.run.device_memory", lambda device: 24 * 2**30)
+    monkeypatch.setattr("llama_scale.device.device_memory", lambda device: 24 * 2**30)
     config = parse(TrainConfig, "Train.", ["--size=M4", f"--data={tiny_data}"])
     with pytest.raises(UserError, match=r"size M4: training needs 5\d\.\d GiB .* 21.6 GiB"):
         plan_run(config)

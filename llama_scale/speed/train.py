@@ -66,11 +66,10 @@ def run(config: TrainBenchmark) -> dict[str, Any]:
     """Time interleaved training steps of every contender from the same weights and tokens."""
     import torch
 
-    from llama_scale.device import fast_bf16, pick_device
+    from llama_scale.device import fast_bf16, pick_device, set_threads
 
     device = pick_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
     ceiling = matmul_ceiling(device, bf16)
     workers = race(contenders(config, device, bf16), config.steps, config.warmup)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from llama_scale.config import ModelConfig, OptimConfig
-from llama_scale.device import attention_backends, synchronise
+from llama_scale.device import attention_backends, set_threads, synchronise
 from llama_scale.errors import UserError
 from llama_scale.optim import build_optimizer
 from llama_scale.speed.peers import build
@@ -95,8 +95,7 @@ def peak_memory(device: str) -> int:
 def main() -> None:
     """Build the contender, then take the steps that standard input asks for."""
     job = Job(**json.loads(sys.argv[1]))
-    if job.threads:
-        torch.set_num_threads(job.threads)
+    set_threads(job.threads)
     try:
         step = build_step(job)
         answer(threads=torch.get_num_threads(), torch=torch.__version__)
