@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llama_scale.cache import KVCache
 from llama_scale.config import ModelConfig
-from llama_scale.loss import linear_cross_entropy
+from llama_scale.loss import grade, grade_copy, linear_cross_entropy
 
 INIT_STD = 0.02
 EOS = 2  # the id that ends a document
@@ -150,6 +150,13 @@ class Llama(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.register_buffer("rope", rope_table(config), persistent=False)
+        self.grade = grade
+
+    def compile_parts(self) -> None:
+        """Compile each block, all with one piece of code, and the softmax of the loss."""
+        for block in self.blocks:
+            block.compile()
+        self.grade = torch.compile(grade_copy, dynamic=False)
 
     @classmethod
     def blank(cls, config: ModelConfig, device: str = "cpu") -> "Llama":
@@ -219,4 +226,4 @@ class Llama(nn.Module):
     def loss(self, tokens: Tensor) -> Tensor:
         """Return the mean cross-entropy in nats of ``tokens`` (B, T + 1), each after its past."""
         hidden = self.hidden(tokens[:, :-1]).flatten(0, 1)  # (B T, D)
-        return linear_cross_entropy(hidden, self.head.weight, tokens[:, 1:].flatten())
+        return linear_cross_entropy(hidden, self.head.weight, tokens[:, 1:].flatten(), self.grade)

@@ -319,8 +319,8 @@ def _fit_once(
             model.init_weights(seed)
     for block in model.blocks:
         block.recompute = config.checkpoint_activations == "block"
-        if run.compile:
-            block.compile()
+    if run.compile:
+        model.compile_parts()
     skipped = left_out(rollbacks, recipe.skipped)
     (rollback,) = (c for c in callbacks if isinstance(c, Rollback))
     progress = Progress(recipe.steps, run.folder.name)

@@ -5,17 +5,21 @@ import torch
 import torch.nn.functional as F
 
 from llama_scale import loss as module
-from llama_scale.loss import linear_cross_entropy
+from llama_scale.loss import grade, grade_copy, linear_cross_entropy
+
+compiled = torch.compile(grade_copy, dynamic=False)
 
 
-@pytest.mark.parametrize("rows", [1, 7, 50, 1000])
-def test_equals_the_plain_form(rows, monkeypatch):
+@pytest.mark.parametrize(
+    ("rows", "how"), [(1, grade), (7, grade), (50, grade), (1000, grade), (25, compiled)]
+)
+def test_equals_the_plain_form(rows, how, monkeypatch):
     monkeypatch.setitem(module.HEAD_LOGITS, "cpu", rows * 40)
     generator = torch.Generator().manual_seed(rows)
     hidden = torch.randn(50, 16, generator=generator, requires_grad=True)
     weight = torch.randn(40, 16, generator=generator, requires_grad=True)
     targets = torch.randint(0, 40, (50,), generator=generator)
-    ours = linear_cross_entropy(hidden, weight, targets)
+    ours = linear_cross_entropy(hidden, weight, targets, how)
     (3 * ours).backward()
     ours_grads = hidden.grad, weight.grad
     hidden.grad = weight.grad = None
@@ -64,3 +68,29 @@ def test_bf16_autocast_is_close():
     exact.backward()
     assert value.item() == pytest.approx(exact.item(), rel=1e-2)
     assert (gradient - weight.grad).norm() < 2e-2 * weight.grad.norm()
+
+
+@pytest.mark.parametrize("how", [grade, compiled])
+def test_bf16_logits_are_graded_in_float32(how):
+    logits = 5 * torch.randn(25, 40, generator=torch.Generator().manual_seed(0))
+    logits = logits.bfloat16()
+    target = torch.arange(25)[:, None]  # (R, 1)
+    nats, gradient = how(logits.clone(), target, 0.5)
+    exact = logits.double().requires_grad_()
+    total = F.cross_entropy(exact, target[:, 0], reduction="sum")
+    (0.5 * total).backward()
+    assert nats.item() == pytest.approx(total.item(), rel=1e-6)
+    torch.testing.assert_close(gradient.double(), exact.grad, rtol=2**-8, atol=1e-9)
+
+
+def test_rows_are_shared_out_evenly(monkeypatch):
+    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", 7 * 40)
+    counts = []
+
+    def count(logits, target, share):
+        counts.append(len(logits))
+        return grade(logits, target, share)
+
+    weight = torch.randn(40, 16, requires_grad=True)
+    linear_cross_entropy(torch.randn(24, 16), weight, torch.randint(0, 40, (24,)), count)
+    assert counts == [6, 6, 6, 6]

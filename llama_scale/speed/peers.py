@@ -17,43 +17,48 @@ Loss = Callable[[Tensor], Tensor]  # tokens (B, T + 1) -> mean nats
 def build(
     name: str, config: ModelConfig, compiled: bool, device: str, draw_on_device: bool = False
 ) -> tuple[nn.Module, Loss]:
-    """Return a model and its loss, the weights those that our seed 0 draws.
-
-    A peer is compiled as its own documentation does it: as a whole.
-    """
+    """Return a model and its loss, the weights those that our seed 0 draws."""
     place = device if draw_on_device else "cpu"
     ours = Llama.blank(config, place).init_weights(0, place)
-    if name == "llama_scale":
-        model, loss = ours, ours.loss
-    else:
-        model, loss = PEERS[name](ours)
-    model.to(device).train()
-    if compiled and model is ours:
-        for block in model.blocks:
-            block.compile()
-    elif compiled:
-        model.compile()
-    return model, loss
+    if name != "llama_scale":
+        return PEERS[name](ours, compiled, device)
+    ours.to(device).train()
+    if compiled:
+        ours.compile_parts()
+    return ours, ours.loss
 
 
-def transformers(ours: Llama) -> tuple[nn.Module, Loss]:
-    """Return transformers' LLaMA and its loss, cross-entropy of float32 logits."""
+def transformers(ours: Llama, compiled: bool, device: str) -> tuple[nn.Module, Loss]:
+    """Return transformers' LLaMA and its loss, cross-entropy of float32 logits.
+
+    Its layers are compiled one by one (accelerate's regional compilation), and so is the loss:
+    compiled as a whole, the model makes a mask before torch 2.14, which keeps it from the causal
+    attention kernels.
+    """
     try:
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
         raise UserError("peers: transformers is not installed; pip install -e '.[test]'") from None
     model = LlamaForCausalLM(LlamaConfig(**hf_config(ours.config)))
     model.load_state_dict(to_hf(ours.state_dict()))
+    model.to(device).train()
+
+    def nats(logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+    if compiled:
+        for layer in model.model.layers:
+            layer.compile()
+        nats = torch.compile(nats)
 
     def loss(tokens: Tensor) -> Tensor:
-        logits = model(tokens[:, :-1], use_cache=False).logits.float()  # (B, T, V)
-        return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        return nats(model(tokens[:, :-1], use_cache=False).logits, tokens[:, 1:])
 
     return model, loss
 
 
-def litgpt(ours: Llama) -> tuple[nn.Module, Loss]:
-    """Return litgpt's GPT and the loss that it pretrains with."""
+def litgpt(ours: Llama, compiled: bool, device: str) -> tuple[nn.Module, Loss]:
+    """Return litgpt's GPT, compiled as a whole as it does, and the loss that it pretrains with."""
     from litgpt.config import Config
     from litgpt.model import GPT
     from litgpt.utils import chunked_cross_entropy
@@ -72,6 +77,9 @@ def litgpt(ours: Llama) -> tuple[nn.Module, Loss]:
     if c.tie_embeddings:
         model.lm_head.weight = model.transformer.wte.weight
     model.load_state_dict(to_litgpt(ours.state_dict(), c.n_layers))
+    model.to(device).train()
+    if compiled:
+        model.compile()
 
     def loss(tokens: Tensor) -> Tensor:
         return chunked_cross_entropy(model(tokens[:, :-1]), tokens[:, 1:])

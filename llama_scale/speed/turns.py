@@ -31,8 +31,7 @@ class Turns(StepCallback):
         self.device_name = device_name(run.device)
         self.model = Llama.blank(run.config.model).init_weights(run.config.seed).to(run.device)
         if run.compile:
-            for part in self.model.blocks:
-                part.compile()
+            self.model.compile_parts()
         self.optimizer = build_optimizer(self.model, run.config.optim, run.recipe.lr)
         windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
         self.batches = iter(build_loader(windows, StepSampler(run.recipe.batch, run.micro_batch)))
