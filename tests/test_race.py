@@ -15,8 +15,9 @@ from llama_scale.errors import UserError
 from llama_scale.model import Llama
 from llama_scale.speed import environment, race, table
 from llama_scale.speed.peers import to_litgpt
-from llama_scale.speed.race import OutOfMemory, Worker, check_losses, summarise
+from llama_scale.speed.race import Failed, OutOfMemory, Worker, check_losses, summarise
 from llama_scale.speed.worker import Job
+from llama_scale.speed.worker import main as worker_main
 
 TINY = ModelConfig(
     d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=64, vocab_size=96, context_length=32
@@ -74,11 +75,13 @@ def test_losses_that_differ_are_not_compared():
 def test_a_contender_that_dies_is_one_line():
     found = Worker.start("victim", JOB)
     try:
-        found.step(0, timed=True)
+        found.ask(0)
+        found.take(timed=True)
         os.kill(found.process.pid, signal.SIGKILL)
-        with pytest.raises(UserError, match="victim: its process ended with -9: killed"):
-            found.step(1, timed=True)
-            found.step(2, timed=True)
+        with pytest.raises(Failed, match="victim: its process ended with -9: killed"):
+            for number in (1, 2):
+                found.ask(number)
+                found.take(timed=True)
     finally:
         found.stop()
 
@@ -157,7 +160,7 @@ def test_a_smaller_micro_batch_follows_one_that_does_not_fit(monkeypatch, capsys
         (entry,) = entries
         tried.append((entry[1].micro_batch, entry[1].accumulate))
         if entry[1].micro_batch > 2:
-            raise OutOfMemory("llama_scale: out of memory")
+            raise OutOfMemory("llama_scale", "out of memory")
         return [worker(job=entry[1])]
 
     monkeypatch.setattr(table, "race", fake)
@@ -166,8 +169,70 @@ def test_a_smaller_micro_batch_follows_one_that_does_not_fit(monkeypatch, capsys
     assert tried == [(8, 3), (4, 6), (2, 12)]
     assert found["contenders"][0]["micro_batch"] == 2
     assert capsys.readouterr().err.count("out of memory") == 2
-    with pytest.raises(UserError, match="Q1: no micro-batch of"):
+    with pytest.raises(UserError, match=r"no micro-batch of \[8, 4\]"):
         table.measure(table.Row("Q1", [8, 4]), config, 1e9, None)
+
+
+def test_a_peer_that_fails_is_left_out_and_ours_is_measured(monkeypatch):
+    tried = []
+
+    def fake(entries, steps, warmup):
+        tried.append([(name, job.micro_batch) for name, job, _ in entries])
+        if len(entries) > 1:
+            raise OutOfMemory("transformers", "out of memory")
+        return [worker(job=entries[0][1])]
+
+    monkeypatch.setattr(table, "race", fake)
+    config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1)
+    found = table.measure(table.Row("Q1", [8, 4], peers=["transformers"]), config, 1e9, None)
+    assert tried == [[("llama_scale", 8), ("transformers", 8)], [("llama_scale", 8)]]
+    assert found["left_out"] == {"transformers": "out of memory"}
+    assert "| transformers: out of memory |" in table.line("Q1", found | {"gradients": None})
+
+
+def test_a_row_that_fails_does_not_end_the_table(tmp_path, monkeypatch, capsys):
+    def fake(row, config, ceiling, gpu):
+        if row.size == "Q1":
+            raise UserError("its process ended with -11: ")
+        job = table.make_job(row, config, 2)
+        workers = [worker(job=job)]
+        return {
+            "forecast": table.forecast(row.config, job, None),
+            "contenders": [summarise(w, workers, 1e9, None) for w in workers],
+            "left_out": {},
+        }
+
+    monkeypatch.setattr(table, "measure", fake)
+    monkeypatch.setattr(table, "check_gradients", lambda rows, config: {})
+    rows = [table.Row("Q1", [2]), table.Row("Q2", [2])]
+    config = table.TableBenchmark("x", rows, device="cpu", out=str(tmp_path / "x"))
+    with pytest.raises(UserError, match=r"^Q1: not measured"):
+        table.run(config, "command")
+    assert list(json.loads((tmp_path / "x.json").read_text())["rows"]) == ["Q2"]
+    assert "Q1: its process ended with -11" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "full"),
+    [
+        ("CUDA error: out of memory", True),
+        ("Triton Error [CUDA]: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_every_way_to_say_out_of_memory(said, full, monkeypatch, capsys):
+    def fail(job):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("llama_scale.speed.worker.build_step", fail)
+    monkeypatch.setattr("sys.argv", ["worker", json.dumps(asdict(JOB))])
+    if full:
+        worker_main()
+        assert json.loads(capsys.readouterr().out) == {"error": "out of memory"}
+    else:
+        with pytest.raises(RuntimeError):
+            worker_main()
 
 
 def test_an_answer_of_out_of_memory_is_told_apart(monkeypatch):

@@ -22,13 +22,13 @@ SHAPES = {load_size(size): size for size in SIZES}  # M1 is S3, M2 is S8
 
 @pytest.mark.parametrize("size", SHAPES.values())
 def test_compiled_and_eager_blocks_agree(size):
-    found = compare(load_size(size, context_length=64), "cpu", bf16=False)
+    found = compare(load_size(size, context_length=64), 1, "cpu", bf16=False)
     assert found["eager"] == 0 and found["compiled"] < 1e-5 and agree(found)
 
 
 @pytest.mark.parametrize("size", ["M1", "S8"])
 def test_compiled_and_eager_blocks_agree_under_autocast(size):
-    found = compare(load_size(size, context_length=64), "cpu", bf16=True)
+    found = compare(load_size(size, context_length=64), 1, "cpu", bf16=True)
     assert 1e-3 < found["eager"] < 5e-2, "bf16 is not float32"
     assert agree(found)
 

@@ -1,5 +1,6 @@
-"""An environment of its own for a peer whose pins clash with ours."""
+"""What a contender's process runs in: its interpreter, its variables."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,12 @@ def peer_python(name: str) -> str:
         ) from None
     (folder / "installed").touch()
     return str(python)
+
+
+def variables() -> dict[str, str]:
+    """Return this process's environment with the project at the front of Python's path."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def call(command: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Compiled against eager blocks: python -m llama_scale.speed.gradients SETTINGS, a line a size.
 
-SETTINGS is JSON: sizes (names and the fields of their model configurations), device, bf16.
+SETTINGS is JSON: sizes (of each name the fields of its model configuration and the sequences in a
+batch), device, bf16.
 """
 
 import json
@@ -31,8 +32,10 @@ def deviation(values: list[Tensor], reference: list[Tensor]) -> float:
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
-def compare(config: ModelConfig, device: str, bf16: bool) -> dict[str, float]:
+def compare(config: ModelConfig, batch: int, device: str, bf16: bool) -> dict[str, float]:
     """Return how far a compiled block is from an eager one in loss and gradients.
+
+    The input is ``batch`` sequences, so that a training step finds the compiled code made.
 
     ``eager`` is how far the eager one is from float32, which is 0 unless ``bf16``: a compiled block
     rounds at other places, so that it may differ from the eager one by about as much.
@@ -40,7 +43,7 @@ def compare(config: ModelConfig, device: str, bf16: bool) -> dict[str, float]:
     with torch.device(device):
         torch.manual_seed(0)
         block = Block(config)
-        x = torch.randn(1, min(256, config.context_length), config.d_model)  # (B, T, D)
+        x = torch.randn(batch, config.context_length, config.d_model)  # (B, T, D)
     for parameter in block.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=INIT_STD)
@@ -62,9 +65,13 @@ def agree(found: dict[str, float]) -> bool:
 def main() -> None:
     """Compare every size and print what was found."""
     settings: dict[str, Any] = json.loads(sys.argv[1])
-    for name, model in settings["sizes"].items():
-        found = compare(ModelConfig(**model), settings["device"], settings["bf16"])
-        print(json.dumps({"size": name, **found, "agree": agree(found)}), flush=True)
+    for name, (model, batch) in settings["sizes"].items():
+        try:
+            found = compare(ModelConfig(**model), batch, settings["device"], settings["bf16"])
+        except RuntimeError as error:
+            print(json.dumps({"size": name, "error": str(error)[:300]}), flush=True)
+        else:
+            print(json.dumps({"size": name, **found, "agree": agree(found)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What the trainer costs beside a bare loop, and how long a command takes to its first step."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -13,9 +12,8 @@ from typing import Any, Literal
 
 from llama_scale.config import ModelConfig
 from llama_scale.errors import UserError
+from llama_scale.speed.environment import ROOT, variables
 from llama_scale.speed.hardware import cpu_name, versions
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def first_step(config: OverheadBenchmark, folder: Path) -> float:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=variables(),
     )
     rows = run / "metrics.jsonl"
     while not (rows.exists() and rows.stat().st_size):

@@ -1,7 +1,6 @@
 """Contenders in processes of their own, their steps taken in turn on the same machine."""
 
 import json
-import os
 import signal
 import statistics
 import subprocess
@@ -9,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -17,15 +15,23 @@ from tqdm import tqdm
 from llama_scale.accounting import bf16_peak, flops_per_token
 from llama_scale.config import ModelConfig
 from llama_scale.errors import UserError
+from llama_scale.speed.environment import ROOT, variables
 from llama_scale.speed.worker import OUT_OF_MEMORY, Job
 
-ROOT = Path(__file__).parent.parent.parent
 # Nats that losses may differ by at the first step, in float32 and where anything is in bf16; n
 # steps later, when rounding has moved the weights apart, n + 1 times as much.
 LOSS_TOLERANCE = {False: 2e-4, True: 1e-2}
 
 
-class OutOfMemory(UserError):
+class Failed(UserError):
+    """A contender cannot go on; ``name`` says which."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name, self.why = name, why
+
+
+class OutOfMemory(Failed):
     """The device cannot hold a contender."""
 
 
@@ -45,12 +51,12 @@ class Worker:
 
     @classmethod
     def start(cls, name: str, job: Job, python: str = sys.executable) -> "Worker":
-        """Start the process; raise UserError with its reason if it cannot hold the contender."""
+        """Start the process; raise Failed with its reason if it cannot hold the contender."""
         errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115, read when the process dies
         process = subprocess.Popen(
             [python, "-m", "llama_scale.speed.worker", json.dumps(asdict(job))],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=variables(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -66,13 +72,13 @@ class Worker:
         return worker
 
     def read(self) -> dict[str, Any]:
-        """Return the process's next answer; raise UserError if it is an error or none comes."""
+        """Return the process's next answer; raise Failed if it is an error or none comes."""
         line = self.process.stdout.readline()
         said = json.loads(line) if line else {"error": self.last_words()}
         if said.get("error") == OUT_OF_MEMORY:
-            raise OutOfMemory(f"{self.name}: {OUT_OF_MEMORY}")
+            raise OutOfMemory(self.name, OUT_OF_MEMORY)
         if "error" in said:
-            raise UserError(f"{self.name}: {said['error']}")
+            raise Failed(self.name, said["error"])
         return said
 
     def last_words(self) -> str:
@@ -83,12 +89,15 @@ class Worker:
         why = "killed, perhaps for lack of memory" if code == -signal.SIGKILL else lines[-1][:300]
         return f"its process ended with {code}: {why}"
 
-    def step(self, number: int, timed: bool) -> None:
-        """Take training step ``number``, which fixes the tokens, and keep what it measured."""
+    def ask(self, number: int) -> None:
+        """Ask for training step ``number``, which fixes the tokens."""
         try:
             print(number, file=self.process.stdin, flush=True)
         except BrokenPipeError:
-            raise UserError(f"{self.name}: {self.last_words()}") from None
+            raise Failed(self.name, self.last_words()) from None
+
+    def take(self, timed: bool) -> None:
+        """Wait for the step that was asked for and keep what it measured."""
         said = self.read()
         self.losses.append(said["loss"])
         self.memory = said["memory"]
@@ -105,9 +114,9 @@ class Worker:
 def race(entries: Sequence[tuple[str, Job, str]], steps: int, warmup: int) -> list[Worker]:
     """Take ``warmup`` untimed and ``steps`` timed steps of each entry in turn, the order turning.
 
-    ``entries`` are name, job and the interpreter to run it with. The losses of all must agree with
-    the first one's: they are the same model on the same tokens. Raises UserError if they do not,
-    or when a process fails.
+    ``entries`` are name, job and the interpreter to run it with. All take the first step, in which
+    they compile, at once. The losses of all must agree with the first one's: they are the same
+    model on the same tokens. Raises Failed if they do not, or when a process fails.
     """
     workers: list[Worker] = []
     progress = tqdm(total=len(entries) * (warmup + steps), unit="step", disable=None)
@@ -115,11 +124,18 @@ def race(entries: Sequence[tuple[str, Job, str]], steps: int, warmup: int) -> li
         for entry in entries:
             progress.set_description(f"building {entry[0]}")
             workers.append(Worker.start(*entry))
-        for number in range(warmup + steps):
+        progress.set_description("first step")
+        for worker in workers:
+            worker.ask(0)
+        for worker in workers:
+            worker.take(timed=False)
+            progress.update()
+        for number in range(1, warmup + steps):
             turn = number % len(workers)
             for worker in workers[turn:] + workers[:turn]:
                 progress.set_description(worker.name)
-                worker.step(number, timed=number >= warmup)
+                worker.ask(number)
+                worker.take(timed=number >= warmup)
                 progress.update()
             check_losses(workers)
     finally:
@@ -130,17 +146,15 @@ def race(entries: Sequence[tuple[str, Job, str]], steps: int, warmup: int) -> li
 
 
 def check_losses(workers: Sequence[Worker]) -> None:
-    """Raise UserError when losses do not agree: then it is not the same model."""
+    """Raise Failed when losses do not agree: then it is not the same model."""
     tolerance = LOSS_TOLERANCE[any(worker.job.bf16 for worker in workers)]
     ours, *others = workers
     for other in others:
         for number, pair in enumerate(zip(ours.losses, other.losses, strict=True)):
             gap = abs(pair[0] - pair[1])
             if not gap <= tolerance * (number + 1):
-                raise UserError(
-                    f"{other.name}: its loss differs from ours by {gap:.2g} at step {number + 1}; "
-                    "not compared"
-                )
+                why = f"its loss differs from ours by {gap:.2g} at step {number + 1}"
+                raise Failed(other.name, f"{why}; not compared")
 
 
 def summarise(

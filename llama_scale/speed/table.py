@@ -1,7 +1,6 @@
 """One command, one table: training speed of several sizes on one device, with its forecasts."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -12,9 +11,9 @@ from llama_scale.accounting import GIB, bf16_peak, flops_per_token, training_mem
 from llama_scale.config import CONFIGS, ModelConfig, load_size
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import atomic_write, read_json, write_json
-from llama_scale.speed.environment import OWN, ROOT, peer_python
+from llama_scale.speed.environment import OWN, ROOT, peer_python, variables
 from llama_scale.speed.hardware import cpu_name, matmul_ceiling, versions
-from llama_scale.speed.race import OutOfMemory, race, summarise
+from llama_scale.speed.race import Failed, OutOfMemory, race, summarise
 from llama_scale.speed.worker import Job
 
 FORECAST_MFU = 0.4  # the share of the peak that launch/train.py --dry-run reckons with
@@ -121,8 +120,8 @@ def expand(argv: list[str]) -> list[str]:
 def run(config: TableBenchmark, command: str) -> Path:
     """Measure the rows one after another, writing JSON and Markdown after each; return the path.
 
-    Rows that were measured before with the same device and torch stay. Raises UserError when there
-    is no such device or a row fails.
+    Rows that were measured before with the same device and torch stay. A row that fails is told
+    and the others are measured. Raises UserError then, at the end, or when there is no such device.
     """
     import torch
 
@@ -148,81 +147,119 @@ def run(config: TableBenchmark, command: str) -> Path:
             result["rows"] = before["rows"]
     result["matmul_ceiling"] = matmul_ceiling(config.device, bf16)
     checks = check_gradients(rows, config)
+    failed = []
     for row in rows:
-        measured = measure(row, config, result["matmul_ceiling"], gpu)
-        result["rows"][row.size] = measured | {"gradients": checks[row.size]}
+        try:
+            measured = measure(row, config, result["matmul_ceiling"], gpu)
+        except UserError as error:
+            print(f"{row.size}: {error}", file=sys.stderr, flush=True)
+            failed.append(row.size)
+            continue
+        result["rows"][row.size] = measured | {"gradients": checks.get(row.size)}
         write_json(out.with_suffix(".json"), result)
         with atomic_write(out.with_suffix(".md")) as file:
             file.write(markdown(result))
         print(line(row.size, result["rows"][row.size]), flush=True)
+    if failed:
+        raise UserError(f"{', '.join(failed)}: not measured, for the reasons above")
     return out.with_suffix(".md")
 
 
 def check_gradients(rows: list[Row], config: TableBenchmark) -> dict[str, dict[str, Any]]:
-    """Return for each size how far compiled gradients are from eager ones, found by a process."""
+    """Return for each size how far compiled gradients are from eager ones, found by a process.
+
+    What could not be found is said on standard error and left out.
+    """
     settings = {
-        "sizes": {row.size: asdict(row.config) for row in rows},
+        "sizes": {row.size: (asdict(row.config), row.micro_batches[0]) for row in rows},
         "device": config.device,
         "bf16": config.precision == "bf16",
     }
     done = subprocess.run(
         [sys.executable, "-m", "llama_scale.speed.gradients", json.dumps(settings)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=variables(),
         capture_output=True,
         text=True,
     )
+    found = {}
+    for text in done.stdout.splitlines():
+        row = json.loads(text)
+        if "error" in row:
+            print(f"{row['size']}: gradients: {row['error']}", file=sys.stderr, flush=True)
+        else:
+            found[row["size"]] = row
     if done.returncode:
-        raise UserError(f"gradients: {(done.stderr.strip().splitlines() or [''])[-1][:300]}")
-    found = [json.loads(text) for text in done.stdout.splitlines()]
-    return {row["size"]: row for row in found}
+        last = (done.stderr.strip().splitlines() or [""])[-1][:300]
+        print(f"gradients: the process ended with {done.returncode}: {last}", file=sys.stderr)
+    return found
 
 
 def measure(row: Row, config: TableBenchmark, ceiling: float, gpu: str | None) -> dict[str, Any]:
-    """Time the row's contenders at the largest micro-batch that fits; add the forecasts."""
-    bf16 = config.precision == "bf16"
-    for micro_batch in row.micro_batches:
-        job = Job(
-            peer="llama_scale",
-            model=asdict(row.config),
-            micro_batch=micro_batch,
-            accumulate=row.accumulate * row.micro_batches[0] // micro_batch,
-            bf16=bf16,
-            compile=row.compile,
-            recompute=row.recompute,
-            device=config.device,
-            threads=config.threads,
-            draw_on_device=not row.peers,
-        )
+    """Time the row's contenders at the largest micro-batch that fits ours; add the forecasts.
+
+    A peer that fails, for lack of memory too, is left out with its reason. Raises UserError when
+    ours fails or no micro-batch fits.
+    """
+    peers, left_out = list(row.peers), {}
+    sizes = iter(row.micro_batches)
+    micro_batch = next(sizes)
+    while micro_batch is not None:
+        job = make_job(row, config, micro_batch)
         entries = [("llama_scale", job, sys.executable)]
-        for peer in row.peers:
+        for peer in peers:
             its = replace(job, peer=peer, recompute=False)
             entries.append((peer, its, peer_python(peer)))
         try:
             workers = race(entries, config.steps, config.warmup)
-        except OutOfMemory as error:
+        except Failed as error:
             print(f"{row.size}: micro-batch {micro_batch}: {error}", file=sys.stderr, flush=True)
+            if error.name in peers:
+                peers.remove(error.name)
+                left_out[error.name] = error.why
+            elif isinstance(error, OutOfMemory):
+                micro_batch = next(sizes, None)
+            else:
+                raise
             continue
-        recompute = "block" if row.recompute else "none"
-        need = training_memory(
-            row.config,
-            micro_batch,
-            bf16,
-            recompute,
-            device=config.device,
-            compiled=job.compile,
-            micro_steps=job.accumulate,
-        )
-        contenders = [summarise(worker, workers, ceiling, gpu) for worker in workers]
-        return {"forecast": forecast(row.config, need.total, gpu), "contenders": contenders}
-    raise UserError(f"{row.size}: no micro-batch of {row.micro_batches} fits this device")
+        return {
+            "forecast": forecast(row.config, job, gpu),
+            "contenders": [summarise(worker, workers, ceiling, gpu) for worker in workers],
+            "left_out": left_out,
+        }
+    raise UserError(f"no micro-batch of {row.micro_batches} fits this device")
 
 
-def forecast(config: ModelConfig, memory: int, gpu: str | None) -> dict[str, float | None]:
+def make_job(row: Row, config: TableBenchmark, micro_batch: int) -> Job:
+    """Return what ours trains in a row at a micro-batch; the tokens of a step are the row's."""
+    return Job(
+        peer="llama_scale",
+        model=asdict(row.config),
+        micro_batch=micro_batch,
+        accumulate=row.accumulate * row.micro_batches[0] // micro_batch,
+        bf16=config.precision == "bf16",
+        compile=row.compile,
+        recompute=row.recompute,
+        device=config.device,
+        threads=config.threads,
+        draw_on_device=not row.peers,
+    )
+
+
+def forecast(config: ModelConfig, job: Job, gpu: str | None) -> dict[str, float | None]:
     """Return what the dry run says before the run: bytes, and tokens a second on a known GPU."""
+    need = training_memory(
+        config,
+        job.micro_batch,
+        job.bf16,
+        "block" if job.recompute else "none",
+        device=job.device,
+        compiled=job.compile,
+        micro_steps=job.accumulate,
+    )
     peak = bf16_peak(gpu) if gpu else None
     rate = peak and FORECAST_MFU * peak / flops_per_token(config, causal=False)
-    return {"memory": memory, "tokens_per_second": rate}
+    return {"memory": need.total, "tokens_per_second": rate}
 
 
 def line(size: str, row: dict[str, Any]) -> str:
@@ -231,11 +268,12 @@ def line(size: str, row: dict[str, Any]) -> str:
     percent = [f"{ours[key]:.1%}" if key in ours else "-" for key in ("mfu_full", "mfu_causal")]
     memory = row["forecast"]["memory"]
     rate = row["forecast"]["tokens_per_second"]
-    beside = ", ".join(
+    beside = [
         f"{peer['name']}{' compiled' if peer['compile'] else ''} "
         f"{peer['ratios']['llama_scale']['median']:.2f}x, {peer['peak_memory'] / GIB:.1f} GiB"
         for peer in peers
-    )
+    ]
+    beside += [f"{name}: {why}" for name, why in row["left_out"].items()]
     mode = [
         "compiled" if ours["compile"] else "eager",
         *(["recomputed"] if ours["recompute"] else []),
@@ -251,8 +289,8 @@ def line(size: str, row: dict[str, Any]) -> str:
         f"{ours['peak_memory'] / GIB:.1f}",
         f"{memory / GIB:.1f} ({memory / ours['peak_memory'] - 1:+.0%})",
         f"{rate:,.0f} ({rate / ours['tokens_per_second'] - 1:+.0%})" if rate else "-",
-        beside or "-",
-        f"{check['compiled']:.1e} ({'agree' if check['agree'] else 'DIFFER'})",
+        ", ".join(beside) or "-",
+        f"{check['compiled']:.1e} ({'agree' if check['agree'] else 'DIFFER'})" if check else "-",
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -22,6 +22,7 @@ from llama_scale.optim import build_optimizer
 from llama_scale.speed.peers import build
 
 OUT_OF_MEMORY = "out of memory"
+FULL = (OUT_OF_MEMORY, "not enough memory", "ALLOC_FAILED")  # of torch, Triton, the CPU; cuBLAS
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,24 @@ class Job:
         return self.micro_batch * self.accumulate * self.model["context_length"]
 
 
-def build_step(job: Job) -> Callable[[int], torch.Tensor]:
-    """Return the function that takes training step ``number`` and returns its loss."""
+def draw_batch(job: Job, number: int) -> torch.Tensor:
+    """Return the tokens of training step ``number`` (accumulate, micro_batch, T + 1)."""
+    shape = (job.accumulate, job.micro_batch, job.model["context_length"] + 1)
+    generator = torch.Generator().manual_seed(number)
+    vocab_size = ModelConfig(**job.model).vocab_size
+    return torch.randint(0, vocab_size, shape, generator=generator).to(job.device)
+
+
+def build_step(job: Job) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function that takes a training step on a batch and returns its loss."""
     config = ModelConfig(**job.model)
     model, loss = build(job.peer, config, job.compile, job.device, job.draw_on_device)
     if job.recompute:
         for block in model.blocks:
             block.recompute = True
     optimizer = build_optimizer(model, OptimConfig(), lr=1e-3)
-    shape = (job.accumulate, job.micro_batch, config.context_length + 1)
 
-    def step(number: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(number)
-        batch = torch.randint(0, config.vocab_size, shape, generator=generator).to(job.device)
+    def step(batch: torch.Tensor) -> torch.Tensor:
         total = torch.zeros((), device=job.device)
         for tokens in batch:  # (B, T + 1)
             with torch.autocast(job.device, torch.bfloat16, enabled=job.bf16):
@@ -101,15 +107,18 @@ def main() -> None:
         answer(threads=torch.get_num_threads(), torch=torch.__version__)
         with attention_backends(job.device):
             for line in sys.stdin:
+                batch = draw_batch(job, int(line))
                 synchronise(job.device)
                 start = time.perf_counter()
-                loss = step(int(line))
+                loss = step(batch)
                 synchronise(job.device)
                 seconds = time.perf_counter() - start
                 answer(seconds=seconds, loss=loss.item(), memory=peak_memory(job.device))
     except (UserError, ImportError) as error:
         answer(error=str(error))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not any(words in str(error) for words in FULL):
+            raise
         answer(error=OUT_OF_MEMORY)
 
 
