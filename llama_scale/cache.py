@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from llama_scale.config import ModelConfig
 
-ROOM = 32  # tokens that a full cache grows by
+ROOM = 32  # tokens that a full cache grows by, unless it is told otherwise
 
 
 class KVCache:
@@ -25,9 +25,9 @@ class KVCache:
     product, so that memory moved does not grow with the samples drawn of it.
     """
 
-    def __init__(self, config: "ModelConfig", lengths: Tensor) -> None:
-        """``lengths`` (P,) counts the tokens of each prompt."""
-        self.config, self.lengths = config, lengths
+    def __init__(self, config: "ModelConfig", lengths: Tensor, room: int = ROOM) -> None:
+        """``lengths`` (P,) counts the tokens of each prompt; a full cache grows by ``room``."""
+        self.config, self.lengths, self.room = config, lengths, room
         self.prompts: list[tuple[Tensor, Tensor]] = []  # of each layer, (P, G, S, K) twice
         self.prompt = torch.arange(len(lengths), device=lengths.device)  # (B,) of each line
         self.lines: Tensor | None = None  # keys and values, (2, L, B, G, M, K)
@@ -78,7 +78,7 @@ class KVCache:
         """Make room for the next token of each line; say whether the cache had to grow."""
         if self.steps < self.lines.shape[4]:
             return False
-        self.lines = F.pad(self.lines, (0, 0, 0, ROOM))
+        self.lines = F.pad(self.lines, (0, 0, 0, self.room))
         self.slots = torch.arange(self.lines.shape[4], device=self.lines.device)  # (M,)
         return True
 

@@ -38,11 +38,7 @@ class Decoder:
     def _replay(self, tokens: Tensor) -> Tensor:
         if self.graph is None:
             self.tokens = tokens.clone()
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # a pass changes no state that a second one would see
-                self._pass(self.tokens)
-            torch.cuda.current_stream().wait_stream(stream)
+            self._pass(self.tokens)  # loads kernels; changes nothing that a second pass would see
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.hidden = self._pass(self.tokens)

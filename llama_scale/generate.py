@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llama_scale.cache import KVCache
+from llama_scale.cache import ROOM, KVCache
 from llama_scale.config import ModelConfig
 from llama_scale.decoder import Decoder
 from llama_scale.errors import UserError
@@ -21,7 +21,8 @@ from llama_scale.model import Llama
 from llama_scale.sampling import SamplingConfig, greedy, pick, sample_keys
 from llama_scale.tokenizer import Tokenizer
 
-STEP_LOGITS = 1 << 20  # logits that are made and chosen from at a time
+# Logits that are made and chosen from at a time, by device type.
+STEP_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 @dataclass
@@ -139,7 +140,9 @@ def _decode(
     context_length, device = model.config.context_length, model.embedding.weight.device
     limits = [min(sampling.max_new_tokens, context_length - len(r.context)) for r in rows]
     keys = sample_keys(sampling.seed, [(r.task, r.sample) for r in rows]).to(device)  # (B,)
-    hidden, cache = _prefill(model, rows)  # (B, D)
+    # A recording of a step ends with the cache's room or its lines: with graphs both change less.
+    hidden, cache = _prefill(model, rows, max(limits) if graphs else ROOM)  # (B, D)
+    crowd = 0.5 if graphs else 0.75
     if not hidden.isfinite().all():
         raise UserError("the model's output is not finite; use an earlier checkpoint")
     decoder = Decoder(model, cache, graphs)
@@ -155,7 +158,7 @@ def _decode(
         lines = [line for line, i in enumerate(active) if rows[i].reason is None]
         if not lines:
             return
-        if len(lines) <= 0.75 * len(active):  # a selection copies the cache
+        if len(lines) <= crowd * len(active):  # a selection copies the cache
             keep = torch.tensor(lines, device=device)
             decoder.select(keep)
             tokens, keys = tokens[keep], keys[keep]
@@ -163,7 +166,7 @@ def _decode(
         hidden = decoder(tokens)  # (B, D)
 
 
-def _prefill(model: Llama, rows: Sequence[Completion]) -> tuple[Tensor, KVCache]:
+def _prefill(model: Llama, rows: Sequence[Completion], room: int) -> tuple[Tensor, KVCache]:
     """Return each row's last hidden state (B, D) and the cache, one pass per context."""
     device = model.embedding.weight.device
     distinct = {id(row.context): row.context for row in rows}
@@ -173,7 +176,7 @@ def _prefill(model: Llama, rows: Sequence[Completion]) -> tuple[Tensor, KVCache]
     lengths = torch.tensor([len(c) for c in contexts], device=device)
     longest = max(map(len, contexts))
     padded = torch.tensor([c + [0] * (longest - len(c)) for c in contexts], device=device)
-    cache = KVCache(model.config, lengths)
+    cache = KVCache(model.config, lengths, room)
     hidden = model.hidden(padded, cache)  # (P, T, D)
     last = hidden[torch.arange(len(contexts), device=device), lengths - 1]  # (P, D)
     cache.fork(which)
@@ -195,7 +198,7 @@ def _choose(
     are left to the batch.
     """
     tokens = []
-    count = max(1, STEP_LOGITS // model.config.vocab_size)
+    count = max(1, STEP_LOGITS[hidden.device.type] // model.config.vocab_size)
     for start in range(0, len(rows), count):
         part = slice(start, start + count)
         logits = model.head(hidden[part])  # (R, V)

@@ -5,7 +5,6 @@ import pytest
 import torch
 import transformers
 
-from llama_scale import cache
 from llama_scale.config import ModelConfig
 from llama_scale.errors import UserError
 from llama_scale.generate import Completion, generate, stream
@@ -182,8 +181,9 @@ def test_prompts_are_prefilled_once_and_finished_rows_leave(tokenizer, monkeypat
     assert shapes[1] == (12, 1) and shapes[-1] == (4, 1)
 
 
-def test_cache_grows_to_the_end_of_the_context(model, tokenizer, monkeypatch):
-    monkeypatch.setattr(cache, "ROOM", 8)
+@pytest.mark.parametrize("room", [8, 400])
+def test_cache_grows_to_the_end_of_the_context(model, tokenizer, room, monkeypatch):
+    monkeypatch.setattr("llama_scale.generate.ROOM", room)
     prompt = "import sys\n" * 40
     sampling = SamplingConfig(temperature=0, max_new_tokens=400)
     rows = list(generate(model, tokenizer, [prompt, "x"], sampling))

@@ -29,7 +29,7 @@ def config(tiny_data, **changes) -> generate.GenerateBenchmark:
 
 
 def test_generate_mode(tiny_data):
-    result = generate.run(config(tiny_data, static=True))
+    result = generate.run(config(tiny_data, peers="single,together,static"))
     ours, *peers = result["contenders"]
     assert [row["name"] for row in peers] == [
         "transformers, a prompt at a time",

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from llama_scale.checkpoint import load_model, resolve
 from llama_scale.config import ModelConfig
 from llama_scale.device import pick_device, set_threads, synchronise
-from llama_scale.errors import UserError
+from llama_scale.errors import UserError, nearest
 from llama_scale.generate import encode_prompt, generate
 from llama_scale.hf import hf_config, to_hf
 from llama_scale.model import Llama
@@ -21,6 +21,11 @@ from llama_scale.sampling import SamplingConfig
 from llama_scale.speed.hardware import cpu_name, versions
 from llama_scale.tokenizer import Tokenizer
 
+PEERS = {
+    "single": "a prompt at a time",
+    "together": "prompts together",
+    "static": "static cache",
+}
 LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # shares of the largest logit
 Draw = Callable[[list[str]], int]  # prompts -> tokens drawn
 
@@ -40,7 +45,9 @@ class GenerateBenchmark:
         temperature: Divides the logits.
         top_p: Mass of the nucleus; 1 is all.
         together: Prompts decoded at a time by ours and by the batched peer.
-        static: Add transformers with its static cache, which it compiles on a GPU.
+        peers: How transformers decodes, separated by commas: single (a prompt at a time), together
+            (several) and static (a prompt at a time, with its static cache, which it compiles on a
+            GPU).
         graphs: Add ours with CUDA graphs (a GPU alone).
         precision: Type of weights and arithmetic; auto is bf16 on a GPU.
         device: Where to run; auto is the GPU if there is one.
@@ -58,12 +65,26 @@ class GenerateBenchmark:
     temperature: float = 0.8
     top_p: float = 0.95
     together: int = 5
-    static: bool = False
+    peers: str = "single,together"
     graphs: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "n_samples", "max_new_tokens", "together"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        for peer in self.names:
+            if peer not in PEERS:
+                known = ", ".join(PEERS)
+                raise UserError(f"peers: unknown {peer!r}{nearest(peer, PEERS)}; known: {known}")
+
+    @property
+    def names(self) -> list[str]:
+        """How transformers decodes."""
+        return [name.strip() for name in self.peers.split(",") if name.strip()]
 
 
 def run(config: GenerateBenchmark) -> dict[str, Any]:
@@ -85,16 +106,14 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
     peer = transformers_model(model)
     check_logits(model, peer, tokenizer, prompts[:3])
     shared = (peer, model.config, tokenizer, sampling, config.n_samples)
-    contenders = {
-        "llama_scale": ours(model, tokenizer, sampling, config.n_samples),
-        "transformers, a prompt at a time": theirs(*shared, together=1),
-        "transformers, prompts together": theirs(*shared, together=config.together),
-    }
+    contenders = {"llama_scale": ours(model, tokenizer, sampling, config.n_samples)}
     if config.graphs:
         graphs = ours(model, tokenizer, sampling, config.n_samples, graphs=True)
         contenders["llama_scale, CUDA graphs"] = graphs
-    if config.static:
-        contenders["transformers, static cache"] = theirs(*shared, together=1, cache="static")
+    for name in config.names:
+        together = config.together if name == "together" else 1
+        cache = "static" if name == "static" else None
+        contenders[f"transformers, {PEERS[name]}"] = theirs(*shared, together, cache)
     rates, drawn = take_turns(contenders, prompts, config.together, device)
     return {
         "size": config.size,
@@ -152,7 +171,8 @@ def load(config: GenerateBenchmark, device: str, dtype: torch.dtype) -> tuple[Ll
             f"tokenizer: {config.tokenizer} has {tokenizer.vocab_size:,} pieces and the model "
             f"{config.model.vocab_size:,}; pass --model.vocab_size {tokenizer.vocab_size}"
         )
-    return Llama.blank(config.model).init_weights(0).to(device, dtype).eval(), tokenizer
+    model = Llama.blank(config.model, device).init_weights(0, device)
+    return model.to(dtype=dtype).eval(), tokenizer
 
 
 def ours(
@@ -179,10 +199,11 @@ def transformers_model(model: Llama) -> Any:
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
         raise UserError("transformers is not installed; pip install -e '.[test]'") from None
-    peer = LlamaForCausalLM(LlamaConfig(**hf_config(model.config)))
-    peer.load_state_dict(to_hf(model.state_dict()))
     weight = model.embedding.weight
-    return peer.to(weight.device, weight.dtype).eval()
+    with weight.device:
+        peer = LlamaForCausalLM(LlamaConfig(**hf_config(model.config)))
+    peer.load_state_dict(to_hf(model.state_dict()))
+    return peer.to(weight.dtype).eval()
 
 
 def theirs(
