@@ -337,4 +337,4 @@ def suite_settings(
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, resumes=True)

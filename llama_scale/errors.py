@@ -6,6 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -20,11 +23,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
-def run_cli(main: Callable[[], None]) -> None:
+def run_cli(main: Callable[[], None], resumes: bool = False) -> None:
     """Run a launch script's ``main``, turning bad input and interruption into an exit code.
 
-    Exits 2 on bad input or a full disk and 130 on Ctrl-C; anything else is a bug and keeps
-    its traceback.
+    Exits 2 on bad input, a full disk or a path that cannot be written and 130 on Ctrl-C;
+    anything else is a bug and keeps its traceback. ``resumes`` says that the same command goes on
+    where it was stopped.
     """
     script = os.path.basename(sys.argv[0])
     try:
@@ -32,17 +36,21 @@ def run_cli(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(_report(script, str(error)))
     except KeyboardInterrupt:
-        print(f"{script}: interrupted; the same command continues", file=sys.stderr)
+        more = "; the same command continues" if resumes else ""
+        print(f"{script}: interrupted{more}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in FULL:
+            action = "free some space, then run the same command again"
+        elif error.errno in FORBIDDEN:
+            action = "check its permissions, then run the same command again"
+        elif error.errno in NO_PLACE and error.filename:
+            action = "name another path"
+        else:
             raise
         where = f" at {error.filename}" if error.filename else ""
-        action = "free some space, then run the same command again"
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            action = "check its permissions, then run the same command again"
         sys.exit(_report(script, f"{os.strerror(error.errno).lower()}{where}: {action}"))
 
 

@@ -21,10 +21,9 @@ from llama_scale.accounting import (
 )
 from llama_scale.checkpoint import verify
 from llama_scale.cluster import Place, find_place
-from llama_scale.config import TrainConfig
+from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, read_yaml
 from llama_scale.device import fast_bf16, pick_device, set_threads
 from llama_scale.errors import UserError
-from llama_scale.files import read_json
 from llama_scale.forecast import (
     Layout,
     Machine,
@@ -183,16 +182,19 @@ def check_same_run(run: Run) -> None:
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    past = yaml.safe_load(path.read_text(encoding="utf-8"))
-    now = yaml.safe_load(yaml.safe_dump(run.resolved))
-    unset = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
-    for name in sorted((past.keys() | now.keys()) - FREE_FIELDS):
-        if past.get(name, unset.get(name)) != now.get(name):
-            raise UserError(
-                f"{path}: this run has {name} = {past.get(name)}, the command asks for "
-                f"{now.get(name)}; choose another --run, or delete the folder to start over"
-            )
-    before = read_json(run.folder / "provenance.json")["data_fingerprint"]
+    past = flatten(read_mapping(path))
+    now = flatten(yaml.safe_load(yaml.safe_dump(run.resolved)))
+    parts = {"model": defaults(ModelConfig), "optim": defaults(OptimConfig)}
+    unset = flatten(defaults(TrainConfig) | parts)
+    names = [n for n in past.keys() | now.keys() if n.split(".")[0] not in FREE_FIELDS]
+    other = [n for n in names if past.get(n, unset.get(n)) != now.get(n)]
+    if other:
+        name = min(other, key=lambda n: ("." in n, n))  # what optim.* follows from comes first
+        raise UserError(
+            f"{path}: this run has {name} = {past.get(name)}, the command asks for "
+            f"{now.get(name)}; choose another --run, or delete the folder to start over"
+        )
+    before = read_mapping(run.folder / "provenance.json").get("data_fingerprint")
     if before != run.tokens.manifest["fingerprint"]:
         raise UserError(
             f"{run.folder}: {run.config.data} has changed since this run began; "
@@ -200,14 +202,38 @@ def check_same_run(run: Run) -> None:
         )
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML or JSON file of the run's; raise UserError when it is damaged."""
+    found = read_yaml(path)
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{path}: damaged (no fields in it); restore it, or choose another --run")
+    return found
+
+
+def defaults(kind: type) -> dict[str, Any]:
+    """Return the fields of a dataclass with their defaults."""
+    return {field.name: field.default for field in dataclasses.fields(kind)}
+
+
+def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested fields under dotted names."""
+    flat = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
 def provenance(run: Run) -> dict[str, Any]:
     """Return what a reader needs to repeat the run: code, versions, hardware, data."""
     root = Path(llama_scale.__file__).parent.parent
-    commit = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git here
+        commit = ""
     hardware = platform.processor() or platform.machine()
     if run.device == "cuda":
         hardware = torch.cuda.get_device_name()

@@ -60,7 +60,10 @@ def test_nearest():
         ("UserError('data/x: missing')", 2, "script.py: error: data/x: missing"),
         (f"OSError({errno.ENOSPC}, 'x', 'out/a.bin')", 2, "no space left on device at out/a.bin"),
         (f"OSError({errno.EACCES}, 'x', 'out/a.bin')", 2, "permission denied at out/a.bin"),
-        ("KeyboardInterrupt()", 130, "the same command continues"),
+        (f"OSError({errno.ENOTDIR}, 'x', 'f/a')", 2, "not a directory at f/a: name another path"),
+        (f"OSError({errno.EISDIR}, 'x', 'out')", 2, "is a directory at out: name another path"),
+        (f"OSError({errno.ENOENT}, 'x')", 1, "Traceback"),
+        ("KeyboardInterrupt()", 130, "script.py: interrupted\n"),
         ("ZeroDivisionError()", 1, "Traceback"),
     ],
 )

@@ -155,7 +155,7 @@ sys.path.insert(0, {tests!r})
 from test_study import kill_tasks, make_study
 from llama_scale.errors import run_cli
 from llama_scale.scaling.study import run_study
-run_cli(lambda: run_study(make_study(Path.cwd(), kill_tasks())))
+run_cli(lambda: run_study(make_study(Path.cwd(), kill_tasks())), resumes=True)
 """
 
 
