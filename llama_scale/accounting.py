@@ -15,7 +15,7 @@ FLOAT32 = 4
 BFLOAT16 = 2
 
 # Logits that the chunked head holds at a time, by device type.
-HEAD_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
+HEAD_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 27}
 
 # Part of a device's memory that tensors may take: the rest is the driver's context, the
 # libraries' workspaces and fragmentation.
