@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from evals import humaneval, mbpp
-from evals.sandbox.pool import Program, Sandbox, run_programs
+from evals.sandbox.pool import Program, Sandbox
 
 MBPP = Path(__file__).parents[2] / "shared" / "data" / "eval" / "mbpp.jsonl"
 LIMIT = 8.0  # CPU seconds, as MBPP is judged: 123 needs 2.4 on an idle core, 4 on a busy one
@@ -30,7 +30,8 @@ def test_load_changes_no_verdict(times):
     expected += [False] * 2
     workers = times * len(os.sched_getaffinity(0))
     for _ in range(3):
-        assert [v.passed for v in run_programs(programs, LIMIT, workers)] == expected
+        with Sandbox(workers) as box:
+            assert [v.passed for v in box.run(programs, LIMIT)] == expected
 
 
 @pytest.mark.slow

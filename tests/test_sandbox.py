@@ -15,7 +15,7 @@ import pytest
 from hostile import cheats, harms
 
 from evals.sandbox import plain, pool
-from evals.sandbox.pool import Program, Sandbox, Script, Verdict, run_programs
+from evals.sandbox.pool import Program, Sandbox, Script, Verdict
 from llama_scale.errors import UserError
 
 SQUARE = "assert f(2) == 4\nassert f(3) == 9\nassert f(True) == 1\nassert f(0.5) == 0.25"
@@ -284,7 +284,5 @@ def test_an_unprivileged_user_has_the_same_walls(public):
     assert done.stdout.startswith(("isolated 0 Verdict(passed=True", "restricted 0 Verdict(passed"))
 
 
-def test_run_programs_yields_in_order():
-    programs = [square("def f(x): return x * x"), square("def f(x): return 0")]
-    assert [v.passed for v in run_programs(programs, 2.0, workers=2)] == [True, False]
+def test_a_measured_time_sets_no_verdicts_apart():
     assert Verdict(True, "passed", seconds=1.0) == Verdict(True, "passed", seconds=2.0)

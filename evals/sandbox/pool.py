@@ -1,4 +1,4 @@
-"""Runs untrusted programs in zygotes: run_programs(programs, timeout, workers) -> verdicts.
+"""Runs untrusted programs in zygotes: Sandbox(workers).run(programs, timeout) yields verdicts.
 
 Three processes take part. The zygote (zygote.py) is clean and forks; the program's process
 (candidate.py) has the program and no test; the judge's process (judge.py) has the tests and never
@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -97,7 +97,7 @@ class Worker:
             # As -I, but a fixed hash seed: the order of a set must not change a verdict.
             self.process = subprocess.Popen(
                 [sys.executable, "-PsSB", "-Xutf8", ZYGOTE, str(theirs.fileno()), level,
-                 json.dumps(tool and tool.to_dict())],
+                 json.dumps(tool and asdict(tool))],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 cwd="/", env={"PYTHONHASHSEED": "0"}, pass_fds=[theirs.fileno()],
                 start_new_session=True,
@@ -379,11 +379,3 @@ class Sandbox:
             pool.shutdown(cancel_futures=True)
         for number in again:
             yield number, self._run(programs[number], timeout, alone=True)[0]
-
-
-def run_programs(
-    programs: Sequence[Program | Script], timeout: float, workers: int | None = None
-) -> Iterator[Verdict]:
-    """Yield the verdict of each program in order; ``workers`` run at a time (default: CPUs)."""
-    with Sandbox(workers) as sandbox:
-        yield from sandbox.run(programs, timeout)

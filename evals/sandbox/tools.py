@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from glob import glob
 
@@ -29,10 +29,6 @@ class Tool:
     paths: list[str]
     libraries: list[str]
     start: float
-
-    def to_dict(self) -> dict:
-        """Return the fields."""
-        return asdict(self)
 
 
 @lru_cache

@@ -229,7 +229,7 @@ class Zygote:
         order, limits = json.loads(data)
         source = candidate.read_all(fds[0])
         null = os.open(os.devnull, os.O_RDWR)
-        # Up first, so that none is overwritten before it is moved.
+        # Copied to 64 and above first: dup2 to 0 to 4 would overwrite a file still to be moved.
         wanted = [null if place < 0 else fds[place] for place in order]
         moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in wanted]
         waiting.detach()
