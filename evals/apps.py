@@ -8,16 +8,13 @@ order, and calls a problem without tests solved; ``judge: legacy`` follows it in
 import ast
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from evals.execution import Execution
-from evals.models import Source
 from evals.sandbox.pool import Program, Script, Verdict
-from evals.tasks import CodeConfig, Task, gold, sample, score
+from evals.tasks import CodeConfig, Suite, Task
 from llama_scale.errors import UserError
-from llama_scale.sampling import SamplingConfig
 
 # What the official judge puts before a solution, without numpy, which the sandbox does not have.
 PREAMBLE = """import sys, time, itertools, collections, math, fractions, random, heapq
@@ -68,13 +65,18 @@ class AppsConfig(CodeConfig):
         timeout: CPU seconds of one test case.
     """
 
+    suite: ClassVar[str] = "apps"
+
     data: str | None = None
     difficulty: Literal["introductory", "interview", "competition", "all"] = "introductory"
     split: Literal["test", "train"] = "test"
     judge: Literal["strict", "legacy"] = "strict"
     max_tests: int | None = None
     timeout: float = 4.0
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check("max_tests", self.max_tests is None or self.max_tests > 0)
 
 
 def problems(config: AppsConfig) -> list[dict[str, Any]]:
@@ -231,9 +233,13 @@ def grade(problem: dict[str, Any], verdicts: Sequence[Verdict], config: AppsConf
     return Verdict(passed, first or "passed", verdicts[0].parses, cases, len(verdicts), shown)
 
 
-def tasks(config: AppsConfig) -> list[Task]:
-    """Return the problems as tasks; one without tests can never pass."""
-    return [_task(problem, config) for problem in problems(config)]
+def read(config: AppsConfig) -> Suite:
+    """Read the problems as tasks; one without tests can never pass.
+
+    pass@1 is the strict accuracy, ``tests_held`` the test-case average.
+    """
+    about = {"profile": "hendrycks", "judge": config.judge, "split": config.split}
+    return Suite(config, [_task(problem, config) for problem in problems(config)], about)
 
 
 def _task(problem: dict[str, Any], config: AppsConfig) -> Task:
@@ -244,19 +250,3 @@ def _task(problem: dict[str, Any], config: AppsConfig) -> Task:
         problem["solutions"][0] if problem["solutions"] else None,
         grade=lambda verdicts: grade(problem, verdicts, config),
     )
-
-
-def evaluate(
-    source: Source, config: AppsConfig, execution: Execution
-) -> tuple[dict[str, Any], list[dict]]:
-    """Score the reference solutions, then sample and judge completions.
-
-    pass@k is the strict accuracy, ``tests_held`` the test-case average.
-    """
-    known = tasks(config)
-    config.check("apps", len(known))
-    references = gold(source, known, config)
-    rows = sample(source, known, config, execution, "apps")
-    result, samples = score(rows, known, config, execution, "apps")
-    head = {"profile": "hendrycks", "judge": config.judge, "split": config.split}
-    return {**head, **references, **result}, samples

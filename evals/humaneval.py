@@ -10,14 +10,12 @@ import gzip
 import hashlib
 import importlib.util
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from evals.execution import Execution
-from evals.models import Source
 from evals.sandbox.pool import Program
-from evals.tasks import CodeConfig, Task, gold, sample, score
+from evals.tasks import CodeConfig, Suite, Task
 from llama_scale.errors import UserError
 
 SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
@@ -26,7 +24,6 @@ STOPS = {
     "bigcode": ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>"),
     "lm-eval": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"),
 }
-TASKS = 164
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,9 @@ class HumanEvalConfig(CodeConfig):
         timeout: CPU seconds of one program.
     """
 
-    profile: Literal["codex", "bigcode", "lm-eval"] = "codex"
+    suite: ClassVar[str] = "humaneval"
 
-    def __post_init__(self) -> None:
-        self.check("humaneval", TASKS)
+    profile: Literal["codex", "bigcode", "lm-eval"] = "codex"
 
 
 def problems() -> list[dict[str, str]]:
@@ -83,7 +79,7 @@ def program(problem: dict[str, str], completion: str, prompt: str | None = None)
     )
 
 
-@functools.lru_cache(TASKS)
+@functools.lru_cache(164)
 def helpers(prompt: str, entry: str) -> str:
     """Return what a prompt defines beside the function to complete."""
     tree = ast.parse(f"{prompt}    pass\n")
@@ -91,9 +87,10 @@ def helpers(prompt: str, entry: str) -> str:
     return ast.unparse(ast.Module(kept, []))
 
 
-def tasks(profile: str = "codex") -> list[Task]:
-    """Return the 164 tasks with the prompts of a profile."""
-    return [_task(problem, profile) for problem in problems()]
+def read(config: HumanEvalConfig) -> Suite:
+    """Read the 164 tasks, with the prompts of a profile; raise UserError if they are missing."""
+    tasks = [_task(problem, config.profile) for problem in problems()]
+    return Suite(config.stopping(STOPS[config.profile]), tasks, {"profile": config.profile})
 
 
 def _task(problem: dict[str, str], profile: str) -> Task:
@@ -107,19 +104,3 @@ def _task(problem: dict[str, str], profile: str) -> Task:
         lambda completion: [program(problem, completion, prompt)],
         whole[len(prompt) :],
     )
-
-
-def evaluate(
-    source: Source, config: HumanEvalConfig, execution: Execution
-) -> tuple[dict[str, Any], list[dict]]:
-    """Score the reference solutions, then sample and judge completions.
-
-    Returns the result and a row for each sample. Raises UserError if the data is missing.
-    """
-    known = tasks(config.profile)
-    stops = config.sampling.stop or STOPS[config.profile]
-    config = replace(config, sampling=replace(config.sampling, stop=stops))
-    references = gold(source, known, config)
-    rows = sample(source, known, config, execution, "humaneval")
-    result, samples = score(rows, known, config, execution, "humaneval")
-    return {"profile": config.profile, "stops": list(stops), **references, **result}, samples

@@ -10,16 +10,13 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from evals.execution import Execution
-from evals.models import Source
 from evals.sandbox.pool import Program
-from evals.tasks import CodeConfig, Task, gold, sample, score
+from evals.tasks import CodeConfig, Suite, Task
 from llama_scale.errors import UserError
-from llama_scale.sampling import SamplingConfig
 
 SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974),
           "all": (1, 974)}  # fmt: skip
@@ -50,12 +47,13 @@ class MbppConfig(CodeConfig):
         timeout: CPU seconds of one program; the reference of task 123 needs 2.4.
     """
 
+    suite: ClassVar[str] = "mbpp"
+
     data: str | None = None
     sanitized: bool = False
     split: Literal["prompt", "test", "validation", "train", "all"] = "test"
     profile: Literal["google", "incoder"] = "google"
     timeout: float = 8.0
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 
 def problems(data: str | None = None, sanitized: bool = False) -> list[dict[str, Any]]:
@@ -163,8 +161,11 @@ def _question(problem: dict[str, Any]) -> str:
     )
 
 
-def tasks(config: MbppConfig) -> list[Task]:
-    """Return the tasks of the split with the prompts of the profile."""
+def read(config: MbppConfig) -> Suite:
+    """Read the tasks of the split, with the prompts of the profile.
+
+    Raises UserError if they, or those that the prompt shows, are missing.
+    """
     known = problems(config.data, config.sanitized)
     first, last = SPLITS[config.split]
     by_number = {problem["number"]: problem for problem in known}
@@ -174,7 +175,9 @@ def tasks(config: MbppConfig) -> list[Task]:
     chosen = [_task(p, config.profile, shots) for p in known if first <= p["number"] <= last]
     if not chosen:
         raise UserError(f"mbpp.split: the data has no task of {config.split}")
-    return chosen
+    names = ("profile", "split", "sanitized")
+    about = {name: getattr(config, name) for name in names}
+    return Suite(config.stopping(STOPS[config.profile]), chosen, about)
 
 
 def _task(problem: dict[str, Any], profile: str, shots: Sequence[dict[str, Any]]) -> Task:
@@ -186,18 +189,3 @@ def _task(problem: dict[str, Any], profile: str, shots: Sequence[dict[str, Any]]
         problem["code"],
         label,
     )
-
-
-def evaluate(
-    source: Source, config: MbppConfig, execution: Execution
-) -> tuple[dict[str, Any], list[dict]]:
-    """Score the reference solutions, then sample and judge completions."""
-    known = tasks(config)
-    config.check("mbpp", len(known))
-    stops = config.sampling.stop or STOPS[config.profile]
-    config = replace(config, sampling=replace(config.sampling, stop=stops))
-    references = gold(source, known, config)
-    rows = sample(source, known, config, execution, "mbpp")
-    result, samples = score(rows, known, config, execution, "mbpp")
-    head = {"profile": config.profile, "split": config.split, "sanitized": config.sanitized}
-    return {**head, "stops": list(stops), **references, **result}, samples

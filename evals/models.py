@@ -1,14 +1,9 @@
-"""What can be evaluated: a checkpoint, a transformers folder, a completion server.
-
-Each has ``complete(prompts, sampling, n_samples, batch_size, numbers)``, which yields rows of
-task (a number), sample, text, tokens, ended_by, prompt_cut, and ``gold(pairs)``, which scores
-given solutions or returns None where probabilities cannot be had.
-"""
+"""What completes prompts: a checkpoint, a transformers folder, a completion server."""
 
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +11,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from evals.perplexity import References, Score, reference_bits_per_byte
+from evals.perplexity import References, Score, reference_bits_per_byte, windows
 from llama_scale.checkpoint import load_model
 from llama_scale.errors import UserError
 from llama_scale.generate import generate
@@ -25,22 +20,28 @@ from llama_scale.sampling import SamplingConfig
 from llama_scale.tokenizer import Tokenizer
 
 
+@dataclass(frozen=True)
+class Request:
+    """``n_samples`` completions of each of ``prompts``, which their tasks' numbers stand before.
+
+    ``batch_size`` is rows decoded together.
+    """
+
+    prompts: Mapping[int, str]
+    sampling: SamplingConfig
+    n_samples: int = 1
+    batch_size: int = 64
+
+
 class Source(Protocol):
     """Whatever completes prompts."""
 
-    def complete(
-        self,
-        prompts: Sequence[str],
-        sampling: SamplingConfig,
-        n_samples: int,
-        batch_size: int,
-        numbers: Sequence[int],
-    ) -> Iterator[dict[str, Any]]:
-        """Yield ``n_samples`` completions of each prompt, in any order."""
+    def complete(self, request: Request) -> Iterator[dict[str, Any]]:
+        """Yield rows of task, sample, text, tokens, ended_by and prompt_cut, in any order."""
         ...
 
     def gold(self, pairs: Sequence[tuple[str, str]]) -> References | None:
-        """Score (prompt, solution) pairs, teacher-forced."""
+        """Score (prompt, solution) pairs, teacher-forced; None where that cannot be done."""
         ...
 
 
@@ -52,19 +53,18 @@ class Checkpoint:
     tokenizer: Tokenizer
     graphs: bool = False
 
-    def complete(
-        self,
-        prompts: Sequence[str],
-        sampling: SamplingConfig,
-        n_samples: int,
-        batch_size: int,
-        numbers: Sequence[int],
-    ) -> Iterator[dict[str, Any]]:
+    def complete(self, request: Request) -> Iterator[dict[str, Any]]:
         """Yield completions batch by batch; each depends on (seed, task, sample) alone."""
         drawn = generate(
-            self.model, self.tokenizer, prompts, sampling, n_samples, batch_size, numbers,
-            self.graphs,
-        )  # fmt: skip
+            self.model,
+            self.tokenizer,
+            list(request.prompts.values()),
+            request.sampling,
+            request.n_samples,
+            request.batch_size,
+            tasks=list(request.prompts),
+            graphs=self.graphs,
+        )
         for row in drawn:
             yield {
                 "task": row.task, "sample": row.sample, "text": row.text,
@@ -98,26 +98,20 @@ class Server:
     name: str
     timeout: float = 600.0
 
-    def complete(
-        self,
-        prompts: Sequence[str],
-        sampling: SamplingConfig,
-        n_samples: int,
-        batch_size: int,
-        numbers: Sequence[int],
-    ) -> Iterator[dict[str, Any]]:
+    def complete(self, request: Request) -> Iterator[dict[str, Any]]:
         """Ask for the completions of one prompt at a time; raise UserError if that fails."""
-        for number, prompt in zip(numbers, prompts, strict=True):
+        sampling, count = request.sampling, request.n_samples
+        for number, prompt in request.prompts.items():
             body = {
-                "model": self.name, "prompt": prompt, "n": n_samples,
+                "model": self.name, "prompt": prompt, "n": count,
                 "max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature,
                 "top_p": sampling.top_p, "seed": sampling.seed + number,
                 "stop": list(sampling.stop[:4]) or None,
             }  # fmt: skip
             choices = self._ask(body)
-            if len(choices) < n_samples:
-                raise UserError(f"{self.url}: {len(choices)} completions of {n_samples} asked for")
-            for index, choice in enumerate(choices[:n_samples]):
+            if len(choices) < count:
+                raise UserError(f"{self.url}: {len(choices)} completions of {count} asked for")
+            for index, choice in enumerate(choices[:count]):
                 text = cut(str(choice.get("text") or ""), sampling.stop)
                 yield {
                     "task": number, "sample": index, "text": text, "tokens": None,
@@ -171,24 +165,18 @@ class Transformers:
         """Most tokens that the model sees."""
         return getattr(self.model.config, "max_position_embeddings", None) or 2048
 
-    def complete(
-        self,
-        prompts: Sequence[str],
-        sampling: SamplingConfig,
-        n_samples: int,
-        batch_size: int,
-        numbers: Sequence[int],
-    ) -> Iterator[dict[str, Any]]:
+    def complete(self, request: Request) -> Iterator[dict[str, Any]]:
         """Yield the completions of one prompt after another, with transformers' own sampler."""
+        sampling = request.sampling
         hot = sampling.temperature > 0
         extra = {"temperature": sampling.temperature, "top_p": sampling.top_p,
                  "top_k": sampling.top_k or 0} if hot else {}  # fmt: skip
-        for number, prompt in zip(numbers, prompts, strict=True):
+        for number, prompt in request.prompts.items():
             ids = self.tokenizer(prompt)["input_ids"]
             room = max(1, self.context - sampling.max_new_tokens)
             inputs = torch.tensor([ids[-room:]], device=self.device)  # (1, T)
-            for start in range(0, n_samples, batch_size):
-                count = min(batch_size, n_samples - start)
+            for start in range(0, request.n_samples, request.batch_size):
+                count = min(request.batch_size, request.n_samples - start)
                 torch.manual_seed(sampling.seed + 1_000_003 * number + start)
                 out = self.model.generate(
                     inputs, attention_mask=torch.ones_like(inputs), do_sample=hot,
@@ -206,17 +194,20 @@ class Transformers:
 
     @torch.inference_mode()
     def gold(self, pairs: Sequence[tuple[str, str]]) -> References:
-        """Score (prompt, solution) pairs one at a time, the solution encoded by itself."""
+        """Score (prompt, solution) pairs one at a time, the solution encoded by itself.
+
+        A solution longer than the context is scored in pieces, as in ``reference_bits_per_byte``.
+        """
         scores, short = [], 0
         for prompt, solution in pairs:
             before = self.tokenizer(prompt)["input_ids"] or [self.tokenizer.eos_token_id or 0]
             after = self.tokenizer(solution, add_special_tokens=False)["input_ids"]
-            short += len(before) + len(after) > self.context
-            after = after[: self.context - 1]
-            before = before[-(self.context - len(after)) :]
-            ids = torch.tensor([before + after], device=self.device)  # (1, T)
-            logits = self.model(ids).logits[0, len(before) - 1 : -1].float()  # (M, V)
-            nats = F.cross_entropy(logits, ids[0, len(before) :], reduction="sum").item()
+            short += len(before) + len(after) > self.context + 1
+            nats = 0.0
+            for window, targets in windows(before, after, self.context):
+                ids = torch.tensor(window, device=self.device)  # (T + 1,)
+                logits = self.model(ids[None, :-1]).logits[0, -targets:].float()  # (M, V)
+                nats += F.cross_entropy(logits, ids[-targets:], reduction="sum").item()
             scores.append(Score(nats, len(after), len(solution.encode())))
         return References(scores, short)
 

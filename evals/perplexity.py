@@ -22,7 +22,7 @@ from evals.passk import interval
 from llama_scale.errors import UserError
 from llama_scale.model import Llama
 from llama_scale.tokenizer import Tokenizer
-from llama_scale.tokens import Tokens, check_tokenizer, open_tokens, read_manifest
+from llama_scale.tokens import Tokens, check_tokenizer, read_manifest
 
 LOGITS = 1 << 24  # logits held at a time: 64 MiB in float32
 
@@ -133,16 +133,16 @@ def reference_bits_per_byte(
     """
     prompts = tokenizer.encode_batch([prompt for prompt, _ in pairs])
     solutions = tokenizer.encode_batch([solution for _, solution in pairs])
-    windows = []  # (task, tokens, targets at the end of them)
+    pieces = []  # (task, tokens, targets at the end of them)
     for task, (prompt, solution) in enumerate(zip(prompts, solutions, strict=True)):
-        for window, targets in _windows(
+        for window, targets in windows(
             [tokenizer.eos, *prompt], solution, model.config.context_length
         ):
-            windows.append((task, window, targets))
-    windows.sort(key=lambda item: -len(item[1]))
+            pieces.append((task, window, targets))
+    pieces.sort(key=lambda item: -len(item[1]))
     nats = torch.zeros(len(pairs), dtype=torch.float64)
     with _evaluating(model), autocast or nullcontext():
-        for batch in _by_length(windows, batch_tokens):
+        for batch in _by_length(pieces, batch_tokens):
             tasks, values = _score_windows(model, batch)
             nats.index_add_(0, tasks, values.double().cpu())
     scores = [
@@ -155,13 +155,12 @@ def reference_bits_per_byte(
 
 
 def evaluate(
-    model: Llama, tokenizer: Tokenizer, config: PerplexityConfig
-) -> tuple[dict[str, Any], list[dict]]:
-    """Score the validation split; return the result and no samples.
+    model: Llama, tokenizer: Tokenizer, tokens: Tokens, config: PerplexityConfig
+) -> dict[str, Any]:
+    """Return the scores of the validation split ``tokens``, and those of each of its sources.
 
     Raises UserError if the shards were not made with the model's tokenizer.
     """
-    tokens = open_tokens(config.data, "val")
     check_tokenizer(tokens, tokenizer)
     count = min(tokens.n_tokens - 1, config.max_tokens or tokens.n_tokens)
     each = np.zeros(max(count, 0), dtype=np.float32)
@@ -175,8 +174,8 @@ def evaluate(
         "tokens": result.tokens,
         "bytes": result.bytes,
         "data_fingerprint": tokens.fingerprint,
-        **by_source(Path(config.data), each),
-    }, []
+        **by_source(tokens.folder, each),
+    }
 
 
 def by_source(data: Path, each: np.ndarray) -> dict[str, Any]:
@@ -244,10 +243,14 @@ def _cross_entropy(model: Llama, hidden: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def _windows(
+def windows(
     context: list[int], solution: list[int], length: int
 ) -> Iterator[tuple[list[int], int]]:
-    """Yield windows of at most ``length`` + 1 tokens and how many at their end are targets."""
+    """Yield windows of at most ``length`` + 1 tokens and how many at their end are targets.
+
+    Every token of ``solution`` is a target once. One that is longer than ``length`` is split into
+    pieces of half of it, each after as much as fits.
+    """
     ids = context + solution
     step = length if len(solution) <= length else max(1, length // 2)
     for start in range(len(context), len(ids), step):
@@ -255,12 +258,12 @@ def _windows(
         yield ids[max(0, end - length - 1) : end], end - start
 
 
-def _by_length(windows: list[tuple], batch_tokens: int) -> Iterator[list[tuple]]:
+def _by_length(pieces: list[tuple], batch_tokens: int) -> Iterator[list[tuple]]:
     """Split windows, longest first, into batches of about ``batch_tokens`` padded tokens."""
     start = 0
-    while start < len(windows):
-        rows = max(1, batch_tokens // len(windows[start][1]))
-        yield windows[start : start + rows]
+    while start < len(pieces):
+        rows = max(1, batch_tokens // len(pieces[start][1]))
+        yield pieces[start : start + rows]
         start += rows
 
 

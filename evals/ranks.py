@@ -2,15 +2,14 @@
 
 import queue
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from evals.models import Source
+from evals.models import Request, Source
 from evals.perplexity import References
 from llama_scale.errors import UserError
-from llama_scale.sampling import SamplingConfig
 
 PATIENCE = 1.0  # seconds between looks whether a process has died
 
@@ -32,22 +31,15 @@ class Ranks:
         """Return the device of a process."""
         return f"cuda:{rank % torch.cuda.device_count()}" if self.device == "cuda" else self.device
 
-    def complete(
-        self,
-        prompts: Sequence[str],
-        sampling: SamplingConfig,
-        n_samples: int,
-        batch_size: int,
-        numbers: Sequence[int],
-    ) -> Iterator[dict[str, Any]]:
+    def complete(self, request: Request) -> Iterator[dict[str, Any]]:
         """Yield completions as they come; raise UserError if a process fails or dies."""
         context = torch.multiprocessing.get_context("spawn")
         rows = context.Queue()
         ranks = []
+        prompts = list(request.prompts.items())
         for rank in range(min(self.count, len(prompts))):
-            mine = slice(rank, None, self.count)
-            work = (prompts[mine], sampling, n_samples, batch_size, numbers[mine])
-            arguments = (self.load, self.place(rank), work, rows)
+            mine = replace(request, prompts=dict(prompts[rank :: self.count]))
+            arguments = (self.load, self.place(rank), mine, rows)
             ranks.append(context.Process(target=draw, args=arguments, daemon=True))
             ranks[-1].start()
         left = len(ranks)
@@ -78,10 +70,10 @@ class Ranks:
         return self.source.gold(pairs)
 
 
-def draw(load: Callable[[str], Source], device: str, work: tuple, rows: Any) -> None:
+def draw(load: Callable[[str], Source], device: str, request: Request, rows: Any) -> None:
     """Put the completions of a rank into ``rows``: a None ends them, a text is an error's line."""
     try:
-        for row in load(device).complete(*work):
+        for row in load(device).complete(request):
             rows.put(row)
         rows.put(None)
     except UserError as error:

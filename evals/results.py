@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from evals.passk import LEVEL, RESAMPLES, paired_difference
+from evals.sandbox.pool import NOT_MEASURED
 from evals.sandbox.tools import LANGUAGES
 from llama_scale.errors import UserError
 from llama_scale.files import atomic_write, read_json, sha256, write_json
@@ -88,11 +89,12 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 
 
 def pass_rates(path: Path) -> dict[str, float]:
-    """Return the share of passing samples of each task of a result."""
+    """Return the share of passing samples of each task of a result, of those that were measured."""
     passes: dict[str, list[bool]] = {}
     for line in gzip.decompress(samples_of(path).read_bytes()).splitlines():
         row = json.loads(line)
-        passes.setdefault(row["task_id"], []).append(row["passed"])
+        if row["reason"] != NOT_MEASURED:
+            passes.setdefault(row["task_id"], []).append(row["passed"])
     return {task: sum(p) / len(p) for task, p in passes.items()}
 
 

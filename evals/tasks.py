@@ -2,21 +2,19 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from tqdm import tqdm
 
 from evals.execution import Execution, digest_text
-from evals.models import Source
+from evals.models import Request, Source
 from evals.passk import exact_interval, interval, pass_at_k
 from evals.sandbox.pool import NOT_MEASURED, Program, Script, Verdict
 from llama_scale.errors import UserError
 from llama_scale.sampling import SamplingConfig
-
-NO_PROGRAM: list[Script] = []  # of a completion in a language that the task's tests cannot call
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,8 @@ class CodeConfig:
         timeout: CPU seconds of one program.
     """
 
+    suite: ClassVar[str]
+
     n_tasks: int | None = None
     n_samples: int = 1
     gold_tasks: int | None = None
@@ -41,22 +41,25 @@ class CodeConfig:
     batch_size: int = 64
     timeout: float = 3.0
 
-    def check(self, suite: str, total: int) -> None:
-        """Raise UserError on a setting that no task can be run with."""
-        for name in ("n_tasks", "gold_tasks"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= total:
-                raise UserError(f"{suite}.{name}: expected 1 to {total}, found {value}")
-        for name in ("n_samples", "batch_size", "timeout"):
-            if getattr(self, name) <= 0:
-                raise UserError(
-                    f"{suite}.{name}: expected more than 0, found {getattr(self, name)}"
-                )
+    def __post_init__(self) -> None:
+        for name in ("n_tasks", "n_samples", "gold_tasks", "batch_size", "timeout"):
+            self.check(name, getattr(self, name) is None or getattr(self, name) > 0)
+        self.check("k", all(k > 0 for k in self.k))
         if self.n_samples > 1 and self.sampling.temperature == 0:
             raise UserError(
-                f"{suite}.n_samples: {self.n_samples} samples at temperature 0 are all equal; "
+                f"{self.suite}.n_samples: {self.n_samples} samples at temperature 0 are all equal; "
                 "use 1, or a temperature"
             )
+
+    def check(self, name: str, holds: bool, expected: str = "more than 0") -> None:
+        """Raise UserError on the setting ``name`` unless what is expected of it ``holds``."""
+        if not holds:
+            found = getattr(self, name)
+            raise UserError(f"{self.suite}.{name}: expected {expected}, found {found}")
+
+    def stopping(self, stops: tuple[str, ...]) -> Self:
+        """Return these settings with stop strings where they have none."""
+        return replace(self, sampling=replace(self.sampling, stop=self.sampling.stop or stops))
 
 
 @dataclass(frozen=True)
@@ -76,49 +79,52 @@ class Task:
     grade: Callable[[Sequence[Verdict]], Verdict] = lambda verdicts: verdicts[0]
 
 
+@dataclass(frozen=True)
+class Suite:
+    """Tasks that have been read, and the settings that they are run with.
+
+    ``about`` says in the result how they are asked and judged.
+    """
+
+    config: CodeConfig
+    tasks: Sequence[Task]
+    about: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        total = len(self.tasks)
+        for name in ("n_tasks", "gold_tasks"):
+            self.config.check(name, (getattr(self.config, name) or 1) <= total, f"1 to {total}")
+
+    @property
+    def name(self) -> str:
+        """The suite's name on the command line."""
+        return self.config.suite
+
+
 def spread(count: int | None, total: int) -> list[int]:
     """Return ``count`` numbers evenly spread over 0 to ``total`` - 1; all if it is None."""
     count = total if count is None else min(count, total)
     return [i * total // count for i in range(count)]
 
 
-def sample(
-    source: Source, tasks: Sequence[Task], config: CodeConfig, execution: Execution, suite: str
-) -> list[dict[str, Any]]:
-    """Draw the completions: rows of task_id, sample, completion, ordered by task and sample.
+def evaluate(
+    suite: Suite, source: Source, execution: Execution
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Score the reference solutions, then draw and judge completions.
 
-    Those of a run that was stopped are taken from ``execution``.
+    Returns the result and a row for each completion.
     """
-    chosen = spread(config.n_tasks, len(tasks))
-    key = digest_text([suite, asdict(config), [tasks[i].prompt for i in chosen]])
-    rows = execution.completions(suite, key)
-    done = Counter(row["task"] for row in rows)
-    rows = [row for row in rows if done[row["task"]] == config.n_samples]
-    left = [i for i in chosen if done[i] != config.n_samples]
-    prompts = [tasks[i].prompt for i in left]
-    if left:
-        drawn = source.complete(prompts, config.sampling, config.n_samples, config.batch_size, left)
-        count = len(left) * config.n_samples
-        for row in tqdm(drawn, f"{suite} samples", count, disable=None, leave=False):
-            rows.append(row)
-            execution.keep_completion(suite, row)
-    rows.sort(key=lambda row: (row["task"], row["sample"]))
-    return [
-        {
-            "task_id": tasks[row["task"]].task_id,
-            "sample": row["sample"],
-            "completion": row["text"],
-            **{name: row[name] for name in ("tokens", "ended_by", "prompt_cut")},
-        }
-        for row in rows
-    ]
+    references = gold(suite, source)
+    result, samples = score(sample(suite, source, execution), suite, execution)
+    stops = {"stops": list(suite.config.sampling.stop)}
+    return suite.about | stops | references | result, samples
 
 
-def gold(source: Source, tasks: Sequence[Task], config: CodeConfig) -> dict[str, Any]:
+def gold(suite: Suite, source: Source) -> dict[str, Any]:
     """Score the reference solutions after their prompts, teacher-forced, where it can be done."""
-    known = [task for task in tasks if task.reference is not None]
-    pairs = [(known[i].prompt, known[i].reference) for i in spread(config.gold_tasks, len(known))]
-    references = source.gold(pairs) if pairs else None
+    known = [task for task in suite.tasks if task.reference is not None]
+    chosen = [known[i] for i in spread(suite.config.gold_tasks, len(known))]
+    references = source.gold([(t.prompt, t.reference) for t in chosen]) if chosen else None
     if references is None:
         return {}
     total = references.total
@@ -135,80 +141,122 @@ def gold(source: Source, tasks: Sequence[Task], config: CodeConfig) -> dict[str,
     }
 
 
+def sample(suite: Suite, source: Source, execution: Execution) -> list[dict[str, Any]]:
+    """Draw the completions: rows of task_id, sample, completion, ordered by task and sample.
+
+    Those of a run that was stopped are taken from ``execution``; a task that it had begun is drawn
+    again.
+    """
+    config, tasks = suite.config, suite.tasks
+    prompts = {i: tasks[i].prompt for i in spread(config.n_tasks, len(tasks))}
+    key = digest_text([suite.name, asdict(config), list(prompts.values())])
+    rows = execution.completions(suite.name, key)
+    done = Counter(row["task"] for row in rows)
+    rows = [row for row in rows if done[row["task"]] == config.n_samples]
+    left = {i: prompt for i, prompt in prompts.items() if done[i] != config.n_samples}
+    if left:
+        drawn = source.complete(Request(left, config.sampling, config.n_samples, config.batch_size))
+        count = len(left) * config.n_samples
+        for row in tqdm(drawn, f"{suite.name} samples", count, disable=None, leave=False):
+            rows.append(row)
+            execution.keep_completion(suite.name, row)
+    rows.sort(key=lambda row: (row["task"], row["sample"]))
+    return [
+        {
+            "task_id": tasks[row["task"]].task_id,
+            "sample": row["sample"],
+            "completion": row["text"],
+            **{name: row[name] for name in ("tokens", "ended_by", "prompt_cut")},
+        }
+        for row in rows
+    ]
+
+
 def score(
-    rows: Sequence[dict[str, Any]],
-    tasks: Sequence[Task],
-    config: CodeConfig,
-    execution: Execution,
-    suite: str,
-) -> tuple[dict[str, Any], list[dict]]:
+    rows: Sequence[dict[str, Any]], suite: Suite, execution: Execution
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Judge completions (rows of task_id, completion); return the result and a row for each.
+
+    Raises UserError on a task_id that the suite does not have.
+    """
+    known = {task.task_id: task for task in suite.tasks}
+    for row in rows:
+        if row["task_id"] not in known:
+            first = suite.tasks[0].task_id
+            raise UserError(f"{suite.name}: no task {row['task_id']!r}; the first is {first}")
+    groups = [_programs(known[row["task_id"]], row) for row in rows]
+    flat = [program for group in groups for program in group or ()]
+    verdicts = iter(execution.judge(flat, suite.config.timeout, suite.name))
+    flags = execution.contamination.get(suite.name, {})
+    samples = []
+    for row, group in zip(rows, groups, strict=True):
+        task = known[row["task_id"]]
+        verdict = _grade(task, group and [next(verdicts) for _ in group])
+        found = {
+            "passed": verdict.passed,
+            "reason": verdict.reason,
+            "parses": bool(row["completion"].strip()) and verdict.parses,
+            "held": verdict.held,
+            "tests": verdict.tests,
+            "output": verdict.output[:1000],
+        }
+        found |= {"judged_by": task.label} if task.label else {}
+        found |= {"contaminated_by": flags[task.task_id]} if task.task_id in flags else {}
+        samples.append(row | found)
+    result = summarise(samples, suite.config.k, flags) | {"isolation": execution.describe()}
+    return result, samples
+
+
+def _programs(task: Task, row: dict[str, Any]) -> Sequence[Program | Script] | None:
+    """Return the programs of a completion; in another language it is a whole one of its own.
+
+    None where the task's tests cannot call that language.
+    """
+    found, language = task.programs(row["completion"]), row.get("language", "python")
+    if language == "python":
+        return found
+    if not all(isinstance(program, Script) for program in found):
+        return None
+    return [replace(one, source=row["completion"], language=language) for one in found]
+
+
+def _grade(task: Task, verdicts: Sequence[Verdict] | None) -> Verdict:
+    """Return one verdict on a completion of those on its programs."""
+    if verdicts is None or any(verdict.reason == NOT_MEASURED for verdict in verdicts):
+        return Verdict(False, NOT_MEASURED)
+    return task.grade(verdicts) if verdicts else Verdict(False, "no tests")
+
+
+def summarise(
+    samples: Sequence[dict[str, Any]], ks: Sequence[int], flags: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what judged samples say together; those that were not measured are only counted.
 
     ``parse_rate`` is the share of completions that are not blank and parse after their prompt;
     ``tests_held`` the mean share of a task's assertions or cases that held; ``log_pass_rate`` the
-    mean over tasks of ln((c + 1/2) / (n + 1)), finite at no pass. Raises UserError on a task_id
-    that the suite does not have.
+    mean over tasks of ln((c + 1/2) / (n + 1)), finite at no pass. ``flags`` are the tasks that the
+    training data's sources held.
     """
-    known = {task.task_id: task for task in tasks}
-    for row in rows:
-        if row["task_id"] not in known:
-            raise UserError(f"{suite}: no task {row['task_id']!r}; the first is {tasks[0].task_id}")
-    groups = [_programs(known[row["task_id"]], row) for row in rows]
-    flat = [program for group in groups for program in group]
-    verdicts = iter(execution.judge(flat, config.timeout, suite))
-    flags = execution.contamination.get(suite, {})
-    samples, counts = [], defaultdict(lambda: [0, 0])
-    for row, group in zip(rows, groups, strict=True):
-        task = known[row["task_id"]]
-        ran = [next(verdicts) for _ in group]
-        if any(one.reason == NOT_MEASURED for one in ran) or group is NO_PROGRAM:
-            verdict = Verdict(False, NOT_MEASURED)
-        else:
-            verdict = task.grade(ran) if ran else Verdict(False, "no tests")
-            counts[task.task_id][0] += 1
-            counts[task.task_id][1] += verdict.passed
-        samples.append(
-            row
-            | {
-                "passed": verdict.passed,
-                "reason": verdict.reason,
-                "parses": bool(row["completion"].strip()) and verdict.parses,
-                "held": verdict.held,
-                "tests": verdict.tests,
-                "output": verdict.output[:1000],
-            }
-            | ({"judged_by": task.label} if task.label else {})
-            | ({"contaminated_by": flags[task.task_id]} if task.task_id in flags else {})
-        )
     measured = [s for s in samples if s["reason"] != NOT_MEASURED]
-    result = rates(counts, config.k) if measured else {"n_tasks": 0, "pass_at_k": {}}
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for one in measured:
+        counts[one["task_id"]][0] += 1
+        counts[one["task_id"]][1] += one["passed"]
+    result = rates(counts, ks) if measured else {"n_tasks": 0, "pass_at_k": {}}
     if measured:
-        result |= {
-            "parse_rate": float(np.mean([s["parses"] for s in measured])),
-            "tests_held": float(np.mean([s["held"] / max(1, s["tests"]) for s in measured])),
-        }
+        result["parse_rate"] = float(np.mean([s["parses"] for s in measured]))
+        result["tests_held"] = float(np.mean([s["held"] / max(1, s["tests"]) for s in measured]))
     if unknown := len(samples) - len(measured):
         result["not_measured"] = unknown
     result |= {
         "prompts_cut": sum(s.get("prompt_cut", False) and s["sample"] == 0 for s in samples),
         "contaminated": sorted(name for name in counts if name in flags),
         "labelled": sorted({s["task_id"] for s in samples if "judged_by" in s}),
-        "isolation": execution.describe(),
     }
     clean = {name: count for name, count in counts.items() if name not in flags}
     if flags and clean:
-        result["pass_at_k_clean"] = rates(clean, config.k)["pass_at_k"]
-    return result, samples
-
-
-def _programs(task: Task, row: dict[str, Any]) -> Sequence[Program | Script]:
-    """Return the programs of a completion; in another language it is a whole one of its own."""
-    programs, language = task.programs(row["completion"]), row.get("language", "python")
-    if language == "python":
-        return programs
-    if not all(isinstance(program, Script) for program in programs):
-        return NO_PROGRAM
-    return [replace(one, source=row["completion"], language=language) for one in programs]
+        result["pass_at_k_clean"] = rates(clean, ks)["pass_at_k"]
+    return result
 
 
 def rates(counts: dict[str, list[int]], ks: Sequence[int]) -> dict[str, Any]:

@@ -247,9 +247,12 @@ def verify(folder: str | Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise UserError(f"{folder}/manifest.json: format {manifest.get('format')!r}, not {FORMAT}")
     for name, digest in manifest["files"].items():
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}/{name}: missing; use an earlier checkpoint")
-        if sha256(folder / name) != digest:
+        try:
+            found = sha256(folder / name)
+        except OSError as error:
+            what = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
+            raise UserError(f"{folder}/{name}: {what}; use an earlier checkpoint") from None
+        if found != digest:
             raise UserError(f"{folder}/{name}: checksum does not match; use an earlier checkpoint")
     return manifest["meta"]
 

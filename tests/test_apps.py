@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from evals import apps
-from evals.apps import AppsConfig, grade, problems, programs, prompt, same_output
+from evals.apps import AppsConfig, grade, problems, programs, prompt, read, same_output
 from evals.sandbox.pool import Sandbox
 from llama_scale.errors import UserError
 
@@ -99,7 +98,7 @@ def test_a_problem_without_tests_is_never_solved(tmp_path):
     row = {"problem_id": 4000, "question": "Q", "input_output": "", "solutions": "",
            "difficulty": "introductory"}  # fmt: skip
     file.write_text(json.dumps(row) + "\n")
-    (task,) = apps.tasks(AppsConfig(data=str(file)))
+    (task,) = read(AppsConfig(data=str(file))).tasks
     assert task.programs("print(1)") == [] and task.reference is None
     with pytest.raises(UserError, match="no interview problem"):
         problems(AppsConfig(data=str(file), difficulty="interview"))

@@ -11,11 +11,11 @@ import pytest
 
 from evals import humaneval
 from evals.execution import Execution
-from evals.humaneval import HumanEvalConfig, evaluate, problems, program
+from evals.humaneval import HumanEvalConfig, problems, program, read
 from evals.models import Checkpoint
 from evals.perplexity import reference_bits_per_byte
-from evals.sandbox.pool import Sandbox, Script, run_programs
-from evals.tasks import spread
+from evals.sandbox.pool import Sandbox, Script
+from evals.tasks import evaluate, spread
 from llama_scale.config import ModelConfig
 from llama_scale.errors import UserError
 from llama_scale.model import Llama
@@ -42,7 +42,8 @@ def test_changed_data_is_refused(monkeypatch):
 
 
 def judged(programs, timeout=5.0, workers=2):
-    return list(run_programs(programs, timeout, workers))
+    with Sandbox(workers) as box:
+        return list(box.run(programs, timeout))
 
 
 def test_all_reference_solutions_pass(tasks):
@@ -153,20 +154,23 @@ def test_spread_is_even():
     ("settings", "message"),
     [
         ({"n_tasks": 0}, "n_tasks"),
-        ({"gold_tasks": 165}, "gold_tasks"),
+        ({"gold_tasks": 165}, "gold_tasks: expected 1 to 164, found 165"),
         ({"n_samples": 0}, "n_samples"),
+        ({"batch_size": -1}, "batch_size"),
         ({"timeout": 0.0}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"k": (1, 0)}, r"humaneval\.k: expected more than 0, found \(1, 0\)"),
         ({"n_samples": 2, "sampling": SamplingConfig(temperature=0)}, "all equal"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(UserError, match=message):
-        HumanEvalConfig(**settings)
+        read(HumanEvalConfig(**settings))
 
 
 @pytest.mark.parametrize("profile", ["codex", "bigcode", "lm-eval"])
 def test_prompts_are_the_golden_ones(profile):
-    known = humaneval.tasks(profile)
+    known = read(HumanEvalConfig(profile=profile)).tasks
     golden = (GOLDEN / f"humaneval-{profile}.txt").read_bytes().decode()
     assert known[0].prompt == golden
     assert all((t.prompt + t.reference).strip() for t in known)
@@ -174,14 +178,14 @@ def test_prompts_are_the_golden_ones(profile):
 
 
 def test_solutions_pass_after_the_stripped_prompt():
-    known = humaneval.tasks("bigcode")
+    known = read(HumanEvalConfig(profile="bigcode")).tasks
     verdicts = judged([p for t in known[::8] for p in t.programs(t.reference)])
     assert all(v.passed for v in verdicts)
 
 
 def run(source, config):
     with Execution() as execution:
-        return evaluate(source, config, execution)
+        return evaluate(read(config), source, execution)
 
 
 def test_evaluate_a_model(tiny_data, tasks):
@@ -221,9 +225,9 @@ def test_passes_are_counted(tasks):
     right = {(0, 0), (0, 1), (41, 1)}
 
     class Given:
-        def complete(self, prompts, sampling, n_samples, batch_size, numbers):
-            for task in reversed(numbers):
-                for sample in range(n_samples):
+        def complete(self, request):
+            for task in reversed(request.prompts):
+                for sample in range(request.n_samples):
                     solution = tasks[task]["canonical_solution"]
                     text = solution if (task, sample) in right else " ("
                     row = {"task": task, "sample": sample, "text": text, "tokens": 1}

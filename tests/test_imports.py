@@ -21,6 +21,7 @@ ALLOWED = {
             "model",
             "tokenizer",
             "tokens",
+            "accounting",
             "checkpoint",
             "callbacks",
             "device",

@@ -161,6 +161,11 @@ def test_bombs_end(box, language):
     assert verdict.passed
 
 
+def suite(*rows):
+    config = AppsConfig()
+    return tasks.Suite(config, [apps._task(apps._plain_row(row), config) for row in rows], {})
+
+
 def test_a_missing_tool_is_not_measured_and_never_passed(box, monkeypatch):
     monkeypatch.setattr(pool, "find", lambda language: None)
     verdict, python = box.run([Script("x", "", "java"), Script("print(input())", "a")], 2.0)
@@ -172,17 +177,17 @@ def test_a_missing_tool_is_not_measured_and_never_passed(box, monkeypatch):
     }  # fmt: skip
     call = problem | {"problem_id": 8, "input_output": json.dumps(
         {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]})}  # fmt: skip
-    found = [apps._task(apps._plain_row(row), AppsConfig()) for row in (problem, call)]
+    found = suite(problem, call)
     java = {"task_id": "APPS/7", "sample": 0, "completion": "class A {}", "language": "java"}
     rows = [java, {"task_id": "APPS/7", "sample": 1, "completion": "print(3)"}]
     with Execution() as execution:
         execution._sandbox = box
-        result, samples = tasks.score(rows, found, AppsConfig(), execution, "apps")
+        result, samples = tasks.score(rows, found, execution)
         assert result["not_measured"] == 1 and result["pass_at_k"] == {"1": 1.0}
         assert [s["reason"] for s in samples] == [NOT_MEASURED, "passed"]
-        result, _ = tasks.score([java], found, AppsConfig(), execution, "apps")
+        result, _ = tasks.score([java], found, execution)
         assert result["pass_at_k"] == {} and result["n_tasks"] == 0
-        result, _ = tasks.score([java | {"task_id": "APPS/8"}], found, AppsConfig(), execution, "a")
+        result, _ = tasks.score([java | {"task_id": "APPS/8"}], found, execution)
         assert result["pass_at_k"] == {} and result["not_measured"] == 1
         execution._sandbox = None
 
@@ -198,9 +203,9 @@ def test_apps_samples_in_another_language(box, tmp_path):
         "problem_id": 7, "question": "Add.", "difficulty": "introductory", "starter_code": "",
         "input_output": json.dumps({"inputs": ["1 2", "5 6"], "outputs": ["3", "11"]}),
     }  # fmt: skip
-    found = [apps._task(apps._plain_row(row), AppsConfig())]
+    found = suite(row)
     with Execution() as execution:
-        _, samples = tasks.score(read_samples(file), found, AppsConfig(), execution, "apps")
+        _, samples = tasks.score(read_samples(file), found, execution)
     assert [(s["passed"], s["held"]) for s in samples] == [(True, 2), (False, 0)]
     file.write_text(json.dumps(right | {"language": "cobol"}))
     with pytest.raises(UserError, match=r"s\.jsonl:1: language 'cobol'; known: python, java"):

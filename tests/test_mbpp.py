@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from evals import mbpp
-from evals.mbpp import MbppConfig, free_names, problems, program
-from evals.sandbox.pool import run_programs
+from evals.mbpp import MbppConfig, free_names, problems, program, read
+from evals.sandbox.pool import Sandbox
 from llama_scale.errors import UserError
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "eval"
@@ -26,7 +25,8 @@ def path(name):
 
 def judged(tasks, sources, timeout=8.0):
     programs = [program(t, s) for t, s in zip(tasks, sources, strict=True)]
-    return list(run_programs(programs, timeout, 2))
+    with Sandbox(2) as box:
+        return list(box.run(programs, timeout))
 
 
 @pytest.mark.parametrize(("name", "step"), [(FILES[0], 4), (FILES[1], 4)])
@@ -65,7 +65,7 @@ def test_setup_runs_after_the_solution_with_its_classes():
 
 @pytest.mark.parametrize("profile", ["google", "incoder"])
 def test_prompts_are_the_golden_ones(profile):
-    tasks = mbpp.tasks(MbppConfig(data=path(FILES[0]), profile=profile))
+    tasks = read(MbppConfig(data=path(FILES[0]), profile=profile)).tasks
     assert len(tasks) == 500 and tasks[0].task_id == "MBPP/11"
     assert tasks[0].prompt == (GOLDEN / f"mbpp-{profile}.txt").read_bytes().decode()
     labelled = {t.task_id for t in tasks if t.label}
@@ -75,9 +75,9 @@ def test_prompts_are_the_golden_ones(profile):
 def test_splits():
     sizes = {"prompt": 10, "test": 500, "validation": 90, "train": 374, "all": 974}
     for split, size in sizes.items():
-        assert len(mbpp.tasks(MbppConfig(data=path(FILES[0]), split=split))) == size
+        assert len(read(MbppConfig(data=path(FILES[0]), split=split)).tasks) == size
     sanitized = MbppConfig(data=path(FILES[1]), sanitized=True, profile="incoder")
-    assert len(mbpp.tasks(sanitized)) == 257
+    assert len(read(sanitized).tasks) == 257
 
 
 def test_names_of_the_tests():
@@ -99,7 +99,7 @@ def test_bad_data_is_named(tmp_path):
         problems(str(file))
     file.write_text(json.dumps(TASK) + "\n")
     with pytest.raises(UserError, match="tasks 2, 3 and 4"):
-        mbpp.tasks(MbppConfig(data=str(file)))
-    assert len(mbpp.tasks(MbppConfig(data=str(file), profile="incoder"))) == 1
+        read(MbppConfig(data=str(file)))
+    assert len(read(MbppConfig(data=str(file), profile="incoder")).tasks) == 1
     with pytest.raises(UserError, match="no task of train"):
-        mbpp.tasks(MbppConfig(data=str(file), profile="incoder", split="train"))
+        read(MbppConfig(data=str(file), profile="incoder", split="train"))

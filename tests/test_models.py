@@ -6,7 +6,7 @@ import transformers
 from tokenizers import Tokenizer as Bpe
 from tokenizers import decoders, models, pre_tokenizers
 
-from evals.models import Transformers, cut
+from evals.models import Request, Transformers, cut
 from llama_scale.errors import UserError
 from llama_scale.sampling import SamplingConfig
 
@@ -34,11 +34,12 @@ def folder(tmp_path_factory):
 def test_a_transformers_folder_completes_and_is_scored(folder):
     source = Transformers(folder)
     sampling = SamplingConfig(temperature=0.8, max_new_tokens=8, stop=("\n",))
-    rows = list(source.complete(["def f():", "x" * 200], sampling, 3, 2, [4, 7]))
+    request = Request({4: "def f():", 7: "x" * 200}, sampling, 3, 2)
+    rows = list(source.complete(request))
     assert [(r["task"], r["sample"]) for r in rows] == [(t, s) for t in (4, 7) for s in range(3)]
     assert [r["prompt_cut"] for r in rows] == [False] * 3 + [True] * 3
     assert all("\n" not in r["text"] for r in rows)
-    again = list(source.complete(["def f():", "x" * 200], sampling, 3, 2, [4, 7]))
+    again = list(source.complete(request))
     assert rows == again
     references = source.gold([("def f():", "\n    return 1\n"), ("", "é" * 100)])
     assert references.tasks[0].bytes == references.tasks[0].tokens == 14 and references.cut == 1
@@ -50,7 +51,7 @@ def test_a_transformers_folder_completes_and_is_scored(folder):
 def test_a_greedy_completion_is_the_likeliest(folder):
     source = Transformers(folder)
     sampling = SamplingConfig(temperature=0, max_new_tokens=3)
-    (row,) = source.complete(["def f"], sampling, 1, 4, [0])
+    (row,) = source.complete(Request({0: "def f"}, sampling))
     ids = torch.tensor([source.tokenizer("def f")["input_ids"]])
     for _ in range(3):
         with torch.inference_mode():

@@ -161,13 +161,13 @@ def test_references_do_not_depend_on_the_batch(model, tokenizer):
 
 def test_evaluate_checks_the_tokenizer(model, tokens, tokenizer, tmp_path):
     config = PerplexityConfig(data=str(tokens.folder), max_tokens=1000)
-    result, samples = evaluate(model, tokenizer, config)
+    result = evaluate(model, tokenizer, tokens, config)
     expected = score(model, tokens, tokenizer.byte_lengths, 1000)
     assert result["bits_per_byte"] == expected.bits_per_byte and result["tokens"] == 1000
-    assert result["data_fingerprint"] == tokens.fingerprint and samples == []
+    assert result["data_fingerprint"] == tokens.fingerprint
     train_tokenizer(["other = text\n" * 50, "def f(): return 'abcdefghij'\n"], tmp_path / "m", 300)
     with pytest.raises(UserError, match="does not match"):
-        evaluate(model, Tokenizer(tmp_path / "m"), config)
+        evaluate(model, Tokenizer(tmp_path / "m"), tokens, config)
 
 
 def test_sources_add_up(tiny_data, tmp_path):

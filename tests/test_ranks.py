@@ -14,6 +14,7 @@ from conftest import ROOT, run_script
 from test_evaluate import QUICK, launch, run  # noqa: F401
 from test_tracking import plain_environment, read_run  # noqa: F401
 
+from evals.models import Request
 from evals.ranks import Ranks
 from evals.results import aggregate, write_result
 from llama_scale.errors import UserError
@@ -75,12 +76,12 @@ class Stub:
     def __init__(self, device, fails=""):
         self.fails = fails
 
-    def complete(self, prompts, sampling, n_samples, batch_size, numbers):
-        if self.fails == "killed" and 1 in numbers:
+    def complete(self, request):
+        if self.fails == "killed" and 1 in request.prompts:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fails == "refuses":
             raise UserError("the model: cannot be loaded")
-        for number, prompt in zip(numbers, prompts, strict=True):
+        for number, prompt in request.prompts.items():
             yield {"task": number, "text": prompt, "process": os.getpid()}
 
 
@@ -94,7 +95,7 @@ def refuses(device):
 
 def draw(load, count=3):
     ranks = Ranks(Stub("cpu"), load, count, "cpu")
-    return list(ranks.complete(["a", "b", "c", "d"], SamplingConfig(), 1, 1, [0, 1, 2, 3]))
+    return list(ranks.complete(Request(dict(enumerate("abcd")), SamplingConfig())))
 
 
 def test_tasks_are_shared_out_and_failures_are_named():
@@ -112,7 +113,7 @@ def test_accuracy_over_suites(tmp_path):
     passes = {"humaneval": [[1, 0], [1, 1], [0, 0]], "mbpp": [[1], [0], [0], [0], [0]]}
     for name, tasks in passes.items():
         samples = [
-            {"task_id": f"{name}/{number}", "passed": bool(passed)}
+            {"task_id": f"{name}/{number}", "passed": bool(passed), "reason": "..."}
             for number, task in enumerate(tasks)
             for passed in task
         ]

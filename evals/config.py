@@ -1,0 +1,67 @@
+"""What a person may ask of launch/evaluate.py."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evals.apps import AppsConfig
+from evals.execution import ExecutionConfig
+from evals.humaneval import HumanEvalConfig
+from evals.mbpp import MbppConfig
+from evals.perplexity import PerplexityConfig
+from llama_scale.config import Auto
+from llama_scale.errors import UserError
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What to measure, and of what.
+
+    Args:
+        checkpoint: A checkpoint folder, a run folder for its newest checkpoint, a folder that
+            transformers can load, or the URL of an OpenAI-compatible server (http://host/v1).
+        suites: Names separated by commas: perplexity, humaneval, mbpp, apps.
+        all: Every checkpoint of the run.
+        watch: Every checkpoint of the run, and new ones until the run has its result.
+        suite: The suite that --samples were drawn for.
+        samples: Judge the completions of this JSONL file (task_id, completion), of no model here.
+        out: Folder for the results of --samples, a transformers folder or a server.
+        name: The model's name on the server.
+        compare: Folder of results of another model; prints the paired difference of pass@1.
+        perplexity: Loss on the validation split.
+        humaneval: Functions completed and judged by tests.
+        mbpp: Short functions from a sentence, judged by tests.
+        apps: Introductory programming problems.
+        execution: How programs are run.
+        device: Where to compute; auto is the GPU if there is one.
+        precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
+        threads: CPU threads of the model; null leaves the library's choice.
+        ranks: Processes that draw completions, each with a copy of the model; auto is one for
+            each GPU.
+        graphs: Replay the kernels of a decoding step as one CUDA graph (a GPU alone).
+        wandb: Show the scores of the run in this Weights & Biases project.
+    """
+
+    checkpoint: str | None = None
+    suites: str = "perplexity,humaneval"
+    all: bool = False
+    watch: bool = False
+    suite: str | None = None
+    samples: str | None = None
+    out: str | None = None
+    name: str = "model"
+    compare: str | None = None
+    perplexity: PerplexityConfig = field(default_factory=PerplexityConfig)
+    humaneval: HumanEvalConfig = field(default_factory=HumanEvalConfig)
+    mbpp: MbppConfig = field(default_factory=MbppConfig)
+    apps: AppsConfig = field(default_factory=AppsConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int | None = None
+    ranks: int | Auto = "auto"
+    graphs: bool = False
+    wandb: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.ranks != "auto" and self.ranks < 1:
+            raise UserError(f"ranks: expected at least 1 or auto, found {self.ranks}")
