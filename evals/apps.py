@@ -111,7 +111,7 @@ def _from_hub(split: str) -> list[dict]:
 def _from_path(path: Path, config: AppsConfig) -> list[dict]:
     try:
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")
             return [json.loads(line) for line in lines if line.strip()]
         folder = path / config.split if (path / config.split).is_dir() else path
         return [_from_folder(f) for f in sorted(folder.iterdir()) if f.is_dir()]

@@ -78,7 +78,7 @@ def problems(data: str | None = None, sanitized: bool = False) -> list[dict[str,
 
 
 def _lines(text: str) -> list[dict]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def _from_hub(sanitized: bool) -> list[dict]:

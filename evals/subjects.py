@@ -126,12 +126,12 @@ def each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> No
             seen.add(folder)
             try:
                 score(folder)
-            except UserError as error:
-                if _intact(folder):
+            except UserError:
+                if (damage := _damage(folder)) is None:
                     raise
                 damaged += [folder.name] if folder.exists() else []
                 kind = "damaged" if folder.exists() else "deleted"
-                print(f"skipping a {kind} checkpoint: {error}", file=sys.stderr)
+                print(f"skipping a {kind} checkpoint: {damage}", file=sys.stderr)
         if not last:
             time.sleep(POLL)
     if damaged:
@@ -140,9 +140,9 @@ def each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> No
         )
 
 
-def _intact(folder: Path) -> bool:
+def _damage(folder: Path) -> UserError | None:
     try:
         verify(folder)
-    except UserError:
-        return False
-    return True
+    except UserError as error:
+        return error
+    return None

@@ -8,6 +8,7 @@ from evals.sandbox.pool import Sandbox
 from llama_scale.errors import UserError
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "eval"
+SMALL = Path(__file__).parent / "fixtures" / "apps.jsonl"  # of the same schema, for these tests
 LENIENT = {2398, 2400}  # their solutions print the right words in another order
 
 
@@ -25,6 +26,63 @@ def data(name):
 
 def judged(sandbox, problem, source, config):
     return grade(problem, list(sandbox.run(programs(problem, source, config), 4.0)), config)
+
+
+def small():
+    return [json.loads(line) for line in SMALL.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("judge", ["strict", "legacy"])
+def test_small_solutions_pass(sandbox, judge):
+    """One prints the right words in another order; one problem has no solution and no tests."""
+    config = AppsConfig(data=str(SMALL), judge=judge)
+    known = problems(config)
+    assert [p["number"] for p in known] == [4001, 4002, 4003, 4004]
+    assert [p["function"] for p in known] == [None, None, "above", None]
+    passed = {
+        (p["number"], i): judged(sandbox, p, s, config).passed
+        for p in known
+        for i, s in enumerate(p["solutions"])
+    }
+    legacy = judge == "legacy"
+    assert passed == {(4001, 0): True, (4002, 0): legacy, (4003, 0): True, (4003, 1): True}
+    verdict = judged(sandbox, known[0], "print(int(input()) ** 2)", config)
+    assert (verdict.passed, verdict.held, verdict.tests) == (False, 2, 3)
+    fewer = AppsConfig(data=str(SMALL), judge=judge, max_tests=1)
+    verdict = judged(sandbox, known[0], "print(int(input()) ** 2)", fewer)
+    assert (verdict.passed, verdict.held, verdict.tests) == (True, 1, 1)
+
+
+def test_a_file_and_the_published_layout_are_one(tmp_path):
+    names = {"question": "question.txt", "solutions": "solutions.json",
+             "input_output": "input_output.json", "starter_code": "starter_code.py"}  # fmt: skip
+    for row in small():
+        folder = tmp_path / "apps" / "train" / f"{row['problem_id']:04d}"
+        folder.mkdir(parents=True)
+        for field, name in names.items():
+            if row[field]:
+                (folder / name).write_text(row[field])
+        about = {"difficulty": row["difficulty"], "url": row["url"]}
+        (folder / "metadata.json").write_text(json.dumps(about))
+    for difficulty, count in (("introductory", 4), ("interview", 1), ("all", 5)):
+        chosen = {"difficulty": difficulty, "split": "train"}
+        expected = problems(AppsConfig(data=str(SMALL), **chosen))
+        assert len(expected) == count
+        assert problems(AppsConfig(data=str(tmp_path / "apps"), **chosen)) == expected
+    suite = read(AppsConfig(data=str(SMALL), split="train"))
+    assert suite.about == {"profile": "hendrycks", "judge": "strict", "split": "train"}
+    assert suite.tasks[2].prompt == (
+        "\nQUESTION:\nWrite a function that returns the numbers of a list that are above a limit.\n"
+        "def above(xs, limit):\n\nUse Call-Based format\nANSWER:\n"
+    )
+
+
+def test_line_separators_inside_a_text_end_no_row(tmp_path):
+    row = small()[0] | {"question": "one\u2028two\x85three"}
+    file = tmp_path / "apps.jsonl"
+    file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    (problem,) = problems(AppsConfig(data=str(file)))
+    assert problem["question"] == "one\u2028two\x85three"
 
 
 @pytest.mark.parametrize("judge", ["strict", "legacy"])

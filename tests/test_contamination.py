@@ -4,16 +4,18 @@ import ast
 import json
 import random
 import sysconfig
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from data_tools import benchmarks, contamination
 from data_tools.shingles import word_shingles
-from evals import apps
+from evals import apps, mbpp
 from llama_scale.errors import UserError
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
+SMALL = Path(__file__).parent / "fixtures"
 EVAL = Path(__file__).parents[2] / "shared" / "data" / "eval"
 
 
@@ -125,6 +127,29 @@ def test_summary_flags_tasks(parts, index):
 
 def test_nothing_to_look_for():
     assert contamination.search([b"x = 1"], contamination.build_index([])) == [[]]
+
+
+def test_small_mbpp_and_apps_of_their_own_schemas():
+    full, sanitized = (
+        list(benchmarks.mbpp(SMALL / name)) for name in ("mbpp.jsonl", "sanitized-mbpp.json")
+    )
+    assert len({part.task for part in full}) == 7 and len(full) == 21
+    assert {part.task for part in sanitized} < {part.task for part in full}
+    setups = [part.text for part in full if part.task == "MBPP/12" and part.kind == "test"]
+    assert setups[0].startswith("chain = Link(3, Link(4))\nassert total(chain) == 7\n")
+    rows = list(benchmarks.apps(SMALL / "apps.jsonl"))
+    kinds = Counter((part.task, part.kind) for part in rows)
+    assert kinds["APPS/4001", "test"] == 6 and kinds["APPS/4003", "solution"] == 2
+    assert kinds["APPS/4004", "prompt"] == 1 and kinds["APPS/4004", "test"] == 0
+    # The evaluation, which reads the flags, calls the tasks by the same names.
+    config = apps.AppsConfig(data=str(SMALL / "apps.jsonl"), difficulty="all")
+    assert {part.task for part in rows} == {task.task_id for task in apps.read(config).tasks}
+    config = mbpp.MbppConfig(data=str(SMALL / "mbpp.jsonl"), split="all")
+    assert {part.task for part in full} == {task.task_id for task in mbpp.read(config).tasks}
+    index = contamination.build_index([*full, *rows])
+    texts = [part.text for part in rows if part.kind == "prompt" and len(part.text.split()) > 13]
+    found = contamination.search([text.encode() for text in texts], index)
+    assert len(texts) >= 2 and all(found)
 
 
 @pytest.mark.skipif(not EVAL.exists(), reason="needs ../shared/data/eval")

@@ -10,6 +10,7 @@ from llama_scale.errors import UserError
 DATA = Path(__file__).parents[2] / "shared" / "data" / "eval"
 FILES = ["mbpp.jsonl", "sanitized-mbpp.json"]
 GOLDEN = Path(__file__).parent / "golden"
+SMALL = Path(__file__).parent / "fixtures"  # of the same schemas, written for these tests
 TASK = {
     "task_id": 11, "text": "Write add.", "code": "def add(a, b):\r\n  return a + b",
     "test_setup_code": "", "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"],
@@ -27,6 +28,59 @@ def judged(tasks, sources, timeout=8.0):
     programs = [program(t, s) for t, s in zip(tasks, sources, strict=True)]
     with Sandbox(2) as box:
         return list(box.run(programs, timeout))
+
+
+@pytest.mark.parametrize(("name", "count"), [(FILES[0], 7), (FILES[1], 4)])
+def test_small_references_pass_and_those_of_others_fail(name, count):
+    tasks = problems(str(SMALL / name))
+    right = [task["code"] for task in tasks]
+    verdicts = judged(tasks * 2, right + right[1:] + right[:1])
+    assert [(v.passed, v.held, v.tests) for v in verdicts[:count]] == [(True, 3, 3)] * count
+    assert not any(v.passed for v in verdicts[count:]) and len(tasks) == count
+
+
+def test_small_files_are_read_whole():
+    full, sanitized = (problems(str(SMALL / name)) for name in FILES)
+    assert [task["number"] for task in full] == [2, 3, 4, 11, 12, 511, 601]
+    shared = {task["number"]: task for task in full}
+    for task in sanitized:
+        same = shared[task["number"]]
+        assert {k: task[k] for k in ("text", "code", "tests")} == {
+            k: same[k] for k in ("text", "code", "tests")
+        }
+    assert [task["setup"] for task in sanitized] == ["", "", "import math", ""]
+    assert full[4]["setup"] == "chain = Link(3, Link(4))"
+    assert not any("\r" in task["code"] for task in full)
+    sizes = {"prompt": 3, "test": 2, "validation": 1, "train": 1, "all": 7}
+    for split, size in sizes.items():
+        suite = read(MbppConfig(data=str(SMALL / FILES[0]), split=split, profile="incoder"))
+        assert len(suite.tasks) == size
+        assert suite.about == {"profile": "incoder", "split": split, "sanitized": False}
+    assert {task.task_id for task in suite.tasks if task.label} == {"MBPP/12"}
+
+
+def test_prompts_of_the_small_file():
+    google, incoder = (
+        read(MbppConfig(data=str(SMALL / FILES[0]), profile=profile))
+        for profile in ("google", "incoder")
+    )
+    ask = "You are an expert Python programmer, and here is your task: {} Your code should pass"
+    double = ask.format("Write a function that doubles a number.") + (
+        " these tests:\n\nassert double(2) == 4\nassert double(-1) == -2\nassert double(0) == 0\n"
+        "[BEGIN]\ndef double(n):\n    return 2 * n\n[DONE]\n\n"
+    )
+    area = ask.format("Write a function for the area of a circle, to two places.") + (
+        " these tests:\n\nassert area(1) == 3.14\nassert area(0) == 0\n"
+        "assert math.isclose(area(2), 12.57)\n[BEGIN]\n"
+    )
+    prompt = google.tasks[0].prompt
+    assert prompt.startswith(double) and prompt.endswith("[DONE]\n\n" + area)
+    assert prompt.count("[BEGIN]") == 4 and google.config.sampling.stop == ("[DONE]",)
+    assert incoder.tasks[0].prompt == (
+        '"""\nWrite a function for the area of a circle, to two places.\n'
+        'assert area(1) == 3.14\n"""\n'
+    )
+    assert "\nclass" in incoder.config.sampling.stop
 
 
 @pytest.mark.parametrize(("name", "step"), [(FILES[0], 4), (FILES[1], 4)])

@@ -27,7 +27,10 @@ def folder(tmp_path_factory):
         vocab_size=len(vocab), n_positions=96, n_embd=32, n_layer=1, n_head=2,
         bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
-    transformers.GPT2LMHeadModel(config).save_pretrained(path)
+    model = transformers.GPT2LMHeadModel(config)
+    for parameter in model.parameters():
+        parameter.data *= 4  # else every token costs about ln(V) nats
+    model.save_pretrained(path)
     return path
 
 
@@ -43,9 +46,43 @@ def test_a_transformers_folder_completes_and_is_scored(folder):
     assert rows == again
     references = source.gold([("def f():", "\n    return 1\n"), ("", "é" * 100)])
     assert references.tasks[0].bytes == references.tasks[0].tokens == 14 and references.cut == 1
-    # An untrained model spends about ln(V) nats on each token.
-    for task in references.tasks:
-        assert task.loss == pytest.approx(math.log(257), rel=0.1)
+
+
+def nats_alone(source, ids, position):
+    """Nats of one token after all before it in ``ids``, on its own."""
+    with torch.inference_mode():
+        logits = source.model(torch.tensor([ids[:position]])).logits[0, -1].double()
+    return -torch.log_softmax(logits, -1)[ids[position]].item()
+
+
+def test_solutions_are_scored_as_one_token_at_a_time(folder):
+    """After a prompt that fits, none, one that is cut, and in pieces of half the context."""
+    source, room = Transformers(folder), 96 + 1
+    pairs = [
+        ("def f():", "\n    return 1\n"),
+        ("", "import os\n"),
+        ("x = 1 + " * 12, "2\n"),
+        ("def g(x):\n", "".join(f"    x += {n}\n" for n in range(18))),
+    ]
+    found = source.gold(pairs)
+    expected = []
+    for prompt, solution in pairs:
+        before = source.tokenizer(prompt)["input_ids"] or [source.tokenizer.eos_token_id]
+        after = source.tokenizer(solution)["input_ids"]
+        ids, step = before + after, len(after) if len(after) <= 96 else 48
+        nats = 0.0
+        for number in range(len(after)):
+            end = len(before) + min((number // step + 1) * step, len(after))
+            start = max(0, end - room)
+            nats += nats_alone(source, ids[start:], len(before) + number - start)
+        expected.append(nats)
+        assert abs(nats / len(after) - math.log(257)) > 0.2
+    assert [task.nats for task in found.tasks] == pytest.approx(expected, rel=1e-5)
+    sizes = [len(solution.encode()) for _, solution in pairs]
+    assert [task.bytes for task in found.tasks] == [task.tokens for task in found.tasks] == sizes
+    assert sizes[3] > 2 * 96 and found.cut == 2
+    bits = sum(expected) / math.log(2) / sum(sizes)
+    assert found.total.bits_per_byte == pytest.approx(bits, rel=1e-5)
 
 
 def test_a_greedy_completion_is_the_likeliest(folder):

@@ -1,0 +1,42 @@
+"""Results on disk: what was not measured is no failure."""
+
+import pytest
+
+from evals.results import aggregate, compare, pass_rates, table, write_result
+from evals.sandbox.pool import NOT_MEASURED
+from llama_scale.errors import UserError
+
+
+def result(folder, name, passes):
+    """Write a result of ``{task: [True, False or None for not measured, ...]}``."""
+    samples = [
+        {"task_id": task, "passed": bool(one), "reason": NOT_MEASURED if one is None else "x"}
+        for task, row in passes.items()
+        for one in row
+    ]
+    folder.mkdir(exist_ok=True)
+    write_result(folder / f"{name}.json", {"suite": name}, samples)
+    return folder / f"{name}.json"
+
+
+def test_what_was_not_measured_is_left_out(tmp_path):
+    first = result(tmp_path / "a", "apps", {"1": [True, None], "2": [None], "3": [True, False]})
+    result(tmp_path / "b", "apps", {"1": [True], "2": [True], "3": [True, False]})
+    assert pass_rates(first) == {"1": 1.0, "3": 0.5}
+    said = compare(str(tmp_path / "b"), first)
+    assert "on 2 tasks: +0.0000  [+0.0000, +0.0000]" in said
+    other = result(tmp_path / "a", "mbpp", {"1": [False]})
+    found = aggregate([first, other])
+    assert found["n_tasks"] == {"apps": 2, "mbpp": 1}
+    assert found["accuracy"] == {"apps": 0.75, "mbpp": 0.0}
+    assert found["macro"] == pytest.approx(0.375) and found["micro"] == pytest.approx(0.5)
+    third = result(tmp_path / "c", "apps", {"1": [None]})
+    with pytest.raises(UserError, match="no task in common"):
+        compare(str(tmp_path / "a"), third)
+    with pytest.raises(UserError, match=r"mbpp-samples\.jsonl\.gz is missing"):
+        compare(str(tmp_path / "b"), other)
+
+
+def test_a_table_says_how_many_were_not_measured():
+    said = table({"suite": "apps", "pass_at_k": {}, "not_measured": 3})
+    assert said == "  3 samples were not measured: no tool for their language here"
