@@ -103,7 +103,7 @@ def _from_hub(split: str) -> list[dict]:
     except Exception as error:
         raise UserError(
             f"apps: the Hub gave no data ({type(error).__name__}); give the published folder or a "
-            "jsonl file: --apps.data APPS"
+            "jsonl file: --apps.data PATH"
         ) from None
     return list(rows)
 

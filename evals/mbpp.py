@@ -90,7 +90,7 @@ def _from_hub(sanitized: bool) -> list[dict]:
     except Exception as error:
         raise UserError(
             f"mbpp: the Hub gave no data ({type(error).__name__}); give the published file: "
-            "--mbpp.data mbpp.jsonl"
+            f"--mbpp.data {'sanitized-mbpp.json' if sanitized else 'mbpp.jsonl'}"
         ) from None
     return [row for split in found.values() for row in split]
 

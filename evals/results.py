@@ -98,14 +98,20 @@ def pass_rates(path: Path) -> dict[str, float]:
     return {task: sum(p) / len(p) for task, p in passes.items()}
 
 
+def other_result(other: str, suite: str) -> Path:
+    """Return the result of a suite in the folder ``other``; raise UserError without its samples."""
+    theirs = Path(other) / f"{suite}.json"
+    if not samples_of(theirs).exists():
+        raise UserError(f"compare: {samples_of(theirs)} is missing; score that model first")
+    return theirs
+
+
 def compare(other: str, path: Path) -> str:
     """Return the paired difference of pass@1 to the results in the folder ``other`` in words.
 
     Raises UserError if that folder has no samples of the suite, or none of the same tasks.
     """
-    theirs = Path(other) / path.name
-    if not samples_of(theirs).exists():
-        raise UserError(f"compare: {samples_of(theirs)} is missing; score that model first")
+    theirs = other_result(other, path.stem)
     rates = [pass_rates(theirs), pass_rates(path)]
     same = sorted(rates[0].keys() & rates[1].keys())
     if not same:

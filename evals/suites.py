@@ -16,6 +16,7 @@ from evals.results import (
     aggregate,
     compare,
     finished,
+    other_result,
     read_samples,
     table,
     write_result,
@@ -49,7 +50,7 @@ def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None
     paths = {name: subject.folder / f"{name}.json" for name in names}
     print(f"{subject.name} -> {subject.folder}", flush=True)
     left = [name for name in names if not finished(paths[name], settings[name])]
-    data = {name: read_data(name, own[name]) for name in left}
+    data = {name: read_data(config, name, own[name]) for name in left}
     flags = contamination(subject.data) if left else {}
     source = subject.load(subject.device) if left else None
     for name, path in paths.items():
@@ -96,9 +97,16 @@ def suite_settings(own: Any, subject: Subject) -> dict[str, Any]:
     return settings
 
 
-def read_data(name: str, own: Any) -> Any:
-    """Read a suite's tasks, or open its tokens; raise UserError if that cannot be done."""
-    return open_tokens(own.data, "val") if name == "perplexity" else SUITES[name].read(own)
+def read_data(config: EvalConfig, name: str, own: Any) -> Any:
+    """Open the tokens of perplexity, or read a suite's tasks.
+
+    Raises UserError if that cannot be done, or if there is nothing to compare the suite to.
+    """
+    if name == "perplexity":
+        return open_tokens(own.data, "val")
+    if config.compare:
+        other_result(config.compare, name)
+    return SUITES[name].read(own)
 
 
 def execution(
@@ -118,7 +126,7 @@ def judge_samples(config: EvalConfig) -> None:
     if config.out is None:
         raise UserError("out: name a folder for the results: --out DIR")
     own, path = getattr(config, name), Path(config.out) / f"{name}.json"
-    rows, suite = read_samples(Path(config.samples)), SUITES[name].read(own)
+    rows, suite = read_samples(Path(config.samples)), read_data(config, name, own)
     settings = {
         "samples_file_sha256": sha256(Path(config.samples)),
         "llama_scale": llama_scale.__version__,

@@ -114,6 +114,7 @@ def evaluate(
 
     Returns the result and a row for each completion.
     """
+    execution.describe()  # a machine without a sandbox says so before anything is drawn
     references = gold(suite, source)
     result, samples = score(sample(suite, source, execution), suite, execution)
     stops = {"stops": list(suite.config.sampling.stop)}

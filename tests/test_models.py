@@ -61,6 +61,7 @@ def test_solutions_are_scored_as_one_token_at_a_time(folder):
     pairs = [
         ("def f():", "\n    return 1\n"),
         ("", "import os\n"),
+        ("x = 1 +" * 13, "3 + 4\n"),  # just fits: the last token is a target alone
         ("x = 1 + " * 12, "2\n"),
         ("def g(x):\n", "".join(f"    x += {n}\n" for n in range(18))),
     ]
@@ -80,7 +81,7 @@ def test_solutions_are_scored_as_one_token_at_a_time(folder):
     assert [task.nats for task in found.tasks] == pytest.approx(expected, rel=1e-5)
     sizes = [len(solution.encode()) for _, solution in pairs]
     assert [task.bytes for task in found.tasks] == [task.tokens for task in found.tasks] == sizes
-    assert sizes[3] > 2 * 96 and found.cut == 2
+    assert sizes[4] > 2 * 96 and found.cut == 2
     bits = sum(expected) / math.log(2) / sum(sizes)
     assert found.total.bits_per_byte == pytest.approx(bits, rel=1e-5)
 

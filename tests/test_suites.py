@@ -8,6 +8,8 @@ import pytest
 from conftest import ROOT
 from test_evaluate import QUICK, launch, run  # noqa: F401
 
+from llama_scale.errors import UserError
+
 FIXTURES = ROOT / "tests" / "fixtures"
 SMALL = [
     "--suites=humaneval,mbpp,apps", *QUICK, f"--mbpp.data={FIXTURES / 'mbpp.jsonl'}",
@@ -33,11 +35,22 @@ def test_all_data_is_read_before_anything_is_drawn(run, launch, monkeypatch):
         (hub, "mbpp: the Hub gave no data (ConnectionError); give the published file: --mbpp.data"),
         ([*SMALL, "--apps.n_tasks=5"], "apps.n_tasks: expected 1 to 4, found 5"),
         ([*SMALL, "--suites=humaneval,perplexity", "--perplexity.data=no"], "no: no such folder"),
+        ([*SMALL, "--compare=none"], "compare: none/humaneval-samples.jsonl.gz is missing"),
         ([*SMALL, "--mbpp.k=[0]"], "mbpp.k: expected more than 0, found (0,)"),
     ):
         code, _, err = launch("evaluate.py", "runs/tiny", *argv)
         assert code == 2 and message in err and len(err.splitlines()) == 1
     assert not folder.exists()
+
+
+def test_without_a_sandbox_nothing_is_drawn(run, launch, monkeypatch):
+    def refuse(*_):
+        raise UserError("no sandbox on this machine")
+
+    monkeypatch.setattr("evals.execution.Sandbox", refuse)
+    monkeypatch.setattr("evals.models.generate", lambda *_, **__: pytest.fail("it drew"))
+    code, _, err = launch("evaluate.py", "runs/tiny", *SMALL)
+    assert code == 2 and "no sandbox on this machine" in err
 
 
 def test_suites_of_local_files_and_their_accuracy(run, launch):
