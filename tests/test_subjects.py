@@ -9,6 +9,7 @@ from test_evaluate import QUICK, launch, run, save_step  # noqa: F401
 from evals.perplexity import score
 from llama_scale import checkpoint
 from llama_scale.config import ModelConfig
+from llama_scale.errors import UserError
 from llama_scale.files import write_json
 from llama_scale.model import Llama
 from llama_scale.tokenizer import Tokenizer
@@ -111,6 +112,16 @@ def test_a_damaged_checkpoint_stops_no_other(many, tiny_data, launch):
     code, _, err = launch("evaluate.py", many, "--all", *LOSS, "--perplexity.data=none")
     assert code == 2 and "none: no such folder" in err.splitlines()[-1]
     assert "damaged and not scored" not in err
+
+
+def test_a_file_that_cannot_be_read_is_named(many):
+    file = many / "checkpoints" / MANY[0] / "tokenizer.model"
+    file.unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.model: missing; use an earlier"):
+        checkpoint.verify(file.parent)
+    file.mkdir()
+    with pytest.raises(UserError, match=r"tokenizer\.model: unreadable \(.*Is a directory"):
+        checkpoint.verify(file.parent)
 
 
 def test_a_run_without_checkpoints_is_named(tmp_path, launch):
