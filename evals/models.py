@@ -22,9 +22,9 @@ from llama_scale.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Request:
-    """``n_samples`` completions of each of ``prompts``, which their tasks' numbers stand before.
+    """What to draw: ``n_samples`` completions of each prompt, ``batch_size`` rows together.
 
-    ``batch_size`` is rows decoded together.
+    ``prompts`` are by the number of their task, which fixes the random numbers.
     """
 
     prompts: Mapping[int, str]
