@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -12,6 +13,7 @@ from llama_scale.config import load_size
 from llama_scale.errors import UserError
 from llama_scale.files import read_json, write_json
 from llama_scale.scaling import advice
+from llama_scale.scaling.laws import fit_flops
 from llama_scale.scaling.points import read_points
 
 
@@ -41,12 +43,24 @@ def test_recommendation_is_the_least_loss_of_the_budget(fitted):
     assert found["beyond"]["compute"] == pytest.approx(C / largest)
 
 
-def test_rung_costs_the_budget_exactly_and_is_the_nearest(fitted):
+@pytest.mark.parametrize("shape", [(1024, 256), (32_000, 2048)])
+def test_rung_costs_the_budget_in_the_studys_vocabulary_and_context(fitted, shape):
+    shape = dict(zip(("vocab_size", "context_length"), shape, strict=True))
+    models = [load_size(f"S{i}", **shape) for i in range(2, 9)]
+    N = np.array([count_parameters(model).non_embedding for model in models], dtype=float)
+    flops = np.array([flops_per_token(model) for model in models]) * 1e8
+    own = replace(fitted, flops=fit_flops("exact", N, np.full(7, 1e8), flops))
+    for C in (3e15, 1e17):
+        rung = advice.recommend(own, C)["rung"]
+        cost = rung["D"] * flops_per_token(load_size(rung["size"], **shape))
+        assert cost == pytest.approx(C, rel=0.03)
+
+
+def test_rung_is_the_nearest(fitted):
     found = advice.recommend(fitted, 1e19)
     rung, N = found["rung"], found["best"]["N"]
     config = load_size(rung["size"])
     assert rung["N"] == count_parameters(config).non_embedding
-    assert rung["D"] * flops_per_token(config) == pytest.approx(1e19)
     for other in ("S1", "S4", "M1", "M2", "M3"):
         size = count_parameters(load_size(other)).non_embedding
         assert abs(np.log(size / N)) >= abs(np.log(rung["N"] / N))

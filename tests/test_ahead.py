@@ -76,5 +76,8 @@ def test_the_same_forecast_keeps_its_date(tmp_path):
     assert advice.keep(later, tmp_path / "forecasts") == first
     other = advice.forecast(fitted, "76e6:4e9") | {"made": later["made"]}
     assert advice.keep(other, tmp_path / "forecasts").name == "2031-01-01T000000.json"
-    assert len(list((tmp_path / "forecasts").glob("*.json"))) == 2
+    third = advice.forecast(fitted, "76e6:8e9") | {"made": later["made"]}
+    assert advice.keep(third, tmp_path / "forecasts").name == "2031-01-01T000000_2.json"
+    kept = [advice.read_forecast(p) for p in sorted((tmp_path / "forecasts").glob("*.json"))]
+    assert kept == [made, other, third], "none is written over, and the newest is the last"
     assert np.isfinite(advice.read_forecast(first)["runs"][0]["value"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_scale.accounting import HARDWARE, count_parameters, flops_per_token
+from llama_scale.accounting import HARDWARE, count_parameters
 from llama_scale.config import CONFIGS, ModelConfig, load_size
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import read_json, sha256, write_json
@@ -93,7 +93,8 @@ def peak(gpu: str) -> float:
 def recommend(fitted: Fitted, C: float, gpu: str = "h200", mfu: float = 0.4) -> dict[str, Any]:
     """Return the best use of C FLOPs: by the law, and on the rung nearest to it.
 
-    Raises UserError where the runs do not show an optimum.
+    Both spend C as the law's runs count it, in their vocabulary and context. Raises UserError
+    where the runs do not show an optimum.
     """
     if not fitted.laws["frontier"][-1]["determined"]:
         raise UserError(f"{fitted.path}: {UNDETERMINED}")
@@ -105,8 +106,7 @@ def recommend(fitted: Fitted, C: float, gpu: str = "h200", mfu: float = 0.4) -> 
     }
     name, config = _rung(fitted, N)
     size = _counted(fitted, config)
-    data = C / (6 * size if fitted.flops.name == "6ND" else flops_per_token(config))
-    rung = {"size": name} | _plan(fitted, size, data)
+    rung = {"size": name} | _plan(fitted, size, C / float(fitted.flops.per_token(size)))
     rung["excess_percent"] = 100 * (rung["loss"]["value"] / best["loss"]["value"] - 1)
     return {
         "C": C,
@@ -237,8 +237,9 @@ def forecast(fitted: Fitted, runs: str, now: datetime | None = None) -> dict[str
 def keep(made: dict[str, Any], out: Path) -> Path:
     """Write a forecast and return its file: ``out``, or TIME.json in the folder ``out``.
 
-    A folder that has the same runs forecast by the same law keeps that file and its date. Raises
-    UserError where the file exists: a forecast is not written over.
+    A folder that has the same runs forecast by the same law keeps that file and its date; another
+    forecast of the same second is TIME_2.json. Raises UserError where the file ``out`` exists: a
+    forecast is not written over.
     """
     if out.suffix == ".json":
         if out.exists():
@@ -247,7 +248,11 @@ def keep(made: dict[str, Any], out: Path) -> Path:
         for path in sorted(out.glob("*.json")):
             if {**read_forecast(path), "made": made["made"]} == made:
                 return path
-        out /= f"{made['made'].replace(':', '').split('+')[0]}.json"
+        folder, time, number = out, made["made"].replace(":", "").split("+")[0], 1
+        out = folder / f"{time}.json"
+        while out.exists():
+            number += 1
+            out = folder / f"{time}_{number}.json"
     write_json(out, made)
     return out
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_scale.accounting import HARDWARE
+from llama_scale.scaling.advice import HOUR, peak
 from llama_scale.scaling.approaches import front
 from llama_scale.scaling.chart import Axis, Figure, Panel, Series, axis, ticks
 from llama_scale.scaling.figures import (
@@ -19,7 +19,7 @@ from llama_scale.scaling.figures import (
 )
 from llama_scale.scaling.words import between, count, digits, power, signed
 
-GPU, MFU, HOUR = "H200", 0.4, 3_600
+GPU, MFU = "H200", 0.4
 APPROACHES = {"1": "#8a6bb8", "2": "#3d87c4", "3": ACCENT}
 
 
@@ -112,8 +112,7 @@ def cost(study: Study) -> Figure:
     bits = points.has("bits_per_byte")
     score = points.numeric("bits_per_byte") if bits else points.loss
     known = np.isfinite(score)
-    peak = HARDWARE[GPU.lower()].peak
-    hours = points.compute / (peak * MFU * HOUR)
+    hours = points.compute / (peak(GPU) * MFU * HOUR)
     index = np.flatnonzero(known)
     best = index[front(hours[index], score[index])]
     steps = Series("best for the money", "line", hours[best], score[best], ACCENT, width=2.2)
@@ -125,7 +124,7 @@ def cost(study: Study) -> Figure:
     return Figure(
         "cost",
         "Cost against quality",
-        f"Training compute as hours of one {GPU} (dense bf16 peak {peak / 1e12:.0f} "
+        f"Training compute as hours of one {GPU} (dense bf16 peak {peak(GPU) / 1e12:.0f} "
         f"TFLOP/s at {MFU:.0%}): an estimate for comparison, not the time measured. The red line "
         "joins the runs that nothing cheaper beats.",
         [panel],
