@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import run_script
+from scipy.optimize import curve_fit
 
 from llama_scale.config import CONFIGS
 from llama_scale.errors import UserError
@@ -78,6 +79,52 @@ def test_two_batches_are_set_side_by_side(tmp_path):
     small = found["by_batch"][0]
     assert small["lr"] == pytest.approx(3e-3, rel=1e-6)
     assert small["loss"] == pytest.approx(3 + 1e-3 * np.log(32_768 / 40_000) ** 2, rel=1e-9)
+
+
+def seeds(scatter: list[list[float]]) -> str:
+    """Return a sweep of one N, D whose runs of each rate have these additions to a parabola."""
+    lines = ["N,D,lr,loss"]
+    for lr, added in zip((1e-3, 2e-3, 4e-3), scatter, strict=True):
+        loss = 3 + 0.02 * np.log(lr / 1.7e-3) ** 2
+        lines += [f"1e6,1e8,{lr},{loss + more:.12g}" for more in added]
+    return "\n".join(lines) + "\n"
+
+
+def test_seeds_of_one_rate_take_their_mean_loss(tmp_path):
+    path = tmp_path / "sweep.csv"
+    path.write_text(seeds([[0.004, -0.004], [0.002, -0.002], [-0.003, 0.001, 0.002]]))
+    (found,) = fit_sweep(read_points(path))["lr"]["best"]
+    assert found["value"] == pytest.approx(1.7e-3, rel=1e-9)
+    assert found["loss"] == pytest.approx(3, rel=1e-9)
+
+
+def test_the_edge_is_that_of_the_rates_not_of_the_runs(tmp_path):
+    path = tmp_path / "sweep.csv"
+    path.write_text(seeds([[0.001, -0.5], [0.0], [0.0]]))
+    with pytest.raises(UserError, match=r"the best lr, 0\.001, is the smallest of the sweep"):
+        fit_sweep(read_points(path))
+    path.write_text(seeds([[0.001, -0.001], [0.0], []]))
+    with pytest.raises(UserError, match="2 values of lr; a best one needs at least 3"):
+        fit_sweep(read_points(path))
+
+
+def test_intervals_of_the_exponents_are_students_t(tmp_path):
+    """Six best rates leave three degrees of freedom for c, N and D; SciPy has the same by t."""
+    sizes, spread = [1e6, 1e6, 1e6, 8e6, 8e6, 8e6], [0.1, -0.2, 0.15, -0.1, 0.05, 0.02]
+    D, lines = [1e8, 3e8, 1e9] * 2, ["N,D,lr,loss"]
+    best = [3e-3 * (n / 1e6) ** -0.3 * np.exp(e) for n, e in zip(sizes, spread, strict=True)]
+    for n, d, b in zip(sizes, D, best, strict=True):
+        lines += [f"{n},{d},{b * f},{3 + 0.02 * np.log(f) ** 2:.15g}" for f in (0.5, 1, 2)]
+    (tmp_path / "sweep.csv").write_text("\n".join(lines) + "\n")
+    found = fit_sweep(read_points(tmp_path / "sweep.csv"))["lr"]
+    columns = np.stack([np.ones(6), np.log(sizes), np.log(D)], 1)
+
+    theta, covariance = curve_fit(lambda _, *t: columns @ t, None, np.log(best), p0=[0, 0, 0])
+    reach = 3.182446 * np.sqrt(np.diag(covariance))  # Student's t, 3 degrees of freedom, 97.5 %
+    for name, x, r in zip(("c", "N", "D"), theta, reach, strict=True):
+        value, ends = found[name], (x, x - r, x + r)
+        ends = np.exp(ends) if name == "c" else ends
+        assert [value[k] for k in ("value", "low", "high")] == pytest.approx(ends, rel=1e-4)
 
 
 def test_the_command_prints_and_writes_both(tmp_path):

@@ -1,5 +1,6 @@
 """The learning-rate and batch laws of a sweep: lr* = c N^a D^b, B* = c N^a D^b."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,8 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
     """Fit the laws of a sweep's best rates and, where it has several, best batches.
 
     The best rate of a group of runs of equal N, D and batch is the minimum of a parabola through
-    the best and its neighbours on ln lr; the best batch the same, each batch at its best rate.
+    the best and its neighbours on ln lr, each rate with the mean loss of its seeds; the best batch
+    the same, each batch at its best rate.
 
     Raises:
         UserError: A column is missing, a group has fewer than three values, or its best value is
@@ -66,11 +68,14 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
 
 
 def best(file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.ndarray) -> Best:
-    """Return the best of the values (n,) tried at N and D; UserError at the edge of the sweep."""
+    """Return the best of the values (n,) tried at N and D; UserError at the edge of the sweep.
+
+    Runs of one value, as those of several seeds, take their mean loss.
+    """
     where = f"{file}: N = {N:g}, D = {D:g}"
-    order = np.argsort(value)
-    value, loss = value[order], loss[order]
-    if len(np.unique(value)) < LEAST:
+    value, tried = np.unique(value, return_inverse=True)
+    loss = np.bincount(tried, loss) / np.bincount(tried)
+    if len(value) < LEAST:
         raise UserError(
             f"{where}: {len(value)} values of {name}; a best one needs at least {LEAST}"
         )
@@ -96,7 +101,7 @@ def _column(points: Points, name: str) -> np.ndarray:
     return values
 
 
-def _law(found: list[Best], usual) -> dict[str, Any]:
+def _law(found: list[Best], usual: Callable[[Best], float]) -> dict[str, Any]:
     """Return ln value = c + a ln N + b ln D by least squares, with 95 % intervals.
 
     An exponent whose quantity does not vary, or that leaves no runs to judge it by, is None.
