@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize, minimize_scalar
 from test_fit import TRUE, grid, points
 
 from llama_scale.errors import UserError
-from llama_scale.scaling import approaches, compare
+from llama_scale.scaling import approaches, compare, tables
 from llama_scale.scaling.fit import DELTA, fit_surface, interval, objective
 from llama_scale.scaling.laws import Flops, Surface
 from llama_scale.scaling.links import fit_links, inverse, straight
@@ -216,6 +216,53 @@ def test_thresholds_are_where_the_frontier_crosses():
     high = next(row for row in rows if row["score"] == "x_parse_rate" and row["level"] == 0.9)
     assert high["measured"] is None
     assert high["status"] == "not reached" or high["beyond"] > 1
+
+
+def test_smallest_and_cheapest_runs_are_told_apart():
+    runs = grid()
+    small, second = np.unique(runs.N)[:2]
+    long = np.isin(runs.N, small) & np.isin(runs.D, runs.D.max())
+    short = np.isin(runs.N, second) & np.isin(runs.D, runs.D.min())
+    runs = with_columns(runs, x_parse_rate=np.where(long | short, 0.6, 0.1))
+    rows, _ = thresholds(fit_surface(runs, resamples=100), Flops("6ND"))
+    found = next(row for row in rows if row["score"] == "x_parse_rate")["measured"]
+    assert (found["N"], found["C"]) == (small, 6 * small * runs.D.max())
+    assert found["least_compute"] == 6 * second * runs.D.min() < found["C"]
+
+
+def test_a_level_passed_at_the_least_compute_is_a_bound():
+    runs = grid(noise=0.02)
+    least = 6 * (runs.N * runs.D).min() / 100
+
+    def frontier(law, C):
+        """Return the least loss at a compute by search over the size."""
+
+        def loss(n):
+            return law.loss(np.exp(n), C / 6 / np.exp(n))
+
+        return minimize_scalar(loss, bounds=(0, 25), method="bounded").fun
+
+    law = fit_surface(runs, resamples=100).law
+    where = {"early": frontier(law, least / 10), "near": frontier(law, 1.2 * least)}
+    rates = {  # one half at the named loss, nine tenths far below it
+        f"{name}_parse_rate": 1 / (1 + np.exp(runs.loss - loss)) for name, loss in where.items()
+    }
+    fit = fit_surface(with_columns(runs, **rates), resamples=100)
+    rows, _ = thresholds(fit, Flops("6ND"))
+    found = {(row["score"].split("_")[0], row["level"]): row for row in rows}
+    early, near, later = found["early", 0.5], found["near", 0.5], found["near", 0.9]
+    assert early["status"] == "at or below"
+    assert early["C"]["value"] == pytest.approx(least)
+    assert early["C"]["at_most"][:2] == early["N"]["at_most"][:2] == ["value", "low"]
+    assert early["beyond"] == pytest.approx(least / (6 * (runs.N * runs.D).max()))
+    assert near["C"]["at_most"] == ["low"] and near["status"] == ""
+    assert near["C"]["value"] == pytest.approx(1.2 * least, rel=0.02)
+    assert later["C"]["at_most"] == []
+    C = brentq(lambda c: frontier(fit.law, np.exp(c)) - later["loss"], 20, 60)
+    assert later["C"]["value"] == pytest.approx(np.exp(C), rel=0.02)
+    laws = {"thresholds": [early, near]}
+    first, second = (row[-1] for row in tables.thresholds(laws).body)
+    assert first.startswith("≤ 1.2×10⁹ [≤ 1.2×10⁹, ") and second.count("≤") == 1
 
 
 def sweep_points(best_lr, rates, noise=0.0):

@@ -1,11 +1,12 @@
 """The tables of a study, as heads and cells that the terminal and the report both show."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from llama_scale.scaling.thresholds import NOT_REACHED
 from llama_scale.scaling.words import between, count, digits, power, signed
 
-MISSING = "not reached"
 PERCENT = "parse_rate", "pass_at"
 
 
@@ -113,7 +114,13 @@ def approaches(laws: dict[str, Any]) -> Table:
 def kaplan(laws: dict[str, Any]) -> Table:
     """Return the power laws of one quantity."""
     body = [
-        [f"L({row['x']})", str(row["runs"]), between(row["alpha"]), digits(row["scale"]), _r2(row)]
+        [
+            f"L({row['x']})",
+            str(row["runs"]),
+            between(row["alpha"]),
+            digits(row["scale"]),
+            digits(row["r2"], 4),
+        ]
         for row in laws["laws"]["power"]
     ]
     return Table(
@@ -151,8 +158,8 @@ def thresholds(laws: dict[str, Any]) -> Table:
             [
                 row["score"],
                 level(row["score"], row["level"]),
-                f"{count(run['N'])} ({run['run']})" if run else MISSING,
-                power(run["least_compute"]) if run else MISSING,
+                f"{count(run['N'])} ({run['run']})" if run else NOT_REACHED,
+                power(run["least_compute"]) if run else NOT_REACHED,
                 _reach(row["N"], count) if known else f"no law: {row['reason']}",
                 _reach(row["C"], power) if known else "–",
             ]
@@ -162,7 +169,8 @@ def thresholds(laws: dict[str, Any]) -> Table:
         "The smallest model that …",
         "Measured: the smallest run, and the cheapest, that reached the level. Expected: the "
         "compute-optimal model, by the law and the link between loss and score, with 95 % "
-        "intervals; an end beyond a hundred times the largest run is not reached.",
+        "intervals; an end beyond a hundred times the largest run is not reached, one with ≤ lies "
+        "at or below a hundredth of the least compute of a run.",
         ["score", "level", "smallest run", "cheapest run (FLOP)", "expected N", "expected FLOP"],
         body,
     )
@@ -255,16 +263,17 @@ def level(score: str, value: float) -> str:
     return f"{100 * value:g} %" if any(kind in score for kind in PERCENT) else f"{value:g}"
 
 
-def _r2(row: dict[str, Any]) -> str:
-    return digits(row["r2"], 4)
-
-
 def _end(value: float | None, places: int = 3) -> str:
     return "open" if value is None else digits(value, places)
 
 
-def _reach(estimate: dict[str, Any], show) -> str:
-    if estimate["value"] is None:
-        return MISSING
-    ends = (MISSING if estimate[end] is None else show(estimate[end]) for end in ("low", "high"))
-    return f"{show(estimate['value'])} [{', '.join(ends)}]"
+def _reach(estimate: dict[str, Any], show: Callable[[float], str]) -> str:
+    """Return ``value [low, high]``, an end that is a bound after ≤; "not reached" without one."""
+
+    def end(name: str) -> str:
+        if estimate[name] is None:
+            return NOT_REACHED
+        return "≤ " * (name in estimate.get("at_most", ())) + show(estimate[name])
+
+    value = end("value")
+    return value if estimate["value"] is None else f"{value} [{end('low')}, {end('high')}]"

@@ -11,7 +11,7 @@ from llama_scale.scaling.links import Link, falls, fit_links, scores
 FURTHEST = 100.0
 RATES = {"parse_rate": (0.5, 0.9), "pass_at": (0.01, 0.1, 0.5)}
 STEPS = 121
-NONE = "not reached"
+NOT_REACHED, AT_OR_BELOW = "not reached", "at or below"
 
 
 def thresholds(fit: Fit, flops: Flops) -> tuple[list[dict[str, Any]], dict[str, list[Link]]]:
@@ -19,7 +19,9 @@ def thresholds(fit: Fit, flops: Flops) -> tuple[list[dict[str, Any]], dict[str, 
 
     Each level has the smallest run that reached it and, where a link is known, the compute at
     which the compute-optimal model is expected to, with a 95 % interval from resampled laws and
-    links. Beyond a hundred times the largest run an end of the interval is None: not reached.
+    links. Beyond a hundred times the largest run an end of the interval is None: not reached. At a
+    hundredth of the least compute it is a bound, at or below which the level is passed; ``at_most``
+    names those of ``value``, ``low`` and ``high``.
     """
     rows, links = [], {}
     for column in dict.fromkeys([fit.points.columns["loss"], *scores(fit.points)]):
@@ -70,33 +72,44 @@ def _expected(fit: Fit, flops: Flops, link: Link, level: float) -> dict[str, Any
     sample_loss = fit.resampled.loss(sample_N, sample_D)
     paired = np.resize(several, len(sample_loss))
     budget = _cross(C, sample_loss, paired)  # (S,)
-    size = np.array(
-        [np.interp(np.log(c), np.log(C), np.log(n)) for c, n in zip(budget, sample_N, strict=True)]
-    )
-    size = np.where(np.isfinite(budget), np.exp(size), np.inf)
-    own = np.exp(np.interp(np.log(value), np.log(C), np.log(N))) if np.isfinite(value) else np.inf
+    sizes = np.array([_size(c, C, n) for c, n in zip(budget, sample_N, strict=True)])
     reducible = wanted - fit.law.E
     floor = (fit.law.A / reducible) ** (1 / fit.law.alpha) if reducible > 0 else np.inf
     return {
         "link": link.name,
         "loss": wanted,
-        "C": _ends(value, budget),
-        "N": _ends(own, size),
+        "C": _ends(value, budget, C[0]),
+        "N": _ends(_size(value, C, N), sizes, N[0]),
         "least_N": floor,
-        "beyond": value / compute.max(),
-        "status": NONE if not np.isfinite(value) else "",
+        "beyond": max(value, C[0]) / compute.max(),
+        "status": {0: AT_OR_BELOW, np.inf: NOT_REACHED}.get(value, ""),
     }
 
 
 def _cross(C: np.ndarray, loss: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return where each falling curve of ``loss`` (S, n) over C (n,) meets ``wanted`` (S,)."""
+    """Return where each falling curve of ``loss`` (S, n) over C (n,) meets ``wanted`` (S,).
+
+    0 stands for a curve that lies below from the first C on, infinity for one that does not meet.
+    """
     found = np.full(len(loss), np.inf)
     for i, (curve, level) in enumerate(zip(loss, wanted, strict=True)):
-        if np.isfinite(level) and curve[-1] <= level:
+        if np.isfinite(level) and curve[0] <= level:
+            found[i] = 0
+        elif np.isfinite(level) and curve[-1] <= level:
             found[i] = np.exp(np.interp(-level, -curve, np.log(C)))
     return found
 
 
-def _ends(value: float, sample: np.ndarray) -> dict[str, Any]:
+def _size(budget: float, C: np.ndarray, N: np.ndarray) -> float:
+    """Return the size (of N (n,) at C (n,)) at a budget; 0 and infinity stay what they are."""
+    if budget in (0, np.inf):
+        return budget
+    return float(np.exp(np.interp(np.log(budget), np.log(C), np.log(N))))
+
+
+def _ends(value: float, sample: np.ndarray, least: float) -> dict[str, Any]:
+    """Return an estimate with its interval, ``least`` in place of 0 as a bound."""
     low, high = np.quantile(sample, [0.025, 0.975], method="inverted_cdf")
-    return {"value": value, "low": low, "high": high}
+    ends = {"value": value, "low": low, "high": high}
+    bounds = [name for name, end in ends.items() if end == 0]
+    return ends | dict.fromkeys(bounds, least) | {"at_most": bounds}
