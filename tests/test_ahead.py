@@ -50,6 +50,8 @@ def test_the_largest_run_waits_for_its_forecast(study):
         ("flops>2e13", None, ["S2-3M-seed0", "S4-1M-seed0", "S4-3M-seed0"]),
         ("largest", "D<2e6", []),  # two numbers of tokens are no law
         ("none", None, []),
+        ("largest", "N>1e30", []),
+        ("D>2e6,size==S4", "annealed==true,steps>1", ["S4-3M-seed0"]),
         ("loss<3", None, []),  # known of a trained run alone
     ],
 )

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from conftest import run_script
 
 from llama_scale.errors import UserError
 from llama_scale.scaling.collect import collect
@@ -28,6 +29,21 @@ def write_run(study, name, n, tokens, loss, seed=0):
     humaneval = {"gold_bits_per_byte": 2.5, "parse_rate": 0.25, **rates}
     (scores / "humaneval.json").write_text(json.dumps(humaneval))
     return scores
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [("name: x\n", "planned"), ("- 1\n", "planned"), ("planned: [a]\n", "suites"),
+     ("planned: 3\nsuites: []\n", "planned"), ("planned: [{a: 1}]\nsuites: []\n", "planned")],
+)  # fmt: skip
+def test_a_foreign_study_file_is_refused_in_one_line(tmp_path, text, field):
+    (tmp_path / "study.yaml").write_text(text)
+    done = run_script("collect.py", ".", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(
+        f"collect.py: error: study.yaml: no list of names '{field}'; give the folder of a study"
+    )
+    assert done.stderr.count("\n") == 1
 
 
 def test_collect(tmp_path):
@@ -63,6 +79,11 @@ def test_collect(tmp_path):
         collect(study)
     (scores / "perplexity.json").unlink()
     with pytest.raises(UserError, match=r"^run S1-10k-seed0: .*perplexity.json: no such file; run"):
+        collect(study)
+    (study / "runs/S1-20k-seed0/result.json").write_text("[]")
+    with pytest.raises(
+        UserError, match=r"^run S1-20k-seed0: .*result.json: not a JSON object; run"
+    ):
         collect(study)
     (study / "runs/S1-20k-seed0/result.json").write_text("{}")
     with pytest.raises(UserError, match=r"^run S1-20k-seed0: .*result.json has no 'run'"):

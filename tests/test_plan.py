@@ -153,6 +153,10 @@ def test_scripts_are_named_from_the_working_directory():
         ({"parallel": "all"}, "parallel: "),
         ({"threads": 0}, "threads: expected at least 1 or null, found 0"),
         ({"device": "gpu"}, "device: "),
+        ({"fit": {"where": "N>abc"}}, "fit.where: condition 'N>abc': 'abc' is not a number"),
+        ({"fit": {"where": "N~5"}}, "fit.where: condition 'N~5': expected e.g. 'N>5e7'"),
+        ({"fit": {"where": 3}}, "fit.where: expected a condition such as N>1e8, found 3"),
+        ({"holdout": "D<=most"}, "holdout: condition 'D<=most': 'most' is not a number"),
     ],
     ids=str,
 )  # fmt: skip

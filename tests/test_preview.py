@@ -82,7 +82,27 @@ def test_dry_run_says_what_the_runs_cost_and_tell(plan):  # noqa: F811
     said = float(re.search(r"noise: within ([0-9.]+) %", text)[1])
     assert said == pytest.approx(width(N, D, target), rel=0.06)
     alone = describe(plan(runs=[{"sizes": ["S1"], "tokens": [3e5, 1e6]}]))
-    assert "none, a law needs 6 runs, 3 sizes and 3 numbers of tokens" in alone
+    assert "largest run: none; the plan: 2 runs cannot fit the law's 5 parameters" in alone
+
+
+def test_dry_run_forecasts_the_runs_that_the_fit_keeps(plan):  # noqa: F811
+    tokens = [3e4, 3e5, 1e6, 3e6]
+
+    def said(tokens, **changes):
+        text = describe(plan(runs=[{"sizes": [*SIZES], "tokens": tokens}], **changes))
+        return next(line for line in text.splitlines() if line.startswith("forecast at ten times"))
+
+    for where in ("D>2e5", "flops>0, D>2e5,annealed==true"):
+        assert said(tokens, fit={"where": where}) == said(tokens[1:])
+    assert said(tokens) != said(tokens[1:])
+    assert "none; the plan: 0 runs cannot fit" in said(tokens, fit={"where": "N>1e30"})
+    unknown = said(tokens, fit={"where": "bits_per_byte<3"})
+    assert "none; condition 'bits_per_byte<3': the plan has no column 'bits_per_byte'" in unknown
+
+
+def test_dry_run_of_a_sweep_promises_no_forecast(plan):  # noqa: F811
+    grid = {"sizes": ["S1"], "tokens": [1e6], "lr_factors": [0.5, 1, 2]}
+    assert "forecast" not in describe(plan(runs=[grid], law="rates", train=None))
 
 
 def test_rungs_are_those_between_the_studys_ends(plan):  # noqa: F811

@@ -288,6 +288,20 @@ def test_changed_study_is_refused_where_runs_exist(tmp_path):
             run_study(study(**change))
 
 
+def test_foreign_study_yaml_is_not_taken_for_the_past(tmp_path):
+    runs = plan_runs(make_study(tmp_path, []).config, "data/d")
+    folder = tmp_path / "runs/toy" / runs[0].name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("x: 1\n")
+    path = tmp_path / "studies/toy/study.yaml"
+    path.parent.mkdir(parents=True)
+    for text, message in (("- 1\n", "not the settings of a study"), ("a: [\n", "not valid YAML")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=rf"studies/toy/study.yaml: {message}"):
+            run_study(make_study(tmp_path, [], runs))
+        assert path.read_text() == text
+
+
 def test_runs_folder_that_is_no_link_is_not_touched(tmp_path):
     mine = tmp_path / "studies/toy/runs"
     mine.mkdir(parents=True)

@@ -18,9 +18,10 @@ def forecast_first(runs: list[PlannedRun], holdout: str, where: str | None) -> l
     """
     if holdout == "none":
         return []
+    points = planned_points(runs)
     try:
-        points = _points(runs)
         kept = points.match(where) if where else np.ones(len(runs), dtype=bool)
+        check_design(points.select(kept))
         out = held_out(points.select(kept), holdout)
         check_design(points.select(kept).select(~out))
     except UserError:
@@ -28,8 +29,8 @@ def forecast_first(runs: list[PlannedRun], holdout: str, where: str | None) -> l
     return [runs[index] for index in np.flatnonzero(kept)[out]]
 
 
-def _points(runs: list[PlannedRun]) -> Points:
-    """Return runs as points; their losses are not known and stand as 1."""
+def planned_points(runs: list[PlannedRun]) -> Points:
+    """Return runs as points, with what is known of them; their losses are not and stand as 1."""
     rows = [
         {
             "run": run.name,
@@ -38,6 +39,10 @@ def _points(runs: list[PlannedRun]) -> Points:
             "N": str(run.n),
             "D": str(run.recipe.tokens),
             "flops": str(run.flops),
+            "batch_tokens": str(run.recipe.batch_tokens),
+            "lr": str(run.recipe.lr),
+            "steps": str(run.recipe.steps),
+            "annealed": str(run.config.optim.schedule != "constant"),
         }
         for run in runs
     ]

@@ -44,15 +44,11 @@ def collect(
     same runs give the same bytes. Raises UserError naming the run and the file when a result is
     missing.
     """
-    settings = read_yaml(study / "study.yaml")
-    rows = []
-    if unknown := sorted(set(without or []) - set(settings["planned"])):
+    planned, suites = _lists(study / "study.yaml", "planned", "suites")
+    if unknown := sorted(set(without or []) - set(planned)):
         raise UserError(f"without: {study / 'study.yaml'} plans no run {unknown[0]}")
-    for name in settings["planned"]:
-        if name in (without or []):
-            continue
-        folder = study / "runs" / name
-        rows.append(_row(name, folder, settings["suites"]))
+    kept = [name for name in planned if name not in (without or [])]
+    rows = [_row(name, study / "runs" / name, suites) for name in kept]
     rows.sort(key=lambda row: (row["N"], row["D"], row["seed"], row["run"]))
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with atomic_write(out or study / "points.csv") as file:
@@ -60,6 +56,19 @@ def collect(
         writer.writeheader()
         writer.writerows(rows)
     return rows
+
+
+def _lists(path: Path, *fields: str) -> list[list[str]]:
+    """Return lists of names that study.yaml records; raise UserError where it is another file."""
+    settings = read_yaml(path)
+    found = [settings.get(field) if isinstance(settings, dict) else None for field in fields]
+    for field, names in zip(fields, found, strict=True):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(
+                f"{path}: no list of names {field!r}; give the folder of a study, where "
+                "launch/study.py wrote study.yaml"
+            )
+    return found
 
 
 def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
@@ -85,11 +94,14 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
 
 def _read(name: str, path: Path, script: str) -> dict[str, Any]:
     try:
-        return read_json(path)
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: not a JSON object")
     except UserError as error:
         raise UserError(
             f"run {name}: {error}; run launch/study.py again, or launch/{script}.py for this run"
         ) from None
+    return found
 
 
 def _field(name: str, path: Path, values: dict[str, Any], field: str) -> Any:

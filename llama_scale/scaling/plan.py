@@ -12,6 +12,7 @@ from typing import Any
 
 from llama_scale.config import CONFIGS, load_size, parse, read_yaml
 from llama_scale.errors import UserError, nearest
+from llama_scale.scaling.points import conditions
 from llama_scale.scaling.runs import plan_runs
 from llama_scale.scaling.settings import HEADLINE_SUITE, PlannedRun, StudyConfig
 from llama_scale.scaling.tasks import Task, flatten, plan_tasks
@@ -58,7 +59,6 @@ def read_study(root: Path, argv: list[str] | None = None) -> Study:
     anything runs: an unknown key or size, a wrong type, an empty or doubled list.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    argv = ["--dry_run=true" if word == "--dry-run" else word for word in argv]
     source = argv[0] if argv and not argv[0].startswith("-") else "the study"
     config = parse(StudyConfig, "Run a scaling study.", argv, positional="config")
     try:
@@ -87,12 +87,24 @@ def _check_name(field: str, name: str) -> None:
         raise UserError(f"{field}: {name!r} is no folder name; use letters, digits, . _ -")
 
 
+def _check_rule(field: str, rule: Any) -> None:
+    if not isinstance(rule, str | None):
+        raise UserError(f"{field}: expected a condition such as N>1e8, found {rule!r}")
+    try:
+        if rule and rule not in ("largest", "none"):
+            conditions(rule)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
+
+
 def _check(config: StudyConfig) -> None:
     _check_name("name", config.name)
     if config.parallel != "auto" and config.parallel < 1:
         raise UserError(f"parallel: expected at least 1 or auto, found {config.parallel}")
     if config.threads is not None and config.threads < 1:
         raise UserError(f"threads: expected at least 1 or null, found {config.threads}")
+    _check_rule("holdout", config.holdout)
+    _check_rule("fit.where", config.fit.get("where"))
     if HEADLINE_SUITE not in config.suites:
         raise UserError(
             f"suites: {HEADLINE_SUITE} is missing; the law is fitted to its loss, so add it"

@@ -101,11 +101,7 @@ class Points:
         condition cannot be read.
         """
         mask = np.ones(len(self), dtype=bool)
-        for part in condition.split(","):
-            found = CONDITION.match(part)
-            if not found:
-                raise UserError(f"condition {part!r}: expected e.g. 'N>5e7' or 'annealed==true'")
-            name, sign, value = found.groups()
+        for part, name, sign, value in conditions(condition):
             column = self.columns.get(name, name)
             if column not in self.rows[0]:
                 known = [*self.columns, *self.rows[0]]
@@ -113,20 +109,16 @@ class Points:
                     f"condition {part!r}: {self.file} has no column {column!r}"
                     f"{nearest(column, known)}"
                 )
-            mask &= self._compare(column, sign, value, part)
+            mask &= self._compare(column, sign, value)
         return mask
 
-    def _compare(self, column: str, sign: str, value: str, part: str) -> np.ndarray:
-        try:
-            number = float(value)
-        except ValueError:
-            if sign not in ("==", "!="):
-                raise UserError(f"condition {part!r}: {value!r} is not a number") from None
-            cells = np.array([row[column].strip().lower() for row in self.rows])
-            if value.lower() in ("true", "false"):
-                return COMPARE[sign](np.isin(cells, TRUE), value.lower() == "true")
-            return COMPARE[sign](cells, value.lower())
-        return COMPARE[sign](self.numeric(column), number)
+    def _compare(self, column: str, sign: str, value: float | str) -> np.ndarray:
+        if isinstance(value, float):
+            return COMPARE[sign](self.numeric(column), value)
+        cells = np.array([row[column].strip().lower() for row in self.rows])
+        if value in ("true", "false"):
+            return COMPARE[sign](np.isin(cells, TRUE), value == "true")
+        return COMPARE[sign](cells, value)
 
     def _number(self, row: dict[str, str], index: int, column: str) -> float:
         try:
@@ -134,6 +126,27 @@ class Points:
         except ValueError:
             where = f"{self.file}: row {self.numbers[index]}, column {column!r}"
             raise UserError(f"{where}: expected a number, found {row[column]!r}") from None
+
+
+def conditions(text: str) -> list[tuple[str, str, str, float | str]]:
+    """Read ``"N>5e7,annealed==true"`` as (part, name, sign, value) for each part.
+
+    A value is a number, or text in small letters. Raises UserError where a part cannot be read,
+    or where text is to be larger or smaller.
+    """
+    found = []
+    for part in text.split(","):
+        matched = CONDITION.match(part)
+        if not matched:
+            raise UserError(f"condition {part!r}: expected e.g. 'N>5e7' or 'annealed==true'")
+        name, sign, value = matched.groups()
+        try:
+            found.append((part, name, sign, float(value)))
+        except ValueError:
+            if sign not in ("==", "!="):
+                raise UserError(f"condition {part!r}: {value!r} is not a number") from None
+            found.append((part, name, sign, value.lower()))
+    return found
 
 
 def parse_columns(text: str | None) -> dict[str, str]:

@@ -1,31 +1,30 @@
 """What a study would do and what it would tell, before anything runs."""
 
-import math
 import shlex
-
-import numpy as np
 
 from llama_scale.accounting import GIB, count_parameters, flops_per_token, training_memory
 from llama_scale.config import CONFIGS, load_size
+from llama_scale.errors import UserError
 from llama_scale.scaling.advice import HOUR, peak
+from llama_scale.scaling.ahead import planned_points
 from llama_scale.scaling.design import Design, Rung, best_design, further, width
+from llama_scale.scaling.fit import check_design
 from llama_scale.scaling.plan import Study
-from llama_scale.scaling.points import COMPARE, CONDITION
 from llama_scale.scaling.settings import PlannedRun
 from llama_scale.scaling.words import count, digits, power
 
 
 def describe(study: Study) -> str:
     """Return the study's runs with their cost, what they would forecast, and its commands."""
-    width = max(22, *(len(run.name) for run in study.runs)) + 2
+    wide = max(22, *(len(run.name) for run in study.runs)) + 2
     rows = [
-        f"{'run':<{width}}{'N':>14}{'D':>16}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}{'FLOPs':>11}"
+        f"{'run':<{wide}}{'N':>14}{'D':>16}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}{'FLOPs':>11}"
         f"{'memory':>11}{'hours':>9}"
     ]
     for run in study.runs:
         recipe = run.recipe
         rows.append(
-            f"{run.name:<{width}}{run.n:>14,}{recipe.tokens:>16,}{recipe.tokens / run.n:>8.1f}"
+            f"{run.name:<{wide}}{run.n:>14,}{recipe.tokens:>16,}{recipe.tokens / run.n:>8.1f}"
             f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.spent:>11.3g}"
             f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.spent):>9.3g}"
         )
@@ -34,7 +33,7 @@ def describe(study: Study) -> str:
         f"{len(study.runs)} runs, {total:.3g} FLOPs (exact, causal attention); N is non-embedding",
         f"hours: {hours(study, total):.3g} of one {budget.gpu} in all, at {budget.mfu:.0%} of its "
         "dense bf16 peak; memory: one sequence at a time, weights in float32, without compile",
-        *forecast(study),
+        *(forecast(study) if study.config.law == "loss" else []),
         "",
     ]
     rows += [f"{task.name}: python {shlex.join(task.argv[1:])}" for task in study.tasks]
@@ -57,25 +56,21 @@ def forecast(study: Study) -> list[str]:
 
     Simulated (see design.py) for the compute-optimal model at ten times the largest run.
     """
-    noise = study.config.noise
-    N = np.array([run.n for run in study.points], dtype=float)
-    D = np.array([run.recipe.tokens for run in study.points], dtype=float)
-    fitted = np.ones(len(N), dtype=bool)
-    for found in filter(None, map(CONDITION.match, study.config.fit.get("where", "").split(","))):
-        if found[1] in ("N", "D"):
-            fitted &= COMPARE[found[2]](N if found[1] == "N" else D, float(found[3]))
-    N, D = N[fitted], D[fitted]
-    flops = sum(r.flops for r, kept in zip(study.points, fitted, strict=True) if kept)
+    points, where = planned_points(study.points), study.config.fit.get("where")
+    try:
+        points = points.select(points.match(where)) if where else points
+        check_design(points)
+    except UserError as error:
+        return [f"forecast at ten times the largest run: none; {error}"]
+    N, D, noise = points.N, points.D, study.config.noise
     target = further(float((6 * N * D).max()))
     own = width(N, D, target, noise)
     what = (
         f"forecast at ten times the largest run ({count(target[0])} parameters, "
         f"{count(target[1])} tokens), simulated with {100 * noise:g} % noise"
     )
-    if not math.isfinite(own):
-        return [f"{what}: none, a law needs 6 runs, 3 sizes and 3 numbers of tokens"]
     lines = [f"{what}: within {digits(own, 2)} %"]
-    best = best_design(rungs(study), float(flops), target, noise)
+    best = best_design(rungs(study), float(points.compute.sum()), target, noise)
     if best is None or best.width > 0.95 * own:
         return [*lines, "no grid of the ladder's rungs would do clearly better for the same FLOPs"]
     return [*lines, f"for the same FLOPs, within {digits(best.width, 2)} %: {_text(best)}"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from llama_scale.config import read_yaml
 from llama_scale.errors import UserError
 from llama_scale.files import atomic_write
 from llama_scale.scaling.executor import Failure, LocalExecutor, State, pick_slots
@@ -88,7 +89,9 @@ def check_same_study(study: Study) -> None:
     trained = [r for r in study.runs if (study.runs_folder / r.name / "config.yaml").exists()]
     if not path.exists() or not trained:
         return
-    past = yaml.safe_load(path.read_text(encoding="utf-8"))
+    past = read_yaml(path)
+    if not isinstance(past, dict):
+        raise UserError(f"{here(path)}: not the settings of a study; delete it to go on")
     before, now = (
         flatten({k: settings.get(k, {}) for k in IDENTITY}) for settings in (past, study.settings)
     )
