@@ -77,6 +77,9 @@ def test_dry_run_says_what_the_runs_cost_and_tell(plan):  # noqa: F811
     line = next(row for row in text.splitlines() if row.startswith(run.name))
     assert f"{run.recipe.tokens:,}" in line and f"{hours(study, run.flops):.3g}" in line
     assert f"{memory(run) / 2**30:.2f} GiB" in line
+    assert "runs at a time: auto; threads of each: 1\n" in text
+    both = describe(plan("--parallel=3", threads=None))
+    assert "runs at a time: 3; threads of each: auto\n" in both
     N, D = ([r.n for r in study.runs], [r.recipe.tokens for r in study.runs])
     target = further(max(6 * n * d for n, d in zip(N, D, strict=True)))
     said = float(re.search(r"noise: within ([0-9.]+) %", text)[1])

@@ -28,12 +28,13 @@ def describe(study: Study) -> str:
             f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.spent:>11.3g}"
             f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.spent):>9.3g}"
         )
-    total, budget = sum(run.spent for run in study.runs), study.config.budget
+    total, config, budget = sum(r.spent for r in study.runs), study.config, study.config.budget
     rows += [
         f"{len(study.runs)} runs, {total:.3g} FLOPs (exact, causal attention); N is non-embedding",
         f"hours: {hours(study, total):.3g} of one {budget.gpu} in all, at {budget.mfu:.0%} of its "
         "dense bf16 peak; memory: one sequence at a time, weights in float32, without compile",
-        *(forecast(study) if study.config.law == "loss" else []),
+        f"runs at a time: {config.parallel}; threads of each: {config.threads or 'auto'}",
+        *(forecast(study) if config.law == "loss" else []),
         "",
     ]
     rows += [f"{task.name}: python {shlex.join(task.argv[1:])}" for task in study.tasks]
