@@ -230,9 +230,7 @@ def sweep(argv: list[str]) -> None:
 
 
 def read(kind: type[T], argv: list[str], positional: str) -> T:
-    """Parse a command's arguments; --json alone means true, --gpu-hours is --gpu_hours."""
-    argv = ["--json=true" if argument == "--json" else argument for argument in argv]
-    argv = [argument.replace("--gpu-hours", "--gpu_hours") for argument in argv]
+    """Parse a command's arguments; its help begins as its docstring."""
     return parse(kind, kind.__doc__.splitlines()[0], argv, positional=positional)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from llama_scale.accounting import count_parameters, flops_per_token
 from llama_scale.config import load_size
-from llama_scale.scaling.design import PRIOR, Rung, best_design, further, width
+from llama_scale.scaling.design import BESIROGLU, Rung, best_design, further, width
 from llama_scale.scaling.fit import fit_surface
 from llama_scale.scaling.laws import Flops
 from llama_scale.scaling.points import Points
@@ -20,10 +20,10 @@ def test_width_is_that_of_studies_fitted_one_by_one():
         noise = 0.004 * np.random.default_rng(seed).standard_normal(len(N))
         names = {"N": "N", "D": "D", "loss": "loss"}
         rows, numbers = [{} for _ in N], np.arange(1, len(N) + 1)
-        loss = PRIOR.loss(N, D) * np.exp(noise)
+        loss = BESIROGLU.loss(N, D) * np.exp(noise)
         points = Points(N, D, loss, None, rows, numbers, "x", "", len(N), names)
         losses.append(fit_surface(points, 1, starts=4).law.loss(*TARGET))
-    expected = 100 * 1.96 * np.std(losses) / PRIOR.loss(*TARGET)
+    expected = 100 * 1.96 * np.std(losses) / BESIROGLU.loss(*TARGET)
     assert width(N, D, TARGET, noise=0.004) == pytest.approx(expected, rel=0.5)
 
 
@@ -38,7 +38,7 @@ def test_width_follows_the_noise_and_the_runs():
 def test_target_is_ten_times_the_compute():
     size, data = further(1e18)
     assert 6 * size * data == pytest.approx(1e19)
-    best, _ = PRIOR.optimum(np.array([1e19]), Flops("6ND"))
+    best, _ = BESIROGLU.optimum(np.array([1e19]), Flops("6ND"))
     assert size == pytest.approx(best[0])
 
 

@@ -3,17 +3,18 @@ import pytest
 
 from llama_scale.scaling import benchmark
 from llama_scale.scaling.fit import objective
+from llama_scale.scaling.laws import BESIROGLU
 
 
 def test_synthetic_studies_are_the_law_with_its_noise():
     points = benchmark.synthetic(240, 0.002, seed=1)
-    residual = np.log(points.loss / benchmark.TRUE.loss(points.N, points.D))
+    residual = np.log(points.loss / BESIROGLU.loss(points.N, points.D))
     assert residual.std() == pytest.approx(0.002, rel=0.15)
     assert len(points) == 240
     ratio = points.D / points.N
     assert ratio.min() > 0.5 and ratio.max() < 500
     assert len(np.unique(np.round(np.log(points.compute), 6))) == 9
-    assert objective(benchmark.TRUE, points) > 0
+    assert objective(BESIROGLU, points) > 0
 
 
 def test_coverage_counts_what_the_intervals_hold():

@@ -8,6 +8,7 @@ import pytest
 from test_study import events, task
 
 from llama_scale.errors import UserError
+from llama_scale.files import read_json
 from llama_scale.scaling.executor import State
 
 submitit = pytest.importorskip("submitit", reason="the extra slurm is not installed")
@@ -57,6 +58,16 @@ def test_crash_is_tried_again_and_bad_input_is_not(tmp_path):
     assert failures["input"].message == "input: size: no such rung"
     tries = [name for _, name, _ in events(tmp_path)]
     assert sorted(tries) == ["crash", "crash", "input"]
+
+
+def test_output_of_an_earlier_study_is_not_this_ones(tmp_path):
+    jobs = executor(tmp_path, [task("one", "print('done')")])
+    (tmp_path / "logs/one.log").write_text("an older try\n")
+    assert jobs._submit()
+    assert read_json(jobs.submitted)["one"]["log_start"] == len("an older try\n")
+    assert jobs.run() == []
+    finished = next(what for word, what in jobs.observer.said if word == "finished")
+    assert finished.tail()[0].startswith("$ ") and finished.tail()[-1] == "done"
 
 
 def test_command_saves_and_goes_back_into_the_queue(tmp_path):

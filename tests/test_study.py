@@ -29,6 +29,7 @@ from llama_scale.scaling.plan import Study
 from llama_scale.scaling.progress import Progress, clock
 from llama_scale.scaling.runs import plan_runs
 from llama_scale.scaling.settings import StudyConfig
+from llama_scale.scaling.slurm import Submitted
 from llama_scale.scaling.study import run_study
 from llama_scale.scaling.tasks import Task
 
@@ -351,6 +352,25 @@ def test_slots(tmp_path, monkeypatch):
     assert gpus() == ["0", "1"]
     fake.write_text("#!/bin/sh\necho 'no driver'\nexit 9\n")
     assert gpus() == []
+
+
+def test_time_in_the_queue_and_output_of_earlier_tries_are_left_out(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    log = tmp_path / "one.log"
+    log.write_text("said the first time\n")
+    job = Submitted(
+        task=task("one", ""), attempt=2, log=log, log_start=20, job=None, started=clock[0]
+    )
+    for clock[0] in (500.0, 900.0):
+        job.wait()
+        assert (job.seconds, job.tail()) == (0, [])
+    with open(log, "a") as file:
+        file.write("$ one\nsaid now\n")
+    for clock[0] in (905.0, 960.0):
+        job.wait()
+    assert job.seconds == 60
+    assert job.tail() == ["$ one", "said now"]
 
 
 def test_exit_words():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llama_scale.scaling.fit import interval
+from llama_scale.scaling.fit import estimate
 from llama_scale.scaling.points import Points
 
 SAME_COMPUTE = 0.05
@@ -35,6 +35,10 @@ class Power:
         """Share of the variance of ln y that the line explains."""
         rest = np.log(self.y) - self.level - self.slope * np.log(self.x)
         return float(1 - rest.var() / np.log(self.y).var())
+
+    def estimate(self, change: Callable[[np.ndarray], np.ndarray] = np.asarray) -> dict[str, float]:
+        """Return the slope (or a falling or rising function of it) with its 95 % interval."""
+        return estimate(float(change(self.slope)), change(self.sample))
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,3 @@ def isoflop(
     x, y = np.array([p.C for p in inside]), np.array([p.N for p in inside])
     sample = np.array([slope() for _ in range(resamples)])
     return Power(*line(x, y), sample[np.isfinite(sample)], x, y)
-
-
-def estimate(law: Power, change: Callable[[np.ndarray], np.ndarray] = np.asarray) -> dict:
-    """Return the slope (or a function of it) with its 95 % interval."""
-    low, high = sorted(float(change(end)) for end in interval(law.sample))
-    return {"value": float(change(law.slope)), "low": low, "high": high}

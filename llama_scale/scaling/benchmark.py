@@ -12,11 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from llama_scale.scaling.fit import DELTA, fit_surface, interval, objective
-from llama_scale.scaling.laws import Surface
+from llama_scale.scaling.laws import BESIROGLU, Surface
 from llama_scale.scaling.points import Points
 from llama_scale.scaling.profile import profiles
 
-TRUE = Surface(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 SHOWN = "alpha", "beta", "E"
 DESIGNS = {
     "240 runs, .2 %": (240, 0.002),
@@ -25,7 +24,7 @@ DESIGNS = {
 }
 
 
-def synthetic(n: int, noise: float, seed: int, law: Surface = TRUE) -> Points:
+def synthetic(n: int, noise: float, seed: int, law: Surface = BESIROGLU) -> Points:
     """Return n runs of a law with Gaussian log noise: sizes 4e7 to 1.6e10 at 9 budgets.
 
     Sizes are drawn at random, and budgets so that tokens for each parameter lie between .5 and
@@ -57,7 +56,7 @@ def coverage(n: int, noise: float, replicates: int = 500, resamples: int = 400) 
         fit = fit_surface(points, resamples, seed, starts=16)
         found = profiles(fit)
         for name in SHOWN:
-            truth, value = getattr(TRUE, name), getattr(fit.law, name)
+            truth, value = getattr(BESIROGLU, name), getattr(fit.law, name)
             low, high = interval(getattr(fit.resampled, name))
             inside.setdefault(f"{name}, bootstrap", []).append(low <= truth <= high)
             low, high = found[name].low or -np.inf, found[name].high or np.inf
@@ -65,7 +64,7 @@ def coverage(n: int, noise: float, replicates: int = 500, resamples: int = 400) 
             errors[name].append(abs(value - truth))
         C = 10 * points.compute.max()
         N = np.array([np.sqrt(C / 6 / 20)])
-        predicted, truth = fit.predict(N, C / 6 / N), TRUE.loss(N, C / 6 / N)[0]
+        predicted, truth = fit.predict(N, C / 6 / N), BESIROGLU.loss(N, C / 6 / N)[0]
         run = truth * np.exp(noise * np.random.default_rng([seed, 7]).standard_normal())
         for name, value, low, high in (
             ("loss at 10x, bootstrap", truth, "low", "high"),

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from llama_scale.scaling.approaches import envelope, estimate, isoflop, isoflops, single
-from llama_scale.scaling.fit import Fit, fit_surface, interval
+from llama_scale.scaling.approaches import envelope, isoflop, isoflops, single
+from llama_scale.scaling.fit import Fit, estimate, fit_surface, interval
 from llama_scale.scaling.laws import Flops, Surface, fit_flops
 from llama_scale.scaling.points import Points
 
@@ -74,10 +74,10 @@ def conventions(fit: Fit) -> list[dict[str, Any]]:
                 {
                     "N": kind,
                     "compute": name,
-                    "alpha": _estimate(own.law.alpha, own.resampled.alpha),
-                    "beta": _estimate(own.law.beta, own.resampled.beta),
-                    "E": _estimate(own.law.E, own.resampled.E),
-                    "exponent": _estimate(
+                    "alpha": estimate(own.law.alpha, own.resampled.alpha),
+                    "beta": estimate(own.law.beta, own.resampled.beta),
+                    "E": estimate(own.law.E, own.resampled.E),
+                    "exponent": estimate(
                         exponent(own.law, flops, C), exponent(own.resampled, flops, C)
                     ),
                     "C": budget[0],
@@ -107,8 +107,8 @@ def approaches(fit: Fit) -> dict[str, Any]:
                     "approach": approach,
                     "compute": name,
                     "from": len(law.x) if known else 0,
-                    "exponent": estimate(law) if known else None,
-                    "exponent_D": estimate(law, lambda a: 1 - a) if known else None,
+                    "exponent": law.estimate() if known else None,
+                    "exponent_D": law.estimate(lambda a: 1 - a) if known else None,
                 }
             )
         a, sample = exponent(fit.law, flops, C), exponent(fit.resampled, flops, C)
@@ -117,8 +117,8 @@ def approaches(fit: Fit) -> dict[str, Any]:
                 "approach": "3: surface L(N, D)",
                 "compute": name,
                 "from": len(points),
-                "exponent": _estimate(a, sample),
-                "exponent_D": _estimate(1 - a, 1 - sample),
+                "exponent": estimate(a, sample),
+                "exponent_D": estimate(1 - a, 1 - sample),
             }
         )
     return {"table": rows, "isoflop": groups}
@@ -130,17 +130,12 @@ def kaplan(fit: Fit) -> list[dict[str, Any]]:
         {
             "x": name,
             "runs": len(law.x),
-            "alpha": estimate(law, np.negative),
+            "alpha": law.estimate(np.negative),
             "scale": float(np.exp(-law.level / law.slope)) if law.slope < 0 else None,
             "r2": law.r2,
         }
         for name, law in single(fit.points, fit.seed).items()
     ]
-
-
-def _estimate(value: np.ndarray, sample: np.ndarray) -> dict[str, Any]:
-    low, high = interval(sample)
-    return {"value": value, "low": low, "high": high}
 
 
 def _group(points: Points, parabola: Any) -> dict[str, Any]:

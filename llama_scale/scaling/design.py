@@ -1,6 +1,7 @@
 """What a set of runs would tell: the width of the forecast it buys, and the set that buys most.
 
-Studies are simulated: losses of a prior law with a stated noise, fitted as measured ones are.
+Studies are simulated: losses of a law assumed before a study has one of its own, with a stated
+noise, fitted as measured ones are.
 """
 
 import math
@@ -11,11 +12,9 @@ from itertools import product
 import numpy as np
 
 from llama_scale.scaling.fit import DELTA, PARAMETERS, interval
-from llama_scale.scaling.laws import Flops, Surface, SurfaceModel
+from llama_scale.scaling.laws import BESIROGLU, Flops, Surface, SurfaceModel
 from llama_scale.scaling.newton import Problems, minimise
 
-# Besiroglu et al. 2024, arXiv 2404.10102: the law assumed before a study has one of its own.
-PRIOR = Surface(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 NOISE = 0.002
 FURTHER = 10
 STUDIES = 300
@@ -53,7 +52,7 @@ def width(
     D: np.ndarray,
     target: tuple[float, float],
     noise: float = NOISE,
-    law: Surface = PRIOR,
+    law: Surface = BESIROGLU,
     studies: int = STUDIES,
 ) -> float:
     """Return half the 95 % range of the loss forecast at ``target`` (N, D), in percent of it.
@@ -74,7 +73,7 @@ def width(
     return float(100 * (high - low) / 2 / law.loss(*target))
 
 
-def further(C: float, law: Surface = PRIOR) -> tuple[float, float]:
+def further(C: float, law: Surface = BESIROGLU) -> tuple[float, float]:
     """Return N and D of the compute-optimal model at ten times the compute C, by 6ND."""
     N, D = law.optimum(np.array([FURTHER * C]), Flops("6ND"))
     return float(N[0]), float(D[0])
@@ -85,7 +84,7 @@ def best_design(
     flops: float,
     target: tuple[float, float],
     noise: float = NOISE,
-    law: Surface = PRIOR,
+    law: Surface = BESIROGLU,
 ) -> Design | None:
     """Return the grid of least forecast width among those that cost ``flops``; None without one.
 

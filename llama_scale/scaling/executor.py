@@ -24,13 +24,11 @@ TAIL_LINES = 12
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Running:
-    """A task's process: where its log of this attempt begins, and since when it runs."""
+    """A task's attempt: its log, where in it the attempt begins, and since when it runs."""
 
     task: Task
-    process: subprocess.Popen
-    slot: int
     attempt: int
     log: Path
     log_start: int
@@ -42,11 +40,21 @@ class Running:
         return time.monotonic() - self.started
 
     def tail(self, count: int = TAIL_LINES) -> list[str]:
-        """Return the last lines that the process wrote."""
+        """Return the last lines that the attempt wrote; none before there is a log."""
+        if not self.log.exists():
+            return []
         with open(self.log, "rb") as file:
             file.seek(self.log_start)
             lines = file.read().decode("utf-8", "replace").rstrip().splitlines()
         return lines[-count:]
+
+
+@dataclass(kw_only=True)
+class Process(Running):
+    """A task's attempt as a process in a slot of this machine."""
+
+    process: subprocess.Popen
+    slot: int
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ class LocalExecutor:
     ) -> None:
         self.state, self.logs, self.slots, self.observer = state, logs, slots, observer
         self.keep_open, self.grace = keep_open, grace
-        self.running: list[Running] = []
+        self.running: list[Process] = []
         self.failures: list[Failure] = []
         self.signals = 0
 
@@ -198,7 +206,11 @@ class LocalExecutor:
                 stderr=subprocess.STDOUT,
                 process_group=group,
             )
-        self.running.append(Running(task, process, slot, attempt, log, start))
+        self.running.append(
+            Process(
+                task=task, attempt=attempt, log=log, log_start=start, process=process, slot=slot
+            )
+        )
 
     def _collect(self, group: int) -> None:
         """Take note of the processes that have ended; run a crashed one once more."""

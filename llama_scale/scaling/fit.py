@@ -8,6 +8,7 @@ optimum (Besiroglu et al. 2024, arXiv 2404.10102).
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -118,6 +119,12 @@ def interval(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the 95 % percentile interval over the first axis."""
     tail = (100 - LEVEL) / 2
     return tuple(np.percentile(sample, [tail, 100 - tail], axis=0))
+
+
+def estimate(value: float | np.ndarray, sample: np.ndarray) -> dict[str, Any]:
+    """Return a value () or (n,) with the ends of its interval from a sample (S,) or (S, n)."""
+    low, high = interval(sample)
+    return {"value": value, "low": low, "high": high}
 
 
 def objective(law: Surface, points: Points) -> float:

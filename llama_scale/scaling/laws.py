@@ -64,6 +64,10 @@ class Surface:
         return self.beta / (self.alpha + self.beta)
 
 
+# Besiroglu et al. 2024, arXiv 2404.10102: the runs of Hoffmann et al. fitted again.
+BESIROGLU = Surface(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
+
+
 @dataclass(frozen=True)
 class Flops:
     """Training FLOPs of a token as a function of size: 6N (1 + c N^-g).
@@ -110,8 +114,6 @@ class SurfaceModel:
     the points and hardly correlate with the exponents: log L = log(e^(ln A' - alpha x) +
     e^(ln B' - beta y) + e^(ln E)), whose terms stay within range there. A ``newton.Model``.
     """
-
-    n_parameters = 5
 
     def __init__(self, N: np.ndarray, D: np.ndarray, centre: tuple[float, float] | None = None):
         self.centre = centre or (np.log(N).mean(), np.log(D).mean())

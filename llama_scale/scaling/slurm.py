@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,9 @@ from llama_scale.errors import USER_ERROR, UserError
 from llama_scale.files import read_json, write_json
 from llama_scale.scaling.executor import (
     ATTEMPTS,
-    TAIL_LINES,
     Failure,
     Observer,
+    Running,
     State,
     exit_words,
 )
@@ -65,26 +65,21 @@ class Command:
         return DelayedSubmission(Command(self.argv, self.root, self.log))
 
 
-@dataclass
-class Submitted:
-    """A task's job: its number of tries, its log, and since when it has been watched."""
+@dataclass(kw_only=True)
+class Submitted(Running):
+    """A task's attempt as a job, which runs once it has written to its log."""
 
-    task: Task
     job: Any
-    attempt: int
-    log: Path
-    started: float = field(default_factory=time.monotonic)
 
-    @property
-    def seconds(self) -> float:
-        """How long it has been watched."""
-        return time.monotonic() - self.started
+    def wait(self) -> None:
+        """Take note of whether the job still waits in the queue: then its time has not begun."""
+        if _size(self.log) <= self.log_start:
+            self.started = time.monotonic()
 
-    def tail(self, count: int = TAIL_LINES) -> list[str]:
-        """Return the last lines that the task wrote."""
-        if not self.log.exists():
-            return []
-        return self.log.read_text("utf-8", "replace").rstrip().splitlines()[-count:]
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file; 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
 
 
 class SlurmExecutor:
@@ -143,7 +138,15 @@ class SlurmExecutor:
                 continue
             job = self.executor._executor.job_class(self.executor.folder, row["job"])
             if job.state not in LOST:
-                self.running.append(Submitted(tasks[name], job, row["attempt"], self._log(name)))
+                self.running.append(
+                    Submitted(
+                        task=tasks[name],
+                        attempt=row["attempt"],
+                        log=self._log(name),
+                        log_start=row.get("log_start", 0),
+                        job=job,
+                    )
+                )
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -159,6 +162,7 @@ class SlurmExecutor:
         return bool(waiting)
 
     def _array(self, tasks: list[tuple[Task, int]]) -> None:
+        starts = [_size(self._log(task.name)) for task, _ in tasks]
         path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
         before = dict(os.environ)
         os.environ |= {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
@@ -173,8 +177,11 @@ class SlurmExecutor:
         finally:
             os.environ.clear()
             os.environ.update(before)
-        for (task, attempt), job in zip(tasks, jobs, strict=True):
-            self.running.append(Submitted(task, job, attempt, self._log(task.name)))
+        for (task, attempt), start, job in zip(tasks, starts, jobs, strict=True):
+            log = self._log(task.name)
+            self.running.append(
+                Submitted(task=task, attempt=attempt, log=log, log_start=start, job=job)
+            )
         self._record()
 
     def _record(self) -> None:
@@ -182,6 +189,7 @@ class SlurmExecutor:
             r.task.name: {
                 "job": r.job.job_id,
                 "attempt": r.attempt,
+                "log_start": r.log_start,
                 "key": self.state.keys[r.task.name],
             }
             for r in self.running
@@ -189,7 +197,9 @@ class SlurmExecutor:
         write_json(self.submitted, rows)
 
     def _collect(self) -> None:
-        """Take note of the jobs that have ended; submit a crashed one once more."""
+        """Take note of the jobs that have begun and ended; submit a crashed one once more."""
+        for running in self.running:
+            running.wait()
         for running in [r for r in self.running if r.job.done()]:
             self.running.remove(running)
             failed, code = running.job.exception(), None

@@ -12,7 +12,7 @@ import numpy as np
 
 from llama_scale.scaling.compare import approaches, kaplan
 from llama_scale.scaling.compare import conventions as side_by_side
-from llama_scale.scaling.fit import DELTA, LEVEL, PARAMETERS, USUAL, Fit, HoldOut, interval
+from llama_scale.scaling.fit import DELTA, LEVEL, PARAMETERS, USUAL, Fit, HoldOut, estimate
 from llama_scale.scaling.laws import Flops, fit_flops
 from llama_scale.scaling.links import describe
 from llama_scale.scaling.points import Points
@@ -36,12 +36,7 @@ def summarise(fit: Fit, held: HoldOut | None, notes: list[str] | None = None) ->
         notes: Further warnings, such as why there is no hold-out.
     """
     points = fit.points
-    compute = [Flops("6ND")]
-    if points.flops is not None:
-        name = f"exact, {points.compute_name}" if _own(points) else points.compute_name
-        counted = fit_flops(name, points.N, points.D, points.flops)
-        if np.abs(points.flops / (6 * points.N * points.D) - 1).max() > 0.01:
-            compute.append(counted)
+    compute = _flops(points)
     compared, repeats = approaches(fit), _repeats(fit)
     levels, links = thresholds(fit, compute[-1])
     profile = profiles(fit)
@@ -52,15 +47,7 @@ def summarise(fit: Fit, held: HoldOut | None, notes: list[str] | None = None) ->
             "The worth of repeated tokens is not identified: the runs give R no end on one side "
             "or both."
         )
-    if held:
-        known = {_kind(text) for text in fit.warnings}
-        warnings += [f"Hold-out fit: {w}" for w in held.fit.warnings if _kind(w) not in known]
-        if len(held.points) >= 4 and held.covered.mean() < 0.8:
-            warnings.append(
-                f"Only {held.covered.sum()} of {len(held.points)} held-out runs lie inside their "
-                "95 % interval: so far beyond the fitted runs the law errs by more than its "
-                "intervals say."
-            )
+    warnings += _missed(fit, held) if held else []
     return plain(
         {
             "format": FORMAT,
@@ -88,6 +75,30 @@ def summarise(fit: Fit, held: HoldOut | None, notes: list[str] | None = None) ->
             "warnings": warnings,
         }
     )
+
+
+def _flops(points: Points) -> list[Flops]:
+    """Return the ways to count the FLOPs of a token: 6ND, then the file's where it differs."""
+    found = [Flops("6ND")]
+    if points.flops is None:
+        return found
+    name = f"exact, {points.compute_name}" if _own(points) else points.compute_name
+    if np.abs(points.flops / (6 * points.N * points.D) - 1).max() > 0.01:
+        found.append(fit_flops(name, points.N, points.D, points.flops))
+    return found
+
+
+def _missed(fit: Fit, held: HoldOut) -> list[str]:
+    """Return the warnings of the hold-out's fit that are not the fit's, and of its intervals."""
+    known = {_kind(text) for text in fit.warnings}
+    warnings = [f"Hold-out fit: {w}" for w in held.fit.warnings if _kind(w) not in known]
+    if len(held.points) >= 4 and held.covered.mean() < 0.8:
+        warnings.append(
+            f"Only {held.covered.sum()} of {len(held.points)} held-out runs lie inside their "
+            "95 % interval: so far beyond the fitted runs the law errs by more than its "
+            "intervals say."
+        )
+    return warnings
 
 
 def _kind(warning: str) -> str:
@@ -172,7 +183,7 @@ def _law(fit: Fit, profile: dict[str, Profile]) -> dict[str, Any]:
     return {
         "formula": "L(N, D) = E + A N^-alpha + B D^-beta",
         "parameters": {
-            name: _estimate(getattr(fit.law, name), getattr(fit.resampled, name))
+            name: estimate(getattr(fit.law, name), getattr(fit.resampled, name))
             | {"profile": {"low": profile[name].low, "high": profile[name].high}}
             for name in PARAMETERS
         },
@@ -195,11 +206,6 @@ def _law(fit: Fit, profile: dict[str, Profile]) -> dict[str, Any]:
     }
 
 
-def _estimate(value: np.ndarray, sample: np.ndarray) -> dict[str, Any]:
-    low, high = interval(sample)
-    return {"value": value, "low": low, "high": high}
-
-
 def _frontier(fit: Fit, flops: Flops) -> dict[str, Any]:
     """Return the compute-optimal sizes from the least compute fitted to ten times the greatest."""
     points = fit.points
@@ -209,9 +215,9 @@ def _frontier(fit: Fit, flops: Flops) -> dict[str, Any]:
     N, D = fit.law.optimum(C, flops)
     sample_N, sample_D = fit.resampled.optimum(C, flops)  # (S, n)
     curves = {
-        "N": _estimate(N, sample_N),
-        "D": _estimate(D, sample_D),
-        "loss": _estimate(fit.law.loss(N, D), fit.resampled.loss(sample_N, sample_D)),
+        "N": estimate(N, sample_N),
+        "D": estimate(D, sample_D),
+        "loss": estimate(fit.law.loss(N, D), fit.resampled.loss(sample_N, sample_D)),
     }
 
     def exponent(sizes: np.ndarray) -> np.ndarray:
@@ -229,7 +235,7 @@ def _frontier(fit: Fit, flops: Flops) -> dict[str, Any]:
         "flops_per_token": f"6N (1 + {flops.c:.4g} N^-{flops.g:.4g})" if flops.c else "6N",
         "flops": {"c": flops.c, "g": flops.g},
         "largest_deviation": flops.error,
-        "exponent": _estimate(exponent(N), exponent(sample_N)),
+        "exponent": estimate(exponent(N), exponent(sample_N)),
         "C": C[:CURVE],
         **{k: {s: v[:CURVE] for s, v in curve.items()} for k, curve in curves.items()},
         "largest": at(-2),

@@ -1,6 +1,7 @@
 """A fit in words and numbers that a person reads: the printed table and the answer in prose."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,12 @@ def signed(percent: float) -> str:
     return f"{round(percent, 2) + 0.0:+.2f} %".replace("-", "−")
 
 
-def between(estimate: dict[str, Any], show=digits, low: str = "low", high: str = "high") -> str:
+def between(
+    estimate: dict[str, Any],
+    show: Callable[[float | None], str] = digits,
+    low: str = "low",
+    high: str = "high",
+) -> str:
     """Return ``value [low, high]``."""
     return f"{show(estimate['value'])} [{show(estimate[low])}, {show(estimate[high])}]"
 
@@ -124,8 +130,8 @@ def smallest(points: Points) -> list[str]:
                 f"{count(points.N[first])} parameters (after {count(points.D[first])} tokens)."
             )
         else:
-            best = 100 * np.nanmax(rate)
-            found.append(f"No model's completions parse half the time; at most {best:.0f} % do.")
+            most = 100 * np.nanmax(rate)
+            found.append(f"No model's completions parse half the time; at most {most:.0f} % do.")
     for column in (c for c in columns if c.endswith("_pass_at_1") and points.has(c)):
         rate = points.numeric(column)
         small = points.N.max() < SMALL
