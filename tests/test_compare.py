@@ -58,6 +58,28 @@ def test_no_parabola_without_a_minimum_inside():
     assert approaches.isoflop(small, 6 * small.N * small.D, parabolas) is None
 
 
+def test_budgets_do_not_chain():
+    """Each run lies within 5 % of the one before; a group within 5 % of its least."""
+    groups = approaches.budgets(np.array([1.12, 1.0, 1.08, 1.04, 2.0]))
+    assert [group.tolist() for group in groups] == [[1, 3], [2, 0], [4]]
+
+
+def test_parabolas_interval_has_the_spread_of_repeated_studies():
+    """Four sizes for three coefficients leave one residual in four: unscaled, half the spread."""
+    C, z = np.geomspace(1e15, 1e18, 4), np.array([-1.2, -0.4, 0.4, 1.2])
+    N = (1e6 * np.sqrt(C / 1e15)[:, None] * np.exp(z)).ravel()
+    C = np.repeat(C, 4)
+    rng, slopes, widths = np.random.default_rng(0), [], []
+    for i in range(300):
+        loss = np.tile(3 + 0.2 * z**2, 4) * np.exp(0.003 * rng.standard_normal(16))
+        runs = points(N, C / 6 / N, loss)
+        found = approaches.isoflop(runs, C, approaches.isoflops(runs, C), i, 40 if i < 40 else 0)
+        slopes.append(found.slope)
+        widths += [found.sample.std()] if i < 40 else []
+    assert np.mean(slopes) == pytest.approx(0.5, abs=0.01)
+    assert np.sqrt(np.mean(np.square(widths))) == pytest.approx(np.std(slopes), rel=0.2)
+
+
 def test_front_keeps_the_runs_that_nothing_cheaper_beats():
     x, loss = np.array([4.0, 1, 2, 2, 3]), np.array([1.0, 5, 3, 4, 3.5])
     np.testing.assert_array_equal(approaches.front(x, loss), [1, 2, 0])
@@ -124,6 +146,34 @@ def test_profile_is_the_objective_fitted_again():
 def test_profile_limit_is_that_of_least_squares_where_huber_is_quadratic():
     residual = np.random.default_rng(0).normal(scale=1e-4, size=4_000)
     assert limit(residual, 5) == pytest.approx(1.96**2 * residual.var() / 2, rel=0.01)
+
+
+def test_profile_limit_of_few_runs_is_that_of_the_linear_model():
+    """All residuals within delta: half of s^2 t^2, s^2 = RSS / (n - k), t of n - k degrees."""
+    residual = 1e-5 * np.array([3.0, -1, 2, -4, 1, -2, 4, -3, 0.5])
+    expected = (residual @ residual) / (9 - 5) * 2.776445**2 / 2
+    assert limit(residual, 5) == pytest.approx(expected, rel=1e-6)
+
+
+def test_profile_is_found_where_the_way_from_the_optimum_leads_astray():
+    """At this A, Newton from the optimum of all parameters ends 300 times too high."""
+    runs = grid(noise=0.02, seed=3)
+    fit = fit_surface(runs, resamples=100, starts=16)
+    found = profiles(fit)["A"]
+    i = int(np.abs(np.log(found.value) - 19.19).argmin())
+    rng, least = np.random.default_rng(0), np.inf
+
+    def value(t):
+        law = Surface(np.exp(t[0]), found.value[i], t[1], np.exp(t[2]), t[3])
+        return objective(law, runs) / DELTA**2
+
+    for _ in range(12):
+        alpha, beta = rng.uniform(0.3, 2.5, 2)
+        start = [rng.uniform(-1, 1), alpha, beta * np.log(runs.D).mean(), beta]
+        options = {"maxfev": 4_000, "maxiter": 4_000, "xatol": 1e-7, "fatol": 1e-7}
+        least = min(least, minimize(value, start, method="Nelder-Mead", options=options).fun)
+    reached = found.excess[i] * limit(fit.residual, 5) + fit.objective
+    assert reached <= least * DELTA**2 * 1.01
 
 
 def test_flat_profile_is_open():

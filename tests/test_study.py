@@ -251,6 +251,24 @@ def test_processes_have_a_grace_to_stop_and_are_then_killed(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_what_crashes_while_stopping_is_not_run_again(tmp_path, monkeypatch):
+    tasks = [task("train-a", "exit(7)")]
+    state = State(tmp_path / "state", tmp_path, tasks)
+
+    def interrupted(_):
+        """The process crashes and the signal to stop arrives while the executor waits."""
+        executor.running[0].process.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with Progress(make_study(tmp_path, tasks), state, 1) as progress:
+        executor = LocalExecutor(state, tmp_path / "logs", [{}], progress, grace=0.5)
+        monkeypatch.setattr("llama_scale.scaling.executor.time.sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            executor.run()
+    assert (tmp_path / "logs/train-a.log").read_text().count("$ ") == 1
+    assert [failure.reason for failure in executor.failures] == ["exit code 7"]
+
+
 def test_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "LOCK_PATIENCE", 0.2)
     folder = tmp_path / "studies/toy"

@@ -168,12 +168,12 @@ class LocalExecutor:
         self.logs.mkdir(parents=True, exist_ok=True)
         with tether(self.keep_open) as group, self._signals():
             try:
-                while self._start(group) or self.running:
-                    if self.signals:
-                        raise KeyboardInterrupt
+                while not self.signals and (self._start(group) or self.running):
                     time.sleep(TICK)
                     self._collect(group)
                     self.observer.tick(self.running)
+                if self.signals:
+                    raise KeyboardInterrupt
             finally:
                 self._stop()
         return self.failures

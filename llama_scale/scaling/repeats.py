@@ -69,8 +69,7 @@ def fit_repeats(fit: Fit) -> Repeats:
             near = thetas[max(i - 1, 0)] if order.step > 0 else thetas[min(i + 1, len(GRID) - 1)]
             begin = np.stack([thetas[i], near])
             theta, objective, _ = minimise(models[i], begin, problem)
-            if objective.min() < found[i]:
-                found[i], thetas[i] = objective.min(), theta[objective.argmin()]
+            found[i], thetas[i] = objective.min(), theta[objective.argmin()]
     i = int(found.argmin())
     residual = target[0] - models[i].value(thetas[i][None])[0]
     excess = (found - found[i]) / limit(residual, len(PARAMETERS) + 1)
