@@ -67,6 +67,25 @@ def test_rung_is_the_nearest(fitted):
     assert rung["excess_percent"] > 0
 
 
+@pytest.mark.parametrize(
+    ("means", "tables"),
+    [
+        ("non-embedding parameters", 0),
+        ("all parameters, embeddings included", 2),
+        ("parameters of matrix products, output head included", 1),
+    ],
+)
+def test_a_rung_is_counted_as_the_law_counts(fitted, means, tables):
+    """Against the shape by hand: S1 with its norms and its tied table of 32,000 tokens."""
+    own = replace(fitted, laws=fitted.laws | {"conventions": {"N": means}})
+    model = load_size("S1")
+    d, f, layers = model.d_model, model.d_ff, model.n_layers
+    matrices, norms, table = layers * (4 * d * d + 3 * d * f), (2 * layers + 1) * d, 32_000 * d
+    expected = {0: matrices + norms, 1: matrices + table, 2: matrices + norms + table}[tables]
+    (row,) = advice.forecast(own, "S1:1e9")["runs"]
+    assert row["N"] == expected
+
+
 def test_gpu_hours_are_flops():
     assert advice.budget(None, 500, "h200", 0.4) == pytest.approx(500 * 3600 * 0.4 * 989e12)
     assert advice.budget(1e21, None, "h200", 0.4) == 1e21

@@ -146,12 +146,10 @@ def _plan(fitted: Fitted, N: float, D: float) -> dict[str, Any]:
 
 def _counted(fitted: Fitted, config: ModelConfig) -> int:
     """Return the size of a rung as the law counts it."""
-    counted = count_parameters(config)
-    return counted.total if "embeddings included" in _means(fitted) else counted.non_embedding
-
-
-def _means(fitted: Fitted) -> str:
-    return fitted.laws["conventions"]["N"]
+    counted, means = count_parameters(config), fitted.laws["conventions"]["N"]
+    if "embeddings included" in means:
+        return counted.total
+    return counted.matmul if "output head included" in means else counted.non_embedding
 
 
 def _rung(fitted: Fitted, N: float) -> tuple[str, ModelConfig]:
