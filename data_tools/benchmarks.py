@@ -51,11 +51,11 @@ def mbpp(path: str | Path) -> Iterator[Part]:
             texts = {"prompt": row.get("text") or row["prompt"], "solution": row["code"]}
             tests = [row.get("test_setup_code") or "", *(row.get("test_imports") or [])]
             tests += [*row["test_list"], *(row.get("challenge_test_list") or [])]
+            texts["test"] = "\n".join(tests)
+            parts = [Part("mbpp", task, kind, _text(text)) for kind, text in texts.items()]
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"mbpp: {path}: a row without {error}; expected MBPP's own") from None
-        texts["test"] = "\n".join(tests)
-        for kind, text in texts.items():
-            yield Part("mbpp", task, kind, text)
+        yield from parts
 
 
 def apps(path: str | Path) -> Iterator[Part]:
@@ -72,18 +72,23 @@ def apps(path: str | Path) -> Iterator[Part]:
     found = _apps_folder(path) if path.is_dir() else _rows(path, "apps")
     for row in found:
         try:
-            task, question = f"APPS/{_problem(row['problem_id'])}", row["question"]
-            solutions = _decoded(row.get("solutions")) or []
+            task = f"APPS/{_problem(row['problem_id'])}"
+            parts = [Part("apps", task, "prompt", _text(row["question"]))]
+            for solution in _decoded(row.get("solutions")) or []:
+                parts.append(Part("apps", task, "solution", _text(solution)))
             tests = _decoded(row.get("input_output")) or {}
+            for test in [*(tests.get("inputs") or []), *(tests.get("outputs") or [])]:
+                text = test if isinstance(test, str) else json.dumps(test)
+                parts.append(Part("apps", task, "test", text))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"apps: {path}: a row without {error}; expected APPS's own") from None
-        yield Part("apps", task, "prompt", question)
-        for solution in solutions:
-            yield Part("apps", task, "solution", solution)
-        for side in ("inputs", "outputs"):
-            for text in tests.get(side) or []:
-                text = text if isinstance(text, str) else json.dumps(text)
-                yield Part("apps", task, "test", text)
+        yield from parts
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text where {str(value)[:20]!r} is")
+    return value
 
 
 def _problem(name: int | str) -> int | str:
@@ -98,17 +103,19 @@ def _apps_folder(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"apps: {path}: no question.txt in any folder there")
     for question in questions:
         row = {"problem_id": question.parent.relative_to(path).as_posix()}
-        row["question"] = question.read_text(encoding="utf-8")
-        for name in ("solutions", "input_output"):
-            file = question.parent / f"{name}.json"
-            row[name] = file.read_text(encoding="utf-8") if file.is_file() else ""
+        for name in ("question.txt", "solutions.json", "input_output.json"):
+            file = question.parent / name
+            try:
+                row[file.stem] = file.read_text(encoding="utf-8") if file.is_file() else ""
+            except UnicodeDecodeError as error:
+                raise UserError(f"apps: {file}: not UTF-8 ({error})") from None
         yield row
 
 
 def _rows(path: Path, name: str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{name}: {path}: no such file; set {name} to your copy of the benchmark")
-    rows = read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)
+    rows = read_jsonl(path, whole=True) if path.suffix == ".jsonl" else read_json(path)
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{name}: {path}: no tasks in it")
     return rows

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from evals.sandbox.pool import Program, Script, Verdict
 from evals.tasks import CodeConfig, Suite, Task
 from llama_scale.errors import UserError
+from llama_scale.files import read_jsonl
 
 # What the official judge puts before a solution, without numpy, which the sandbox does not have.
 PREAMBLE = """import sys, time, itertools, collections, math, fractions, random, heapq
@@ -111,8 +112,7 @@ def _from_hub(split: str) -> list[dict]:
 def _from_path(path: Path, config: AppsConfig) -> list[dict]:
     try:
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").split("\n")
-            return [json.loads(line) for line in lines if line.strip()]
+            return read_jsonl(path, whole=True)
         folder = path / config.split if (path / config.split).is_dir() else path
         return [_from_folder(f) for f in sorted(folder.iterdir()) if f.is_dir()]
     except (OSError, ValueError) as error:

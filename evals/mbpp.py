@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 from evals.sandbox.pool import Program
 from evals.tasks import CodeConfig, Suite, Task
 from llama_scale.errors import UserError
+from llama_scale.files import read_jsonl
 
 SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974),
           "all": (1, 974)}  # fmt: skip
@@ -67,7 +68,7 @@ def problems(data: str | None = None, sanitized: bool = False) -> list[dict[str,
         path = Path(data)
         try:
             text = path.read_text(encoding="utf-8")
-            rows = json.loads(text) if text.startswith("[") else _lines(text)
+            rows = json.loads(text) if text.startswith("[") else read_jsonl(path, whole=True)
         except (OSError, ValueError) as error:
             raise UserError(f"mbpp.data: {path} cannot be read ({error})") from None
     try:
@@ -75,10 +76,6 @@ def problems(data: str | None = None, sanitized: bool = False) -> list[dict[str,
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"mbpp.data: {data} is not MBPP's format, at field {error}") from None
     return sorted(tasks, key=lambda task: task["number"])
-
-
-def _lines(text: str) -> list[dict]:
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def _from_hub(sanitized: bool) -> list[dict]:

@@ -55,16 +55,25 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
-def read_jsonl(path: str | Path) -> list[dict]:
-    """Read JSON lines, leaving out a torn last line (a process killed while it wrote)."""
+def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
+    """Read JSON lines; blank ones are passed over. Only a line feed ends a line.
+
+    Args:
+        path: The file.
+        whole: Whether its last line counts without a line end, as in a file that is published.
+            Otherwise it is left out: a process was killed while it wrote.
+
+    Raises:
+        UserError: A line is not JSON, named by its number.
+    """
     rows = []
-    text = Path(path).read_text(encoding="utf-8")
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break
+    *lines, last = Path(path).read_bytes().split(b"\n")
+    for number, line in enumerate([*lines, last] if whole else lines, start=1):
+        if not line.strip():
+            continue
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {number} is not JSON ({error})") from None
     return rows
 

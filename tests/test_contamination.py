@@ -186,3 +186,42 @@ def test_benchmarks_that_are_not_there(tmp_path):
             list(read(tmp_path / "a.jsonl"))
     with pytest.raises(UserError, match=r"no question\.txt"):
         list(benchmarks.apps(tmp_path))
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n"])
+def test_every_task_of_a_file_counts(tmp_path, end):
+    """Neither a missing last line end nor a line separator inside a text loses tasks."""
+    row = {"code": "c", "test_list": [], "difficulty": "introductory", "input_output": {}}
+    row |= {"text": "a\u2028b\u2029c\x85d", "question": "a\u2028b\u2029c\x85d"}
+    rows = [row | {"task_id": i, "problem_id": i} for i in (1, 2, 3)]
+    path = tmp_path / "tasks.jsonl"
+    path.write_bytes(b"\n".join(json.dumps(r, ensure_ascii=False).encode() for r in rows) + end)
+    for read in (benchmarks.mbpp, benchmarks.apps):
+        prompts = [part for part in read(path) if part.kind == "prompt"]
+        assert [part.task[-1] for part in prompts] == ["1", "2", "3"]
+        assert {part.text for part in prompts} == {row["text"]}
+    assert [task["number"] for task in mbpp.problems(str(path))] == [1, 2, 3]
+    problems = apps.problems(apps.AppsConfig(data=str(path)))
+    assert [problem["number"] for problem in problems] == [1, 2, 3]
+    path.write_bytes(path.read_bytes() + b'\n{"task_id": 4, "te')
+    message = rf"tasks\.jsonl: line {4 + len(end.splitlines())} is not JSON"
+    for read in (benchmarks.mbpp, benchmarks.apps, mbpp.problems):
+        with pytest.raises(UserError, match=message):
+            list(read(str(path)))
+
+
+@pytest.mark.parametrize("field", ["question", "solutions"])
+def test_a_benchmark_of_the_wrong_types(tmp_path, field):
+    row = {"problem_id": 1, "question": "?", "task_id": 1, "text": "?", "test_list": []}
+    row |= {field: [3], "code": 3}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    for name, read in (("mbpp", benchmarks.mbpp), ("apps", benchmarks.apps)):
+        with pytest.raises(UserError, match=rf"{name}: .*a row without a text where '\[?3"):
+            list(read(tmp_path / "a.jsonl"))
+
+
+def test_a_problem_that_is_not_utf8(tmp_path):
+    (tmp_path / "0001").mkdir()
+    (tmp_path / "0001/question.txt").write_bytes(b"\xff?")
+    with pytest.raises(UserError, match=r"apps: .*question\.txt: not UTF-8"):
+        list(benchmarks.apps(tmp_path))

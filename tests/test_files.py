@@ -44,6 +44,17 @@ def test_torn_last_line_is_left_out_and_a_bad_one_is_named(tmp_path):
         read_jsonl(path)
 
 
+def test_only_a_line_feed_ends_a_line_and_a_whole_file_has_its_last(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes('\ufeff{"a": "x\u2028y\x85z"}\r\n\n{"a": 2}'.encode())
+    assert read_jsonl(path) == [{"a": "x\u2028y\x85z"}]
+    assert read_jsonl(path, whole=True) == [{"a": "x\u2028y\x85z"}, {"a": 2}]
+    for torn in (b'{"a": 1}\n\n{"a": \xff}', b'{"a": 1}\n\n{"a"', b"1\n\n" + b"[" * 10**5):
+        path.write_bytes(torn)
+        with pytest.raises(UserError, match=r"m\.jsonl: line 3 is not JSON"):
+            read_jsonl(path, whole=True)
+
+
 def test_sha256(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     assert sha256(tmp_path / "f") == hashlib.sha256(b"abc").hexdigest()
