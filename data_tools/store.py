@@ -1,6 +1,8 @@
 """File contents by their hash: an object store, a folder of one, or a git clone."""
 
 import hashlib
+import http.client
+import shutil
 import subprocess
 import threading
 import time
@@ -110,7 +112,7 @@ def _download(url: str) -> bytes:
             if error.code in (403, 404, 410):
                 raise Problem("missing_content") from None
             reason = f"HTTP {error.code}"
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             reason = str(error)
         if attempt < RETRIES - 1:
             time.sleep(2**attempt)
@@ -120,6 +122,8 @@ def _download(url: str) -> bytes:
 def _git(clone: Path) -> Read:
     if not clone.is_dir():
         raise UserError(f"store: {clone}: no such clone")
+    if not shutil.which("git"):
+        raise UserError(f"store: git:{clone} needs git, which is not installed")
     process = subprocess.Popen(
         ["git", "-C", str(clone), "cat-file", "--batch"],
         stdin=subprocess.PIPE,
@@ -138,10 +142,12 @@ def _git(clone: Path) -> Read:
                 header = []
             if not header:
                 raise UserError(f"store: {clone}: git cannot read it; is it a clone?")
-            if header[-1] == b"missing" or header[1] != b"blob":
+            if not header[-1].isdigit():  # "ID missing", "ID ambiguous"
                 raise Problem("missing_content")
-            content = process.stdout.read(int(header[2]))
+            content = process.stdout.read(int(header[-1]))
             process.stdout.read(1)
+            if header[1] != b"blob":
+                raise Problem("missing_content")
             return content
 
     return read
