@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from dataclasses import replace
 
 from data_tools.dedup import exact_survivors
 from data_tools.records import Record
@@ -42,3 +43,23 @@ def test_survivors_have_every_content_once():
         same = [r for r in records if r.sha256 == survivor.sha256]
         assert min(r.path.count("/") for r in same) == survivor.path.count("/")
     assert len(exact_survivors([])) == 0
+
+
+def test_the_survivor_is_the_best_by_one_criterion_after_another():
+    """Stars go before forks, forks before folders, folders before names."""
+    rng = random.Random(1)
+    records = []
+    for i in range(400):
+        path = f"{'d/' * rng.randrange(3)}{i}.py"
+        copy = record(f"p{rng.randrange(5)}", path, str(rng.randrange(20)))
+        records.append(replace(copy, stars=rng.randrange(3), forks=rng.randrange(4)))
+    survivors = {records[i] for i in exact_survivors(records)}
+    for sha256 in {r.sha256 for r in records}:
+        left = [r for r in records if r.sha256 == sha256]
+        left = [r for r in left if r.stars == max(r.stars for r in left)]
+        left = [r for r in left if r.forks == max(r.forks for r in left)]
+        left = [r for r in left if r.path.count("/") == min(r.path.count("/") for r in left)]
+        left = [r for r in left if r.package == min(r.package for r in left)]
+        left = [r for r in left if r.path == min(r.path for r in left)]
+        assert {r for r in survivors if r.sha256 == sha256} == set(left)
+    assert len(survivors) == 20

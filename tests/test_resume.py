@@ -220,3 +220,25 @@ def test_an_even_sample_takes_small_packages_whole(tmp_path):
     assert counts == {"large": 15, "middle": 15, "small": 3}
     assert list(prepare.sample(records, 330, even=False)) == list(records)[:33]
     assert list(prepare.sample(records, 10**6, even=True)) == list(records)
+
+
+def test_an_even_sample_equals_a_plain_count(tmp_path):
+    """Taken by how many bytes of the same package come before each file, until the limit."""
+    rng = np.random.default_rng(0)
+    for case in range(40):
+        sizes = rng.integers(1, 50, rng.integers(1, 25)).tolist()
+        rows = [Record(f"p{rng.integers(1 + case % 6)}", "", "MIT", str(i), "", 0, size)
+                for i, size in enumerate(sizes)]  # fmt: skip
+        (tmp_path / "rows").write_bytes(b"".join(map(row_of, rows)))
+        records = write_sorted(tmp_path / "rows", tmp_path / "r.jsonl")
+        records = records.take(rng.permutation(len(records)))
+        shuffled, before, seen = list(records), [], {}
+        for record in shuffled:
+            before.append(seen.get(record.package, 0))
+            seen[record.package] = before[-1] + record.size
+        limit, total, expected = int(rng.integers(1, 400)), 0, []
+        for i in sorted(range(len(shuffled)), key=before.__getitem__):
+            if total < limit:
+                expected.append(i)
+                total += shuffled[i].size
+        assert list(prepare.sample(records, limit, True)) == [shuffled[i] for i in sorted(expected)]
