@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -153,11 +153,12 @@ def _add(
     document: Document, rules: SourceRules, state: State, contents_: IO[bytes], rows: IO[bytes]
 ) -> None:
     content = document.content or b""
+    names = ("package", "version", "licence", "path")
+    document = replace(document, **{name: _encodable(getattr(document, name)) for name in names})
     if reason := source_rejection(document, rules):
         count(state.dropped, reason, len(content))
         example(state.examples, reason, document)
-        names = ("package", "version", "licence")
-        row = {name: getattr(document, name) for name in names} | {"reason": reason}
+        row = {name: getattr(document, name) for name in names[:3]} | {"reason": reason}
         count(state.left_out, json.dumps(row), len(content))
         return
     digest, redacted = hashlib.sha256(content).hexdigest(), 0
@@ -177,6 +178,11 @@ def _add(
     )
     state.rows += rows.write(row_of(record))
     state.contents += contents_.write(content)
+
+
+def _encodable(name: str) -> str:
+    """Return a name with what UTF-8 cannot hold (a file name of other bytes) as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def load(folder: str | Path) -> Corpus | None:

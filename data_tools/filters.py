@@ -78,7 +78,8 @@ def source_rejection(document: Document, rules: SourceRules | None = None) -> st
     rules = rules or SourceRules()
     if document.problem:
         return document.problem
-    if not permissive(document.licence, rules.licences or PERMISSIVE):
+    allowed = PERMISSIVE if rules.licences is None else rules.licences
+    if not permissive(document.licence, allowed):
         return "licence"
     if not VENDORED.isdisjoint(document.path.split("/")[:-1]):
         return "vendored"

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import stat
 import subprocess
 import zlib
@@ -13,7 +14,7 @@ from typing import Any
 
 from data_tools.licences import UNKNOWN, spdx
 from data_tools.sources import Document
-from data_tools.streams import joined, stack_documents
+from data_tools.streams import joined, stack_documents, whole
 from llama_scale.errors import UserError, nearest
 
 SUFFIXES = {"Python": (".py",)}
@@ -25,9 +26,9 @@ def folder_documents(
 ) -> Iterator[Document]:
     """Yield the source files under a folder, each project in it a package.
 
-    A git repository gives the files that it tracks; another folder all that are not hidden.
-    Links are not followed. A project's licence is that of its LICENSE file where its first line
-    names one, else ``licence``.
+    A git repository gives the files that it tracks; another folder all that are not hidden. A
+    folder that cannot be read stands for its files. Links are not followed. A project's licence is
+    that of its LICENSE file where its first line names one, else ``licence``.
 
     Raises:
         UserError: There is no such folder, or the language is not known here.
@@ -45,7 +46,7 @@ def folder_documents(
         whole = project == root and len(projects) > 1
         names = _own_files(project) if whole else _project_files(project)
         stated = _licence(project) or licence or UNKNOWN
-        names = [name for name in names if name.endswith(SUFFIXES[language])]
+        names = [name for name in names if name.endswith((*SUFFIXES[language], "/"))]
         for name in names[start:]:
             content, problem = _read(project / name, limit)
             yield Document(project.resolve().name, "", stated, name, content, problem)
@@ -54,13 +55,20 @@ def folder_documents(
 
 def _project_files(project: Path) -> list[str]:
     if (project / ".git").exists():
+        if not shutil.which("git"):
+            raise UserError(f"path: {project}: a git repository needs git, which is not installed")
         command = ["git", "-C", str(project), "ls-files", "-z"]
         done = subprocess.run(command, capture_output=True, check=False)
         if done.returncode:
-            raise UserError(f"path: {project}: git ls-files failed; is it a git repository?")
-        return sorted(filter(None, os.fsdecode(done.stdout).split("\0")))
+            reason = os.fsdecode(done.stderr).partition("\n")[0][:200]
+            raise UserError(f"path: {project}: git ls-files failed ({reason})")
+        return sorted(set(filter(None, os.fsdecode(done.stdout).split("\0"))))
     files = []
-    for folder, folders, names in os.walk(project):
+
+    def closed(error: OSError) -> None:
+        files.append(f"{Path(error.filename).relative_to(project).as_posix()}/")
+
+    for folder, folders, names in os.walk(project, onerror=closed):
         here = Path(folder).relative_to(project)
         # A link to a folder is listed as a file that is not followed.
         links = [f for f in folders if (Path(folder) / f).is_symlink()]
@@ -79,6 +87,8 @@ def _read(path: Path, limit: int) -> tuple[bytes | None, str | None]:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
             return None, "symlink"
+        if stat.S_ISDIR(status.st_mode):
+            return None, "unreadable"
         if not stat.S_ISREG(status.st_mode):
             return None, "not_a_file"
         if status.st_size > limit:
@@ -139,24 +149,23 @@ def parquet_documents(path: str | None, licence: str | None, start: int = 0) -> 
     for file in _files(path, "parquet", (".parquet",)):
         try:
             table = parquet.ParquetFile(file)
-        except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0][:100]
-            raise UserError(f"path: {file}: not a Parquet file ({reason})") from None
-        first, start = start, max(0, start - table.metadata.num_rows)
-        rows = (row for batch in table.iter_batches(256) for row in batch.to_pylist())
-        rows = islice(rows, first, None)
-        if "max_stars_repo_name" in table.schema_arrow.names:
-            yield from stack_documents(rows, licence)
-        else:
-            for number, row in enumerate(rows, first):
-                yield _document(row, f"{file.name}:{number + 1}", licence)
+            first, start = start, max(0, start - table.metadata.num_rows)
+            rows = (row for batch in table.iter_batches(256) for row in batch.to_pylist())
+            rows = islice(rows, first, None)
+            if "max_stars_repo_name" in table.schema_arrow.names:
+                yield from stack_documents(rows, licence)
+            else:
+                for number, row in enumerate(rows, first):
+                    yield _document(row, f"{file.name}:{number + 1}", licence)
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = str(error).partition("\n")[0][:100]
+            raise UserError(f"path: {file}: not a Parquet file, or damaged ({reason})") from None
 
 
 def _document(row: dict[str, Any], name: str, licence: str | None) -> Document:
     text = row.get("content", row.get("text"))
     content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     problem = None if isinstance(content, bytes) else "no_content"
-    stars = row.get("stars")
     return Document(
         package=str(row.get("package") or row.get("repo_name") or name),
         version=str(row.get("version") or ""),
@@ -164,7 +173,7 @@ def _document(row: dict[str, Any], name: str, licence: str | None) -> Document:
         path=str(row.get("path") or name),
         content=None if problem else content,
         problem=problem,
-        stars=stars if isinstance(stars, int) else 0,
+        stars=whole(row.get("stars")),
     )
 
 
@@ -181,6 +190,6 @@ def _files(path: str | None, source: str, suffixes: tuple[str, ...]) -> list[Pat
 def _existing(path: str | None, source: str) -> Path:
     if path is None:
         raise UserError(f"path: the source {source} needs one")
-    if not Path(path).exists():
+    if not os.path.exists(path):
         raise UserError(f"path: {path}: no such file or folder")
     return Path(path)

@@ -93,7 +93,8 @@ def installed(
     entries = []
     for package in chosen:
         for path in package.files:
-            key = hashlib.sha256(f"{seed}/{package.name}/{path}".encode()).digest()
+            name = f"{seed}/{package.name}/{path}".encode("utf-8", "backslashreplace")
+            key = hashlib.sha256(name).digest()
             entries.append((key, package, path))
     entries.sort(key=lambda entry: entry[0])
     if max_bytes is not None:

@@ -1,5 +1,6 @@
 """The Stack, The Stack v2 and StarCoderData, row by row: memory does not grow with them."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -166,8 +167,8 @@ def stack_documents(rows: Iterator[Row], licence: str | None) -> Iterator[Docume
             path=row.get("max_stars_repo_path") or name,
             content=content,
             problem=problem,
-            stars=int(row.get("max_stars_count") or 0),
-            forks=int(row.get("max_forks_count") or 0),
+            stars=whole(row.get("max_stars_count")),
+            forks=whole(row.get("max_forks_count")),
         )
 
 
@@ -229,12 +230,21 @@ def _v2_document(file: Row, row: Row, content: Any) -> Document:
         path=(file.get("path") or file.get("blob_id") or "").lstrip("/"),
         content=data,
         problem=problem,
-        stars=int(row.get("star_events_count") or 0),
-        forks=int(row.get("fork_events_count") or 0),
+        stars=whole(row.get("star_events_count")),
+        forks=whole(row.get("fork_events_count")),
     )
 
 
-def joined(licences: list[str | None] | str | None) -> str:
-    """Return a list of SPDX names as one expression: all of them hold; "" for none."""
-    names = [licences] if isinstance(licences, str) else licences or []
-    return " AND ".join(sorted({name for name in names if name}))
+def whole(value: Any) -> int:
+    """Return a number of stars or forks; 0 where there is none (missing, NaN, no number)."""
+    number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return int(value) if number else 0
+
+
+def joined(licences: Any) -> str:
+    """Return a list of SPDX names, or one, as an expression: all of them hold; "" for none.
+
+    What is no text stays visible as one, which no licence is called.
+    """
+    names = licences if isinstance(licences, list) else [licences]
+    return " AND ".join(sorted({str(name) for name in names if name}))
