@@ -3,17 +3,20 @@
 import heapq
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from llama_scale.files import atomic_write
 
 RUN = 10_000  # rows sorted in memory at a time
+OPEN = 256  # files merged at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +88,33 @@ def row_of(record: Record) -> bytes:
 def write_sorted(unsorted: Path, path: Path) -> Records:
     """Write the rows of ``unsorted`` to ``path`` by (package, path), and their index beside it.
 
-    Runs of RUN rows are sorted in memory and merged, so that does not grow with their number.
+    Runs of RUN rows are sorted in memory and merged, OPEN at a time, so neither memory nor open
+    files grow with their number.
     """
-    runs = list(_runs(unsorted, path))
+    runs = deque(_runs(unsorted, path))
+    while len(runs) > OPEN:
+        merged = path.with_name(f"{path.name}.merged-{len(runs)}")
+        with open(merged, "wb") as file:
+            file.writelines(_merged([runs.popleft() for _ in range(OPEN)]))
+        runs.append(merged)
     starts, sizes, position = array("q"), array("q"), 0
-    with ExitStack() as stack, atomic_write(path, "wb") as file:
-        for row in heapq.merge(*(stack.enter_context(open(run, "rb")) for run in runs), key=_key):
+    with atomic_write(path, "wb") as file:
+        for row in _merged(runs):
             starts.append(position)
             sizes.append(parse(row).size)
             position += file.write(row)
-    for run in runs:
-        run.unlink()
     table = np.array([starts, sizes], dtype=np.int64)  # (2, D)
-    with atomic_write(path.with_suffix(".npy"), "wb") as file:
-        np.save(file, table)
+    write_array(path.with_suffix(".npy"), table)
     return Records(path, *table)
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    """Write an array as .npy, atomically.
+
+    np.save writes into a file past Python, and raises a full disk without its number.
+    """
+    with atomic_write(path, "wb") as file:
+        np.save(SimpleNamespace(write=file.write), values)
 
 
 def _runs(unsorted: Path, path: Path) -> Iterator[Path]:
@@ -108,6 +123,15 @@ def _runs(unsorted: Path, path: Path) -> Iterator[Path]:
             name = path.with_name(f"{path.name}.run-{rows.tell()}")
             name.write_bytes(b"".join(run))
             yield name
+
+
+def _merged(runs: Collection[Path]) -> Iterator[bytes]:
+    """Yield the rows of sorted files in order, then remove them."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(run, "rb")) for run in runs]
+        yield from heapq.merge(*files, key=_key)
+    for run in runs:
+        run.unlink()
 
 
 def _key(row: bytes) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_tools import corpus, filters, split
 from data_tools.corpus import Corpus
-from data_tools.records import Record
+from data_tools.records import Record, write_array
 
 LINES = "lines.bin"  # uint32
 LENGTHS = "lines.npy"  # lines of each kept document
@@ -42,7 +42,7 @@ def inspect(found: Corpus, parses: bool, map_: Callable) -> tuple[np.ndarray, di
                 kept.append(i)
                 lengths.append(len(lines))
                 file.write(lines.tobytes())
-    np.save(found.folder / LENGTHS, np.array(lengths, dtype=np.int64))
+    write_array(found.folder / LENGTHS, np.array(lengths, dtype=np.int64))
     return np.array(kept, dtype=np.int64), {"dropped": dropped, "examples": examples}
 
 

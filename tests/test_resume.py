@@ -1,7 +1,9 @@
 """What a kill leaves is continued: inside every step, only the unfinished part is done again."""
 
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 from test_prepare import built, config, contents, script, site  # noqa: F401
 
 from data_tools import corpus, local, prepare, sources, streams
-from data_tools.records import Record, Records, row_of, write_sorted
+from data_tools.records import Record, Records, row_of, write_array, write_sorted
 from data_tools.sources import Document
 from data_tools.workers import journalled
 
@@ -242,3 +244,36 @@ def test_an_even_sample_equals_a_plain_count(tmp_path):
                 expected.append(i)
                 total += shuffled[i].size
         assert list(prepare.sample(records, limit, True)) == [shuffled[i] for i in sorted(expected)]
+
+
+def test_more_runs_than_may_be_open_are_merged_in_turns(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_tools.records.RUN", 2)
+    monkeypatch.setattr("data_tools.records.OPEN", 3)
+    rng = np.random.default_rng(0)
+    rows = [Record(f"p{rng.integers(9)}", "", "MIT", f"{i}", str(i), 0, i) for i in range(999)]
+    (tmp_path / "rows").write_bytes(b"".join(map(row_of, rows)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = 1 + max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 8, hard))
+    try:
+        records = write_sorted(tmp_path / "rows", tmp_path / "r.jsonl")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert list(records) == sorted(rows, key=lambda r: (r.package, r.path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.jsonl", "r.npy", "rows"]
+
+
+def test_an_array_that_does_not_fit_on_the_disk(tmp_path):
+    """The error has a number, by which launch scripts say what to do, and a name; no file stays."""
+    values = np.arange(10**4)
+    write_array(tmp_path / "whole.npy", values)
+    assert (np.load(tmp_path / "whole.npy") == values).all()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match=r"a\.npy") as raised:
+            write_array(tmp_path / "a.npy", values)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.errno == errno.EFBIG
+    assert os.listdir(tmp_path) == ["whole.npy"]
