@@ -112,7 +112,7 @@ def draw_png(figures: list[Figure]) -> bytes:
         names, values, colours = zip(*figure.bars[::-1], strict=True)
         places = range(len(names))
         axis.barh(places, values, color=colours)
-        axis.set_yticks(places, [name[:42] for name in names], fontsize=8)
+        axis.set_yticks(places, [name[:42] for name in names], fontsize=8, parse_math=False)
         axis.set_title(figure.title, fontsize=11, loc="left")
         axis.set_xlabel(figure.axis, fontsize=9)
         if figure.log and any(values):

@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_tools import benchmarks, contamination, corpus, local, sources, split, streams
+from data_tools.benchmarks import Part
 from data_tools.dedup import exact_survivors
 from data_tools.encode import DOCUMENTS, Layout, shuffled, write_splits
 from data_tools.engine import FOLDER, distributed
@@ -21,7 +23,7 @@ from data_tools.filters import SourceRules
 from data_tools.fim import Fim
 from data_tools.manifest import make_manifest
 from data_tools.near import near_duplicates
-from data_tools.records import Records
+from data_tools.records import Records, write_array
 from data_tools.report import NEAR, write_report
 from data_tools.screen import LENGTHS, LINES, inspect, shared_lines
 from data_tools.settings import PrepareConfig
@@ -50,7 +52,7 @@ def finished(config: PrepareConfig) -> dict | None:
         UserError: The folder holds something else or a build with other settings.
     """
     folder = config.folder
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not os.path.exists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if not (folder / MANIFEST).is_file():
         raise UserError(
@@ -81,7 +83,11 @@ def prepare(config: PrepareConfig) -> dict | None:
         UserError: The settings cannot be met, or another process is building the same folder.
     """
     workers = config.workers or len(os.sched_getaffinity(0))
+    for parts in benchmark_parts(config):
+        next(parts, None)  # an error in it is told now, not after all has been read
     with opened(config) as work, ExitStack() as stack:
+        if (work / MANIFEST).exists():
+            return read_manifest(work)
         if config.engine == "processes":
             map_ = stack.enter_context(mapper(workers))
         else:
@@ -108,6 +114,12 @@ def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[s
     with _stage("decontaminate"):
         arguments = decontaminate, passed, kept, state, config, work
         kept, state = _once(work, "decontaminate", map_, *arguments)
+    if not len(kept):
+        why = ", ".join(f"{row['files']} {reason}" for reason, row in state["dropped"].items())
+        raise UserError(
+            f"source: no file is left to train on, left out: {why or 'none'} (docs/data.md says "
+            "what each reason means)"
+        )
     yield "decontaminate", None
     with _stage("tokenizer"):
         splits = split_by_package(passed, kept, config, work)
@@ -137,8 +149,7 @@ def _once(
     """
     if not (work / f"{name}.json").exists():
         kept, state = make(*arguments, journalled(work / f"{name}.journal", map_))
-        with atomic_write(work / f"{name}.npy", "wb") as file:
-            np.save(file, np.asarray(kept, dtype=np.int64))
+        write_array(work / f"{name}.npy", np.asarray(kept, dtype=np.int64))
         write_json(work / f"{name}.json", state)
     for path in work.glob(f"{name}.journal.*"):
         path.unlink()
@@ -184,9 +195,7 @@ def decontaminate(
     map_: Callable,
 ) -> tuple[np.ndarray, dict]:  # fmt: skip
     """Remove files with benchmark tasks and write contamination.json; return as deduplicate."""
-    parts = [*benchmarks.humaneval()] if config.humaneval else []
-    parts += benchmarks.mbpp(config.mbpp) if config.mbpp else []
-    parts += benchmarks.apps(config.apps) if config.apps else []
+    parts = list(chain.from_iterable(benchmark_parts(config)))
     index = contamination.build_index(parts)
     left = records.take(kept)
     found = contamination.contaminated(work, left, index, map_) if parts else {}
@@ -198,6 +207,14 @@ def decontaminate(
         files.append({"package": record.package, "path": record.path, "matches": matches})
     write_json(work / CONTAMINATION, contamination.summary(parts, index, files))
     return np.delete(kept, sorted(found)), state
+
+
+def benchmark_parts(config: PrepareConfig) -> list[Iterator[Part]]:
+    """Return the parts of each benchmark that training text may not hold, read when asked for."""
+    found = [benchmarks.humaneval()] if config.humaneval else []
+    found += [benchmarks.mbpp(config.mbpp)] if config.mbpp else []
+    found += [benchmarks.apps(config.apps)] if config.apps else []
+    return found
 
 
 def encode(
@@ -303,18 +320,35 @@ def _documents(config: PrepareConfig, start: int) -> Iterator[Document | None]:
         found = streams.documents(
             config.source, config.language, config.path, config.store, config.licence, limit, start
         )
-    wanted, barred = set(config.packages or []), set(config.exclude)
+    barred = set(config.exclude)
+    wanted = None if config.packages is None else set(config.packages)
     for document in found:
         name = document.package
-        yield document if name not in barred and (not wanted or name in wanted) else None
+        yield document if name not in barred and (wanted is None or name in wanted) else None
 
 
 @contextmanager
 def opened(config: PrepareConfig) -> Iterator[Path]:
-    """Yield the folder that the build grows in; when it is complete, put it in its place."""
-    folder = config.folder
+    """Yield the folder that the build grows in; when it is complete, put it in its place.
+
+    A failure before anything was collected leaves no folder.
+
+    Raises:
+        UserError: It cannot be made, or another process is building there.
+    """
+    folder = Path(os.path.realpath(config.folder))  # not a link: a folder cannot take its place
+    if os.path.ismount(folder) or folder == Path.cwd():
+        raise UserError(
+            f"{folder}: a build cannot take the place of a mount point or of the current folder; "
+            "choose a folder inside it as --out"
+        )
     work = folder.parent / f".{folder.name}.tmp"
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{work}: cannot be made ({error.strerror}); choose another --out"
+        ) from None
     with open(work / LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -325,18 +359,28 @@ def opened(config: PrepareConfig) -> Iterator[Path]:
         settings = {"format": FORMAT, **config.settings}
         same = (work / SETTINGS).exists() and read_json(work / SETTINGS) == settings
         encoded = (work / "encode.json").exists()
+        complete = (work / MANIFEST).exists() and _is_of(read_json(work / MANIFEST), config)
         for path in work.iterdir():
             shard = encoded and (path.suffix == ".bin" or path.name == DOCUMENTS)
             stage = path.name in (*STAGES, FOLDER) or ".journal." in path.name
-            if path.name != LOCK and not (same and (stage or shard)):
+            if path.name != LOCK and not complete and not (same and (stage or shard)):
                 _remove(path)
         write_json(work / SETTINGS, settings)
-        yield work
+        try:
+            yield work
+        except BaseException:
+            if not any((work / name).exists() for name in (corpus.CHECKPOINT, corpus.SUMMARY)):
+                _remove(work)
+            raise
         if (work / MANIFEST).exists():
             for name in (*SCRATCH, contamination.INDEX, SETTINGS, LOCK):
                 (work / name).unlink(missing_ok=True)
             _remove(work / FOLDER)
             work.replace(folder)
+
+
+def _is_of(manifest: dict, config: PrepareConfig) -> bool:
+    return manifest["format"] == FORMAT and manifest["settings"] == config.settings
 
 
 def _remove(path: Path) -> None:

@@ -99,6 +99,8 @@ class PrepareConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name}: expected at least 1, found {value}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"seed: expected a number of 64 bits, found {self.seed}")
         if self.vocab_size > MAX_VOCAB:
             raise UserError(
                 f"vocab_size: shards hold ids below {MAX_VOCAB}, found {self.vocab_size}"
