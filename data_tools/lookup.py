@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,25 +53,32 @@ def lookup(config: LookupConfig) -> dict:
     path = Path(config.data) / "documents.jsonl.gz"
     if not path.is_file():
         raise UserError(f"{path}: no such file; run launch/prepare.py again")
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for row in map(json.loads, file):
-            offset = config.token - row["start"]
-            if (row["split"], row["shard"]) != (config.split, config.shard):
-                continue
-            if 0 <= offset < row["tokens"]:
-                break
-        else:
-            raise UserError(f"token: {config.token} is padding between packed documents")
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            found = (row for row in map(json.loads, file) if _holds(row, config))
+            row = next(found, None)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(
+            f"{path}: damaged ({error}); delete the folder and run launch/prepare.py again"
+        ) from None
+    if row is None:
+        raise UserError(f"token: {config.token} is padding between packed documents")
     model = load_tokenizer(tokens)
     first, last = row["start"], row["start"] + row["tokens"]
     begin, end = max(first, config.token - AROUND), min(last, config.token + 1 + AROUND)
     return row | {
-        "offset": offset + row.get("first", 0),
+        "offset": config.token - first + row.get("first", 0),
         "id": int(shard[config.token]),
         "before": model.decode(shard[begin : config.token].tolist()),
         "text": model.decode([int(shard[config.token])]),
         "after": model.decode(shard[config.token + 1 : end].tolist()),
     }
+
+
+def _holds(row: dict, config: LookupConfig) -> bool:
+    place = row["split"], row["shard"]
+    within = 0 <= config.token - row["start"] < row["tokens"]
+    return within and place == (config.split, config.shard)
 
 
 def describe(found: dict) -> str:

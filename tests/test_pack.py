@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -163,3 +164,18 @@ def test_lookup_names_the_file_of_a_token(packed, site, tmp_path):  # noqa: F811
     last = len(tokens.shards) - 1
     with pytest.raises(UserError, match="is padding"):
         lookup(LookupConfig(str(settings.folder), len(tokens.shards[last]) - 1, last))
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "bits"])
+def test_lookup_in_a_damaged_list_of_documents(packed, tmp_path, damage):
+    settings, _ = packed
+    folder = shutil.copytree(settings.folder, tmp_path / "copy")
+    path = folder / "documents.jsonl.gz"
+    data = path.read_bytes()
+    middle = len(data) // 2
+    changed = {"text": b"garbage", "cut": data[:middle], "bits": data[:middle] + data[9:]}
+    path.write_bytes(changed[damage])
+    last = json.loads(gzip.decompress(data).splitlines()[-1])
+    assert last["split"] == "val"
+    with pytest.raises(UserError, match=r"documents\.jsonl\.gz: damaged .*delete the folder"):
+        lookup(LookupConfig(str(folder), last["start"], last["shard"], "val"))
