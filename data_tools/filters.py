@@ -32,9 +32,11 @@ BASE64 = re.compile(r"[a-zA-Z0-9+/\n=]{64,}")
 HEX = re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,|\b\s*)){8,}")
 UNICODE_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}")
 
+# Within a line, so that blank lines and prose cost no more than their length.
 PYTHON_2 = re.compile(
-    rb"^\s*(?:print\s+[^\s(=]|exec\s+[\"'\w]+\s*(?:in\b|$)|except\s+[\w.()\s]+,\s*\w+\s*:|"
-    rb"raise\s+\w+\s*,)|<>|\b0[0-7]+\b|\b\d+[lL]\b|`",
+    rb"^[^\S\n]*(?:print[^\S\n]+[^\s(=]|exec[^\S\n]+[\"'\w]+[^\S\n]*(?:in\b|$)|"
+    rb"except[^\S\n]+[\w.(), \t]+,[ \t]*\w+[ \t]*:|raise[^\S\n]+\w+[^\S\n]*,)|"
+    rb"<>|\b0[0-7]+\b|\b\d+[lL]\b|`",
     re.MULTILINE,
 )
 
