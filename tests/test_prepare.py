@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pytest
 from conftest import ROOT, run_script
 from test_sources import install
 
-from data_tools import corpus, encode, figures, prepare, workers
+from data_tools import corpus, encode, prepare, workers
 from data_tools.prepare import PrepareConfig, finished
 from data_tools.report import funnel
 from llama_scale.errors import UserError
@@ -374,111 +373,3 @@ def test_shipped_configs(name):
     )
     assert config.name == name
     assert config.folder == Path("data") / name
-
-
-def test_a_failure_before_anything_is_collected_leaves_nothing(config, tmp_path):
-    for change, message in (
-        ({"source": "folder", "path": str(tmp_path / "no")}, "path: .*no such file or folder"),
-        ({"packages": ["no-such-package"]}, "packages: 'no-such-package' is not installed"),
-        ({"engine": "slurm"}, "^(partition|engine): "),
-        ({"mbpp": str(tmp_path / "mbpp.json")}, "mbpp: .*no such file"),
-    ):
-        with pytest.raises(UserError, match=message):
-            prepare.prepare(replace(config, **change))
-        assert not list(tmp_path.iterdir()), change
-
-
-def test_what_was_left_out_is_said_when_nothing_is_left(config, tmp_path):
-    path = tmp_path / "rows.jsonl"
-    rows = [{"content": "  \0", "licence": "MIT"}, {"content": "\n ", "licence": "MIT"}]
-    path.write_text("\n".join(map(json.dumps, [*rows, rows[1], {"content": "value = 1\n"}])))
-    settings = replace(config, source="jsonl", path=str(path), packages=None)
-    with pytest.raises(UserError, match="left out: 1 licence, 1 nul, 2 empty "):
-        prepare.prepare(settings)
-    with pytest.raises(UserError, match=r"left out: none \("):
-        prepare.prepare(replace(settings, packages=[]))
-
-
-def test_a_benchmark_that_cannot_be_read_is_told_before_the_source_is(config, monkeypatch):
-    monkeypatch.setattr(corpus, "collect", lambda *_: 1 / 0)
-    for name in ("mbpp", "apps"):
-        with pytest.raises(UserError, match=f"{name}: .*no such file"):
-            prepare.prepare(replace(config, **{name: "nowhere"}))
-    assert not list(config.folder.parent.iterdir())
-
-
-def test_the_folder_may_be_a_link(built, config, tmp_path):
-    """A rename onto a link fails, which showed only when all was done."""
-    (tmp_path / "disk/here").mkdir(parents=True)
-    for name in ("here", "new"):
-        (tmp_path / name).symlink_to(f"disk/{name}")
-        settings = replace(config, out=str(tmp_path / name))
-        with prepare.opened(settings) as work:
-            for file, content in contents(built[0].folder).items():
-                (work / file).write_bytes(content)
-        assert finished(settings) == built[1]
-        assert (tmp_path / name).is_symlink()
-    assert {path.name for path in (tmp_path / "disk").iterdir()} == {"here", "new"}
-
-
-def test_folders_that_cannot_be_made(config, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("mine")
-    for out, message in (
-        (tmp_path / "file/x", r"\.x\.tmp: cannot be made \(Not a directory\); choose another"),
-        (tmp_path / ("a" * 253), r"cannot be made \(File name too long\)"),
-        (tmp_path / ("a" * 999), r"cannot be made \(File name too long\)"),
-        ("/proc", "/proc: a build cannot take the place of a mount point.*a folder inside it"),
-        (".", "cannot take the place of.* the current folder"),
-    ):
-        settings = replace(config, out=str(out))
-        if str(out)[-1] in "ax":
-            assert finished(settings) is None
-        with pytest.raises(UserError, match=message):
-            prepare.prepare(settings)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_kill_while_scratch_files_are_removed_loses_nothing(built, config, monkeypatch):
-    """Wherever it falls, the next run only removes the rest and gives the folder its name."""
-    reference = contents(built[0].folder)
-    unlink, removed, before = Path.unlink, [], [0]
-
-    def stop(path, missing_ok=False):
-        if len(removed) == before[0]:
-            raise KeyboardInterrupt
-        removed.append(path)
-        unlink(path, missing_ok)
-
-    for before[0] in range(len(prepare.SCRATCH) + 4):
-        removed.clear()
-        with (
-            monkeypatch.context() as patch,
-            pytest.raises(KeyboardInterrupt),
-            prepare.opened(config) as work,
-        ):
-            for name, content in reference.items():
-                (work / name).write_bytes(content)
-            for name in prepare.SCRATCH:
-                (work / name).write_bytes(b"x")
-            patch.setattr(Path, "unlink", stop)
-        assert not config.folder.exists()
-        with monkeypatch.context() as patch:
-            patch.setattr(prepare, "steps", lambda *_: 1 / 0)
-            assert prepare.prepare(config) == built[1]
-        assert contents(config.folder) == reference
-        assert not work.exists()
-        shutil.rmtree(config.folder)
-
-
-def test_a_complete_build_of_other_settings_is_not_taken(built, config):
-    work = config.folder.parent / ".tiny.tmp"
-    shutil.copytree(built[0].folder, work)
-    with prepare.opened(replace(config, seed=7)):
-        assert not (work / "manifest.json").exists()
-
-
-def test_names_with_dollars_are_drawn_as_they_are():
-    """Between two of them matplotlib would read a formula, and stop at a wrong one."""
-    bars = [(name, 1.0, "#000000") for name in ("$x_{$", "a$b$", "plain")]
-    assert figures.draw_png([figures.Figure("t", "MB", bars)]).startswith(b"\x89PNG")
