@@ -1,9 +1,12 @@
 """Typed configuration: dataclasses filled from YAML files and ``--dotted.overrides``."""
 
 import dataclasses
+import math
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,6 +18,30 @@ from llama_scale.errors import UserError, nearest
 CONFIGS = Path(__file__).parent.parent / "configs"
 Auto = Literal["auto"]
 T = TypeVar("T")
+
+
+def _check(config: Any, prefix: str, wanted: str, holds: Callable[[Any], bool], names: str) -> None:
+    """Raise UserError on the first of the fields ``names`` that is not as ``wanted``.
+
+    auto and null are as wanted, and a list is if each of its items is.
+    """
+    for name in names.split():
+        found = getattr(config, name)
+        items = found if isinstance(found, list) else [found]
+        if not all(item in ("auto", None) or holds(item) for item in items):
+            raise UserError(f"{prefix}{name}: expected {wanted}, found {found}")
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
+def _counts(value: float) -> bool:
+    return 1 <= value < math.inf
+
+
+def _at_least_0(value: float) -> bool:
+    return 0 <= value < math.inf
 
 
 @dataclass(frozen=True)
@@ -48,15 +75,15 @@ class ModelConfig:
     document_mask: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "n_layers", "n_heads", "d_ff", "vocab_size", "context_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name}: expected at least 1, found {getattr(self, name)}")
+        sizes = "d_model n_layers n_heads d_ff n_kv_heads vocab_size context_length"
+        _check(self, "model.", "at least 1", _counts, sizes)
+        _check(self, "model.", "a positive number", _positive, "rope_theta norm_eps")
         if self.d_model % (2 * self.n_heads):
             raise UserError(
                 f"model.n_heads: {self.n_heads} heads do not divide d_model = {self.d_model} into "
                 "even head dimensions"
             )
-        if self.kv_heads < 1 or self.n_heads % self.kv_heads:
+        if self.n_heads % self.kv_heads:
             raise UserError(
                 f"model.n_kv_heads: {self.kv_heads} does not divide n_heads = {self.n_heads}"
             )
@@ -78,7 +105,7 @@ class OptimConfig:
 
     Args:
         lr: Peak learning rate; auto is the Step Law, capped.
-        batch_tokens: Tokens in one optimizer step; auto is the Step Law.
+        batch_tokens: Tokens in one optimizer step, whole sequences; auto is the Step Law.
         warmup_steps: Steps of linear warmup; auto is about one token per parameter.
         schedule: Decay after the warmup; cooldown is the linear end of a constant run that
             branch_from names.
@@ -87,7 +114,7 @@ class OptimConfig:
         beta2: Decay of the second moment.
         eps: Term added to the denominator.
         weight_decay: Decoupled decay of matrices; norms have none.
-        clip: Largest gradient norm.
+        clip: Largest gradient norm; .inf clips nothing.
     """
 
     lr: float | Auto = "auto"
@@ -100,6 +127,15 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        check = partial(_check, self, "optim.")
+        check("a positive number", _positive, "lr eps")
+        check("a positive number, or .inf for none", lambda x: x > 0, "clip")
+        check("at least 1", _counts, "batch_tokens")
+        check("at least 0", _at_least_0, "warmup_steps weight_decay")
+        check("at least 0 and below 1", lambda x: 0 <= x < 1, "beta1 beta2")
+        check("a share from 0 to 1", lambda x: 0 <= x <= 1, "min_lr_ratio")
 
 
 @dataclass(frozen=True)
@@ -166,6 +202,13 @@ class TrainConfig:
     wandb: str | None = None
     group: str | None = None
 
+    def __post_init__(self) -> None:
+        check = partial(_check, self, "")
+        counts = "tokens micro_batch devices nodes threads log_every val_tokens keep max_skips"
+        check("at least 1", _counts, f"{counts} keep_steps")
+        check("at least 0", _at_least_0, "val_every checkpoint_every keep_every")
+        check("a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "seed")
+
 
 def parse(
     config_class: type[T],
@@ -175,7 +218,8 @@ def parse(
 ) -> T:
     """Fill ``config_class`` from ``--config FILE``, ``--size NAME`` and ``--dotted.overrides``.
 
-    Later arguments win; ``--dry-run`` is ``--dry_run``, and a switch needs no value.
+    Later arguments win, but ``--size`` wins over the size of a file wherever it stands;
+    ``--dry-run`` is ``--dry_run``, and a switch needs no value.
     ``positional`` names the field that a leading argument without a flag fills. Raises UserError
     with one line on an unknown key (naming the nearest one), a wrong type, a missing file or an
     unknown size.
@@ -192,7 +236,8 @@ def parse(
         argv[0] = f"--{positional}={argv[0]}"
     argv = _normalise(argv, config_class)
     try:
-        values = parser.instantiate(parser.parse_args(_expand_size(argv)))
+        sized = {"size", "model"} <= set(_field_names(config_class))
+        values = parser.instantiate(parser.parse_args(_expand_sizes(argv) if sized else argv))
     except jsonargparse.ArgumentError as error:
         raise UserError(_one_line(str(error), config_class, argv)) from None
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
@@ -239,17 +284,36 @@ def _normalise(argv: list[str], config_class: type) -> list[str]:
     return result
 
 
-def _expand_size(argv: list[str]) -> list[str]:
-    expanded = []
-    for position, argument in enumerate(argv):
-        expanded.append(argument)
-        name = argument.removeprefix("--size=")
-        if position and argv[position - 1] == "--size":
-            name = argument
-        elif name == argument:
-            continue
-        expanded.append(f"--model={size_path(name)}")
+def _expand_sizes(argv: list[str]) -> list[str]:
+    """Put the shape of each named size where it counts, as ``--model=FILE``.
+
+    The size of a flag goes over that of a file, label and shape, wherever it stands. The
+    ``model`` of a file goes over the shape of that file's own size.
+    """
+    flags, expanded = _joined(argv, ("--size", "--config")), []
+    chosen = [flag.removeprefix("--size=") for flag in flags if flag.startswith("--size=")][-1:]
+    for flag in flags:
+        value = flag.partition("=")[2]
+        values = read_yaml(value) if flag.startswith("--config=") else {}
+        size = values.get("size") if isinstance(values, dict) else None
+        if flag.startswith("--size="):
+            expanded += [flag, f"--model={size_path(value)}"]
+        elif size and chosen and chosen != [size]:
+            expanded += [flag, f"--size={chosen[0]}", f"--model={size_path(chosen[0])}"]
+        elif size and "d_model" not in (values.get("model") or {}):
+            expanded += [f"--model={size_path(str(size))}", flag]
+        else:
+            expanded.append(flag)
     return expanded
+
+
+def _joined(argv: list[str], names: tuple[str, ...]) -> list[str]:
+    """Write ``--name value`` as ``--name=value`` for the given names."""
+    rest, joined = iter(argv), []
+    for argument in rest:
+        value = next(rest, None) if argument in names else None
+        joined.append(argument if value is None else f"{argument}={value}")
+    return joined
 
 
 def _field_names(config_class: type, prefix: str = "", of_type: type | None = None) -> list[str]:

@@ -143,8 +143,6 @@ def pick_layout(
     micro_batch do not divide the batch.
     """
     devices = config.devices * config.nodes
-    if config.devices < 1 or config.nodes < 1:
-        raise UserError(f"devices: {config.devices} x {config.nodes} nodes; both must be positive")
     if batch % devices:
         context = config.model.context_length
         raise UserError(
@@ -152,7 +150,7 @@ def pick_layout(
             f"--optim.batch_tokens {max(1, round(batch / devices)) * devices * context}"
         )
     wanted = config.micro_batch
-    if wanted != "auto" and (wanted < 1 or batch // devices % wanted):
+    if wanted != "auto" and batch // devices % wanted:
         raise UserError(
             f"micro_batch: {wanted} does not divide the batch of {batch // devices} sequences"
             + (" on each device" if devices > 1 else "")

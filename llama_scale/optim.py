@@ -68,7 +68,8 @@ class Recipe:
 def resolve(config: TrainConfig) -> Recipe:
     """Replace ``auto`` in tokens, batch, learning rate and warmup by the laws' values.
 
-    Raises UserError when the run is shorter than one step.
+    Raises UserError when the run is shorter than one step, when a given batch is not of whole
+    sequences, or when a branch does not continue its parent.
     """
     n = count_parameters(config.model).non_embedding
     context = config.model.context_length
@@ -82,11 +83,12 @@ def resolve(config: TrainConfig) -> Recipe:
     if tokens == "auto":
         tokens = TOKENS_PER_PARAMETER * n
         laws["tokens"] = f"{TOKENS_PER_PARAMETER} x {n:,} non-embedding parameters"
-    batch_tokens = config.optim.batch_tokens
-    if batch_tokens == "auto":
-        batch_tokens = step_law_batch(tokens)
-        laws["batch_tokens"] = f".58 D^.571 = {batch_tokens:,.0f} (Step Law), in round sequences"
-    batch = _round_batch(batch_tokens / context)
+    if config.optim.batch_tokens == "auto":
+        wanted = step_law_batch(tokens)
+        batch = round_batch(wanted / context)
+        laws["batch_tokens"] = f".58 D^.571 = {wanted:,.0f} (Step Law), rounded to sequences"
+    else:
+        batch = whole_batch(config.optim.batch_tokens, context)
     steps = round(tokens / (batch * context))
     if parent and steps <= parent["step"]:
         raise UserError(
@@ -106,8 +108,6 @@ def resolve(config: TrainConfig) -> Recipe:
     if warmup == "auto":
         warmup = warmup_law(n, batch * context, steps)
         laws["warmup_steps"] = "N tokens, at least 100 steps, at most 5 % (10 % of a short run)"
-    if not 0 < lr < math.inf or warmup < 0:
-        raise UserError(f"optim: lr = {lr} and warmup_steps = {warmup} must be positive")
     return Recipe(
         tokens=steps * batch * context,
         steps=steps,
@@ -154,7 +154,19 @@ def read_parent(config: TrainConfig) -> dict[str, Any] | None:
     return parent
 
 
-def _round_batch(sequences: float) -> int:
+def whole_batch(batch_tokens: int, context: int) -> int:
+    """Return the sequences in a batch; raise UserError unless they are whole."""
+    batch, rest = divmod(batch_tokens, context)
+    if rest:
+        below = f"{batch * context} or " if batch else ""
+        raise UserError(
+            f"optim.batch_tokens: {batch_tokens} is not a multiple of model.context_length = "
+            f"{context}; the nearest are {below}{(batch + 1) * context}"
+        )
+    return batch
+
+
+def round_batch(sequences: float) -> int:
     """Round to three significant bits, so that a batch splits evenly over devices and steps."""
     sequences = max(1.0, sequences)
     unit = 2 ** max(0, math.floor(math.log2(sequences)) - 2)
@@ -167,8 +179,8 @@ def lr_ratio(
     """Return the learning rate of optimizer step ``step`` (from 0) as a share of the peak.
 
     Linear warmup, then a cosine to ``min_lr_ratio`` at the last step, or constant. A cooldown is
-    linear from ``first_step``, where its branch begins, to
-    ``min_lr_ratio`` at the last (Hagele et al. 2024).
+    linear from ``first_step``, where its branch begins, to ``min_lr_ratio`` at the last (Hagele
+    et al. 2024).
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -37,7 +37,7 @@ from llama_scale.optim import Recipe, resolve
 from llama_scale.tokens import Tokens, open_tokens
 
 GPU_UTILISATION = 0.4
-# Fields that may differ when a run continues: they do not change what it computes.
+# Fields that may differ when a run continues: they change no more than rounding.
 FREE_FIELDS = {
     "run", "device", "compile", "micro_batch", "checkpoint_activations", "devices", "nodes",
     "strategy", "threads", "checkpoint_every", "keep", "keep_every", "keep_steps", "wandb", "group",
@@ -93,9 +93,6 @@ def plan_run(config: TrainConfig) -> Run:
     Raises UserError if the data is missing or damaged, its tokenizer does not match the model,
     the device cannot hold the model, or the run folder belongs to another configuration.
     """
-    for name in ("log_every", "keep", "val_tokens", "max_skips"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name}: expected at least 1, found {getattr(config, name)}")
     recipe = resolve(config)
     set_threads(config.threads)
     machine = describe_machine(None, GPU_UTILISATION, pick_device(config.device), config.threads)

@@ -1,8 +1,11 @@
 """Configuration: what a person types, and the one line for what is wrong with it."""
 
+import dataclasses
+import math
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llama_scale.config import CONFIGS, TrainConfig, load_size, parse
 from llama_scale.errors import UserError
@@ -29,6 +32,33 @@ def test_config_file_then_flags(tmp_path):
     assert (config.seed, config.optim.lr, config.optim.clip) == (3, 0.004, 0.5)
 
 
+def test_the_size_of_a_flag_wins_over_that_of_a_file(tmp_path):
+    small, whole, part = (tmp_path / f"{name}.yaml" for name in ("small", "whole", "part"))
+    small.write_text("size: S2\nseed: 3\n")
+    shape = dataclasses.asdict(load_size("S2", vocab_size=99, d_ff=7))
+    whole.write_text(yaml.safe_dump({"size": "S2", "model": shape}))  # as a run's config.yaml
+    part.write_text("model: {d_ff: 7}\n")
+
+    def chosen(*argv: str) -> tuple:
+        config = train(*argv)
+        return config.size, config.model
+
+    assert chosen("--config", str(small)) == ("S2", load_size("S2"))
+    assert chosen(f"--config={whole}") == ("S2", load_size("S2", vocab_size=99, d_ff=7))
+    for file in (small, whole):
+        flags = ["--size", "M1", f"--config={file}"]
+        vocabulary = 32_000 if file == small else 99  # no size sets it
+        expected = "M1", load_size("M1", vocab_size=vocabulary)
+        assert chosen(*flags) == chosen(*flags[2:], *flags[:2]) == expected
+    assert chosen("--size=M1", "--size=S2", f"--config={small}") == ("S2", load_size("S2"))
+    assert chosen("--size=M1", f"--config={part}") == ("M1", load_size("M1", d_ff=7))
+    small.write_text("size: custom\n")
+    with pytest.raises(UserError, match=r"configs/size/custom\.yaml"):
+        train(f"--config={small}")
+    whole.write_text(yaml.safe_dump({"size": "custom", "model": shape}))
+    assert chosen(f"--config={whole}")[0] == "custom"
+
+
 def test_positional_fills_its_field():
     config = parse(TrainConfig, "Train.", ["some/data", "--size", "M1"], positional="data")
     assert config.data == "some/data"
@@ -46,6 +76,23 @@ def test_positional_fills_its_field():
         (["--size", "M1", "--model.n_kv_heads", "2"], ["model.n_kv_heads", "2", "3"]),
         (["--size", "M1", "--model.d_ff", "0"], ["model.d_ff", "0"]),
         (["--size", "M1", "--config", "absent.yaml"], ["absent.yaml"]),
+        (["--size", "M1", "--optim.clip", "0"], ["optim.clip", "positive", "found 0.0"]),
+        (["--size", "M1", "--optim.beta1", "1"], ["optim.beta1", "below 1", "found 1.0"]),
+        (["--size", "M1", "--optim.beta2", "-.1"], ["optim.beta2", "at least 0", "found -0.1"]),
+        (["--size", "M1", "--optim.weight_decay", "-1"], ["optim.weight_decay", "found -1.0"]),
+        (["--size", "M1", "--optim.min_lr_ratio", "1.1"], ["optim.min_lr_ratio", "0 to 1"]),
+        (["--size", "M1", "--optim.eps", "0"], ["optim.eps", "found 0.0"]),
+        (["--size", "M1", "--optim.lr", ".nan"], ["optim.lr", "found nan"]),
+        (["--size", "M1", "--optim.warmup_steps", "-1"], ["optim.warmup_steps", "found -1"]),
+        (["--size", "M1", "--optim.batch_tokens", "0"], ["optim.batch_tokens", "found 0"]),
+        (["--size", "M1", "--model.rope_theta", ".inf"], ["model.rope_theta", "found inf"]),
+        (["--size", "M1", "--model.n_kv_heads", "0"], ["model.n_kv_heads", "found 0"]),
+        (["--size", "M1", "--tokens", "-5"], ["tokens: expected at least 1, found -5"]),
+        (["--size", "M1", "--tokens", ".inf"], ["tokens", "found inf"]),
+        (["--size", "M1", "--seed", "-1"], ["seed", "found -1"]),
+        (["--size", "M1", "--threads", "0"], ["threads", "found 0"]),
+        (["--size", "M1", "--checkpoint_every", "-3"], ["checkpoint_every", "found -3"]),
+        (["--size", "M1", "--keep_steps", "[4,0]"], ["keep_steps", "[4, 0]"]),
         ([], ["--size"]),
     ],
 )
@@ -55,6 +102,14 @@ def test_bad_input_is_one_line(argv, words):
     message = str(error.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_limits_are_inside():
+    config = train(
+        "--size=M1", "--optim.beta1=0", "--optim.min_lr_ratio=1", "--optim.weight_decay=0",
+        "--optim.clip=.inf", "--val_every=0", "--keep_steps=[1]", "--tokens=1", "--seed=4294967295",
+    )  # fmt: skip
+    assert (config.optim.clip, config.tokens, config.keep_steps) == (math.inf, 1, [1])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The cost of a run, told before it is paid."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 from conftest import ROOT, run_script
 
 from llama_scale.accounting import GIB, HARDWARE, USABLE
-from llama_scale.config import TrainConfig, load_size, parse
+from llama_scale.config import OptimConfig, TrainConfig, load_size, parse
 from llama_scale.errors import UserError
 from llama_scale.forecast import forecast
 
@@ -67,13 +68,23 @@ def test_recomputing_makes_room_for_a_larger_micro_batch():
     [
         ({"devices": 3}, ["devices", "3", "--optim.batch_tokens"]),
         ({"micro_batch": 7}, ["micro_batch", "7", "does not divide"]),
-        ({"devices": 0}, ["devices", "positive"]),
+        ({"devices": 0}, ["devices", "at least 1", "0"]),
     ],
 )
 def test_contradictions_are_named(fields, words):
     with pytest.raises(UserError) as error:
         ask("M5", "h200", **fields)
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("devices", [3, 6, 12])
+def test_the_advised_batch_suits_the_devices(devices):
+    with pytest.raises(UserError) as error:
+        ask("M5", "h200", devices=devices)
+    advised = int(re.search(r"--optim.batch_tokens (\d+)", str(error.value))[1])
+    cost = ask("M5", "h200", devices=devices, optim=OptimConfig(batch_tokens=advised))
+    assert cost.batch_tokens == advised == pytest.approx(1_310_720, rel=0.01)
+    assert advised % (devices * 2048) == 0
 
 
 def test_unknown_hardware_names_the_nearest():

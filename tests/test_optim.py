@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from llama_scale.optim import (
     build_optimizer,
     lr_ratio,
     resolve,
+    round_batch,
     step_law_batch,
     step_law_lr,
     warmup_law,
@@ -70,6 +72,24 @@ def test_resolve_refuses_a_run_without_a_step():
         resolve(TrainConfig(model=SHAPE, tokens=100, optim=OptimConfig(batch_tokens=4096)))
 
 
+@pytest.mark.parametrize("sequences", [1, 9, 11, 100, 1000])
+def test_a_given_batch_is_taken_as_it_is(sequences):
+    optim = OptimConfig(batch_tokens=sequences * 32)
+    assert resolve(TrainConfig(model=SHAPE, tokens=64_000, optim=optim)).batch == sequences
+
+
+@pytest.mark.parametrize(("batch", "words"), [(300, "288 or 320"), (31, "nearest are 32")])
+def test_a_given_batch_of_broken_sequences_is_refused(batch, words):
+    optim = OptimConfig(batch_tokens=batch)
+    with pytest.raises(UserError, match=rf"optim.batch_tokens: {batch} .* = 32; the .*{words}$"):
+        resolve(TrainConfig(model=SHAPE, tokens=64_000, optim=optim))
+
+
+@pytest.mark.parametrize(("wanted", "rounded"), [(0.3, 1), (6.4, 6), (9, 8), (11, 12), (100, 96)])
+def test_a_batch_of_the_law_has_three_bits(wanted, rounded):
+    assert round_batch(wanted) == rounded
+
+
 def test_weight_decay_is_on_matrices_alone():
     model = Llama(SHAPE)
     decayed, plain = build_optimizer(model, OptimConfig(), lr=1e-3).param_groups
@@ -79,12 +99,19 @@ def test_weight_decay_is_on_matrices_alone():
     assert grouped == len(list(model.parameters()))
 
 
-def test_adamw_step_by_hand():
-    model = torch.nn.Linear(1, 1, bias=False)
+def test_adamw_steps_by_hand():
+    """Loshchilov and Hutter 2019, algorithm 2, in numpy, with a value of its own for each field."""
+    config = OptimConfig(beta1=0.7, beta2=0.8, eps=0.01, weight_decay=0.3)
+    model = torch.nn.Linear(2, 1, bias=False)
     with torch.no_grad():
-        model.weight.fill_(2.0)
-    optimizer = build_optimizer(model, OptimConfig(), lr=0.1)
-    (model(torch.ones(1, 1)) * 3).sum().backward()
-    optimizer.step()
-    # Loshchilov and Hutter 2019: decay 2 (1 - .1 x .1), then a first Adam step of size lr.
-    assert model.weight.item() == pytest.approx(2 * (1 - 0.01) - 0.1, abs=1e-6)
+        model.weight.copy_(torch.tensor([[2.0, -1.0]]))
+    optimizer = build_optimizer(model, config, lr=0.1)
+    weight, first, second = np.array([2.0, -1.0]), np.zeros(2), np.zeros(2)
+    for step, gradient in enumerate(np.array([[3.0, -0.5], [-1.0, 2.0], [0.0, 4.0]]), start=1):
+        model.weight.grad = torch.tensor(gradient[None], dtype=torch.float32)
+        optimizer.step()
+        first = 0.7 * first + 0.3 * gradient
+        second = 0.8 * second + 0.2 * gradient**2
+        weight *= 1 - 0.1 * 0.3
+        weight -= 0.1 * (first / (1 - 0.7**step)) / (np.sqrt(second / (1 - 0.8**step)) + 0.01)
+        assert model.weight.detach().numpy()[0] == pytest.approx(weight, abs=1e-6)

@@ -9,7 +9,7 @@ from functools import partial
 from llama_scale.accounting import count_parameters, flops_per_token
 from llama_scale.config import ModelConfig, TrainConfig, parse
 from llama_scale.errors import UserError
-from llama_scale.optim import Recipe, resolve
+from llama_scale.optim import Recipe, resolve, round_batch
 from llama_scale.scaling.grids import Grid, wanted
 from llama_scale.scaling.settings import PlannedRun, StudyConfig
 from llama_scale.scaling.tasks import device_flags, flags, flatten
@@ -73,11 +73,8 @@ def _sweep(
 ) -> list[PlannedRun]:
     """Return a run for each multiple of the law's batch and rate, all of equally many tokens."""
     sketch = plan(size, label(tokens), tokens, seed)
-    batches = {}
-    for factor in grid.batch_factors:
-        wanted_batch = str(round(factor * sketch.recipe.batch_tokens))
-        tried = plan(size, label(tokens), tokens, seed, "--optim.batch_tokens", wanted_batch)
-        batches[factor] = tried.recipe.batch_tokens  # in round sequences
+    context = sketch.recipe.batch_tokens // sketch.recipe.batch
+    batches = {x: context * round_batch(x * sketch.recipe.batch) for x in grid.batch_factors}
     together = math.lcm(*batches.values())
     equal = together * max(1, round(tokens / together))
     return [
