@@ -15,8 +15,6 @@ class Place:
     launcher: Literal["torchrun", "slurm", "self"]
     rank: int
     world: int
-    local_rank: int
-    node: int
 
 
 def find_place(devices: int, nodes: int, environment: Mapping[str, str] = os.environ) -> Place:
@@ -28,11 +26,11 @@ def find_place(devices: int, nodes: int, environment: Mapping[str, str] = os.env
     """
     wanted = devices * nodes
     if "TORCHELASTIC_RUN_ID" in environment:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK")
+        names = ("RANK", "WORLD_SIZE")
         place = Place("torchrun", *_numbers(names, environment))
         advice = f"torchrun --nnodes {nodes} --nproc-per-node {devices}"
     elif "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID")
+        names = ("SLURM_PROCID", "SLURM_NTASKS")
         place = Place("slurm", *_numbers(names, environment))
         advice = f"srun --nodes {nodes} --ntasks-per-node {devices}"
     elif nodes > 1:
@@ -40,8 +38,7 @@ def find_place(devices: int, nodes: int, environment: Mapping[str, str] = os.env
             f"nodes: {nodes} nodes need a launcher; use torchrun or srun (docs/distributed.md)"
         )
     else:
-        rank = int(environment.get("LOCAL_RANK", "0"))
-        return Place("self", rank, wanted, rank, 0)
+        return Place("self", int(environment.get("LOCAL_RANK", "0")), wanted)
     if place.world != wanted:
         raise UserError(
             f"devices: {place.launcher} started {place.world} processes, the run is for {devices} "

@@ -65,7 +65,8 @@ class Rollback(StepCallback):
     """Stops a run in which ``limit`` steps in a row were skipped, naming the first of them.
 
     The device's count is fetched every ``limit`` steps and looked at one step later, so that the
-    device has work while the host waits for it. ``first`` is that step (from 1), or None.
+    device has work while the host waits for it; after the last step it is looked at once more.
+    ``first`` is that step (from 1), or None.
     """
 
     def __init__(self, limit: int) -> None:
@@ -79,10 +80,10 @@ class Rollback(StepCallback):
         """Look at what was asked for a step ago; ask when it is time."""
         if self.asked is not None:
             self._look(trainer)
-        if step % self.limit == 0:
+        if step % self.limit == 0 or step == trainer.max_steps:
             self.asked = step, fetch(module.guard.in_row)
-            if step == trainer.max_steps:
-                self._look(trainer)
+        if step == trainer.max_steps:
+            self._look(trainer)
 
     def _look(self, trainer: pl.Trainer) -> None:
         step, answer = self.asked

@@ -1,17 +1,22 @@
 """When training saves, what the checkpoint holds, and how it is read back."""
 
+import random
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
+import torch
 from lightning.fabric.plugins import CheckpointIO
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from llama_scale import checkpoint as checkpoints
 from llama_scale.callbacks import StepCallback
 from llama_scale.guard import Rollback
+from llama_scale.skips import drop_undone
 from llama_scale.writer import Snapshot, Writer
 
 
@@ -79,6 +84,12 @@ class Checkpointer(StepCallback):
         self.run, self.every, self.rollback = run, every, rollback
         self.keep, self.keep_every, self.keep_steps = keep, keep_every, keep_steps
 
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Delete what a rollback undid, now that each process has read what it continues."""
+        super().on_train_start(trainer, module)
+        if trainer.is_global_zero:
+            drop_undone(self.run)
+
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         """Save when it is time, and report a save that failed since."""
         writer = trainer.strategy.checkpoint_io.writer
@@ -107,3 +118,32 @@ class Checkpointer(StepCallback):
     def _prune(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
             checkpoints.prune(self.run, self.keep, self.keep_every, self.keep_steps)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of Python's, numpy's and torch's generators as JSON values."""
+    version, numbers, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    state = {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, keys.tolist(), *rest],
+        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state().numpy().tobytes().hex()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Set the generators to a state that ``random_state`` returned."""
+
+    def generator(name: str) -> Tensor:
+        return torch.frombuffer(bytearray.fromhex(state[name]), dtype=torch.uint8)
+
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(generator("torch"))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(generator("cuda"))

@@ -1,8 +1,8 @@
 """Batches that a run leaves out, and the documents in them: skipped.jsonl of the run folder.
 
-A row is one return to an earlier checkpoint: from_step is that checkpoint's step (0 is the start),
-batches are the numbers left out from then on. The order of batches stays a function of the seed
-and this list.
+A row is one return to an earlier checkpoint: from_step is that checkpoint's step, or the one where
+the run began (0, a branch at its parent's step), and batches are the numbers left out from then
+on. The order of batches stays a function of the seed and this list.
 """
 
 import gzip
@@ -15,11 +15,13 @@ import numpy as np
 
 from llama_scale import checkpoint
 from llama_scale.data import TokenWindows, batch_number
+from llama_scale.errors import UserError
 from llama_scale.files import atomic_write, read_jsonl
 from llama_scale.optim import Recipe
 from llama_scale.tokens import Tokens
 
 FILE = "skipped.jsonl"
+TRIES = 3  # returns to one step
 
 
 def read_rollbacks(run: Path) -> list[dict[str, Any]]:
@@ -45,8 +47,8 @@ def roll_back(
     """Record that steps ``first`` to ``last`` (from 1) were skipped, and undo what followed.
 
     The run continues from the newest checkpoint that is as many steps older than ``first`` as
-    were skipped. skipped.jsonl is replaced in one move; only then are newer checkpoints deleted.
-    Returns the row.
+    were skipped. skipped.jsonl is replaced in one move; newer checkpoints are deleted when the run
+    continues. Returns the row.
     """
     rollbacks = read_rollbacks(run)
     skipped = left_out(rollbacks, recipe.skipped)
@@ -57,7 +59,7 @@ def roll_back(
         for folder in checkpoint.valid(run)
         if precedes(checkpoint.load_meta(folder), rollbacks)
     ]
-    start = max((step for step in steps if step <= limit), default=0)
+    start = max((step for step in steps if step <= limit), default=recipe.first_step)
     samples = np.concatenate([np.arange(n * recipe.batch, (n + 1) * recipe.batch) for n in batches])
     row = {
         "from_step": start,
@@ -69,8 +71,21 @@ def roll_back(
     with atomic_write(run / FILE) as file:
         for item in [*rollbacks, row]:
             file.write(json.dumps(item) + "\n")
-    drop_undone(run)
     return row
+
+
+def check_rollbacks(run: Path) -> None:
+    """Raise UserError if the run went back to one step TRIES times and has to go there again."""
+    rollbacks = read_rollbacks(run)
+    same = [row for row in rollbacks if row["from_step"] == rollbacks[-1]["from_step"]]
+    if len(same) > TRIES:
+        row, count = rollbacks[-1], sum(len(row["batches"]) for row in same)
+        raise UserError(
+            f"{run}: steps {row['first_step']} to {row['last_step']} had to be skipped again after "
+            f"going back to step {row['from_step']} {TRIES} times; {count} batches are left out "
+            "(skipped.jsonl) and the loss is still not finite or far too high; start another --run "
+            "with a lower --optim.lr, a longer --optim.warmup_steps or a lower --optim.clip"
+        )
 
 
 def drop_undone(run: Path) -> None:

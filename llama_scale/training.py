@@ -3,14 +3,12 @@
 import dataclasses
 import gc
 import logging
-import random
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 import yaml
 from lightning.pytorch.plugins.environments import (
@@ -33,9 +31,9 @@ from llama_scale.guard import Guard, Rollback
 from llama_scale.model import Llama
 from llama_scale.optim import Recipe, build_optimizer, lr_ratio
 from llama_scale.run import Run, provenance
-from llama_scale.saving import Checkpointer, FolderCheckpointIO
+from llama_scale.saving import Checkpointer, FolderCheckpointIO, random_state, set_random_state
 from llama_scale.sharding import ShardedStrategy, shard
-from llama_scale.skips import drop_undone, left_out, precedes, read_rollbacks, roll_back
+from llama_scale.skips import check_rollbacks, left_out, precedes, read_rollbacks, roll_back
 
 VALIDATION_SHARE = 0.1
 
@@ -44,7 +42,7 @@ class Pretraining(pl.LightningModule):
     """Next-token training of a LLaMA model.
 
     Callbacks leave values for the next row of metrics.jsonl in ``scores`` and the seconds that
-    took from training in ``seconds_scoring``. ``step_loss`` is the mean of the step's
+    they spent on them in ``seconds_scoring``. ``step_loss`` is the mean of the step's
     micro-batches over all ranks, NaN for a skipped step, and ``grad_norm`` is taken before
     clipping; both are tensors on the device.
     """
@@ -147,35 +145,6 @@ class Pretraining(pl.LightningModule):
         self.random_state = checkpoint["random"]
 
 
-def random_state() -> dict[str, Any]:
-    """Return the states of Python's, numpy's and torch's generators as JSON values."""
-    version, numbers, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
-    state = {
-        "python": [version, list(numbers), gauss],
-        "numpy": [name, keys.tolist(), *rest],
-        "torch": torch.get_rng_state().numpy().tobytes().hex(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state().numpy().tobytes().hex()
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Set the generators to a state that ``random_state`` returned."""
-
-    def generator(name: str) -> Tensor:
-        return torch.frombuffer(bytearray.fromhex(state[name]), dtype=torch.uint8)
-
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(generator("torch"))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(generator("cuda"))
-
-
 def build_strategy(run: Run) -> Strategy | str:
     """Return how the processes share a step: alone, DDP, or FSDP2."""
     if run.world == 1:
@@ -263,7 +232,7 @@ def fit(
     ``callbacks`` run after each step and before its row is logged and its checkpoint written, so
     their scores stand in the row. ``listeners`` are handed each row of metrics.jsonl. When many
     steps in a row had to be skipped, the run goes back to an earlier checkpoint and leaves their
-    batches out.
+    batches out; raises UserError when that does not help.
     """
     _quieten()
     if run.place.rank == 0:
@@ -272,21 +241,23 @@ def fit(
         with atomic_write(run.folder / "config.yaml") as file:
             yaml.safe_dump(run.resolved, file, sort_keys=False)
         checkpoint.clear_leftovers(run.folder)
-        drop_undone(run.folder)
     while True:
         stop, rollback = SignalStop(), Rollback(run.config.max_skips)
         windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
         _fit_once(run, windows, [stop, rollback, *callbacks], listeners or [])
         if rollback.first is not None:
             if run.place.rank == 0:
-                row = roll_back(run.folder, windows, run.recipe, rollback.first, rollback.last)
+                roll_back(run.folder, windows, run.recipe, rollback.first, rollback.last)
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
+            check_rollbacks(run.folder)
+            if run.place.rank == 0:
+                row = read_rollbacks(run.folder)[-1]
                 print(
                     f"steps {row['first_step']} to {row['last_step']} were skipped: going back to "
                     f"step {row['from_step']} and leaving their batches out (skipped.jsonl)",
                     flush=True,
                 )
-            if torch.distributed.is_initialized():
-                torch.distributed.barrier()
             gc.collect()  # the Trainer and the model are in reference cycles
             torch.cuda.empty_cache()
         if rollback.first is None or stop.received is not None:

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 from conftest import TINY_MODEL
 
 from evals.validation import Validation
@@ -12,7 +13,8 @@ from llama_scale.data import batch_number
 from llama_scale.errors import UserError
 from llama_scale.files import read_json, read_jsonl, write_json
 from llama_scale.run import plan_run
-from llama_scale.training import fit, write_result
+from llama_scale.skips import read_rollbacks
+from llama_scale.training import Pretraining, fit, write_result
 
 BATCH = 512
 
@@ -81,6 +83,28 @@ def test_a_branch_leaves_out_what_its_trunk_left_out(trunk, tiny_data, tmp_path)
     planned = plan(tiny_data, tmp_path / "x", 30, *branch(folder))
     assert planned.recipe.skipped == (3, 20) and planned.recipe.first_step == 20
     assert batch_number(20, list(planned.recipe.skipped)) == 22
+
+
+def test_a_branch_that_goes_back_past_its_start_begins_again(
+    trunk, tiny_data, tmp_path, monkeypatch, capsys
+):
+    """Bad batches before the branch's first checkpoint: it goes back to its parent's step."""
+    step = Pretraining.training_step
+
+    def training_step(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        if first <= self.global_step < first + 4 and not read_rollbacks(run):
+            self.losses[-1] = self.losses[-1] * torch.nan
+        return loss
+
+    monkeypatch.setattr(Pretraining, "training_step", training_step)
+    run, parent, first = tmp_path / "run", trunk / "checkpoints/step-00000020", 24
+    result = train(tiny_data, run, 40, *branch(parent, "--max_skips=4"))
+    (row,) = read_rollbacks(run)
+    assert (row["from_step"], row["first_step"], row["batches"]) == (20, 25, [24, 25, 26, 27])
+    assert "going back to step 20" in capsys.readouterr().out
+    assert [r["step"] for r in read_jsonl(run / "metrics.jsonl")] == list(range(21, 41))
+    assert result["skips"] == 0
 
 
 def test_wrong_branches_are_named(trunk, tiny_data, tmp_path):

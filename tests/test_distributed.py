@@ -121,27 +121,21 @@ def test_fsdp_begins_with_the_weights_of_one_process(alone, tiny_data, tmp_path)
     check_same(run, alone)
 
 
-TORCHRUN = {
-    "TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1",
-    "GROUP_RANK": "1",
-}  # fmt: skip
-SLURM = {
-    "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3",
-    "SLURM_NODEID": "0",
-}  # fmt: skip
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "8"}
+SLURM = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "8"}
 
 
 @pytest.mark.parametrize(
     ("devices", "nodes", "environment", "place"),
     [
-        (1, 1, {}, Place("self", 0, 1, 0, 0)),
-        (2, 1, {}, Place("self", 0, 2, 0, 0)),
-        (2, 1, {"LOCAL_RANK": "1"}, Place("self", 1, 2, 1, 0)),
-        (4, 2, TORCHRUN, Place("torchrun", 5, 8, 1, 1)),
-        (8, 1, SLURM, Place("slurm", 3, 8, 3, 0)),
+        (1, 1, {}, Place("self", 0, 1)),
+        (2, 1, {}, Place("self", 0, 2)),
+        (2, 1, {"LOCAL_RANK": "1"}, Place("self", 1, 2)),
+        (4, 2, TORCHRUN, Place("torchrun", 5, 8)),
+        (8, 1, SLURM, Place("slurm", 3, 8)),
         # an sbatch script or an interactive shell has not started the run's processes
-        (1, 1, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, Place("self", 0, 1, 0, 0)),
-        (1, 1, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}, Place("self", 0, 1, 0, 0)),
+        (1, 1, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, Place("self", 0, 1)),
+        (1, 1, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}, Place("self", 0, 1)),
     ],
 )
 def test_launcher_environment(devices, nodes, environment, place):
@@ -155,7 +149,7 @@ def test_launcher_environment(devices, nodes, environment, place):
         (4, 1, SLURM, ["slurm started 8", "srun --nodes 1 --ntasks-per-node 4"]),
         (8, 2, {}, ["nodes: 2", "torchrun or srun"]),
         (8, 1, TORCHRUN | {"RANK": "one"}, ["RANK", "'one'"]),
-        (8, 1, {k: v for k, v in SLURM.items() if k != "SLURM_LOCALID"}, ["SLURM_LOCALID"]),
+        (8, 1, {k: v for k, v in SLURM.items() if k != "SLURM_PROCID"}, ["SLURM_PROCID"]),
     ],
 )
 def test_a_launcher_that_contradicts_the_run_is_named(devices, nodes, environment, words):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ import torch
 from conftest import TINY_MODEL
 
 from evals.validation import Validation
-from llama_scale import checkpoint
+from llama_scale import checkpoint, training
 from llama_scale.config import OptimConfig, TrainConfig, parse
 from llama_scale.data import StepSampler, TokenWindows, batch_number
+from llama_scale.errors import UserError
 from llama_scale.files import read_jsonl, write_json
-from llama_scale.guard import LEAST, SIGMAS, WINDOW, Guard
+from llama_scale.guard import LEAST, SIGMAS, WINDOW, Guard, Rollback
 from llama_scale.optim import build_optimizer
 from llama_scale.run import plan_run
 from llama_scale.skips import documents_in, left_out, precedes, read_rollbacks
@@ -89,6 +91,19 @@ def test_batches_left_out_move_the_others_up():
         assert next(late)[0] // 4 == order[5]
 
 
+@pytest.mark.parametrize(("skipped", "first"), [(range(131, 151), 131), (range(136, 151), None)])
+def test_the_last_steps_are_looked_at(skipped, first):
+    """150 steps are no multiple of 16: those after the 144th are looked at when the run ends."""
+    module = SimpleNamespace(guard=SimpleNamespace(in_row=torch.tensor(0)))
+    trainer = SimpleNamespace(max_steps=150, should_stop=False)
+    rollback = Rollback(16)
+    for step in range(1, 151):
+        module.guard.in_row = module.guard.in_row + 1 if step in skipped else torch.tensor(0)
+        rollback.on_step(trainer, module, step)
+        assert rollback.first is None or step == 150
+    assert rollback.first == first and trainer.should_stop == (first is not None)
+
+
 def test_a_checkpoint_from_before_a_rollback_is_recognised():
     rollbacks = [{"from_step": 30}, {"from_step": 50}]
     stands = {(30, 0): True, (40, 0): False, (40, 1): True, (60, 1): False, (60, 2): True}
@@ -126,10 +141,11 @@ def test_documents_of_a_batch_by_brute_force(tiny_data, tmp_path):
     assert documents_in(windows, samples) is None
 
 
-def train(data, run):
+def train(data, run, *more, steps=STEPS):
     argv = [*TINY_MODEL, f"--optim.batch_tokens={BATCH * 64}", "--val_tokens=2000", "--threads=1",
-            f"--data={data}", f"--run={run}", f"--tokens={STEPS * BATCH * 64}",
-            "--checkpoint_every=10", "--log_every=4", "--keep=4", "--max_skips=4"]  # fmt: skip
+            f"--data={data}", f"--run={run}", f"--tokens={steps * BATCH * 64}",
+            "--checkpoint_every=10", "--log_every=4", "--keep=4", "--max_skips=4",
+            *more]  # fmt: skip
     planned = plan_run(parse(TrainConfig, "Train.", argv))
     fit(planned, [Validation(planned.config.data, STEPS, 2000)])
     return write_result(planned)
@@ -193,6 +209,45 @@ def test_many_bad_batches_are_left_out_after_going_back(
     rows = read_jsonl(tmp_path / "run/metrics.jsonl")
     assert [r["step"] for r in rows] == list(range(4, STEPS + 1, 4))
     assert all(np.isfinite(r["loss"]) for r in rows if r["loss"] is not None)
+
+
+def test_a_run_that_always_fails_gives_up(tiny_data, tmp_path, monkeypatch):
+    """A rate that no batch survives: three returns to the start, then one line."""
+    run, real = tmp_path / "run", training.roll_back
+
+    def roll_back(*arguments):
+        assert len(read_rollbacks(run)) < 6, "it never gives up"
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "roll_back", roll_back)
+    flags = ["--optim.lr=1e30", "--optim.warmup_steps=0"]
+    words = r"run: steps \d+ to \d+ .* step 0 3 times; \d+ batches .* lower --optim\.lr"
+    with pytest.raises(UserError, match=words):
+        train(tiny_data, run, *flags)
+    rows = read_rollbacks(run)
+    assert [row["from_step"] for row in rows] == [0] * 4
+    with pytest.raises(UserError, match=words):  # the same command tries once more
+        train(tiny_data, run, *flags)
+    assert len(read_rollbacks(run)) == 5
+
+
+def test_what_a_rollback_undid_is_deleted_after_the_choice(tiny_data, tmp_path, monkeypatch):
+    """Other processes may still read the checkpoints while the first chooses its own."""
+    run, order = tmp_path / "run", []
+    train(tiny_data, run, steps=30)
+    (run / "skipped.jsonl").write_text('{"from_step": 10, "batches": [12]}\n')
+    choose, discard = training.newest_standing, checkpoint.discard
+    monkeypatch.setattr(
+        training, "newest_standing", lambda *a: order.append("choose") or choose(*a)
+    )
+    monkeypatch.setattr(
+        checkpoint, "discard", lambda folder: order.append(folder.name) or discard(folder)
+    )
+    monkeypatch.setattr(Pretraining, "training_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny_data, run, steps=30)
+    assert order == ["choose", "step-00000030", "step-00000020"]
+    assert [p.name for p in checkpoint.list_checkpoints(run)] == ["step-00000010"]
 
 
 def test_a_kill_between_record_and_deletion_changes_nothing(tiny_data, tmp_path, poison):
