@@ -240,12 +240,25 @@ def _read(folder: Path, name: str, device: str = "cpu") -> dict[str, Tensor]:
     return {key: value.to(device) for key, value in found.items()}
 
 
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Return a checkpoint's manifest; raise UserError if there is none or it lacks a part."""
+    path = Path(folder) / "manifest.json"
+    manifest = read_json(path)
+    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    if found != FORMAT:
+        raise UserError(f"{path}: format {found!r}, not {FORMAT}; use an earlier checkpoint")
+    meta, files = manifest.get("meta"), manifest.get("files")
+    if not (isinstance(meta, dict) and isinstance(meta.get("step"), int) and "model" in meta):
+        raise UserError(f"{path}: 'meta' has no step or no model; use an earlier checkpoint")
+    if not isinstance(files, dict):
+        raise UserError(f"{path}: 'files' is missing; use an earlier checkpoint")
+    return manifest
+
+
 def verify(folder: str | Path) -> dict[str, Any]:
     """Return the manifest's ``meta``; raise UserError naming the first missing or damaged file."""
     folder = Path(folder)
-    manifest = read_json(folder / "manifest.json")
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{folder}/manifest.json: format {manifest.get('format')!r}, not {FORMAT}")
+    manifest = read_manifest(folder)
     for name, digest in manifest["files"].items():
         try:
             found = sha256(folder / name)
@@ -297,7 +310,7 @@ def resolve(path: str | Path) -> Path:
 
 def weights_sha256(folder: str | Path) -> str:
     """Return a hash that stands for the weights: that of their file, or of all their parts."""
-    files = read_json(Path(folder) / "manifest.json")["files"]
+    files = read_manifest(folder)["files"]
     if "model.safetensors" in files:
         return files["model.safetensors"]
     parts = [f"{name} {files[name]}\n" for name in sorted(files) if name.startswith("shard-")]
@@ -306,7 +319,7 @@ def weights_sha256(folder: str | Path) -> str:
 
 def load_meta(path: str | Path) -> dict[str, Any]:
     """Return what the manifest says of the run: model shape, step, tokens, data folder."""
-    return read_json(Path(path) / "manifest.json")["meta"]
+    return read_manifest(path)["meta"]
 
 
 def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Llama:

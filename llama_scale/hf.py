@@ -30,6 +30,15 @@ RENAMES = [
     (r"\.attention\.([qkvo])\.", r".self_attn.\1_proj."),
     (r"\.ffn\.(gate|up|down)\.", r".mlp.\1_proj."),
 ]
+# Field of our shape -> field of a transformers config.json.
+SIZES = {
+    "d_model": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "d_ff": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "context_length": "max_position_embeddings",
+}
 
 
 def to_hf_name(name: str) -> str:
@@ -58,14 +67,9 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
+        **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()},
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
-        "intermediate_size": config.d_ff,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
         "rope_theta": config.rope_theta,  # for transformers before version 5
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "rms_norm_eps": config.norm_eps,
@@ -79,8 +83,10 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
 def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
     """Return our shape for the ``fields`` of a transformers config.json.
 
-    Raises UserError naming what this model does not have.
+    Raises UserError naming what this model does not have, or a field that is missing.
     """
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: expected the fields of a model, found {type(fields).__name__}")
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     expected = {
         "model_type": (fields.get("model_type"), "llama"),
@@ -92,16 +98,16 @@ def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
     for name, (found, wanted) in expected.items():
         if found != wanted:
             raise UserError(f"{path}: {name} is {found!r}; only {wanted!r} can be read")
+    counts = {}
+    for ours, theirs in SIZES.items():
+        counts[ours] = fields.get(theirs)
+        if not isinstance(counts[ours], int):
+            raise UserError(f"{path}: {theirs} should be a whole number, found {counts[ours]!r}")
     config = ModelConfig(
-        d_model=fields["hidden_size"],
-        n_layers=fields["num_hidden_layers"],
-        n_heads=fields["num_attention_heads"],
+        **counts,
         n_kv_heads=fields.get("num_key_value_heads"),
-        d_ff=fields["intermediate_size"],
-        vocab_size=fields["vocab_size"],
-        context_length=fields["max_position_embeddings"],
         rope_theta=float(rope.get("rope_theta", fields.get("rope_theta", 10_000.0))),
-        norm_eps=fields["rms_norm_eps"],
+        norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
         tie_embeddings=fields.get("tie_word_embeddings", False),
     )
     if fields.get("head_dim") not in (None, config.head_dim):
@@ -223,12 +229,9 @@ def import_checkpoint(path: str | Path, out: str | Path) -> None:
             weights |= load_file(file)
         except SafetensorError as error:
             raise UserError(f"{file}: cannot be read ({error})") from None
-    with torch.device("meta"):
-        names = list(Llama(config).state_dict())
-    try:
-        ours = from_hf(weights, names)
-    except KeyError as error:
-        raise UserError(f"{path}: the weights lack {error}") from None
+    if config.tie_embeddings:
+        weights.pop("lm_head.weight", None)  # transformers takes the embedding
+    ours = from_hf(weights, check_weights(weights, config, path))
     meta = {"model": asdict(config), "size": "imported", "step": 0, "tokens": 0, "data": None}
     tokenizer = path / "tokenizer.model"
     meta["tokenizer_fingerprint"] = None
@@ -236,6 +239,31 @@ def import_checkpoint(path: str | Path, out: str | Path) -> None:
         meta["tokenizer_fingerprint"] = Tokenizer(tokenizer).fingerprint
     weights = {name: value.float() for name, value in ours.items()}
     checkpoint.save_weights(out, weights, meta, tokenizer if tokenizer.is_file() else None)
+
+
+def check_weights(weights: dict[str, Tensor], config: ModelConfig, path: Path) -> list[str]:
+    """Return our names of the weights of a transformers folder, if they are those of ``config``.
+
+    Raises UserError naming a weight that is missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        ours = Llama(config).state_dict()
+    wanted = {name: tuple(value.shape) for name, value in to_hf(ours).items()}
+    for name in sorted(wanted.keys() | weights.keys()):
+        found = tuple(weights[name].shape) if name in weights else None
+        tied = name == "lm_head.weight" and config.tie_embeddings
+        if tied or name.endswith("rotary_emb.inv_freq"):
+            continue
+        if name not in wanted:
+            raise UserError(f"{path}: the weights have {name}, which this model lacks")
+        if found is None:
+            raise UserError(f"{path}: the weights lack {name}")
+        if found != wanted[name]:
+            raise UserError(
+                f"{path}: {name} is {found} and config.json asks for {wanted[name]}; they are not "
+                "of one model"
+            )
+    return list(ours)
 
 
 def _refuse_full(out: Path) -> None:

@@ -5,13 +5,11 @@ Every value that a law set is kept with its formula, so that a run can print why
 
 import math
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_scale.accounting import count_parameters
 from llama_scale.config import OptimConfig, TrainConfig
 from llama_scale.errors import UserError
-from llama_scale.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +134,9 @@ def read_parent(config: TrainConfig) -> dict[str, Any] | None:
         )
     if path is None:
         return None
-    parent = read_json(Path(path) / "manifest.json")["meta"]
+    from llama_scale.checkpoint import load_meta
+
+    parent = load_meta(path)
     if parent.get("schedule") != "constant":
         raise UserError(
             f"branch_from: {path} is of a run with schedule {parent.get('schedule')}; a branch "

@@ -1,5 +1,6 @@
 """Checkpoints: what is written is what is read, and damage is named."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -95,6 +96,20 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(saved, part, damage, 
     assert part in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("damage", ["[]", "3", "{}", "no files", "no meta", "no step", "no model"])
+def test_a_damaged_manifest_is_a_damaged_checkpoint(saved, damage, capsys):
+    path = saved / "checkpoints/step-00000002/manifest.json"
+    manifest, lost = read_json(path), damage.removeprefix("no ")
+    for part in (manifest, manifest["meta"]):
+        part.pop(lost, None)
+    path.write_text(json.dumps(manifest) if lost != damage else damage)
+    for read in (checkpoint.resolve, checkpoint.load_meta, checkpoint.weights_sha256):
+        with pytest.raises(UserError, match=r"manifest\.json: .*; use an earlier checkpoint"):
+            read(path.parent)
+    assert checkpoint.newest(saved).name == "step-00000001"
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_save_that_fails_leaves_what_was_there(saved, trained, monkeypatch, tmp_path):
     model, optimizer = trained
     state = {
@@ -153,6 +168,37 @@ def test_retention(saved):
         )
     checkpoint.prune(saved, keep=2, keep_every=3)
     assert [int(p.name[5:]) for p in sorted((saved / "checkpoints").iterdir())] == [3, 6, 7, 8]
+
+
+def test_retention_of_named_steps(saved):
+    for step in range(3, 7):
+        shutil.copytree(
+            saved / "checkpoints/step-00000002", saved / "checkpoints" / f"step-{step:08d}"
+        )
+    checkpoint.prune(saved, keep=1, keep_steps=[2, 4])
+    assert [int(p.name[5:]) for p in sorted((saved / "checkpoints").iterdir())] == [2, 4, 6]
+
+
+def test_the_name_is_given_when_everything_is_on_disk(trained, tmp_path, monkeypatch):
+    """Each part is synced before the folder, the folder before its name, its parent after."""
+    model, _ = trained
+    folder, log = tmp_path / "checkpoints/step-00000001", []
+    sync, rename = os.fsync, os.replace
+
+    def fsync(handle):
+        log.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        sync(handle)
+
+    def replace(old, new):
+        log.append(f"-> {os.path.basename(new)}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    checkpoint.save_weights(folder, dict(model.state_dict()), {"step": 1}, None)
+    assert log[0] == "model.safetensors" and log[1].startswith(".manifest.json.")
+    rest = ["-> manifest.json", ".step-00000001.tmp", "-> step-00000001", "checkpoints"]
+    assert log[2:] == rest
 
 
 def test_a_write_that_the_system_refuses_is_an_os_error(tmp_path):

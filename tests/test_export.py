@@ -1,6 +1,7 @@
 """Export to transformers and back: equal ids, logits and greedy text."""
 
 import json
+import shutil
 import sysconfig
 from pathlib import Path
 
@@ -128,6 +129,33 @@ def test_what_the_model_lacks_is_named(exported, change, word):
     fields = json.loads((exported / "config.json").read_text()) | change
     with pytest.raises(UserError, match=word):
         model_config(fields, exported / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden_size": None}, "hidden_size should be a whole number, found None"),
+        ({"intermediate_size": 96}, r"mlp.down_proj.weight is \(32, 64\) .* asks for \(32, 96\)"),
+        ({"num_key_value_heads": 2}, r"k_proj.weight is \(16, 32\) .* \(32, 32\)"),
+        ({"vocab_size": 99}, r"embed_tokens.weight is \(512, 32\)"),
+        ({"num_hidden_layers": 3}, r"the weights lack model.layers.2.input_layernorm.weight"),
+        ({"num_hidden_layers": 1}, r"have model.layers.1.input_layernorm.weight, which"),
+        ({"tie_word_embeddings": False}, r"the weights lack lm_head.weight"),
+    ],
+)
+def test_weights_of_another_shape_are_refused(exported, tmp_path, change, words):
+    shutil.copytree(exported, tmp_path / "hf")
+    fields = json.loads((exported / "config.json").read_text()) | change
+    fields = {name: value for name, value in fields.items() if value is not None}
+    (tmp_path / "hf/config.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=words):
+        import_checkpoint(tmp_path / "hf", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_config_that_is_none_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json: .* found list"):
+        model_config([], tmp_path / "config.json")
 
 
 @pytest.mark.parametrize(
