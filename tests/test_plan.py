@@ -14,7 +14,6 @@ from llama_scale.config import TrainConfig, load_size, parse
 from llama_scale.errors import UserError
 from llama_scale.model import Llama
 from llama_scale.scaling.plan import read_study
-from llama_scale.scaling.preview import describe
 from llama_scale.scaling.runs import label
 from llama_scale.scaling.tasks import Task, flags, flatten, keys
 
@@ -182,10 +181,36 @@ def test_bad_study_on_the_command_line(tmp_path):
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     done = run_script("study.py", QUICKSTART, "--dry_run", "true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    study = read_study(tmp_path, [str(QUICKSTART)])
-    assert done.stdout == describe(study) + "\n"
-    assert f"{study.runs[-1].recipe.tokens:,}" in done.stdout
     assert not list(tmp_path.iterdir())
+    table, summary, commands = split_plan(done.stdout)
+    assert [row[0] for row in table] == [
+        f"Q{size}-{tokens}-seed0" for size in range(1, 5) for tokens in ("800k", "1.6M", "3.2M")
+    ]
+    total = 0.0
+    for row in table:
+        shape = yaml.safe_load((ROOT / f"configs/size/{row[0][:2]}.yaml").read_text())
+        d, layers, inner = shape["d_model"], shape["n_layers"], shape["d_ff"]
+        matrices = layers * (4 * d * d + 3 * d * inner)
+        # 512 tokens in a step, 1,024 token ids, half of a 256 x 256 square of attention.
+        steps = {"800k": 1_562, "1.6M": 3_125, "3.2M": 6_250}[row[0].split("-")[1]]
+        flops = 512 * steps * 6 * (matrices + 1_024 * d + layers * d * 256)
+        size, tokens = matrices + (2 * layers + 1) * d, 512 * steps
+        counts = (f"{size:,}", f"{tokens:,}", f"{tokens / size:.1f}", "512", f"{steps:,}")
+        assert row[1:8] == [*counts, "0.004", f"{flops:.3g}"]
+        total += flops
+    assert summary[0].startswith(f"12 runs, {total:.3g} FLOPs (exact, causal attention)")
+    names = [line.split(":")[0] for line in commands]
+    assert names[:3] == ["prepare", "train-Q1-800k-seed0", "evaluate-Q1-800k-seed0"]
+    assert names[-4:] == ["collect", "fit", "report", "track"]
+    assert [name for name in names if name.startswith("train-")] == [f"train-{r[0]}" for r in table]
+
+
+def split_plan(text: str) -> tuple[list[list[str]], list[str], list[str]]:
+    """Return the cells of a printed plan's table, its summary and its commands."""
+    above, below = (part.splitlines() for part in text.split("\n\n"))
+    rows = [line.split() for line in above[1:] if "-seed" in line]
+    assert above[0].split()[:8] == ["run", "N", "D", "D/N", "batch", "steps", "lr", "FLOPs"]
+    return rows, above[1 + len(rows) :], below
 
 
 def test_quickstart_is_a_ladder():

@@ -150,9 +150,10 @@ def test_a_changed_shard_is_named(build):
     open_tokens(build, "train", verify=False)
 
 
-def test_a_cut_shard_is_named_even_unverified(build):
+@pytest.mark.parametrize("change", [lambda data: data[:-2], lambda data: data + b"\0\0"])
+def test_a_shard_of_another_length_is_named_even_unverified(build, change):
     path = build / "val-00000.bin"
-    path.write_bytes(path.read_bytes()[:-2])
+    path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError, match=r"val-00000\.bin: \d+ bytes, but manifest.json says"):
         open_tokens(build, "val", verify=False)
 
