@@ -2,13 +2,14 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -24,7 +25,7 @@ from llama_scale.model import Llama
 from llama_scale.optim import build_optimizer, lr_ratio, resolve
 from llama_scale.run import human, plan_run
 from llama_scale.tokens import open_tokens
-from llama_scale.training import fit, validation_interval, write_result
+from llama_scale.training import Pretraining, fit, validation_interval, write_result
 
 COMMON = [
     *TINY_MODEL,
@@ -82,6 +83,19 @@ def test_run_folder(finished, tiny_data):
     assert checkpoint.load_meta(finished / "checkpoints/step-00000040")["tokens"] == 20_480
 
 
+def test_result_counts_by_hand(finished):
+    result = read_json(finished / "result.json")
+    matrices, head, norms = 2 * (4 * 32 * 32 + 3 * 32 * 64), 512 * 32, 5 * 32
+    assert result["n_params_non_embedding"] == matrices + norms
+    assert result["n_params"] == matrices + norms + head
+    assert result["n_params_matmul"] == matrices + head
+    attention = 2 * 32 * 64  # blocks x width x context: half of the square, forward
+    assert result["flops"] == 20_480 * 6 * (matrices + head + attention)
+    assert result["flops_full"] == 20_480 * 6 * (matrices + head + 2 * attention)
+    assert result["flops_6nd"] == 6 * (matrices + norms) * 20_480
+    assert (result["tokens"], result["steps"], result["lr"]) == (20_480, 40, 6e-3)
+
+
 def test_losses_equal_a_bare_loop(finished, tiny_data):
     """The same batches, AdamW and schedule in eleven lines of PyTorch give the same losses."""
     config = parse(TrainConfig, "Train.", arguments(tiny_data, finished))
@@ -112,41 +126,86 @@ def test_accumulation_gives_the_same_curve(finished, tiny_data, tmp_path):
         assert split["lr"] == whole["lr"]
 
 
-def start(data: Path, run: Path) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "launch/train.py")]
-    return subprocess.Popen(
-        [*command, *arguments(data, run, "--checkpoint_every=10", "--log_every=3")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+SIGNAL_AT = """
+import os, runpy, sys
+from llama_scale.callbacks import MetricsLog
+script, step, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+write = MetricsLog.on_step
+def on_step(self, trainer, module, now):
+    write(self, trainer, module, now)
+    if now == step:
+        os.kill(os.getpid(), number)
+MetricsLog.on_step = on_step
+sys.argv = [script, *sys.argv[4:]]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def run_until(step: int, number: int, *argv: str) -> subprocess.CompletedProcess:
+    """Run launch/train.py in a process that gets the signal ``number`` in ``step``."""
+    command = [sys.executable, "-c", SIGNAL_AT, str(ROOT / "launch/train.py"), str(step)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(int(number)), *argv], capture_output=True, text=True, env=environment
     )
-
-
-def wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
-    while process.poll() is None:
-        path = run / "metrics.jsonl"
-        if path.exists() and f'"step": {step},' in path.read_text():
-            return
-        time.sleep(0.002)
 
 
 def test_killed_runs_end_with_identical_bytes(finished, tiny_data, tmp_path):
     """SIGKILL and SIGTERM of real processes in the middle; the rerun ends like the whole run."""
     run = tmp_path / "run"
-    for number, step in ((signal.SIGKILL, 12), (signal.SIGTERM, 24)):
-        process = start(tiny_data, run)
-        wait_for_step(process, run, step)
-        process.send_signal(number)
-        errors = process.communicate(timeout=120)[1]
-        if process.returncode == 0:
-            pytest.skip("the run ended before the signal reached it")
-        assert process.returncode == (-9 if number == signal.SIGKILL else 128 + 15), errors
-    assert not (run / "result.json").exists()
-    last = start(tiny_data, run)
-    assert last.communicate(timeout=120) and last.returncode == 0
+    argv = arguments(tiny_data, run, "--checkpoint_every=10", "--log_every=3")
+    killed = run_until(12, signal.SIGKILL, *argv)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [row["step"] for row in metrics(run)] == [3, 4, 6, 8, 9, 12]
+    stopped = run_until(24, signal.SIGTERM, *argv)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert "saved and stopped; the same command continues" in stopped.stderr
+    assert checkpoint.newest(run).name == "step-00000025" and not (run / "result.json").exists()
+    train(tiny_data, run, "--checkpoint_every=10", "--log_every=3")
     assert metrics(run) == metrics(finished)
     assert weights(run) == weights(finished)
+
+
+def test_resume_restores_the_random_generators(tiny_data, tmp_path, monkeypatch):
+    """The model draws nothing; a step that does goes on with the numbers that come next."""
+    step = Pretraining.training_step
+
+    def noisy(self, batch, batch_idx):
+        return step(self, batch, batch_idx) * (torch.rand(()) + random.random() + np.random.rand())
+
+    monkeypatch.setattr(Pretraining, "training_step", noisy)
+    run, flags = tmp_path / "run", ["--checkpoint_every=5", "--optim.clip=.inf"]
+    train(tiny_data, run, *flags, tokens=5_120)
+    whole = weights(run)
+    checkpoint.discard(checkpoint.newest(run))
+    train(tiny_data, run, *flags, tokens=5_120)
+    assert weights(run) == whole
+
+
+def test_named_steps_are_saved_and_kept(tiny_data, tmp_path):
+    flags = ["--checkpoint_every=4", "--keep=1", "--keep_steps=[3,7]"]
+    train(tiny_data, tmp_path / "run", *flags, tokens=5_120)
+    names = [path.name for path in checkpoint.list_checkpoints(tmp_path / "run")]
+    assert names == ["step-00000003", "step-00000007", "step-00000010"]
+
+
+def test_a_setting_of_one_side_alone_is_compared(finished, tiny_data, tmp_path):
+    """A config.yaml from before a field existed stands for its default."""
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(finished / "provenance.json", run)
+    past = yaml.safe_load((finished / "config.yaml").read_text())
+
+    def plan(fields: dict, *more: str) -> None:
+        (run / "config.yaml").write_text(yaml.safe_dump(fields))
+        plan_run(parse(TrainConfig, "Train.", arguments(tiny_data, run, *more)))
+
+    older = {name: value for name, value in past.items() if name != "max_skips"}
+    plan(older)
+    with pytest.raises(UserError, match="max_skips = .* asks for 5"):
+        plan(older, "--max_skips=5")
+    with pytest.raises(UserError, match=r"dropout = 0\.1, the command asks for None"):
+        plan(past | {"dropout": 0.1})
 
 
 def test_resume_in_the_middle_of_a_logged_interval(finished, tiny_data, tmp_path):
