@@ -45,10 +45,9 @@ def mirror(study: Path, mode: str | None = None) -> dict[str, str]:
     """Rebuild the W&B view of a study folder: a run for each training run and one for the study.
 
     A training run has its result.json as configuration and its metrics.jsonl as history, by
-    tokens and by FLOPs. The study's run has the points, the laws, their tables and the
-    figures. What an earlier
-    call wrote below <study>/wandb is replaced. Ids depend on the content, so that an unchanged
-    run that is synchronised twice stays one run.
+    tokens and by FLOPs. The study's run has the points, the laws, their tables and the figures.
+    What an earlier call wrote below <study>/wandb is replaced. Ids depend on the content, so that
+    an unchanged run that is synchronised twice stays one run.
 
     Returns:
         The id of each run by name; nothing when the mode is disabled.
@@ -169,8 +168,10 @@ def live(
 ) -> Iterator[list[Callable[[dict[str, Any]], None]]]:
     """Yield the listeners of a training run's metric rows: one that mirrors them, or none.
 
-    None without a ``project`` or in mode disabled. A row is one of metrics.jsonl. W&B's own
-    errors are reported once and end the mirroring, not the training.
+    None without a ``project`` or in mode disabled. A row is one of metrics.jsonl. Offline, a run
+    that is continued takes the place of what was written before, and begins with the rows that
+    still stand in metrics.jsonl: each step is there once. W&B's own errors are reported once and
+    end the mirroring, not the training.
     """
     mode = pick_mode()
     if project is None or mode == "disabled":
@@ -180,21 +181,32 @@ def live(
 
     identity = run_id(project, group or "", str(folder.resolve()))
     with _open(folder, mode, identity, folder.name, group, "train", config, project) as run:
+        if run.offline:
+            for old in (folder / "wandb").glob(f"offline-run-*-{identity}*"):
+                if old.resolve() != Path(run.dir).parent.resolve():
+                    shutil.rmtree(old)
         _define_axes(run)
-        working = True
+        working, begun = True, not run.offline
 
         def listen(row: dict[str, Any]) -> None:
-            nonlocal working
+            nonlocal working, begun
             if not working:
                 return
             try:
-                run.log(_by_flops(row), step=row["step"])
+                for item in [row] if begun else [*_rows_before(folder, row["step"]), row]:
+                    run.log(_by_flops(item), step=item["step"])
+                begun = True
             except (wandb.Error, OSError) as error:
                 working = False
                 print(f"wandb: {error}; training goes on without it", file=sys.stderr)
 
         yield [listen]
     wandb.teardown()
+
+
+def _rows_before(folder: Path, step: int) -> list[dict[str, Any]]:
+    path = folder / "metrics.jsonl"
+    return [row for row in read_jsonl(path) if row["step"] < step] if path.exists() else []
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import wandb
 from conftest import run_script
 
 from llama_scale.errors import UserError
+from llama_scale.files import read_jsonl
 from llama_scale.tracking import live, mirror, pick_mode, scalars
 
 BLOCK, HEADER, START = 32_768, 7, 7
@@ -73,7 +74,7 @@ def records(path: Path) -> list:
 def read_run(folder: Path, identity: str) -> dict:
     """Return the group, config, axes, history and summary of an offline run."""
     wandb.teardown()  # its service writes in the background
-    (path,) = folder.glob(f"offline-run-*-{identity}/run-{identity}.wandb")
+    (path,) = folder.glob(f"offline-run-*/run-{identity}.wandb")
     run: dict = {"history": [], "summary": {}, "axes": {}}
     for record in records(path):
         kind = record.WhichOneof("record_type")
@@ -173,6 +174,27 @@ def test_live(tmp_path, monkeypatch):
     assert (run["project"], run["group"], run["name"]) == ("mine", "group", tmp_path.name)
     assert run["config"]["model"] == {"d_model": 8}
     assert [(row["_step"], row["loss"]) for row in run["history"]] == [(3, 5.0), (6, 4.0)]
+
+
+def test_live_of_a_continued_run_has_each_step_once(tmp_path):
+    """Stopped after step 9, continued from the checkpoint of step 7."""
+    (tmp_path / "wandb/offline-run-20200101_000000-other").mkdir(parents=True)
+    log = tmp_path / "metrics.jsonl"
+    for kept, steps, loss in ((), (3, 6, 9), 5.0), ((3, 6), (9, 12), 4.0):
+        rows = [row for row in read_jsonl(log) if row["step"] in kept] if kept else []
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with live(tmp_path, "mine", None, {}) as (listen,):
+            for step in steps:
+                row = {"step": step, "tokens": 10 * step, "flops": 1.0, "loss": loss}
+                with open(log, "a") as file:  # as MetricsLog does, before it hands the row on
+                    file.write(json.dumps(row) + "\n")
+                listen(row)
+    folder, other = sorted((tmp_path / "wandb").glob("offline-run-*"), reverse=True)
+    assert other.name.endswith("other"), "what is of another run stays"
+    (file,) = folder.glob("run-*.wandb")
+    run = read_run(tmp_path / "wandb", file.stem.removeprefix("run-"))
+    logged = [(row["_step"], row["loss"]) for row in run["history"]]
+    assert logged == [(3, 5.0), (6, 5.0), (9, 4.0), (12, 4.0)]
 
 
 def test_an_error_of_the_view_does_not_stop_training(tmp_path, capsys, monkeypatch):

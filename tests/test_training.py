@@ -202,7 +202,7 @@ def test_a_setting_of_one_side_alone_is_compared(finished, tiny_data, tmp_path):
 
     older = {name: value for name, value in past.items() if name != "max_skips"}
     plan(older)
-    with pytest.raises(UserError, match="max_skips = .* asks for 5"):
+    with pytest.raises(UserError, match=r"max_skips = .* asks for 5"):
         plan(older, "--max_skips=5")
     with pytest.raises(UserError, match=r"dropout = 0\.1, the command asks for None"):
         plan(past | {"dropout": 0.1})
