@@ -295,12 +295,13 @@ def _expand_sizes(argv: list[str]) -> list[str]:
     for flag in flags:
         value = flag.partition("=")[2]
         values = read_yaml(value) if flag.startswith("--config=") else {}
-        size = values.get("size") if isinstance(values, dict) else None
+        values = values if isinstance(values, dict) else {}
+        size, model = values.get("size"), values.get("model")
         if flag.startswith("--size="):
             expanded += [flag, f"--model={size_path(value)}"]
         elif size and chosen and chosen != [size]:
             expanded += [flag, f"--size={chosen[0]}", f"--model={size_path(chosen[0])}"]
-        elif size and "d_model" not in (values.get("model") or {}):
+        elif size and not (isinstance(model, dict) and "d_model" in model):
             expanded += [f"--model={size_path(str(size))}", flag]
         else:
             expanded.append(flag)

@@ -52,6 +52,9 @@ def test_the_size_of_a_flag_wins_over_that_of_a_file(tmp_path):
         assert chosen(*flags) == chosen(*flags[2:], *flags[:2]) == expected
     assert chosen("--size=M1", "--size=S2", f"--config={small}") == ("S2", load_size("S2"))
     assert chosen("--size=M1", f"--config={part}") == ("M1", load_size("M1", d_ff=7))
+    small.write_text("size: S2\nmodel: 3\n")
+    with pytest.raises(UserError, match=r"small\.yaml: no model shape"):
+        train(f"--config={small}")
     small.write_text("size: custom\n")
     with pytest.raises(UserError, match=r"configs/size/custom\.yaml"):
         train(f"--config={small}")
@@ -118,6 +121,7 @@ def test_limits_are_inside():
         ("optim: {lrr: 3}\n", ["unknown key 'optim.lrr'", "'optim.lr'"]),
         ("modle: {d_model: 3}\n", ["unknown key 'modle'", "'model'"]),
         ("seed: [1\n", ["seed"]),
+        ("- 1\n", ["Unexpected config"]),
     ],
 )
 def test_bad_file_is_named(tmp_path, text, words):
