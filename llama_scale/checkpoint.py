@@ -155,6 +155,7 @@ def write_tensors(
     """Write a safetensors file; a failure of the disk is an OSError that names it."""
     try:
         save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
+        os.chmod(path, 0o644)  # safetensors makes it for the owner alone
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         number = int(code[1]) if code else errno.EIO

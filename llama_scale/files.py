@@ -1,9 +1,11 @@
 """Files that are either whole or absent: atomic writes, JSON, JSON lines, checksums."""
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +38,31 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(path: str | Path, busy: str, patience: float = 0) -> Iterator[int]:
+    """Hold the file ``path`` for this process, whose number it keeps; yield its descriptor.
+
+    Raises UserError when another process still holds it after ``patience`` seconds (one that was
+    just killed may take a moment to go): ``busy`` with that process in the place of {}.
+    """
+    with open(path, "a+", encoding="utf-8") as file:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    holder = f"process {file.read().strip() or '?'}"
+                    raise UserError(busy.format(holder)) from None
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield file.fileno()
 
 
 def write_json(path: str | Path, value: Any) -> None:

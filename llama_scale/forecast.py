@@ -26,6 +26,7 @@ CPU_FLOPS_PER_THREAD = 30e9
 RECOMPUTE = 4 / 3  # a second forward pass beside one forward and one backward of twice its work
 ROOM = 0.9
 BUSY_TOKENS = 16_384  # in a forward pass of one device: more of them gain little
+MOST_SEQUENCES = 65_536  # in a forward pass of one device
 COMPILE_PAYS_SECONDS = {"cpu": 600, "cuda": 180}
 
 
@@ -109,7 +110,7 @@ def candidates(config: TrainConfig, batch: int, device: str) -> Iterator[Layout]
     """Yield the layouts that the configuration allows."""
     devices = config.devices * config.nodes
     share = batch // devices
-    sizes = [n for n in range(share, 0, -1) if share % n == 0]
+    sizes = [n for n in range(min(share, MOST_SEQUENCES), 0, -1) if share % n == 0]
     if device == "cpu":
         limit = max(1, 4096 // config.model.context_length)
         sizes = [n for n in sizes if n <= limit] or [1]

@@ -187,9 +187,10 @@ def check_same_run(run: Run) -> None:
     other = [n for n in names if past.get(n, unset.get(n)) != now.get(n)]
     if other:
         name = min(other, key=lambda n: ("." in n, n))  # what optim.* follows from comes first
+        had = past.get(name, unset.get(name))
         raise UserError(
-            f"{path}: this run has {name} = {past.get(name)}, the command asks for "
-            f"{now.get(name)}; choose another --run, or delete the folder to start over"
+            f"{path}: this run has {name} = {had}, the command asks for {now.get(name)}; "
+            "choose another --run, or delete the folder to start over"
         )
     before = read_mapping(run.folder / "provenance.json").get("data_fingerprint")
     if before != run.tokens.manifest["fingerprint"]:

@@ -26,7 +26,7 @@ from llama_scale.callbacks import Garbage, MetricsLog, Progress, SignalStop
 from llama_scale.config import TrainConfig
 from llama_scale.data import StepSampler, TokenWindows, build_loader
 from llama_scale.device import attention_backends, device_name
-from llama_scale.files import atomic_write, read_jsonl, write_json
+from llama_scale.files import atomic_write, locked, read_jsonl, write_json
 from llama_scale.guard import Guard, Rollback
 from llama_scale.model import Llama
 from llama_scale.optim import Recipe, build_optimizer, lr_ratio
@@ -36,6 +36,7 @@ from llama_scale.sharding import ShardedStrategy, shard
 from llama_scale.skips import check_rollbacks, left_out, precedes, read_rollbacks, roll_back
 
 VALIDATION_SHARE = 0.1
+LOCK_PATIENCE = 3.0  # seconds: a process that was just killed may still hold its run
 
 
 class Pretraining(pl.LightningModule):
@@ -232,19 +233,29 @@ def fit(
     ``callbacks`` run after each step and before its row is logged and its checkpoint written, so
     their scores stand in the row. ``listeners`` are handed each row of metrics.jsonl. When many
     steps in a row had to be skipped, the run goes back to an earlier checkpoint and leaves their
-    batches out; raises UserError when that does not help.
+    batches out; raises UserError when that does not help, or when another process trains the run.
     """
     _quieten()
-    if run.place.rank == 0:
-        run.folder.mkdir(parents=True, exist_ok=True)
+    if run.place.rank != 0:
+        return _fit(run, callbacks, listeners or [])
+    run.folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{run.folder}: {{}} is training this run; wait for it, stop it, or choose another --run"
+    with locked(run.folder / ".lock", busy, LOCK_PATIENCE):
         write_json(run.folder / "provenance.json", provenance(run))
         with atomic_write(run.folder / "config.yaml") as file:
             yaml.safe_dump(run.resolved, file, sort_keys=False)
         checkpoint.clear_leftovers(run.folder)
+        return _fit(run, callbacks, listeners or [])
+
+
+def _fit(
+    run: Run, callbacks: list[pl.Callback], listeners: list[Callable[[dict], None]]
+) -> int | None:
+    """Train, going back when steps fail; return the signal that stopped the run, or None."""
     while True:
         stop, rollback = SignalStop(), Rollback(run.config.max_skips)
         windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
-        _fit_once(run, windows, [stop, rollback, *callbacks], listeners or [])
+        _fit_once(run, windows, [stop, rollback, *callbacks], listeners)
         if rollback.first is not None:
             if run.place.rank == 0:
                 roll_back(run.folder, windows, run.recipe, rollback.first, rollback.last)

@@ -1,5 +1,6 @@
 """A run folder's past: what is compared when a command comes back to it."""
 
+import fcntl
 import shutil
 
 import pytest
@@ -52,7 +53,7 @@ def test_a_field_that_is_new_has_its_default(settings, begun, tmp_path):
     lines = [line for line in text.splitlines() if "document_mask" not in line]
     (run / "config.yaml").write_text("\n".join(lines))
     plan(settings, run)
-    with pytest.raises(UserError, match=r"this run has model.document_mask = None"):
+    with pytest.raises(UserError, match=r"this run has model.document_mask = False"):
         plan(settings, run, "--model.document_mask=true")
 
 
@@ -71,3 +72,20 @@ def test_no_git_is_no_commit(settings, begun, monkeypatch):
     assert provenance(run)["commit"]
     monkeypatch.setenv("PATH", "")
     assert provenance(run)["commit"] is None
+
+
+def test_one_process_trains_a_run(settings, begun, monkeypatch):
+    monkeypatch.setattr("llama_scale.training.LOCK_PATIENCE", 0.2)
+    with open(begun / ".lock", "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write("4711")
+        file.flush()
+        with pytest.raises(UserError, match=r"run: process 4711 is training this run; wait for it"):
+            fit(plan(settings, begun), [])
+    assert fit(plan(settings, begun), []) is None
+
+
+def test_weights_can_be_read_by_others(begun):
+    files = list(begun.rglob("*.safetensors"))
+    assert len(files) > 1 and all(file.stat().st_mode & 0o777 == 0o644 for file in files)
