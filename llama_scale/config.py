@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
@@ -235,6 +236,8 @@ def parse(
     if positional and argv and not argv[0].startswith("-"):
         argv[0] = f"--{positional}={argv[0]}"
     argv = _normalise(argv, config_class)
+    for path in _config_files(argv):
+        _check_mappings(path, config_class)
     try:
         sized = {"size", "model"} <= set(_field_names(config_class))
         values = parser.instantiate(parser.parse_args(_expand_sizes(argv) if sized else argv))
@@ -344,6 +347,47 @@ def _one_line(message: str, config_class: type, argv: list[str]) -> str:
         key = None
     if key:
         message = f"unknown key {key!r}{nearest(key, _field_names(config_class))}"
-    files = [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
-    files += [b for a, b in pairwise(argv) if a == "--config"]
-    return message if unknown or not files else f"{', '.join(files)}: {message}"
+    wrong = re.match(r"([\w.]+): (?:Does not|Expected a).*(?:Got|Given) value: (.*)$", message)
+    if wrong and (kind := _field_type(config_class, wrong[1])):
+        key, message = wrong[1], f"{wrong[1]}: expected {_words(kind)}, found {wrong[2]}"
+    flags = {argument.partition("=")[0] for argument in argv}
+    files = _config_files(argv)
+    given = unknown or not files or f"--{key}" in flags
+    return message if given else f"{', '.join(files)}: {message}"
+
+
+def _config_files(argv: list[str]) -> list[str]:
+    flags = _joined(argv, ("--config",))
+    return [a.removeprefix("--config=") for a in flags if a.startswith("--config=")]
+
+
+def _check_mappings(path: str, config_class: type) -> None:
+    """Raise UserError if a file, or a field of it that has fields of its own, is no mapping."""
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping of fields, found {values!r:.80}")
+    for item in dataclasses.fields(config_class):
+        value = values.get(item.name, {})
+        if dataclasses.is_dataclass(item.type) and not isinstance(value, dict | str):
+            raise UserError(f"{path}: {item.name}: expected fields or a file, found {value!r:.80}")
+
+
+def _field_type(config_class: type, key: str) -> Any:
+    """Return the type of a dotted field, or None where there is no such field."""
+    first, _, rest = key.partition(".")
+    kind = {f.name: f.type for f in dataclasses.fields(config_class)}.get(first)
+    if not rest or kind is None:
+        return kind
+    return _field_type(kind, rest) if dataclasses.is_dataclass(kind) else None
+
+
+def _words(kind: Any) -> str:
+    """Say in words what values a type has."""
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
+             type(None): "null", list: "a list", dict: "fields"}  # fmt: skip
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, parts))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_words, parts))
+    return plain.get(get_origin(kind) or kind, str(kind))

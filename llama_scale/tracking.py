@@ -255,7 +255,7 @@ def _open(
         run = start(mode)
     except (wandb.Error, TimeoutError) as error:
         if mode != "online":
-            raise
+            raise UserError(f"wandb: {' '.join(str(error).split())}") from None
         print(f"wandb: {' '.join(str(error).split())}; writing offline", file=sys.stderr)
         wandb.teardown()
         run = start("offline")

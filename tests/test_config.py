@@ -53,7 +53,7 @@ def test_the_size_of_a_flag_wins_over_that_of_a_file(tmp_path):
     assert chosen("--size=M1", "--size=S2", f"--config={small}") == ("S2", load_size("S2"))
     assert chosen("--size=M1", f"--config={part}") == ("M1", load_size("M1", d_ff=7))
     small.write_text("size: S2\nmodel: 3\n")
-    with pytest.raises(UserError, match=r"small\.yaml: no model shape"):
+    with pytest.raises(UserError, match=r"small\.yaml: model: expected fields"):
         train(f"--config={small}")
     small.write_text("size: custom\n")
     with pytest.raises(UserError, match=r"configs/size/custom\.yaml"):
@@ -73,7 +73,7 @@ def test_positional_fills_its_field():
         (["--size", "M7"], ["size", "M7", "did you mean", "M1, M2, M3, M4, M5"]),
         (["--size", "M1", "--optim.lrr", "1"], ["'optim.lrr'", "did you mean 'optim.lr'"]),
         (["--size", "M1", "--sede", "1"], ["'sede'", "did you mean 'seed'"]),
-        (["--size", "M1", "--seed", "many"], ["seed", "int", "many"]),
+        (["--size", "M1", "--seed", "many"], ["seed", "a whole number", "many"]),
         (["--size", "M1", "--optim.lr", "fast"], ["optim.lr", "fast"]),
         (["--size", "M1", "--model.n_heads", "5"], ["model.n_heads", "5", "192"]),
         (["--size", "M1", "--model.n_kv_heads", "2"], ["model.n_kv_heads", "2", "3"]),
@@ -121,7 +121,7 @@ def test_limits_are_inside():
         ("optim: {lrr: 3}\n", ["unknown key 'optim.lrr'", "'optim.lr'"]),
         ("modle: {d_model: 3}\n", ["unknown key 'modle'", "'model'"]),
         ("seed: [1\n", ["seed"]),
-        ("- 1\n", ["Unexpected config"]),
+        ("- 1\n", ["expected a mapping"]),
     ],
 )
 def test_bad_file_is_named(tmp_path, text, words):
@@ -138,3 +138,41 @@ def test_every_shipped_size_is_valid():
     assert {f"M{i}" for i in range(1, 6)} | {f"S{i}" for i in range(1, 9)} <= set(names)
     for name in names:
         load_size(name)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--tokens=foo"], "tokens: expected a number or auto, found foo"),
+        (["--log_every=x"], "log_every: expected a whole number, found x"),
+        (["--compile=maybe"], "compile: expected true or false or auto, found maybe"),
+        (["--precision=fp16"], "precision: expected auto or fp32 or bf16, found fp16"),
+        (["--keep_steps=foo"], "keep_steps: expected a list, found foo"),
+        (["--optim.lr=foo"], "optim.lr: expected a number or auto, found foo"),
+        (["--model.d_model=1.5"], "model.d_model: expected a whole number, found 1.5"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_said_in_words(tmp_path, argv, message):
+    innocent = tmp_path / "fine.yaml"
+    innocent.write_text("seed: 1")
+    for more in ([], [f"--config={innocent}"]):
+        with pytest.raises(UserError) as error:
+            train("--size=M1", *more, *argv)
+        assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tokens: nan", "tokens: expected a number or auto, found nan"),
+        ("optim: 5", "optim: expected fields or a file, found 5"),
+        ("[1, 2]", "expected a mapping of fields, found [1, 2]"),
+        ("", "expected a mapping of fields, found None"),
+    ],
+)
+def test_a_value_of_a_file_is_told_with_the_file(tmp_path, text, words):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        train("--size=M1", f"--config={path}")
+    assert str(error.value) == f"{path}: {words}"
