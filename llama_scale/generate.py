@@ -7,8 +7,10 @@ shared by their samples; finished rows leave the batch. The random numbers of a 
 """
 
 import codecs
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +25,23 @@ from llama_scale.tokenizer import Tokenizer
 
 # Logits that are made and chosen from at a time, by device type.
 STEP_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
+
+
+class Stops(NamedTuple):
+    """Stop strings: ``pattern`` finds the first one; None if there is none to look for.
+
+    One that ends in new bytes begins at most ``reach`` bytes before these.
+    """
+
+    pattern: re.Pattern[bytes] | None
+    reach: int
+
+
+def compile_stops(strings: Sequence[str]) -> Stops:
+    """Return stop strings, none of them empty, as ``Completion.push`` looks for them."""
+    stops = [string.encode() for string in strings]
+    pattern = re.compile(b"|".join(map(re.escape, stops))) if stops else None
+    return Stops(pattern, max(map(len, stops), default=1) - 1)
 
 
 @dataclass
@@ -47,15 +66,14 @@ class Completion:
         """The continuation; bytes that are not UTF-8 become U+FFFD."""
         return self.raw.decode("utf-8", errors="replace")
 
-    def push(self, token: int, piece: bytes, stops: Sequence[bytes], limit: int) -> None:
-        """Append a token, looking for stop strings in the new bytes only."""
+    def push(self, token: int, piece: bytes, stops: Stops, limit: int) -> None:
+        """Append a token to a row that still grows, looking for stop strings in new bytes only."""
+        raw, (pattern, reach) = self.raw, stops
         self.tokens.append(token)
-        unseen = len(self.raw)
-        self.raw += piece
-        starts = [self.raw.find(s, max(0, unseen - len(s) + 1)) for s in stops]
-        found = [start for start in starts if start >= 0]
-        if found:
-            del self.raw[min(found) :]
+        start = len(raw) - reach
+        raw += piece
+        if pattern and (found := pattern.search(raw, start if start > 0 else 0)):
+            del raw[found.start() :]
             self.reason = "stop"
         elif len(self.tokens) == limit:
             self.reason = "length"
@@ -136,7 +154,7 @@ def _decode(
     graphs: bool = False,
 ) -> Iterator[None]:
     """Decode ``rows`` to their ends, yielding after each token of the batch."""
-    stops = [stop.encode() for stop in sampling.stop]
+    stops = compile_stops(sampling.stop)
     context_length, device = model.config.context_length, model.embedding.weight.device
     limits = [min(sampling.max_new_tokens, context_length - len(r.context)) for r in rows]
     keys = sample_keys(sampling.seed, [(r.task, r.sample) for r in rows]).to(device)  # (B,)

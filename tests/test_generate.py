@@ -7,7 +7,7 @@ import transformers
 
 from llama_scale.config import ModelConfig
 from llama_scale.errors import UserError
-from llama_scale.generate import Completion, generate, stream
+from llama_scale.generate import Completion, compile_stops, generate, stream
 from llama_scale.hf import hf_config, to_hf
 from llama_scale.model import Llama
 from llama_scale.sampling import SamplingConfig
@@ -110,20 +110,28 @@ def test_samples_depend_on_seed_task_and_sample_alone(model, tokenizer):
     assert len({full[2, sample][1] for sample in range(3)}) == 3
 
 
-def test_stop_strings_are_found_across_tokens():
-    rng = random.Random(0)
-    for _ in range(2000):
-        stops = [bytes(rng.choices(b"ab", k=rng.randint(1, 4))) for _ in range(rng.randint(1, 3))]
-        pieces = [bytes(rng.choices(b"abc", k=rng.randint(0, 4))) for _ in range(8)]
+@pytest.mark.parametrize("letters", ["ab", "a.\n", "é中|"])
+def test_the_earliest_stop_string_ends_the_text(letters):
+    """Whichever tokens the bytes come in: one may hold a stop string, several or part of one."""
+    rng = random.Random(letters)
+    for _ in range(1500):
+        stops = [
+            "".join(rng.choices(letters, k=rng.randint(1, 4))) for _ in range(rng.randrange(4))
+        ]
+        parts = ["".join(rng.choices(f"{letters}c", k=rng.randint(0, 4))) for _ in range(3)]
+        text = "".join(rng.sample([*parts, *stops], k=len(parts) + len(stops))).encode()
+        ends = sorted(rng.randint(0, len(text)) for _ in range(rng.choice([0, 3, 9])))
+        pieces = [text[i:j] for i, j in itertools.pairwise([0, *ends, len(text)])]
         row = Completion(0, 0, [], False)
         for count, piece in enumerate(pieces, start=1):
-            row.push(count, piece, stops, limit=8)
+            row.push(count, piece, compile_stops(stops), limit=len(pieces))
             seen = b"".join(pieces[:count])
-            starts = [seen.find(stop) for stop in stops if stop in seen]
+            starts = [seen.find(stop.encode()) for stop in stops if stop.encode() in seen]
+            last = "length" if count == len(pieces) else None
+            expected = ("stop", seen[: min(starts)]) if starts else (last, seen)
+            assert (row.reason, row.raw, row.tokens) == (*expected, list(range(1, count + 1)))
             if starts:
-                assert (row.reason, row.raw) == ("stop", seen[: min(starts)])
                 break
-            assert (row.reason, row.raw) == ("length" if count == 8 else None, seen)
 
 
 def chain(tokenizer, texts):
