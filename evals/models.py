@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from evals.perplexity import References, Score, reference_bits_per_byte, windows
 from llama_scale.checkpoint import load_model
+from llama_scale.device import set_threads
 from llama_scale.errors import UserError
 from llama_scale.generate import generate
 from llama_scale.model import Llama
@@ -84,8 +85,7 @@ def open_checkpoint(
     graphs: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint folder with its tokenizer; raise UserError if it cannot be."""
-    if threads:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     model = load_model(folder, device, torch.bfloat16 if bf16 else torch.float32)
     return Checkpoint(model, Tokenizer(folder / "tokenizer.model"), graphs)
 

@@ -113,10 +113,13 @@ def each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> No
 
     With ``watch``, also with those that appear until the run has its result. One that training
     deletes meanwhile is passed over, a damaged one too, with a line on stderr. Raises UserError
-    when all are done if any was damaged, and at once on what is wrong with more than a checkpoint.
+    when all are done if any was damaged or there was none, and at once on what is wrong with more
+    than a checkpoint.
     """
-    if not watch and not list_checkpoints(run):
-        raise UserError(f"{run}: no checkpoints/ to score; --all wants a run folder")
+    if not run.is_dir():
+        raise UserError(f"{run}: no such folder; name a run that training has begun")
+    if watch and not (run / "result.json").exists() and not list_checkpoints(run):
+        print(f"waiting for a checkpoint in {run / 'checkpoints'}", file=sys.stderr)
     seen, damaged, last = set(), [], False
     while not last:
         last = (run / "result.json").exists() or not watch
@@ -134,6 +137,8 @@ def each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> No
                 print(f"skipping a {kind} checkpoint: {damage}", file=sys.stderr)
         if not last:
             time.sleep(POLL)
+    if not seen:
+        raise UserError(f"{run}: no checkpoints/ to score; --all and --watch want a run folder")
     if damaged:
         raise UserError(
             f"{run}: damaged and not scored: {', '.join(damaged)}; delete them or train them again"

@@ -28,6 +28,11 @@ class SandboxBenchmark:
     rounds: int = 3
     out: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("workers", "repeats", "rounds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class FitBenchmark:

@@ -3,13 +3,11 @@
 import sys
 from pathlib import Path
 
-import torch
-
 from evals.config import EvalConfig
 from evals.subjects import checkpoint, each_checkpoint, foreign, is_foreign
 from evals.suites import evaluate, judge_samples, suite_names
 from llama_scale.config import parse
-from llama_scale.device import pick_device
+from llama_scale.device import pick_device, set_threads
 from llama_scale.errors import UserError, run_cli
 from llama_scale.tracking import mirror_scores
 
@@ -23,8 +21,7 @@ def main() -> None:
     """Run the suites that are not finished and print what each found."""
     argv = [FLAGS.get(arg, arg) for arg in sys.argv[1:]]
     config = parse(EvalConfig, "Score a model of code.", argv, positional="checkpoint")
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     if config.graphs and pick_device(config.device) == "cpu":
         raise UserError("graphs: CUDA graphs need a GPU; leave it out on a CPU")
     if config.samples:

