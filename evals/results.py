@@ -156,6 +156,8 @@ def table(result: dict[str, Any]) -> str:
     for name, (value, bounds) in figures.items():
         spread = f"  [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""
         lines.append(f"  {result['suite']:<11} {name:<20} {value:>10.4f}{spread}")
+    if sampled := result.get("tasks_with_samples"):
+        lines.append(f"  {sampled} of {result['tasks_of_suite']} tasks have samples")
     if found := result.get("contaminated"):
         lines.append(
             f"  {len(found)} tasks were found among the training data's sources and removed there"

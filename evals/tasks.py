@@ -178,6 +178,7 @@ def score(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Judge completions (rows of task_id, completion); return the result and a row for each.
 
+    The result counts the tasks of the suite and those that have samples, which the scores are of.
     Raises UserError on a task_id that the suite does not have.
     """
     known = {task.task_id: task for task in suite.tasks}
@@ -204,8 +205,9 @@ def score(
         found |= {"judged_by": task.label} if task.label else {}
         found |= {"contaminated_by": flags[task.task_id]} if task.task_id in flags else {}
         samples.append(row | found)
-    result = summarise(samples, suite.config.k, flags) | {"isolation": execution.describe()}
-    return result, samples
+    counts = {"tasks_with_samples": len({r["task_id"] for r in rows}), "tasks_of_suite": len(known)}
+    result = summarise(samples, suite.config.k, flags) | counts
+    return result | {"isolation": execution.describe()}, samples
 
 
 def _programs(task: Task, row: dict[str, Any]) -> Sequence[Program | Script] | None:

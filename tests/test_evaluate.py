@@ -98,6 +98,7 @@ def test_evaluates_once_and_says_so(run, tiny_data, launch):
     assert (perplexity["step"], perplexity["precision"]) == (7, "fp32")
     result = json.loads((folder / "humaneval.json").read_text())
     assert result["n_tasks"] == 2 and result["isolation"]["level"] in first.stdout
+    assert "  2 of 164 tasks have samples\n" in first.stdout
     assert f"{result['gold_bits_per_byte']:.4f}" in first.stdout
     packed = (folder / "humaneval-samples.jsonl.gz").read_bytes()
     rows = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
@@ -145,6 +146,8 @@ def test_judges_samples_from_elsewhere(samples, tmp_path, launch):
     result = json.loads((tmp_path / "out" / "humaneval.json").read_text())
     assert result["pass_at_k"] == {"1": pytest.approx((0.5 + 0.5 + 1) / 3)}
     assert (result["n_tasks"], result["parse_rate"]) == (3, 4 / 5)
+    assert (result["tasks_with_samples"], result["tasks_of_suite"]) == (3, 164)
+    assert "pass@1" in out and "  3 of 164 tasks have samples\n" in out
     packed = (tmp_path / "out" / "humaneval-samples.jsonl.gz").read_bytes()
     rows = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
     assert [r["reason"] for r in rows] == ["passed"] * 3 + ["ended early", "syntax error"]
