@@ -6,17 +6,17 @@ order, and calls a problem without tests solved; ``judge: legacy`` follows it in
 """
 
 import ast
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from evals.rows import Row, read_rows
 from evals.sandbox.pool import Program, Script, Verdict
 from evals.tasks import CodeConfig, Suite, Task
 from llama_scale.errors import UserError
-from llama_scale.files import read_jsonl
 
+REMEDY = "give the published folder, or a file with one of its problems to a line"
 # What the official judge puts before a solution, without numpy, which the sandbox does not have.
 PREAMBLE = """import sys, time, itertools, collections, math, fractions, random, heapq
 from itertools import accumulate, product, permutations, combinations
@@ -79,24 +79,34 @@ class AppsConfig(CodeConfig):
         super().__post_init__()
         self.check("max_tests", self.max_tests is None or self.max_tests > 0)
 
+    @property
+    def local(self) -> Path | None:
+        """The file, or the folder of the split's problems, if one is given."""
+        path = None if self.data is None else Path(self.data)
+        return path / self.split if path and (path / self.split).is_dir() else path
+
 
 def problems(config: AppsConfig) -> list[dict[str, Any]]:
     """Read the problems: id, question, starter, solutions, inputs, outputs, function.
 
-    Raises UserError if the data cannot be read or has no such problem.
+    Raises UserError if the data cannot be read, is of another form or has no such problem.
     """
-    rows = _from_hub(config.split) if config.data is None else _from_path(Path(config.data), config)
-    try:
-        found = [_plain_row(row) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"apps.data: {config.data} is not APPS's format ({error})") from None
-    chosen = [p for p in found if config.difficulty in ("all", p["difficulty"])]
-    if not chosen:
-        raise UserError(f"apps.difficulty: the data has no {config.difficulty} problem")
-    return sorted(chosen, key=lambda problem: problem["number"])
+    if config.local is None:
+        rows = _from_hub(config.split)
+    elif config.local.is_dir():
+        rows = _from_folder(config.local)
+    else:
+        rows = read_rows(config.local, "apps.data", REMEDY)
+    if not rows:
+        raise UserError(f"apps.data: {config.local} has no problem's folder; {REMEDY}")
+    asked = [row for row in rows if config.difficulty in ("all", _difficulty(row))]
+    if not asked:
+        source = config.local or "the Hub's data"
+        raise UserError(f"apps.difficulty: {source} has no {config.difficulty} problem; {REMEDY}")
+    return sorted(map(_plain_row, asked), key=lambda problem: problem["number"])
 
 
-def _from_hub(split: str) -> list[dict]:
+def _from_hub(split: str) -> list[Row]:
     try:
         from datasets import load_dataset
 
@@ -106,53 +116,47 @@ def _from_hub(split: str) -> list[dict]:
             f"apps: the Hub gave no data ({type(error).__name__}); give the published folder or a "
             "jsonl file: --apps.data PATH"
         ) from None
-    return list(rows)
+    return [Row(f"apps: the Hub's row {n}", REMEDY, row) for n, row in enumerate(rows, 1)]
 
 
-def _from_path(path: Path, config: AppsConfig) -> list[dict]:
-    try:
-        if path.is_file():
-            return read_jsonl(path, whole=True)
-        folder = path / config.split if (path / config.split).is_dir() else path
-        return [_from_folder(f) for f in sorted(folder.iterdir()) if f.is_dir()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"apps.data: {path} cannot be read ({error})") from None
-
-
-def _from_folder(folder: Path) -> dict[str, Any]:
-    """Read one problem of the published layout."""
-
-    def text(name: str, default: str) -> str:
-        file = folder / name
-        return file.read_text(encoding="utf-8") if file.exists() else default
-
-    return {
-        "problem_id": int(folder.name),
-        "question": (folder / "question.txt").read_text(encoding="utf-8"),
-        "starter_code": text("starter_code.py", ""),
-        "solutions": text("solutions.json", "[]"),
-        "input_output": text("input_output.json", "{}"),
-        "difficulty": json.loads(text("metadata.json", "{}")).get("difficulty", "introductory"),
+def _from_folder(folder: Path) -> list[Row]:
+    """Read the published layout: one folder for each problem, named by its number."""
+    names = {
+        "question": "question.txt",
+        "starter_code": "starter_code.py",
+        "solutions": "solutions.json",
+        "input_output": "input_output.json",
+        "metadata": "metadata.json",
     }
+    rows = []
+    try:
+        for problem in sorted(path for path in folder.iterdir() if path.is_dir()):
+            files = {field: problem / name for field, name in names.items()}
+            found = {f: p.read_text(encoding="utf-8") for f, p in files.items() if p.exists()}
+            found["problem_id"] = problem.name
+            rows.append(Row(f"apps.data: {problem}", REMEDY, found))
+    except (OSError, ValueError) as error:
+        raise UserError(f"apps.data: {folder} cannot be read ({error}); {REMEDY}") from None
+    return rows
 
 
-def _loaded(value: Any, default: Any) -> Any:
-    if isinstance(value, str):
-        return json.loads(value) if value.strip() else default
-    return value or default
+def _difficulty(row: Row) -> str:
+    if "metadata" in row.fields:
+        row = Row(row.place, row.remedy, row.unpack("metadata", dict, {}))
+    return row.take("difficulty", str, "introductory")
 
 
-def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
-    cases = _loaded(row["input_output"], {})
+def _plain_row(row: Row) -> dict[str, Any]:
+    cases = Row(row.place, row.remedy, row.unpack("input_output", dict, {}))
     return {
-        "number": int(row.get("problem_id", row.get("id", 0))),
-        "question": row["question"],
-        "starter": row.get("starter_code") or "",
-        "solutions": _loaded(row.get("solutions"), []),
-        "difficulty": row.get("difficulty", "introductory"),
-        "function": cases.get("fn_name"),
-        "inputs": cases.get("inputs", []),
-        "outputs": cases.get("outputs", []),
+        "number": row.number(row.either("problem_id", "id")),
+        "question": row.take("question", str),
+        "starter": row.take("starter_code", str, ""),
+        "solutions": row.texts("solutions", []),
+        "difficulty": _difficulty(row),
+        "function": cases.take("fn_name", str, "") or None,
+        "inputs": cases.take("inputs", list, []),
+        "outputs": cases.take("outputs", list, []),
     }
 
 

@@ -6,7 +6,6 @@ prompts, 11-510 are the test split, 511-600 validation, 601-974 training.
 
 import ast
 import builtins
-import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from evals.rows import Row, read_rows
 from evals.sandbox.pool import Program
 from evals.tasks import CodeConfig, Suite, Task
 from llama_scale.errors import UserError
-from llama_scale.files import read_jsonl
 
 SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974),
           "all": (1, 974)}  # fmt: skip
@@ -26,6 +25,7 @@ STOPS = {
     "google": ("[DONE]",),
     "incoder": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
 }
+REMEDY = "give mbpp.jsonl or sanitized-mbpp.json as published"
 BY_REFERENCE = "tests hold the program's objects by reference"
 
 
@@ -56,29 +56,22 @@ class MbppConfig(CodeConfig):
     profile: Literal["google", "incoder"] = "google"
     timeout: float = 8.0
 
+    @property
+    def local(self) -> Path | None:
+        """The file, if one is given."""
+        return None if self.data is None else Path(self.data)
+
 
 def problems(data: str | None = None, sanitized: bool = False) -> list[dict[str, Any]]:
     """Read the tasks: task_id, text, code, test_list, setup, by number.
 
     Raises UserError if the file or the Hub cannot be read or holds something else.
     """
-    if data is None:
-        rows = _from_hub(sanitized)
-    else:
-        path = Path(data)
-        try:
-            text = path.read_text(encoding="utf-8")
-            rows = json.loads(text) if text.startswith("[") else read_jsonl(path, whole=True)
-        except (OSError, ValueError) as error:
-            raise UserError(f"mbpp.data: {path} cannot be read ({error})") from None
-    try:
-        tasks = [_plain_row(row) for row in rows]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"mbpp.data: {data} is not MBPP's format, at field {error}") from None
-    return sorted(tasks, key=lambda task: task["number"])
+    rows = _from_hub(sanitized) if data is None else read_rows(Path(data), "mbpp.data", REMEDY)
+    return sorted(map(_plain_row, rows), key=lambda task: task["number"])
 
 
-def _from_hub(sanitized: bool) -> list[dict]:
+def _from_hub(sanitized: bool) -> list[Row]:
     try:
         from datasets import load_dataset
 
@@ -89,20 +82,31 @@ def _from_hub(sanitized: bool) -> list[dict]:
             f"mbpp: the Hub gave no data ({type(error).__name__}); give the published file: "
             f"--mbpp.data {'sanitized-mbpp.json' if sanitized else 'mbpp.jsonl'}"
         ) from None
-    return [row for split in found.values() for row in split]
+    rows = [(name, n, row) for name, split in found.items() for n, row in enumerate(split, 1)]
+    return [Row(f"mbpp: the Hub's {name} split, row {n}", REMEDY, row) for name, n, row in rows]
 
 
-def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
+def _plain_row(row: Row) -> dict[str, Any]:
     """Return one row of either file in one form, with line ends of one kind."""
-    imports = "\n".join(row.get("test_imports", []))
-    setup = "\n".join(filter(None, (imports, row.get("test_setup_code", "").replace("\r", ""))))
-    return {
-        "number": int(row["task_id"]),
-        "text": row["text"] if "text" in row else row["prompt"],
-        "code": row["code"].replace("\r\n", "\n"),
-        "tests": [test.replace("\r\n", "\n") for test in row["test_list"]],
-        "setup": setup,
+    imports = "\n".join(row.texts("test_imports", []))
+    setup = row.take("test_setup_code", str, "").replace("\r", "")
+    task = {
+        "number": row.number("task_id"),
+        "text": row.take(row.either("text", "prompt"), str),
+        "code": row.take("code", str).replace("\r\n", "\n"),
+        "tests": [test.replace("\r\n", "\n") for test in row.texts("test_list")],
+        "setup": "\n".join(filter(None, (imports, setup))),
     }
+    if not task["tests"]:
+        raise row.error("test_list", "empty", "at least one test")
+    whole = {"code": task["code"], "test_list": "\n".join([task["setup"], *task["tests"]])}
+    for name, source in whole.items():
+        try:
+            parsed(source)
+        except (SyntaxError, ValueError, RecursionError) as error:
+            found = f"not Python ({getattr(error, 'msg', error)})"
+            raise row.error(name, found, "what Python parses") from None
+    return task
 
 
 def parsed(code: str) -> ast.Module:
@@ -164,14 +168,18 @@ def read(config: MbppConfig) -> Suite:
     Raises UserError if they, or those that the prompt shows, are missing.
     """
     known = problems(config.data, config.sanitized)
+    source = config.data or "the Hub's data"
     first, last = SPLITS[config.split]
     by_number = {problem["number"]: problem for problem in known}
     shots = [by_number[n] for n in SHOTS if n in by_number]
     if config.profile == "google" and len(shots) < (2 if config.sanitized else len(SHOTS)):
-        raise UserError("mbpp.data: tasks 2, 3 and 4, which the google prompt shows, are missing")
+        raise UserError(
+            f"mbpp.data: {source} lacks tasks 2, 3 and 4, which the google prompt shows; {REMEDY}, "
+            "or use --mbpp.profile incoder"
+        )
     chosen = [_task(p, config.profile, shots) for p in known if first <= p["number"] <= last]
     if not chosen:
-        raise UserError(f"mbpp.split: the data has no task of {config.split}")
+        raise UserError(f"mbpp.split: {source} has no task of {config.split}; {REMEDY}")
     names = ("profile", "split", "sanitized")
     about = {name: getattr(config, name) for name in names}
     return Suite(config.stopping(STOPS[config.profile]), chosen, about)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from evals.passk import LEVEL, RESAMPLES, paired_difference
+from evals.rows import read_rows
 from evals.sandbox.pool import NOT_MEASURED
 from evals.sandbox.tools import LANGUAGES
 from llama_scale.errors import UserError
@@ -58,33 +59,15 @@ def write_result(path: Path, result: dict[str, Any], samples: list[dict]) -> Non
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
     """Read completions, one JSON object to a line; raise UserError naming the first bad line."""
-    try:
-        data = path.read_bytes()
-        lines = (gzip.decompress(data) if path.suffix == ".gz" else data).split(b"\n")
-    except OSError as error:
-        raise UserError(f"samples: {path} cannot be read ({error.strerror or error})") from None
     rows, seen = [], {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            task, completion = row["task_id"], row["completion"]
-            language = row.get("language", "python")
-            if not isinstance(task, str) or not isinstance(completion, str):
-                raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise UserError(
-                f"{path}:{number}: expected an object with texts task_id and completion"
-            ) from None
+    for found in read_rows(path, "samples", "give lines with the texts task_id and completion"):
+        task, completion = found.take("task_id", str), found.take("completion", str)
+        language = found.take("language", str, "python")
         if language not in LANGUAGES:
-            known = ", ".join(LANGUAGES)
-            raise UserError(f"{path}:{number}: language {language!r}; known: {known}")
+            raise found.error("language", repr(language), f"one of {', '.join(LANGUAGES)}")
         index = seen[task] = seen.get(task, -1) + 1
         row = {"task_id": task, "sample": index, "completion": completion}
         rows.append(row if language == "python" else row | {"language": language})
-    if not rows:
-        raise UserError(f"{path}: no samples in it")
     return rows
 
 

@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -50,6 +51,11 @@ class CodeConfig:
                 f"{self.suite}.n_samples: {self.n_samples} samples at temperature 0 are all equal; "
                 "use 1, or a temperature"
             )
+
+    @property
+    def local(self) -> Path | None:
+        """The file or folder that the tasks are read from; None if they need no path."""
+        return None
 
     def check(self, name: str, holds: bool, expected: str = "more than 0") -> None:
         """Raise UserError on the setting ``name`` unless what is expected of it ``holds``."""

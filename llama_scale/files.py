@@ -93,16 +93,23 @@ def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
     Raises:
         UserError: A line is not JSON, named by its number.
     """
-    rows = []
-    *lines, last = Path(path).read_bytes().split(b"\n")
-    for number, line in enumerate([*lines, last] if whole else lines, start=1):
+    data = Path(path).read_bytes()
+    kept = data if whole else data[: data.rfind(b"\n") + 1]
+    return [row for _, row in numbered_rows(kept, str(path))]
+
+
+def numbered_rows(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
+    """Yield the line number and the value of each of the JSON lines of the file ``name``.
+
+    Blank ones are passed over. Raises UserError on one that is not JSON.
+    """
+    for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: line {number} is not JSON ({error})") from None
-    return rows
+            raise UserError(f"{name}: line {number} is not JSON ({error})") from None
 
 
 def sha256(path: str | Path) -> str:

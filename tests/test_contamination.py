@@ -191,7 +191,7 @@ def test_benchmarks_that_are_not_there(tmp_path):
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n"])
 def test_every_task_of_a_file_counts(tmp_path, end):
     """Neither a missing last line end nor a line separator inside a text loses tasks."""
-    row = {"code": "c", "test_list": [], "difficulty": "introductory", "input_output": {}}
+    row = {"code": "c", "test_list": ["assert c"], "difficulty": "introductory", "input_output": {}}
     row |= {"text": "a\u2028b\u2029c\x85d", "question": "a\u2028b\u2029c\x85d"}
     rows = [row | {"task_id": i, "problem_id": i} for i in (1, 2, 3)]
     path = tmp_path / "tasks.jsonl"

@@ -1,0 +1,117 @@
+"""Files of tasks and of completions: what is wrong with a row is said by file, row and field."""
+
+import gzip
+import hashlib
+import json
+import reprlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_scale.errors import UserError
+from llama_scale.files import numbered_rows, sha256
+
+WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as it was found: ``place`` says where in messages, ``remedy`` what to give instead.
+
+    Null stands for a field that is not there. All methods raise UserError.
+    """
+
+    place: str
+    remedy: str
+    fields: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if type(self.fields) is not dict:
+            found = reprlib.repr(self.fields)
+            raise UserError(f"{self.place} is {found}, expected an object; {self.remedy}")
+
+    def error(self, name: str, found: str, expected: str) -> UserError:
+        """Return what is raised where a field is not as expected."""
+        return UserError(
+            f"{self.place}: field {name!r} is {found}, expected {expected}; {self.remedy}"
+        )
+
+    def either(self, *names: str) -> str:
+        """Return the first of the ``names`` that is a field, or the first of all."""
+        return next((name for name in names if name in self.fields), names[0])
+
+    def take(self, name: str, kind: type, default: Any = None) -> Any:
+        """Return a field of a ``kind``; it must be there unless it has a default."""
+        value = self.fields.get(name)
+        value = default if value is None else value
+        if type(value) is not kind:
+            found = "missing" if value is None else reprlib.repr(value)
+            raise self.error(name, found, WORDS[kind])
+        return value
+
+    def number(self, name: str) -> int:
+        """Return a whole number, which may be written as a text."""
+        value = self.fields.get(name)
+        if type(value) is str and value.isdecimal():
+            return int(value)
+        return self.take(name, int)
+
+    def unpack(self, name: str, kind: type, default: Any) -> Any:
+        """Return a field of a ``kind`` that may be written as JSON; a blank text is none."""
+        value = self.fields.get(name)
+        if type(value) is not str:
+            return self.take(name, kind, default)
+        try:
+            inner = json.loads(value) if value.strip() else None
+        except (ValueError, RecursionError) as error:
+            raise self.error(name, f"not JSON ({error})", WORDS[kind]) from None
+        return Row(self.place, self.remedy, {name: inner}).take(name, kind, default)
+
+    def texts(self, name: str, default: list[str] | None = None) -> list[str]:
+        """Return a list of texts."""
+        values = self.unpack(name, list, default)
+        for value in values:
+            if type(value) is not str:
+                raise self.error(name, f"a list with {reprlib.repr(value)}", "a list of texts")
+        return values
+
+
+def read_rows(path: Path, flag: str, remedy: str) -> list[Row]:
+    """Read a file of JSON lines, gzipped or not, or of one JSON list, which begins with ``[``.
+
+    Raises UserError on a file that cannot be read, is empty or holds something else.
+    """
+    name = f"{flag}: {path}"
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{name} cannot be read ({error}); {remedy}") from None
+    try:
+        if data.lstrip().startswith(b"["):
+            rows = [(f"row {n}", row) for n, row in enumerate(json.loads(data), start=1)]
+        else:
+            rows = [(f"line {n}", row) for n, row in numbered_rows(data, name)]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is not JSON ({error}); {remedy}") from None
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from None
+    if not rows:
+        raise UserError(f"{name} is empty; {remedy}")
+    return [Row(f"{name}: {number}", remedy, row) for number, row in rows]
+
+
+def content_sha256(path: Path, flag: str) -> str:
+    """Return the SHA-256 of a file, or of what sha256sum prints of a folder's files in order.
+
+    Raises UserError if they cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            return sha256(path)
+        files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*"))
+        lines = [f"{sha256(path / f)}  {f}\n" for f in files if (path / f).is_file()]
+    except OSError as error:
+        raise UserError(f"{flag}: {path} cannot be read ({error})") from None
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
