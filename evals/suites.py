@@ -21,6 +21,7 @@ from evals.results import (
     table,
     write_result,
 )
+from evals.rows import content_sha256
 from evals.subjects import Subject
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import read_json, sha256, write_json
@@ -92,9 +93,14 @@ def own_config(config: EvalConfig, name: str, subject: Subject) -> Any:
 def suite_settings(own: Any, subject: Subject) -> dict[str, Any]:
     """Return what a suite's result depends on: the model, the settings, the data."""
     settings = subject.identity | {"settings": json.loads(json.dumps(asdict(own)))}
+    return settings | data_settings(own)
+
+
+def data_settings(own: Any) -> dict[str, str]:
+    """Return what stands for the content of the data: the same path may hold something else."""
     if isinstance(own, perplexity.PerplexityConfig):
-        settings["data_fingerprint"] = read_manifest(own.data)["fingerprint"]
-    return settings
+        return {"data_fingerprint": read_manifest(own.data)["fingerprint"]}
+    return {"data_sha256": content_sha256(own.local, f"{own.suite}.data")} if own.local else {}
 
 
 def read_data(config: EvalConfig, name: str, own: Any) -> Any:
@@ -131,7 +137,7 @@ def judge_samples(config: EvalConfig) -> None:
         "samples_file_sha256": sha256(Path(config.samples)),
         "llama_scale": llama_scale.__version__,
         "settings": json.loads(json.dumps(asdict(own))),
-    }
+    } | data_settings(own)
     with execution(config, path.parent, settings, {}) as runs:
         result, samples = tasks.score(rows, suite, runs)
     write_result(path, {"suite": name, **suite.about, **result, **settings}, samples)

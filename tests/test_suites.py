@@ -1,6 +1,7 @@
 """Several suites of one command: their data, their results, files of one's own."""
 
 # ruff: noqa: F811
+import hashlib
 import json
 import shutil
 
@@ -17,6 +18,10 @@ SMALL = [
     "--mbpp.sampling.max_new_tokens=4", "--apps.sampling.max_new_tokens=4",
     "--execution.workers=2",
 ]  # fmt: skip
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
 
 
 def test_all_data_is_read_before_anything_is_drawn(run, launch, monkeypatch):
@@ -64,8 +69,27 @@ def test_suites_of_local_files_and_their_accuracy(run, launch):
     found = json.loads((folder / "aggregate.json").read_text())
     assert found["n_tasks"] == {"humaneval": 2, "mbpp": 2, "apps": 4} and found["macro"] == 0
     assert "aggregate   macro" in out
+    assert results["apps"]["data_sha256"] == sha256((FIXTURES / "apps.jsonl").read_bytes())
+    assert results["mbpp"]["data_sha256"] == sha256((FIXTURES / "mbpp.jsonl").read_bytes())
+    assert "data_sha256" not in json.loads((folder / "humaneval.json").read_text())
     for path in folder.iterdir():
         path.unlink()
+
+
+def test_other_data_under_the_same_name_is_scored_anew(run, launch, tmp_path):
+    file, data = tmp_path / "mbpp.jsonl", (FIXTURES / "mbpp.jsonl").read_bytes()
+    file.write_bytes(data)
+    argv = [*SMALL, "--suites=humaneval,mbpp", f"--mbpp.data={file}"]
+    assert launch("evaluate.py", "runs/tiny", *argv)[0] == 0
+    code, out, err = launch("evaluate.py", "runs/tiny", *argv)
+    assert code == 0 and out.count("already scored") == 2, err
+    file.write_bytes(data.replace(b"circle", b"disc"))
+    code, out, err = launch("evaluate.py", "runs/tiny", *argv)
+    assert code == 0 and "humaneval: already scored" in out and "mbpp: already" not in out, err
+    folder = run / "evals" / "step-00000007"
+    result = json.loads((folder / "mbpp.json").read_text())
+    assert result["data_sha256"] == sha256(file.read_bytes()) != sha256(data)
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("suite", ["mbpp", "apps"])
