@@ -1,4 +1,4 @@
-"""Imports run one way: launch -> data_tools, evals -> llama_scale."""
+"""House rules: imports run one way, launch -> data_tools, evals -> llama_scale; files are short."""
 
 import ast
 import subprocess
@@ -28,6 +28,7 @@ ALLOWED = {
         },
     },
 }
+LONGEST = 400
 MODULES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -68,3 +69,10 @@ def test_arrows(path):
 def test_light_modules_stay_light(module, absent):
     code = f"import sys, {module}; sys.exit(any(m in sys.modules for m in {absent}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("folder", [*ALLOWED, "launch", "tests"])
+def test_files_are_short(folder):
+    lines = {path: len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert lines
+    assert not {path: n for path, n in lines.items() if n >= LONGEST}

@@ -2,15 +2,10 @@
 
 import gzip
 import hashlib
-import json
-import os
-import random
 import shutil
 import subprocess
-import sysconfig
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -336,87 +331,3 @@ def test_no_token_is_one_line(tmp_path):
 def test_no_such_local_copy(tmp_path):
     with pytest.raises(UserError, match=r"^source: .*nowhere"):
         collected(config(tmp_path, "the-stack", path=str(tmp_path / "nowhere")), tmp_path)
-
-
-def test_a_folder_of_projects(tmp_path):
-    root = tmp_path / "projects"
-    one, two = root / "one", root / "two"
-    for project in (one, two):
-        project.mkdir(parents=True)
-        (project / "a.py").write_text(CODE + f"# {project.name}\n")
-    (one / "LICENSE").write_text("\nMIT License\n\nCopyright\n")
-    (one / "loop").symlink_to(one)
-    (one / "link.py").symlink_to("a.py")
-    (one / "loop.py").symlink_to("loop.py")
-    (one / ".hidden").mkdir()
-    (one / ".hidden" / "b.py").write_text(CODE)
-    (one / "long.py").write_bytes(b"x" * (100 << 20))
-    os.mkfifo(one / "pipe.py")
-    subprocess.run(["git", "init", "-q", str(two)], check=True)
-    subprocess.run(["git", "-C", str(two), "add", "a.py"], check=True)
-    (two / "untracked.py").write_text(CODE)
-    (two / "gone.py").write_text(CODE)
-    subprocess.run(["git", "-C", str(two), "add", "gone.py"], check=True)
-    (two / "gone.py").unlink()
-    (root / "own.py").write_text(CODE + "# own\n")
-    found = collected(config(tmp_path, "folder", path=str(root), licence="ISC"), tmp_path)
-    assert [(r.package, r.path, r.licence) for r in found.records] == [
-        ("one", "a.py", "MIT"), ("projects", "own.py", "ISC"), ("two", "a.py", "ISC"),
-    ]  # fmt: skip
-    assert dropped(found) == {"symlink": 2, "too_large": 1, "not_a_file": 1, "unreadable": 1}
-    assert found.examples["symlink"] == ["one: link.py", "one: loop.py"]
-
-
-def test_json_lines(tmp_path):
-    rows = [
-        {"content": CODE, "package": "a", "path": "x.py", "license": ["MIT"]},
-        {"text": CODE + "#\n", "repo_name": "b", "licence": "GPL-3.0"},
-        {"content": None, "license": "MIT"},
-        {"content": "bad \ud800", "license": "MIT", "package": "s"},
-        {"content": CODE, "license": "MIT"},
-    ]
-    lines = [json.dumps(row).encode() for row in rows] + [b"{not json", b"\xff\xfe", b"[1]"]
-    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    packed = gzip.compress(
-        json.dumps(rows[0]).encode() + b"\n" + random.Random(0).randbytes(9000).hex().encode()
-    )
-    (tmp_path / "b.jsonl.gz").write_bytes(packed[:-3000])
-    found = collected(config(tmp_path, "jsonl", path=str(tmp_path)), tmp_path)
-    assert {r.package for r in found.records} == {"a", "s", "a.jsonl:5"}
-    assert dropped(found) == {"bad_json": 3, "no_content": 1, "licence": 1, "truncated_gzip": 1}
-
-
-@pytest.mark.parametrize("source", ["folder", "jsonl", "parquet"])
-def test_paths_that_are_missing(tmp_path, source):
-    for path, message in ((None, "needs one"), (str(tmp_path / "no"), "no such file or folder")):
-        with pytest.raises(UserError, match=message):
-            collected(config(tmp_path, source, path=path), tmp_path)
-    (tmp_path / "bad.parquet").write_text("no")
-    if source == "parquet":
-        with pytest.raises(UserError, match="not a Parquet file"):
-            collected(config(tmp_path, source, path=str(tmp_path)), tmp_path)
-
-
-def test_a_build_from_a_folder(tmp_path):
-    library = Path(sysconfig.get_path("stdlib"))
-    for name in ("json", "email", "html", "http", "logging", "xml"):
-        project = tmp_path / "projects" / name
-        shutil.copytree(library / name, project, ignore=shutil.ignore_patterns("__pycache__"))
-        (project / "LICENSE").write_text("MIT License\n")
-        (project / "contact.py").write_text(f"{name} = 'a.person@uni-{name}.ac.uk'\n" * 9)
-        (project / "broken.py").write_text(f"this is no code of {name}\n" * 9)
-    settings = config(
-        tmp_path, "folder", path=str(tmp_path / "projects"), vocab_size=500, val_share=0.2,
-        redact=True, parses=True, near_duplicates=False, humaneval=False,
-    )  # fmt: skip
-    manifest = prepare.prepare(settings)
-    assert manifest["dropped"]["does_not_parse"]["files"] == 6
-    assert "near_duplicate" not in manifest["dropped"]
-    assert manifest["redacted"] >= 6 * 9
-    assert {row["licence"] for row in manifest["sources"]} == {"MIT"}
-    page = (settings.folder / "report.html").read_text()
-    assert "No benchmark was searched for" in page
-    assert "does not parse" in page
-    assert (settings.folder / "report.png").read_bytes().startswith(b"\x89PNG")
-    flags = json.loads((settings.folder / "contamination.json").read_text())
-    assert flags["tasks"] == {}
