@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
-from data_tools import prepare, sources
+from data_tools import place, prepare, sources
 from data_tools.settings import PrepareConfig
 
 WORD = re.compile(r"[A-Za-z_]\w{2,}")
@@ -73,7 +73,7 @@ def build(path: str, out: str) -> None:
         workers=1,
     )  # fmt: skip
     peaks = {}
-    with prepare.opened(config) as work:
+    with place.opened(config) as work:
         for step, _ in prepare.steps(config, work, map):
             peaks[step] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(peaks))

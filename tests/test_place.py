@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from test_prepare import built, config, contents, site  # noqa: F401
 
-from data_tools import corpus, figures, prepare
-from data_tools.prepare import finished
+from data_tools import corpus, figures, place, prepare
+from data_tools.place import finished
 from llama_scale.errors import UserError
 
 
@@ -50,7 +50,7 @@ def test_the_folder_may_be_a_link(built, config, tmp_path):  # noqa: F811
     for name in ("here", "new"):
         (tmp_path / name).symlink_to(f"disk/{name}")
         settings = replace(config, out=str(tmp_path / name))
-        with prepare.opened(settings) as work:
+        with place.opened(settings) as work:
             for file, content in contents(built[0].folder).items():
                 (work / file).write_bytes(content)
         assert finished(settings) == built[1]
@@ -87,16 +87,16 @@ def test_a_kill_while_scratch_files_are_removed_loses_nothing(built, config, mon
         removed.append(path)
         unlink(path, missing_ok)
 
-    for before[0] in range(len(prepare.SCRATCH) + 4):
+    for before[0] in range(len(place.SCRATCH) + 4):
         removed.clear()
         with (
             monkeypatch.context() as patch,
             pytest.raises(KeyboardInterrupt),
-            prepare.opened(config) as work,
+            place.opened(config) as work,
         ):
             for name, content in reference.items():
                 (work / name).write_bytes(content)
-            for name in prepare.SCRATCH:
+            for name in place.SCRATCH:
                 (work / name).write_bytes(b"x")
             patch.setattr(Path, "unlink", stop)
         assert not config.folder.exists()
@@ -111,7 +111,7 @@ def test_a_kill_while_scratch_files_are_removed_loses_nothing(built, config, mon
 def test_a_complete_build_of_other_settings_is_not_taken(built, config):  # noqa: F811
     work = config.folder.parent / ".tiny.tmp"
     shutil.copytree(built[0].folder, work)
-    with prepare.opened(replace(config, seed=7)):
+    with place.opened(replace(config, seed=7)):
         assert not (work / "manifest.json").exists()
 
 

@@ -18,8 +18,9 @@ import pytest
 from conftest import ROOT, run_script
 from test_sources import install
 
-from data_tools import corpus, encode, prepare, workers
-from data_tools.prepare import PrepareConfig, finished
+from data_tools import corpus, encode, place, prepare, workers
+from data_tools.place import finished
+from data_tools.prepare import PrepareConfig
 from data_tools.report import funnel
 from llama_scale.errors import UserError
 from llama_scale.files import sha256
@@ -311,7 +312,7 @@ def test_other_settings_start_over(config, monkeypatch):
 
 def test_one_process_builds_a_folder_at_a_time(config):
     with pytest.raises(UserError, match=r"another launch/prepare\.py is building it"):  # noqa: SIM117
-        with prepare.opened(config):
+        with place.opened(config):
             prepare.prepare(config)
     assert not config.folder.exists()
 
