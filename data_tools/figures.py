@@ -9,6 +9,7 @@ import numpy as np
 COLOUR = "#3b6ea8"
 LOST = "#c8434f"
 SHOWN = 14  # bars of a figure before the rest is summed
+LABEL = 28  # characters of a bar's name that a narrow page has room for
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,9 @@ def draw_png(figures: list[Figure]) -> bytes:
 
 
 def plotly(figure: Figure) -> dict[str, Any]:
-    """Return the figure as plotly's JSON."""
+    """Return the figure as plotly's JSON; a finger or wheel on it moves the page."""
     names, values, colours = zip(*figure.bars, strict=True)
+    labels = [name if len(name) <= LABEL else f"{name[: LABEL - 1]}…" for name in names]
     axis = {"title": {"text": figure.axis}, "type": "log" if figure.log else "linear"}
     return {
         "data": [
@@ -142,9 +144,13 @@ def plotly(figure: Figure) -> dict[str, Any]:
         ],
         "layout": {
             "xaxis": axis,
-            "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
+            "yaxis": {
+                "autorange": "reversed", "automargin": True, "type": "category",
+                "tickvals": names, "ticktext": labels,
+            },
+            "dragmode": False,
             "margin": {"l": 10, "r": 10, "t": 10, "b": 40},
             "height": 60 + 26 * len(names),
             "font": {"family": "system-ui, sans-serif", "size": 12},
         },
-    }
+    }  # fmt: skip
