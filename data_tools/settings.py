@@ -6,6 +6,7 @@ from typing import Literal
 
 from data_tools.sources import Source
 from llama_scale.errors import UserError
+from llama_scale.files import check_name
 from llama_scale.tokens import MAX_VOCAB
 
 
@@ -14,7 +15,7 @@ class PrepareConfig:
     """One build of token shards.
 
     Args:
-        name: Name of the build.
+        name: Name of the build: letters, digits and . _ - after the first.
         out: Folder of the build; null is data/<name>.
         until: Stop after this step and keep its files; null is the whole build.
         source: Where the files come from; installed is this interpreter's standard library and
@@ -94,6 +95,7 @@ class PrepareConfig:
     time: str = "24:00:00"
 
     def __post_init__(self) -> None:
+        check_name("name", self.name)
         names = ("max_bytes", "max_file_bytes", "vocab_size", "tokenizer_bytes", "pack_length")
         for name in (*names, "shard_tokens", "workers"):
             value = getattr(self, name)

@@ -1,9 +1,10 @@
-"""Files that are either whole or absent: atomic writes, JSON, JSON lines, checksums."""
+"""Files that are either whole or absent: atomic writes, JSON, JSON lines, checksums, names."""
 
 import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -116,3 +117,11 @@ def sha256(path: str | Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_name(field: str, name: str) -> None:
+    """Raise UserError where ``name``, of the setting ``field``, cannot be a folder's own name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(
+            f"{field}: {name!r} is no folder name; use letters, digits and, after the first, . _ -"
+        )

@@ -1,15 +1,18 @@
 """A build appears whole in its place or not at all, and what cannot end well does not begin."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import run_script
 from test_prepare import built, config, contents, site  # noqa: F401
 
 from data_tools import corpus, figures, place, prepare
 from data_tools.place import finished
+from data_tools.settings import PrepareConfig
 from llama_scale.errors import UserError
 
 
@@ -74,6 +77,19 @@ def test_folders_that_cannot_be_made(config, tmp_path, monkeypatch):  # noqa: F8
         with pytest.raises(UserError, match=message):
             prepare.prepare(settings)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_name_cannot_lead_out_of_data(tmp_path):
+    flags = "--source=jsonl", f"--path={tmp_path}", "--workers=1"
+    done = run_script("prepare.py", "--name=../esc", *flags, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "name: '../esc' is no folder name; use letters, digits" in done.stderr
+    assert not list(tmp_path.iterdir())
+    for name in ("", "..", "a/b", "/a", ".a", "-a", "a b", "a\n", "é"):
+        with pytest.raises(UserError, match=f"^name: {re.escape(repr(name))} is no folder name"):
+            PrepareConfig(name)
+    for name in ("the-stack-v2", "0", "A_b.c"):
+        assert PrepareConfig(name).folder == Path("data") / name
 
 
 def test_a_kill_while_scratch_files_are_removed_loses_nothing(built, config, monkeypatch):  # noqa: F811

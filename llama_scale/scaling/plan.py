@@ -4,7 +4,6 @@ Every stage is one of the launch scripts as a process of its own, so a plan can 
 any executor: one machine, several GPUs, a cluster's queue.
 """
 
-import re
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from llama_scale.config import CONFIGS, load_size, parse, read_yaml
 from llama_scale.errors import UserError, nearest
+from llama_scale.files import check_name
 from llama_scale.scaling.points import conditions
 from llama_scale.scaling.runs import plan_runs
 from llama_scale.scaling.settings import HEADLINE_SUITE, PlannedRun, StudyConfig
@@ -82,11 +82,6 @@ def _sizes(config: StudyConfig) -> list[str]:
     return sorted({size for grid in config.runs for size in grid.sizes})
 
 
-def _check_name(field: str, name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(f"{field}: {name!r} is no folder name; use letters, digits, . _ -")
-
-
 def _check_rule(field: str, rule: Any) -> None:
     if not isinstance(rule, str | None):
         raise UserError(f"{field}: expected a condition such as N>1e8, found {rule!r}")
@@ -98,7 +93,7 @@ def _check_rule(field: str, rule: Any) -> None:
 
 
 def _check(config: StudyConfig) -> None:
-    _check_name("name", config.name)
+    check_name("name", config.name)
     if config.parallel != "auto" and config.parallel < 1:
         raise UserError(f"parallel: expected at least 1 or auto, found {config.parallel}")
     if config.threads is not None and config.threads < 1:
@@ -112,7 +107,7 @@ def _check(config: StudyConfig) -> None:
     lists = {"runs": config.runs, "suites": config.suites}
     for position, grid in enumerate(config.runs):
         if grid.variant:
-            _check_name(f"runs[{position}].variant", grid.variant)
+            check_name(f"runs[{position}].variant", grid.variant)
         lists |= {
             f"runs[{position}].{key}": value
             for key, value in vars(grid).items()
