@@ -77,15 +77,12 @@ def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[s
     with _stage("decontaminate"):
         arguments = decontaminate, passed, kept, state, config, work
         kept, state = _once(work, "decontaminate", map_, *arguments)
-    if not len(kept):
-        why = ", ".join(f"{row['files']} {reason}" for reason, row in state["dropped"].items())
-        raise UserError(
-            f"source: no file is left to train on, left out: {why or 'none'} (docs/data.md says "
-            "what each reason means)"
-        )
+    with _unfit(work):
+        check_left(len(kept), state["dropped"], config)
     yield "decontaminate", None
     with _stage("tokenizer"):
-        splits = split_by_package(passed, kept, config, work)
+        with _unfit(work):
+            splits = split_by_package(passed, kept, config, work)
         if not (work / TOKENIZER).exists():
             texts = sample(splits["train"], config.tokenizer_bytes, config.tokenizer_even)
             list(map_(train, [work], [texts], [config.vocab_size]))
@@ -170,6 +167,23 @@ def decontaminate(
         files.append({"package": record.package, "path": record.path, "matches": matches})
     write_json(work / CONTAMINATION, contamination.summary(parts, index, files))
     return np.delete(kept, sorted(found)), state
+
+
+def check_left(n_files: int, dropped: dict[str, dict[str, int]], config: PrepareConfig) -> None:
+    """Raise UserError with the reasons where no file is left to train on."""
+    if n_files:
+        return
+    where = f"path: {config.path}" if config.path else f"source: {config.source}"
+    if not dropped:
+        raise UserError(
+            f"{where}: no file was read; it holds none, or packages, exclude or max_bytes leave "
+            "out all"
+        )
+    why = ", ".join(f"{row['files']} {reason}" for reason, row in dropped.items())
+    raise UserError(
+        f"{where}: no file is left to train on, left out: {why} (docs/data.md says what each "
+        "reason means)"
+    )
 
 
 def benchmark_parts(config: PrepareConfig) -> list[Iterator[Part]]:
@@ -288,6 +302,16 @@ def _documents(config: PrepareConfig, start: int) -> Iterator[Document | None]:
     for document in found:
         name = document.package
         yield document if name not in barred and (wanted is None or name in wanted) else None
+
+
+@contextmanager
+def _unfit(work: Path) -> Iterator[None]:
+    """Forget what was collected when the block finds it unfit: a source set right is read anew."""
+    try:
+        yield
+    except UserError:
+        (work / corpus.SUMMARY).unlink()
+        raise
 
 
 @contextmanager

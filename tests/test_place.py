@@ -30,13 +30,45 @@ def test_a_failure_before_anything_is_collected_leaves_nothing(config, tmp_path)
 
 def test_what_was_left_out_is_said_when_nothing_is_left(config, tmp_path):  # noqa: F811
     path = tmp_path / "rows.jsonl"
-    rows = [{"content": "  \0", "licence": "MIT"}, {"content": "\n ", "licence": "MIT"}]
-    path.write_text("\n".join(map(json.dumps, [*rows, rows[1], {"content": "value = 1\n"}])))
+    good, blank = {"content": "value = 1\n", "licence": "MIT"}, {"content": "\n ", "licence": "MIT"}
+    rows = [good | {"content": "  \0"}, blank, blank, {"content": "value = 1\n"}]
+    cases = [
+        (rows, {}, "no file is left to train on, left out: 1 licence, 1 nul, 2 empty "),
+        ([good], {"licences": ["FOO"]}, "no file is left to train on, left out: 1 licence "),
+        ([good], {"max_bytes": 3}, "no file was read; it holds none, or .*max_bytes"),
+        ([good], {"packages": []}, "no file was read; it holds none, or packages"),
+        ([], {}, "no file was read; it holds none"),
+    ]
     settings = replace(config, source="jsonl", path=str(path), packages=None)
-    with pytest.raises(UserError, match="left out: 1 licence, 1 nul, 2 empty "):
-        prepare.prepare(settings)
-    with pytest.raises(UserError, match=r"left out: none \("):
-        prepare.prepare(replace(settings, packages=[]))
+    for lines, change, message in cases:
+        path.write_text("\n".join(map(json.dumps, lines)))
+        with pytest.raises(UserError, match=f"^path: {path}: {message}"):
+            prepare.prepare(replace(settings, **change))
+        assert list(tmp_path.iterdir()) == [path]
+    path.write_text('{"content": "value = ')
+    flags = "--name=x", "--source=jsonl", f"--path={path}", "--workers=1"
+    done = run_script("prepare.py", *flags, cwd=tmp_path)
+    line = f"prepare.py: error: path: {path}: no file is left to train on, left out: 1 bad_json ("
+    assert (done.returncode, done.stderr.splitlines()[-1].startswith(line)) == (2, True)
+    with pytest.raises(UserError, match=r"^source: installed: no file was read"):
+        prepare.prepare(replace(config, max_bytes=10))
+
+
+def test_a_source_set_right_is_read_anew(config, tmp_path):  # noqa: F811
+    """The same command went on from the rows that it had refused."""
+    path = tmp_path / "rows.jsonl"
+    settings = replace(
+        config, source="jsonl", path=str(path), packages=None, vocab_size=300, humaneval=False
+    )
+    rows = [{"content": f"def f{i}(x):\n    return x + {i}\n" * 9, "package": f"p{i}",
+             "licence": "MIT" if i else "none"} for i in range(4)]  # fmt: skip
+    for n, message in ((1, "left out: 1 licence"), (2, "source code in 1, but validation")):
+        path.write_text("\n".join(map(json.dumps, rows[:n])))
+        with pytest.raises(UserError, match=message):
+            prepare.prepare(settings)
+    path.write_text("\n".join(map(json.dumps, rows)))
+    manifest = prepare.prepare(settings)
+    assert [row["package"] for row in manifest["sources"]] == ["p1", "p2", "p3"]
 
 
 def test_a_benchmark_that_cannot_be_read_is_told_before_the_source_is(config, monkeypatch):  # noqa: F811
