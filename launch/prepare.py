@@ -1,6 +1,6 @@
 """Prepare training data: source code to verified token shards and a tokenizer.
 
-``lookup --data DIR --shard 3 --token 12345`` names the file that a token came from.
+``lookup --data DIR --shard 0 --token 12345`` names the file that a token came from.
 """
 
 import sys
