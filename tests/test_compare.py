@@ -364,3 +364,8 @@ def test_interval_of_the_exponent_covers():
     fit = fit_surface(isoflop_points(noise=0.002), resamples=300)
     low, high = interval(compare.exponent(fit.resampled, Flops("6ND"), np.array([1e12, 1e15])))
     assert low < TRUE.exponent < high
+
+
+def test_runs_of_one_budget_have_the_exponent_there():
+    C = np.full(7, 1e18)
+    assert compare.exponent(TRUE, Flops("6ND"), C) == pytest.approx(TRUE.exponent)

@@ -7,6 +7,8 @@ from llama_scale.scaling.newton import Problems, minimise
 
 LAW = Surface(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 EXACT = Flops("exact", c=140.0, g=0.45)
+BELOW = Flops("below", c=3e4, g=0.7, power=-1)
+STEEP = Flops("steep", c=1e11, g=1.0)
 
 
 def test_loss_is_the_formula_for_one_law_and_for_many():
@@ -18,7 +20,7 @@ def test_loss_is_the_formula_for_one_law_and_for_many():
     np.testing.assert_allclose(many.loss(N, D), [expected, expected])
 
 
-@pytest.mark.parametrize("flops", [Flops("6ND"), EXACT], ids=lambda flops: flops.name)
+@pytest.mark.parametrize("flops", [Flops("6ND"), EXACT, BELOW, STEEP], ids=lambda flops: flops.name)
 def test_optimum_is_the_least_loss_by_search(flops):
     for C in (1e17, 1e20, 5.76e23):
         N, D = (x[0] for x in LAW.optimum(np.array([C]), flops))
@@ -61,6 +63,32 @@ def test_flops_recovers_a_count_and_its_slope():
     step = 1e-6
     slope = np.log(law.per_token(N * np.exp(step)) / law.per_token(N)) / step
     np.testing.assert_allclose(law.slope(N), slope, rtol=1e-5)
+
+
+def test_flops_below_6nd_are_recovered():
+    N, D = np.geomspace(1e5, 1e8, 6), np.full(6, 1e9)
+    flops = 6 * N * D / (1 + 900 / N**0.6)
+    law = fit_flops("below", N, D, flops)
+    assert (law.c, law.g, law.power) == (pytest.approx(900), pytest.approx(0.6), -1)
+    np.testing.assert_allclose(law.per_token(N) * D, flops)
+    step = 1e-6
+    slope = np.log(law.per_token(N * np.exp(step)) / law.per_token(N)) / step
+    np.testing.assert_allclose(law.slope(N), slope, rtol=1e-5)
+    bend = np.log(law.slope(N * np.exp(step)) / law.slope(N)) / step
+    np.testing.assert_allclose(law.bend(N), bend, rtol=1e-3)
+
+
+def test_three_sizes_promise_no_size_that_costs_nothing():
+    """Q1 to Q3 with all parameters as N: the excess over 6ND falls as N^-4 and less than 0."""
+    N, D = np.array([40_212.0, 61_584, 95_448]), np.full(3, 2e5)
+    flops = np.array([222_336.0, 368_640, 571_392]) * D
+    for counts in (flops, 6 * N * D * (1 + 1e12 / N**3)):
+        law, every = fit_flops("exact", N, D, counts), np.geomspace(1, 1e12, 100)
+        assert (law.per_token(every) > 0).all() and (np.diff(law.per_token(every)) > 0).all()
+        assert law.error == pytest.approx(np.abs(law.per_token(N) * D / counts - 1).max())
+        with np.errstate(all="raise"):
+            sizes, data = LAW.optimum(np.geomspace(1e8, 1e20, 30), law)
+        assert (np.isfinite(sizes) & np.isfinite(data)).all()
 
 
 def test_flops_on_both_sides_of_6nd_states_its_error():

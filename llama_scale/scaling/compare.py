@@ -52,8 +52,11 @@ def computes(points: Points, N: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def exponent(law: Surface, flops: Flops, C: np.ndarray) -> np.ndarray:
-    """Return the mean exponent of N*(C) over the compute (n,) of the runs, () or (S,)."""
-    ends = np.array([C.min(), C.max()])
+    """Return the mean exponent of N*(C) over the compute (n,) of the runs, () or (S,).
+
+    Runs of one compute have the exponent there: of the next percent.
+    """
+    ends = np.array([C.min(), max(C.max(), 1.01 * C.min())])
     N, _ = law.optimum(ends, flops)
     return np.log(N[..., 1] / N[..., 0]) / np.log(ends[1] / ends[0])
 

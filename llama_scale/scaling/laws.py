@@ -1,6 +1,6 @@
 """Scaling laws: their formulas, and the compute-optimal sizes that follow from them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from scipy.optimize import nnls
@@ -9,6 +9,7 @@ from llama_scale.scaling.newton import Curvature
 
 LOWER_EXPONENT, UPPER_EXPONENT = 0.01, 4.0
 LARGEST = np.log(1e30)
+STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,25 @@ class Surface:
 
         On the line of equal compute, D = C / flops.per_token(N); there the loss is least where
         alpha A N^-alpha = beta B D^-beta d ln(flops per token) / d ln N, solved by Newton's
-        method on ln N from the closed form for 6ND.
+        method on ln N from the closed form for 6ND; a step out of the bracket halves it instead.
         """
         A, alpha, B, beta = (
             np.asarray(x)[..., None] for x in (self.A, self.alpha, self.B, self.beta)
         )
         ratio = np.log(alpha * A) - np.log(beta * B)
         n = (ratio + beta * np.log(np.asarray(C) / 6)) / (alpha + beta)  # ln N
-        for _ in range(50):
-            n = np.clip(n, 0, LARGEST)
-            slope = flops.slope(np.exp(n))
-            d = np.log(C) - np.log(flops.per_token(np.exp(n)))
-            step = (ratio - alpha * n + beta * d - np.log(slope)) / (alpha + beta * slope)
-            n = n + step
-            if np.abs(step).max() < 1e-12:
+        n = np.clip(n, 0, LARGEST)
+        low, high = np.zeros_like(n), np.full_like(n, LARGEST)
+        for _ in range(STEPS):
+            N = np.exp(n)
+            slope = flops.slope(N)
+            gain = ratio - alpha * n + beta * np.log(C / flops.per_token(N)) - np.log(slope)
+            low, high = np.where(gain > 0, n, low), np.where(gain > 0, high, n)
+            step = n + gain / (alpha + beta * slope + np.maximum(flops.bend(N), 0))
+            before, n = n, np.where((low <= step) & (step <= high), step, (low + high) / 2)
+            if np.abs(n - before).max() < 1e-12:
                 break
-        N = np.exp(np.clip(n, 0, LARGEST))
+        N = np.exp(n)
         return N, C / flops.per_token(N)
 
     @property
@@ -70,41 +74,60 @@ BESIROGLU = Surface(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 
 @dataclass(frozen=True)
 class Flops:
-    """Training FLOPs of a token as a function of size: 6N (1 + c N^-g).
+    """Training FLOPs of a token as a function of size: 6N (1 + c N^-g)^power, c >= 0, 0 <= g <= 1.
 
     c = 0 is the convention 6ND. Attention and the output head grow more slowly than N, so an
-    exact count has c, g > 0. ``error`` is the largest relative deviation from the counts fitted.
+    exact count lies above 6ND by ever less (power 1); one whose N has tables that do not multiply
+    lies below (power -1). Both cost more than nothing, and the more the larger N is, at any N.
+    ``error`` is the largest relative deviation from the counts fitted.
     """
 
     name: str
     c: float = 0.0
     g: float = 1.0
+    power: int = 1
     error: float = 0.0
 
     def per_token(self, N: np.ndarray) -> np.ndarray:
         """Return FLOPs for each training token."""
-        return 6 * N * (1 + self.c * N**-self.g)
+        return 6 * N * (1 + self.c * N**-self.g) ** self.power
 
     def slope(self, N: np.ndarray) -> np.ndarray:
         """Return d ln(per_token) / d ln N."""
         extra = self.c * N**-self.g
-        return 1 - self.g * extra / (1 + extra)
+        return (1 + (1 - self.power * self.g) * extra) / (1 + extra)
+
+    def bend(self, N: np.ndarray) -> np.ndarray:
+        """Return d ln(slope) / d ln N."""
+        extra = self.c * N**-self.g
+        return self.power * self.g**2 * extra / (1 + extra) ** 2 / self.slope(N)
+
+    def formula(self) -> str:
+        """Return the FLOPs of a token as text."""
+        extra = f"(1 + {self.c:.4g} N^-{self.g:.4g})"
+        if not self.c:
+            return "6N"
+        return f"6N {extra}" if self.power > 0 else f"6N / {extra}"
 
 
 def fit_flops(name: str, N: np.ndarray, D: np.ndarray, flops: np.ndarray) -> Flops:
     """Return the FLOPs of a token that a column of counts implies (see ``Flops``).
 
-    Where the counts lie on both sides of 6ND, the excess over 6ND is its mean at every size.
+    The exponent is that of least squares in logarithms, held within [0, 1]: beyond, a few sizes
+    would promise sizes that cost nothing. Where the counts lie on both sides of 6ND, the excess
+    over 6ND is its mean at every size.
     """
-    excess = flops / (6 * N * D) - 1
-    sign = np.sign(excess.mean())
-    law = Flops(name, c=float(excess.mean()), g=0.0)
-    if np.all(sign * excess > 1e-9) and len(np.unique(N)) > 1:
-        slope, level = np.polyfit(np.log(N), np.log(sign * excess), 1)
-        if slope <= 0:
-            law = Flops(name, c=float(sign * np.exp(level)), g=float(-slope))
-    error = np.abs(law.per_token(N) * D / flops - 1).max()
-    return Flops(name, law.c, law.g, float(error))
+    ratio = flops / (6 * N * D)
+    power = 1 if ratio.mean() >= 1 else -1
+    excess, g = ratio**power - 1, 0.0
+    if np.all(excess > 1e-9):
+        if len(np.unique(N)) > 1:
+            g = float(np.clip(-np.polyfit(np.log(N), np.log(excess), 1)[0], 0, 1))
+        c = float(np.exp(np.mean(np.log(excess) + g * np.log(N))))
+    else:
+        c = float(abs(ratio.mean() ** power - 1))
+    law = Flops(name, c, g, power)
+    return replace(law, error=float(np.abs(law.per_token(N) * D / flops - 1).max()))
 
 
 class SurfaceModel:

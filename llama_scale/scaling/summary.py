@@ -232,8 +232,8 @@ def _frontier(fit: Fit, flops: Flops) -> dict[str, Any]:
     return {
         "convention": flops.name,
         "determined": all(USUAL[0] <= x <= USUAL[1] for x in (fit.law.alpha, fit.law.beta)),
-        "flops_per_token": f"6N (1 + {flops.c:.4g} N^-{flops.g:.4g})" if flops.c else "6N",
-        "flops": {"c": flops.c, "g": flops.g},
+        "flops_per_token": flops.formula(),
+        "flops": {"c": flops.c, "g": flops.g, "power": flops.power},
         "largest_deviation": flops.error,
         "exponent": estimate(exponent(N), exponent(sample_N)),
         "C": C[:CURVE],
