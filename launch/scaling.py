@@ -18,44 +18,14 @@ from llama_scale.config import parse
 from llama_scale.errors import UserError, nearest, run_cli
 from llama_scale.files import write_json
 from llama_scale.scaling import words
-from llama_scale.scaling.fit import RESAMPLES, fit_surface, try_hold_out
+from llama_scale.scaling.fit import fit_surface, try_hold_out
 from llama_scale.scaling.judge import judge, parse_law
 from llama_scale.scaling.points import parse_columns, read_points
+from llama_scale.scaling.settings import FitConfig
 from llama_scale.scaling.summary import summarise
 from llama_scale.scaling.tables import tables
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """The fit of L(N, D) = E + A N^-alpha + B D^-beta to a CSV of runs.
-
-    Args:
-        points: CSV file with one run a row and columns N, D, loss and, if known, flops.
-        out: Folder for laws.json; null prints only.
-        columns: The file's own names, as N=n_params,D=tokens,loss=val_loss,flops=compute.
-        where: Rows to keep, as N>5e7,annealed==true.
-        holdout: Runs to leave out and predict; largest (greatest compute), none or a condition.
-        resamples: Bootstrap resamples of the runs.
-        seed: Seed of the resampling.
-        against: A law stated of these runs, as E=1.69,A=406,alpha=.34,B=411,beta=.28, to judge.
-        json: Print laws.json instead of a table.
-    """
-
-    points: str
-    out: str | None = None
-    columns: str | None = None
-    where: str | None = None
-    holdout: str = "largest"
-    resamples: int = RESAMPLES
-    seed: int = 0
-    against: str | None = None
-    json: bool = False
-
-    def __post_init__(self) -> None:
-        if self.resamples < 100:
-            raise UserError(f"--resamples: expected at least 100, found {self.resamples}")
 
 
 @dataclass(frozen=True)

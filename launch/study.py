@@ -2,15 +2,34 @@
 
 from pathlib import Path
 
-from llama_scale.errors import run_cli
-from llama_scale.scaling.plan import read_study
+from evals.config import EvalConfig
+from evals.suites import KNOWN
+from llama_scale.config import parse
+from llama_scale.errors import UserError, nearest, run_cli
+from llama_scale.scaling.plan import Study, read_study
 from llama_scale.scaling.preview import describe
 from llama_scale.scaling.study import run_study
+
+
+def check_evaluation(study: Study) -> None:
+    """Raise UserError where launch/evaluate.py would refuse the study's suites or settings."""
+    for suite in study.config.suites:
+        if suite not in KNOWN:
+            raise UserError(
+                f"{study.source}: suites: no suite {suite!r}{nearest(suite, KNOWN)}; known: "
+                f"{', '.join(KNOWN)}"
+            )
+    _, _, *argv = next(task.argv for task in study.tasks if task.stage == "evaluate")
+    try:
+        parse(EvalConfig, "", argv, positional="checkpoint")
+    except UserError as error:
+        raise UserError(f"{study.source}: evaluate: {error}") from None
 
 
 def main() -> None:
     """Run the study, or continue it, or print what it would do."""
     study = read_study(Path.cwd())
+    check_evaluation(study)
     if study.config.dry_run:
         print(describe(study))
     else:

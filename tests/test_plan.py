@@ -2,6 +2,7 @@
 
 import math
 import re
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import yaml
 from conftest import ROOT, run_script
 
+from evals.config import EvalConfig
 from llama_scale.config import TrainConfig, load_size, parse
 from llama_scale.errors import UserError
 from llama_scale.model import Llama
@@ -17,6 +19,7 @@ from llama_scale.scaling.plan import read_study
 from llama_scale.scaling.runs import label
 from llama_scale.scaling.tasks import Task, flags, flatten, keys
 
+check_evaluation = runpy.run_path(str(ROOT / "launch/study.py"))["check_evaluation"]
 QUICKSTART = ROOT / "configs/study/quickstart.yaml"
 TOY = {
     "name": "toy",
@@ -88,8 +91,8 @@ def test_tasks(plan, tmp_path):
     evaluate = tasks["evaluate-S1-2.5M-seed1"]
     assert evaluate.inputs == (train.name,)
     assert evaluate.argv[2:] == (
-        "runs/toy/S1-2.5M-seed1", "--suites", "perplexity,humaneval", "--device", "cpu",
-        "--threads", "1", "--humaneval.n_tasks", "5",
+        "runs/toy/S1-2.5M-seed1", "--device", "cpu", "--threads", "1", "--humaneval.n_tasks", "5",
+        "--suites", "perplexity,humaneval",
     )  # fmt: skip
     steps = study.runs[5].recipe.steps
     assert evaluate.outputs[1] == f"runs/toy/S1-2.5M-seed1/evals/step-{steps:08d}/humaneval.json"
@@ -102,16 +105,20 @@ def test_tasks(plan, tmp_path):
     assert study.settings["data"]["vocab_size"] == 32_000
 
 
-def test_a_file_of_evaluation_settings_comes_first(plan, tmp_path):
+def test_a_file_of_evaluation_settings_comes_first(plan, tmp_path, monkeypatch):
     study = plan(evaluate={"humaneval.n_tasks": 3, "config": "configs/eval/quick.yaml"})
-    assert study.tasks[2].argv[-4:] == (
+    assert study.tasks[2].argv[-6:] == (
         "--config", f"{ROOT}/configs/eval/quick.yaml", "--humaneval.n_tasks", "3",
+        "--suites", "perplexity,humaneval",
     )  # fmt: skip
     mine = tmp_path / "configs/eval/quick.yaml"
     mine.parent.mkdir(parents=True)
     mine.write_text("suites: perplexity\n")
     study = plan(evaluate={"config": "configs/eval/quick.yaml"})
-    assert study.tasks[2].argv[-2:] == ("--config", "configs/eval/quick.yaml")
+    assert study.tasks[2].argv[-4:-2] == ("--config", "configs/eval/quick.yaml")
+    monkeypatch.chdir(tmp_path)
+    parsed = parse(EvalConfig, "", list(study.tasks[2].argv[2:]), positional="checkpoint")
+    assert parsed.suites == "perplexity,humaneval", "the study's, not the file's"
     with pytest.raises(UserError, match=r"evaluate.config: no file quik.yaml"):
         plan(evaluate={"config": "quik.yaml"})
 
@@ -156,14 +163,49 @@ def test_scripts_are_named_from_the_working_directory():
         ({"fit": {"where": "N~5"}}, "fit.where: condition 'N~5': expected e.g. 'N>5e7'"),
         ({"fit": {"where": 3}}, "fit.where: expected a condition such as N>1e8, found 3"),
         ({"holdout": "D<=most"}, "holdout: condition 'D<=most': 'most' is not a number"),
+        ({"holdout": "most"}, "holdout: condition 'most': expected e.g. 'N>5e7'"),
+        ({"holdout": "los>3"},
+         "holdout: the study's points will have no column 'los' (did you mean 'loss'?)"),
+        ({"fit": {"where": "mbpp_pass_at_1>0"}},
+         "fit.where: the study's points will have no column 'mbpp_pass_at_1'"),
+        ({"fit": {"columns": "N=n_parms"}},
+         "fit.columns: the study's points will have no column 'n_parms' (did you mean 'n_params'"),
+        ({"fit": {"sed": 3}}, "fit: unknown key 'sed' (did you mean 'seed'?)"),
+        ({"fit": {"resamples": 5}}, "fit: --resamples: expected at least 100, found 5"),
+        ({"fit": {"seed": -1}}, "fit: --seed: expected 0 to 4294967295, found -1"),
+        ({"fit": {"against": "E=1"}}, "fit: --against: expected E, A, alpha, B, beta, found E"),
+        ({"fit": {"out": "x"}}, "fit.out: the study sets it; leave it out"),
+        ({"evaluate": {"suites": "mbpp"}}, "evaluate.suites: the study sets it; leave it out"),
+        ({"noise": -1}, "noise: expected a share of the loss in (0, 1), found -1"),
+        ({"runs": [{"sizes": ["S1"], "tokens": [1e6], "seeds": [0, -1]}]},
+         "runs[0]: seed: expected a whole number from 0 to 2^32 - 1, found -1"),
+        ({"train": {"devices": 0}}, "runs[0]: devices: expected at least 1, found 0"),
+        ({"train": {"optim.beta1": 3}}, "runs[0]: optim.beta1: expected at least 0 and below 1"),
+        ({"train": {"model": {"vocab_size": 0}}}, "runs[0]: model.vocab_size: expected at least 1"),
+        ({"suites": ["perplexity", "humanevil"]},
+         "suites: no suite 'humanevil' (did you mean 'humaneval'?); known: perplexity, humaneval"),
+        ({"evaluate": {"foo": 3}}, "evaluate: unknown key 'foo'"),
+        ({"evaluate": {"humaneval": {"n_tasks": -3}}},
+         "evaluate: humaneval.n_tasks: expected more than 0, found -3"),
     ],
     ids=str,
 )  # fmt: skip
 def test_bad_study(plan, tmp_path, changes, message):
     with pytest.raises(UserError, match=re.escape(message)) as error:
-        plan(**changes)
+        check_evaluation(plan(**changes))
     assert str(error.value).startswith(f"{tmp_path}/toy.yaml: ")
     assert "\n" not in str(error.value)
+
+
+def test_what_a_trained_run_alone_has_may_be_asked_for(plan):
+    rules = "loss<3,epochs<=4,humaneval_pass_at_1>0"
+    check_evaluation(plan(holdout=rules, fit={"where": rules, "columns": "N=n_params"}))
+
+
+def test_a_folder_of_data_is_told_from_its_settings(plan, tmp_path):
+    (tmp_path / "data/tiny").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no file data/tiny; give the YAML that .*prepare.*train"):
+        plan(data="data/tiny")
 
 
 def test_bad_study_on_the_command_line(tmp_path):
@@ -173,6 +215,10 @@ def test_bad_study_on_the_command_line(tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("study.py: error: bad.yaml: runs[0]: size: no configs/size/Q99.")
     assert done.stderr.count("\n") == 1
+    (tmp_path / "bad.yaml").write_text(QUICKSTART.read_text() + "  foo: 3\n")
+    done = run_script("study.py", "bad.yaml", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("study.py: error: bad.yaml: evaluate: unknown key 'foo'")
     assert list(tmp_path.iterdir()) == [tmp_path / "bad.yaml"]
     done = run_script("study.py", "none.yaml", cwd=tmp_path)
     assert done.returncode == 2 and "none.yaml" in done.stderr

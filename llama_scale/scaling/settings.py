@@ -1,14 +1,55 @@
-"""What a study file says, and the runs that it asks for."""
+"""What a study file and its fit may say, and the runs that a study asks for."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llama_scale.config import Auto, TrainConfig
+from llama_scale.errors import UserError
 from llama_scale.optim import Recipe
 from llama_scale.scaling.design import NOISE
+from llama_scale.scaling.fit import RESAMPLES
 from llama_scale.scaling.grids import Budget, Grid
+from llama_scale.scaling.judge import parse_law
+from llama_scale.scaling.points import parse_columns
 
 HEADLINE_SUITE = "perplexity"
+SEEDS = range(2**32)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The fit of L(N, D) = E + A N^-alpha + B D^-beta to a CSV of runs.
+
+    Args:
+        points: CSV file with one run a row and columns N, D, loss and, if known, flops.
+        out: Folder for laws.json; null prints only.
+        columns: The file's own names, as N=n_params,D=tokens,loss=val_loss,flops=compute.
+        where: Rows to keep, as N>5e7,annealed==true.
+        holdout: Runs to leave out and predict; largest (greatest compute), none or a condition.
+        resamples: Bootstrap resamples of the runs.
+        seed: Seed of the resampling.
+        against: A law stated of these runs, as E=1.69,A=406,alpha=.34,B=411,beta=.28, to judge.
+        json: Print laws.json instead of a table.
+    """
+
+    points: str
+    out: str | None = None
+    columns: str | None = None
+    where: str | None = None
+    holdout: str = "largest"
+    resamples: int = RESAMPLES
+    seed: int = 0
+    against: str | None = None
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resamples < 100:
+            raise UserError(f"--resamples: expected at least 100, found {self.resamples}")
+        if self.seed not in SEEDS:
+            raise UserError(f"--seed: expected 0 to {SEEDS[-1]}, found {self.seed}")
+        parse_columns(self.columns)
+        if self.against is not None:
+            parse_law(self.against)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,8 @@ def _run_tasks(config: StudyConfig, run: PlannedRun, script: Script, after: str)
     folder = f"runs/{config.name}/{run.name}"
     scores = f"{folder}/evals/step-{run.recipe.steps:08d}"
     suites = ("--suites", ",".join(config.suites))
-    evaluate = (folder, *suites, *device_flags(config), *flags(config.evaluate))
+    # The suites last: a file of settings names its own.
+    evaluate = (folder, *device_flags(config), *flags(config.evaluate), *suites)
     train = Task(
         f"train-{run.name}",
         script("train", *run.argv),
