@@ -9,6 +9,7 @@ python launch/scaling.py sweep sweep.csv
 """
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,8 @@ class SweepConfig:
 def fit(argv: list[str]) -> None:
     """Fit, write laws.json and print the law."""
     config = read(FitConfig, argv, "points")
+    if config.out:
+        check_folder(Path(config.out))
     points = read_points(config.points, parse_columns(config.columns), config.where)
     law = fit_surface(points, config.resamples, config.seed)
     held, notes = try_hold_out(points, config.holdout, config.resamples, config.seed)
@@ -135,6 +138,15 @@ def fit(argv: list[str]) -> None:
         write_json(Path(config.out) / "laws.json", laws)
         if not config.json:
             print(f"wrote {Path(config.out) / 'laws.json'}")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError if results cannot be written into a folder that may not exist yet."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"--out: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--out: {there} cannot be written to; name another folder")
 
 
 def report(argv: list[str]) -> None:

@@ -86,6 +86,31 @@ def test_a_rung_is_counted_as_the_law_counts(fitted, means, tables):
     assert row["N"] == expected
 
 
+@pytest.mark.parametrize(
+    ("factor", "end", "words", "warned"),
+    [
+        (0.05, "least", "0.0500 times the compute of the smallest run fitted", True),
+        (0.5, "least", "0.500 times the compute of the smallest run fitted", False),
+        (2, "least", "times the compute of the largest run fitted", False),
+        (5, "greatest", "5.00 times the compute of the largest run fitted", False),
+        (20, "greatest", "20.0 times the compute of the largest run fitted", True),
+    ],
+)
+def test_a_budget_is_placed_among_the_runs(fitted, factor, end, words, warned):
+    C = fitted.column("compute")
+    least, greatest = C.min(), C.max()
+    text = advice.advise(advice.recommend(fitted, factor * {"least": least}.get(end, greatest)), "")
+    assert words in text and ("warning: more than ten times outside" in text) == warned
+    where = "below" if factor < 1 else "within" if end == "least" else "an extrapolation beyond"
+    assert f"{where} the compute measured." in text
+
+
+@pytest.mark.parametrize("C", [1e-3, 1e4])
+def test_a_budget_of_less_than_a_batch_is_refused(fitted, C):
+    with pytest.raises(UserError, match="less than one batch; the smallest run fitted took"):
+        advice.recommend(fitted, C)
+
+
 def test_gpu_hours_are_flops():
     assert advice.budget(None, 500, "h200", 0.4) == pytest.approx(500 * 3600 * 0.4 * 989e12)
     assert advice.budget(1e21, None, "h200", 0.4) == 1e21
@@ -93,7 +118,8 @@ def test_gpu_hours_are_flops():
         ((None, None, "h200", 0.4), "give one of --budget"),
         ((1e21, 500, "h200", 0.4), "give one of --budget"),
         ((None, 500, "h20", 0.4), r"'h20' is not known \(did you mean"),
-        ((-1.0, None, "h200", 0.4), "expected a positive number"),
+        ((-1.0, None, "h200", 0.4), "--budget: expected a positive number, found -1"),
+        ((None, -3.0, "h200", 0.4), "--gpu-hours: expected a positive number, found -3"),
         ((1e21, None, "h200", 40), r"--mfu: expected a share .* found 40"),
     ):
         with pytest.raises(UserError, match=message):

@@ -75,6 +75,8 @@ def test_json_and_report_without_points_in_the_folder(tmp_path):
         (("fit", "runs.csv", "--columns", "N=n_params"), "no column 'n_params'"),
         (("fit", "runs.csv", "--holdout", "D>1e12"), "leaves out 0 of 16 runs"),
         (("fit", "runs.csv", "--resamples=3"), "--resamples: expected at least 100, found 3"),
+        (("fit", "runs.csv", "--seed=-1"), "--seed: expected 0 to 4294967295, found -1"),
+        (("fit", "runs.csv", "--seed=4294967296"), "found 4294967296"),
         (("fit", "runs.csv", "--hold", "none"), "unknown key 'hold' (did you mean 'holdout'?)"),
     ],
 )
@@ -114,8 +116,19 @@ def test_bad_files_are_refused(tmp_path):
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(UserError, match="not a CSV file in UTF-8"):
         read_points(tmp_path / "binary.csv")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="a folder; name a CSV in it"):
         read_points(tmp_path)
+    (tmp_path / "notes.md").write_text("# Notes\n\nOf what, and why.\n\n- one\n")
+    with pytest.raises(UserError, match=r"header's 2 fields, 'Of what, and why\.'; give a CSV"):
+        read_points(tmp_path / "notes.md")
+
+
+@pytest.mark.parametrize("out", ["runs.csv", "runs.csv/deeper/still"])
+def test_the_place_of_the_results_is_checked_before_the_fit(tmp_path, out):
+    write(tmp_path / "runs.csv")
+    done = run_script("scaling.py", "fit", "runs.csv", "--out", out, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "scaling.py: error: --out: runs.csv is a file; name a folder\n"
 
 
 def test_rows_are_chosen_before_they_are_checked(tmp_path):
@@ -137,7 +150,11 @@ def test_rows_are_chosen_before_they_are_checked(tmp_path):
 def test_columns_are_read_or_refused():
     assert parse_columns("N=n params, loss=val=x") == {"N": "n params", "loss": "val=x"}
     assert parse_columns(None) == {}
-    for text, message in (("n=x", r"did you mean 'N'|expected NAME=COLUMN"), ("N", "expected")):
+    for text, message in (
+        ("n=x", r"did you mean 'N'|expected NAME=COLUMN"),
+        ("N", "expected"),
+        ("N=a,D=b,N=c", "N is given twice, 'a' and 'c'"),
+    ):
         with pytest.raises(UserError, match=message):
             parse_columns(text)
 

@@ -1,6 +1,7 @@
 """What a fitted law advises: a size, its data and recipe for a budget, and forecasts of runs."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,7 +79,8 @@ def budget(flops: float | None, gpu_hours: float | None, gpu: str, mfu: float) -
         raise UserError(f"--mfu: expected a share of the peak in (0, 1], found {mfu}")
     given = flops if flops is not None else gpu_hours
     if not 0 < given < math.inf:
-        raise UserError(f"--budget: expected a positive number, found {given}")
+        flag = "--budget" if flops is not None else "--gpu-hours"
+        raise UserError(f"{flag}: expected a positive number, found {given}")
     return given if flops is not None else given * HOUR * peak(gpu) * mfu
 
 
@@ -93,8 +95,9 @@ def peak(gpu: str) -> float:
 def recommend(fitted: Fitted, C: float, gpu: str = "h200", mfu: float = 0.4) -> dict[str, Any]:
     """Return the best use of C FLOPs: by the law, and on the rung nearest to it.
 
-    Both spend C as the law's runs count it, in their vocabulary and context. Raises UserError
-    where the runs do not show an optimum.
+    Both spend C as the law's runs count it, in their vocabulary and context. ``beyond`` compares
+    it to the greatest and ``below`` to the least of the runs. Raises UserError where the runs do
+    not show an optimum, or where C buys less than one batch.
     """
     if not fitted.laws["frontier"][-1]["determined"]:
         raise UserError(f"{fitted.path}: {UNDETERMINED}")
@@ -107,6 +110,12 @@ def recommend(fitted: Fitted, C: float, gpu: str = "h200", mfu: float = 0.4) -> 
     name, config = _rung(fitted, N)
     size = _counted(fitted, config)
     rung = {"size": name} | _plan(fitted, size, C / float(fitted.flops.per_token(size)))
+    if min(best["steps"], rung["steps"]) < 1:
+        raise UserError(
+            f"{C:g} FLOPs buy {digits(D)} tokens of the best size and {digits(rung['D'])} of the "
+            f"nearest rung, {name}: less than one batch; the smallest run fitted took "
+            f"{_compute(fitted).min():.3g} FLOPs"
+        )
     rung["excess_percent"] = 100 * (rung["loss"]["value"] / best["loss"]["value"] - 1)
     return {
         "C": C,
@@ -116,11 +125,19 @@ def recommend(fitted: Fitted, C: float, gpu: str = "h200", mfu: float = 0.4) -> 
         "gpu_hours": C / (peak(gpu) * mfu * HOUR),
         "best": best,
         "rung": rung,
-        "beyond": {
-            "compute": float(C / _compute(fitted).max()),
-            "N": float(N / fitted.column("N").max()),
-            "D": float(D / fitted.column("D").max()),
-        },
+        "beyond": _against(fitted, np.max, C, N, D),
+        "below": _against(fitted, np.min, C, N, D),
+    }
+
+
+def _against(
+    fitted: Fitted, end: Callable[[np.ndarray], float], C: float, N: float, D: float
+) -> dict[str, float]:
+    """Return C, N and D over the greatest, or the least, of the runs."""
+    return {
+        "compute": float(C / end(_compute(fitted))),
+        "N": float(N / end(fitted.column("N"))),
+        "D": float(D / end(fitted.column("D"))),
     }
 
 
@@ -160,7 +177,7 @@ def _rung(fitted: Fitted, N: float) -> tuple[str, ModelConfig]:
 
 def advise(found: dict[str, Any], means: str) -> str:
     """Return a recommendation as text."""
-    best, rung, beyond = found["best"], found["rung"], found["beyond"]
+    best, rung = found["best"], found["rung"]
     sizes, data = (", ".join(count(x) for x in best[f"{k}_interval"]) for k in ("N", "D"))
     lines = [
         f"{power(found['C'])} FLOP ({found['convention']}): {digits(found['gpu_hours'])} hours of "
@@ -171,16 +188,27 @@ def advise(found: dict[str, Any], means: str) -> str:
         f"Nearest rung: {rung['size']}, {count(rung['N'])} parameters, {count(rung['D'])} tokens "
         f"(loss {signed(rung['excess_percent'])} from the best)",
         *_recipe(rung),
-        f"This is {digits(beyond['compute'])} times the compute of the largest run fitted "
-        f"({digits(beyond['N'])} times its size, {digits(beyond['D'])} times its tokens), "
-        f"{'an extrapolation' if beyond['compute'] > 1 else 'within what was measured'}.",
+        *_place(found["beyond"], found["below"]),
     ]
-    if beyond["compute"] > 10:
+    return "\n".join(lines)
+
+
+def _place(beyond: dict[str, float], below: dict[str, float]) -> list[str]:
+    """Return where a budget lies among those of the runs, as text."""
+    small = below["compute"] < 1
+    times, run = (below, "smallest") if small else (beyond, "largest")
+    verdict = "below" if small else "an extrapolation beyond" if beyond["compute"] > 1 else "within"
+    lines = [
+        f"This is {digits(times['compute'])} times the compute of the {run} run fitted "
+        f"({digits(times['N'])} times its size, {digits(times['D'])} times its tokens), "
+        f"{verdict} the compute measured."
+    ]
+    if beyond["compute"] > 10 or below["compute"] < 0.1:
         lines.append(
-            "warning: more than ten times beyond the runs, laws err by more than their intervals "
+            "warning: more than ten times outside the runs, laws err by more than their intervals "
             "say; run a rung in between first"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _recipe(plan: dict[str, Any]) -> list[str]:

@@ -150,7 +150,10 @@ def conditions(text: str) -> list[tuple[str, str, str, float | str]]:
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
-    """Read ``"N=n_params,loss=val_loss"`` into a mapping; raise UserError on an unknown name."""
+    """Read ``"N=n_params,loss=val_loss"`` into a mapping.
+
+    Raises UserError on an unknown name and on one that is given twice.
+    """
     columns = {}
     for part in text.split(",") if text else []:
         name, equals, column = (piece.strip() for piece in part.partition("="))
@@ -158,6 +161,10 @@ def parse_columns(text: str | None) -> dict[str, str]:
             raise UserError(
                 f"--columns: {part.strip()!r}: expected NAME=COLUMN with a name of "
                 f"{', '.join(NAMES)}{nearest(name, NAMES)}"
+            )
+        if name in columns:
+            raise UserError(
+                f"--columns: {name} is given twice, {columns[name]!r} and {column!r}; name one"
             )
         columns[name] = column
     return columns
@@ -220,12 +227,16 @@ def _read_rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = [line for line in file if not line.startswith("#")]
+        while lines and not lines[0].strip():
+            lines.pop(0)
         reader = csv.DictReader(lines, delimiter=_separator(lines[0] if lines else ""))
         header = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = header
         rows = [row for row in reader if None in row or any(map(_filled, row.values()))]
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise UserError(f"{path}: no such file; give a CSV with columns N, D, loss") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder; name a CSV in it, as points.csv of a study") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8 ({error})") from None
     doubled = [name for name in header if name and header.count(name) > 1]
@@ -235,7 +246,10 @@ def _read_rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
         raise UserError(f"{path}: no rows; give a CSV with a header and one run a row")
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
-            raise UserError(f"{path}: row {number} does not have the header's {len(header)} fields")
+            raise UserError(
+                f"{path}: row {number} does not have the header's {len(header)} fields, "
+                f"{', '.join(header)[:60]!r}; give a CSV with columns N, D, loss"
+            )
     return rows, list(header)
 
 
