@@ -12,7 +12,7 @@ from llama_scale.accounting import count_parameters, flops_per_token
 from llama_scale.config import load_size
 from llama_scale.errors import UserError
 from llama_scale.files import read_json, write_json
-from llama_scale.scaling import advice
+from llama_scale.scaling import advice, summary
 from llama_scale.scaling.laws import fit_flops
 from llama_scale.scaling.points import read_points
 
@@ -84,6 +84,36 @@ def test_a_rung_is_counted_as_the_law_counts(fitted, means, tables):
     expected = {0: matrices + norms, 1: matrices + table, 2: matrices + norms + table}[tables]
     (row,) = advice.forecast(own, "S1:1e9")["runs"]
     assert row["N"] == expected
+
+
+@pytest.mark.parametrize(
+    ("means", "tables"),
+    [
+        ("non-embedding parameters", 0),
+        ("all parameters, embeddings included", 2),
+        ("parameters of matrix products, output head included", 1),
+    ],
+)
+def test_a_rung_has_the_vocabulary_of_the_fitted_runs(fitted, means, tables):
+    """Untied tables of 1,024 tokens, as points.csv of a study records them."""
+    points = read_points(fitted.path.parent / "points.csv")
+    for row in points.rows:
+        row |= {"vocab_size": "1024", "context_length": "256", "tie_embeddings": "False"}
+    shared = summary.model(points)
+    assert shared == {"vocab_size": 1024, "context_length": 256, "tie_embeddings": False}
+    laws = fitted.laws | {"conventions": {"N": means}, "model": shared}
+    own = replace(fitted, laws=laws)
+    shape = load_size("S1")
+    matmul = shape.n_layers * (4 * shape.d_model**2 + 3 * shape.d_model * shape.d_ff)
+    norms = 0 if tables == 1 else (2 * shape.n_layers + 1) * shape.d_model
+    (row,) = advice.forecast(own, "S1:1e9")["runs"]
+    assert row["N"] == matmul + norms + tables * 1024 * shape.d_model
+    found = advice.recommend(own, 1e17)
+    assert "counted with a tied vocabulary" not in advice.advise(found, means)
+    points.rows[0]["vocab_size"] = "2048"
+    unknown = replace(fitted, laws=laws | {"model": summary.model(points)})
+    text = advice.advise(advice.recommend(unknown, 1e17), means)
+    assert ("counted with a tied vocabulary of 32,000 tokens" in text) == (tables > 0)
 
 
 @pytest.mark.parametrize(

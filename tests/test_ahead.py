@@ -65,8 +65,14 @@ def test_runs_of_several_seeds_are_asked_for_once(plan):  # noqa: F811
     runs = plan(runs=[GRID | {"seeds": [0, 1]}]).runs
     ahead = forecast_first(runs, "largest", None)
     assert len(ahead) == 2 and request(ahead) == f"S4:{ahead[0].recipe.tokens}"
-    reshaped = plan(runs=[GRID], train=TOY["train"] | {"model.n_layers": 3}).runs
-    assert request(reshaped[-1:]) == f"{reshaped[-1].n}:{reshaped[-1].recipe.tokens}"
+    taller = TOY["train"] | {"model.n_layers": 3}
+    reshaped = plan(runs=[GRID], train=taller, fit={"columns": "N=n_params"})
+    run = reshaped.runs[-1]
+    assert request([run]) == f"{run.n}:{run.recipe.tokens}"
+    tied_table = 1024 * run.config.model.d_model
+    tasks = {task.name: task for task in reshaped.tasks}
+    wanted = f"{run.n + tied_table}:{run.recipe.tokens}"
+    assert tasks["ahead-forecast"].argv[4:6] == ("--runs", wanted), "as the fit counts them"
 
 
 def test_the_same_forecast_keeps_its_date(tmp_path):

@@ -23,6 +23,8 @@ def write_run(study, name, n, tokens, loss, seed=0):
         "val_loss": 99.0, "val_bits_per_byte": 99.0,
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
+    model = {"d_model": 8, "vocab_size": 512, "context_length": 64, "tie_embeddings": False}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model, "size": "S1"}))
     perplexity = {"suite": "perplexity", "loss": loss, "bits_per_byte": loss / 2, "tokens": 5}
     (scores / "perplexity.json").write_text(json.dumps(perplexity))
     rates = {"pass_at_k": {"10": 0.5, "1": 0.125}, "pass_at_k_exact_interval": {"1": [0.1, 0.2]}}
@@ -57,15 +59,15 @@ def test_collect(tmp_path):
     collect(study)
     expected = (
         "run,size,seed,N,n_params,n_params_matmul,D,epochs,flops,flops_full,flops_6nd,"
-        "batch_tokens,lr,steps,annealed,loss,bits_per_byte,humaneval_gold_bits_per_byte,"
+        "batch_tokens,lr,steps,annealed,vocab_size,context_length,tie_embeddings,loss,bits_per_byte,humaneval_gold_bits_per_byte,"
         "humaneval_parse_rate,humaneval_pass_at_1,humaneval_pass_at_1_low,humaneval_pass_at_1_high,"
         "humaneval_pass_at_10\n"
         "S1-10k-seed0,S1,0,1000,1005,1004,10000,0.01,70000000,80000000,60000000,"
-        "1000,0.006,10,True,3.5,1.75,2.5,0.25,0.125,0.1,0.2,0.5\n"
+        "1000,0.006,10,True,512,64,False,3.5,1.75,2.5,0.25,0.125,0.1,0.2,0.5\n"
         "S1-10k-seed1,S1,1,1000,1005,1004,10000,0.01,70000000,80000000,60000000,"
-        "1000,0.006,10,True,3.75,1.875,2.5,0.25,0.125,0.1,0.2,0.5\n"
+        "1000,0.006,10,True,512,64,False,3.75,1.875,2.5,0.25,0.125,0.1,0.2,0.5\n"
         "S1-20k-seed0,S1,0,1000,1005,1004,20000,0.02,140000000,160000000,120000000,"
-        "2000,0.006,10,True,3.25,1.625,2.5,0.25,0.125,0.1,0.2,0.5\n"
+        "2000,0.006,10,True,512,64,False,3.25,1.625,2.5,0.25,0.125,0.1,0.2,0.5\n"
     )
     assert (study / "points.csv").read_text() == expected
     collect(study, ["S1-20k-seed0"], study / "ahead/points.csv")
@@ -80,10 +82,13 @@ def test_collect(tmp_path):
     (scores / "perplexity.json").unlink()
     with pytest.raises(UserError, match=r"^run S1-10k-seed0: .*perplexity.json: no such file; run"):
         collect(study)
-    (study / "runs/S1-20k-seed0/result.json").write_text("[]")
+    (study / "runs/S1-20k-seed0/config.yaml").write_text("model: {vocab_size: 512}\n")
     with pytest.raises(
-        UserError, match=r"^run S1-20k-seed0: .*result.json: not a JSON object; run"
+        UserError, match=r"^run S1-20k-seed0: .*config.yaml has no 'context_length'"
     ):
+        collect(study)
+    (study / "runs/S1-20k-seed0/result.json").write_text("[]")
+    with pytest.raises(UserError, match=r"^run S1-20k-seed0: .*result.json: not a mapping .*; run"):
         collect(study)
     (study / "runs/S1-20k-seed0/result.json").write_text("{}")
     with pytest.raises(UserError, match=r"^run S1-20k-seed0: .*result.json has no 'run'"):

@@ -172,7 +172,7 @@ def test_scripts_are_named_from_the_working_directory():
          "fit.columns: the study's points will have no column 'n_parms' (did you mean 'n_params'"),
         ({"fit": {"sed": 3}}, "fit: unknown key 'sed' (did you mean 'seed'?)"),
         ({"fit": {"resamples": 5}}, "fit: --resamples: expected at least 100, found 5"),
-        ({"fit": {"seed": -1}}, "fit: --seed: expected 0 to 4294967295, found -1"),
+        ({"fit": {"seed": -1}}, "fit: --seed: expected 0 to 2^32 - 1, found -1"),
         ({"fit": {"against": "E=1"}}, "fit: --against: expected E, A, alpha, B, beta, found E"),
         ({"fit": {"out": "x"}}, "fit.out: the study sets it; leave it out"),
         ({"evaluate": {"suites": "mbpp"}}, "evaluate.suites: the study sets it; leave it out"),

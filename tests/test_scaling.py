@@ -75,7 +75,7 @@ def test_json_and_report_without_points_in_the_folder(tmp_path):
         (("fit", "runs.csv", "--columns", "N=n_params"), "no column 'n_params'"),
         (("fit", "runs.csv", "--holdout", "D>1e12"), "leaves out 0 of 16 runs"),
         (("fit", "runs.csv", "--resamples=3"), "--resamples: expected at least 100, found 3"),
-        (("fit", "runs.csv", "--seed=-1"), "--seed: expected 0 to 4294967295, found -1"),
+        (("fit", "runs.csv", "--seed=-1"), "--seed: expected 0 to 2^32 - 1, found -1"),
         (("fit", "runs.csv", "--seed=4294967296"), "found 4294967296"),
         (("fit", "runs.csv", "--hold", "none"), "unknown key 'hold' (did you mean 'holdout'?)"),
     ],

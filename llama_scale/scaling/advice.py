@@ -10,19 +10,22 @@ from typing import Any
 import numpy as np
 
 from llama_scale.accounting import HARDWARE, count_parameters
-from llama_scale.config import CONFIGS, ModelConfig, load_size
+from llama_scale.config import CONFIGS, load_size
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import read_json, sha256, write_json
 from llama_scale.optim import LR_CAP, step_law_batch, step_law_lr
 from llama_scale.scaling.fit import PARAMETERS, interval, predict
 from llama_scale.scaling.laws import Flops, Surface
 from llama_scale.scaling.points import Points
-from llama_scale.scaling.summary import FORMAT
+from llama_scale.scaling.summary import EMBEDDED, FORMAT, HEADED
 from llama_scale.scaling.words import UNDETERMINED, between, count, digits, power, signed
 
 FORECAST = "llama_scale.forecast.v1"
 SAME_N, SAME_D = 5e-3, 2e-2
 HOUR = 3_600
+SHIPPED = (
+    "  counted with a tied vocabulary of 32,000 tokens: the points name no one vocabulary of theirs"
+)
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,7 @@ def recommend(fitted: Fitted, C: float, gpu: str = "h200", mfu: float = 0.4) -> 
         "N_interval": [float(end) for end in ends[0]],
         "D_interval": [float(end) for end in ends[1]],
     }
-    name, config = _rung(fitted, N)
-    size = _counted(fitted, config)
+    name, size = _rung(fitted, N)
     rung = {"size": name} | _plan(fitted, size, C / float(fitted.flops.per_token(size)))
     if min(best["steps"], rung["steps"]) < 1:
         raise UserError(
@@ -116,6 +118,7 @@ def recommend(fitted: Fitted, C: float, gpu: str = "h200", mfu: float = 0.4) -> 
             f"nearest rung, {name}: less than one batch; the smallest run fitted took "
             f"{_compute(fitted).min():.3g} FLOPs"
         )
+    rung["vocabulary_recorded"] = _recorded(fitted)
     rung["excess_percent"] = 100 * (rung["loss"]["value"] / best["loss"]["value"] - 1)
     return {
         "C": C,
@@ -161,18 +164,26 @@ def _plan(fitted: Fitted, N: float, D: float) -> dict[str, Any]:
     }
 
 
-def _counted(fitted: Fitted, config: ModelConfig) -> int:
-    """Return the size of a rung as the law counts it."""
-    counted, means = count_parameters(config), fitted.laws["conventions"]["N"]
-    if "embeddings included" in means:
+def _counted(fitted: Fitted, name: str) -> int:
+    """Return the size of a rung as the law counts it, with the models of the fitted runs."""
+    counted = count_parameters(load_size(name, **fitted.laws.get("model", {})))
+    means = fitted.laws["conventions"]["N"]
+    if EMBEDDED in means:
         return counted.total
-    return counted.matmul if "output head included" in means else counted.non_embedding
+    return counted.matmul if HEADED in means else counted.non_embedding
 
 
-def _rung(fitted: Fitted, N: float) -> tuple[str, ModelConfig]:
+def _rung(fitted: Fitted, N: float) -> tuple[str, int]:
     names = sorted(path.stem for path in CONFIGS.glob("size/*.yaml"))
-    rungs = [(name, load_size(name)) for name in names]
-    return min(rungs, key=lambda rung: abs(math.log(_counted(fitted, rung[1]) / N)))
+    rungs = [(name, _counted(fitted, name)) for name in names]
+    return min(rungs, key=lambda rung: abs(math.log(rung[1] / N)))
+
+
+def _recorded(fitted: Fitted) -> bool:
+    """Return whether the points name what the size of a rung depends on, as the law counts it."""
+    means, known = fitted.laws["conventions"]["N"], fitted.laws.get("model", {})
+    needed = {EMBEDDED: ("vocab_size", "tie_embeddings"), HEADED: ("vocab_size",)}
+    return all(name in known for text, names in needed.items() if text in means for name in names)
 
 
 def advise(found: dict[str, Any], means: str) -> str:
@@ -188,6 +199,7 @@ def advise(found: dict[str, Any], means: str) -> str:
         f"Nearest rung: {rung['size']}, {count(rung['N'])} parameters, {count(rung['D'])} tokens "
         f"(loss {signed(rung['excess_percent'])} from the best)",
         *_recipe(rung),
+        *([] if rung["vocabulary_recorded"] else [SHIPPED]),
         *_place(found["beyond"], found["below"]),
     ]
     return "\n".join(lines)
@@ -235,7 +247,7 @@ def forecast(fitted: Fitted, runs: str, now: datetime | None = None) -> dict[str
         size, colon, tokens = (text.strip() for text in part.partition(":"))
         try:
             D = float(tokens)
-            N = float(size) if size[:1].isdigit() else _counted(fitted, load_size(size))
+            N = float(size) if size[:1].isdigit() else _counted(fitted, size)
         except ValueError:
             colon = ""
         if not colon or not (0 < N < math.inf and 0 < D < math.inf):

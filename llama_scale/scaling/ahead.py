@@ -37,6 +37,8 @@ def planned_points(runs: list[PlannedRun]) -> Points:
             "size": run.config.size,
             "seed": str(run.config.seed),
             "N": str(run.n),
+            "n_params": str(count_parameters(run.config.model).total),
+            "n_params_matmul": str(count_parameters(run.config.model).matmul),
             "D": str(run.recipe.tokens),
             "flops": str(run.flops),
             "batch_tokens": str(run.recipe.batch_tokens),
@@ -54,12 +56,17 @@ def planned_points(runs: list[PlannedRun]) -> Points:
     )
 
 
-def request(runs: list[PlannedRun]) -> str:
-    """Return runs as launch/scaling.py forecast takes them, each size and tokens once."""
-    return ",".join(dict.fromkeys(f"{_size(run)}:{run.recipe.tokens}" for run in runs))
+def request(runs: list[PlannedRun], column: str = "N") -> str:
+    """Return runs as launch/scaling.py forecast takes them, each size and tokens once.
 
-
-def _size(run: PlannedRun) -> str:
-    """Return the name of the run's rung, or its parameters where the study reshaped it."""
-    known = count_parameters(load_size(run.config.size)).non_embedding == run.n
-    return run.config.size if known else str(run.n)
+    A size is its rung's name, or its parameters by ``column`` where the study reshaped it.
+    """
+    rows = planned_points(runs).rows
+    sizes = [
+        row["size"]
+        if count_parameters(load_size(row["size"])).non_embedding == run.n
+        else row.get(column, row["N"])
+        for run, row in zip(runs, rows, strict=True)
+    ]
+    asked = zip(sizes, runs, strict=True)
+    return ",".join(dict.fromkeys(f"{size}:{run.recipe.tokens}" for size, run in asked))

@@ -28,6 +28,8 @@ RESULT = {
     "steps": "steps",
     "annealed": "annealed",
 }
+# What a study may change of all its models; field of config.yaml's model.
+MODEL = ("vocab_size", "context_length", "tie_embeddings")
 HEADLINE = ("loss", "bits_per_byte")
 SCORES = ("gold_bits_per_byte", "parse_rate")
 
@@ -38,11 +40,11 @@ def collect(
     """Write the points of a study folder and return its rows, sorted by N, D and seed.
 
     They go to ``out``, or to points.csv in the folder; the runs ``without`` are left out.
-    The columns are the run's size and cost (``RESULT``), ``loss`` and ``bits_per_byte`` of the
-    perplexity suite, and for every other suite what it has of ``SCORES`` and each pass@k with the
-    ends of its exact 95 % interval over tasks. The values are those of the files alone, so the
-    same runs give the same bytes. Raises UserError naming the run and the file when a result is
-    missing.
+    The columns are the run's size and cost (``RESULT``), its ``MODEL``, ``loss`` and
+    ``bits_per_byte`` of the perplexity suite, and for every other suite what it has of ``SCORES``
+    and each pass@k with the ends of its exact 95 % interval over tasks. The values are those of
+    the files alone, so the same runs give the same bytes. Raises UserError naming the run and the
+    file when a result is missing.
     """
     planned, suites = _lists(study / "study.yaml", "planned", "suites")
     if unknown := sorted(set(without or []) - set(planned)):
@@ -75,6 +77,9 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
     path = folder / "result.json"
     result = _read(name, path, "train")
     row = {column: _field(name, path, result, field) for column, field in RESULT.items()}
+    path = folder / "config.yaml"
+    model = _field(name, path, _read(name, path, "train"), "model")
+    row |= {field: _field(name, path, model, field) for field in MODEL}
     for suite in [HEADLINE_SUITE, *(s for s in suites if s != HEADLINE_SUITE)]:
         path = folder / "evals" / f"step-{row['steps']:08d}" / f"{suite}.json"
         scores = _read(name, path, "evaluate")
@@ -94,9 +99,9 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
 
 def _read(name: str, path: Path, script: str) -> dict[str, Any]:
     try:
-        found = read_json(path)
+        found = read_json(path) if path.suffix == ".json" else read_yaml(path)
         if not isinstance(found, dict):
-            raise UserError(f"{path}: not a JSON object")
+            raise UserError(f"{path}: not a mapping of fields to values")
     except UserError as error:
         raise UserError(
             f"run {name}: {error}; run launch/study.py again, or launch/{script}.py for this run"

@@ -13,7 +13,7 @@ from typing import Any
 from llama_scale.config import CONFIGS, load_size, parse, read_yaml
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import check_name
-from llama_scale.scaling.collect import HEADLINE, RESULT
+from llama_scale.scaling.collect import HEADLINE, MODEL, RESULT
 from llama_scale.scaling.points import conditions, parse_columns
 from llama_scale.scaling.runs import plan_runs
 from llama_scale.scaling.settings import HEADLINE_SUITE, FitConfig, PlannedRun, StudyConfig
@@ -108,7 +108,7 @@ def _check_rule(config: StudyConfig, field: str, rule: Any) -> None:
 
 def _check_columns(config: StudyConfig, field: str, names: Iterable[str]) -> None:
     """Raise UserError on a name that the study's points.csv will not have."""
-    known, scores = (*RESULT, *HEADLINE), tuple(f"{suite}_" for suite in config.suites)
+    known, scores = (*RESULT, *MODEL, *HEADLINE), tuple(f"{suite}_" for suite in config.suites)
     for name in names:
         if name not in known and not name.startswith(scores):
             raise UserError(

@@ -13,7 +13,7 @@ from llama_scale.scaling.judge import parse_law
 from llama_scale.scaling.points import parse_columns
 
 HEADLINE_SUITE = "perplexity"
-SEEDS = range(2**32)
+SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.resamples < 100:
             raise UserError(f"--resamples: expected at least 100, found {self.resamples}")
-        if self.seed not in SEEDS:
-            raise UserError(f"--seed: expected 0 to {SEEDS[-1]}, found {self.seed}")
+        if not 0 <= self.seed < SEEDS:
+            raise UserError(f"--seed: expected 0 to 2^32 - 1, found {self.seed}")
         parse_columns(self.columns)
         if self.against is not None:
             parse_law(self.against)

@@ -21,6 +21,7 @@ from llama_scale.scaling.repeats import fit_repeats, varies
 from llama_scale.scaling.thresholds import thresholds
 
 FORMAT = "llama_scale.laws.v1"
+EMBEDDED, HEADED = "embeddings included", "output head included"
 NEXT = 10
 DIGITS = 10
 CURVE = 41
@@ -60,6 +61,7 @@ def summarise(fit: Fit, held: HoldOut | None, notes: list[str] | None = None) ->
                 "where": points.where,
             },
             "conventions": conventions(points),
+            "model": model(points),
             "laws": {"surface": _law(fit, profile), "power": kaplan(fit), "repeats": repeats},
             "side_by_side": side_by_side(fit),
             "approaches": compared,
@@ -111,8 +113,8 @@ def conventions(points: Points) -> dict[str, str]:
     column = points.columns["N"]
     meaning = {
         "N": "non-embedding parameters",
-        "n_params": "all parameters, embeddings included",
-        "n_params_matmul": "parameters of matrix products, output head included",
+        "n_params": f"all parameters, {EMBEDDED}",
+        "n_params_matmul": f"parameters of matrix products, {HEADED}",
     }
     unit = " in nats per token" if own and points.columns["loss"] == "loss" else ""
     return {
@@ -126,6 +128,22 @@ def conventions(points: Points) -> dict[str, str]:
         else f"{points.compute_name}: training FLOPs as counted"
         + (" exactly, with attention (causal) and output head" if own else " in the file"),
     }
+
+
+def model(points: Points) -> dict[str, Any]:
+    """Return what all models of a study's runs have in common beside their size."""
+    found: dict[str, Any] = {}
+    if not _own(points):
+        return found
+    for name in ("vocab_size", "context_length"):
+        values = np.unique(points.numeric(name)) if points.has(name) else []
+        if len(values) == 1 and np.isfinite(values[0]):
+            found[name] = int(values[0])
+    if points.has("tie_embeddings"):
+        tied = points.match("tie_embeddings==true")
+        if tied.all() or not tied.any():
+            found["tie_embeddings"] = bool(tied[0])
+    return found
 
 
 def _own(points: Points) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_scale.scaling.ahead import forecast_first, request
+from llama_scale.scaling.points import parse_columns
 from llama_scale.scaling.settings import PlannedRun, StudyConfig
 
 Script = Callable[..., tuple[str, ...]]
@@ -120,9 +121,9 @@ def _forecast_tasks(
     points, without = f"{ahead}/points.csv", json.dumps([run.name for run in last])
     collect = script("collect", study, "--without", without, "--out", points)
     fit = script("scaling", "fit", points, "--out", ahead, *flags(config.fit), "--holdout", "none")
-    forecast = script(
-        "scaling", "forecast", ahead, "--runs", request(last), "--out", f"{study}/forecasts"
-    )
+    size = parse_columns(config.fit.get("columns")).get("N", "N")
+    asked = request(last, size)
+    forecast = script("scaling", "forecast", ahead, "--runs", asked, "--out", f"{study}/forecasts")
     return [
         Task("ahead-collect", collect, after, (points,)),
         Task("ahead-fit", fit, ("ahead-collect",), (f"{ahead}/laws.json",)),
