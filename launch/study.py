@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from evals.config import EvalConfig
-from evals.suites import KNOWN
 from llama_scale.config import parse
 from llama_scale.errors import UserError, nearest, run_cli
 from llama_scale.scaling.plan import Study, read_study
@@ -13,6 +11,9 @@ from llama_scale.scaling.study import run_study
 
 def check_evaluation(study: Study) -> None:
     """Raise UserError where launch/evaluate.py would refuse the study's suites or settings."""
+    from evals.config import EvalConfig
+    from evals.suites import KNOWN
+
     for suite in study.config.suites:
         if suite not in KNOWN:
             raise UserError(
