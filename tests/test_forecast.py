@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, run_script
@@ -121,3 +122,11 @@ def test_hyphens_and_switches():
     config = parse(TrainConfig, "Train.", ["--size=M1", "--val-every=3", "--model.document-mask"])
     assert config.val_every == 3
     assert replace(config.model, document_mask=False) == load_size("M1")
+
+
+def test_memory_of_a_cpu_is_what_is_free(monkeypatch):
+    memory = SimpleNamespace(total=100 * GIB, available=40 * GIB)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    assert forecast(TrainConfig(load_size("M1"), size="M1", device="cpu")).memory_available == (
+        USABLE["cpu"] * 40 * GIB
+    )
