@@ -1,6 +1,5 @@
 """Where a build grows and where it goes: it is there whole or not at all."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from data_tools.report import NEAR
 from data_tools.screen import LENGTHS, LINES
 from data_tools.settings import PrepareConfig
 from llama_scale.errors import UserError
-from llama_scale.files import read_json, write_json
+from llama_scale.files import locked, read_json, write_json
 from llama_scale.tokens import FORMAT, MANIFEST, open_tokens, read_manifest
 
 TOKENIZER = "tokenizer.model"
@@ -77,13 +76,8 @@ def opened(config: PrepareConfig) -> Iterator[Path]:
         raise UserError(
             f"{work}: cannot be made ({error.strerror}); choose another --out"
         ) from None
-    with open(work / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another launch/prepare.py is building it; wait for it to end"
-            ) from None
+    busy = f"{folder}: another launch/prepare.py is building it; wait for it to end"
+    with locked(work / LOCK, busy):
         settings = {"format": FORMAT, **config.settings}
         same = (work / SETTINGS).exists() and read_json(work / SETTINGS) == settings
         encoded = (work / "encode.json").exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_tools.sources import Source
-from llama_scale.errors import UserError
+from llama_scale.errors import UserError, at_least_1, check_fields
 from llama_scale.files import check_name
 from llama_scale.tokens import MAX_VOCAB
 
@@ -96,11 +96,8 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
-        names = ("max_bytes", "max_file_bytes", "vocab_size", "tokenizer_bytes", "pack_length")
-        for name in (*names, "shard_tokens", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name}: expected at least 1, found {value}")
+        sizes = "max_bytes max_file_bytes vocab_size tokenizer_bytes pack_length shard_tokens"
+        check_fields(self, "at least 1", at_least_1, f"{sizes} workers")
         if not -(2**63) <= self.seed < 2**63:
             raise UserError(f"seed: expected a number of 64 bits, found {self.seed}")
         if self.vocab_size > MAX_VOCAB:

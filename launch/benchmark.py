@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.config import parse
-from llama_scale.errors import UserError, nearest, run_cli
+from llama_scale.errors import UserError, at_least_1, check_fields, nearest, run_cli
 from llama_scale.files import write_json
 from llama_scale.speed.hardware import cpu_name, versions
 
@@ -29,9 +29,7 @@ class SandboxBenchmark:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("workers", "repeats", "rounds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        check_fields(self, "at least 1", at_least_1, "workers repeats rounds")
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """Typed configuration: dataclasses filled from YAML files and ``--dotted.overrides``."""
 
 import dataclasses
-import math
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -14,35 +12,18 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import (
+    UserError,
+    at_least_0,
+    at_least_1,
+    check_fields,
+    nearest,
+    positive,
+)
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 Auto = Literal["auto"]
 T = TypeVar("T")
-
-
-def _check(config: Any, prefix: str, wanted: str, holds: Callable[[Any], bool], names: str) -> None:
-    """Raise UserError on the first of the fields ``names`` that is not as ``wanted``.
-
-    auto and null are as wanted, and a list is if each of its items is.
-    """
-    for name in names.split():
-        found = getattr(config, name)
-        items = found if isinstance(found, list) else [found]
-        if not all(item in ("auto", None) or holds(item) for item in items):
-            raise UserError(f"{prefix}{name}: expected {wanted}, found {found}")
-
-
-def _positive(value: float) -> bool:
-    return 0 < value < math.inf
-
-
-def _counts(value: float) -> bool:
-    return 1 <= value < math.inf
-
-
-def _at_least_0(value: float) -> bool:
-    return 0 <= value < math.inf
 
 
 @dataclass(frozen=True)
@@ -76,9 +57,10 @@ class ModelConfig:
     document_mask: bool = False
 
     def __post_init__(self) -> None:
+        check = partial(check_fields, self, prefix="model.")
         sizes = "d_model n_layers n_heads d_ff n_kv_heads vocab_size context_length"
-        _check(self, "model.", "at least 1", _counts, sizes)
-        _check(self, "model.", "a positive number", _positive, "rope_theta norm_eps")
+        check("at least 1", at_least_1, sizes)
+        check("a positive number", positive, "rope_theta norm_eps")
         if self.d_model % (2 * self.n_heads):
             raise UserError(
                 f"model.n_heads: {self.n_heads} heads do not divide d_model = {self.d_model} into "
@@ -130,11 +112,11 @@ class OptimConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        check = partial(_check, self, "optim.")
-        check("a positive number", _positive, "lr eps")
+        check = partial(check_fields, self, prefix="optim.")
+        check("a positive number", positive, "lr eps")
         check("a positive number, or .inf for none", lambda x: x > 0, "clip")
-        check("at least 1", _counts, "batch_tokens")
-        check("at least 0", _at_least_0, "warmup_steps weight_decay")
+        check("at least 1", at_least_1, "batch_tokens")
+        check("at least 0", at_least_0, "warmup_steps weight_decay")
         check("at least 0 and below 1", lambda x: 0 <= x < 1, "beta1 beta2")
         check("a share from 0 to 1", lambda x: 0 <= x <= 1, "min_lr_ratio")
 
@@ -204,10 +186,10 @@ class TrainConfig:
     group: str | None = None
 
     def __post_init__(self) -> None:
-        check = partial(_check, self, "")
+        check = partial(check_fields, self)
         counts = "tokens micro_batch devices nodes threads log_every val_tokens keep max_skips"
-        check("at least 1", _counts, f"{counts} keep_steps")
-        check("at least 0", _at_least_0, "val_every checkpoint_every keep_every")
+        check("at least 1", at_least_1, f"{counts} keep_steps")
+        check("at least 0", at_least_0, "val_every checkpoint_every keep_every")
         check("a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "seed")
 
 
@@ -254,6 +236,17 @@ def read_yaml(path: str | Path) -> Any:
         raise UserError(f"{path}: no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested settings into dotted ones: {"optim": {"lr": 1}} is {"optim.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def size_path(name: str) -> Path:

@@ -2,9 +2,11 @@
 
 import difflib
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -21,6 +23,45 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest known name, or an empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def positive(value: float) -> bool:
+    """Whether a number is finite and above 0."""
+    return 0 < value < math.inf
+
+
+def at_least_0(value: float) -> bool:
+    """Whether a number is finite and not below 0."""
+    return 0 <= value < math.inf
+
+
+def at_least_1(value: float) -> bool:
+    """Whether a number is finite and not below 1."""
+    return 1 <= value < math.inf
+
+
+def check_fields(
+    config: Any, wanted: str, holds: Callable[[Any], bool], names: str, prefix: str = ""
+) -> None:
+    """Raise UserError on the first of the fields ``names`` that is not as ``wanted``.
+
+    auto and null are as wanted, and a list is if each of its items is.
+    """
+    for name in names.split():
+        found = getattr(config, name)
+        items = found if isinstance(found, list) else [found]
+        if not all(item in ("auto", None) or holds(item) for item in items):
+            raise UserError(f"{prefix}{name}: expected {wanted}, found {found}")
+
+
+def listed(field: str, names: str, known: Iterable[str]) -> list[str]:
+    """Return the comma-separated ``names``; raise UserError on the first that is not ``known``."""
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    for name in found:
+        if name not in known:
+            hint = f"{nearest(name, known)}; known: {', '.join(known)}"
+            raise UserError(f"{field}: unknown {name!r}{hint}")
+    return found
 
 
 def run_cli(main: Callable[[], None], resumes: bool = False) -> None:

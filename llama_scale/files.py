@@ -58,7 +58,7 @@ def locked(path: str | Path, busy: str, patience: float = 0) -> Iterator[int]:
                 if time.monotonic() > deadline:
                     file.seek(0)
                     holder = f"process {file.read().strip() or '?'}"
-                    raise UserError(busy.format(holder)) from None
+                    raise UserError(busy.replace("{}", holder)) from None
                 time.sleep(0.1)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")

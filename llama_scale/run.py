@@ -21,7 +21,7 @@ from llama_scale.accounting import (
 )
 from llama_scale.checkpoint import verify
 from llama_scale.cluster import Place, find_place
-from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, read_yaml
+from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml
 from llama_scale.device import fast_bf16, pick_device, set_threads
 from llama_scale.errors import UserError
 from llama_scale.forecast import (
@@ -150,7 +150,7 @@ def fit_layout(
     """
     device, have = machine.device, machine.memory
     if device == "cpu":
-        have /= max(1, config.devices)
+        have /= config.devices
     elif config.devices > torch.cuda.device_count():
         raise UserError(
             f"devices: {config.devices} asked for, this machine has {torch.cuda.device_count()}"
@@ -211,17 +211,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def defaults(kind: type) -> dict[str, Any]:
     """Return the fields of a dataclass with their defaults."""
     return {field.name: field.default for field in dataclasses.fields(kind)}
-
-
-def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested fields under dotted names."""
-    flat = {}
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def provenance(run: Run) -> dict[str, Any]:

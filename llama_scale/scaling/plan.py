@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llama_scale.config import CONFIGS, load_size, parse, read_yaml
+from llama_scale.config import CONFIGS, flatten, load_size, parse, read_yaml
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import check_name
 from llama_scale.scaling.collect import HEADLINE, MODEL, RESULT
 from llama_scale.scaling.points import conditions, parse_columns
 from llama_scale.scaling.runs import plan_runs
 from llama_scale.scaling.settings import HEADLINE_SUITE, FitConfig, PlannedRun, StudyConfig
-from llama_scale.scaling.tasks import Task, flatten, plan_tasks
+from llama_scale.scaling.tasks import Task, plan_tasks
 
 REPOSITORY = CONFIGS.parent
 NEEDED = "sizes", "seeds"

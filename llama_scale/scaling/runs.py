@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import partial
 
 from llama_scale.accounting import count_parameters, flops_per_token
-from llama_scale.config import ModelConfig, TrainConfig, parse
+from llama_scale.config import ModelConfig, TrainConfig, flatten, parse
 from llama_scale.errors import UserError
 from llama_scale.optim import Recipe, resolve, round_batch
 from llama_scale.scaling.grids import Grid, wanted
 from llama_scale.scaling.settings import PlannedRun, StudyConfig
-from llama_scale.scaling.tasks import device_flags, flags, flatten
+from llama_scale.scaling.tasks import device_flags, flags
 
 STUDY_SETS = ("size", "tokens", "seed", "data", "run", "group", "device", "threads", "config")
 STUDY_SETS += ("branch_from", "keep_steps")

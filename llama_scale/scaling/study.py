@@ -1,23 +1,17 @@
 """Carries out a study; started again, it continues and repeats nothing."""
 
-import fcntl
-import os
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
-from llama_scale.config import read_yaml
+from llama_scale.config import flatten, read_yaml
 from llama_scale.errors import UserError
-from llama_scale.files import atomic_write
+from llama_scale.files import atomic_write, locked
 from llama_scale.scaling.executor import Failure, LocalExecutor, State, pick_slots
 from llama_scale.scaling.plan import Study
 from llama_scale.scaling.progress import Progress, here
 from llama_scale.scaling.slurm import SlurmExecutor
-from llama_scale.scaling.tasks import flatten
 
 LOCK_PATIENCE = 3.0
 IDENTITY = ("data", "sizes", "train")
@@ -31,7 +25,8 @@ def run_study(study: Study) -> None:
     twice; KeyboardInterrupt when told to stop.
     """
     study.folder.mkdir(parents=True, exist_ok=True)
-    with lock(study.folder) as handle:
+    busy = f"{here(study.folder)}: {{}} is running this study; wait for it or stop it"
+    with locked(study.folder / "lock", busy, LOCK_PATIENCE) as handle:
         check_same_study(study)
         lay_out(study)
         state = State(study.folder / "state", study.root, study.tasks)
@@ -49,34 +44,6 @@ def run_study(study: Study) -> None:
         if failures:
             _fail(state, failures)
         print(f"{config.name}: finished; open {here(study.folder / config.result)}", flush=True)
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[int]:
-    """Hold the study for this process; yield the file descriptor of the lock.
-
-    Raises UserError naming the process that holds it. A few seconds are granted to the processes
-    of a study that was just killed.
-    """
-    path = folder / "lock"
-    with open(path, "a+", encoding="utf-8") as file:
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    holder = f"process {file.read().strip() or '?'}"
-                    raise UserError(
-                        f"{here(folder)}: {holder} is running this study; wait for it or stop it"
-                    ) from None
-                time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield file.fileno()
 
 
 def check_same_study(study: Study) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from llama_scale.config import flatten
 from llama_scale.scaling.ahead import forecast_first, request
 from llama_scale.scaling.points import parse_columns
 from llama_scale.scaling.settings import PlannedRun, StudyConfig
@@ -37,17 +38,6 @@ class Task:
     def stage(self) -> str:
         """The kind of task: the first word of its name."""
         return self.name.split("-")[0]
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested settings into dotted ones: {"optim": {"lr": 1}} is {"optim.lr": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def flags(settings: dict[str, Any]) -> tuple[str, ...]:

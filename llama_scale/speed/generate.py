@@ -13,7 +13,7 @@ from tqdm import tqdm
 from llama_scale.checkpoint import load_model, resolve
 from llama_scale.config import ModelConfig
 from llama_scale.device import pick_device, set_threads, synchronise
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import UserError, at_least_1, check_fields, listed
 from llama_scale.generate import encode_prompt, generate
 from llama_scale.hf import hf_config, to_hf
 from llama_scale.model import Llama
@@ -73,18 +73,14 @@ class GenerateBenchmark:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "n_samples", "max_new_tokens", "together"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for peer in self.names:
-            if peer not in PEERS:
-                known = ", ".join(PEERS)
-                raise UserError(f"peers: unknown {peer!r}{nearest(peer, PEERS)}; known: {known}")
+        counts = "prompts n_samples max_new_tokens together"
+        check_fields(self, "at least 1", at_least_1, counts)
+        listed("peers", self.peers, PEERS)
 
     @property
     def names(self) -> list[str]:
         """How transformers decodes."""
-        return [name.strip() for name in self.peers.split(",") if name.strip()]
+        return listed("peers", self.peers, PEERS)
 
 
 def run(config: GenerateBenchmark) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llama_scale.config import ModelConfig
-from llama_scale.errors import UserError
+from llama_scale.errors import UserError, at_least_1, check_fields
 from llama_scale.speed.environment import ROOT, variables
 from llama_scale.speed.hardware import cpu_name, versions
 
@@ -50,9 +50,7 @@ class OverheadBenchmark:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "steps", "warmup"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        check_fields(self, "at least 1", at_least_1, "batch steps warmup")
 
 
 def run(config: OverheadBenchmark) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from llama_scale.accounting import GIB
 from llama_scale.config import ModelConfig
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import at_least_1, check_fields, listed
 from llama_scale.speed.environment import OWN, peer_python
 from llama_scale.speed.hardware import cpu_name, matmul_ceiling, versions
 from llama_scale.speed.race import race, summarise
@@ -48,18 +48,13 @@ class TrainBenchmark:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "steps", "warmup"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for peer in self.names:
-            if peer not in PEERS:
-                known = ", ".join(PEERS)
-                raise UserError(f"peers: unknown {peer!r}{nearest(peer, PEERS)}; known: {known}")
+        check_fields(self, "at least 1", at_least_1, "batch steps warmup")
+        listed("peers", self.peers, PEERS)
 
     @property
     def names(self) -> list[str]:
         """Names of the peers."""
-        return [name.strip() for name in self.peers.split(",") if name.strip()]
+        return listed("peers", self.peers, PEERS)
 
 
 def run(config: TrainBenchmark) -> dict[str, Any]:
