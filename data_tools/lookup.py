@@ -6,8 +6,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama_scale.data.tokens import Split, load_tokenizer, open_tokens
 from llama_scale.errors import UserError
-from llama_scale.tokens import Split, load_tokenizer, open_tokens
 
 AROUND = 24  # tokens shown on each side
 

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_tools import contamination, corpus
-from data_tools.encode import DOCUMENTS
+from data_tools.corpus import corpus
+from data_tools.encode.encode import DOCUMENTS
 from data_tools.engine import FOLDER
-from data_tools.report import NEAR
-from data_tools.screen import LENGTHS, LINES
+from data_tools.filters import contamination
+from data_tools.filters.screen import LENGTHS, LINES
+from data_tools.report.report import NEAR
 from data_tools.settings import PrepareConfig
+from llama_scale.data.tokens import FORMAT, MANIFEST, open_tokens, read_manifest
 from llama_scale.errors import UserError
 from llama_scale.files import locked, read_json, write_json
-from llama_scale.tokens import FORMAT, MANIFEST, open_tokens, read_manifest
 
 TOKENIZER = "tokenizer.model"
 SETTINGS = "settings.json"

@@ -12,26 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from data_tools import benchmarks, contamination, corpus, local, sources, split, streams
-from data_tools.benchmarks import Part
-from data_tools.dedup import exact_survivors
-from data_tools.encode import Layout, shuffled, write_splits
+from data_tools.corpus import corpus, split
+from data_tools.corpus.records import Records, write_array
+from data_tools.dedup.dedup import exact_survivors
+from data_tools.dedup.near import near_duplicates
+from data_tools.encode.encode import Layout, shuffled, write_splits
+from data_tools.encode.fim import Fim
 from data_tools.engine import distributed
-from data_tools.filters import SourceRules
-from data_tools.fim import Fim
+from data_tools.filters import benchmarks, contamination
+from data_tools.filters.benchmarks import Part
+from data_tools.filters.filters import SourceRules
+from data_tools.filters.screen import inspect, shared_lines
 from data_tools.manifest import make_manifest
-from data_tools.near import near_duplicates
 from data_tools.place import CONTAMINATION, TOKENIZER, opened
-from data_tools.records import Records, write_array
-from data_tools.report import NEAR, write_report
-from data_tools.screen import inspect, shared_lines
+from data_tools.report.report import NEAR, write_report
 from data_tools.settings import PrepareConfig
-from data_tools.sources import Document
+from data_tools.sources import local, sources, streams
+from data_tools.sources.sources import Document
 from data_tools.workers import journalled, mapper
+from llama_scale.data.tokenizer import Tokenizer, train_tokenizer
+from llama_scale.data.tokens import MANIFEST, read_manifest
 from llama_scale.errors import UserError
 from llama_scale.files import atomic_write, read_json, write_json
-from llama_scale.tokenizer import Tokenizer, train_tokenizer
-from llama_scale.tokens import MANIFEST, read_manifest
 
 TOKENIZER_THREADS = 4  # stored in the model file, so the same on every machine
 

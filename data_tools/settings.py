@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_tools.sources import Source
+from data_tools.sources.sources import Source
+from llama_scale.data.tokens import MAX_VOCAB
 from llama_scale.errors import UserError, at_least_1, check_fields
 from llama_scale.files import check_name
-from llama_scale.tokens import MAX_VOCAB
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evals.apps import AppsConfig
+from evals.benchmarks.apps import AppsConfig
+from evals.benchmarks.humaneval import HumanEvalConfig
+from evals.benchmarks.mbpp import MbppConfig
 from evals.execution import ExecutionConfig
-from evals.humaneval import HumanEvalConfig
-from evals.mbpp import MbppConfig
 from evals.perplexity import PerplexityConfig
 from llama_scale.config import Auto
 from llama_scale.errors import UserError

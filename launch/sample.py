@@ -4,13 +4,13 @@ import sys
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from llama_scale.checkpoint import load_model, resolve
+from llama_scale.checkpoint.checkpoint import load_model, resolve
 from llama_scale.config import parse
+from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.device import pick_device, set_threads
 from llama_scale.errors import UserError, run_cli
-from llama_scale.generate import encode_prompt, stream
-from llama_scale.sampling import SamplingConfig
-from llama_scale.tokenizer import Tokenizer
+from llama_scale.generation.generate import encode_prompt, stream
+from llama_scale.generation.sampling import SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from llama_scale.config import parse
 from llama_scale.errors import UserError, nearest, run_cli
-from llama_scale.scaling.plan import Study, read_study
-from llama_scale.scaling.preview import describe
-from llama_scale.scaling.study import run_study
+from llama_scale.scaling.study.plan import Study, read_study
+from llama_scale.scaling.study.preview import describe
+from llama_scale.scaling.study.study import run_study
 
 
 def check_evaluation(study: Study) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from llama_scale.data.tokenizer import Tokenizer, train_tokenizer
+from llama_scale.data.tokens import FORMAT, ShardWriter, data_fingerprint
 from llama_scale.files import sha256, write_json
-from llama_scale.tokenizer import Tokenizer, train_tokenizer
-from llama_scale.tokens import FORMAT, ShardWriter, data_fingerprint
 
 ROOT = Path(__file__).parent.parent
 VOCAB = 512

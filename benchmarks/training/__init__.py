@@ -1,0 +1,1 @@
+"""Training steps side by side with peers, and what the trainer costs."""

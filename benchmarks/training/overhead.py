@@ -1,0 +1,141 @@
+"""What the trainer costs beside a bare loop, and how long a command takes to its first step."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.environment import ROOT, variables
+from benchmarks.hardware import cpu_name, versions
+from llama_scale.config import ModelConfig
+from llama_scale.errors import UserError, at_least_1, check_fields
+
+
+@dataclass(frozen=True)
+class OverheadBenchmark:
+    """Steps of launch/train.py's trainer beside those of a bare loop, in one process, in turn.
+
+    Args:
+        model: The model's shape; --size NAME reads it from configs/size/NAME.yaml.
+        size: Name of the rung.
+        data: Folder of token shards made by launch/prepare.py.
+        batch: Sequences in a step, one forward pass each.
+        steps: Timed steps of each.
+        warmup: Untimed steps before them.
+        block: Steps of one before it is the other's turn; null is 1 on a CPU and 10 on a GPU,
+            where the host runs ahead of the device.
+        precision: Compute precision of both.
+        compile: Compile the blocks of both.
+        device: Where to run; auto is the GPU if there is one.
+        threads: CPU threads; null leaves the library's choice.
+        out: JSON file for the measurements.
+    """
+
+    model: ModelConfig
+    size: str = "custom"
+    data: str = "data/installed"
+    batch: int = 1
+    steps: int = 40
+    warmup: int = 5
+    block: int | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "at least 1", at_least_1, "batch steps warmup")
+
+
+def run(config: OverheadBenchmark) -> dict[str, Any]:
+    """Time the trainer's steps and the bare loop's, turn by turn, and a command's first step."""
+    from benchmarks.training.turns import Turns
+    from llama_scale.config import OptimConfig, TrainConfig
+    from llama_scale.training.run import plan_run
+    from llama_scale.training.training import fit
+
+    context = config.model.context_length
+    with tempfile.TemporaryDirectory() as folder:
+        training = TrainConfig(
+            model=config.model,
+            size=config.size,
+            data=config.data,
+            run=f"{folder}/run",
+            tokens=config.batch * context * (config.warmup + config.steps),
+            optim=OptimConfig(batch_tokens=config.batch * context),
+            device=config.device,
+            precision=config.precision,
+            compile=config.compile,
+            micro_batch=config.batch,
+            threads=config.threads,
+            val_every=0,
+        )
+        planned = plan_run(training)
+        block = config.block or (10 if planned.device == "cuda" else 1)
+        turns = Turns(planned, config.warmup, block)
+        if signal := fit(planned, [turns]):
+            sys.exit(128 + signal)
+        first = first_step(config, Path(folder))
+    ratios = [ours / bare for ours, bare in zip(turns.trainer, turns.bare, strict=True)]
+    return {
+        "size": config.size,
+        "device": turns.device_name if planned.device == "cuda" else cpu_name(),
+        "precision": "bf16" if planned.bf16 else "fp32",
+        "compile": config.compile,
+        "tokens_per_step": config.batch * context,
+        "versions": versions(),
+        "trainer_ms": 1e3 * statistics.median(turns.trainer) / block,
+        "bare_ms": 1e3 * statistics.median(turns.bare) / block,
+        "overhead": statistics.median(ratios) - 1,
+        "overhead_quartiles": [q - 1 for q in statistics.quantiles(ratios, n=4)[::2]],
+        "seconds_to_first_step": first,
+    }
+
+
+def first_step(config: OverheadBenchmark, folder: Path) -> float:
+    """Return the seconds from the command to the end of its first optimizer step."""
+    run = folder / "first"
+    tokens = config.batch * config.model.context_length
+    shape = [f"--model.{k}={json.dumps(v)}" for k, v in asdict(config.model).items()]
+    command = [
+        sys.executable, str(ROOT / "launch" / "train.py"), *shape,
+        "--data", str(Path(config.data).resolve()), "--run", str(run), "--tokens", str(2 * tokens),
+        "--optim.batch_tokens", str(tokens), "--log_every", "1", "--device", config.device,
+    ]  # fmt: skip
+    if config.threads:
+        command += ["--threads", str(config.threads)]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=variables(),
+    )
+    rows = run / "metrics.jsonl"
+    while not (rows.exists() and rows.stat().st_size):
+        if process.poll() is not None:
+            raise UserError(f"train.py ended without a step: {process.stderr.read().strip()}")
+        time.sleep(0.01)
+    seconds = time.perf_counter() - start
+    process.kill()
+    process.communicate()
+    return seconds
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the measurements as lines of text."""
+    low, high = result["overhead_quartiles"]
+    return (
+        f"{result['size']}, {result['tokens_per_step']:,} tokens a step, {result['precision']}"
+        f"{', compiled' if result['compile'] else ''}, {result['device']}\n"
+        f"trainer {result['trainer_ms']:.1f} ms a step, bare loop {result['bare_ms']:.1f} ms: "
+        f"{result['overhead']:+.2%} (quartiles {low:+.2%} to {high:+.2%})\n"
+        f"first step of launch/train.py after {result['seconds_to_first_step']:.1f} s"
+    )

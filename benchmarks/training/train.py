@@ -1,0 +1,126 @@
+"""Training steps of ours beside peers': equal shape, tokens, precision and optimizer."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from benchmarks.environment import OWN, peer_python
+from benchmarks.hardware import cpu_name, matmul_ceiling, versions
+from benchmarks.training.race import race, summarise
+from benchmarks.training.worker import Job
+from llama_scale.config import ModelConfig
+from llama_scale.cost.accounting import GIB
+from llama_scale.errors import at_least_1, check_fields, listed
+
+PEERS = ("transformers", *OWN)
+
+
+@dataclass(frozen=True)
+class TrainBenchmark:
+    """Training speed, ours against peers at the same shape, tokens, precision and optimizer.
+
+    Args:
+        model: The model's shape; --size NAME reads it from configs/size/NAME.yaml.
+        size: Name of the rung.
+        peers: Other implementations to run beside ours, separated by commas; empty for none.
+        batch: Sequences in a step.
+        steps: Timed steps of each contender, interleaved.
+        warmup: Untimed steps before them.
+        precision: Compute precision of every contender; auto is bf16 where it is fast.
+        compile: Add a compiled contender of each: ours block by block, the peers as a whole.
+        shipped: Race ours as a long run ships, precision as given and blocks compiled, against the
+            peers in fp32 eager.
+        device: Where to run; auto is the GPU if there is one.
+        threads: CPU threads; null leaves the library's choice.
+        out: JSON file for the measurements.
+    """
+
+    model: ModelConfig
+    size: str = "custom"
+    peers: str = "transformers"
+    batch: int = 4
+    steps: int = 10
+    warmup: int = 3
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    shipped: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "at least 1", at_least_1, "batch steps warmup")
+        listed("peers", self.peers, PEERS)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the peers."""
+        return listed("peers", self.peers, PEERS)
+
+
+def run(config: TrainBenchmark) -> dict[str, Any]:
+    """Time interleaved training steps of every contender from the same weights and tokens."""
+    import torch
+
+    from llama_scale.device import fast_bf16, pick_device, set_threads
+
+    device = pick_device(config.device)
+    set_threads(config.threads)
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
+    ceiling = matmul_ceiling(device, bf16)
+    workers = race(contenders(config, device, bf16), config.steps, config.warmup)
+    gpu = torch.cuda.get_device_name() if device == "cuda" else None
+    return {
+        "size": config.size,
+        "device": gpu or cpu_name(),
+        "threads": workers[0].threads,
+        "tokens_per_step": workers[0].job.tokens,
+        "matmul_ceiling": ceiling,
+        "versions": versions(),
+        "contenders": [summarise(worker, workers, ceiling, gpu) for worker in workers],
+    }
+
+
+def contenders(config: TrainBenchmark, device: str, bf16: bool) -> list[tuple[str, Job, str]]:
+    """Return name, job and interpreter of each, ours first."""
+    entries = []
+    for compiled in [False, True] if config.compile else [config.shipped]:
+        for peer in ("llama_scale", *config.names):
+            plain = config.shipped and peer != "llama_scale"
+            job = Job(
+                peer=peer,
+                model=asdict(config.model),
+                micro_batch=config.batch,
+                bf16=bf16 and not plain,
+                compile=compiled and not plain,
+                device=device,
+                threads=config.threads,
+            )
+            name = f"{peer}, compiled" if job.compile else peer
+            entries.append((name, job, peer_python(peer)))
+    return entries
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the measurements as lines of text."""
+    rows = result["contenders"]
+    mine = [row["name"] for row in rows if row["name"].startswith("llama_scale")]
+    lines = [
+        f"{result['size']}, {result['tokens_per_step']:,} tokens a step, {result['device']}, "
+        f"{result['threads']} threads, matrix products reach {result['matmul_ceiling'] / 1e9:,.0f} "
+        "GFLOP/s",
+        f"{'':24}{'':5}{'tokens/s':>11}{'ms/step':>10}{'MFU full/causal':>17}{'ceiling':>9}"
+        f"{'peak GiB':>10}" + "".join(f"{name + ' is':>32}" for name in mine) + "  first loss",
+    ]
+    for row in rows:
+        mfu = f"{row['mfu_full']:.1%} / {row['mfu_causal']:.1%}" if "mfu_full" in row else "-"
+        faster = "".join(
+            f"{ratio['median']:15.3f}x ({ratio['quartiles'][0]:.3f}-{ratio['quartiles'][1]:.3f})"
+            f"{'':2}"
+            for ratio in (row["ratios"][name] for name in mine)
+        )
+        lines.append(
+            f"{row['name']:24}{row['precision']:5}{row['tokens_per_second']:11,.0f}"
+            f"{row['ms_per_step']:10.1f}{mfu:>17}{row['share_of_ceiling']:9.1%}"
+            f"{row['peak_memory'] / GIB:10.2f}{faster}  {row['losses'][0]:.5f}"
+        )
+    return "\n".join(lines)

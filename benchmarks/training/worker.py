@@ -1,0 +1,131 @@
+"""One contender in a process of its own: reads a number, takes that training step, tells its time.
+
+    python -m benchmarks.training.worker JOB
+
+JOB is the JSON of a ``Job``. Each answer is a line of JSON on standard output.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.training.peers import build
+from llama_scale.config import ModelConfig, OptimConfig
+from llama_scale.device import attention_backends, set_threads, synchronise
+from llama_scale.errors import UserError
+from llama_scale.training.optim import build_optimizer
+
+OUT_OF_MEMORY = "out of memory"
+FULL = (OUT_OF_MEMORY, "not enough memory", "ALLOC_FAILED")  # of torch, Triton, the CPU; cuBLAS
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker trains.
+
+    Args:
+        peer: llama_scale, or the name of a peer.
+        model: The fields of the model's configuration.
+        micro_batch: Sequences in a forward pass.
+        accumulate: Forward passes in a step.
+        bf16: Compute under bf16 autocast, the weights in float32.
+        compile: Compile the model.
+        recompute: Recompute each block in the backward pass (ours alone).
+        device: cpu or cuda.
+        threads: CPU threads; None leaves the library's choice.
+        draw_on_device: Draw the weights on the device, which is fast and gives other values.
+    """
+
+    peer: str
+    model: dict[str, Any]
+    micro_batch: int
+    accumulate: int = 1
+    bf16: bool = False
+    compile: bool = False
+    recompute: bool = False
+    device: str = "cpu"
+    threads: int | None = None
+    draw_on_device: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in a step."""
+        return self.micro_batch * self.accumulate * self.model["context_length"]
+
+
+def draw_batch(job: Job, number: int) -> torch.Tensor:
+    """Return the tokens of training step ``number`` (accumulate, micro_batch, T + 1)."""
+    shape = (job.accumulate, job.micro_batch, job.model["context_length"] + 1)
+    generator = torch.Generator().manual_seed(number)
+    vocab_size = ModelConfig(**job.model).vocab_size
+    return torch.randint(0, vocab_size, shape, generator=generator).to(job.device)
+
+
+def build_step(job: Job) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function that takes a training step on a batch and returns its loss."""
+    config = ModelConfig(**job.model)
+    model, loss = build(job.peer, config, job.compile, job.device, job.draw_on_device)
+    if job.recompute:
+        for block in model.blocks:
+            block.recompute = True
+    optimizer = build_optimizer(model, OptimConfig(), lr=1e-3)
+
+    def step(batch: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros((), device=job.device)
+        for tokens in batch:  # (B, T + 1)
+            with torch.autocast(job.device, torch.bfloat16, enabled=job.bf16):
+                value = loss(tokens)
+            (value / job.accumulate).backward()
+            total += value.detach() / job.accumulate
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return total
+
+    return step
+
+
+def peak_memory(device: str) -> int:
+    """Return the most bytes of tensors on the GPU, or of this process in host memory."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Build the contender, then take the steps that standard input asks for."""
+    job = Job(**json.loads(sys.argv[1]))
+    set_threads(job.threads)
+    try:
+        step = build_step(job)
+        answer(threads=torch.get_num_threads(), torch=torch.__version__)
+        with attention_backends(job.device):
+            for line in sys.stdin:
+                batch = draw_batch(job, int(line))
+                synchronise(job.device)
+                start = time.perf_counter()
+                loss = step(batch)
+                synchronise(job.device)
+                seconds = time.perf_counter() - start
+                answer(seconds=seconds, loss=loss.item(), memory=peak_memory(job.device))
+    except (UserError, ImportError) as error:
+        answer(error=str(error))
+    except RuntimeError as error:
+        if not any(words in str(error) for words in FULL):
+            raise
+        answer(error=OUT_OF_MEMORY)
+
+
+def answer(**values: Any) -> None:
+    """Write one line of JSON."""
+    print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The collected documents on disk, their records, and their split."""

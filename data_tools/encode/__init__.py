@@ -1,0 +1,1 @@
+"""Documents to token shards: fill-in-the-middle, packing, encoding."""

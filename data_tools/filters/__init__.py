@@ -1,0 +1,1 @@
+"""Which documents stay: quality rules, redaction, benchmark contamination."""

@@ -1,0 +1,110 @@
+"""What a build kept, left out and why: a table for the terminal, report.html and report.png."""
+
+import gzip
+import json
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+from textwrap import shorten
+
+import numpy as np
+
+from data_tools.report import figures
+from llama_scale.files import atomic_write
+
+NEAR = "near.jsonl"
+
+
+def write_report(folder: Path, manifest: dict, contamination: dict) -> None:
+    """Write report.html, with everything it needs inside it, and report.png into ``folder``.
+
+    Args:
+        folder: Folder with documents.jsonl.gz and near.jsonl.
+        manifest: The build's manifest.
+        contamination: Its contamination.json.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    with gzip.open(folder / "documents.jsonl.gz", "rt", encoding="utf-8") as file:
+        lengths = np.fromiter((_tokens(json.loads(line)) for line in file), np.int64)
+    with open(folder / NEAR, encoding="utf-8") as file:
+        near = [json.loads(line)["jaccard"] for line in file]
+    shown = figures.build_figures(manifest, lengths[lengths > 0], near)
+    with atomic_write(folder / "report.png", "wb") as file:
+        file.write(figures.draw_png(shown))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = files("data_tools.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    panels = json.dumps([figures.plotly(figure) for figure in shown], allow_nan=False)
+    page = environment.from_string(template).render(
+        manifest=manifest,
+        contamination=contamination,
+        figures=shown,
+        tiles=tiles(manifest),
+        plotlyjs=get_plotlyjs(),
+        panels=panels.replace("<", "\\u003c").replace("&", "\\u0026"),
+    )
+    with atomic_write(folder / "report.html") as file:
+        file.write(page)
+
+
+def _tokens(row: dict) -> int:
+    """Return the tokens of a document; 0 for the later pieces of one that packing cut."""
+    return row.get("of", row["tokens"]) if not row.get("first") else 0
+
+
+def tiles(manifest: dict) -> list[tuple[str, str, str]]:
+    """Return the few numbers that stand first: (what, value, detail)."""
+    splits = manifest["splits"]
+    train, val = splits["train"], splits["val"]
+    ratio = val["bytes"] / max(1, val["tokens"] - val["documents"])
+    rows = [
+        ("training tokens", f"{train['tokens'] / 1e6:,.1f}M", f"{train['bytes'] / 1e6:,.1f} MB"),
+        ("validation tokens", f"{val['tokens'] / 1e6:,.2f}M", f"{val['bytes'] / 1e6:,.1f} MB"),
+        ("documents", f"{train['documents'] + val['documents']:,}", f"{len(manifest['sources'])} "
+         "packages"),
+        ("bytes per token", f"{ratio:.3f}", "on validation packages"),
+    ]  # fmt: skip
+    if packing := train.get("packing"):
+        share = packing["padding"] / train["tokens"]
+        rows.append(("padding", f"{100 * share:.4f} %", f"{packing['sequences']:,} sequences"))
+    return rows
+
+
+def funnel(manifest: dict, folder: Path) -> str:
+    """Return the table of files and megabytes by step, then licences, packages and tokens."""
+    splits = manifest["splits"]
+    lost, kept = manifest["dropped"], manifest["sources"]
+    files = sum(row["files"] for row in kept) + sum(row["files"] for row in lost.values())
+    size = sum(row["bytes"] for row in kept) + sum(row["bytes"] for row in lost.values())
+    lines = [_row("source files", files, size)]
+    for reason, row in lost.items():
+        lines.append(_row(f"  - {reason.replace('_', ' ')}", -row["files"], -row["bytes"]))
+    for name, row in splits.items():
+        lines.append(_row(name, row["documents"], row["bytes"]))
+    licences = Counter()
+    for row in kept:
+        licences[row["licence"]] += row["bytes"]
+    total = sum(licences.values())
+    common = [
+        f"{shorten(name, 40)} {100 * size / total:.0f} %" for name, size in licences.most_common(6)
+    ]
+    barred = [row for row in manifest["left_out"] if row["reason"] == "licence"]
+    out = [f"{row['package']} ({row['licence']})" for row in barred]
+    val = [row["package"] for row in kept if row["split"] == "val"]
+    lines += [
+        f"licences     {', '.join(common)}",
+        f"left out     {', '.join(out) or 'none'}",
+        f"validation   {', '.join(val)}",
+    ]
+    for name, row in splits.items():
+        ratio = row["bytes"] / max(1, row["tokens"] - row["documents"])
+        lines.append(f"{name:<12} {row['tokens']:,} tokens, {ratio:.2f} bytes per token")
+    lines.append(f"{folder}: {manifest['fingerprint'][:12]}")
+    return "\n".join(lines)
+
+
+def _row(name: str, files: int, size: int) -> str:
+    return f"{name:<22} {files:>8,} files {size / 1e6:>9.2f} MB"

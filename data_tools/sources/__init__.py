@@ -1,0 +1,1 @@
+"""Where documents come from: this machine, files, the hub; and their licenses."""

@@ -1,0 +1,195 @@
+"""Files on this machine as documents: a folder of projects, JSON lines, Parquet."""
+
+import gzip
+import json
+import os
+import shutil
+import stat
+import subprocess
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data_tools.sources.licences import UNKNOWN, spdx
+from data_tools.sources.sources import Document
+from data_tools.sources.streams import joined, stack_documents, whole
+from llama_scale.errors import UserError, nearest
+
+SUFFIXES = {"Python": (".py",)}
+LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
+
+
+def folder_documents(
+    path: str | None, language: str, licence: str | None, limit: int, start: int = 0
+) -> Iterator[Document]:
+    """Yield the source files under a folder, each project in it a package.
+
+    A git repository gives the files that it tracks; another folder all that are not hidden. A
+    folder that cannot be read stands for its files. Links are not followed. A project's licence is
+    that of its LICENSE file where its first line names one, else ``licence``.
+
+    Raises:
+        UserError: There is no such folder, or the language is not known here.
+    """
+    root = _existing(path, "folder")
+    if not root.is_dir():
+        raise UserError(f"path: {root}: not a folder")
+    if language not in SUFFIXES:
+        raise UserError(f"language: {language!r} is not known{nearest(language, SUFFIXES)}")
+    projects = [root]
+    if not (root / ".git").exists():
+        projects += sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink()
+                           and not p.name.startswith("."))  # fmt: skip
+    for project in projects:
+        whole = project == root and len(projects) > 1
+        names = _own_files(project) if whole else _project_files(project)
+        stated = _licence(project) or licence or UNKNOWN
+        names = [name for name in names if name.endswith((*SUFFIXES[language], "/"))]
+        for name in names[start:]:
+            content, problem = _read(project / name, limit)
+            yield Document(project.resolve().name, "", stated, name, content, problem)
+        start = max(0, start - len(names))
+
+
+def _project_files(project: Path) -> list[str]:
+    if (project / ".git").exists():
+        if not shutil.which("git"):
+            raise UserError(f"path: {project}: a git repository needs git, which is not installed")
+        command = ["git", "-C", str(project), "ls-files", "-z"]
+        done = subprocess.run(command, capture_output=True, check=False)
+        if done.returncode:
+            reason = os.fsdecode(done.stderr).partition("\n")[0][:200]
+            raise UserError(f"path: {project}: git ls-files failed ({reason})")
+        return sorted(set(filter(None, os.fsdecode(done.stdout).split("\0"))))
+    files = []
+
+    def closed(error: OSError) -> None:
+        files.append(f"{Path(error.filename).relative_to(project).as_posix()}/")
+
+    for folder, folders, names in os.walk(project, onerror=closed):
+        here = Path(folder).relative_to(project)
+        # A link to a folder is listed as a file that is not followed.
+        links = [f for f in folders if (Path(folder) / f).is_symlink()]
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in links)
+        files += [(here / name).as_posix() for name in [*names, *links]]
+    return sorted(files)
+
+
+def _own_files(root: Path) -> list[str]:
+    return sorted(p.name for p in root.iterdir() if not p.is_dir() or p.is_symlink())
+
+
+def _read(path: Path, limit: int) -> tuple[bytes | None, str | None]:
+    """Return a file's bytes, or None and why not."""
+    try:
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            return None, "symlink"
+        if stat.S_ISDIR(status.st_mode):
+            return None, "unreadable"
+        if not stat.S_ISREG(status.st_mode):
+            return None, "not_a_file"
+        if status.st_size > limit:
+            return None, "too_large"
+        return path.read_bytes(), None
+    except OSError:
+        return None, "unreadable"
+
+
+def _licence(project: Path) -> str | None:
+    for name in LICENCE_FILES:
+        try:
+            text = (project / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        lines = [line.strip(" #=") for line in text.splitlines() if line.strip(" #=")]
+        return spdx(lines[0]) if lines else None
+    return None
+
+
+def jsonl_documents(path: str | None, licence: str | None, start: int = 0) -> Iterator[Document]:
+    """Yield the rows of a .jsonl or .jsonl.gz file, or of all such files in a folder.
+
+    A row has ``content`` (or ``text``), and may have ``package`` (or ``repo_name``), ``path``,
+    ``licence`` (or ``license``), ``stars``. A row without a package is one of its own.
+    """
+    for file in _files(path, "jsonl", (".jsonl", ".jsonl.gz")):
+        opener = gzip.open if file.suffix == ".gz" else open
+        with opener(file, "rb") as lines:
+            number = -1
+            try:
+                for number, line in enumerate(lines):
+                    if number >= start:
+                        yield _line_document(line, f"{file.name}:{number + 1}", licence)
+            except (EOFError, OSError, zlib.error):
+                number += 1
+                if number >= start:
+                    name = f"{file.name}:{number + 1}"
+                    yield Document(name, "", licence or UNKNOWN, name, None, "truncated_gzip")
+            start = max(0, start - number - 1)
+
+
+def _line_document(line: bytes, name: str, licence: str | None) -> Document:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        return Document(name, "", licence or UNKNOWN, name, None, "bad_json")
+    return _document(row, name, licence)
+
+
+def parquet_documents(path: str | None, licence: str | None, start: int = 0) -> Iterator[Document]:
+    """Yield the rows of a Parquet file, or of all in a folder: The Stack's columns or jsonl's."""
+    import pyarrow
+    from pyarrow import parquet
+
+    for file in _files(path, "parquet", (".parquet",)):
+        try:
+            table = parquet.ParquetFile(file)
+            first, start = start, max(0, start - table.metadata.num_rows)
+            rows = (row for batch in table.iter_batches(256) for row in batch.to_pylist())
+            rows = islice(rows, first, None)
+            if "max_stars_repo_name" in table.schema_arrow.names:
+                yield from stack_documents(rows, licence)
+            else:
+                for number, row in enumerate(rows, first):
+                    yield _document(row, f"{file.name}:{number + 1}", licence)
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = str(error).partition("\n")[0][:100]
+            raise UserError(f"path: {file}: not a Parquet file, or damaged ({reason})") from None
+
+
+def _document(row: dict[str, Any], name: str, licence: str | None) -> Document:
+    text = row.get("content", row.get("text"))
+    content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    problem = None if isinstance(content, bytes) else "no_content"
+    return Document(
+        package=str(row.get("package") or row.get("repo_name") or name),
+        version=str(row.get("version") or ""),
+        licence=joined(row.get("licence") or row.get("license")) or licence or UNKNOWN,
+        path=str(row.get("path") or name),
+        content=None if problem else content,
+        problem=problem,
+        stars=whole(row.get("stars")),
+    )
+
+
+def _files(path: str | None, source: str, suffixes: tuple[str, ...]) -> list[Path]:
+    root = _existing(path, source)
+    if root.is_file():
+        return [root]
+    files = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(suffixes))
+    if not files:
+        raise UserError(f"path: {root}: no {' or '.join(suffixes)} files there")
+    return files
+
+
+def _existing(path: str | None, source: str) -> Path:
+    if path is None:
+        raise UserError(f"path: the source {source} needs one")
+    if not os.path.exists(path):
+        raise UserError(f"path: {path}: no such file or folder")
+    return Path(path)

@@ -1,0 +1,1 @@
+"""The programming benchmarks: HumanEval, MBPP, APPS."""

@@ -1,0 +1,256 @@
+"""APPS (Hendrycks et al. 2021, arXiv 2105.09938), introductory problems.
+
+A problem is a question with test cases: standard input and the expected output, or arguments and
+the expected result of a function. The official judge also accepts the right lines or words in any
+order, and calls a problem without tests solved; ``judge: legacy`` follows it in the first.
+"""
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from evals.benchmarks.rows import Row, read_rows
+from evals.sandbox.pool import Program, Script, Verdict
+from evals.tasks import CodeConfig, Suite, Task
+from llama_scale.errors import UserError
+
+REMEDY = "give the published folder, or a file with one of its problems to a line"
+# What the official judge puts before a solution, without numpy, which the sandbox does not have.
+PREAMBLE = """import sys, time, itertools, collections, math, fractions, random, heapq
+from itertools import accumulate, product, permutations, combinations
+from collections import Counter, OrderedDict, deque, defaultdict, ChainMap
+from functools import lru_cache
+from math import sqrt, sin, cos, tan, ceil, fabs, floor, gcd, exp, log, log2
+from typing import List, Tuple
+from heapq import *
+"""
+# Run by the judge for a problem with a function: the result must be the expected one, a list and a
+# tuple being the same; outputs are published with and without a list around them.
+SAME = """
+def __plain(x):
+    if isinstance(x, (list, tuple)):
+        return [__plain(v) for v in x]
+    if isinstance(x, dict):
+        return {str(k): __plain(v) for k, v in x.items()}
+    return x
+def __same(got, expected):
+    got, expected = __plain(got), __plain(expected)
+    wrapped = isinstance(expected, list) and len(expected) == 1
+    return type(got) == type(expected) and got == expected or (
+        isinstance(got, (int, float)) and got == expected) or (
+        wrapped and (type(got) == type(expected[0]) or isinstance(got, (int, float)))
+        and got == expected[0])
+"""
+
+
+@dataclass(frozen=True)
+class AppsConfig(CodeConfig):
+    """APPS completions and reference solutions.
+
+    Args:
+        data: A jsonl file, or a folder with one folder for each problem as published; null
+            fetches codeparrot/apps from the Hub.
+        difficulty: Which problems are asked.
+        split: Split of the data set, on the Hub or as a folder.
+        judge: strict compares line by line; legacy also accepts lines or words in any order and
+            nearly equal numbers.
+        max_tests: Test cases run of each problem; null is all.
+        n_tasks: Tasks that completions are sampled for, evenly spread; null is all.
+        n_samples: Completions of each task.
+        gold_tasks: Tasks whose reference solution is scored, evenly spread; null is all.
+        k: Values of pass@k; those above n_samples are left out.
+        sampling: How completions are drawn.
+        batch_size: Completions decoded together.
+        timeout: CPU seconds of one test case.
+    """
+
+    suite: ClassVar[str] = "apps"
+
+    data: str | None = None
+    difficulty: Literal["introductory", "interview", "competition", "all"] = "introductory"
+    split: Literal["test", "train"] = "test"
+    judge: Literal["strict", "legacy"] = "strict"
+    max_tests: int | None = None
+    timeout: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check("max_tests", self.max_tests is None or self.max_tests > 0)
+
+    @property
+    def local(self) -> Path | None:
+        """The file, or the folder of the split's problems, if one is given."""
+        path = None if self.data is None else Path(self.data)
+        return path / self.split if path and (path / self.split).is_dir() else path
+
+
+def problems(config: AppsConfig) -> list[dict[str, Any]]:
+    """Read the problems: id, question, starter, solutions, inputs, outputs, function.
+
+    Raises UserError if the data cannot be read, is of another form or has no such problem.
+    """
+    if config.local is None:
+        rows = _from_hub(config.split)
+    elif config.local.is_dir():
+        rows = _from_folder(config.local)
+    else:
+        rows = read_rows(config.local, "apps.data", REMEDY)
+    if not rows:
+        raise UserError(f"apps.data: {config.local} has no problem's folder; {REMEDY}")
+    asked = [row for row in rows if config.difficulty in ("all", _difficulty(row))]
+    if not asked:
+        source = config.local or "the Hub's data"
+        raise UserError(f"apps.difficulty: {source} has no {config.difficulty} problem; {REMEDY}")
+    return sorted(map(_plain_row, asked), key=lambda problem: problem["number"])
+
+
+def _from_hub(split: str) -> list[Row]:
+    try:
+        from datasets import load_dataset
+
+        rows = load_dataset("codeparrot/apps", revision="refs/convert/parquet", split=split)
+    except Exception as error:
+        raise UserError(
+            f"apps: the Hub gave no data ({type(error).__name__}); give the published folder or a "
+            "jsonl file: --apps.data PATH"
+        ) from None
+    return [Row(f"apps: the Hub's row {n}", REMEDY, row) for n, row in enumerate(rows, 1)]
+
+
+def _from_folder(folder: Path) -> list[Row]:
+    """Read the published layout: one folder for each problem, named by its number."""
+    names = {
+        "question": "question.txt",
+        "starter_code": "starter_code.py",
+        "solutions": "solutions.json",
+        "input_output": "input_output.json",
+        "metadata": "metadata.json",
+    }
+    rows = []
+    try:
+        for problem in sorted(path for path in folder.iterdir() if path.is_dir()):
+            files = {field: problem / name for field, name in names.items()}
+            found = {f: p.read_text(encoding="utf-8") for f, p in files.items() if p.exists()}
+            found["problem_id"] = problem.name
+            rows.append(Row(f"apps.data: {problem}", REMEDY, found))
+    except (OSError, ValueError) as error:
+        raise UserError(f"apps.data: {folder} cannot be read ({error}); {REMEDY}") from None
+    return rows
+
+
+def _difficulty(row: Row) -> str:
+    if "metadata" in row.fields:
+        row = Row(row.place, row.remedy, row.unpack("metadata", dict, {}))
+    return row.take("difficulty", str, "introductory")
+
+
+def _plain_row(row: Row) -> dict[str, Any]:
+    cases = Row(row.place, row.remedy, row.unpack("input_output", dict, {}))
+    return {
+        "number": row.number(row.either("problem_id", "id")),
+        "question": row.take("question", str),
+        "starter": row.take("starter_code", str, ""),
+        "solutions": row.texts("solutions", []),
+        "difficulty": _difficulty(row),
+        "function": cases.take("fn_name", str, "") or None,
+        "inputs": cases.take("inputs", list, []),
+        "outputs": cases.take("outputs", list, []),
+    }
+
+
+def prompt(problem: dict[str, Any]) -> str:
+    """Return the prompt of Hendrycks et al."""
+    starter = f"\n{problem['starter']}" if problem["starter"] else ""
+    kind = "Call-Based" if problem["function"] else "Standard Input"
+    return f"\nQUESTION:\n{problem['question']}{starter}\nUse {kind} format\nANSWER:\n"
+
+
+def programs(problem: dict[str, Any], source: str, config: AppsConfig) -> list[Program | Script]:
+    """Return a program for each test case, or one for all cases of a function."""
+    source = PREAMBLE + source
+    inputs, outputs = problem["inputs"][: config.max_tests], problem["outputs"]
+    if not problem["function"]:
+        return [Script(source, _text(case)) for case in inputs]
+    name = problem["function"]
+    tests = "".join(
+        f"assert __same({name}(*{_literal(case)}), {_literal(expected)})\n"
+        for case, expected in zip(inputs, outputs, strict=False)
+    )
+    return [Program(source, tests, (name,), SAME)] if tests else []
+
+
+def _literal(value: Any) -> str:
+    """Return a Python expression for a JSON value; keys that are numbers become numbers."""
+    if isinstance(value, str | list | dict):
+        text = repr(value)
+        return text if ast.literal_eval(text) == value else f"__import__('json').loads({text!r})"
+    return repr(value)
+
+
+def _text(lines: Any) -> str:
+    if isinstance(lines, list):
+        return "\n".join(_text(line) for line in lines)
+    return lines if isinstance(lines, str) else str(lines)
+
+
+def same_output(output: str, expected: Any, judge: str) -> bool:
+    """Compare standard output: line by line, ends of lines and of the text aside."""
+    got, wanted = _lines(output), _lines(_text(expected))
+    if got == wanted:
+        return True
+    if judge == "strict":
+        return False
+    words = [[line.split() for line in lines if line.split()] for lines in (got, wanted)]
+    if words[0] == words[1] or sorted(words[0]) == sorted(words[1]):
+        return True
+    if {frozenset(line) for line in words[0]} == {frozenset(line) for line in words[1]}:
+        return True
+    flat = [[word for line in lines for word in line] for lines in words]
+    return len(flat[0]) == len(flat[1]) and all(map(_close, *flat))
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().split("\n")]
+
+
+def _close(a: str, b: str) -> bool:
+    try:
+        return abs(float(a) - float(b)) <= 1e-8 + 1e-5 * abs(float(b))
+    except ValueError:
+        return False
+
+
+def grade(problem: dict[str, Any], verdicts: Sequence[Verdict], config: AppsConfig) -> Verdict:
+    """Return one verdict: passed if every case did; ``held`` of ``tests`` cases."""
+    if problem["function"]:
+        return verdicts[0]
+    cases, first = 0, ""
+    for verdict, expected in zip(verdicts, problem["outputs"], strict=False):
+        right = verdict.passed and same_output(verdict.output, expected, config.judge)
+        cases += right
+        if not right and not first:
+            first = "wrong answer" if verdict.passed else verdict.reason
+    passed = cases == len(verdicts)
+    shown = verdicts[0].output
+    return Verdict(passed, first or "passed", verdicts[0].parses, cases, len(verdicts), shown)
+
+
+def read(config: AppsConfig) -> Suite:
+    """Read the problems as tasks; one without tests can never pass.
+
+    pass@1 is the strict accuracy, ``tests_held`` the test-case average.
+    """
+    about = {"profile": "hendrycks", "judge": config.judge, "split": config.split}
+    return Suite(config, [_task(problem, config) for problem in problems(config)], about)
+
+
+def _task(problem: dict[str, Any], config: AppsConfig) -> Task:
+    return Task(
+        f"APPS/{problem['number']}",
+        prompt(problem),
+        lambda completion: programs(problem, completion, config),
+        problem["solutions"][0] if problem["solutions"] else None,
+        grade=lambda verdicts: grade(problem, verdicts, config),
+    )

@@ -1,0 +1,196 @@
+"""MBPP (Austin et al. 2021, arXiv 2108.07732): 974 short functions, each with three assertions.
+
+The tests run after the task's set-up code, which runs after the solution. Tasks 1-10 are for
+prompts, 11-510 are the test split, 511-600 validation, 601-974 training.
+"""
+
+import ast
+import builtins
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from evals.benchmarks.rows import Row, read_rows
+from evals.sandbox.pool import Program
+from evals.tasks import CodeConfig, Suite, Task
+from llama_scale.errors import UserError
+
+SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974),
+          "all": (1, 974)}  # fmt: skip
+SHOTS = (2, 3, 4)
+STOPS = {
+    "google": ("[DONE]",),
+    "incoder": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
+}
+REMEDY = "give mbpp.jsonl or sanitized-mbpp.json as published"
+BY_REFERENCE = "tests hold the program's objects by reference"
+
+
+@dataclass(frozen=True)
+class MbppConfig(CodeConfig):
+    """MBPP completions and reference solutions.
+
+    Args:
+        data: mbpp.jsonl or sanitized-mbpp.json as published; null fetches it from the Hub.
+        sanitized: The 427 tasks checked by hand, of those in the split.
+        split: Which tasks are asked: test is 11 to 510.
+        profile: google (three solved tasks, then the question) or incoder (a docstring with one
+            assertion). Their scores must not be mixed.
+        n_tasks: Tasks that completions are sampled for, evenly spread; null is all.
+        n_samples: Completions of each task.
+        gold_tasks: Tasks whose reference solution is scored, evenly spread; null is all.
+        k: Values of pass@k; those above n_samples are left out.
+        sampling: How completions are drawn; no stop strings means those of the profile.
+        batch_size: Completions decoded together.
+        timeout: CPU seconds of one program; the reference of task 123 needs 2.4.
+    """
+
+    suite: ClassVar[str] = "mbpp"
+
+    data: str | None = None
+    sanitized: bool = False
+    split: Literal["prompt", "test", "validation", "train", "all"] = "test"
+    profile: Literal["google", "incoder"] = "google"
+    timeout: float = 8.0
+
+    @property
+    def local(self) -> Path | None:
+        """The file, if one is given."""
+        return None if self.data is None else Path(self.data)
+
+
+def problems(data: str | None = None, sanitized: bool = False) -> list[dict[str, Any]]:
+    """Read the tasks: task_id, text, code, test_list, setup, by number.
+
+    Raises UserError if the file or the Hub cannot be read or holds something else.
+    """
+    rows = _from_hub(sanitized) if data is None else read_rows(Path(data), "mbpp.data", REMEDY)
+    return sorted(map(_plain_row, rows), key=lambda task: task["number"])
+
+
+def _from_hub(sanitized: bool) -> list[Row]:
+    try:
+        from datasets import load_dataset
+
+        name = "sanitized" if sanitized else "full"
+        found = load_dataset("google-research-datasets/mbpp", name)
+    except Exception as error:
+        raise UserError(
+            f"mbpp: the Hub gave no data ({type(error).__name__}); give the published file: "
+            f"--mbpp.data {'sanitized-mbpp.json' if sanitized else 'mbpp.jsonl'}"
+        ) from None
+    rows = [(name, n, row) for name, split in found.items() for n, row in enumerate(split, 1)]
+    return [Row(f"mbpp: the Hub's {name} split, row {n}", REMEDY, row) for name, n, row in rows]
+
+
+def _plain_row(row: Row) -> dict[str, Any]:
+    """Return one row of either file in one form, with line ends of one kind."""
+    imports = "\n".join(row.texts("test_imports", []))
+    setup = row.take("test_setup_code", str, "").replace("\r", "")
+    task = {
+        "number": row.number("task_id"),
+        "text": row.take(row.either("text", "prompt"), str),
+        "code": row.take("code", str).replace("\r\n", "\n"),
+        "tests": [test.replace("\r\n", "\n") for test in row.texts("test_list")],
+        "setup": "\n".join(filter(None, (imports, setup))),
+    }
+    if not task["tests"]:
+        raise row.error("test_list", "empty", "at least one test")
+    whole = {"code": task["code"], "test_list": "\n".join([task["setup"], *task["tests"]])}
+    for name, source in whole.items():
+        try:
+            parsed(source)
+        except (SyntaxError, ValueError, RecursionError) as error:
+            found = f"not Python ({getattr(error, 'msg', error)})"
+            raise row.error(name, found, "what Python parses") from None
+    return task
+
+
+def parsed(code: str) -> ast.Module:
+    """Return the tree of published code, some of which has escapes that are warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(code)
+
+
+def free_names(code: str) -> set[str]:
+    """Return the names that code reads and does not bind."""
+    loaded, bound = set(), set()
+    for node in ast.walk(parsed(code)):
+        if isinstance(node, ast.Name):
+            (loaded if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+    return loaded - bound
+
+
+def program(problem: dict[str, Any], source: str) -> Program:
+    """Return a program with its tests.
+
+    A name in the tests is the program's, unless it is a module, or a builtin that the reference
+    does not define anew. Where tests build the reference's classes, they hold them by reference.
+    """
+    tests = "\n".join([problem["setup"], *problem["tests"]])
+    reference = parsed(problem["code"])
+    defined = {n.name for n in reference.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    classes = {node.name for node in reference.body if isinstance(node, ast.ClassDef)}
+    free = free_names(tests)
+    modules = {n for n in free - defined if n in sys.stdlib_module_names}
+    names = {n for n in free if n in defined or not hasattr(builtins, n)} - modules
+    setup = "\n".join(f"import {name}" for name in sorted(modules))
+    return Program(source, tests, tuple(sorted(names)), setup, bool(classes & free))
+
+
+def prompt(problem: dict[str, Any], profile: str, shots: Sequence[dict[str, Any]]) -> str:
+    """Return the prompt of a task. google: after Austin et al. with the tasks ``shots`` solved."""
+    if profile == "incoder":
+        return f'"""\n{problem["text"]}\n{problem["tests"][0]}\n"""\n'
+    solved = [f"{_question(shot)}{shot['code']}\n[DONE]\n\n" for shot in shots]
+    return "".join(solved) + _question(problem)
+
+
+def _question(problem: dict[str, Any]) -> str:
+    tests = "\n".join(problem["tests"])
+    return (
+        f"You are an expert Python programmer, and here is your task: {problem['text']} "
+        f"Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
+    )
+
+
+def read(config: MbppConfig) -> Suite:
+    """Read the tasks of the split, with the prompts of the profile.
+
+    Raises UserError if they, or those that the prompt shows, are missing.
+    """
+    known = problems(config.data, config.sanitized)
+    source = config.data or "the Hub's data"
+    first, last = SPLITS[config.split]
+    by_number = {problem["number"]: problem for problem in known}
+    shots = [by_number[n] for n in SHOTS if n in by_number]
+    if config.profile == "google" and len(shots) < (2 if config.sanitized else len(SHOTS)):
+        raise UserError(
+            f"mbpp.data: {source} lacks tasks 2, 3 and 4, which the google prompt shows; {REMEDY}, "
+            "or use --mbpp.profile incoder"
+        )
+    chosen = [_task(p, config.profile, shots) for p in known if first <= p["number"] <= last]
+    if not chosen:
+        raise UserError(f"mbpp.split: {source} has no task of {config.split}; {REMEDY}")
+    names = ("profile", "split", "sanitized")
+    about = {name: getattr(config, name) for name in names}
+    return Suite(config.stopping(STOPS[config.profile]), chosen, about)
+
+
+def _task(problem: dict[str, Any], profile: str, shots: Sequence[dict[str, Any]]) -> Task:
+    label = BY_REFERENCE if program(problem, "").objects else ""
+    return Task(
+        f"MBPP/{problem['number']}",
+        prompt(problem, profile, shots),
+        lambda completion: [program(problem, completion)],
+        problem["code"],
+        label,
+    )

@@ -1,0 +1,1 @@
+"""What is scored: a checkpoint, a transformers folder, a completion server."""

@@ -1,0 +1,272 @@
+"""The token-shard format: little-endian uint16 files beside a manifest that vouches for them."""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.errors import UserError
+from llama_scale.files import atomic_write, read_json, sha256
+
+FORMAT = "llama_scale.tokens.v1"
+DTYPE = np.dtype("<u2")
+MAX_VOCAB = 1 << 16
+MANIFEST = "manifest.json"
+REBUILD = "delete the folder and run launch/prepare.py again"
+Split = Literal["train", "val"]
+
+
+class ShardWriter:
+    """Writes the shards of one split, each whole or absent; use it as a context manager.
+
+    A document never crosses shards: one that does not fit starts the next shard, and one longer
+    than a shard has a shard of its own.
+
+    Args:
+        folder: Where the shards go.
+        split: Beginning of their names.
+        shard_tokens: Largest number of tokens in a shard.
+
+    Attributes:
+        shards: ``{"file", "tokens", "sha256"}`` of each finished shard.
+    """
+
+    def __init__(self, folder: str | Path, split: Split, shard_tokens: int = 1 << 26):
+        self.folder = Path(folder)
+        self.split = split
+        self.shard_tokens = shard_tokens
+        self.shards: list[dict[str, Any]] = []
+        self._open = ExitStack()
+        self._file = None
+        self._tokens = 0
+
+    def add(self, ids: Sequence[int] | np.ndarray) -> tuple[int, int]:
+        """Append one document's ids; return its shard number and its offset there in tokens.
+
+        Raises:
+            OverflowError: An id does not fit 16 bits.
+        """
+        values = np.asarray(ids)
+        if values.size and not 0 <= values.min() <= values.max() < MAX_VOCAB:
+            raise OverflowError(f"{self.split}: ids must be in [0, {MAX_VOCAB})")
+        if self._file and self._tokens + len(ids) > self.shard_tokens:
+            self._close()
+        if self._file is None:
+            self._name = f"{self.split}-{len(self.shards):05d}.bin"
+            self._file = self._open.enter_context(atomic_write(self.folder / self._name, "wb"))
+            self._digest = hashlib.sha256()
+        start = self._tokens
+        data = values.astype(DTYPE).tobytes()
+        self._file.write(data)
+        self._digest.update(data)
+        self._tokens += len(ids)
+        return len(self.shards), start
+
+    def _close(self) -> None:
+        self._open.close()
+        self.shards.append(
+            {"file": self._name, "tokens": self._tokens, "sha256": self._digest.hexdigest()}
+        )
+        self._file, self._tokens = None, 0
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind:
+            self._open.__exit__(kind, error, traceback)
+        elif self._file:
+            self._close()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One split of a build, memory-mapped; n_tokens is the length of its joined shards.
+
+    Attributes:
+        folder: The build.
+        split: "train" or "val".
+        manifest: Content of manifest.json.
+        shards: One (n,) uint16 array for each shard.
+        ends: (shards,) int64, position after the last token of each shard.
+    """
+
+    folder: Path
+    split: str
+    manifest: dict[str, Any]
+    shards: list[np.ndarray] = field(repr=False)
+    ends: np.ndarray = field(repr=False)
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """Fingerprint of the tokenizer that made the ids."""
+        return self.manifest["tokenizer"]["fingerprint"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the whole build."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.manifest["tokenizer"]["vocab_size"]
+
+    @property
+    def eos(self) -> int:
+        """Id after the last token of every document."""
+        return self.manifest["tokenizer"]["eos"]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in the split, document ends included."""
+        return int(self.ends[-1])
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of source code in the split."""
+        return self.manifest["splits"][self.split]["bytes"]
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        """Return ``length`` tokens from position ``start``, across shard ends: (length,) uint16.
+
+        Raises:
+            IndexError: The range is not inside the split.
+        """
+        if start < 0 or length < 0 or start + length > self.n_tokens:
+            raise IndexError(
+                f"tokens {start} to {start + length} of {self.folder}/{self.split}, "
+                f"which has {self.n_tokens}"
+            )
+        tokens = np.empty(length, dtype=DTYPE)
+        self._copy(int(start), tokens)
+        return tokens
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Return ``length`` tokens from each of ``starts`` (n,): (n, length) int64.
+
+        Raises:
+            IndexError: A window is not inside the split.
+        """
+        starts = np.asarray(starts, dtype=np.int64)  # (n,)
+        out = np.empty((len(starts), length), dtype=np.int64)
+        if len(starts) and (starts.min() < 0 or starts.max() + length > self.n_tokens):
+            raise IndexError(
+                f"windows of {length} tokens from {starts.min()} to {starts.max()} of "
+                f"{self.folder}/{self.split}, which has {self.n_tokens}"
+            )
+        for row, start in zip(out, starts.tolist(), strict=True):
+            self._copy(start, row)
+        return out
+
+    def _copy(self, start: int, out: np.ndarray) -> None:
+        """Fill ``out`` (length,) from position ``start``."""
+        filled = 0
+        i = int(np.searchsorted(self.ends, start, side="right")) if len(self.shards) > 1 else 0
+        while filled < len(out):
+            shard = self.shards[i]
+            local = start + filled - (int(self.ends[i]) - len(shard))
+            part = shard[local : local + len(out) - filled]
+            out[filled : filled + len(part)] = part
+            filled += len(part)
+            i += 1
+
+
+def open_tokens(folder: str | Path, split: Split, verify: bool = True) -> Tokens:
+    """Open one split of a build made by launch/prepare.py.
+
+    Args:
+        folder: The build, for example data/quickstart.
+        split: "train" or "val".
+        verify: Also check the SHA-256 of every shard of the split and of the tokenizer.
+
+    Raises:
+        UserError: The folder or its manifest is missing, a shard is missing, cut or changed, or
+            the tokenizer beside the shards is not the one that made them.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    shards = []
+    for entry in manifest["splits"][split]["shards"]:
+        shards.append(_open_shard(folder / entry["file"], entry, verify))
+    ends = np.cumsum([len(shard) for shard in shards], dtype=np.int64)
+    tokens = Tokens(folder, split, manifest, shards, ends)
+    if verify and _tokenizer_hash(tokens) != manifest["tokenizer"]["sha256"]:
+        load_tokenizer(tokens)
+    return tokens
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Return the manifest of a build; raise UserError if there is none or it cannot be read."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        found = "no manifest.json in it" if Path(folder).is_dir() else "no such folder"
+        raise UserError(f"{folder}: {found}; make the data with launch/prepare.py")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else manifest
+        raise UserError(f"{path}: expected format {FORMAT!r}, found {found!r}; {REBUILD}")
+    for name in ("tokenizer", "splits", "fingerprint"):
+        if name not in manifest:
+            raise UserError(f"{path}: {name!r} is missing; {REBUILD}")
+    return manifest
+
+
+def load_tokenizer(tokens: Tokens) -> Tokenizer:
+    """Return the tokenizer beside the shards; raise UserError if it did not make them."""
+    tokenizer = Tokenizer(tokens.folder / tokens.manifest["tokenizer"]["file"])
+    check_tokenizer(tokens, tokenizer)
+    return tokenizer
+
+
+def check_tokenizer(tokens: Tokens, tokenizer: Tokenizer) -> None:
+    """Raise UserError naming both files unless ``tokenizer`` made the ids of ``tokens``."""
+    if tokenizer.fingerprint != tokens.tokenizer_fingerprint:
+        raise UserError(
+            f"{tokenizer.path}: does not match the shards of {tokens.folder} (tokenizer "
+            f"{tokenizer.fingerprint[:12]}, shards made with {tokens.tokenizer_fingerprint[:12]}); "
+            "use the data and the tokenizer of one build, or run launch/prepare.py again"
+        )
+
+
+def data_fingerprint(splits: dict[str, dict[str, Any]], tokenizer_fingerprint: str) -> str:
+    """Return the SHA-256 that names a build: over its tokenizer's and its shards' hashes."""
+    digest = hashlib.sha256(tokenizer_fingerprint.encode())
+    for split in sorted(splits):
+        for shard in splits[split]["shards"]:
+            digest.update(f"\n{shard['file']} {shard['sha256']}".encode())
+    return digest.hexdigest()
+
+
+def _open_shard(path: Path, entry: dict[str, Any], verify: bool) -> np.ndarray:
+    expected = entry["tokens"] * DTYPE.itemsize
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, but manifest.json lists it; {REBUILD}")
+    size = path.stat().st_size
+    if size != expected:
+        raise UserError(
+            f"{path}: {size} bytes, but manifest.json says {expected}: the file is damaged; "
+            f"{REBUILD}"
+        )
+    if verify and (found := sha256(path)) != entry["sha256"]:
+        raise UserError(
+            f"{path}: checksum {found[:12]} does not match manifest.json "
+            f"({entry['sha256'][:12]}): the file is damaged; {REBUILD}"
+        )
+    return np.asarray(np.memmap(path, dtype=DTYPE, mode="r"))
+
+
+def _tokenizer_hash(tokens: Tokens) -> str:
+    path = tokens.folder / tokens.manifest["tokenizer"]["file"]
+    return sha256(path) if path.is_file() else ""

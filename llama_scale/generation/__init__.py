@@ -1,0 +1,1 @@
+"""Sampling from a model: next-token choice, the key-value cache, batched decoding."""

@@ -1,0 +1,1 @@
+"""The LLaMA model, its loss, and its conversion to and from transformers."""

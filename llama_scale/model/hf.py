@@ -1,0 +1,271 @@
+"""The transformers LLaMA layout, both ways: weights are renamed, nothing is permuted."""
+
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llama_scale.checkpoint import checkpoint
+from llama_scale.config import ModelConfig
+from llama_scale.data.tokenizer import ESCAPE, Tokenizer
+from llama_scale.errors import UserError
+from llama_scale.files import read_json, write_json
+from llama_scale.model.model import EOS, Llama
+
+# Ours -> theirs, applied in this order to a parameter's name.
+RENAMES = [
+    (r"^embedding\.", "model.embed_tokens."),
+    (r"^norm\.", "model.norm."),
+    (r"^head\.", "lm_head."),
+    (r"^blocks\.", "model.layers."),
+    (r"\.attention_norm\.", ".input_layernorm."),
+    (r"\.ffn_norm\.", ".post_attention_layernorm."),
+    (r"\.attention\.([qkvo])\.", r".self_attn.\1_proj."),
+    (r"\.ffn\.(gate|up|down)\.", r".mlp.\1_proj."),
+]
+# Field of our shape -> field of a transformers config.json.
+SIZES = {
+    "d_model": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "d_ff": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "context_length": "max_position_embeddings",
+}
+
+
+def to_hf_name(name: str) -> str:
+    """Return the transformers name of a parameter of ``Llama``."""
+    for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def to_hf(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a ``Llama`` state dictionary to that of ``LlamaForCausalLM``."""
+    return {to_hf_name(name): value for name, value in weights.items()}
+
+
+def from_hf(weights: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    """Rename a ``LlamaForCausalLM`` state dictionary to the given parameter names of ``Llama``.
+
+    A missing ``lm_head.weight`` (tied embeddings) is the token embedding.
+    """
+    tied = {"lm_head.weight": weights["model.embed_tokens.weight"]}
+    return {name: (tied | weights)[to_hf_name(name)] for name in names}
+
+
+def hf_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the fields of a transformers ``LlamaConfig`` for this shape."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()},
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "rope_theta": config.rope_theta,  # for transformers before version 5
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_embeddings,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "hidden_act": "silu",
+    }
+
+
+def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
+    """Return our shape for the ``fields`` of a transformers config.json.
+
+    Raises UserError naming what this model does not have, or a field that is missing.
+    """
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: expected the fields of a model, found {type(fields).__name__}")
+    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    expected = {
+        "model_type": (fields.get("model_type"), "llama"),
+        "hidden_act": (fields.get("hidden_act", "silu"), "silu"),
+        "attention_bias": (fields.get("attention_bias", False), False),
+        "mlp_bias": (fields.get("mlp_bias", False), False),
+        "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
+    }
+    for name, (found, wanted) in expected.items():
+        if found != wanted:
+            raise UserError(f"{path}: {name} is {found!r}; only {wanted!r} can be read")
+    counts = {}
+    for ours, theirs in SIZES.items():
+        counts[ours] = fields.get(theirs)
+        if not isinstance(counts[ours], int):
+            raise UserError(f"{path}: {theirs} should be a whole number, found {counts[ours]!r}")
+    config = ModelConfig(
+        **counts,
+        n_kv_heads=fields.get("num_key_value_heads"),
+        rope_theta=float(rope.get("rope_theta", fields.get("rope_theta", 10_000.0))),
+        norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
+        tie_embeddings=fields.get("tie_word_embeddings", False),
+    )
+    if fields.get("head_dim") not in (None, config.head_dim):
+        raise UserError(f"{path}: head_dim is {fields['head_dim']}, not {config.head_dim}")
+    return config
+
+
+def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
+    """Return tokenizer.json of the ``tokenizers`` library for a SentencePiece BPE of ours.
+
+    Its ids equal ours. Pieces hold real spaces, so that U+2581 in a text falls back to its bytes
+    as it does here. A merge stands for each way to put a piece together from two others, in the
+    order of the pieces and with the longer left part first: SentencePiece joins the leftmost of
+    equal pairs, and runs of one character grow from the left.
+    """
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+    names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
+    special = [i for i in range(len(names)) if pieces.is_control(i) or pieces.is_unknown(i)]
+    plain = {i for i in range(len(names)) if not pieces.is_byte(i)} - set(special)
+    vocab = {name.replace(ESCAPE, " ") if i in plain else name: i for i, name in enumerate(names)}
+    scores = {i: pieces.get_score(i) for i in plain}
+    symbols = [i for i in plain if scores[i] == 0 and len(names[i]) == 1 and names[i] == "\t"]
+    merges = []
+    by_score = sorted(plain - set(symbols), key=lambda i: (-scores[i], i))
+    for name in (names[i].replace(ESCAPE, " ") for i in by_score):
+        for cut in range(len(name) - 1, 0, -1):
+            if name[:cut] in vocab and name[cut:] in vocab:
+                merges.append([name[:cut], name[cut:]])
+    added = [
+        {
+            "id": i,
+            "content": names[i],
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": i in special,
+        }
+        for i in sorted([*special, *symbols])
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": merges,
+        },
+    }
+
+
+def export_checkpoint(path: str | Path, out: str | Path) -> None:
+    """Write a checkpoint or run as a folder that transformers loads; raise UserError if it cannot.
+
+    The folder has config.json, model.safetensors, tokenizer.json and tokenizer_config.json, and
+    the SentencePiece model that the tokenizer was made from. A prompt is the end-of-document id
+    followed by its tokens.
+    """
+    folder, out = checkpoint.resolve(path), Path(out)
+    _refuse_full(out)
+    model = checkpoint.load_model(folder)
+    weights = dict(model.state_dict())
+    if model.config.tie_embeddings:
+        del weights["head.weight"]
+    config = hf_config(model.config) | {"dtype": "float32"}
+    if (folder / "tokenizer.model").is_file():
+        config |= {"bos_token_id": EOS, "eos_token_id": EOS}
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.contiguous() for name, value in to_hf(weights).items()}
+    checkpoint.write_tensors(out / "model.safetensors", tensors, {"format": "pt"})
+    if (folder / "tokenizer.model").is_file():
+        shutil.copyfile(folder / "tokenizer.model", out / "tokenizer.model")
+        write_json(out / "tokenizer.json", tokenizer_json(folder / "tokenizer.model"))
+        write_json(
+            out / "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "unk_token": "<unk>",
+                "bos_token": "</s>",
+                "eos_token": "</s>",
+                "split_special_tokens": True,
+                "clean_up_tokenization_spaces": False,
+                "model_max_length": model.config.context_length,
+            },
+        )
+    write_json(out / "config.json", config)
+
+
+def import_checkpoint(path: str | Path, out: str | Path) -> None:
+    """Write a transformers LLaMA folder as a checkpoint of ours; raise UserError if it cannot be.
+
+    A tokenizer.model beside the weights is taken along.
+    """
+    path, out = Path(path), Path(out)
+    _refuse_full(out)
+    config = model_config(read_json(path / "config.json"), path / "config.json")
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{path}: no *.safetensors; other weight files are not read")
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            weights |= load_file(file)
+        except SafetensorError as error:
+            raise UserError(f"{file}: cannot be read ({error})") from None
+    if config.tie_embeddings:
+        weights.pop("lm_head.weight", None)  # transformers takes the embedding
+    ours = from_hf(weights, check_weights(weights, config, path))
+    meta = {"model": asdict(config), "size": "imported", "step": 0, "tokens": 0, "data": None}
+    tokenizer = path / "tokenizer.model"
+    meta["tokenizer_fingerprint"] = None
+    if tokenizer.is_file():
+        meta["tokenizer_fingerprint"] = Tokenizer(tokenizer).fingerprint
+    weights = {name: value.float() for name, value in ours.items()}
+    checkpoint.save_weights(out, weights, meta, tokenizer if tokenizer.is_file() else None)
+
+
+def check_weights(weights: dict[str, Tensor], config: ModelConfig, path: Path) -> list[str]:
+    """Return our names of the weights of a transformers folder, if they are those of ``config``.
+
+    Raises UserError naming a weight that is missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        ours = Llama(config).state_dict()
+    wanted = {name: tuple(value.shape) for name, value in to_hf(ours).items()}
+    for name in sorted(wanted.keys() | weights.keys()):
+        found = tuple(weights[name].shape) if name in weights else None
+        tied = name == "lm_head.weight" and config.tie_embeddings
+        if tied or name.endswith("rotary_emb.inv_freq"):
+            continue
+        if name not in wanted:
+            raise UserError(f"{path}: the weights have {name}, which this model lacks")
+        if found is None:
+            raise UserError(f"{path}: the weights lack {name}")
+        if found != wanted[name]:
+            raise UserError(
+                f"{path}: {name} is {found} and config.json asks for {wanted[name]}; they are not "
+                "of one model"
+            )
+    return list(ours)
+
+
+def _refuse_full(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"out: {out} is not empty; choose another folder or delete it")

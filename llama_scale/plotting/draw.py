@@ -1,0 +1,176 @@
+"""Draw figures: as plotly specifications for a page, and as PNG and SVG by matplotlib."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_scale.files import atomic_write
+from llama_scale.plotting.chart import Axis, Figure, Panel, Series
+
+TEXT, GRID = "#1c2128", "#e7eaee"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
+
+
+def plotly(panel: Panel) -> dict[str, Any]:
+    """Return the data and layout of one panel for ``Plotly.newPlot``."""
+    data = [trace for series in panel.series for trace in _traces(series)]
+    layout = {
+        "font": {"family": FONT, "size": 13, "color": TEXT},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 62, "r": 14, "t": 10, "b": 52},
+        "hovermode": "closest",
+        "hoverlabel": {"bgcolor": "white", "bordercolor": GRID, "align": "left"},
+        "showlegend": False,
+        "xaxis": _plotly_axis(panel.x),
+        "yaxis": _plotly_axis(panel.y),
+        "annotations": [_label(panel, series) for series in panel.series if series.label],
+    }
+    return {"key": panel.key, "data": data, "layout": layout}
+
+
+def _plotly_axis(axis: Axis) -> dict[str, Any]:
+    ends = np.log10(axis.range).tolist() if axis.log else list(axis.range)
+    return {
+        "type": "log" if axis.log else "linear",
+        "title": {"text": axis.label, "standoff": 8},
+        "range": ends,
+        "tickmode": "array",
+        "tickvals": [value for value, _ in axis.ticks],
+        "ticktext": [text for _, text in axis.ticks],
+        "exponentformat": "power",
+        "gridcolor": GRID,
+        "linecolor": "#b5bcc5",
+        "showline": True,
+        "zeroline": False,
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": "#b5bcc5",
+    }
+
+
+def _traces(series: Series) -> list[dict[str, Any]]:
+    x, y, low, high = (
+        None if values is None else np.asarray(values).tolist()
+        for values in (series.x, series.y, series.low, series.high)
+    )
+    common = {"type": "scatter", "name": series.name, "x": x, "hoverinfo": "skip"}
+    if series.kind == "band":
+        edge = common | {"mode": "lines", "line": {"width": 0}}
+        fill = {"fill": "tonexty", "fillcolor": _fade(series.color, 0.13)}
+        return [edge | {"y": low}, edge | {"y": high} | fill]
+    if series.kind == "line":
+        line = {"color": series.color, "width": series.width}
+        line["dash"] = "dash" if series.dash else "solid"
+        return [common | {"y": y, "mode": "lines", "line": line}]
+    marker = {"color": series.color, "size": 8, "line": {"width": 1, "color": "white"}}
+    if series.ring:
+        marker = {"color": series.color, "size": 15, "symbol": "circle-open", "line": {"width": 2}}
+    trace = common | {"y": y, "mode": "markers", "marker": marker}
+    trace |= {"hovertext": series.hover, "hoverinfo": "text"}
+    if low is not None:
+        up, down = np.subtract(high, y).tolist(), np.subtract(y, low).tolist()
+        error = {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
+        trace["error_y"] = error | {"thickness": 1.5, "width": 4}
+    return [trace]
+
+
+def _label(panel: Panel, series: Series) -> dict[str, Any]:
+    x, y = float(series.x[-1]), float(series.y[-1])
+    return {
+        "x": float(np.log10(x)) if panel.x.log else x,
+        "y": float(np.log10(y)) if panel.y.log else y,
+        "text": series.label,
+        "showarrow": False,
+        "xanchor": "left",
+        "xshift": 8,
+        "font": {"color": series.color, "size": 12},
+    }
+
+
+def _fade(color: str, alpha: float) -> str:
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def save(figure: Figure, folder: Path) -> list[Path]:
+    """Write a figure as PNG and SVG; return the paths."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    style = {
+        "font.size": 9.5,
+        "svg.hashsalt": figure.key,
+        "svg.fonttype": "none",
+        "axes.edgecolor": "#8a929c",
+        "text.color": TEXT,
+        "axes.labelcolor": TEXT,
+        "xtick.color": TEXT,
+        "ytick.color": TEXT,
+    }
+    paths = []
+    with rc_context(style):
+        wide = len(figure.panels)
+        canvas = Canvas(figsize=(6.4 if wide == 1 else 4.6 * wide, 4.0), layout="constrained")
+        FigureCanvasAgg(canvas)
+        for axes, panel in zip(
+            canvas.subplots(1, wide, squeeze=False)[0], figure.panels, strict=True
+        ):
+            _draw(axes, panel)
+        drawn = {h.get_label(): h for a in canvas.axes for h in a.get_legend_handles_labels()[0]}
+        handles = [drawn[series.name] for series in figure.legend]
+        if handles:
+            canvas.legend(
+                handles=handles,
+                loc="outside upper left",
+                ncols=4 * wide,
+                frameon=False,
+                fontsize=8.5,
+                handletextpad=0.4,
+                columnspacing=1.2,
+            )
+        for kind, more in (
+            ("png", {"dpi": 200, "metadata": {"Software": None}}),
+            ("svg", {"metadata": {"Date": None}}),
+        ):
+            path = folder / f"{figure.key}.{kind}"
+            with atomic_write(path, "wb") as file:
+                canvas.savefig(file, format=kind, facecolor="white", **more)
+            paths.append(path)
+    return paths
+
+
+def _draw(axes: Any, panel: Panel) -> None:
+    for name, spec in (("x", panel.x), ("y", panel.y)):
+        values = [value for value, _ in spec.ticks]
+        scale = "log" if spec.log else "linear"
+        axes.set(**{f"{name}scale": scale, f"{name}lim": spec.range, f"{name}label": spec.label})
+        getattr(axes, f"set_{name}ticks")(values, [text for _, text in spec.ticks])
+        getattr(axes, f"set_{name}ticks")([], minor=True)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    for series in panel.series:
+        _draw_series(axes, series)
+
+
+def _draw_series(axes: Any, series: Series) -> None:
+    x, y, color = series.x, series.y, series.color
+    label = series.name if series.legend else None
+    if series.kind == "band":
+        axes.fill_between(x, series.low, series.high, color=color, alpha=0.13, linewidth=0)
+    elif series.kind == "line":
+        style = "--" if series.dash else "-"
+        axes.plot(x, y, style, color=color, linewidth=0.8 * series.width, label=label)
+    elif series.ring:
+        axes.plot(x, y, "o", ms=10, mfc="none", mec=color, mew=1.6, label=label)
+    else:
+        if series.low is not None:
+            spread = [y - series.low, series.high - y]
+            axes.errorbar(x, y, spread, fmt="none", ecolor=color, elinewidth=1.2, capsize=3)
+        axes.plot(x, y, "o", ms=5.5, color=color, mec="white", mew=0.7, label=label)
+    if series.label:
+        where = {"textcoords": "offset points", "va": "center", "fontsize": 8.5}
+        axes.annotate(series.label, (x[-1], y[-1]), (6, 0), color=color, **where)

@@ -1,0 +1,1 @@
+"""Scaling laws fitted to the points of a study; no module here needs torch."""

@@ -1,0 +1,124 @@
+"""Profile intervals: how far a parameter can move before the fit becomes clearly worse.
+
+One parameter is held at each value of a grid while all others are fitted again. Its interval is
+where the objective stays within a limit of its least value, so unlike a bootstrap's it shows at
+once when the points do not bound a parameter on one side.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm, t
+
+from llama_scale.scaling.fitting.fit import DELTA, LEVEL, PARAMETERS, Fit
+from llama_scale.scaling.fitting.laws import SurfaceModel
+from llama_scale.scaling.fitting.newton import Model, Problems, minimise
+
+ORDER = "A", "alpha", "B", "beta", "E"
+REACH, STEPS = 12.0, 30
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A parameter's values (n,), the increase of the objective there in units of the limit (n,).
+
+    The interval is where ``excess`` <= 1; ``low`` or ``high`` is None where it has no end within
+    the values tried.
+    """
+
+    value: np.ndarray
+    excess: np.ndarray
+    low: float | None
+    high: float | None
+
+
+def profiles(fit: Fit) -> dict[str, Profile]:
+    """Return the 95 % profile of each parameter of the law."""
+    points = fit.points
+    centred = SurfaceModel(points.N, points.D)
+    plain = SurfaceModel(points.N, points.D, centre=(0.0, 0.0))
+    found = {}
+    for name in PARAMETERS:
+        model = plain if name in ("A", "B") else centred
+        found[name] = _profile(fit, model, name)
+    return found
+
+
+def limit(residual: np.ndarray, parameters: int) -> float:
+    """Return by how much the objective may rise within a 95 % interval of one parameter.
+
+    Twice the rise of a sum of Huber losses is E[psi^2] / E[psi'] times chi-squared with one
+    degree of freedom (Huber and Ronchetti 2009, section 7.10). psi is the clipped residual and
+    E[psi'] the chance of one within delta, from a Gaussian kernel estimate since few lie there;
+    n - k degrees of freedom enter through Student's t.
+    """
+    n = len(residual)
+    residual = residual * np.sqrt(n / (n - parameters))
+    low, high = np.percentile(residual, [25, 75])
+    width = max(min(residual.std(), (high - low) / 1.349), 1e-9) * 1.06 * n**-0.2
+    inside = norm.cdf((DELTA - residual) / width) - norm.cdf((-DELTA - residual) / width)
+    scale = np.mean(np.clip(residual, -DELTA, DELTA) ** 2) / inside.mean()
+    return float(scale * t.ppf(0.5 + LEVEL / 200, n - parameters) ** 2 / 2)
+
+
+def crossings(
+    value: np.ndarray, excess: np.ndarray, centre: float
+) -> tuple[float | None, float | None]:
+    """Return where ``excess`` (n,) first passes 1 below and above ``centre``; None where never."""
+    ends: list[float | None] = []
+    for side in (value <= centre, value >= centre):
+        x, y = value[side], excess[side]
+        order = np.argsort(np.abs(x - centre))
+        x, y = x[order], y[order]
+        past = np.flatnonzero(y > 1)
+        if not len(past) or past[0] == 0:
+            ends.append(None)
+            continue
+        i = past[0]
+        # The objective is nearly a parabola: its root is nearly straight.
+        a, b = np.sqrt(np.maximum(y[[i - 1, i]], 0))
+        ends.append(float(x[i - 1] + (x[i] - x[i - 1]) * (1 - a) / (b - a)))
+    return ends[0], ends[1]
+
+
+def _profile(fit: Fit, model: SurfaceModel, name: str) -> Profile:
+    k, points = ORDER.index(name), fit.points
+    best = model.theta(fit.law)  # (5,)
+    lower, upper = model.bounds(points.loss)
+    sample = getattr(fit.resampled, name)
+    spread = np.log(sample) if name in ("A", "B", "E") else sample
+    low, high = np.percentile(spread, [16, 84])
+    reach = REACH * max((high - low) / 2, 1e-4)
+    sides = [best[k] + side * reach * np.linspace(0, 1, STEPS) ** 2 for side in (-1, 1)]
+    grid = np.unique(np.clip(np.concatenate(sides), lower[k], upper[k]))  # (S,)
+    excess = hold(model, points.loss, best, k, grid, (lower, upper)) - fit.objective
+    excess /= limit(fit.residual, len(PARAMETERS))
+    ends = crossings(grid, excess, best[k])
+    if name in ("A", "B", "E"):
+        grid = np.exp(grid)
+        ends = tuple(None if end is None else float(np.exp(end)) for end in ends)
+    return Profile(grid, excess, *ends)
+
+
+def hold(
+    model: Model,
+    loss: np.ndarray,
+    best: np.ndarray,
+    k: int,
+    grid: np.ndarray,
+    bounds: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """Return the least objective (S,) with parameter ``k`` held at each value of ``grid`` (S,).
+
+    All values are solved side by side from the optimum, then again from their neighbours'.
+    """
+    lower, upper = (np.tile(bound, (len(grid), 1)) for bound in bounds)  # (S, k)
+    lower[:, k] = upper[:, k] = grid
+    target = np.tile(np.log(loss), (len(grid), 1))  # (S, n)
+    problems = Problems(target, np.ones_like(target), lower, upper, DELTA)
+    theta, least, _ = minimise(model, np.tile(best, (len(grid), 1)), problems)
+    for shift in (1, -1):
+        again, other, _ = minimise(model, np.roll(theta, shift, axis=0), problems)
+        theta = np.where((other < least)[:, None], again, theta)
+        least = np.minimum(least, other)
+    return least

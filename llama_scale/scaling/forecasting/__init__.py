@@ -1,0 +1,1 @@
+"""What a fitted law says of runs that have not been made."""

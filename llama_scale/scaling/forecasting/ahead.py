@@ -1,0 +1,72 @@
+"""Held-out runs last: their forecast is written, with its date, before they are trained."""
+
+import numpy as np
+
+from llama_scale.config import load_size
+from llama_scale.cost.accounting import count_parameters
+from llama_scale.errors import UserError
+from llama_scale.scaling.fitting.fit import check_design, held_out
+from llama_scale.scaling.fitting.points import NAMES, Points
+from llama_scale.scaling.study.settings import PlannedRun
+
+
+def forecast_first(runs: list[PlannedRun], holdout: str, where: str | None) -> list[PlannedRun]:
+    """Return the runs that the others forecast, in the order of ``runs``; none if they cannot.
+
+    ``holdout`` and ``where`` are those of the fit. A rule on what only a trained run has, such as
+    its loss, and too few other runs for a law leave nothing to forecast.
+    """
+    if holdout == "none":
+        return []
+    points = planned_points(runs)
+    try:
+        kept = points.match(where) if where else np.ones(len(runs), dtype=bool)
+        check_design(points.select(kept))
+        out = held_out(points.select(kept), holdout)
+        check_design(points.select(kept).select(~out))
+    except UserError:
+        return []
+    return [runs[index] for index in np.flatnonzero(kept)[out]]
+
+
+def planned_points(runs: list[PlannedRun]) -> Points:
+    """Return runs as points, with what is known of them; their losses are not and stand as 1."""
+    rows = [
+        {
+            "run": run.name,
+            "size": run.config.size,
+            "seed": str(run.config.seed),
+            "N": str(run.n),
+            "n_params": str(count_parameters(run.config.model).total),
+            "n_params_matmul": str(count_parameters(run.config.model).matmul),
+            "D": str(run.recipe.tokens),
+            "flops": str(run.flops),
+            "batch_tokens": str(run.recipe.batch_tokens),
+            "lr": str(run.recipe.lr),
+            "steps": str(run.recipe.steps),
+            "annealed": str(run.config.optim.schedule != "constant"),
+        }
+        for run in runs
+    ]
+    N, D, flops = (np.array([float(row[name]) for row in rows]) for name in ("N", "D", "flops"))
+    columns = {name: name for name in NAMES if name != "loss"}
+    numbers = np.arange(1, len(rows) + 1)
+    return Points(
+        N, D, np.ones(len(rows)), flops, rows, numbers, "the plan", "", len(rows), columns
+    )
+
+
+def request(runs: list[PlannedRun], column: str = "N") -> str:
+    """Return runs as launch/scaling.py forecast takes them, each size and tokens once.
+
+    A size is its rung's name, or its parameters by ``column`` where the study reshaped it.
+    """
+    rows = planned_points(runs).rows
+    sizes = [
+        row["size"]
+        if count_parameters(load_size(row["size"])).non_embedding == run.n
+        else row.get(column, row["N"])
+        for run, row in zip(runs, rows, strict=True)
+    ]
+    asked = zip(sizes, runs, strict=True)
+    return ",".join(dict.fromkeys(f"{size}:{run.recipe.tokens}" for size, run in asked))

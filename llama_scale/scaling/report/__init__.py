@@ -1,0 +1,1 @@
+"""The report of a study: figures, tables, words and the page."""

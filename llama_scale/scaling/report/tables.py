@@ -1,0 +1,279 @@
+"""The tables of a study, as heads and cells that the terminal and the report both show."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llama_scale.scaling.fitting.thresholds import NOT_REACHED
+from llama_scale.scaling.report.words import between, count, digits, power, signed
+
+PERCENT = "parse_rate", "pass_at"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its key, title, what it says in a sentence or two, the head and the cells."""
+
+    key: str
+    title: str
+    caption: str
+    head: list[str]
+    body: list[list[str]]
+
+    def text(self) -> str:
+        """Return the table as aligned lines."""
+        rows = [self.head, *self.body]
+        wide = [max(len(row[i]) for row in rows) for i in range(len(self.head))]
+        lines = [
+            "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip()
+            for row in rows
+        ]
+        return "\n".join([f"{self.title}:", *lines])
+
+
+def tables(laws: dict[str, Any]) -> list[Table]:
+    """Return the tables that the study has something for."""
+    made = (parameters, conventions, approaches, kaplan, repeats, thresholds, links)
+    return [table for table in (make(laws) for make in made) if table and table.body]
+
+
+def parameters(laws: dict[str, Any]) -> Table:
+    """Return the law's parameters with both kinds of interval."""
+    law = laws["laws"]["surface"]
+    greek = {"alpha": "α", "beta": "β"}
+    body = [
+        [
+            greek.get(name, name),
+            digits(p["value"], 4),
+            f"{digits(p['low'], 4)} to {digits(p['high'], 4)}",
+            f"{_end(p['profile']['low'], 4)} to {_end(p['profile']['high'], 4)}",
+        ]
+        for name, p in law["parameters"].items()
+    ]
+    return Table(
+        "parameters",
+        "The fitted law",
+        "L(N, D) = E + A/N^α + B/D^β with 95 % intervals of two kinds: from "
+        f"{law['bootstrap']['resamples']} resamples of the runs, and from the profile of the "
+        "objective (how far a parameter moves, all others fitted again, before the fit is clearly "
+        "worse). “open” means that the points give no end.",
+        ["parameter", "value", "bootstrap", "profile"],
+        body,
+    )
+
+
+def conventions(laws: dict[str, Any]) -> Table:
+    """Return the exponents under each way to count parameters and compute."""
+    body = [
+        [
+            row["N"],
+            row["compute"],
+            between(row["alpha"]),
+            between(row["beta"]),
+            between(row["exponent"]),
+            power(row["C"]),
+            between(row["optimal_N"], count),
+            count(row["optimal_D"]),
+        ]
+        for row in laws["side_by_side"]
+    ]
+    return Table(
+        "side-by-side",
+        "The same runs under each convention",
+        "a is the exponent of the optimal size, N* ~ C^a, over the compute of the runs. What N and "
+        "C count moves it by more than its interval, so compare only equal conventions. N* and D* "
+        "are those at ten times the largest run.",
+        ["N counts", "C counts", "α", "β", "a", "at FLOP", "N*", "D*"],
+        body,
+    )
+
+
+def approaches(laws: dict[str, Any]) -> Table:
+    """Return the exponents by each of the three approaches."""
+    body = [
+        [
+            row["approach"],
+            row["compute"],
+            str(row["from"]),
+            between(row["exponent"]) if row["exponent"] else "too few",
+            between(row["exponent_D"]) if row["exponent_D"] else "too few",
+        ]
+        for row in laws["approaches"]["table"]
+    ]
+    return Table(
+        "approaches",
+        "Three ways to the compute-optimal exponent",
+        "N* ~ C^a and D* ~ C^b: from the best run at each compute, from parabolas through runs of "
+        "equal compute, and from the fitted surface. Where they differ by more than their "
+        "intervals, the exponent is not settled.",
+        ["approach", "C counts", "from", "a", "b"],
+        body,
+    )
+
+
+def kaplan(laws: dict[str, Any]) -> Table:
+    """Return the power laws of one quantity."""
+    body = [
+        [
+            f"L({row['x']})",
+            str(row["runs"]),
+            between(row["alpha"]),
+            digits(row["scale"]),
+            digits(row["r2"], 4),
+        ]
+        for row in laws["laws"]["power"]
+    ]
+    return Table(
+        "power",
+        "Loss as a power of one quantity",
+        "L = (x_c / x)^α along the best runs. Without a floor, these flatten where the loss nears "
+        "E: do not extrapolate them far.",
+        ["law", "runs", "α", "x_c", "R²"],
+        body,
+    )
+
+
+def repeats(laws: dict[str, Any]) -> Table | None:
+    """Return what repeated tokens are worth, where the runs vary in it."""
+    found = laws["laws"]["repeats"]
+    if not found:
+        return None
+    known = found["identified"]
+    return Table(
+        "repeats",
+        "What repeated tokens are worth",
+        "U unique tokens seen for e epochs count as U + U R (1 - exp(-(e - 1) / R)). "
+        + ("" if known else "Not identified: these runs give R no end on one side or both."),
+        ["R", "from", "to", "identified"],
+        [[digits(found["R"]), _end(found["low"]), _end(found["high"]), "yes" if known else "no"]],
+    )
+
+
+def thresholds(laws: dict[str, Any]) -> Table:
+    """Return the smallest model and the least compute to pass each level."""
+    body = []
+    for row in laws["thresholds"]:
+        run, known = row["measured"], row.get("C") is not None
+        body.append(
+            [
+                row["score"],
+                level(row["score"], row["level"]),
+                f"{count(run['N'])} ({run['run']})" if run else NOT_REACHED,
+                power(run["least_compute"]) if run else NOT_REACHED,
+                _reach(row["N"], count) if known else f"no law: {row['reason']}",
+                _reach(row["C"], power) if known else "–",
+            ]
+        )
+    return Table(
+        "thresholds",
+        "The smallest model that …",
+        "Measured: the smallest run, and the cheapest, that reached the level. Expected: the "
+        "compute-optimal model, by the law and the link between loss and score, with 95 % "
+        "intervals; an end beyond a hundred times the largest run is not reached, one with ≤ lies "
+        "at or below a hundredth of the least compute of a run.",
+        ["score", "level", "smallest run", "cheapest run (FLOP)", "expected N", "expected FLOP"],
+        body,
+    )
+
+
+def links(laws: dict[str, Any]) -> Table:
+    """Return the links between loss and each score."""
+    body = [
+        [
+            column,
+            row["formula"],
+            between(row["b"]),
+            digits(row["r2"], 4),
+            f"{digits(row['held_out_error_percent'], 2)} %",
+            f"{row['runs']} ({row['at_0_or_1']} at 0 or 1)"
+            if row["at_0_or_1"]
+            else f"{row['runs']}",
+        ]
+        for column, found in laws["links"].items()
+        for row in found
+    ]
+    return Table(
+        "links",
+        "From loss to score",
+        "Each score as a line in loss L under several links, the best first: the one that, fitted "
+        "without the quarter of lowest loss, predicts that quarter best (median relative error).",
+        ["score", "link", "b", "R²", "held-out error", "runs"],
+        body,
+    )
+
+
+def outcome(scored: dict[str, Any]) -> Table:
+    """Return forecasts beside what was measured."""
+    body = [
+        [
+            row["run"],
+            count(row["N"]),
+            count(row["D"]),
+            between(row, lambda value: digits(value, 4), "run_low", "run_high"),
+            digits(row["measured"], 4) if row["measured"] else "not measured yet",
+            signed(row["error_percent"]) if row["measured"] else "–",
+            {True: "yes", False: "no", None: "–"}[row["covered"]],
+        ]
+        for row in scored["runs"]
+    ]
+    return Table(
+        "outcome",
+        "Forecast against outcome",
+        f"Forecasts written on {scored['made']}, with 95 % intervals of one run.",
+        ["run", "N", "D", "forecast", "measured", "error", "inside"],
+        body,
+    )
+
+
+def sweeps(found: dict[str, Any]) -> list[Table]:
+    """Return the laws of a sweep and the best values that they were fitted to."""
+    made = []
+    if rows := found["by_batch"]:
+        body = [
+            [count(r["N"]), count(r["D"]), count(r["batch"]), digits(r["lr"]), digits(r["loss"], 4)]
+            for r in rows
+        ]
+        head = ["N", "D", "batch", "best lr", "loss"]
+        made.append(Table("batches", "Best rate of each batch", "", head, body))
+    for name, law in found.items():
+        if name == "by_batch":
+            continue
+        body = [
+            [
+                count(b["N"]),
+                count(b["D"]),
+                digits(b["value"]),
+                digits(b["loss"], 4),
+                digits(b["recipe"]),
+                signed(b["recipe_excess_percent"]),
+            ]
+            for b in law["best"]
+        ]
+        head = ["N", "D", f"best {name}", "loss", "Step Law", "its excess loss"]
+        power_of = "; ".join(
+            f"{key} = {between(law[key])}" if law[key] else f"{key} not identified"
+            for key in ("c", "N", "D")
+        )
+        made.append(Table(name, f"{name}* = c N^a D^b: {power_of}", "", head, body))
+    return made
+
+
+def level(score: str, value: float) -> str:
+    """Return a level as text: a rate in percent, bits plain."""
+    return f"{100 * value:g} %" if any(kind in score for kind in PERCENT) else f"{value:g}"
+
+
+def _end(value: float | None, places: int = 3) -> str:
+    return "open" if value is None else digits(value, places)
+
+
+def _reach(estimate: dict[str, Any], show: Callable[[float], str]) -> str:
+    """Return ``value [low, high]``, an end that is a bound after ≤; "not reached" without one."""
+
+    def end(name: str) -> str:
+        if estimate[name] is None:
+            return NOT_REACHED
+        return "≤ " * (name in estimate.get("at_most", ())) + show(estimate[name])
+
+    value = end("value")
+    return value if estimate["value"] is None else f"{value} [{end('low')}, {end('high')}]"

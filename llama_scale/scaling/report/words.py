@@ -1,0 +1,194 @@
+"""A fit in words and numbers that a person reads: the printed table and the answer in prose."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from llama_scale.scaling.fitting.points import Points
+
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+NEAR_BEST = 0.05
+SMALL = 1e8
+UNDETERMINED = "an exponent lies outside the usual range, so no best size can be given"
+SUITES = {"humaneval": "HumanEval", "mbpp": "MBPP", "apps": "APPS"}
+
+
+def digits(value: float | None, count: int = 3) -> str:
+    """Return a number to ``count`` significant digits, in full or as a power of ten."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value and not 1e-3 <= abs(value) < 1e6:
+        return power(value, count)
+    decimals = count - 1 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{round(value, decimals):,.{max(decimals, 0)}f}"
+
+
+def count(value: float | None) -> str:
+    """Return a count to three digits with its unit: 1.72M, 250k, 34."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value >= 1e15:
+        return power(value)
+    for size, unit in UNITS:
+        if value >= 0.9995 * size:
+            return f"{float(f'{value / size:.3g}'):g}{unit}"
+    return f"{float(f'{value:.3g}'):g}"
+
+
+def power(value: float, count: int = 3) -> str:
+    """Return a number in scientific notation: 3.2×10¹³."""
+    mantissa, exponent = f"{value:.{count - 1}e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    prefix = "" if mantissa == "1" else f"{mantissa}×"
+    return f"{prefix}10{str(int(exponent)).translate(SUPERSCRIPT)}"
+
+
+def signed(percent: float) -> str:
+    """Return a signed percentage: −1.21 %."""
+    return f"{round(percent, 2) + 0.0:+.2f} %".replace("-", "−")
+
+
+def between(
+    estimate: dict[str, Any],
+    show: Callable[[float | None], str] = digits,
+    low: str = "low",
+    high: str = "high",
+) -> str:
+    """Return ``value [low, high]``."""
+    return f"{show(estimate['value'])} [{show(estimate[low])}, {show(estimate[high])}]"
+
+
+def held_out(laws: dict[str, Any]) -> str | None:
+    """Return the hold-out in one sentence; None where there is none."""
+    held = laws["holdout"]
+    if not held:
+        return None
+    rows = held["runs"]
+    if len(rows) > 1:
+        return (
+            f"The {len(rows)} runs left out, up to {digits(held['compute_factor'])} times the "
+            "compute of any run fitted, were predicted with a median error of "
+            f"{digits(held['median_absolute_error_percent'], 2)} %; {held['covered']} of "
+            f"{len(rows)} measured losses lie inside their 95 % interval."
+        )
+    row = rows[0]
+    largest = "largest run" if held["compute_factor"] > 1 else "run"
+    return (
+        f"The {largest} ({row['run']}), left out of the fit, was predicted at "
+        f"{digits(row['predicted'], 4)} [{digits(row['low'], 4)}, {digits(row['high'], 4)}] "
+        f"and measured {digits(row['measured'], 4)}: an error of {signed(row['error_percent'])}, "
+        f"{'inside' if row['covered'] else 'outside'} the 95 % interval."
+    )
+
+
+def answer(laws: dict[str, Any], points: Points) -> list[str]:
+    """Return the study's answer as sentences made from its numbers."""
+    law = laws["laws"]["surface"]["parameters"]
+    frontier = laws["frontier"][-1]
+    here, then = frontier["largest"], frontier["next"]
+    halved = [100 * (1 - 2 ** -law[name]["value"]) for name in ("alpha", "beta")]
+    gain = 100 * (1 - then["loss"]["value"] / here["loss"]["value"])
+    sizes = len(np.unique(points.N))
+    sentences = [
+        f"In this study of {len(points)} runs ({sizes} sizes of {count(points.N.min())} to "
+        f"{count(points.N.max())} parameters, {count(points.D.min())} to "
+        f"{count(points.D.max())} training tokens) the validation loss falls as a power of both: "
+        f"twice the parameters take {halved[0]:.0f} % off the part of the loss that size "
+        f"governs, twice the tokens {halved[1]:.0f} % off the part that data governs.",
+        f"Ten times the compute of the largest run ({power(then['C'])} FLOP) is best spent on "
+        f"{count(then['N']['value'])} parameters and {count(then['D']['value'])} tokens, and "
+        f"should take the best loss from {digits(here['loss']['value'])} to "
+        f"{between(then['loss'], digits, 'run_low', 'run_high')}, {gain:.0f} % lower.",
+    ]
+    if not frontier["determined"]:
+        what = f"{len(points)} runs ({sizes} sizes, {len(np.unique(points.D))} numbers of tokens)"
+        sentences = [f"The {what} do not show a law in both size and data: {UNDETERMINED}."]
+    return [*sentences, *filter(None, [held_out(laws), *smallest(points)])]
+
+
+def smallest(points: Points) -> list[str]:
+    """Return what the smallest model that reaches a level is, for the levels the runs can show."""
+    best = points.loss.min()
+    near = np.flatnonzero(points.loss <= (1 + NEAR_BEST) * best)
+    first = near[np.lexsort((points.compute[near], points.N[near]))[0]]
+    found = [
+        f"The smallest model within {100 * NEAR_BEST:.0f} % of the best loss measured has "
+        f"{count(points.N[first])} parameters ({digits(points.loss[first])} against "
+        f"{digits(best)})."
+    ]
+    columns = sorted(points.rows[0])
+    for column in (c for c in columns if c.endswith("_parse_rate") and points.has(c)):
+        rate = points.numeric(column)
+        reached = np.flatnonzero(rate >= 0.5)
+        if len(reached):
+            first = reached[np.lexsort((points.compute[reached], points.N[reached]))[0]]
+            found.append(
+                f"The smallest model whose completions parse at least half the time has "
+                f"{count(points.N[first])} parameters (after {count(points.D[first])} tokens)."
+            )
+        else:
+            most = 100 * np.nanmax(rate)
+            found.append(f"No model's completions parse half the time; at most {most:.0f} % do.")
+    for column in (c for c in columns if c.endswith("_pass_at_1") and points.has(c)):
+        rate = points.numeric(column)
+        small = points.N.max() < SMALL
+        found.append(solved(column.removesuffix("_pass_at_1"), rate, small))
+    return found
+
+
+def solved(suite: str, rate: np.ndarray, small: bool) -> str:
+    """Return what pass@1 (n,) says, honest at zero; ``small``: no model could be expected to."""
+    suite = SUITES.get(suite, suite)
+    if np.nanmax(rate) == 0:
+        expected = ", as expected of models this small: quality is read from bits per byte"
+        return f"No run solved a {suite} task (pass@1 is 0 throughout){expected if small else ''}."
+    return (
+        f"{suite} pass@1 is above 0 for {(rate > 0).sum()} of {np.isfinite(rate).sum()} runs, at "
+        f"most {100 * np.nanmax(rate):.1f} %."
+    )
+
+
+def table(laws: dict[str, Any]) -> str:
+    """Return the short table that ``launch/scaling.py fit`` prints."""
+    data, law, means = laws["points"], laws["laws"]["surface"], laws["conventions"]
+    chosen = f", {data['where']}" if data["where"] else ""
+    lines = [
+        f"{data['fitted']} of {data['rows']} runs of {data['file']}{chosen}",
+        f"N: {means['N']}; D: {means['D']}; loss: {means['loss']}",
+        f"{law['formula']}, with 95 % intervals from {law['bootstrap']['resamples']} resamples",
+    ]
+    lines += [
+        f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law["parameters"].items()
+    ]
+    check = law["second_optimiser"]["relative_excess"]
+    lines += [
+        f"  {law['objective']['kind']}: {law['objective']['value']:.8f} "
+        f"({law['share_of_starts_at_optimum']:.0%} of {law['starts']} starts end there; a second "
+        f"optimiser {'agrees' if abs(check) < 1e-6 else f'differs by {check:+.1e}'})",
+        f"  residuals: rms {digits(law['residual_percent']['rms'], 2)} %",
+        "Compute-optimal size, N* ~ C^a:",
+    ]
+    for frontier in laws["frontier"]:
+        then = frontier["next"]
+        if not frontier["determined"]:
+            lines.append(f"  C = {frontier['convention']}: {UNDETERMINED}")
+            continue
+        lines.append(
+            f"  C = {frontier['convention']}: a = {between(frontier['exponent'])}; at "
+            f"{power(then['C'])} FLOP ({then['factor']}x the largest run) N* = "
+            f"{between(then['N'], count)}, D* = {between(then['D'], count)}, loss "
+            f"{between(then['loss'], digits, 'run_low', 'run_high')}"
+        )
+    if laws["holdout"]:
+        lines.append(f"Held out: {held_out(laws)}")
+        for row in laws["holdout"]["runs"]:
+            lines.append(
+                f"  {row['run']:<24} predicted {row['predicted']:.4f} [{row['low']:.4f}, "
+                f"{row['high']:.4f}]  measured {row['measured']:.4f}  "
+                f"{signed(row['error_percent'])}  {'inside' if row['covered'] else 'OUTSIDE'}"
+            )
+    lines += [f"warning: {text}" for text in laws["warnings"]]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Scaling studies: their runs planned, carried out and collected."""

@@ -1,0 +1,122 @@
+"""The points of a study: one row a run, gathered from the runs' results and scores."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+from llama_scale.config import read_yaml
+from llama_scale.errors import UserError
+from llama_scale.files import atomic_write, read_json
+from llama_scale.scaling.study.settings import HEADLINE_SUITE
+
+# Column of points.csv: field of result.json.
+RESULT = {
+    "run": "run",
+    "size": "size",
+    "seed": "seed",
+    "N": "n_params_non_embedding",
+    "n_params": "n_params",
+    "n_params_matmul": "n_params_matmul",
+    "D": "tokens",
+    "epochs": "epochs",
+    "flops": "flops",
+    "flops_full": "flops_full",
+    "flops_6nd": "flops_6nd",
+    "batch_tokens": "batch_tokens",
+    "lr": "lr",
+    "steps": "steps",
+    "annealed": "annealed",
+}
+# What a study may change of all its models; field of config.yaml's model.
+MODEL = ("vocab_size", "context_length", "tie_embeddings")
+HEADLINE = ("loss", "bits_per_byte")
+SCORES = ("gold_bits_per_byte", "parse_rate")
+
+
+def collect(
+    study: Path, without: list[str] | None = None, out: Path | None = None
+) -> list[dict[str, Any]]:
+    """Write the points of a study folder and return its rows, sorted by N, D and seed.
+
+    They go to ``out``, or to points.csv in the folder; the runs ``without`` are left out.
+    The columns are the run's size and cost (``RESULT``), its ``MODEL``, ``loss`` and
+    ``bits_per_byte`` of the perplexity suite, and for every other suite what it has of ``SCORES``
+    and each pass@k with the ends of its exact 95 % interval over tasks. The values are those of
+    the files alone, so the same runs give the same bytes. Raises UserError naming the run and the
+    file when a result is missing.
+    """
+    planned, suites = _lists(study / "study.yaml", "planned", "suites")
+    if unknown := sorted(set(without or []) - set(planned)):
+        raise UserError(f"without: {study / 'study.yaml'} plans no run {unknown[0]}")
+    kept = [name for name in planned if name not in (without or [])]
+    rows = [_row(name, study / "runs" / name, suites) for name in kept]
+    rows.sort(key=lambda row: (row["N"], row["D"], row["seed"], row["run"]))
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with atomic_write(out or study / "points.csv") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def _lists(path: Path, *fields: str) -> list[list[str]]:
+    """Return lists of names that study.yaml records; raise UserError where it is another file."""
+    settings = read_yaml(path)
+    found = [settings.get(field) if isinstance(settings, dict) else None for field in fields]
+    for field, names in zip(fields, found, strict=True):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(
+                f"{path}: no list of names {field!r}; give the folder of a study, where "
+                "launch/study.py wrote study.yaml"
+            )
+    return found
+
+
+def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
+    path = folder / "result.json"
+    result = _read(name, path, "train")
+    row = {column: _field(name, path, result, field) for column, field in RESULT.items()}
+    path = folder / "config.yaml"
+    model = _field(name, path, _read(name, path, "train"), "model")
+    row |= {field: _field(name, path, model, field) for field in MODEL}
+    for suite in [HEADLINE_SUITE, *(s for s in suites if s != HEADLINE_SUITE)]:
+        path = folder / "evals" / f"step-{row['steps']:08d}" / f"{suite}.json"
+        scores = _read(name, path, "evaluate")
+        if suite == HEADLINE_SUITE:
+            row |= {field: _number(name, path, scores, field) for field in HEADLINE}
+            continue
+        row |= {f"{suite}_{field}": scores[field] for field in SCORES if field in scores}
+        rates = scores.get("pass_at_k", {})
+        intervals = scores.get("pass_at_k_exact_interval", {})
+        for k in sorted(rates, key=int):
+            row[f"{suite}_pass_at_{k}"] = rates[k]
+            if k in intervals:
+                low, high = intervals[k]
+                row |= {f"{suite}_pass_at_{k}_low": low, f"{suite}_pass_at_{k}_high": high}
+    return row
+
+
+def _read(name: str, path: Path, script: str) -> dict[str, Any]:
+    try:
+        found = read_json(path) if path.suffix == ".json" else read_yaml(path)
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: not a mapping of fields to values")
+    except UserError as error:
+        raise UserError(
+            f"run {name}: {error}; run launch/study.py again, or launch/{script}.py for this run"
+        ) from None
+    return found
+
+
+def _field(name: str, path: Path, values: dict[str, Any], field: str) -> Any:
+    if field not in values:
+        raise UserError(f"run {name}: {path} has no {field!r}; delete it and run the study again")
+    return values[field]
+
+
+def _number(name: str, path: Path, values: dict[str, Any], field: str) -> float:
+    value = _field(name, path, values, field)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"run {name}: {path}: {field} is {value}, not a number; the run diverged?")
+    return value

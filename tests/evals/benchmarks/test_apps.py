@@ -1,0 +1,164 @@
+import json
+
+import pytest
+
+from evals.benchmarks.apps import AppsConfig, grade, problems, programs, prompt, read, same_output
+from evals.sandbox.pool import Sandbox
+from llama_scale.errors import UserError
+from tests.conftest import ROOT
+
+DATA = ROOT.parent / "shared" / "data" / "eval"
+SMALL = ROOT / "tests" / "fixtures" / "apps.jsonl"  # of the same schema, for these tests
+LENIENT = {2398, 2400}  # their solutions print the right words in another order
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(2) as box:
+        yield box
+
+
+def data(name):
+    if not (DATA / name).exists():
+        pytest.skip(f"{DATA / name} is not there")
+    return str(DATA / name)
+
+
+def judged(sandbox, problem, source, config):
+    return grade(problem, list(sandbox.run(programs(problem, source, config), 4.0)), config)
+
+
+def small():
+    return [json.loads(line) for line in SMALL.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("judge", ["strict", "legacy"])
+def test_small_solutions_pass(sandbox, judge):
+    """One prints the right words in another order; one problem has no solution and no tests."""
+    config = AppsConfig(data=str(SMALL), judge=judge)
+    known = problems(config)
+    assert [p["number"] for p in known] == [4001, 4002, 4003, 4004]
+    assert [p["function"] for p in known] == [None, None, "above", None]
+    passed = {
+        (p["number"], i): judged(sandbox, p, s, config).passed
+        for p in known
+        for i, s in enumerate(p["solutions"])
+    }
+    legacy = judge == "legacy"
+    assert passed == {(4001, 0): True, (4002, 0): legacy, (4003, 0): True, (4003, 1): True}
+    verdict = judged(sandbox, known[0], "print(int(input()) ** 2)", config)
+    assert (verdict.passed, verdict.held, verdict.tests) == (False, 2, 3)
+    fewer = AppsConfig(data=str(SMALL), judge=judge, max_tests=1)
+    verdict = judged(sandbox, known[0], "print(int(input()) ** 2)", fewer)
+    assert (verdict.passed, verdict.held, verdict.tests) == (True, 1, 1)
+
+
+def test_a_file_and_the_published_layout_are_one(tmp_path):
+    names = {"question": "question.txt", "solutions": "solutions.json",
+             "input_output": "input_output.json", "starter_code": "starter_code.py"}  # fmt: skip
+    for row in small():
+        folder = tmp_path / "apps" / "train" / f"{row['problem_id']:04d}"
+        folder.mkdir(parents=True)
+        for field, name in names.items():
+            if row[field]:
+                (folder / name).write_text(row[field])
+        about = {"difficulty": row["difficulty"], "url": row["url"]}
+        (folder / "metadata.json").write_text(json.dumps(about))
+    for difficulty, count in (("introductory", 4), ("interview", 1), ("all", 5)):
+        chosen = {"difficulty": difficulty, "split": "train"}
+        expected = problems(AppsConfig(data=str(SMALL), **chosen))
+        assert len(expected) == count
+        assert problems(AppsConfig(data=str(tmp_path / "apps"), **chosen)) == expected
+    suite = read(AppsConfig(data=str(SMALL), split="train"))
+    assert suite.about == {"profile": "hendrycks", "judge": "strict", "split": "train"}
+    assert suite.tasks[2].prompt == (
+        "\nQUESTION:\nWrite a function that returns the numbers of a list that are above a limit.\n"
+        "def above(xs, limit):\n\nUse Call-Based format\nANSWER:\n"
+    )
+
+
+def test_line_separators_inside_a_text_end_no_row(tmp_path):
+    row = small()[0] | {"question": "one\u2028two\x85three"}
+    file = tmp_path / "apps.jsonl"
+    file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    (problem,) = problems(AppsConfig(data=str(file)))
+    assert problem["question"] == "one\u2028two\x85three"
+
+
+@pytest.mark.parametrize("judge", ["strict", "legacy"])
+def test_published_solutions_pass(sandbox, judge):
+    config = AppsConfig(data=data("apps_introductory_50.jsonl"), judge=judge)
+    known = problems(config)
+    assert len(known) == 50 and sum(p["function"] is not None for p in known) == 12
+    failed = {
+        p["number"]
+        for p in known
+        if not any(judged(sandbox, p, s, config).passed for s in p["solutions"][:3])
+    }
+    assert failed == (LENIENT if judge == "strict" else set())
+
+
+def test_the_published_layout_is_read(sandbox):
+    config = AppsConfig(data=data("apps_layout"), split="train", difficulty="all")
+    known = problems(config)
+    assert [p["number"] for p in known] == [1, 111, 2287, 2404, 4184]
+    verdict = judged(sandbox, known[2], known[2]["solutions"][0], config)
+    assert (verdict.passed, verdict.held, verdict.tests) == (True, 3, 3)
+
+
+def test_reversed_output_is_wrong():
+    assert same_output("1 \n2\n\n", "1\n2", "strict")
+    assert not same_output("2\n1\n", "1\n2\n", "strict")
+    assert same_output("2\n1\n", "1\n2\n", "legacy")
+    assert not same_output("1.0000000001", "1.0", "strict")
+    assert same_output("1.0000000001", "1.0", "legacy")
+    assert not same_output("3", "1.0", "legacy")
+    assert same_output("1\n2", ["1", "2"], "strict")
+
+
+def test_hostile_programs_fail(sandbox):
+    config = AppsConfig()
+    problem = {"function": None, "inputs": ["1\n", "2\n"], "outputs": ["1\n", "4\n"]}
+    right = judged(sandbox, problem, "print(int(input()) ** 2)", config)
+    assert (right.passed, right.held) == (True, 2)
+    for source in (
+        "import os; os._exit(0)",
+        "while True: print('1')",
+        "print(1)",
+        "print(int(input()) ** 2); raise ValueError",
+        "open('/dev/stdout', 'w').write('1')",
+        "import os\nfor n in range(64):\n  try: print(os.pread(n, 99, 0))\n  except OSError: 0",
+    ):
+        assert not judged(sandbox, problem, source, config).passed
+    problem = {"function": "f", "inputs": [[1], [2]], "outputs": [[1], [4]]}
+    assert judged(sandbox, problem, "def f(x): return x * x", config).passed
+    solution = "class Solution:\n  def f(self, x: int) -> List[int]: return [x * x]"
+    assert judged(sandbox, problem, solution, config).passed
+    for source in (
+        "class E:\n  def __eq__(s, o): return True\ndef f(x): return E()",
+        "class E(int):\n  def __eq__(s, o): return True\ndef f(x): return E(9)",
+        "def f(x): return x",
+        "import sys; sys.exit(0)",
+    ):
+        assert not judged(sandbox, problem, source, config).passed
+
+
+def test_prompts_are_the_golden_ones():
+    golden = ROOT / "tests" / "golden"
+    problem = {"question": "Add.", "starter": "def f(x):\n", "function": "f"}
+    assert prompt(problem) == (golden / "apps-hendrycks-call.txt").read_bytes().decode()
+    problem |= {"starter": "", "function": None}
+    assert prompt(problem) == (golden / "apps-hendrycks-stdin.txt").read_bytes().decode()
+
+
+def test_a_problem_without_tests_is_never_solved(tmp_path):
+    file = tmp_path / "apps.jsonl"
+    row = {"problem_id": 4000, "question": "Q", "input_output": "", "solutions": "",
+           "difficulty": "introductory"}  # fmt: skip
+    file.write_text(json.dumps(row) + "\n")
+    (task,) = read(AppsConfig(data=str(file))).tasks
+    assert task.programs("print(1)") == [] and task.reference is None
+    with pytest.raises(UserError, match=r"apps\.jsonl has no interview problem"):
+        problems(AppsConfig(data=str(file), difficulty="interview"))
+    with pytest.raises(UserError, match="cannot be read"):
+        problems(AppsConfig(data=str(tmp_path / "none")))

@@ -1,0 +1,175 @@
+"""Export to transformers and back: equal ids, logits and greedy text."""
+
+import json
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+from llama_scale.checkpoint import checkpoint
+from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.errors import UserError
+from llama_scale.generation.generate import generate
+from llama_scale.generation.sampling import SamplingConfig
+from llama_scale.model.hf import import_checkpoint, model_config
+from llama_scale.model.model import EOS
+from tests.conftest import TINY_MODEL, run_script
+
+transformers = pytest.importorskip("transformers")
+
+ODD = [
+    "", " ", "\n", "\t", "\t\tx\t \t", "  \r\n\r\n a\r", "\u2581", "a\u2581\u2581 b \u2581",
+    "</s>", "x = '<s></s><unk>'", "<0x41>", "é𝕏\x00\ufeff\u200b", "日本語 # ☃", "    " * 33,
+    "#" + "=" * 79, "0123456789e-10", " \u2581 \t </s>\t\r\n",
+]  # fmt: skip
+PROMPTS = [
+    "def ", "class A:\n    ", "import ", "for i in range(", "    return ", "if x ==", "# ", '"""',
+    "try:\n\t", "with open(", "self.", "lambda x", "print(", "[x for", "raise ", "assert ", "    ",
+    "a = {", "while True:", "\n\n\n",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tiny_data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    shape = [*TINY_MODEL, "--model.n_kv_heads=1", "--optim.batch_tokens=512", "--val_tokens=2000"]
+    argv = [*shape, f"--data={tiny_data}", f"--run={folder}/run", "--tokens=30720"]
+    done = run_script("train.py", *argv, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(run) -> Path:
+    out = run.parent / "hf"
+    done = run_script("export.py", run, "--to", "hf", "--out", out, cwd=run.parent)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_token_ids_equal_ours(run, exported):
+    theirs = transformers.AutoTokenizer.from_pretrained(exported)
+    ours = Tokenizer(checkpoint.newest(run) / "tokenizer.model")
+    library = Path(sysconfig.get_path("stdlib"))
+    modules = [path.read_bytes().decode() for path in sorted(library.glob("*.py"))[::3]]
+    dos = modules[0].replace("\n", "\r\n")
+    count = 0
+    for text in [*ODD, dos, *modules]:
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ids == ours.encode(text), text[:60]
+        assert theirs.decode(ids) == text
+        count += len(ids)
+    assert count > 500_000
+    assert (theirs.eos_token_id, len(theirs)) == (EOS, ours.vocab_size)
+
+
+def test_logits_and_greedy_text_equal_ours(run, exported):
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(exported)
+    model = checkpoint.load_model(run)
+    tokens = torch.randint(3, 512, (2, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=1e-5, rtol=0)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    ours = Tokenizer(checkpoint.newest(run) / "tokenizer.model")
+    sampling = SamplingConfig(temperature=0, max_new_tokens=40)
+    for prompt, completion in zip(PROMPTS, greedy(model, ours, sampling), strict=True):
+        ids = [EOS, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        with torch.no_grad():
+            out = theirs.generate(
+                torch.tensor([ids]), max_new_tokens=40, do_sample=False, pad_token_id=EOS
+            )
+        new = [i for i in out[0, len(ids) :].tolist() if i != EOS]
+        assert ours.decode(new) == completion, prompt
+
+
+def greedy(model, tokenizer, sampling) -> list[str]:
+    done = {c.task: c for c in generate(model, tokenizer, PROMPTS, sampling)}
+    return [tokenizer.decode([i for i in done[n].tokens if i != EOS]) for n in range(len(PROMPTS))]
+
+
+def test_there_and_back_is_exact(run, exported, tmp_path):
+    done = run_script("export.py", exported, "--from", "hf", "--out", tmp_path / "b", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    back, model = checkpoint.load_model(tmp_path / "b"), checkpoint.load_model(run)
+    assert back.config == model.config
+    weights = model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in back.state_dict().items())
+    assert checkpoint.load_meta(tmp_path / "b")["tokenizer_fingerprint"]
+
+
+def test_a_sharded_untied_model_of_transformers_is_read(tmp_path):
+    config = transformers.LlamaConfig(
+        hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=160, vocab_size=99, max_position_embeddings=32,
+        rope_parameters={"rope_type": "default", "rope_theta": 5e5},
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    theirs.save_pretrained(tmp_path / "hf", max_shard_size="100KB")
+    assert len(list((tmp_path / "hf").glob("*.safetensors"))) > 1
+    import_checkpoint(tmp_path / "hf", tmp_path / "ours")
+    model = checkpoint.load_model(tmp_path / "ours")
+    tokens = torch.randint(0, 99, (2, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"model_type": "qwen2"}, "model_type"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"rope_scaling": {"rope_type": "llama3"}, "rope_parameters": None}, "rope_type"),
+        ({"head_dim": 7}, "head_dim"),
+    ],
+)
+def test_what_the_model_lacks_is_named(exported, change, word):
+    fields = json.loads((exported / "config.json").read_text()) | change
+    with pytest.raises(UserError, match=word):
+        model_config(fields, exported / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden_size": None}, "hidden_size should be a whole number, found None"),
+        ({"intermediate_size": 96}, r"mlp.down_proj.weight is \(32, 64\) .* asks for \(32, 96\)"),
+        ({"num_key_value_heads": 2}, r"k_proj.weight is \(16, 32\) .* \(32, 32\)"),
+        ({"vocab_size": 99}, r"embed_tokens.weight is \(512, 32\)"),
+        ({"num_hidden_layers": 3}, r"the weights lack model.layers.2.input_layernorm.weight"),
+        ({"num_hidden_layers": 1}, r"have model.layers.1.input_layernorm.weight, which"),
+        ({"tie_word_embeddings": False}, r"the weights lack lm_head.weight"),
+    ],
+)
+def test_weights_of_another_shape_are_refused(exported, tmp_path, change, words):
+    shutil.copytree(exported, tmp_path / "hf")
+    fields = json.loads((exported / "config.json").read_text()) | change
+    fields = {name: value for name, value in fields.items() if value is not None}
+    (tmp_path / "hf/config.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=words):
+        import_checkpoint(tmp_path / "hf", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_config_that_is_none_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json: .* found list"):
+        model_config([], tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["absent", "--to=hf", "--out=x"], ["absent"]),
+        (["RUN", "--out=x"], ["--to hf", "--from hf"]),
+        (["RUN", "--to=hf", "--out=HF"], ["not empty"]),
+        (["RUN", "--from=hf", "--out=x"], ["config.json"]),
+    ],
+)
+def test_bad_input(run, exported, tmp_path, argv, words):
+    argv = [a.replace("RUN", str(run)).replace("HF", str(exported)) for a in argv]
+    done = run_script("export.py", *argv, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not list(tmp_path.iterdir())

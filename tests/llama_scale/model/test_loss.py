@@ -1,0 +1,96 @@
+"""The chunked head and loss against the plain one, values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llama_scale.model import loss as module
+from llama_scale.model.loss import grade, grade_copy, linear_cross_entropy
+
+compiled = torch.compile(grade_copy, dynamic=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "how"), [(1, grade), (7, grade), (50, grade), (1000, grade), (25, compiled)]
+)
+def test_equals_the_plain_form(rows, how, monkeypatch):
+    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", rows * 40)
+    generator = torch.Generator().manual_seed(rows)
+    hidden = torch.randn(50, 16, generator=generator, requires_grad=True)
+    weight = torch.randn(40, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 40, (50,), generator=generator)
+    ours = linear_cross_entropy(hidden, weight, targets, how)
+    (3 * ours).backward()
+    ours_grads = hidden.grad, weight.grad
+    hidden.grad = weight.grad = None
+    plain = F.cross_entropy(hidden @ weight.T, targets)
+    (3 * plain).backward()
+    torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(ours_grads, (hidden.grad, weight.grad), atol=1e-6, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy(hidden, weight, targets), plain)
+
+
+def test_gradient_by_finite_differences(monkeypatch):
+    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", 3 * 11)
+    hidden = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 5, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 11, (8,))
+    value = linear_cross_entropy(hidden, weight, targets)
+    (slope,) = torch.autograd.grad(value, weight)
+    for row, column in ((0, 0), (3, 2), (10, 4)):
+        step = torch.zeros_like(weight)
+        step[row, column] = 1e-2
+        up, down = (F.cross_entropy(hidden @ (weight + sign * step).T, targets) for sign in (1, -1))
+        assert slope[row, column].item() == pytest.approx((up - down).item() / 2e-2, abs=1e-4)
+
+
+def test_large_logits_do_not_overflow():
+    hidden = torch.full((2, 1), 1e4, requires_grad=True)
+    weight = torch.tensor([[1.0], [-1.0], [0.5]])
+    value = linear_cross_entropy(hidden, weight, torch.tensor([0, 2]))
+    value.backward()
+    assert value.item() == pytest.approx(2500.0)
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_bf16_autocast_is_close():
+    hidden = torch.randn(64, 32, requires_grad=True)
+    weight = torch.randn(100, 32, requires_grad=True)
+    targets = torch.randint(0, 100, (64,))
+    with torch.autocast("cpu", torch.bfloat16):
+        value = linear_cross_entropy(hidden, weight, targets)
+    value.backward()
+    assert hidden.grad.dtype == weight.grad.dtype == torch.float32
+    gradient = weight.grad.clone()
+    weight.grad = None
+    exact = F.cross_entropy(hidden @ weight.T, targets)
+    exact.backward()
+    assert value.item() == pytest.approx(exact.item(), rel=1e-2)
+    assert (gradient - weight.grad).norm() < 2e-2 * weight.grad.norm()
+
+
+@pytest.mark.parametrize("how", [grade, compiled])
+def test_bf16_logits_are_graded_in_float32(how):
+    logits = 5 * torch.randn(25, 40, generator=torch.Generator().manual_seed(0))
+    logits = logits.bfloat16()
+    target = torch.arange(25)[:, None]  # (R, 1)
+    nats, gradient = how(logits.clone(), target, 0.5)
+    exact = logits.double().requires_grad_()
+    total = F.cross_entropy(exact, target[:, 0], reduction="sum")
+    (0.5 * total).backward()
+    assert nats.item() == pytest.approx(total.item(), rel=1e-6)
+    torch.testing.assert_close(gradient.double(), exact.grad, rtol=2**-8, atol=1e-9)
+
+
+def test_rows_are_shared_out_evenly(monkeypatch):
+    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", 7 * 40)
+    counts = []
+
+    def count(logits, target, share):
+        counts.append(len(logits))
+        return grade(logits, target, share)
+
+    weight = torch.randn(40, 16, requires_grad=True)
+    linear_cross_entropy(torch.randn(24, 16), weight, torch.randint(0, 40, (24,)), count)
+    assert counts == [6, 6, 6, 6]

@@ -1,0 +1,312 @@
+"""The study file, the plan made of it, and what is refused before anything runs."""
+
+import math
+import re
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from evals.config import EvalConfig
+from llama_scale.config import TrainConfig, load_size, parse
+from llama_scale.errors import UserError
+from llama_scale.model.model import Llama
+from llama_scale.scaling.study.plan import read_study
+from llama_scale.scaling.study.runs import label
+from llama_scale.scaling.study.tasks import Task, flags, flatten, keys
+from tests.conftest import ROOT, run_script
+
+check_evaluation = runpy.run_path(str(ROOT / "launch/study.py"))["check_evaluation"]
+QUICKSTART = ROOT / "configs/study/quickstart.yaml"
+TOY = {
+    "name": "toy",
+    "data": "configs/data/installed.yaml",
+    "device": "cpu",
+    "threads": 1,
+    "runs": [{"sizes": ["S1", "S2"], "tokens": [300_000, 1e6]},
+             {"sizes": ["S1"], "tokens": [2.5e6], "seeds": [0, 1]}],
+    "train": {"model.vocab_size": 1024, "model": {"context_length": 128}, "optim": {"lr": 1e-3}},
+    "suites": ["perplexity", "humaneval"],
+    "evaluate": {"humaneval": {"n_tasks": 5}},
+    "fit": {"resamples": 500},
+}  # fmt: skip
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Write a study file that is TOY with changes, and plan it in an empty folder."""
+
+    def plan(*overrides, **changes):
+        path = tmp_path / "toy.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in (TOY | changes).items() if v is not None}))
+        return read_study(tmp_path, [str(path), *overrides])
+
+    return plan
+
+
+def test_runs(plan):
+    study = plan()
+    assert [run.name for run in study.runs] == [
+        "S1-300k-seed0", "S1-1M-seed0", "S2-300k-seed0", "S2-1M-seed0",
+        "S1-2.5M-seed0", "S1-2.5M-seed1",
+    ]  # fmt: skip
+    run = study.runs[3]
+    assert run.config.model == load_size("S2", vocab_size=1024, context_length=128)
+    assert (run.config.tokens, run.config.seed, run.config.optim.lr) == (1e6, 0, 1e-3)
+    with torch.device("meta"):
+        model = Llama(run.config.model)
+    tables = sum(p.numel() for n, p in model.named_parameters() if "embedding" in n or "head" in n)
+    assert run.n == sum(p.numel() for p in model.parameters()) - tables
+    # Exact FLOPs: 6 for each weight in a product, and causal attention over half of 128 positions.
+    c = run.config.model
+    matmul = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2)
+    attention = 3 * 2 * 2 * c.n_layers * c.d_model * 128 / 2
+    assert run.flops == run.recipe.tokens * (6 * matmul + attention)
+    assert abs(run.recipe.tokens - 1e6) <= run.recipe.batch_tokens / 2
+
+
+def test_tasks(plan, tmp_path):
+    study = plan("--holdout", "N>1e5")
+    tasks = {task.name: task for task in study.tasks}
+    assert study.tasks[0].name == "prepare"
+    assert list(tasks)[-4:] == ["collect", "fit", "report", "track"]
+    assert len(tasks) == 1 + 2 * 6 + 4
+    for position, task in enumerate(study.tasks):  # inputs come first: the plan has no cycle
+        assert set(task.inputs) <= {earlier.name for earlier in study.tasks[:position]}
+        script = Path(task.argv[1])
+        assert script.parent == ROOT / "launch" and script.is_file()
+    assert tasks["prepare"].argv[2:] == ("--config", f"{ROOT}/configs/data/installed.yaml")
+    assert tasks["prepare"].outputs == ("data/installed/manifest.json",)
+    train = tasks["train-S1-2.5M-seed1"]
+    config = parse(TrainConfig, "", list(train.argv[2:]))
+    assert config == study.runs[5].config
+    assert (config.run, config.data, config.group, config.device, config.threads) == (
+        "runs/toy/S1-2.5M-seed1", "data/installed", "toy", "cpu", 1,
+    )  # fmt: skip
+    assert train.inputs == ("prepare",) and train.flops == study.runs[5].flops
+    assert train.outputs == ("runs/toy/S1-2.5M-seed1/result.json",)
+    evaluate = tasks["evaluate-S1-2.5M-seed1"]
+    assert evaluate.inputs == (train.name,)
+    assert evaluate.argv[2:] == (
+        "runs/toy/S1-2.5M-seed1", "--device", "cpu", "--threads", "1", "--humaneval.n_tasks", "5",
+        "--suites", "perplexity,humaneval",
+    )  # fmt: skip
+    steps = study.runs[5].recipe.steps
+    assert evaluate.outputs[1] == f"runs/toy/S1-2.5M-seed1/evals/step-{steps:08d}/humaneval.json"
+    assert len(tasks["collect"].inputs) == 6
+    assert tasks["fit"].argv[2:] == (
+        "fit", "studies/toy/points.csv", "--out", "studies/toy", "--holdout", "N>1e5",
+        "--resamples", "500",
+    )  # fmt: skip
+    assert study.settings["sizes"]["S2"]["d_ff"] == 384
+    assert study.settings["data"]["vocab_size"] == 32_000
+
+
+def test_a_file_of_evaluation_settings_comes_first(plan, tmp_path, monkeypatch):
+    study = plan(evaluate={"humaneval.n_tasks": 3, "config": "configs/eval/quick.yaml"})
+    assert study.tasks[2].argv[-6:] == (
+        "--config", f"{ROOT}/configs/eval/quick.yaml", "--humaneval.n_tasks", "3",
+        "--suites", "perplexity,humaneval",
+    )  # fmt: skip
+    mine = tmp_path / "configs/eval/quick.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("suites: perplexity\n")
+    study = plan(evaluate={"config": "configs/eval/quick.yaml"})
+    assert study.tasks[2].argv[-4:-2] == ("--config", "configs/eval/quick.yaml")
+    monkeypatch.chdir(tmp_path)
+    parsed = parse(EvalConfig, "", list(study.tasks[2].argv[2:]), positional="checkpoint")
+    assert parsed.suites == "perplexity,humaneval", "the study's, not the file's"
+    with pytest.raises(UserError, match=r"evaluate.config: no file quik.yaml"):
+        plan(evaluate={"config": "quik.yaml"})
+
+
+def test_scripts_are_named_from_the_working_directory():
+    study = read_study(ROOT, [str(QUICKSTART)])
+    assert study.tasks[0].argv[1:] == (
+        "launch/prepare.py", "--config", study.config.data,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nmae": "x"}, "unknown key 'nmae' (did you mean 'name'?)"),
+        ({"name": None}, "the following arguments are required: name"),
+        ({"name": "a/b"}, "name: 'a/b' is no folder name"),
+        ({"runs": []}, "runs: the list is empty"),
+        ({"runs": [{"sizes": [], "tokens": [1e6]}]}, "runs[0].sizes: the list is empty"),
+        ({"runs": [{"sizes": ["S1"], "token": [1e6]}]}, "unknown key 'token'"),
+        ({"runs": [{"sizes": ["S1"], "tokens": [0]}]}, "runs[0]: tokens: expected at least 1"),
+        ({"runs": [{"sizes": ["S1"], "tokens": ["many"]}]}, "Expected a <class 'float'>"),
+        ({"runs": [{"sizes": ["S11"], "tokens": [1e6]}]},
+         "runs[0]: size: no configs/size/S11.yaml (did you mean 'S1'?)"),
+        ({"runs": [{"sizes": ["S1", "S1"], "tokens": [1e6]}]}, "runs[0].sizes: S1 is listed twice"),
+        ({"runs": [*TOY["runs"], {"sizes": ["S2"], "tokens": [1e6]}]},
+         "runs[2]: S2-1M-seed0 is asked for twice"),
+        ({"runs": [{"sizes": ["S1"], "tokens": [5]}]}, "is less than one step"),
+        ({"train": {"optim.lrr": 1}}, "unknown key 'optim.lrr' (did you mean 'optim.lr'?)"),
+        ({"train": {"model": {"n_layers": "two"}}}, "n_layers"),
+        ({"train": {"seed": 3}}, "train.seed: the study sets it"),
+        ({"suites": ["humaneval"]}, "suites: perplexity is missing"),
+        ({"suites": []}, "suites: perplexity is missing"),
+        ({"data": "configs/data/instaled.yaml"},
+         "data: no file configs/data/instaled.yaml (did you mean 'configs/data/installed.yaml'?)"),
+        ({"data": "configs/size/S1.yaml"}, "data: configs/size/S1.yaml has no name"),
+        ({"parallel": 0}, "parallel: expected at least 1 or auto, found 0"),
+        ({"parallel": "all"}, "parallel: "),
+        ({"threads": 0}, "threads: expected at least 1 or null, found 0"),
+        ({"device": "gpu"}, "device: "),
+        ({"fit": {"where": "N>abc"}}, "fit.where: condition 'N>abc': 'abc' is not a number"),
+        ({"fit": {"where": "N~5"}}, "fit.where: condition 'N~5': expected e.g. 'N>5e7'"),
+        ({"fit": {"where": 3}}, "fit.where: expected a condition such as N>1e8, found 3"),
+        ({"holdout": "D<=most"}, "holdout: condition 'D<=most': 'most' is not a number"),
+        ({"holdout": "most"}, "holdout: condition 'most': expected e.g. 'N>5e7'"),
+        ({"holdout": "los>3"},
+         "holdout: the study's points will have no column 'los' (did you mean 'loss'?)"),
+        ({"fit": {"where": "mbpp_pass_at_1>0"}},
+         "fit.where: the study's points will have no column 'mbpp_pass_at_1'"),
+        ({"fit": {"columns": "N=n_parms"}},
+         "fit.columns: the study's points will have no column 'n_parms' (did you mean 'n_params'"),
+        ({"fit": {"sed": 3}}, "fit: unknown key 'sed' (did you mean 'seed'?)"),
+        ({"fit": {"resamples": 5}}, "fit: --resamples: expected at least 100, found 5"),
+        ({"fit": {"seed": -1}}, "fit: --seed: expected 0 to 2^32 - 1, found -1"),
+        ({"fit": {"against": "E=1"}}, "fit: --against: expected E, A, alpha, B, beta, found E"),
+        ({"fit": {"out": "x"}}, "fit.out: the study sets it; leave it out"),
+        ({"evaluate": {"suites": "mbpp"}}, "evaluate.suites: the study sets it; leave it out"),
+        ({"noise": -1}, "noise: expected a share of the loss in (0, 1), found -1"),
+        ({"runs": [{"sizes": ["S1"], "tokens": [1e6], "seeds": [0, -1]}]},
+         "runs[0]: seed: expected a whole number from 0 to 2^32 - 1, found -1"),
+        ({"train": {"devices": 0}}, "runs[0]: devices: expected at least 1, found 0"),
+        ({"train": {"optim.beta1": 3}}, "runs[0]: optim.beta1: expected at least 0 and below 1"),
+        ({"train": {"model": {"vocab_size": 0}}}, "runs[0]: model.vocab_size: expected at least 1"),
+        ({"suites": ["perplexity", "humanevil"]},
+         "suites: no suite 'humanevil' (did you mean 'humaneval'?); known: perplexity, humaneval"),
+        ({"evaluate": {"foo": 3}}, "evaluate: unknown key 'foo'"),
+        ({"evaluate": {"humaneval": {"n_tasks": -3}}},
+         "evaluate: humaneval.n_tasks: expected more than 0, found -3"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_study(plan, tmp_path, changes, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        check_evaluation(plan(**changes))
+    assert str(error.value).startswith(f"{tmp_path}/toy.yaml: ")
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_trained_run_alone_has_may_be_asked_for(plan):
+    rules = "loss<3,epochs<=4,humaneval_pass_at_1>0"
+    check_evaluation(plan(holdout=rules, fit={"where": rules, "columns": "N=n_params"}))
+
+
+def test_a_folder_of_data_is_told_from_its_settings(plan, tmp_path):
+    (tmp_path / "data/tiny").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no file data/tiny; give the YAML that .*prepare.*train"):
+        plan(data="data/tiny")
+
+
+def test_bad_study_on_the_command_line(tmp_path):
+    text = QUICKSTART.read_text().replace("Q1", "Q99", 1)
+    (tmp_path / "bad.yaml").write_text(text)
+    done = run_script("study.py", "bad.yaml", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("study.py: error: bad.yaml: runs[0]: size: no configs/size/Q99.")
+    assert done.stderr.count("\n") == 1
+    (tmp_path / "bad.yaml").write_text(QUICKSTART.read_text() + "  foo: 3\n")
+    done = run_script("study.py", "bad.yaml", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("study.py: error: bad.yaml: evaluate: unknown key 'foo'")
+    assert list(tmp_path.iterdir()) == [tmp_path / "bad.yaml"]
+    done = run_script("study.py", "none.yaml", cwd=tmp_path)
+    assert done.returncode == 2 and "none.yaml" in done.stderr
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
+    done = run_script("study.py", QUICKSTART, "--dry_run", "true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+    table, summary, commands = split_plan(done.stdout)
+    assert [row[0] for row in table] == [
+        f"Q{size}-{tokens}-seed0" for size in range(1, 5) for tokens in ("800k", "1.6M", "3.2M")
+    ]
+    total = 0.0
+    for row in table:
+        shape = yaml.safe_load((ROOT / f"configs/size/{row[0][:2]}.yaml").read_text())
+        d, layers, inner = shape["d_model"], shape["n_layers"], shape["d_ff"]
+        matrices = layers * (4 * d * d + 3 * d * inner)
+        # 512 tokens in a step, 1,024 token ids, half of a 256 x 256 square of attention.
+        steps = {"800k": 1_562, "1.6M": 3_125, "3.2M": 6_250}[row[0].split("-")[1]]
+        flops = 512 * steps * 6 * (matrices + 1_024 * d + layers * d * 256)
+        size, tokens = matrices + (2 * layers + 1) * d, 512 * steps
+        counts = (f"{size:,}", f"{tokens:,}", f"{tokens / size:.1f}", "512", f"{steps:,}")
+        assert row[1:8] == [*counts, "0.004", f"{flops:.3g}"]
+        total += flops
+    assert summary[0].startswith(f"12 runs, {total:.3g} FLOPs (exact, causal attention)")
+    names = [line.split(":")[0] for line in commands]
+    assert names[:3] == ["prepare", "train-Q1-800k-seed0", "evaluate-Q1-800k-seed0"]
+    assert names[-4:] == ["collect", "fit", "report", "track"]
+    assert [name for name in names if name.startswith("train-")] == [f"train-{r[0]}" for r in table]
+
+
+def split_plan(text: str) -> tuple[list[list[str]], list[str], list[str]]:
+    """Return the cells of a printed plan's table, its summary and its commands."""
+    above, below = (part.splitlines() for part in text.split("\n\n"))
+    rows = [line.split() for line in above[1:] if "-seed" in line]
+    assert above[0].split()[:8] == ["run", "N", "D", "D/N", "batch", "steps", "lr", "FLOPs"]
+    return rows, above[1 + len(rows) :], below
+
+
+def test_quickstart_is_a_ladder():
+    study = read_study(ROOT, [str(QUICKSTART)])
+    sizes = {run.config.size: run.config.model for run in study.runs}
+    budgets = {size: {run.config.tokens for run in study.runs if run.config.size == size}
+               for size in sizes}  # fmt: skip
+    assert len(sizes) >= 4 and all(len(tokens) >= 3 for tokens in budgets.values())
+    n, d = [run.n for run in study.runs], [run.recipe.tokens for run in study.runs]
+    assert max(n) / min(n) >= 5 and max(d) / min(d) >= 3.9
+    for size, model in sizes.items():
+        width = model.d_model
+        assert model.n_layers == round(1.33 * width**0.37), size
+        assert model.d_ff == 128 * math.ceil(8 * width / 3 / 128), size
+        assert model.n_heads == 1, size
+        fields = yaml.safe_load((ROOT / f"configs/size/{size}.yaml").read_text())
+        assert list(fields) == ["d_model", "n_layers", "n_heads", "d_ff"]
+
+
+def test_keys_follow_the_commands():
+    def tasks(prepare="a", fit="f", python="/usr/bin/python"):
+        return [
+            Task("prepare", (python, "prepare.py", prepare)),
+            Task("train", (python, "train.py"), ("prepare",)),
+            Task("other", (python, "other.py")),
+            Task("fit", (python, "fit.py", fit), ("train", "other")),
+        ]
+
+    before = keys(tasks())
+    assert keys(tasks(python="/opt/python")) == before
+    changed = {name for name, key in keys(tasks(prepare="b")).items() if key != before[name]}
+    assert changed == {"prepare", "train", "fit"}
+    changed = {name for name, key in keys(tasks(fit="g")).items() if key != before[name]}
+    assert changed == {"fit"}
+    fewer = [replace(task, inputs=task.inputs[:1]) for task in tasks()]
+    assert keys(fewer)["fit"] != before["fit"]
+
+
+def test_flags():
+    assert flatten({"a": {"b": 1, "c": {"d": None}}, "e.f": 2}) == {
+        "a.b": 1,
+        "a.c.d": None,
+        "e.f": 2,
+    }
+    words = flags(
+        {"optim": {"lr": 0.001}, "compile": False, "size": "S1", "stop": ["a"], "x": None}
+    )
+    assert words == (
+        "--optim.lr", "0.001", "--compile", "false", "--size", "S1", "--stop", '["a"]',
+        "--x", "null",
+    )  # fmt: skip
+    names = [label(count) for count in (300_000, 1e6, 2.5e6, 1234567, 5e9, 12, 999)]
+    assert names == ["300k", "1M", "2.5M", "1.234567M", "5B", "12", "999"]

@@ -1,0 +1,51 @@
+"""Constant-rate trunks with cooldown branches as a study plans them; test_killed.py runs some."""
+
+import pytest
+
+from llama_scale.cost.accounting import flops_per_token
+from llama_scale.errors import UserError
+from llama_scale.scaling.study.preview import describe
+from tests.llama_scale.scaling.study.test_plan import plan  # noqa: F401
+
+GRID = {"sizes": ["S1", "S2", "S4"], "tokens": [1e6, 3e6, 6e6], "cooldown": 0.2}
+
+
+def test_a_trunk_is_paid_once_and_branches_leave_it_where_they_must(plan):  # noqa: F811
+    study = plan(runs=[GRID])
+    names = [run.name for run in study.runs if run.config.size == "S2"]
+    assert names == ["S2-trunk-seed0", "S2-1M-seed0", "S2-3M-seed0", "S2-6M-seed0"]
+    assert [run.name for run in study.points] == study.settings["planned"]
+    assert not any("trunk" in name for name in study.settings["planned"])
+    trunk, *branches = (run for run in study.runs if run.config.size == "S2")
+    each = flops_per_token(trunk.config.model)
+    leaves = trunk.config.keep_steps
+    assert trunk.config.optim.schedule == "constant" and leaves[-1] == trunk.recipe.steps
+    for run, leave, tokens in zip(branches, leaves, GRID["tokens"], strict=True):
+        batch = run.recipe.batch_tokens
+        assert (batch, run.recipe.lr) == (trunk.recipe.batch_tokens, trunk.recipe.lr)
+        assert abs(run.recipe.tokens - tokens) <= batch / 2
+        assert abs(leave - 0.8 * run.recipe.steps) <= 0.5
+        assert run.config.branch_from == f"{trunk.config.run}/checkpoints/step-{leave:08d}"
+        assert run.flops == run.recipe.tokens * each
+        assert run.spent == (run.recipe.steps - leave) * batch * each
+    whole = 0.8 * branches[-1].flops + 0.2 * sum(run.flops for run in branches)
+    assert sum(run.spent for run in [trunk, *branches]) == pytest.approx(whole, rel=0.01)
+    tasks = {task.name: task for task in study.tasks}
+    assert tasks["train-S2-1M-seed0"].inputs == ("prepare", "train-S2-trunk-seed0")
+    assert tasks["train-S4-6M-seed0"].inputs == ("ahead-forecast", "train-S4-trunk-seed0")
+    assert "evaluate-S2-trunk-seed0" not in tasks
+    total = sum(run.spent for run in study.runs)
+    assert f"12 runs, {total:.3g} FLOPs" in describe(study)
+
+
+def test_a_budget_counts_trunks_once(plan):  # noqa: F811
+    study = plan(runs=[GRID], budget={"flops": 1e15})
+    assert sum(run.spent for run in study.runs) == pytest.approx(1e15, rel=0.02)
+
+
+def test_bad_cooldowns_are_refused(plan):  # noqa: F811
+    for cooldown in (0, 1, -0.1):
+        with pytest.raises(UserError, match=r"runs\[0\]: cooldown: expected a share"):
+            plan(runs=[GRID | {"cooldown": cooldown}])
+    with pytest.raises(UserError, match=r"runs\[0\]: cooldown: S1 at 2k tokens has \d+ steps, too"):
+        plan(runs=[GRID | {"tokens": [2e3, 6e6]}])
