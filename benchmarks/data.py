@@ -11,15 +11,15 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import growth
+from benchmarks.data_memory import growth
 from data_tools.corpus import corpus
 from data_tools.corpus.corpus import Corpus
 from data_tools.corpus.records import Record
 from data_tools.dedup import near
-from data_tools.dedup.dedup import exact_survivors
-from data_tools.filters import filters
-from data_tools.sources import sources
-from data_tools.sources.sources import Document
+from data_tools.dedup.exact import exact_survivors
+from data_tools.filters import rules
+from data_tools.sources import installed
+from data_tools.sources.installed import Document
 from llama_scale.errors import UserError
 
 SPLIT = re.compile(r"[^A-Za-z_0-9]")
@@ -64,7 +64,7 @@ def run(config: DataBenchmark) -> dict[str, Any]:
         if importlib.util.find_spec(peer) is None:
             raise UserError(f"peers: {peer} is not installed; pip install {peer}, or leave it out")
     with tempfile.TemporaryDirectory() as folder:
-        documents = sources.installed(config.packages, None, config.max_bytes)
+        documents = installed.installed(config.packages, None, config.max_bytes)
         found = corpus.collect(listed(documents), folder)
         seconds, kept = filtered(found)
         records = [kept[i] for i in exact_survivors(kept)]
@@ -106,7 +106,7 @@ def filtered(found: Corpus) -> tuple[float, list[Record]]:
     """Return the seconds of the content filters without the parse, and what they keep."""
     contents = list(corpus.contents(found.folder, found.records))
     began = time.process_time()
-    reasons = [filters.content_rejection(content) for content in contents]
+    reasons = [rules.content_rejection(content) for content in contents]
     seconds = time.process_time() - began
     return seconds, [r for r, reason in zip(found.records, reasons, strict=True) if not reason]
 

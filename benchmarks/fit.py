@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from llama_scale.scaling.fitting.chinchilla import BESIROGLU, Surface
 from llama_scale.scaling.fitting.fit import DELTA, fit_surface, interval, objective
-from llama_scale.scaling.fitting.laws import BESIROGLU, Surface
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.fitting.profile import profiles
 

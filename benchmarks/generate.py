@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.hardware import cpu_name, versions
-from llama_scale.checkpoint.checkpoint import load_model, resolve
+from llama_scale.checkpoint.folder import load_model, resolve
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.device import pick_device, set_threads, synchronise
@@ -19,7 +19,7 @@ from llama_scale.errors import UserError, at_least_1, check_fields, listed
 from llama_scale.generation.generate import encode_prompt, generate
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.hf import hf_config, to_hf
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 
 PEERS = {
     "single": "a prompt at a time",

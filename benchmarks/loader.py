@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from llama_scale.data.data import StepSampler, TokenWindows, build_loader
-from llama_scale.data.tokens import DTYPE, ShardWriter, Tokens
+from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
+from llama_scale.data.shards import DTYPE, ShardWriter, Tokens
 
 SHARDS, SHARD_TOKENS = 2, 1 << 24
 DOCUMENT = 1 << 12

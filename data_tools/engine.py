@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from data_tools.settings import PrepareConfig
+from data_tools.config import PrepareConfig
 from data_tools.workers import read_results, write_result
 from llama_scale.errors import UserError
 

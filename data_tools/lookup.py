@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_scale.data.tokens import Split, load_tokenizer, open_tokens
+from llama_scale.data.shards import Split, load_tokenizer, open_tokens
 from llama_scale.errors import UserError
 
 AROUND = 24  # tokens shown on each side

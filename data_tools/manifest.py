@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from data_tools.config import PrepareConfig
 from data_tools.corpus.corpus import Corpus
 from data_tools.corpus.records import Record
-from data_tools.settings import PrepareConfig
+from llama_scale.data.shards import FORMAT, data_fingerprint
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.data.tokens import FORMAT, data_fingerprint
 from llama_scale.files import sha256
 
 

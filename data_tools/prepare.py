@@ -12,26 +12,26 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.build_folder import CONTAMINATION, TOKENIZER, opened
+from data_tools.config import PrepareConfig
 from data_tools.corpus import corpus, split
 from data_tools.corpus.records import Records, write_array
-from data_tools.dedup.dedup import exact_survivors
+from data_tools.dedup.exact import exact_survivors
 from data_tools.dedup.near import near_duplicates
-from data_tools.encode.encode import Layout, shuffled, write_splits
+from data_tools.encode.encoder import Layout, shuffled, write_splits
 from data_tools.encode.fim import Fim
 from data_tools.engine import distributed
-from data_tools.filters import benchmarks, contamination
-from data_tools.filters.benchmarks import Part
-from data_tools.filters.filters import SourceRules
-from data_tools.filters.screen import inspect, shared_lines
+from data_tools.filters import benchmark_texts, contamination
+from data_tools.filters.benchmark_texts import Part
+from data_tools.filters.filter_step import inspect, shared_lines
+from data_tools.filters.rules import SourceRules
 from data_tools.manifest import make_manifest
-from data_tools.place import CONTAMINATION, TOKENIZER, opened
-from data_tools.report.report import NEAR, write_report
-from data_tools.settings import PrepareConfig
-from data_tools.sources import local, sources, streams
-from data_tools.sources.sources import Document
+from data_tools.report.page import NEAR, write_report
+from data_tools.sources import hub, installed, local
+from data_tools.sources.installed import Document
 from data_tools.workers import journalled, mapper
+from llama_scale.data.shards import MANIFEST, read_manifest
 from llama_scale.data.tokenizer import Tokenizer, train_tokenizer
-from llama_scale.data.tokens import MANIFEST, read_manifest
 from llama_scale.errors import UserError
 from llama_scale.files import atomic_write, read_json, write_json
 
@@ -190,9 +190,9 @@ def check_left(n_files: int, dropped: dict[str, dict[str, int]], config: Prepare
 
 def benchmark_parts(config: PrepareConfig) -> list[Iterator[Part]]:
     """Return the parts of each benchmark that training text may not hold, read when asked for."""
-    found = [benchmarks.humaneval()] if config.humaneval else []
-    found += [benchmarks.mbpp(config.mbpp)] if config.mbpp else []
-    found += [benchmarks.apps(config.apps)] if config.apps else []
+    found = [benchmark_texts.humaneval()] if config.humaneval else []
+    found += [benchmark_texts.mbpp(config.mbpp)] if config.mbpp else []
+    found += [benchmark_texts.apps(config.apps)] if config.apps else []
     return found
 
 
@@ -286,7 +286,7 @@ def _documents(config: PrepareConfig, start: int) -> Iterator[Document | None]:
     """Yield the documents of the source from the one numbered ``start``; None is not wanted."""
     if config.source == "installed":
         chosen = config.packages, config.exclude, config.max_bytes, config.seed
-        yield from sources.installed(*chosen, start)
+        yield from installed.installed(*chosen, start)
         return
     limit = config.max_file_bytes
     if config.source == "folder":
@@ -296,7 +296,7 @@ def _documents(config: PrepareConfig, start: int) -> Iterator[Document | None]:
     elif config.source == "parquet":
         found = local.parquet_documents(config.path, config.licence, start)
     else:
-        found = streams.documents(
+        found = hub.documents(
             config.source, config.language, config.path, config.store, config.licence, limit, start
         )
     barred = set(config.exclude)

@@ -6,8 +6,8 @@ from typing import Literal
 from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.humaneval import HumanEvalConfig
 from evals.benchmarks.mbpp import MbppConfig
-from evals.execution import ExecutionConfig
 from evals.perplexity import PerplexityConfig
+from evals.verdicts import ExecutionConfig
 from llama_scale.config import Auto
 from llama_scale.errors import UserError
 

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evals.metrics.passk import interval
+from evals.metrics.pass_at_k import interval
+from llama_scale.data.shards import Tokens, check_tokenizer, read_manifest
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.data.tokens import Tokens, check_tokenizer, read_manifest
 from llama_scale.errors import UserError
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 
 LOGITS = 1 << 24  # logits held at a time: 64 MiB in float32
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evals.benchmarks.rows import read_rows
-from evals.metrics.passk import LEVEL, RESAMPLES, paired_difference
+from evals.metrics.pass_at_k import LEVEL, RESAMPLES, paired_difference
 from evals.sandbox.pool import NOT_MEASURED
 from evals.sandbox.tools import LANGUAGES
 from llama_scale.errors import UserError

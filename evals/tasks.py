@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from tqdm import tqdm
 
-from evals.execution import Execution, digest_text
-from evals.metrics.passk import exact_interval, interval, pass_at_k
-from evals.models.models import Request, Source
+from evals.metrics.pass_at_k import exact_interval, interval, pass_at_k
+from evals.models.completion import Request, Source
 from evals.sandbox.pool import NOT_MEASURED, Program, Script, Verdict
+from evals.verdicts import Execution, digest_text
 from llama_scale.errors import UserError
 from llama_scale.generation.sampling import SamplingConfig
 

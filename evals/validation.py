@@ -5,8 +5,8 @@ import time
 import lightning.pytorch as pl
 
 from evals.perplexity import score
+from llama_scale.data.shards import open_tokens
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.data.tokens import open_tokens
 from llama_scale.training.callbacks import StepCallback
 
 

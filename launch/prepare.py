@@ -5,10 +5,10 @@
 
 import sys
 
+from data_tools.build_folder import finished
 from data_tools.lookup import LookupConfig, describe, lookup
-from data_tools.place import finished
 from data_tools.prepare import PrepareConfig, prepare
-from data_tools.report.report import funnel
+from data_tools.report.page import funnel
 from llama_scale.config import parse
 from llama_scale.errors import run_cli
 

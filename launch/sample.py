@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from llama_scale.checkpoint.checkpoint import load_model, resolve
+from llama_scale.checkpoint.folder import load_model, resolve
 from llama_scale.config import parse
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.device import pick_device, set_threads

@@ -19,10 +19,10 @@ from llama_scale.config import parse
 from llama_scale.errors import UserError, nearest, run_cli
 from llama_scale.files import write_json
 from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
-from llama_scale.scaling.fitting.judge import judge, parse_law
+from llama_scale.scaling.fitting.laws_file import summarise
 from llama_scale.scaling.fitting.points import parse_columns, read_points
-from llama_scale.scaling.fitting.summary import summarise
-from llama_scale.scaling.report import words
+from llama_scale.scaling.fitting.stated_law import judge, parse_law
+from llama_scale.scaling.report import text as words
 from llama_scale.scaling.report.tables import tables
 from llama_scale.scaling.study.settings import FitConfig
 
@@ -151,7 +151,7 @@ def check_folder(folder: Path) -> None:
 
 def report(argv: list[str]) -> None:
     """Write the report and its figures."""
-    from llama_scale.scaling.report.report import write_report
+    from llama_scale.scaling.report.page import write_report
 
     config = read(ReportConfig, argv, "study")
     for path in write_report(config.study, config.points, config.title):
@@ -160,7 +160,7 @@ def report(argv: list[str]) -> None:
 
 def recommend(argv: list[str]) -> None:
     """Print what a law advises for a budget."""
-    from llama_scale.scaling.forecasting import advice
+    from llama_scale.scaling.forecasting import recommend as advice
 
     config = read(RecommendConfig, argv, "study")
     C = advice.budget(config.budget, config.gpu_hours, config.gpu, config.mfu)
@@ -172,7 +172,7 @@ def recommend(argv: list[str]) -> None:
 
 def forecast(argv: list[str]) -> None:
     """Write a dated forecast and print it."""
-    from llama_scale.scaling.forecasting import advice
+    from llama_scale.scaling.forecasting import recommend as advice
 
     config = read(ForecastConfig, argv, "study")
     fitted = advice.read_laws(config.study)
@@ -185,7 +185,7 @@ def forecast(argv: list[str]) -> None:
 
 def score(argv: list[str]) -> None:
     """Print a forecast against its outcome."""
-    from llama_scale.scaling.forecasting import advice
+    from llama_scale.scaling.forecasting import recommend as advice
     from llama_scale.scaling.report.tables import outcome
 
     config = read(ScoreConfig, argv, "forecast")
@@ -199,7 +199,7 @@ def score(argv: list[str]) -> None:
 
 def sweep(argv: list[str]) -> None:
     """Print the laws of a sweep."""
-    from llama_scale.scaling.fitting.summary import plain
+    from llama_scale.scaling.fitting.laws_file import plain
     from llama_scale.scaling.fitting.sweep import fit_sweep
     from llama_scale.scaling.report.tables import sweeps
 

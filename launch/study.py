@@ -4,15 +4,15 @@ from pathlib import Path
 
 from llama_scale.config import parse
 from llama_scale.errors import UserError, nearest, run_cli
+from llama_scale.scaling.study.dry_run import describe
 from llama_scale.scaling.study.plan import Study, read_study
-from llama_scale.scaling.study.preview import describe
-from llama_scale.scaling.study.study import run_study
+from llama_scale.scaling.study.runner import run_study
 
 
 def check_evaluation(study: Study) -> None:
     """Raise UserError where launch/evaluate.py would refuse the study's suites or settings."""
     from evals.config import EvalConfig
-    from evals.suites import KNOWN
+    from evals.runner import KNOWN
 
     for suite in study.config.suites:
         if suite not in KNOWN:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from llama_scale.config import parse
 from llama_scale.errors import run_cli
-from llama_scale.training.tracking import mirror
+from llama_scale.training.wandb_log import mirror
 
 
 @dataclass(frozen=True)

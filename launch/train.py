@@ -30,13 +30,13 @@ def main() -> None:
     command = parse(Command, "Pretrain one model from prepared token shards.")
     config = TrainConfig(**{f.name: getattr(command, f.name) for f in fields(TrainConfig)})
     if command.dry_run:
-        from llama_scale.cost.forecast import forecast
+        from llama_scale.cost.dry_run import forecast
 
         cost = forecast(config, command.hardware, command.mfu)
         print(json.dumps(cost.to_dict(), indent=2) if command.json else cost)
         return
 
-    from llama_scale.training.run import describe, plan_run
+    from llama_scale.training.run_plan import describe, plan_run
 
     run = plan_run(config)
     if (run.folder / "result.json").exists():
@@ -46,8 +46,8 @@ def main() -> None:
         print(describe(run), flush=True)
 
     from evals.validation import Validation
-    from llama_scale.training.tracking import live
-    from llama_scale.training.training import fit, validation_interval, write_result
+    from llama_scale.training.trainer import fit, validation_interval, write_result
+    from llama_scale.training.wandb_log import live
 
     interval = validation_interval(config, run.recipe)
     validation = Validation(config.data, interval, config.val_tokens)

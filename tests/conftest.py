@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from llama_scale.data.shards import FORMAT, ShardWriter, data_fingerprint
 from llama_scale.data.tokenizer import Tokenizer, train_tokenizer
-from llama_scale.data.tokens import FORMAT, ShardWriter, data_fingerprint
 from llama_scale.files import sha256, write_json
 
 ROOT = Path(__file__).parent.parent

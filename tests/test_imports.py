@@ -43,10 +43,10 @@ def test_arrows(path):
     [
         ("llama_scale.config", ["torch", "lightning", "jsonargparse"]),
         ("llama_scale.training.optim", ["torch"]),
-        ("llama_scale.cost.forecast", ["torch", "lightning", "numpy"]),
-        ("llama_scale.checkpoint.checkpoint", ["lightning", "transformers", "wandb"]),
+        ("llama_scale.cost.dry_run", ["torch", "lightning", "numpy"]),
+        ("llama_scale.checkpoint.folder", ["lightning", "transformers", "wandb"]),
         ("llama_scale.scaling.fitting.fit", ["torch", "matplotlib", "plotly"]),
-        ("llama_scale.scaling.study.study", ["torch", "wandb"]),
+        ("llama_scale.scaling.study.runner", ["torch", "wandb"]),
     ],
 )
 def test_light_modules_stay_light(module, absent):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llama_scale.config import ModelConfig
 from llama_scale.device import attention_backends
-from llama_scale.model.model import INIT_STD, Block, rope_table
+from llama_scale.model.llama import INIT_STD, Block, rope_table
 
 
 def gradients(block: Block, x: Tensor, rope: Tensor, bf16: bool) -> list[Tensor]:

@@ -55,10 +55,10 @@ class OverheadBenchmark:
 
 def run(config: OverheadBenchmark) -> dict[str, Any]:
     """Time the trainer's steps and the bare loop's, turn by turn, and a command's first step."""
-    from benchmarks.training.turns import Turns
+    from benchmarks.training.bare_loop import Turns
     from llama_scale.config import OptimConfig, TrainConfig
-    from llama_scale.training.run import plan_run
-    from llama_scale.training.training import fit
+    from llama_scale.training.run_plan import plan_run
+    from llama_scale.training.trainer import fit
 
     context = config.model.context_length
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from benchmarks.environment import OWN, ROOT, peer_python, variables
 from benchmarks.hardware import cpu_name, matmul_ceiling, versions
-from benchmarks.training.race import Failed, OutOfMemory, race, summarise
+from benchmarks.training.interleave import Failed, OutOfMemory, race, summarise
 from benchmarks.training.worker import Job
 from llama_scale.config import CONFIGS, ModelConfig, load_size
 from llama_scale.cost.accounting import GIB, bf16_peak, flops_per_token, training_memory

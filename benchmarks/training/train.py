@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from benchmarks.environment import OWN, peer_python
 from benchmarks.hardware import cpu_name, matmul_ceiling, versions
-from benchmarks.training.race import race, summarise
+from benchmarks.training.interleave import race, summarise
 from benchmarks.training.worker import Job
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import GIB

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.training.peers import build
+from benchmarks.training.baselines import build
 from llama_scale.config import ModelConfig, OptimConfig
 from llama_scale.device import attention_backends, set_threads, synchronise
 from llama_scale.errors import UserError

@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data_tools.corpus.records import Record, Records, row_of, write_sorted
-from data_tools.filters.filters import SourceRules, source_rejection
 from data_tools.filters.redact import redact
-from data_tools.sources.sources import Document
+from data_tools.filters.rules import SourceRules, source_rejection
+from data_tools.sources.installed import Document
 from llama_scale.files import read_json, write_json
 
 CONTENTS = "contents.bin"

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from data_tools.corpus import corpus
 from data_tools.corpus.records import Record
-from data_tools.dedup.dedup import rank
-from data_tools.dedup.shingles import band_keys, jaccard, signature, word_shingles
+from data_tools.dedup.exact import rank
+from data_tools.dedup.minhash import band_keys, jaccard, signature, word_shingles
 
 NGRAM = 5
 BANDS = 50

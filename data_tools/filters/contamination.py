@@ -17,8 +17,8 @@ import numpy as np
 
 from data_tools.corpus import corpus
 from data_tools.corpus.records import Record
-from data_tools.dedup.shingles import mix, word_shingles
-from data_tools.filters.benchmarks import Part
+from data_tools.dedup.minhash import mix, word_shingles
+from data_tools.filters.benchmark_texts import Part
 from llama_scale.files import atomic_write
 
 NGRAM = 13

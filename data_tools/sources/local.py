@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.licences import UNKNOWN, spdx
-from data_tools.sources.sources import Document
-from data_tools.sources.streams import joined, stack_documents, whole
+from data_tools.sources.hub import joined, stack_documents, whole
+from data_tools.sources.installed import Document
+from data_tools.sources.licenses import UNKNOWN, spdx
 from llama_scale.errors import UserError, nearest
 
 SUFFIXES = {"Python": (".py",)}

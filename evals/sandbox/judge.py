@@ -12,7 +12,7 @@ import os
 import re
 from typing import Any
 
-from evals.sandbox import plain
+from evals.sandbox import wire
 
 CHANNEL, VERDICT = 3, 4
 LONGEST = 80  # characters kept of an exception's name
@@ -47,7 +47,7 @@ class Session:
         if self.gone:
             raise GoneError(self.gone)
         try:
-            plain.write_frame(CHANNEL, request | {"objects": self.objects})
+            wire.write_frame(CHANNEL, request | {"objects": self.objects})
         except OSError:
             self.leave("ended early")
         return self._unpack(self._receive())
@@ -59,10 +59,10 @@ class Session:
 
     def _receive(self) -> dict:
         try:
-            frame = plain.read_frame(CHANNEL)
+            frame = wire.read_frame(CHANNEL)
         except (EOFError, OSError):
             self.leave("ended early")
-        except (plain.NotPlainError, MemoryError):
+        except (wire.NotPlainError, MemoryError):
             self.leave("answer not plain data")
         return frame if type(frame) is dict else {}
 
@@ -70,8 +70,8 @@ class Session:
         if "value" in frame:
             handle = (lambda number: Remote(self, number)) if self.objects else None
             try:
-                return plain.decode(frame["value"], handle)
-            except (plain.NotPlainError, MemoryError):
+                return wire.decode(frame["value"], handle)
+            except (wire.NotPlainError, MemoryError):
                 self.leave("answer not plain data")
         raised = frame.get("raised")
         if type(raised) is not list or [type(r) for r in raised] != [str, str]:
@@ -110,7 +110,7 @@ class Remote:
         return session.ask(do="get", name=name, handle=number, args=[])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        args = plain.encode([value], handle_number)
+        args = wire.encode([value], handle_number)
         self._session.ask(do="set", name=name, handle=self._number, args=args)
 
     def __eq__(self, other: object) -> bool:
@@ -125,7 +125,7 @@ class Remote:
 def handle_number(value: Any) -> int:
     """Return the number of an object of the program; raise NotPlainError for any other."""
     if type(value) is not Remote:
-        raise plain.NotPlainError(type(value).__name__)
+        raise wire.NotPlainError(type(value).__name__)
     return value._number
 
 
@@ -134,7 +134,7 @@ def stand_in(session: Session, name: str) -> Any:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         number = handle_number if session.objects else None
-        forms = plain.encode(list(args), number), plain.encode(kwargs, number)
+        forms = wire.encode(list(args), number), wire.encode(kwargs, number)
         return session.ask(do="call", name=name, args=forms[0], kwargs=forms[1])
 
     call.__name__ = name

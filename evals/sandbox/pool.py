@@ -1,7 +1,7 @@
 """Runs untrusted programs in zygotes: Sandbox(workers).run(programs, timeout) yields verdicts.
 
-Three processes take part. The zygote (zygote.py) is clean and forks; the program's process
-(candidate.py) has the program and no test; the judge's process (judge.py) has the tests and never
+Three processes take part. The zygote (fork_server.py) is clean and forks; the program's process
+(program.py) has the program and no test; the judge's process (judge.py) has the tests and never
 runs a line of the program. A verdict is the judge's alone.
 """
 
@@ -22,11 +22,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from evals.sandbox.candidate import ENDED, MEMORY, OUTPUT, SYNTAX
+from evals.sandbox.program import ENDED, MEMORY, OUTPUT, SYNTAX
 from evals.sandbox.tools import Tool, find
 from llama_scale.errors import UserError
 
-ZYGOTE = Path(__file__).parent / "zygote.py"
+ZYGOTE = Path(__file__).parent / "fork_server.py"
 MEMORY_BYTES = 1 << 29
 TOOL_BYTES = 1 << 30  # the heap (tools.py) and the run time of another language
 OUTPUT_BYTES = 4 << 20
@@ -284,7 +284,7 @@ class Sandbox:
         return {"level": self.level, "holds": list(self.walls), "lacks": lacks}
 
     def _self_test(self) -> None:
-        from evals.sandbox.canaries import ATTACKS, HONEST
+        from evals.sandbox.self_test import ATTACKS, HONEST
 
         for name, program in HONEST.items():
             verdict = self._run(program, 5.0)[0]

@@ -18,10 +18,10 @@ from torch import Tensor
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import UserError
-from llama_scale.generation.cache import ROOM, KVCache
-from llama_scale.generation.decoder import Decoder
+from llama_scale.generation.cuda_graph import Decoder
+from llama_scale.generation.kv_cache import ROOM, KVCache
 from llama_scale.generation.sampling import SamplingConfig, greedy, pick, sample_keys
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 
 # Logits that are made and chosen from at a time, by device type.
 STEP_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}

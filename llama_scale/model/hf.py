@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llama_scale.checkpoint import checkpoint
+from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import ESCAPE, Tokenizer
 from llama_scale.errors import UserError
 from llama_scale.files import read_json, write_json
-from llama_scale.model.model import EOS, Llama
+from llama_scale.model.llama import EOS, Llama
 
 # Ours -> theirs, applied in this order to a parameter's name.
 RENAMES = [

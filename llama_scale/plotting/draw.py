@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from llama_scale.files import atomic_write
-from llama_scale.plotting.chart import Axis, Figure, Panel, Series
+from llama_scale.plotting.figure import Axis, Figure, Panel, Series
 
 TEXT, GRID = "#1c2128", "#e7eaee"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"

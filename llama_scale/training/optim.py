@@ -134,7 +134,7 @@ def read_parent(config: TrainConfig) -> dict[str, Any] | None:
         )
     if path is None:
         return None
-    from llama_scale.checkpoint.checkpoint import load_meta
+    from llama_scale.checkpoint.folder import load_meta
 
     parent = load_meta(path)
     if parent.get("schedule") != "constant":

@@ -7,14 +7,14 @@ import torch
 
 from benchmarks import generate
 from benchmarks.training import overhead
-from benchmarks.training.turns import Turns
+from benchmarks.training.bare_loop import Turns
 from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, load_size
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import UserError
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 from llama_scale.training.callbacks import StepCallback
-from llama_scale.training.run import plan_run
-from llama_scale.training.training import fit
+from llama_scale.training.run_plan import plan_run
+from llama_scale.training.trainer import fit
 from tests.conftest import run_script
 
 

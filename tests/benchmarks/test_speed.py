@@ -12,8 +12,8 @@ from benchmarks.training.gradients import agree, compare, deviation
 from llama_scale.config import CONFIGS, TrainConfig, load_size, parse
 from llama_scale.device import attention_backends, fetch
 from llama_scale.training.callbacks import Garbage, StepCallback
-from llama_scale.training.run import plan_run
-from llama_scale.training.training import fit
+from llama_scale.training.run_plan import plan_run
+from llama_scale.training.trainer import fit
 from tests.conftest import TINY_MODEL
 
 SIZES = sorted(path.stem for path in (CONFIGS / "size").glob("*.yaml"))

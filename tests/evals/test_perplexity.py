@@ -12,11 +12,11 @@ import transformers
 from evals import perplexity
 from evals.perplexity import PerplexityConfig, by_source, evaluate, reference_bits_per_byte, score
 from llama_scale.config import ModelConfig
+from llama_scale.data.shards import open_tokens
 from llama_scale.data.tokenizer import Tokenizer, train_tokenizer
-from llama_scale.data.tokens import open_tokens
 from llama_scale.errors import UserError
 from llama_scale.model.hf import hf_config, to_hf
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 
 CONTEXT = 48
 

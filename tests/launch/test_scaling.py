@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llama_scale.errors import UserError
-from llama_scale.scaling.fitting.laws import Surface
+from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.points import parse_columns, read_points
 from tests.conftest import run_script
 

@@ -15,9 +15,14 @@ from scipy.optimize import minimize
 from scipy.special import huber
 
 from llama_scale.errors import UserError
-from llama_scale.scaling.fitting.laws import LOWER_EXPONENT, UPPER_EXPONENT, Surface, SurfaceModel
-from llama_scale.scaling.fitting.newton import Problems, minimise
+from llama_scale.scaling.fitting.chinchilla import (
+    LOWER_EXPONENT,
+    UPPER_EXPONENT,
+    Surface,
+    SurfaceModel,
+)
 from llama_scale.scaling.fitting.points import Points
+from llama_scale.scaling.fitting.solver import Problems, minimise
 
 DELTA = 1e-3
 STARTS = 72

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, t
 
+from llama_scale.scaling.fitting.chinchilla import SurfaceModel
 from llama_scale.scaling.fitting.fit import DELTA, LEVEL, PARAMETERS, Fit
-from llama_scale.scaling.fitting.laws import SurfaceModel
-from llama_scale.scaling.fitting.newton import Model, Problems, minimise
+from llama_scale.scaling.fitting.solver import Model, Problems, minimise
 
 ORDER = "A", "alpha", "B", "beta", "E"
 REACH, STEPS = 12.0, 30

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama_scale.errors import UserError
+from llama_scale.scaling.fitting.chinchilla import Surface, SurfaceModel
 from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, Fit
-from llama_scale.scaling.fitting.laws import Surface, SurfaceModel
-from llama_scale.scaling.fitting.newton import Problems, minimise
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.fitting.profile import crossings, limit
+from llama_scale.scaling.fitting.solver import Problems, minimise
 
 GRID = np.geomspace(0.1, 1e4, 51)
 MOST = 1.1

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from llama_scale.scaling.fitting.chinchilla import Flops
+from llama_scale.scaling.fitting.downstream import Link, falls, fit_links, scores
 from llama_scale.scaling.fitting.fit import Fit
-from llama_scale.scaling.fitting.laws import Flops
-from llama_scale.scaling.fitting.links import Link, falls, fit_links, scores
 
 FURTHEST = 100.0
 RATES = {"parse_rate": (0.5, 0.9), "pass_at": (0.01, 0.1, 0.5)}

@@ -11,9 +11,9 @@ from itertools import product
 
 import numpy as np
 
+from llama_scale.scaling.fitting.chinchilla import BESIROGLU, Flops, Surface, SurfaceModel
 from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, interval
-from llama_scale.scaling.fitting.laws import BESIROGLU, Flops, Surface, SurfaceModel
-from llama_scale.scaling.fitting.newton import Problems, minimise
+from llama_scale.scaling.fitting.solver import Problems, minimise
 
 NOISE = 0.002
 FURTHER = 10

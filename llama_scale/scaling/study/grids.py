@@ -6,7 +6,7 @@ from itertools import product
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.errors import UserError
-from llama_scale.scaling.forecasting.advice import budget
+from llama_scale.scaling.forecasting.recommend import budget
 
 LEAST_TOKENS = 1
 SPREAD = 0.5, 5_000

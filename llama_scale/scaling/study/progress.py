@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from llama_scale.errors import UserError
 from llama_scale.files import read_json
-from llama_scale.scaling.report.words import between, digits
-from llama_scale.scaling.study.backends.executor import Failure, Running, State
+from llama_scale.scaling.report.text import between, digits
+from llama_scale.scaling.study.backends.local import Failure, Running, State
 from llama_scale.scaling.study.plan import Study, below
 from llama_scale.scaling.study.tasks import FORECAST, Task
 

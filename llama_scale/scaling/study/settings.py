@@ -6,8 +6,8 @@ from typing import Any, Literal
 from llama_scale.config import Auto, TrainConfig
 from llama_scale.errors import UserError
 from llama_scale.scaling.fitting.fit import RESAMPLES
-from llama_scale.scaling.fitting.judge import parse_law
 from llama_scale.scaling.fitting.points import parse_columns
+from llama_scale.scaling.fitting.stated_law import parse_law
 from llama_scale.scaling.forecasting.design import NOISE
 from llama_scale.scaling.study.grids import Budget, Grid
 from llama_scale.training.optim import Recipe

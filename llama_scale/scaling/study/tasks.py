@@ -10,7 +10,7 @@ from typing import Any
 
 from llama_scale.config import flatten
 from llama_scale.scaling.fitting.points import parse_columns
-from llama_scale.scaling.forecasting.ahead import forecast_first, request
+from llama_scale.scaling.forecasting.holdout import forecast_first, request
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
 
 Script = Callable[..., tuple[str, ...]]

@@ -10,9 +10,9 @@ import pytest
 
 from data_tools.corpus import corpus
 from data_tools.dedup import near
-from data_tools.dedup.dedup import rank
-from data_tools.dedup.shingles import jaccard, signature, word_shingles
-from data_tools.sources.sources import Document
+from data_tools.dedup.exact import rank
+from data_tools.dedup.minhash import jaccard, signature, word_shingles
+from data_tools.sources.installed import Document
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 

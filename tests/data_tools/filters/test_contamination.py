@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.dedup.shingles import word_shingles
-from data_tools.filters import benchmarks, contamination
+from data_tools.dedup.minhash import word_shingles
+from data_tools.filters import benchmark_texts, contamination
 from evals.benchmarks import apps, mbpp
 from llama_scale.errors import UserError
 from tests.conftest import ROOT
@@ -22,7 +22,7 @@ EVAL = ROOT.parent / "shared" / "data" / "eval"
 
 @pytest.fixture(scope="module")
 def parts():
-    return list(benchmarks.humaneval())
+    return list(benchmark_texts.humaneval())
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +105,10 @@ def test_clean_code_is_not_touched(index):
 
 def test_stop_list_is_used():
     alphabet = " ".join("abcdefghijklmnopqrstuvwxyz")
-    part = benchmarks.Part("x", "x/0", "prompt", alphabet)
+    part = benchmark_texts.Part("x", "x/0", "prompt", alphabet)
     index = contamination.build_index([part])
     assert not index.grams
-    other = benchmarks.Part("x", "x/0", "prompt", alphabet[::-1])
+    other = benchmark_texts.Part("x", "x/0", "prompt", alphabet[::-1])
     assert len(contamination.build_index([other]).grams) == 14
     (hashes,) = word_shingles([alphabet[::-1].encode()], 13)
     assert set(contamination.build_index([other]).grams) == set(hashes.tolist())
@@ -132,13 +132,13 @@ def test_nothing_to_look_for():
 
 def test_small_mbpp_and_apps_of_their_own_schemas():
     full, sanitized = (
-        list(benchmarks.mbpp(SMALL / name)) for name in ("mbpp.jsonl", "sanitized-mbpp.json")
+        list(benchmark_texts.mbpp(SMALL / name)) for name in ("mbpp.jsonl", "sanitized-mbpp.json")
     )
     assert len({part.task for part in full}) == 7 and len(full) == 21
     assert {part.task for part in sanitized} < {part.task for part in full}
     setups = [part.text for part in full if part.task == "MBPP/12" and part.kind == "test"]
     assert setups[0].startswith("chain = Link(3, Link(4))\nassert total(chain) == 7\n")
-    rows = list(benchmarks.apps(SMALL / "apps.jsonl"))
+    rows = list(benchmark_texts.apps(SMALL / "apps.jsonl"))
     kinds = Counter((part.task, part.kind) for part in rows)
     assert kinds["APPS/4001", "test"] == 6 and kinds["APPS/4003", "solution"] == 2
     assert kinds["APPS/4004", "prompt"] == 1 and kinds["APPS/4004", "test"] == 0
@@ -156,15 +156,15 @@ def test_small_mbpp_and_apps_of_their_own_schemas():
 @pytest.mark.skipif(not EVAL.exists(), reason="needs ../shared/data/eval")
 def test_mbpp_and_apps_of_their_own_schemas():
     for name, tasks in (("mbpp.jsonl", 974), ("sanitized-mbpp.json", 427)):
-        parts = list(benchmarks.mbpp(EVAL / name))
+        parts = list(benchmark_texts.mbpp(EVAL / name))
         assert len({part.task for part in parts}) == tasks
-    rows = list(benchmarks.apps(EVAL / "apps_introductory_50.jsonl"))
+    rows = list(benchmark_texts.apps(EVAL / "apps_introductory_50.jsonl"))
     assert len({part.task for part in rows}) == 50
     assert {part.kind for part in rows} == {"prompt", "solution", "test"}
-    assert len({part.task for part in benchmarks.apps(EVAL / "apps_layout")}) == 5
+    assert len({part.task for part in benchmark_texts.apps(EVAL / "apps_layout")}) == 5
     # The evaluation, which reads the flags, calls the tasks by the same names.
     for found, file in ((rows, "apps_introductory_50.jsonl"), (None, "apps_layout/train")):
-        found = found or benchmarks.apps(EVAL / file)
+        found = found or benchmark_texts.apps(EVAL / file)
         assert {r.task for r in found} == {
             f"APPS/{problem['number']}"
             for problem in apps.problems(apps.AppsConfig(data=str(EVAL / file), difficulty="all"))
@@ -180,13 +180,13 @@ def test_mbpp_and_apps_of_their_own_schemas():
 
 def test_benchmarks_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match=r"mbpp: .*no such file"):
-        list(benchmarks.mbpp(tmp_path / "mbpp.jsonl"))
+        list(benchmark_texts.mbpp(tmp_path / "mbpp.jsonl"))
     (tmp_path / "a.jsonl").write_text(json.dumps({"question": "?"}) + "\n")
-    for name, read in (("mbpp", benchmarks.mbpp), ("apps", benchmarks.apps)):
+    for name, read in (("mbpp", benchmark_texts.mbpp), ("apps", benchmark_texts.apps)):
         with pytest.raises(UserError, match=rf"{name}: .*a row without"):
             list(read(tmp_path / "a.jsonl"))
     with pytest.raises(UserError, match=r"no question\.txt"):
-        list(benchmarks.apps(tmp_path))
+        list(benchmark_texts.apps(tmp_path))
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n"])
@@ -197,7 +197,7 @@ def test_every_task_of_a_file_counts(tmp_path, end):
     rows = [row | {"task_id": i, "problem_id": i} for i in (1, 2, 3)]
     path = tmp_path / "tasks.jsonl"
     path.write_bytes(b"\n".join(json.dumps(r, ensure_ascii=False).encode() for r in rows) + end)
-    for read in (benchmarks.mbpp, benchmarks.apps):
+    for read in (benchmark_texts.mbpp, benchmark_texts.apps):
         prompts = [part for part in read(path) if part.kind == "prompt"]
         assert [part.task[-1] for part in prompts] == ["1", "2", "3"]
         assert {part.text for part in prompts} == {row["text"]}
@@ -206,7 +206,7 @@ def test_every_task_of_a_file_counts(tmp_path, end):
     assert [problem["number"] for problem in problems] == [1, 2, 3]
     path.write_bytes(path.read_bytes() + b'\n{"task_id": 4, "te')
     message = rf"tasks\.jsonl: line {4 + len(end.splitlines())} is not JSON"
-    for read in (benchmarks.mbpp, benchmarks.apps, mbpp.problems):
+    for read in (benchmark_texts.mbpp, benchmark_texts.apps, mbpp.problems):
         with pytest.raises(UserError, match=message):
             list(read(str(path)))
 
@@ -216,7 +216,7 @@ def test_a_benchmark_of_the_wrong_types(tmp_path, field):
     row = {"problem_id": 1, "question": "?", "task_id": 1, "text": "?", "test_list": []}
     row |= {field: [3], "code": 3}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
-    for name, read in (("mbpp", benchmarks.mbpp), ("apps", benchmarks.apps)):
+    for name, read in (("mbpp", benchmark_texts.mbpp), ("apps", benchmark_texts.apps)):
         with pytest.raises(UserError, match=rf"{name}: .*a row without a text where '\[?3"):
             list(read(tmp_path / "a.jsonl"))
 
@@ -225,4 +225,4 @@ def test_a_problem_that_is_not_utf8(tmp_path):
     (tmp_path / "0001").mkdir()
     (tmp_path / "0001/question.txt").write_bytes(b"\xff?")
     with pytest.raises(UserError, match=r"apps: .*question\.txt: not UTF-8"):
-        list(benchmarks.apps(tmp_path))
+        list(benchmark_texts.apps(tmp_path))

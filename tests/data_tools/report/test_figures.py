@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from data_tools.report.report import write_report
+from data_tools.report.page import write_report
 from tests.llama_scale.scaling.report.test_browser import NAMES
 
 LONG = "Apache-2.0 AND BSD-3-Clause AND "

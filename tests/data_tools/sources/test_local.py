@@ -14,11 +14,11 @@ import pytest
 from pyarrow import parquet
 
 from data_tools import prepare
+from data_tools.config import PrepareConfig
 from data_tools.corpus import corpus
-from data_tools.encode.encode import shuffled
-from data_tools.filters.filters import SourceRules
-from data_tools.settings import PrepareConfig
-from data_tools.sources import local, streams
+from data_tools.encode.encoder import shuffled
+from data_tools.filters.rules import SourceRules
+from data_tools.sources import hub, local
 from llama_scale.errors import UserError
 
 CODE = "def add(first, second):\n    total = first + second\n    return total\n"
@@ -78,7 +78,7 @@ def test_stars_that_are_missing_in_a_table(tmp_path):
     parquet.write_table(pa.table(rows), path)
     found = list(local.parquet_documents(str(path), "MIT"))
     assert [(d.stars, d.forks) for d in found] == [(0, 0), (4, 2)]
-    assert [streams.whole(value) for value in (None, "3", float("inf"), 2.0)] == [0, 0, 0, 2]
+    assert [hub.whole(value) for value in (None, "3", float("inf"), 2.0)] == [0, 0, 0, 2]
 
 
 def test_a_damaged_table_is_named(tmp_path):

@@ -10,16 +10,16 @@ import pytest
 
 from evals.benchmarks import humaneval
 from evals.benchmarks.humaneval import HumanEvalConfig, problems, program, read
-from evals.execution import Execution
-from evals.models.models import Checkpoint
+from evals.models.completion import Checkpoint
 from evals.perplexity import reference_bits_per_byte
 from evals.sandbox.pool import Sandbox, Script
 from evals.tasks import evaluate, spread
+from evals.verdicts import Execution
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import UserError
 from llama_scale.generation.sampling import SamplingConfig
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"

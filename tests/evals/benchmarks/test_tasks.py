@@ -6,10 +6,10 @@ import pytest
 
 from evals.benchmarks.apps import AppsConfig, read
 from evals.benchmarks.mbpp import MbppConfig
-from evals.execution import Execution, ExecutionConfig, append_row
-from evals.models.models import Request
+from evals.models.completion import Request
 from evals.sandbox.pool import NOT_MEASURED
 from evals.tasks import sample, score, summarise
+from evals.verdicts import Execution, ExecutionConfig, append_row
 from llama_scale.errors import UserError
 from llama_scale.generation.sampling import SamplingConfig
 from tests.conftest import ROOT

@@ -108,12 +108,12 @@ CHEATS = {
     "judge module": "import sys\nj = sys.modules.get('evals.sandbox.judge')\n"
                     "j.Tally.wrong = j.Tally.right\nj.run = lambda t: {'passed': True}\n"
                     "def f(x): return 0",
-    "plain module": "import sys\np = sys.modules['evals.sandbox.plain']\n"
+    "plain module": "import sys\np = sys.modules['evals.sandbox.wire']\n"
                     "p.encode = lambda v, h=None: {'opaque': 'x', 'passed': True}\n"
                     "def f(x): return 0",
-    "pickle sent": "import sys\np = sys.modules['evals.sandbox.plain']\n"
+    "pickle sent": "import sys\np = sys.modules['evals.sandbox.wire']\n"
                    "p.encode = lambda v, h=None: {'type': 'eval'}\ndef f(x): return 0",
-    "deep answer": "import sys\np = sys.modules['evals.sandbox.plain']\n"
+    "deep answer": "import sys\np = sys.modules['evals.sandbox.wire']\n"
                    "import os, struct\ndef f(x):\n    b = b'[' * 100000\n"
                    "    os.write(3, struct.pack('<I', len(b)) + b)\n    os._exit(0)",
     "huge answer": "def f(x): return 'x' * (1 << 27)",

@@ -12,11 +12,11 @@ from evals import tasks
 from evals.benchmarks import apps
 from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.rows import Row
-from evals.execution import Execution
 from evals.results import read_samples
 from evals.sandbox import pool
 from evals.sandbox.pool import NOT_MEASURED, Sandbox, Script
 from evals.sandbox.tools import find
+from evals.verdicts import Execution
 from llama_scale.errors import UserError
 
 HONEST = {

@@ -51,7 +51,7 @@ def test_many_programs_leave_nothing(count):
         print(f"{count} programs: memory before {sizes}, after {after}")
         assert all(b - a < (4 << 20) for a, b in zip(sizes, after, strict=True))
         assert all(len(z.children()) <= 3 for z in zygotes)
-    left = {p for p in set(psutil.pids()) - before[1] if "zygote" in cmdline(p)}
+    left = {p for p in set(psutil.pids()) - before[1] if "fork_server" in cmdline(p)}
     assert not left & {z.pid for z in zygotes}
     assert not {n for n in set(os.listdir("/tmp")) - before[0] if "llama" in n}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from evals.sandbox import plain, pool
+from evals.sandbox import pool, wire
 from evals.sandbox.pool import Program, Sandbox, Script, Verdict
 from llama_scale.errors import UserError
 from tests.conftest import ROOT
@@ -109,7 +109,7 @@ def test_values_keep_their_exact_types(sandbox):
     failed = [v for v, verdict in zip(values, verdicts, strict=True) if not verdict.passed]
     assert failed == []
     for value in (float("nan"), [1.0, float("-inf")], {"a": {1: (2, {3})}}):
-        assert repr(plain.decode(plain.encode(value))) == repr(value)
+        assert repr(wire.decode(wire.encode(value))) == repr(value)
 
 
 def test_generators_arguments_and_exceptions_reach_the_other_side(sandbox):
@@ -233,9 +233,9 @@ def test_it_refuses_without_walls():
 
 
 def test_it_refuses_when_an_attack_succeeds(monkeypatch):
-    from evals.sandbox import canaries
+    from evals.sandbox import self_test
 
-    monkeypatch.setitem(canaries.ATTACKS, "honest", canaries.HONEST["square"])
+    monkeypatch.setitem(self_test.ATTACKS, "honest", self_test.HONEST["square"])
     with pytest.raises(UserError, match="the attack 'honest' succeeded"):
         Sandbox(1)
 

@@ -24,7 +24,7 @@ CHEATS = {
     "channel is stdout": "import os\nos.dup2(1, 3)\ndef f(x): return 0",
     "channel is null": "import os\nos.dup2(os.open('/dev/null', 2), 3)\ndef f(x): return 0",
     "channel does not block": "import os\nos.set_blocking(3, False)\ndef f(x): return 0",
-    "answers first": SEND + "import sys\nm = sys.modules['evals.sandbox.plain']\n"
+    "answers first": SEND + "import sys\nm = sys.modules['evals.sandbox.wire']\n"
                      "m.read_frame = lambda fd: {'do': 'call', 'name': 'f', 'args': [0]}\n"
                      "def f(x): return 0",
     "decimal": "from decimal import Decimal\nclass D(Decimal):\n    def __eq__(s, o): return True\n"

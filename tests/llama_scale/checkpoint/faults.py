@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from llama_scale.checkpoint import checkpoint
+from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.config import ModelConfig, OptimConfig
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 from llama_scale.training.optim import build_optimizer
 
 CONFIG = ModelConfig(32, 1, 2, 64, vocab_size=64, context_length=16)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama_scale.checkpoint import checkpoint
+from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import UserError
 from llama_scale.generation.generate import generate
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.hf import import_checkpoint, model_config
-from llama_scale.model.model import EOS
+from llama_scale.model.llama import EOS
 from tests.conftest import TINY_MODEL, run_script
 
 transformers = pytest.importorskip("transformers")

@@ -13,7 +13,7 @@ from llama_scale.cost.accounting import (
     flops_per_token,
     training_memory,
 )
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 
 SIZES = ["M1", "M2", "M3", "M4", "M5", "S1", "S5"]
 

@@ -11,7 +11,7 @@ from llama_scale.errors import UserError
 from llama_scale.generation.generate import Completion, compile_stops, generate, stream
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.hf import hf_config, to_hf
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 
 PROMPTS = [
     "",

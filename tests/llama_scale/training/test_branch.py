@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from evals.validation import Validation
-from llama_scale.checkpoint import checkpoint
+from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.config import TrainConfig, parse
-from llama_scale.data.data import batch_number
+from llama_scale.data.loader import batch_number
 from llama_scale.errors import UserError
 from llama_scale.files import read_json, read_jsonl, write_json
-from llama_scale.training.run import plan_run
-from llama_scale.training.skips import read_rollbacks
-from llama_scale.training.training import Pretraining, fit, write_result
+from llama_scale.training.rollback import read_rollbacks
+from llama_scale.training.run_plan import plan_run
+from llama_scale.training.trainer import Pretraining, fit, write_result
 from tests.conftest import TINY_MODEL
 
 BATCH = 512

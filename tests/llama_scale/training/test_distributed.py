@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama_scale.checkpoint import checkpoint
-from llama_scale.checkpoint.checkpoint import load_model
+from llama_scale.checkpoint import folder as checkpoint
+from llama_scale.checkpoint.folder import load_model
 from llama_scale.errors import UserError
 from llama_scale.files import read_jsonl
-from llama_scale.training.cluster import Place, find_place
+from llama_scale.training.distributed import Place, find_place
 from tests.conftest import ROOT, TINY_MODEL, run_script
 
 TOLERANCE = 5e-6  # nats, in float32 after 20 steps

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_scale.checkpoint import checkpoint
+from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.files import read_json, read_jsonl
 from tests.conftest import ROOT, TINY_MODEL
 

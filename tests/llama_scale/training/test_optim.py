@@ -8,7 +8,7 @@ import torch
 
 from llama_scale.config import ModelConfig, OptimConfig, TrainConfig
 from llama_scale.errors import UserError
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 from llama_scale.training.optim import (
     build_optimizer,
     lr_ratio,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_scale.errors import USER_ERROR, UserError
 from llama_scale.files import read_json, write_json
-from llama_scale.scaling.study.backends.executor import (
+from llama_scale.scaling.study.backends.local import (
     ATTEMPTS,
     Failure,
     Observer,

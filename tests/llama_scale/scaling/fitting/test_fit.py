@@ -5,6 +5,7 @@ from scipy.special import huber, logsumexp
 
 from llama_scale.errors import UserError
 from llama_scale.scaling.fitting import fit
+from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.fit import (
     PARAMETERS,
     fit_surface,
@@ -14,9 +15,8 @@ from llama_scale.scaling.fitting.fit import (
     predict,
     try_hold_out,
 )
-from llama_scale.scaling.fitting.judge import judge, parse_law
-from llama_scale.scaling.fitting.laws import Surface
 from llama_scale.scaling.fitting.points import Points, read_points
+from llama_scale.scaling.fitting.stated_law import judge, parse_law
 from tests.conftest import ROOT
 
 SHARED = ROOT.parent / "shared" / "data" / "scaling"

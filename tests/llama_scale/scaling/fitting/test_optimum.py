@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.fit import DELTA, fit_surface
-from llama_scale.scaling.fitting.laws import Surface
 from llama_scale.scaling.fitting.points import Points
 
 

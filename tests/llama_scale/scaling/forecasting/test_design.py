@@ -5,8 +5,8 @@ import pytest
 
 from llama_scale.config import load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
+from llama_scale.scaling.fitting.chinchilla import Flops
 from llama_scale.scaling.fitting.fit import fit_surface
-from llama_scale.scaling.fitting.laws import Flops
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.forecasting.design import BESIROGLU, Rung, best_design, further, width
 

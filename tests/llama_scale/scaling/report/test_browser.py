@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from llama_scale.scaling.report.report import write_report
-from tests.llama_scale.scaling.report.test_report import fit_study
+from llama_scale.scaling.report.page import write_report
+from tests.llama_scale.scaling.report.test_page import fit_study
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

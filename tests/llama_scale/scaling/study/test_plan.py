@@ -13,7 +13,7 @@ import yaml
 from evals.config import EvalConfig
 from llama_scale.config import TrainConfig, load_size, parse
 from llama_scale.errors import UserError
-from llama_scale.model.model import Llama
+from llama_scale.model.llama import Llama
 from llama_scale.scaling.study.plan import read_study
 from llama_scale.scaling.study.runs import label
 from llama_scale.scaling.study.tasks import Task, flags, flatten, keys

@@ -4,7 +4,7 @@ import pytest
 
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.errors import UserError
-from llama_scale.scaling.study.preview import describe
+from llama_scale.scaling.study.dry_run import describe
 from tests.llama_scale.scaling.study.test_plan import plan  # noqa: F401
 
 GRID = {"sizes": ["S1", "S2", "S4"], "tokens": [1e6, 3e6, 6e6], "cooldown": 0.2}

@@ -8,8 +8,8 @@ import pytest
 
 from llama_scale.errors import UserError
 from llama_scale.files import read_json
-from llama_scale.scaling.study.backends.executor import State
-from tests.llama_scale.scaling.study.test_study import events, task
+from llama_scale.scaling.study.backends.local import State
+from tests.llama_scale.scaling.study.test_runner import events, task
 
 submitit = pytest.importorskip("submitit", reason="the extra slurm is not installed")
 

@@ -1,0 +1,111 @@
+"""Language models of other projects at our shape and with our weights."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama_scale.config import ModelConfig
+from llama_scale.errors import UserError
+from llama_scale.model.hf import hf_config, to_hf
+from llama_scale.model.llama import Llama
+
+Loss = Callable[[Tensor], Tensor]  # tokens (B, T + 1) -> mean nats
+
+
+def build(
+    name: str, config: ModelConfig, compiled: bool, device: str, draw_on_device: bool = False
+) -> tuple[nn.Module, Loss]:
+    """Return a model and its loss, the weights those that our seed 0 draws."""
+    place = device if draw_on_device else "cpu"
+    ours = Llama.blank(config, place).init_weights(0, place)
+    if name != "llama_scale":
+        return PEERS[name](ours, compiled, device)
+    ours.to(device).train()
+    if compiled:
+        ours.compile_parts()
+    return ours, ours.loss
+
+
+def transformers(ours: Llama, compiled: bool, device: str) -> tuple[nn.Module, Loss]:
+    """Return transformers' LLaMA and its loss, cross-entropy of float32 logits.
+
+    Its layers are compiled one by one (accelerate's regional compilation), and so is the loss:
+    compiled as a whole, the model makes a mask before torch 2.14, which keeps it from the causal
+    attention kernels.
+    """
+    try:
+        from transformers import LlamaConfig, LlamaForCausalLM
+    except ImportError:
+        raise UserError("peers: transformers is not installed; pip install -e '.[test]'") from None
+    model = LlamaForCausalLM(LlamaConfig(**hf_config(ours.config)))
+    model.load_state_dict(to_hf(ours.state_dict()))
+    model.to(device).train()
+
+    def nats(logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+    if compiled:
+        for layer in model.model.layers:
+            layer.compile()
+        nats = torch.compile(nats)
+
+    def loss(tokens: Tensor) -> Tensor:
+        return nats(model(tokens[:, :-1], use_cache=False).logits, tokens[:, 1:])
+
+    return model, loss
+
+
+def litgpt(ours: Llama, compiled: bool, device: str) -> tuple[nn.Module, Loss]:
+    """Return litgpt's GPT, compiled as a whole as it does, and the loss that it pretrains with."""
+    from litgpt.config import Config
+    from litgpt.model import GPT
+    from litgpt.utils import chunked_cross_entropy
+
+    c = ours.config
+    model = GPT(
+        Config(
+            name=c.__class__.__name__, block_size=c.context_length, vocab_size=c.vocab_size,
+            padded_vocab_size=c.vocab_size, n_layer=c.n_layers, n_head=c.n_heads,
+            n_query_groups=c.kv_heads, n_embd=c.d_model, head_size=c.head_dim,
+            intermediate_size=c.d_ff, rotary_percentage=1.0, rope_base=int(c.rope_theta),
+            parallel_residual=False, bias=False, norm_class_name="RMSNorm", norm_eps=c.norm_eps,
+            mlp_class_name="LLaMAMLP",
+        )
+    )  # fmt: skip
+    if c.tie_embeddings:
+        model.lm_head.weight = model.transformer.wte.weight
+    model.load_state_dict(to_litgpt(ours.state_dict(), c.n_layers))
+    model.to(device).train()
+    if compiled:
+        model.compile()
+
+    def loss(tokens: Tensor) -> Tensor:
+        return chunked_cross_entropy(model(tokens[:, :-1]), tokens[:, 1:])
+
+    return model, loss
+
+
+def to_litgpt(state: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
+    """Return our weights under litgpt's names; queries, keys and values are one matrix there."""
+    names = {
+        "embedding.weight": "transformer.wte.weight",
+        "norm.weight": "transformer.ln_f.weight",
+        "head.weight": "lm_head.weight",
+    }
+    renamed = {theirs: state[ours] for ours, theirs in names.items()}
+    parts = {
+        "attention_norm": "norm_1", "attention.o": "attn.proj", "ffn_norm": "norm_2",
+        "ffn.gate": "mlp.fc_1", "ffn.up": "mlp.fc_2", "ffn.down": "mlp.proj",
+    }  # fmt: skip
+    for layer in range(n_layers):
+        ours, theirs = f"blocks.{layer}", f"transformer.h.{layer}"
+        for name, their_name in parts.items():
+            renamed[f"{theirs}.{their_name}.weight"] = state[f"{ours}.{name}.weight"]
+        qkv = [state[f"{ours}.attention.{name}.weight"] for name in "qkv"]
+        renamed[f"{theirs}.attn.qkv.weight"] = torch.cat(qkv)
+    return renamed
+
+
+PEERS = {"transformers": transformers, "litgpt": litgpt}

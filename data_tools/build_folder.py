@@ -1,0 +1,114 @@
+"""Where a build grows and where it goes: it is there whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_tools.config import PrepareConfig
+from data_tools.corpus import corpus
+from data_tools.encode.encoder import DOCUMENTS
+from data_tools.engine import FOLDER
+from data_tools.filters import contamination
+from data_tools.filters.filter_step import LENGTHS, LINES
+from data_tools.report.page import NEAR
+from llama_scale.data.shards import FORMAT, MANIFEST, open_tokens, read_manifest
+from llama_scale.errors import UserError
+from llama_scale.files import locked, read_json, write_json
+
+TOKENIZER = "tokenizer.model"
+SETTINGS = "settings.json"
+LOCK = "lock"
+CONTAMINATION = "contamination.json"
+STEPS = ("filter", "dedup", "decontaminate", "encode")
+STATES = tuple(f"{step}.{kind}" for step in STEPS for kind in ("json", "npy"))
+SCRATCH = (*corpus.FILES, LINES, LENGTHS, *STATES)  # of no use after the build
+STAGES = (*SCRATCH, TOKENIZER, CONTAMINATION, NEAR)  # what a later run may continue from
+
+
+def finished(config: PrepareConfig) -> dict | None:
+    """Return the manifest of a finished, undamaged build with these settings, or None.
+
+    Raises:
+        UserError: The folder holds something else or a build with other settings.
+    """
+    folder = config.folder
+    if not os.path.exists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"{folder}: is there already but is no build (no manifest.json); choose another --out "
+            "or move it away"
+        )
+    manifest = read_manifest(folder)
+    defaults = PrepareConfig(config.name).settings
+    for name, wanted in config.settings.items():
+        found = manifest.get("settings", {}).get(name, defaults[name])
+        if found != wanted:
+            raise UserError(
+                f"{name}: {folder} was built with {found}, not {wanted}; choose another --out or "
+                "delete that folder"
+            )
+    open_tokens(folder, "train")
+    open_tokens(folder, "val")
+    return manifest
+
+
+@contextmanager
+def opened(config: PrepareConfig) -> Iterator[Path]:
+    """Yield the folder that the build grows in; when it is complete, put it in its place.
+
+    A failure before anything was collected leaves no folder.
+
+    Raises:
+        UserError: It cannot be made, or another process is building there.
+    """
+    folder = Path(os.path.realpath(config.folder))  # not a link: a folder cannot take its place
+    if os.path.ismount(folder) or folder == Path.cwd():
+        raise UserError(
+            f"{folder}: a build cannot take the place of a mount point or of the current folder; "
+            "choose a folder inside it as --out"
+        )
+    work = folder.parent / f".{folder.name}.tmp"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{work}: cannot be made ({error.strerror}); choose another --out"
+        ) from None
+    busy = f"{folder}: another launch/prepare.py is building it; wait for it to end"
+    with locked(work / LOCK, busy):
+        settings = {"format": FORMAT, **config.settings}
+        same = (work / SETTINGS).exists() and read_json(work / SETTINGS) == settings
+        encoded = (work / "encode.json").exists()
+        complete = (work / MANIFEST).exists() and _is_of(read_json(work / MANIFEST), config)
+        for path in work.iterdir():
+            shard = encoded and (path.suffix == ".bin" or path.name == DOCUMENTS)
+            stage = path.name in (*STAGES, FOLDER) or ".journal." in path.name
+            if path.name != LOCK and not complete and not (same and (stage or shard)):
+                _remove(path)
+        write_json(work / SETTINGS, settings)
+        try:
+            yield work
+        except BaseException:
+            if not any((work / name).exists() for name in (corpus.CHECKPOINT, corpus.SUMMARY)):
+                _remove(work)
+            raise
+        if (work / MANIFEST).exists():
+            for name in (*SCRATCH, contamination.INDEX, SETTINGS, LOCK):
+                (work / name).unlink(missing_ok=True)
+            _remove(work / FOLDER)
+            work.replace(folder)
+
+
+def _is_of(manifest: dict, config: PrepareConfig) -> bool:
+    return manifest["format"] == FORMAT and manifest["settings"] == config.settings
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it; neither need be there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""What is scored: a checkpoint, every checkpoint of a run, a transformers folder, a server."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import llama_scale
+from evals.config import EvalConfig
+from evals.models.completion import Server, Source, Transformers, open_checkpoint
+from evals.models.parallel import Ranks
+from evals.results import eval_folder
+from llama_scale.checkpoint.folder import (
+    list_checkpoints,
+    load_meta,
+    resolve,
+    verify,
+    weights_sha256,
+)
+from llama_scale.config import ModelConfig
+from llama_scale.cost.accounting import flops_per_token
+from llama_scale.device import pick_device
+from llama_scale.errors import UserError
+from llama_scale.files import sha256
+
+POLL = 20.0  # seconds between looks for a new checkpoint
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to score, not loaded yet.
+
+    ``folder`` is for its results; ``identity`` is what they depend on beside the settings of a
+    suite. ``load(device)`` opens the model and is picklable; ``ranks`` processes do so. ``data``
+    is the folder of tokens that it was trained on, if that is known; ``foreign`` a model that is
+    not of this project.
+    """
+
+    name: str
+    folder: Path
+    identity: dict[str, Any]
+    load: Callable[[str], Source]
+    device: str
+    ranks: int = 1
+    data: str | None = None
+    foreign: bool = False
+
+    def share(self, source: Source) -> Source:
+        """Return ``source``, or several processes that load it where more are asked for."""
+        return Ranks(source, self.load, self.ranks, self.device) if self.ranks > 1 else source
+
+
+def checkpoint(config: EvalConfig, path: str | Path) -> Subject:
+    """Return a checkpoint, or the newest of a run; raise UserError if it is missing or damaged."""
+    path, device = resolve(path), pick_device(config.device)
+    meta, precision = load_meta(path), _precision(config, device)
+    identity = {
+        "checkpoint": path.name,
+        "weights_sha256": weights_sha256(path),
+        "step": meta["step"],
+        "tokens_trained": meta["tokens"],
+        "flops_trained": meta["tokens"] * flops_per_token(ModelConfig(**meta["model"])),
+        "tokenizer_fingerprint": meta["tokenizer_fingerprint"],
+        "precision": precision,
+        "llama_scale": llama_scale.__version__,
+    }
+    bf16 = precision == "bf16"
+    load = partial(open_checkpoint, path, bf16=bf16, threads=config.threads, graphs=config.graphs)
+    ranks, data = _ranks(config, device), meta.get("data")
+    return Subject(str(path), eval_folder(path), identity, load, device, ranks, data)
+
+
+def is_foreign(model: str) -> bool:
+    """Whether a model is a server or a transformers folder rather than a run of this project."""
+    path = Path(model)
+    ours = (path / "manifest.json").exists() or (path / "checkpoints").exists()
+    return "://" in model or (not ours and (path / "config.json").is_file())
+
+
+def foreign(config: EvalConfig) -> Subject:
+    """Return the server or the transformers folder ``config.checkpoint``."""
+    if config.out is None:
+        raise UserError("out: name a folder for the results of a model from elsewhere: --out DIR")
+    name, out, device = config.checkpoint, Path(config.out), pick_device(config.device)
+    precision = _precision(config, device)
+    identity = {
+        "model": name,
+        "model_name": config.name,
+        "precision": precision,
+        "llama_scale": llama_scale.__version__,
+    }
+    if "://" in name:
+        server = Server(name, config.name)
+        return Subject(name, out, identity, lambda device: server, device, foreign=True)
+    weights = sorted(Path(name).glob("*.safetensors"))
+    identity["weights_sha256"] = {file.name: sha256(file) for file in weights}
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    load = partial(Transformers, Path(name), dtype=dtype)
+    return Subject(name, out, identity, load, device, _ranks(config, device), foreign=True)
+
+
+def _precision(config: EvalConfig, device: str) -> str:
+    auto = "bf16" if device == "cuda" else "fp32"
+    return auto if config.precision == "auto" else config.precision
+
+
+def _ranks(config: EvalConfig, device: str) -> int:
+    auto = torch.cuda.device_count() if device == "cuda" else 1
+    return auto if config.ranks == "auto" else config.ranks
+
+
+def each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> None:
+    """Call ``score`` with every checkpoint of a run, oldest first.
+
+    With ``watch``, also with those that appear until the run has its result. One that training
+    deletes meanwhile is passed over, a damaged one too, with a line on stderr. Raises UserError
+    when all are done if any was damaged or there was none, and at once on what is wrong with more
+    than a checkpoint.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run}: no such folder; name a run that training has begun")
+    if watch and not (run / "result.json").exists() and not list_checkpoints(run):
+        print(f"waiting for a checkpoint in {run / 'checkpoints'}", file=sys.stderr)
+    seen, damaged, last = set(), [], False
+    while not last:
+        last = (run / "result.json").exists() or not watch
+        for folder in list_checkpoints(run):
+            if folder in seen:
+                continue
+            seen.add(folder)
+            try:
+                score(folder)
+            except UserError:
+                if (damage := _damage(folder)) is None:
+                    raise
+                damaged += [folder.name] if folder.exists() else []
+                kind = "damaged" if folder.exists() else "deleted"
+                print(f"skipping a {kind} checkpoint: {damage}", file=sys.stderr)
+        if not last:
+            time.sleep(POLL)
+    if not seen:
+        raise UserError(f"{run}: no checkpoints/ to score; --all and --watch want a run folder")
+    if damaged:
+        raise UserError(
+            f"{run}: damaged and not scored: {', '.join(damaged)}; delete them or train them again"
+        )
+
+
+def _damage(folder: Path) -> UserError | None:
+    try:
+        verify(folder)
+    except UserError as error:
+        return error
+    return None

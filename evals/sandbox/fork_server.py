@@ -1,0 +1,352 @@
+"""A clean interpreter behind walls that forks one process for each untrusted program.
+
+Started by pool.py with a socket as its only argument. No program, test or key is ever read by
+this process: requests carry limits and open files, which go straight to the forked processes.
+"""
+
+import fcntl
+import gc
+import importlib
+import json
+import os
+import platform
+import resource
+import select
+import socket
+import sys
+import sysconfig
+import time
+from contextlib import suppress
+from typing import Any
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+from evals.sandbox import judge, program, syscalls
+from evals.sandbox.tools import CALLS
+
+sys.path.pop()
+
+NOBODY = 65534
+GRACE = 1.0  # seconds that a judge has left when the clock of its program has run out
+STARVED = 0.005  # of a core: a program that gets more than this is at work, not asleep
+EXTENSIONS = 7  # times that the clock of a program at work may be set again
+PRELOADED = [
+    "abc", "array", "base64", "binascii", "bisect", "bz2", "calendar", "cmath",
+    "collections.abc", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum",
+    "fractions", "functools", "hashlib", "heapq", "io", "itertools", "lzma", "math",
+    "numbers", "operator", "pprint", "queue", "random", "re", "secrets", "string", "struct",
+    "statistics", "sys", "textwrap", "threading", "time", "traceback", "types", "typing",
+    "unicodedata", "warnings", "zlib", "encodings.idna", "encodings.ascii",
+    "encodings.latin_1", "encodings.utf_16", "encodings.unicode_escape",
+]  # fmt: skip
+
+
+def enter_namespaces(readable: list[str]) -> list[str]:
+    """Move into new namespaces with a read-only root; return the walls. Raises OSError."""
+    root = os.geteuid() == 0
+    if root:
+        os.setgroups([])
+    user, group = os.geteuid(), os.getegid()
+    ready = os.pipe()
+    helper = os.fork() if root else 0
+    if root and helper == 0:  # stays outside, where it may map the unprivileged user
+        os.close(ready[1])
+        os.read(ready[0], 1)
+        with open(f"/proc/{os.getppid()}/uid_map", "w") as file:
+            file.write(f"0 {NOBODY} 1\n1 {user} 1\n")
+        with open(f"/proc/{os.getppid()}/gid_map", "w") as file:
+            file.write(f"0 {NOBODY} 1\n1 {group} 1\n")
+        os._exit(0)
+    new = syscalls.NEW_USER | syscalls.NEW_NS | syscalls.NEW_PID | syscalls.NEW_NET
+    try:
+        syscalls.unshare(new | syscalls.NEW_IPC | syscalls.NEW_UTS)
+    finally:
+        for fd in ready:
+            os.close(fd)
+    if root:
+        if os.waitpid(helper, 0)[1] != 0:
+            raise OSError("the user map was refused")
+    else:
+        for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"),
+                           ("gid_map", f"0 {group} 1")):  # fmt: skip
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(line)
+    build_root(readable)
+    socket.sethostname("sandbox")
+    if root:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    return ["user, mount, PID, network, IPC and host name namespaces",
+            "read-only root with the standard library or the language's tool alone"]  # fmt: skip
+
+
+def build_root(readable: list[str]) -> None:
+    """Make a root of nothing but what is ``readable`` and /dev/null; all of it read-only."""
+    quiet, base = syscalls.NO_SUID | syscalls.NO_DEV, "/proc"
+    syscalls.mount(None, "/", None, syscalls.RECURSIVE | syscalls.PRIVATE)
+    syscalls.mount("tmpfs", base, "tmpfs", quiet, "size=1m,mode=755")
+    for folder in ("/dev", "/tmp"):
+        os.makedirs(base + folder, 0o755, exist_ok=True)
+    for path in readable:
+        show(base, path)
+    for name in ("null", "urandom", "random"):
+        os.close(os.open(f"{base}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o644))
+        syscalls.mount(f"/dev/{name}", f"{base}/dev/{name}", None, syscalls.BIND)
+    syscalls.mount(None, base, None, syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet)
+    os.chdir(base)
+    syscalls.pivot_root()
+    os.chdir("/tmp")
+
+
+def show(base: str, path: str) -> None:
+    """Make a file or folder readable below ``base``, without the packages installed in it."""
+    quiet, place = syscalls.NO_SUID | syscalls.NO_DEV, base + path
+    if os.path.isdir(path):
+        os.makedirs(place, 0o755, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
+        os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
+    syscalls.mount(path, place, None, syscalls.BIND)
+    flags = os.statvfs(path).f_flag  # a user namespace may not take these away
+    kept = flags & (2 | 4 | 8 | 1024 | 2048) | (1 << 21 if flags & 4096 else 0)
+    syscalls.mount(None, place, None,
+                 syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet | kept)  # fmt: skip
+    for name in ("site-packages", "dist-packages"):
+        if os.path.isdir(f"{place}/{name}"):
+            flags = quiet | syscalls.READ_ONLY
+            syscalls.mount("tmpfs", f"{place}/{name}", "tmpfs", flags, "size=4k,mode=755")
+
+
+def drop_root() -> list[str]:
+    """Become an unprivileged user if this is root, without namespaces."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    os.chdir("/")
+    return []
+
+
+def raise_walls(wanted: str, tool: dict[str, Any] | None) -> tuple[str, list[str]]:
+    """Put up the walls around this process and its children; return the level and their names.
+
+    With a ``tool`` (tools.py) the last two stand around each program only: its file must be put
+    into a folder of its own first.
+    """
+    library = os.path.realpath(sysconfig.get_path("stdlib"))
+    if tool and wanted != "isolated":
+        raise OSError("programs in this language are run at level isolated alone")
+    if wanted == "isolated":
+        walls = enter_namespaces([library, *(tool or {"paths": []})["paths"]])
+        if os.fork():  # the PID namespace begins with the next child
+            os._exit(os.waitstatus_to_exitcode(os.wait()[1]) & 127)
+    else:
+        walls = drop_root() if wanted == "restricted" else []
+    syscalls.drop_bounding_set()
+    syscalls.prctl(syscalls.NO_NEW_PRIVS, 1)
+    syscalls.prctl(syscalls.SET_DUMPABLE, 0)
+    if wanted != "none":
+        if tool or syscalls.restrict_files([library], ["/dev/null"]):
+            walls.append("Landlock: the standard library can be read, nothing written")
+        elif wanted == "restricted":
+            raise OSError("this kernel has no Landlock")
+        walls.append("seccomp: a list of allowed system calls; no process, socket or signal")
+        walls.append("unprivileged user without capabilities")
+    return wanted, [*walls, "limits on CPU time, memory, output and open files"]
+
+
+def confine(
+    limits: dict[str, Any], rules: bytes | None, tool: bool = False, shared: bool = False
+) -> None:
+    """Limit this process, for good, before untrusted code runs in it.
+
+    Its user is ``shared`` with the programs of other workers, which count as its threads too.
+
+    The run times of other languages reserve far more addresses than they use, and have threads.
+    """
+    cpu, size = limits["cpu"], limits["output"]
+    for kind, most in (
+        (resource.RLIMIT_CPU, cpu),
+        (resource.RLIMIT_DATA if tool else resource.RLIMIT_AS, limits["memory"]),
+        (resource.RLIMIT_FSIZE, size),
+        (resource.RLIMIT_NOFILE, 64 if tool else 32),
+        (resource.RLIMIT_NPROC, 4096 if shared else 128 if tool else 64),
+    ):
+        resource.setrlimit(kind, (most, most))
+    if rules:
+        syscalls.drop_capabilities()
+        syscalls.restrict_calls(rules)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process so far, by its clock (see clock_getcpuclockid(3))."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+ROLES = {"candidate": program.serve, "judge": judge.serve, "script": program.run_script}
+
+
+class Zygote:
+    """Forks the processes of one request at a time and reports what became of them.
+
+    A process of each role last asked for is forked ahead, while the request before it runs.
+    """
+
+    def __init__(self, control: socket.socket, level: str, tool: dict[str, Any] | None):
+        self.control, self.level, self.tool = control, level, tool
+        self.home = os.pidfd_open(os.getpid())
+        more = CALLS[platform.machine()] if tool else ()
+        self.rules = syscalls.syscall_filter(1, more) if level == "isolated" else None
+        self.ready: dict[str, tuple[int, socket.socket]] = {}
+
+    def fork(self, role: str) -> tuple[int, socket.socket]:
+        """Fork a process, in a PID namespace of its own, that waits for its files."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if self.level == "isolated":
+            syscalls.unshare(syscalls.NEW_PID)
+        pid = os.fork()
+        if pid == 0:
+            status = 99
+            try:
+                os.closerange(0, theirs.fileno())
+                os.closerange(theirs.fileno() + 1, 1 << 16)
+                status = self.perform(role, theirs)
+            finally:
+                os._exit(status)
+        theirs.close()
+        if self.level == "isolated":
+            syscalls.set_namespace(self.home, syscalls.NEW_PID)
+        return pid, ours
+
+    def perform(self, role: str, waiting: socket.socket) -> int:
+        """Wait for limits and files, confine this process and play the role in it.
+
+        The first file holds the source; the others become descriptors 0, 1 (and 2), 3 and 4.
+        Those that are missing are the null device.
+        """
+        data, fds, _, _ = socket.recv_fds(waiting, 4096, 8)
+        if not data:
+            return 99
+        order, limits = json.loads(data)
+        source = program.read_all(fds[0])
+        null = os.open(os.devnull, os.O_RDWR)
+        # Copied to 64 and above first: dup2 to 0 to 4 would overwrite a file still to be moved.
+        wanted = [null if place < 0 else fds[place] for place in order]
+        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in wanted]
+        waiting.detach()
+        for target, fd in zip((0, 1, 3, 4), moved, strict=False):
+            os.dup2(fd, target)
+        os.dup2(1, 2)
+        os.closerange(3 + max(0, len(moved) - 2), 1 << 16)
+        rules = self.rules
+        if self.level == "restricted":
+            rules = syscalls.syscall_filter(os.getpid())
+        if self.tool:
+            self.place(source)
+        confine(limits, rules, bool(self.tool), shared=self.level != "isolated")
+        if self.tool:
+            own = {"LD_LIBRARY_PATH": ":".join(self.tool["libraries"])}
+            os.execve(self.tool["argv"][0], self.tool["argv"], {"LANG": "C.UTF-8"} | own)
+        return ROLES[role](source)
+
+    def place(self, source: bytes) -> None:
+        """Put a program's file into a folder that only it sees, and let it read the tool alone."""
+        quiet = syscalls.NO_SUID | syscalls.NO_DEV
+        syscalls.unshare(syscalls.NEW_NS)
+        syscalls.mount("tmpfs", "/tmp", "tmpfs", quiet, "size=8m,mode=755")
+        with open(self.tool["file"], "wb") as file:
+            file.write(source)
+        flags = syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet
+        syscalls.mount(None, "/tmp", None, flags)
+        os.chdir("/tmp")
+        devices = ["/dev/null", "/dev/urandom", "/dev/random"]
+        syscalls.restrict_files(["/tmp", *devices[1:]], devices[:1], self.tool["paths"])
+
+    def start(self, role: str, fds: list[int], order: list[int], limits: dict[str, Any]) -> int:
+        """Give a process its files; ``order`` says which become its descriptors (-1: null)."""
+        pid, link = self.ready.pop(role, None) or self.fork(role)
+        socket.send_fds(link, [json.dumps([order, limits]).encode()], fds)
+        link.close()
+        return pid
+
+    def wait(self, pids: list[int], wall: float) -> dict[str, Any]:
+        """Wait for the processes (program, judge); kill them when their clock has run out.
+
+        The clock goes on for one that computes, only slowly, on a machine that is overloaded.
+        """
+        handles = {os.pidfd_open(pid): pid for pid in pids}
+        poll, ended, deadline, timed_out = select.poll(), {}, time.monotonic() + wall, False
+        before, extra = 0.0, 0
+        for fd in (*handles, self.control.fileno()):
+            poll.register(fd, select.POLLIN)
+        while len(ended) < len(pids):
+            events = poll.poll(max(0.0, deadline - time.monotonic()) * 1e3)
+            for fd, _ in events:
+                if fd == self.control.fileno():  # nobody is there any more
+                    os._exit(0)
+                poll.unregister(fd)
+                pid = handles.pop(fd)
+                os.close(fd)
+                _, status, usage = os.wait4(pid, 0)
+                code = os.waitstatus_to_exitcode(status)
+                ended[pid] = [code, usage.ru_utime + usage.ru_stime]
+                if pid == pids[-1]:  # its judge is done with the program
+                    self._kill(p for p in pids if p not in ended)
+            if not events and time.monotonic() >= deadline:
+                late = [p for p in pids if p not in ended]
+                used = cpu_seconds(late[0])
+                if used - before > STARVED * wall and extra < EXTENSIONS and not timed_out:
+                    before, extra, deadline = used, extra + 1, deadline + wall
+                    continue
+                self._kill(late[:1])
+                timed_out, deadline = True, time.monotonic() + GRACE
+        return {"ended": [ended[pid] for pid in pids], "timed_out": timed_out}
+
+    def _kill(self, pids: Any) -> None:
+        for pid in pids:
+            os.kill(pid, 9)
+
+    def serve(self) -> None:
+        """Answer requests until the other side hangs up."""
+        while True:
+            data, fds, _, _ = socket.recv_fds(self.control, 4096, 8)
+            if not data:
+                return
+            request = json.loads(data)
+            limits = request["limits"]
+            if request["kind"] == "script":
+                pids = {"script": self.start("script", fds, [1, 2], limits)}
+            else:
+                patient = limits | {"cpu": 2 * limits["cpu"] + 2}
+                pids = {
+                    "candidate": self.start("candidate", fds[:3], [-1, 1, 2], limits),
+                    "judge": self.start("judge", fds[3:], [-1, -1, 1, 2], patient),
+                }
+            for fd in fds:
+                os.close(fd)
+            self.ready |= {role: self.fork(role) for role in pids if role not in self.ready}
+            self.control.send(json.dumps(self.wait(list(pids.values()), request["wall"])).encode())
+
+
+def main() -> None:
+    """Raise the walls, say which, and serve."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    for name in PRELOADED:
+        importlib.import_module(name)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    tool = json.loads(sys.argv[3])
+    try:
+        level, walls = raise_walls(sys.argv[2], tool)
+        zygote = Zygote(control, level, tool)
+        gc.collect()
+        gc.freeze()
+    except (OSError, KeyError) as error:
+        control.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+        return
+    control.send(json.dumps({"level": level, "walls": walls}).encode())
+    zygote.serve()
+
+
+if __name__ == "__main__":
+    main()

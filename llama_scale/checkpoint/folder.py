@@ -1,0 +1,336 @@
+"""Checkpoints that are whole or absent, checked on load, and never unpickled.
+
+A checkpoint is a folder step-00001000 with model.safetensors, optimizer.safetensors,
+trainer.json, tokenizer.model and manifest.json, which names the sha256 of each file and is
+written last; the folder gets its name by a rename once everything in it is on disk. Processes
+that share the weights write shard-*.safetensors instead of the first two, one each, with the same
+names of tensors (sharded.py); whoever reads need not know.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llama_scale.config import ModelConfig
+from llama_scale.errors import UserError
+from llama_scale.files import read_json, sha256, write_json
+from llama_scale.model.llama import Llama
+
+FORMAT = "llama_scale.checkpoint.v1"
+PREFIX = "model."
+
+
+def save(folder: Path, state: dict[str, Any], meta: dict[str, Any], tokenizer: Path) -> None:
+    """Write Lightning's ``state`` dictionary as a checkpoint folder, atomically.
+
+    ``meta`` goes into the manifest; ``tokenizer`` is copied beside the weights. On an error
+    nothing is left but what stood there before.
+    """
+    _write_atomically(folder, meta, lambda inside: _write_parts(inside, dict(state), tokenizer))
+
+
+def save_weights(
+    folder: str | Path, weights: dict[str, Tensor], meta: dict[str, Any], tokenizer: Path | None
+) -> None:
+    """Write ``weights`` alone as a checkpoint folder: for evaluation, not to go on training."""
+
+    def write(inside: Path) -> None:
+        _write_weights(inside, weights)
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer, inside / "tokenizer.model")
+
+    _write_atomically(folder, meta, write)
+
+
+def _write_atomically(
+    folder: str | Path, meta: dict[str, Any], write: Callable[[Path], None]
+) -> None:
+    """Have ``write`` fill a hidden folder; add the manifest, sync and give it its name."""
+    folder = Path(folder)
+    temporary = _begin(folder)
+    try:
+        write(temporary)
+        _finish(temporary, folder, meta)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def save_shards(
+    folder: Path,
+    state: dict[str, Any],
+    meta: dict[str, Any],
+    tokenizer: Path,
+    group: torch.distributed.ProcessGroup,
+) -> None:
+    """Write the parts of ``state`` that the processes of ``group`` hold; each of them calls this.
+
+    As ``save`` otherwise: rank 0 adds what is not sharded, the manifest and the name.
+    """
+    from llama_scale.checkpoint import sharded
+
+    rank, state = torch.distributed.get_rank(group), dict(state)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    tensors, rest = _tensors(state, meta["model"]["tie_embeddings"])
+    try:
+        sharded.agree(group, (lambda: _begin(folder)) if rank == 0 else None)
+        sharded.write(temporary, tensors, group)
+
+        def add() -> None:
+            for part in temporary.glob(f"shard-{rank + 1:05d}-*"):
+                _fsync(part)
+            if rank == 0:
+                _write_rest(temporary, rest, tokenizer)
+
+        sharded.agree(group, add)
+        sharded.agree(group, (lambda: _finish(temporary, folder, meta)) if rank == 0 else None)
+    except BaseException:
+        if rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _begin(folder: Path) -> Path:
+    """Make the empty hidden folder that ``folder`` is written in."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def _finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
+    """Sync the parts, add the manifest and give the folder its name."""
+    parts = sorted(temporary.iterdir())
+    for part in parts:
+        _fsync(part)
+    hashes = {part.name: sha256(part) for part in parts}
+    write_json(temporary / "manifest.json", {"format": FORMAT, "meta": meta, "files": hashes})
+    _fsync(temporary)
+    if folder.exists():
+        discard(folder)
+    os.replace(temporary, folder)
+    _fsync(folder.parent)
+
+
+def discard(folder: Path) -> None:
+    """Delete a checkpoint: it loses its name first, so that no part of it is ever taken for one."""
+    hidden = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(folder, hidden)
+    shutil.rmtree(hidden)
+
+
+def prune(run: Path, keep: int, keep_every: int = 0, keep_steps: Iterable[int] = ()) -> None:
+    """Delete all but the last ``keep`` checkpoints and those that stay for good.
+
+    These are at multiples of ``keep_every`` and at ``keep_steps``.
+    """
+    for folder in list_checkpoints(run)[:-keep]:
+        step = int(folder.name.removeprefix("step-"))
+        if (not keep_every or step % keep_every) and step not in keep_steps:
+            discard(folder)
+
+
+def clear_leftovers(run: Path) -> None:
+    """Delete what writes and deletions that were cut short left behind."""
+    for pattern in (".step-*.tmp", ".step-*.old"):
+        for folder in (run / "checkpoints").glob(pattern):
+            shutil.rmtree(folder)
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file; a failure of the disk is an OSError that names it."""
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
+        os.chmod(path, 0o644)  # safetensors makes it for the owner alone
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        number = int(code[1]) if code else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
+    if weights["head.weight"].data_ptr() == weights["embedding.weight"].data_ptr():
+        weights = {k: v for k, v in weights.items() if k != "head.weight"}
+    write_tensors(folder / "model.safetensors", weights)
+
+
+def _write_parts(folder: Path, state: dict[str, Any], tokenizer: Path) -> None:
+    weights, moments, rest = _split(state)
+    _write_weights(folder, weights)
+    write_tensors(folder / "optimizer.safetensors", moments)
+    _write_rest(folder, rest, tokenizer)
+
+
+def _write_rest(folder: Path, rest: dict[str, Any], tokenizer: Path) -> None:
+    write_json(folder / "trainer.json", rest)
+    shutil.copyfile(tokenizer, folder / "tokenizer.model")
+
+
+def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Return Lightning's state as weights, moments by ``INDEX.NAME``, and what is no tensor."""
+    weights = {k.removeprefix(PREFIX): v for k, v in state.pop("state_dict").items()}
+    (optimizer,) = state.pop("optimizer_states")
+    moments = {
+        f"{index}.{name}": value
+        for index, values in optimizer["state"].items()
+        for name, value in values.items()
+    }
+    return weights, moments, state | {"param_groups": optimizer["param_groups"]}
+
+
+def _tensors(state: dict[str, Any], tied: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return all tensors of Lightning's state, a tied table once, and the rest."""
+    weights, moments, rest = _split(state)
+    if tied:
+        del weights["head.weight"]
+    return weights | moments, rest
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load_state(folder: str | Path) -> dict[str, Any]:
+    """Read a checkpoint back as Lightning's state dictionary; raise UserError if damaged."""
+    folder = Path(folder)
+    state = load_rest(folder)
+    moments = state["optimizer_states"][0]["state"]
+    for key, value in _read(folder, "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = value
+    weights = _read(folder, "model.safetensors")
+    weights.setdefault("head.weight", weights["embedding.weight"])
+    state["state_dict"] = {PREFIX + name: value for name, value in weights.items()}
+    return state
+
+
+def load_rest(folder: str | Path) -> dict[str, Any]:
+    """Read what a checkpoint has beside tensors; raise UserError if it is damaged."""
+    verify(folder)
+    state = read_json(Path(folder) / "trainer.json")
+    optimizer = {"state": {}, "param_groups": state.pop("param_groups")}
+    return state | {"state_dict": {}, "optimizer_states": [optimizer]}
+
+
+def _read(folder: Path, name: str, device: str = "cpu") -> dict[str, Tensor]:
+    """Return the tensors of a file, or those of its kind in a sharded checkpoint."""
+    if (folder / name).exists() or not any(folder.glob("shard-*")):
+        return load_file(folder / name, device=device)
+    from llama_scale.checkpoint import sharded
+
+    moments = name.startswith("optimizer")
+    found = sharded.read_whole(folder, lambda key: key.split(".")[0].isdigit() == moments)
+    return {key: value.to(device) for key, value in found.items()}
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Return a checkpoint's manifest; raise UserError if there is none or it lacks a part."""
+    path = Path(folder) / "manifest.json"
+    manifest = read_json(path)
+    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    if found != FORMAT:
+        raise UserError(f"{path}: format {found!r}, not {FORMAT}; use an earlier checkpoint")
+    meta, files = manifest.get("meta"), manifest.get("files")
+    if not (isinstance(meta, dict) and isinstance(meta.get("step"), int) and "model" in meta):
+        raise UserError(f"{path}: 'meta' has no step or no model; use an earlier checkpoint")
+    if not isinstance(files, dict):
+        raise UserError(f"{path}: 'files' is missing; use an earlier checkpoint")
+    return manifest
+
+
+def verify(folder: str | Path) -> dict[str, Any]:
+    """Return the manifest's ``meta``; raise UserError naming the first missing or damaged file."""
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    for name, digest in manifest["files"].items():
+        try:
+            found = sha256(folder / name)
+        except OSError as error:
+            what = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
+            raise UserError(f"{folder}/{name}: {what}; use an earlier checkpoint") from None
+        if found != digest:
+            raise UserError(f"{folder}/{name}: checksum does not match; use an earlier checkpoint")
+    return manifest["meta"]
+
+
+def list_checkpoints(run: str | Path) -> list[Path]:
+    """Return the checkpoint folders of a run, oldest first."""
+    return sorted((Path(run) / "checkpoints").glob("step-*"))
+
+
+def valid(run: str | Path) -> Iterator[Path]:
+    """Yield the valid checkpoints of a run, newest first; damaged ones are named on stderr."""
+    for folder in reversed(list_checkpoints(run)):
+        try:
+            verify(folder)
+        except UserError as error:
+            print(f"skipping a damaged checkpoint: {error}", file=sys.stderr)
+        else:
+            yield folder
+
+
+def newest(run: str | Path) -> Path | None:
+    """Return the newest valid checkpoint of a run, or None; damaged ones are named on stderr."""
+    return next(valid(run), None)
+
+
+def resolve(path: str | Path) -> Path:
+    """Return the checkpoint folder that ``path`` means: itself, or the newest of a run.
+
+    Raises UserError when there is none or when it is damaged.
+    """
+    path = Path(path)
+    if (path / "manifest.json").is_file():
+        verify(path)
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path}: no such run or checkpoint folder; train one: launch/train.py")
+    found = newest(path)
+    if found is None:
+        raise UserError(f"{path}: no valid checkpoint under checkpoints/; train it first")
+    return found
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """Return a hash that stands for the weights: that of their file, or of all their parts."""
+    files = read_manifest(folder)["files"]
+    if "model.safetensors" in files:
+        return files["model.safetensors"]
+    parts = [f"{name} {files[name]}\n" for name in sorted(files) if name.startswith("shard-")]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def load_meta(path: str | Path) -> dict[str, Any]:
+    """Return what the manifest says of the run: model shape, step, tokens, data folder."""
+    return read_manifest(path)["meta"]
+
+
+def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Llama:
+    """Load the model of a checkpoint or run for evaluation; raise UserError if it cannot be."""
+    folder = resolve(path)
+    try:
+        weights = _read(folder, "model.safetensors", device)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder}/model.safetensors: cannot be read ({error})") from None
+    weights.setdefault("head.weight", weights["embedding.weight"])
+    model = Llama.blank(ModelConfig(**load_meta(folder)["model"]), device)
+    model.load_state_dict(weights)
+    return model.to(dtype).eval() if dtype else model.eval()

@@ -1,0 +1,128 @@
+"""Batches as a pure function of (seed, step, rank), so that a resumed run reads the same tokens.
+
+Sample i of a run is window ``permute(i mod W)`` of epoch ``i // W``; step s takes samples
+s B ... s B + B - 1, and batches that a run leaves out move the later ones up. The order does not
+depend on the number of ranks or micro-batches.
+"""
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from llama_scale.data.shards import Tokens
+from llama_scale.errors import UserError
+
+ROUNDS = 4
+MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+def permute(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
+    """Map ``index`` in [0, size) through a pseudo-random permutation of that range.
+
+    A Feistel network on the next even power of two with cycle walking (Black and Rogaway 2002):
+    no table, so a trillion windows cost as much memory as ten.
+    """
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
+    half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    result = index.astype(np.uint64)
+    outside = np.ones(len(result), dtype=bool)
+    while outside.any():
+        left, right = result[outside] >> half, result[outside] & mask
+        for key in keys:
+            mixed = (right ^ key) * MIX
+            mixed ^= mixed >> np.uint64(29)
+            left, right = right, left ^ ((mixed * MIX >> np.uint64(32)) & mask)
+        result[outside] = left << half | right
+        outside = result >= size
+    return result.astype(np.int64)
+
+
+class TokenWindows(Dataset):
+    """Windows of ``context_length`` + 1 tokens; sample i is the same whoever asks for it.
+
+    Raises UserError when the split is shorter than one window.
+    """
+
+    def __init__(self, tokens: Tokens, context_length: int, seed: int) -> None:
+        self.tokens = tokens
+        self.context_length = context_length
+        self.seed = seed
+        self.n_windows = (tokens.n_tokens - 1) // context_length
+        if self.n_windows < 1:
+            raise UserError(
+                f"{tokens.folder}: {tokens.n_tokens:,} tokens are less than one window of "
+                f"{context_length + 1}; prepare more data or lower --model.context_length"
+            )
+
+    def __getitems__(self, samples: list[int]) -> torch.Tensor:
+        """Return the windows (B, T + 1) of the given sample numbers, int64."""
+        starts = self.starts(np.asarray(samples))
+        return torch.from_numpy(self.tokens.windows(starts, self.context_length + 1))
+
+    def starts(self, samples: np.ndarray) -> np.ndarray:
+        """Return the position of each sample's first token, (B,)."""
+        starts = np.empty_like(samples)
+        for epoch in np.unique(samples // self.n_windows):
+            here = samples // self.n_windows == epoch
+            window = permute(samples[here] % self.n_windows, self.n_windows, self.seed, epoch)
+            starts[here] = window * self.context_length
+        return starts
+
+    def __getitem__(self, sample: int) -> torch.Tensor:
+        return self.__getitems__([sample])[0]
+
+
+class StepSampler:
+    """Yields the sample numbers of each micro-batch of one rank, from ``start_step`` on.
+
+    The batches numbered in ``skipped`` are left out: those after them move up.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        micro_batch: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        skipped: Collection[int] = (),
+    ) -> None:
+        self.batch, self.micro_batch = batch, micro_batch
+        self.start_step, self.rank, self.world = start_step, rank, world
+        self.skipped = sorted(skipped)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.batch // self.world
+        number = batch_number(self.start_step, self.skipped)
+        while True:
+            if number not in self.skipped:
+                first = number * self.batch + self.rank * share
+                for start in range(first, first + share, self.micro_batch):
+                    yield list(range(start, start + self.micro_batch))
+            number += 1
+
+
+def batch_number(step: int, skipped: list[int]) -> int:
+    """Return the number of the batch that step ``step`` (from 0) reads, leaving out ``skipped``.
+
+    ``skipped`` is ascending.
+    """
+    number = step
+    for left in skipped:
+        if left > number:
+            break
+        number += 1
+    return number
+
+
+def build_loader(dataset: TokenWindows, sampler: StepSampler) -> DataLoader:
+    """Return a loader of (B, T + 1) batches, in this process: worker processes cost more."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=lambda windows: windows,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,213 @@
+"""Scaling laws: their formulas, and the compute-optimal sizes that follow from them."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from scipy.optimize import nnls
+
+from llama_scale.scaling.fitting.solver import Curvature
+
+LOWER_EXPONENT, UPPER_EXPONENT = 0.01, 4.0
+LARGEST = np.log(1e30)
+STEPS = 100
+
+
+@dataclass(frozen=True)
+class Surface:
+    """L(N, D) = E + A N^-alpha + B D^-beta (Hoffmann et al. 2022, arXiv 2203.15556, approach 3).
+
+    L in the unit of the fitted loss (nats per token), N parameters, D tokens. Each field is a
+    number, or an array (S,) with one law for each resample of a bootstrap.
+    """
+
+    E: float | np.ndarray
+    A: float | np.ndarray
+    alpha: float | np.ndarray
+    B: float | np.ndarray
+    beta: float | np.ndarray
+
+    def loss(self, N: np.ndarray, D: np.ndarray) -> np.ndarray:
+        """Return the loss at N and D (n,): (n,), or (S, n) for S laws."""
+        E, A, alpha, B, beta = (np.asarray(getattr(self, f.name))[..., None] for f in fields(self))
+        loss = E + A * np.power(N, -alpha) + B * np.power(D, -beta)
+        return loss[..., 0] if np.ndim(N) == np.ndim(D) == 0 else loss
+
+    def terms(self, N: float, D: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the two reducible parts of the loss, A N^-alpha and B D^-beta."""
+        return self.A * np.power(N, -self.alpha), self.B * np.power(D, -self.beta)
+
+    def optimum(self, C: np.ndarray, flops: "Flops") -> tuple[np.ndarray, np.ndarray]:
+        """Return N and D of least loss at compute C (n,), each (n,) or (S, n) for S laws.
+
+        On the line of equal compute, D = C / flops.per_token(N); there the loss is least where
+        alpha A N^-alpha = beta B D^-beta d ln(flops per token) / d ln N, solved by Newton's
+        method on ln N from the closed form for 6ND; a step out of the bracket halves it instead.
+        """
+        A, alpha, B, beta = (
+            np.asarray(x)[..., None] for x in (self.A, self.alpha, self.B, self.beta)
+        )
+        ratio = np.log(alpha * A) - np.log(beta * B)
+        n = (ratio + beta * np.log(np.asarray(C) / 6)) / (alpha + beta)  # ln N
+        n = np.clip(n, 0, LARGEST)
+        low, high = np.zeros_like(n), np.full_like(n, LARGEST)
+        for _ in range(STEPS):
+            N = np.exp(n)
+            slope = flops.slope(N)
+            gain = ratio - alpha * n + beta * np.log(C / flops.per_token(N)) - np.log(slope)
+            low, high = np.where(gain > 0, n, low), np.where(gain > 0, high, n)
+            step = n + gain / (alpha + beta * slope + np.maximum(flops.bend(N), 0))
+            before, n = n, np.where((low <= step) & (step <= high), step, (low + high) / 2)
+            if np.abs(n - before).max() < 1e-12:
+                break
+        N = np.exp(n)
+        return N, C / flops.per_token(N)
+
+    @property
+    def exponent(self) -> float | np.ndarray:
+        """The exponent a of N*(C) ~ C^a where C = 6ND; that of D*(C) is 1 - a."""
+        return self.beta / (self.alpha + self.beta)
+
+
+# Besiroglu et al. 2024, arXiv 2404.10102: the runs of Hoffmann et al. fitted again.
+BESIROGLU = Surface(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Training FLOPs of a token as a function of size: 6N (1 + c N^-g)^power, c >= 0, 0 <= g <= 1.
+
+    c = 0 is the convention 6ND. Attention and the output head grow more slowly than N, so an
+    exact count lies above 6ND by ever less (power 1); one whose N has tables that do not multiply
+    lies below (power -1). Both cost more than nothing, and the more the larger N is, at any N.
+    ``error`` is the largest relative deviation from the counts fitted.
+    """
+
+    name: str
+    c: float = 0.0
+    g: float = 1.0
+    power: int = 1
+    error: float = 0.0
+
+    def per_token(self, N: np.ndarray) -> np.ndarray:
+        """Return FLOPs for each training token."""
+        return 6 * N * (1 + self.c * N**-self.g) ** self.power
+
+    def slope(self, N: np.ndarray) -> np.ndarray:
+        """Return d ln(per_token) / d ln N."""
+        extra = self.c * N**-self.g
+        return (1 + (1 - self.power * self.g) * extra) / (1 + extra)
+
+    def bend(self, N: np.ndarray) -> np.ndarray:
+        """Return d ln(slope) / d ln N."""
+        extra = self.c * N**-self.g
+        return self.power * self.g**2 * extra / (1 + extra) ** 2 / self.slope(N)
+
+    def formula(self) -> str:
+        """Return the FLOPs of a token as text."""
+        extra = f"(1 + {self.c:.4g} N^-{self.g:.4g})"
+        if not self.c:
+            return "6N"
+        return f"6N {extra}" if self.power > 0 else f"6N / {extra}"
+
+
+def fit_flops(name: str, N: np.ndarray, D: np.ndarray, flops: np.ndarray) -> Flops:
+    """Return the FLOPs of a token that a column of counts implies (see ``Flops``).
+
+    The exponent is that of least squares in logarithms, held within [0, 1]: beyond, a few sizes
+    would promise sizes that cost nothing. Where the counts lie on both sides of 6ND, the excess
+    over 6ND is its mean at every size.
+    """
+    ratio = flops / (6 * N * D)
+    power = 1 if ratio.mean() >= 1 else -1
+    excess, g = ratio**power - 1, 0.0
+    if np.all(excess > 1e-9):
+        if len(np.unique(N)) > 1:
+            g = float(np.clip(-np.polyfit(np.log(N), np.log(excess), 1)[0], 0, 1))
+        c = float(np.exp(np.mean(np.log(excess) + g * np.log(N))))
+    else:
+        c = float(abs(ratio.mean() ** power - 1))
+    law = Flops(name, c, g, power)
+    return replace(law, error=float(np.abs(law.per_token(N) * D / flops - 1).max()))
+
+
+class SurfaceModel:
+    """log L at n points as a function of theta = (ln A', alpha, ln B', beta, ln E).
+
+    ln N and ln D are centred, so that A' and B' are the sizes of the two terms at the middle of
+    the points and hardly correlate with the exponents: log L = log(e^(ln A' - alpha x) +
+    e^(ln B' - beta y) + e^(ln E)), whose terms stay within range there. A ``newton.Model``.
+    """
+
+    def __init__(self, N: np.ndarray, D: np.ndarray, centre: tuple[float, float] | None = None):
+        self.centre = centre or (np.log(N).mean(), np.log(D).mean())
+        self.x, self.y = np.log(N) - self.centre[0], np.log(D) - self.centre[1]  # (n,)
+
+    def value(self, theta: np.ndarray) -> np.ndarray:
+        """Return log loss (S, n) for parameters (S, 5)."""
+        return np.log(sum(self._terms(theta)))
+
+    def _terms(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        a, alpha, b, beta, e = (theta[:, i : i + 1] for i in range(5))
+        return np.exp(a - alpha * self.x), np.exp(b - beta * self.y), np.exp(e)
+
+    def expand(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, Curvature]:
+        """Return value (S, n), gradient (S, 5, n) and the function for the curvature."""
+        terms = self._terms(theta)
+        loss = sum(terms)
+        p, q, r = (term / loss for term in terms)  # shares of the three terms, (S, n) each
+        gradient = np.empty((len(theta), 5, len(self.x)))
+        for i, row in enumerate((p, -p * self.x, q, -q * self.y, r)):
+            gradient[:, i] = row
+
+        def curvature(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+            total = (gradient * (u + v)[:, None]) @ gradient.transpose(0, 2, 1)  # (S, 5, 5)
+            for k, share, z in ((0, p, self.x), (2, q, self.y)):
+                first = v * share
+                second = first @ z
+                total[:, k, k] -= first.sum(1)
+                total[:, k, k + 1] += second
+                total[:, k + 1, k] += second
+                total[:, k + 1, k + 1] -= first @ z**2
+            total[:, 4, 4] -= (v * r).sum(1)
+            return total
+
+        return np.log(loss), gradient, curvature
+
+    def bounds(self, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lower and upper bounds (5,) of theta for losses (n,).
+
+        E may lie above the least loss: noise puts runs that have levelled off below it.
+        """
+        low, high = np.log(loss.min()), np.log(loss.max())
+        lower = [low - 60, LOWER_EXPONENT, low - 60, LOWER_EXPONENT, low - 12]
+        upper = [high + 5, UPPER_EXPONENT, high + 5, UPPER_EXPONENT, high]
+        if self.centre == (0.0, 0.0):
+            upper[0], upper[2] = high + 100, high + 100
+        return np.array(lower), np.array(upper)
+
+    def starts(self, loss: np.ndarray, count: int) -> np.ndarray:
+        """Return at least ``count`` starts (S, 5): a grid of exponents, the rest by least squares.
+
+        With both exponents given the law is linear in E, A' and B', which are then those of
+        least relative squared error that are not negative.
+        """
+        side = int(np.ceil(np.sqrt(count)))
+        starts = []
+        for alpha in np.geomspace(0.06, 1.8, side):
+            for beta in np.geomspace(0.06, 1.8, int(np.ceil(count / side))):
+                columns = np.exp(-alpha * self.x), np.exp(-beta * self.y), np.ones_like(loss)
+                terms, _ = nnls(np.stack(columns, 1) / loss[:, None], np.ones_like(loss))
+                a, b, e = np.log(np.maximum(terms, 1e-3 * loss.min()))
+                starts.append([a, alpha, b, beta, e])
+        return np.array(starts)
+
+    def theta(self, law: Surface) -> np.ndarray:
+        """Return theta (5,) of one law: the inverse of ``natural``."""
+        a, b = np.log(law.A) - law.alpha * self.centre[0], np.log(law.B) - law.beta * self.centre[1]
+        return np.array([a, law.alpha, b, law.beta, np.log(law.E)])
+
+    def natural(self, theta: np.ndarray) -> Surface:
+        """Return the law of theta (5,) or the laws of theta (S, 5)."""
+        a, alpha, b, beta, e = np.moveaxis(np.asarray(theta), -1, 0)
+        x, y = self.centre
+        return Surface(np.exp(e), np.exp(a + alpha * x), alpha, np.exp(b + beta * y), beta)

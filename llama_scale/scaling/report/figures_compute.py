@@ -1,0 +1,155 @@
+"""Figures of what a budget buys: IsoFLOP curves, the approaches, cost, forecasts and outcomes."""
+
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, ticks
+from llama_scale.scaling.fitting.approaches import front
+from llama_scale.scaling.forecasting.recommend import HOUR, peak
+from llama_scale.scaling.report.figures_loss import ACCENT, GREY, HELD, Study, by_size, dots, ramp
+from llama_scale.scaling.report.text import between, count, digits, power, signed
+
+GPU, MFU = "H200", 0.4
+APPROACHES = {"1": "#8a6bb8", "2": "#3d87c4", "3": ACCENT}
+
+
+def budget_figures(study: Study, scored: list[dict[str, Any]]) -> tuple[list[Figure], list[str]]:
+    """Return the figures that the runs allow, and what was left out and why.
+
+    ``scored`` are forecasts of the study with their outcomes, as ``advice.score`` returns them.
+    """
+    made, left_out = [], []
+    if study.laws["approaches"]["isoflop"]:
+        made.append(isoflop(study))
+    else:
+        left_out.append("IsoFLOP curves (no four sizes share a budget)")
+    if any(row["exponent"] for row in study.laws["approaches"]["table"]):
+        made.append(exponents(study))
+    made.append(cost(study))
+    if any(row["measured"] for found in scored for row in found["runs"]):
+        made.append(outcome(scored))
+    else:
+        left_out.append("forecast against outcome (no forecast has been measured yet)")
+    return made, left_out
+
+
+def isoflop(study: Study) -> Figure:
+    """Return loss against size at equal compute, with the parabolas and their minima."""
+    points, groups = study.points, study.laws["approaches"]["isoflop"]
+    curves, minima = [], []
+    where = {int(number): i for i, number in enumerate(points.numbers)}
+    for group, color in zip(groups, ramp(len(groups)), strict=True):
+        index = np.array([where[int(row)] for row in group["rows"]])
+        N = np.geomspace(points.N[index].min(), points.N[index].max(), 40)
+        loss = np.polyval(group["coefficients"][::-1], np.log(N / group["centre"]))
+        name = f"{power(group['C'])} FLOP"
+        curves.append(Series(name, "line", N, loss, color, legend=False, width=1.3))
+        curves.append(dots(study, index, points.N, points.loss, name=name, color=color))
+        if group["inside"]:
+            minima.append((group["N"], group["loss"], group["C"]))
+    if minima:
+        N, loss = np.array(minima).T[:2]
+        text = [f"{power(c)} FLOP<br>N* {count(n)}" for n, _, c in minima]
+        best = {"color": ACCENT, "ring": True, "hover": text}
+        curves.append(Series("minimum", "points", N, loss, **best))
+    shown = np.concatenate([s.x for s in curves]), np.concatenate([s.y for s in curves])
+    across = axis("parameters N", [shown[0]], show="count")
+    up = axis("validation loss", [shown[1]])
+    outside = len(groups) - len(minima)
+    edge = (
+        f" In {outside} of {len(groups)} budgets the least loss lies at the edge of the sizes "
+        "tried, so no minimum is given."
+    )
+    return Figure(
+        "isoflop",
+        "Equal compute, different sizes",
+        "Each colour is one compute budget; the parabola's minimum is the best size for it "
+        f"(approach 2).{edge if outside else ''}",
+        [Panel("isoflop", across, up, curves)],
+    )
+
+
+def exponents(study: Study) -> Figure:
+    """Return the exponent of the optimal size by approach, with its intervals."""
+    table = [row for row in study.laws["approaches"]["table"] if row["exponent"]]
+    kinds = list(dict.fromkeys(row["compute"] for row in table))
+    series, values = [], []
+    for name in dict.fromkeys(row["approach"] for row in table):
+        rows = [row for row in table if row["approach"] == name]
+        shift = 0.18 * (int(name[0]) - 2)
+        x = np.array([kinds.index(row["compute"]) + 1 + shift for row in rows])
+        y, low, high = (
+            np.array([r["exponent"][k] for r in rows]) for k in ("value", "low", "high")
+        )
+        hover = [f"{escape(name)}<br>a = {between(row['exponent'])}" for row in rows]
+        series.append(Series(name, "points", x, y, APPROACHES[name[0]], low, high, hover))
+        values += [y, low, high]
+    labels = [(i + 1.0, kind.removesuffix(" attention")) for i, kind in enumerate(kinds)]
+    across = Axis("compute counted as", False, (0.5, len(kinds) + 0.5), labels)
+    up = axis("exponent a of N* ~ C^a", values, log=False)
+    return Figure(
+        "exponents",
+        "Does the best size grow equally by every approach?",
+        "The exponent of the compute-optimal size by Hoffmann et al.'s three approaches, with 95 % "
+        "intervals. Intervals that do not meet mean that the exponent is not settled.",
+        [Panel("exponents", across, up, series)],
+    )
+
+
+def cost(study: Study) -> Figure:
+    """Return quality against what it cost, with the best run at each cost."""
+    points = study.points
+    bits = points.has("bits_per_byte")
+    score = points.numeric("bits_per_byte") if bits else points.loss
+    known = np.isfinite(score)
+    hours = points.compute / (peak(GPU) * MFU * HOUR)
+    index = np.flatnonzero(known)
+    best = index[front(hours[index], score[index])]
+    steps = Series("best for the money", "line", hours[best], score[best], ACCENT, width=2.2)
+    what = "bits per byte" if bits else "validation loss"
+    across = axis(f"hours of one {GPU} at {MFU:.0%} of its peak", [hours], show="power")
+    panel = Panel(
+        "cost", across, axis(what, [score[known]]), [steps, *by_size(study, hours, score)]
+    )
+    return Figure(
+        "cost",
+        "Cost against quality",
+        f"Training compute as hours of one {GPU} (dense bf16 peak {peak(GPU) / 1e12:.0f} "
+        f"TFLOP/s at {MFU:.0%}): an estimate for comparison, not the time measured. The red line "
+        "joins the runs that nothing cheaper beats.",
+        [panel],
+    )
+
+
+def outcome(scored: list[dict[str, Any]]) -> Figure:
+    """Return forecasts with their intervals beside what was measured."""
+    rows = [row for found in scored for row in found["runs"] if row["measured"]]
+    measured, value, low, high, C = (
+        np.array([row[key] for row in rows])
+        for key in ("measured", "value", "run_low", "run_high", "compute")
+    )
+    text = [
+        f"<b>{escape(row['run'])}</b><br>forecast {digits(row['value'], 4)} "
+        f"[{digits(row['run_low'], 4)}, {digits(row['run_high'], 4)}]<br>measured "
+        f"{digits(row['measured'], 4)}<br>error {signed(row['error_percent'])}"
+        for row in rows
+    ]
+    error = [100 * (loss / measured - 1) for loss in (value, low, high)]
+    across = axis("training compute (FLOP)", [C / 2, C * 2], show="power")
+    edge = 1.15 * max(float(np.abs(error).max()), 1e-3)
+    label = "forecast over measured loss (%)"
+    up = Axis(label, False, (-edge, edge), ticks(-edge, edge, False, "plain"))
+    zero = Series(
+        "measured", "line", np.array(across.range), np.zeros(2), GREY, width=1.2, legend=False
+    )
+    drawn = Series("forecast, 95 % interval", "points", C, error[0], HELD, *error[1:], text)
+    inside = sum(row["covered"] for row in rows)
+    return Figure(
+        "outcome",
+        "Forecast against outcome",
+        f"{inside} of {len(rows)} measured losses lie inside the 95 % interval of their forecast; "
+        "when each forecast was written stands in its table.",
+        [Panel("outcome", across, up, [zero, drawn])],
+    )

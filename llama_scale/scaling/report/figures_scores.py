@@ -1,0 +1,134 @@
+"""Figures of what a model's loss is worth: bits per byte, parse rate and pass@k by scale."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, ticks
+from llama_scale.scaling.report.figures_loss import GREY, MOST_GROUPS, Study, by_size
+from llama_scale.scaling.report.text import SMALL, SUITES, count, solved
+
+
+def quality_figures(study: Study) -> tuple[list[Figure], list[str]]:
+    """Return a figure for each column of scores (``KINDS``), and what is absent."""
+    points, made, left_out = study.points, [], []
+    for pattern, what, draw, title, caption in KINDS:
+        matches = [re.fullmatch(pattern, name) for name in points.rows[0] if points.has(name)]
+        if not any(matches):
+            left_out.append(f"{what} (no column {re.sub('[(].*?[)]', '*', pattern)})")
+        for match in filter(None, matches):
+            suite, *k = (SUITES.get(part, part) for part in match.groups() or [""])
+            text = caption.format(suite, *k)
+            if k == ["1"]:
+                text = solved(suite, points.numeric(match[0]), points.N.max() < SMALL)
+            made.append(draw(study, match[0], title.format(suite, *k), text))
+    return made, left_out
+
+
+def _joined(study: Study, x: np.ndarray, y: np.ndarray, **ends: Any) -> list[Series]:
+    """Return each size's runs as points joined by thin lines, in order of x."""
+    series = []
+    for group in study.groups:
+        index = group.index[np.isfinite(y[group.index])]
+        index = index[np.argsort(x[index])]
+        line = {"color": group.color, "width": 1.2, "legend": False}
+        series.append(Series(group.label, "line", x[index], y[index], **line))
+    return series + by_size(study, x, y, **ends)
+
+
+def _by_data(study: Study, y: np.ndarray, **intervals: Any) -> list[Series]:
+    """Return the runs against size, those of equal data joined where the runs form a grid."""
+    N, D, series = study.points.N, study.points.D, []
+    budgets = np.unique(D)
+    grid = len(budgets) <= MOST_GROUPS and np.nanmax(y) > np.nanmin(y)
+    apart, ends = 0.04 * (np.nanmax(y) - np.nanmin(y)), []
+    for budget in budgets if grid else []:
+        index = np.flatnonzero(np.equal(D, budget) & np.isfinite(y))
+        index = index[np.argsort(N[index])]
+        if len(np.unique(N[index])) < 2:
+            continue
+        line = {"color": GREY, "width": 0.9, "legend": False}
+        if all(abs(y[index[-1]] - end) > apart for end in ends):
+            line["label"] = count(budget)
+            ends.append(y[index[-1]])
+        series.append(Series(f"{count(budget)} tokens", "line", N[index], y[index], **line))
+    return series + by_size(study, N, y, **intervals)
+
+
+def _interval(study: Study, column: str) -> dict[str, np.ndarray]:
+    """Return the ends (n,) of the intervals of a score, where the runs have them."""
+    names = {end: f"{column}_{end}" for end in ("low", "high")}
+    if not all(study.points.has(name) for name in names.values()):
+        return {}
+    values = study.points.numeric(column)
+    ends = {end: study.points.numeric(name) for end, name in names.items()}
+    return {end: np.where(np.isfinite(found), found, values) for end, found in ends.items()}
+
+
+def _figure(study: Study, column: str, title: str, caption: str, up: Axis) -> Figure:
+    points, values = study.points, study.points.numeric(column)
+    ends = _interval(study, column)
+    across = (
+        (
+            "compute",
+            axis("training compute (FLOP)", [points.compute], show="power"),
+            _joined(study, points.compute, values, **ends),
+        ),
+        (
+            "size",
+            axis("parameters N (joined: equal tokens)", [points.N], show="count", room=0.12),
+            _by_data(study, values, **ends),
+        ),
+    )
+    key = column.replace("_", "-")
+    return Figure(
+        key, title, caption, [Panel(f"{key}-{name}", x, up, series) for name, x, series in across]
+    )
+
+
+def _bits(study: Study, column: str, title: str, caption: str) -> Figure:
+    up = axis("bits per byte", [study.points.numeric(column)])
+    return _figure(study, column, title, caption, up)
+
+
+def _rate(study: Study, column: str, title: str, caption: str) -> Figure:
+    highest = _interval(study, column).get("high", study.points.numeric(column))
+    top = max(1.1 * float(np.nanmax(highest)), 0.02)
+    shown = [(value, f"{100 * value:g} %") for value, _ in ticks(0.0, top, False, "plain")]
+    return _figure(study, column, title, caption, Axis("share", False, (-0.02 * top, top), shown))
+
+
+KINDS = (
+    (
+        "bits_per_byte",
+        "bits per byte",
+        _bits,
+        "Bits per byte of held-out code",
+        "Loss in bits for each byte of source code, so comparable between tokenizers; lower is "
+        "better.",
+    ),
+    (
+        "(.*)_gold_bits_per_byte",
+        "bits per byte of reference solutions",
+        _bits,
+        "{} reference solutions, bits per byte",
+        "How well a model expects the reference solutions of {}, given the prompts: a measure "
+        "that moves long before any task is solved.",
+    ),
+    (
+        "(.*)_parse_rate",
+        "parse rate",
+        _rate,
+        "{} completions that parse",
+        "Share of sampled programs that are valid Python.",
+    ),
+    (
+        "(.*)_pass_at_([0-9]+)",
+        "pass@k",
+        _rate,
+        "{} pass@{}",
+        "Estimated chance that one of {1} programs passes the tests. Bars are exact 95 % intervals "
+        "over the tasks.",
+    ),
+)

@@ -1,0 +1,195 @@
+"""report.html and its figures, made from a study's points.csv and laws.json alone."""
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from llama_scale.errors import UserError
+from llama_scale.files import atomic_write, read_json, sha256
+from llama_scale.plotting import draw
+from llama_scale.plotting.figure import Figure
+from llama_scale.scaling.fitting.laws_file import FORMAT
+from llama_scale.scaling.fitting.points import Points, read_points
+from llama_scale.scaling.forecasting.recommend import read_forecast, score
+from llama_scale.scaling.report import text as words
+from llama_scale.scaling.report.figures_compute import budget_figures
+from llama_scale.scaling.report.figures_loss import (
+    Study,
+    frontier,
+    loss_compute,
+    loss_tokens,
+    prediction,
+    residuals,
+)
+from llama_scale.scaling.report.figures_scores import quality_figures
+from llama_scale.scaling.report.tables import Table, outcome, tables
+
+SCORES = (
+    ("bits_per_byte", "bits/byte"),
+    (".*_gold_bits_per_byte", "gold bits/byte"),
+    (".*_parse_rate", "parses"),
+    (".*_pass_at_1", "pass@1"),
+)
+
+
+def write_report(
+    study: str | Path, points: str | Path | None = None, title: str | None = None
+) -> list[Path]:
+    """Write report.html and figures/*.png, *.svg into the study's folder; return the paths.
+
+    Args:
+        study: Folder with laws.json.
+        points: The CSV that was fitted; None is points.csv in the folder.
+        title: Title of the page; None is the folder's name.
+
+    Raises:
+        UserError: A file is missing, of another format, or the law was fitted to other points.
+    """
+    folder = Path(study)
+    loaded = load_study(folder, Path(points) if points else folder / "points.csv")
+    scored = outcomes(folder, loaded.points)
+    made, left_out = study_figures(loaded, scored)
+    written = [path for figure in made for path in draw.save(figure, folder / "figures")]
+    shown = [*tables(loaded.laws), *(outcome(found) for found in scored)]
+    page = render(loaded, made, left_out, shown, title or folder.resolve().name)
+    with atomic_write(folder / "report.html") as file:
+        file.write(page)
+    return [folder / "report.html", *written]
+
+
+def load_study(folder: Path, path: Path) -> Study:
+    """Read laws.json and the points that it was fitted to; raise UserError where they differ."""
+    laws = read_json(folder / "laws.json")
+    if not isinstance(laws, dict) or laws.get("format") != FORMAT:
+        raise UserError(f"{folder / 'laws.json'}: not {FORMAT}; run launch/scaling.py fit again")
+    if path.is_file() and sha256(path) != laws["points"]["sha256"]:
+        raise UserError(
+            f"{path}: not the file that {folder / 'laws.json'} was fitted to; run "
+            "launch/scaling.py fit again"
+        )
+    points = read_points(path, laws["points"]["columns"], laws["points"]["where"])
+    return Study(points, laws)
+
+
+def outcomes(folder: Path, points: Points) -> list[dict[str, Any]]:
+    """Return the study's forecasts, oldest first, scored by its points."""
+    paths = sorted((folder / "forecasts").glob("*.json"))
+    found = [score(read_forecast(path), points) for path in paths]
+    return sorted(found, key=lambda forecast: forecast["made"])
+
+
+def study_figures(
+    study: Study, scored: list[dict[str, Any]] | None = None
+) -> tuple[list[Figure], list[str]]:
+    """Return the figures that the study's columns allow, and what was left out and why.
+
+    ``scored`` are the study's forecasts with their outcomes.
+    """
+    quality, left_out = quality_figures(study)
+    budgets, absent = budget_figures(study, scored or [])
+    left_out += absent
+    made = [loss_compute(study), loss_tokens(study)]
+    if study.laws["frontier"][-1]["determined"]:
+        made.append(frontier(study))
+    else:
+        left_out.append(f"compute-optimal size ({words.UNDETERMINED})")
+    if study.laws["holdout"]:
+        made.append(prediction(study))
+    else:
+        left_out.append("predicted against measured (no run was held out)")
+    return [*made, *budgets, *quality, residuals(study)], left_out
+
+
+def render(
+    study: Study, made: list[Figure], left_out: list[str], shown: list[Table], title: str
+) -> str:
+    """Return the page: everything it needs is inside it."""
+    from jinja2 import Environment, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    panels = [draw.plotly(panel) for figure in made for panel in figure.panels]
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = (
+        files("llama_scale.scaling.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    return environment.from_string(template).render(
+        title=title,
+        laws=study.laws,
+        points=study.points,
+        answer=words.answer(study.laws, study.points),
+        tiles=tiles(study.laws),
+        figures=made,
+        left_out=left_out,
+        tables=shown,
+        table=run_table(study),
+        w=words,
+        plotlyjs=get_plotlyjs(),
+        panels=_script_safe(panels),
+    )
+
+
+def tiles(laws: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the few numbers that stand first: (what, value, detail)."""
+    law, best, held = laws["laws"]["surface"], laws["frontier"][-1], laws["holdout"]
+    then, parameters = best["next"], law["parameters"]
+    found = [
+        (
+            name,
+            words.digits(parameters[key]["value"]),
+            f"{words.digits(parameters[key]['low'])} to {words.digits(parameters[key]['high'])}",
+        )
+        for key, name in (("alpha", "exponent of size, α"), ("beta", "exponent of data, β"))
+    ]
+    if held:
+        row, n = held["runs"][0], len(held["runs"])
+        found.append(
+            (
+                "held-out run, error",
+                words.signed(row["error_percent"]),
+                f"{'inside' if row['covered'] else 'outside'} its 95 % interval",
+            )
+            if n == 1
+            else (
+                "held-out runs, median error",
+                f"{words.digits(held['median_absolute_error_percent'], 2)} %",
+                f"{held['covered']} of {n} inside their 95 % interval",
+            )
+        )
+    loss = then["loss"]
+    if not best["determined"]:
+        return found
+    detail = f"{words.digits(loss['run_low'])} to {words.digits(loss['run_high'])}"
+    found.append((f"loss at {then['factor']}× compute", words.digits(loss["value"]), detail))
+    return found
+
+
+def run_table(study: Study) -> dict[str, Any]:
+    """Return the head and the cells of the table of runs."""
+    points = study.points
+    columns = [column for column in points.rows[0] if points.has(column)]
+    scores = [(c, label) for ending, label in SCORES for c in columns if re.fullmatch(ending, c)]
+    values = {column: points.numeric(column) for column, _ in scores}
+    body = []
+    for i, run in enumerate(study.laws["runs"]):
+        cells = [
+            run["run"] + (" (held out)" if run["held_out"] else ""),
+            words.count(run["N"]),
+            words.count(run["D"]),
+            words.power(run["compute"]),
+            words.digits(run["loss"], 4),
+            words.digits(run["fitted"], 4),
+            words.signed(run["residual_percent"]),
+        ]
+        body.append([*cells, *(words.digits(values[column][i]) for column, _ in scores)])
+    head = ["run", "N", "D", "FLOP", "loss", "fitted", "residual", *(name for _, name in scores)]
+    return {"head": head, "body": body}
+
+
+def _script_safe(value: Any) -> str:
+    """Return JSON that can stand inside a script element whatever its strings hold."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("&", "\\u0026")

@@ -1,0 +1,100 @@
+"""What a study would do and what it would tell, before anything runs."""
+
+import shlex
+
+from llama_scale.config import CONFIGS, load_size
+from llama_scale.cost.accounting import GIB, count_parameters, flops_per_token, training_memory
+from llama_scale.errors import UserError
+from llama_scale.scaling.fitting.fit import check_design
+from llama_scale.scaling.forecasting.design import Design, Rung, best_design, further, width
+from llama_scale.scaling.forecasting.holdout import planned_points
+from llama_scale.scaling.forecasting.recommend import HOUR, peak
+from llama_scale.scaling.report.text import count, digits, power
+from llama_scale.scaling.study.plan import Study
+from llama_scale.scaling.study.settings import PlannedRun
+
+
+def describe(study: Study) -> str:
+    """Return the study's runs with their cost, what they would forecast, and its commands."""
+    wide = max(22, *(len(run.name) for run in study.runs)) + 2
+    rows = [
+        f"{'run':<{wide}}{'N':>14}{'D':>16}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}{'FLOPs':>11}"
+        f"{'memory':>11}{'hours':>9}"
+    ]
+    for run in study.runs:
+        recipe = run.recipe
+        rows.append(
+            f"{run.name:<{wide}}{run.n:>14,}{recipe.tokens:>16,}{recipe.tokens / run.n:>8.1f}"
+            f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.spent:>11.3g}"
+            f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.spent):>9.3g}"
+        )
+    total, config, budget = sum(r.spent for r in study.runs), study.config, study.config.budget
+    rows += [
+        f"{len(study.runs)} runs, {total:.3g} FLOPs (exact, causal attention); N is non-embedding",
+        f"hours: {hours(study, total):.3g} of one {budget.gpu} in all, at {budget.mfu:.0%} of its "
+        "dense bf16 peak; memory: one sequence at a time, weights in float32, without compile",
+        f"runs at a time: {config.parallel}; threads of each: {config.threads or 'auto'}",
+        *(forecast(study) if config.law == "loss" else []),
+        "",
+    ]
+    rows += [f"{task.name}: python {shlex.join(task.argv[1:])}" for task in study.tasks]
+    return "\n".join(rows)
+
+
+def hours(study: Study, flops: float) -> float:
+    """Return the hours of one of the study's GPUs that training FLOPs take."""
+    budget = study.config.budget
+    return flops / (peak(budget.gpu) * budget.mfu * HOUR)
+
+
+def memory(run: PlannedRun) -> int:
+    """Return the estimated peak memory in bytes of a run with one sequence in a micro batch."""
+    return training_memory(run.config.model, 1, bf16=run.config.precision != "fp32").total
+
+
+def forecast(study: Study) -> list[str]:
+    """Return how well the runs would forecast, and the grid that would do best for their cost.
+
+    Simulated (see design.py) for the compute-optimal model at ten times the largest run.
+    """
+    points, where = planned_points(study.points), study.config.fit.get("where")
+    try:
+        points = points.select(points.match(where)) if where else points
+        check_design(points)
+    except UserError as error:
+        return [f"forecast at ten times the largest run: none; {error}"]
+    N, D, noise = points.N, points.D, study.config.noise
+    target = further(float((6 * N * D).max()))
+    own = width(N, D, target, noise)
+    what = (
+        f"forecast at ten times the largest run ({count(target[0])} parameters, "
+        f"{count(target[1])} tokens), simulated with {100 * noise:g} % noise"
+    )
+    lines = [f"{what}: within {digits(own, 2)} %"]
+    best = best_design(rungs(study), float(points.compute.sum()), target, noise)
+    if best is None or best.width > 0.95 * own:
+        return [*lines, "no grid of the ladder's rungs would do clearly better for the same FLOPs"]
+    return [*lines, f"for the same FLOPs, within {digits(best.width, 2)} %: {_text(best)}"]
+
+
+def rungs(study: Study) -> list[Rung]:
+    """Return the rungs from the study's smallest to its largest, in its vocabulary and context."""
+    least, most = (end(run.n for run in study.runs) for end in (min, max))
+    first = study.runs[0].config.model
+    shape = {"vocab_size": first.vocab_size, "context_length": first.context_length}
+    found = []
+    for path in sorted(CONFIGS.glob("size/*.yaml")):
+        model = load_size(path.stem, **shape)
+        size = count_parameters(model).non_embedding
+        if least <= size <= most:
+            found.append(Rung(path.stem, size, flops_per_token(model)))
+    # Two names may stand for one shape.
+    return list({rung.N: rung for rung in found}.values())
+
+
+def _text(design: Design) -> str:
+    parts = []
+    for name in dict.fromkeys(rung.name for rung in design.rungs):
+        tokens = [d for r, d in zip(design.rungs, design.D, strict=True) if r.name == name]
+        parts.append(f"{name} at {', '.join(count(d) for d in tokens)}")
+    return f"{len(design.D)} runs ({'; '.join(parts)} tokens; {power(design.flops)} FLOPs)"

@@ -1,0 +1,267 @@
+"""One training run as decided: every ``auto`` replaced, checked against device, data and past."""
+
+import dataclasses
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import llama_scale
+from llama_scale.checkpoint.folder import verify
+from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml
+from llama_scale.cost.accounting import GIB, count_parameters, flops_per_token
+from llama_scale.cost.dry_run import (
+    Layout,
+    Machine,
+    describe_machine,
+    layout_memory,
+    pick_compile,
+    pick_layout,
+)
+from llama_scale.data.shards import Tokens, open_tokens
+from llama_scale.device import fast_bf16, pick_device, set_threads
+from llama_scale.errors import UserError
+from llama_scale.model.llama import EOS
+from llama_scale.training.distributed import Place, find_place
+from llama_scale.training.optim import Recipe, resolve
+
+GPU_UTILISATION = 0.4
+# Fields that may differ when a run continues: they change no more than rounding.
+FREE_FIELDS = {
+    "run", "device", "compile", "micro_batch", "checkpoint_activations", "devices", "nodes",
+    "strategy", "threads", "checkpoint_every", "keep", "keep_every", "keep_steps", "wandb", "group",
+    "log_every",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run needs, with every ``auto`` decided."""
+
+    config: TrainConfig
+    recipe: Recipe
+    folder: Path
+    tokens: Tokens
+    device: str
+    bf16: bool
+    compile: bool
+    layout: Layout
+    place: Place
+
+    @property
+    def world(self) -> int:
+        """Number of processes that share a step."""
+        return self.layout.devices
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences in one forward pass on a device."""
+        return self.layout.micro_batch
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The configuration as written to config.yaml."""
+        fields = dataclasses.asdict(self.config)
+        fields["optim"] |= {
+            "lr": self.recipe.lr,
+            "batch_tokens": self.recipe.batch_tokens,
+            "warmup_steps": self.recipe.warmup_steps,
+        }
+        return fields | {
+            "run": str(self.folder),
+            "tokens": self.recipe.tokens,
+            "precision": "bf16" if self.bf16 else "fp32",
+            "compile": self.compile,
+            "micro_batch": self.micro_batch,
+        }
+
+
+def plan_run(config: TrainConfig) -> Run:
+    """Decide every ``auto``, check data and memory, and open the run folder's past.
+
+    Raises UserError if the data is missing or damaged, its tokenizer does not match the model,
+    the device cannot hold the model, or the run folder belongs to another configuration.
+    """
+    recipe = resolve(config)
+    set_threads(config.threads)
+    machine = describe_machine(None, GPU_UTILISATION, pick_device(config.device), config.threads)
+    device = machine.device
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
+    place = find_place(config.devices, config.nodes)
+    compiled = pick_compile(config, recipe.tokens, machine)
+    layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
+    tokens = open_tokens(config.data, "train")
+    if config.model.document_mask and tokens.eos != EOS:
+        raise UserError(
+            f"model.document_mask: {config.data} ends a document with id {tokens.eos}, not {EOS}"
+        )
+    check_parent(config, tokens)
+    if tokens.vocab_size != config.model.vocab_size:
+        raise UserError(
+            f"{config.data}: its tokenizer has {tokens.vocab_size:,} pieces and the model "
+            f"{config.model.vocab_size:,}; pass --model.vocab_size {tokens.vocab_size}"
+        )
+    name = f"{config.size}-{human(recipe.tokens)}-seed{config.seed}"
+    run = Run(
+        config=config,
+        recipe=recipe,
+        folder=Path(config.run or f"runs/{name}"),
+        tokens=tokens,
+        device=device,
+        bf16=bf16,
+        compile=compiled,
+        layout=layout,
+        place=place,
+    )
+    check_same_run(run)
+    return run
+
+
+def check_parent(config: TrainConfig, tokens: Tokens) -> None:
+    """Raise UserError if a branch's parent is damaged or was trained on other data."""
+    if config.branch_from is None:
+        return
+    meta = verify(config.branch_from)
+    if meta["data_fingerprint"] != tokens.fingerprint:
+        raise UserError(
+            f"branch_from: {config.branch_from} was trained on {meta['data']}, which is not the "
+            f"data in {config.data}"
+        )
+
+
+def fit_layout(
+    config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine
+) -> Layout:
+    """Return how a step is laid out on the devices.
+
+    Raises UserError when the device cannot hold the model, or when devices or micro_batch do not
+    divide the batch.
+    """
+    device, have = machine.device, machine.memory
+    if device == "cpu":
+        have /= config.devices
+    elif config.devices > torch.cuda.device_count():
+        raise UserError(
+            f"devices: {config.devices} asked for, this machine has {torch.cuda.device_count()}"
+        )
+    layout = pick_layout(config, batch, bf16, compiled, device, have)
+    need = layout_memory(config, layout, bf16, compiled, device)
+    if need.total > have:
+        raise UserError(
+            f"size {config.size}: training needs {need} and this {device} device offers "
+            f"{have / GIB:.1f} GiB; choose a smaller --size or a larger device "
+            "(--dry_run names the nearest change that fits)"
+        )
+    return layout
+
+
+def human(count: float) -> str:
+    """Return a short form of a count: 1500000 is 1.5M."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"
+
+
+def check_same_run(run: Run) -> None:
+    """Raise UserError if the run folder holds another configuration or was fed other data."""
+    path = run.folder / "config.yaml"
+    if not path.exists():
+        return
+    past = flatten(read_mapping(path))
+    now = flatten(yaml.safe_load(yaml.safe_dump(run.resolved)))
+    parts = {"model": defaults(ModelConfig), "optim": defaults(OptimConfig)}
+    unset = flatten(defaults(TrainConfig) | parts)
+    names = [n for n in past.keys() | now.keys() if n.split(".")[0] not in FREE_FIELDS]
+    other = [n for n in names if past.get(n, unset.get(n)) != now.get(n)]
+    if other:
+        name = min(other, key=lambda n: ("." in n, n))  # what optim.* follows from comes first
+        had = past.get(name, unset.get(name))
+        raise UserError(
+            f"{path}: this run has {name} = {had}, the command asks for {now.get(name)}; "
+            "choose another --run, or delete the folder to start over"
+        )
+    before = read_mapping(run.folder / "provenance.json").get("data_fingerprint")
+    if before != run.tokens.manifest["fingerprint"]:
+        raise UserError(
+            f"{run.folder}: {run.config.data} has changed since this run began; "
+            "choose another --run, or delete the folder to start over"
+        )
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML or JSON file of the run's; raise UserError when it is damaged."""
+    found = read_yaml(path)
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{path}: damaged (no fields in it); restore it, or choose another --run")
+    return found
+
+
+def defaults(kind: type) -> dict[str, Any]:
+    """Return the fields of a dataclass with their defaults."""
+    return {field.name: field.default for field in dataclasses.fields(kind)}
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Return what a reader needs to repeat the run: code, versions, hardware, data."""
+    root = Path(llama_scale.__file__).parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git here
+        commit = ""
+    hardware = platform.processor() or platform.machine()
+    if run.device == "cuda":
+        hardware = torch.cuda.get_device_name()
+    return {
+        "llama_scale": llama_scale.__version__,
+        "commit": commit or None,
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": version("lightning"),
+        "hardware": hardware,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "data_fingerprint": run.tokens.manifest["fingerprint"],
+        "tokenizer_fingerprint": run.tokens.tokenizer_fingerprint,
+    }
+
+
+def describe(run: Run) -> str:
+    """Return the run's settings in a few lines, each derived value with the law that set it."""
+    config, recipe = run.config, run.recipe
+    count = count_parameters(config.model)
+    laws = recipe.laws
+    epochs = recipe.tokens / run.tokens.n_tokens
+    flops = recipe.tokens * flops_per_token(config.model)
+
+    def law(name: str) -> str:
+        return f"  [{laws[name]}]" if name in laws else ""
+
+    mode = f"{run.device}, {'bf16' if run.bf16 else 'fp32'}{', compiled' if run.compile else ''}"
+    return "\n".join(
+        [
+            f"{config.size} -> {run.folder} ({mode})",
+            f"  parameters    {count.total:,} total, {count.non_embedding:,} non-embedding, "
+            f"{count.matmul:,} matmul",
+            f"  tokens        {recipe.tokens:,} ({epochs:.2f} epochs of {run.tokens.n_tokens:,})"
+            + law("tokens"),
+            f"  batch         {recipe.batch_tokens:,} tokens = {recipe.batch} x "
+            f"{config.model.context_length} ({run.layout})" + law("batch_tokens"),
+            f"  steps         {recipe.steps:,}, warmup {recipe.warmup_steps:,}"
+            + law("warmup_steps"),
+            f"  learning rate {recipe.lr:.3g}" + law("lr"),
+            f"  compute       {flops:.3g} FLOPs (exact, causal attention)",
+            f"  memory        "
+            f"{layout_memory(config, run.layout, run.bf16, run.compile, run.device)} "
+            "on each device",
+        ]
+    )

@@ -1,0 +1,166 @@
+"""Every checkpoint of a run, also of one that trains meanwhile; models of unknown data."""
+
+# ruff: noqa: F811
+import json
+
+import pytest
+
+from evals.perplexity import score
+from llama_scale.checkpoint import folder
+from llama_scale.config import ModelConfig
+from llama_scale.data.shards import open_tokens
+from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.errors import UserError
+from llama_scale.files import write_json
+from llama_scale.model.llama import Llama
+from tests.evals.test_evaluate import QUICK, launch, run, save_step  # noqa: F401
+
+LOSS = ["--suites=perplexity", "--perplexity.max_tokens=300", "--device=cpu", "--threads=1"]
+
+
+@pytest.fixture
+def many(tmp_path, tiny_data):
+    """A run folder with three checkpoints."""
+    for step in (7, 14, 21):
+        save_step(tmp_path / "many", step, tiny_data)
+    return tmp_path / "many"
+
+
+def scored(run, data):
+    """Return the steps with a result, each of which must be that of its own weights."""
+    steps = []
+    for path in sorted((run / "evals").glob("*/perplexity.json")):
+        result = json.loads(path.read_text())
+        model = Llama(ModelConfig(**folder.load_meta(run / "checkpoints" / MANY[0])["model"]))
+        model.init_weights(result["step"])
+        tokenizer = Tokenizer(data / "tokenizer.model")
+        expected = score(model, open_tokens(data, "val"), tokenizer.byte_lengths, 300)
+        assert path.parent.name == f"step-{result['step']:08d}"
+        assert result["loss"] == pytest.approx(expected.loss, rel=1e-6)
+        assert result["tokens_trained"] == 64 * result["step"]
+        steps.append(result["step"])
+    return steps
+
+
+MANY = [f"step-{step:08d}" for step in (7, 14, 21, 28)]
+
+
+def test_every_checkpoint_of_a_run(many, tiny_data, launch):
+    code, out, err = launch("evaluate.py", many, "--all", *LOSS)
+    assert code == 0 and scored(many, tiny_data) == [7, 14, 21], err
+    places = [out.index(f"{name} ->") for name in MANY[:3]]
+    assert places == sorted(places) and out.count(" ->") == 3
+    code, out, _ = launch("evaluate.py", many, "--all", *LOSS)
+    assert code == 0 and out.count("already scored") == 3
+
+
+def test_watching_a_run_that_trains(many, tiny_data, launch, monkeypatch):
+    """While it waits a checkpoint comes, one goes, and then the run has its result."""
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 1:
+            assert scored(many, tiny_data) == [7, 14, 21]
+            save_step(many, 28, tiny_data)
+            folder.discard(many / "checkpoints" / MANY[1])
+        else:
+            write_json(many / "result.json", {})
+
+    monkeypatch.setattr("evals.models.load.time.sleep", sleep)
+    code, out, err = launch("evaluate.py", many, "--watch", *LOSS)
+    assert (code, err, looks) == (0, "", [20.0, 20.0])
+    assert scored(many, tiny_data) == [7, 14, 21, 28]
+    assert [out.count(f"{name} ->") for name in MANY] == [1] * 4
+
+
+@pytest.mark.parametrize("flag", ["--all", "--watch"])
+def test_a_checkpoint_deleted_while_it_is_checked_is_passed_over(
+    many, tiny_data, launch, monkeypatch, flag
+):
+    """Training saves and prunes between the look at the folder and the reading of its files."""
+    write_json(many / "result.json", {})
+    whole = folder.sha256
+
+    def prune(path):
+        if path.parent.name == MANY[1]:
+            folder.discard(path.parent)
+        return whole(path)
+
+    monkeypatch.setattr(folder, "sha256", prune)
+    code, _, err = launch("evaluate.py", many, flag, *LOSS)
+    assert code == 0 and scored(many, tiny_data) == [7, 21]
+    (line,) = err.splitlines()
+    assert line.startswith("skipping a deleted checkpoint: ") and f"{MANY[1]}/" in line
+
+
+def test_a_damaged_checkpoint_stops_no_other(many, tiny_data, launch):
+    weights = many / "checkpoints" / MANY[0] / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    (many / "checkpoints" / MANY[1] / "manifest.json").unlink()
+    code, _, err = launch("evaluate.py", many, "--all", *LOSS)
+    assert code == 2 and scored(many, tiny_data) == [21]
+    first, second, last = err.splitlines()
+    assert (
+        first.startswith("skipping a damaged checkpoint: ") and "checksum does not match" in first
+    )
+    assert second.startswith("skipping a damaged checkpoint: ") and "manifest.json" in second
+    assert f"damaged and not scored: {MANY[0]}, {MANY[1]}" in last
+    # What is wrong with more than a checkpoint is said once.
+    code, _, err = launch("evaluate.py", many, "--all", *LOSS, "--perplexity.data=none")
+    assert code == 2 and "none: no such folder" in err.splitlines()[-1]
+    assert "damaged and not scored" not in err
+
+
+def test_a_file_that_cannot_be_read_is_named(many):
+    file = many / "checkpoints" / MANY[0] / "tokenizer.model"
+    file.unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.model: missing; use an earlier"):
+        folder.verify(file.parent)
+    file.mkdir()
+    with pytest.raises(UserError, match=r"tokenizer\.model: unreadable \(.*Is a directory"):
+        folder.verify(file.parent)
+
+
+def test_a_run_without_checkpoints_is_named(tmp_path, launch):
+    code, _, err = launch("evaluate.py", tmp_path, "--all", *LOSS)
+    assert code == 2 and f"{tmp_path}: no checkpoints/ to score; --all and --watch want a" in err
+    write_json(tmp_path / "result.json", {})
+    assert launch("evaluate.py", tmp_path, "--watch", *LOSS) == (2, "", err)
+
+
+@pytest.mark.parametrize("flag", ["--all", "--watch"])
+def test_a_folder_that_is_not_there_is_named(tmp_path, launch, monkeypatch, flag):
+    monkeypatch.setattr("evals.models.load.time.sleep", lambda _: pytest.fail("it waited"))
+    code, _, err = launch("evaluate.py", tmp_path / "nope", flag, *LOSS)
+    (line,) = err.splitlines()
+    assert code == 2 and f"{tmp_path / 'nope'}: no such folder; name a run" in line
+
+
+def test_waiting_for_the_first_checkpoint_is_said_once(tmp_path, tiny_data, launch, monkeypatch):
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            save_step(tmp_path, 7, tiny_data)
+            write_json(tmp_path / "result.json", {})
+
+    monkeypatch.setattr("evals.models.load.time.sleep", sleep)
+    code, out, err = launch("evaluate.py", tmp_path, "--watch", *LOSS)
+    assert (code, err) == (0, f"waiting for a checkpoint in {tmp_path / 'checkpoints'}\n")
+    assert len(looks) == 3 and out.count("step-00000007 ->") == 1
+
+
+def test_a_model_of_unknown_data_says_what_to_pass(tmp_path, tiny_data, launch):
+    """As launch/export.py leaves one that it read from elsewhere."""
+    save_step(tmp_path, 1, tiny_data, trained_on=False)
+    code, _, err = launch("evaluate.py", tmp_path, *QUICK)
+    (line,) = err.splitlines()
+    assert (
+        code == 2 and "pass --perplexity.data FOLDER, or leave perplexity out of --suites" in line
+    )
+    code, _, err = launch("evaluate.py", tmp_path, *LOSS, f"--perplexity.data={tiny_data}")
+    assert code == 0, err

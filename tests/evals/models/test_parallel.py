@@ -1,0 +1,162 @@
+"""Completions by several processes, the accuracy over suites, and the scores in W&B."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from evals.models.completion import Request
+from evals.models.parallel import Ranks
+from evals.results import aggregate, write_result
+from llama_scale.errors import UserError
+from llama_scale.generation.sampling import SamplingConfig
+from llama_scale.training.wandb_log import mirror_scores
+from tests.conftest import ROOT, run_script
+from tests.evals.test_evaluate import QUICK, launch, run  # noqa: F401
+from tests.llama_scale.training.test_wandb_log import plain_environment, read_run  # noqa: F401
+
+MANY = [*QUICK, "--suites=humaneval", "--humaneval.n_tasks=5", "--humaneval.n_samples=2"]
+
+
+def test_two_ranks_leave_the_bytes_of_one(run):  # noqa: F811
+    folder = run / "evals" / "step-00000007"
+    found = []
+    for ranks in ("1", "2"):
+        done = run_script("evaluate.py", "runs/tiny", *MANY, f"--ranks={ranks}",
+                          cwd=run.parents[1])  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        names = ("humaneval.json", "humaneval-samples.jsonl.gz")
+        found.append([(folder / name).read_bytes() for name in names])
+        for path in folder.iterdir():
+            path.unlink()
+    assert found[0] == found[1]
+    rows = [json.loads(line) for line in gzip.decompress(found[0][1]).splitlines()]
+    assert len(rows) == 10 and len({row["completion"] for row in rows}) > 5
+
+
+def test_killed_while_it_draws_it_goes_on_with_the_same_bytes(run):  # noqa: F811
+    folder = run / "evals" / "step-00000007"
+    argv = [*QUICK, "--suites=humaneval", "--humaneval.n_tasks=30", "--humaneval.batch_size=1",
+            "--humaneval.n_samples=2", "--humaneval.sampling.max_new_tokens=40"]  # fmt: skip
+    command = [sys.executable, str(ROOT / "launch/evaluate.py"), "runs/tiny", *argv]
+    drawn = folder / "humaneval-completions.jsonl"
+    names = ("humaneval.json", "humaneval-samples.jsonl.gz")
+    found = []
+    for kill in (False, True):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, cwd=run.parents[1], env=environment,
+                                   stdout=subprocess.DEVNULL)  # fmt: skip
+        if kill:
+            while not drawn.exists() or drawn.read_bytes().count(b'"task"') < 4:
+                assert process.poll() is None, "it ended before it was killed"
+                time.sleep(0.002)
+            process.kill()
+            process.wait()
+            kept = drawn.read_bytes().count(b'"task"')
+            assert 4 <= kept < 60 and not (folder / names[0]).exists()
+            done = run_script("evaluate.py", "runs/tiny", *argv, cwd=run.parents[1])
+            assert done.returncode == 0, done.stderr
+        assert kill or process.wait() == 0
+        assert not drawn.exists()
+        found.append([(folder / name).read_bytes() for name in names])
+        for path in folder.iterdir():
+            path.unlink()
+    assert found[0] == found[1]
+
+
+class Stub:
+    """A source that says which process it is in, or dies in it."""
+
+    def __init__(self, device, fails=""):
+        self.fails = fails
+
+    def complete(self, request):
+        if self.fails == "killed" and 1 in request.prompts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fails == "refuses":
+            raise UserError("the model: cannot be loaded")
+        for number, prompt in request.prompts.items():
+            yield {"task": number, "text": prompt, "process": os.getpid()}
+
+
+def dies(device):
+    return Stub(device, "killed")
+
+
+def refuses(device):
+    return Stub(device, "refuses")
+
+
+def draw(load, count=3):
+    ranks = Ranks(Stub("cpu"), load, count, "cpu")
+    return list(ranks.complete(Request(dict(enumerate("abcd")), SamplingConfig())))
+
+
+def test_tasks_are_shared_out_and_failures_are_named():
+    rows = draw(Stub)
+    assert {row["task"]: row["text"] for row in rows} == {0: "a", 1: "b", 2: "c", 3: "d"}
+    processes = {row["task"]: row["process"] for row in rows}
+    assert len(set(processes.values())) == 3 and processes[0] == processes[3]
+    with pytest.raises(UserError, match=r"ranks: process 1 on cpu ended with exit code -9"):
+        draw(dies)
+    with pytest.raises(UserError, match="the model: cannot be loaded"):
+        draw(refuses, 2)
+
+
+def test_accuracy_over_suites(tmp_path):
+    passes = {"humaneval": [[1, 0], [1, 1], [0, 0]], "mbpp": [[1], [0], [0], [0], [0]]}
+    for name, tasks in passes.items():
+        samples = [
+            {"task_id": f"{name}/{number}", "passed": bool(passed), "reason": "..."}
+            for number, task in enumerate(tasks)
+            for passed in task
+        ]
+        write_result(tmp_path / f"{name}.json", {"suite": name}, samples)
+    found = aggregate([tmp_path / "humaneval.json", tmp_path / "mbpp.json"])
+    assert found["n_tasks"] == {"humaneval": 3, "mbpp": 5}
+    assert found["accuracy"] == {"humaneval": 0.5, "mbpp": 0.2}
+    assert found["macro"] == pytest.approx(0.35) and found["micro"] == pytest.approx(2.5 / 8)
+    # Independently: all 3^3 x 5^5 resamples weigh the same.
+    first = np.array(np.meshgrid(*[[0.5, 1, 0]] * 3)).reshape(3, -1).mean(0)
+    second = np.array(np.meshgrid(*[[1, 0, 0, 0, 0]] * 5)).reshape(5, -1).mean(0)
+    for name, weights in (("macro", (0.5, 0.5)), ("micro", (3 / 8, 5 / 8))):
+        every = np.add.outer(weights[0] * first, weights[1] * second).ravel()
+        assert found[f"{name}_interval"] == pytest.approx(
+            np.quantile(every, [0.025, 0.975]), abs=0.04
+        )
+
+
+def test_scores_are_shown_by_step_tokens_and_flops(tmp_path):
+    for step, value in ((20, 0.25), (10, 0.125)):
+        known = {"step": step, "tokens_trained": 100 * step, "flops_trained": 1e6 * step}
+        folder = tmp_path / "run" / "evals" / f"step-{step:08d}"
+        folder.mkdir(parents=True)
+        result = {"suite": "humaneval", "pass_at_k": {"1": value}, "settings": {"k": 5}} | known
+        (folder / "humaneval.json").write_text(json.dumps(result))
+        (folder / "aggregate.json").write_text(json.dumps({"suite": "aggregate", "macro": value}))
+    identity = mirror_scores(tmp_path / "run", "scores")
+    shown = read_run(tmp_path / "run" / "wandb", identity)
+    assert (shown["project"], shown["job"]) == ("scores", "evaluate")
+    assert shown["axes"]["*"] == "tokens"
+    rows = [{k: v for k, v in row.items() if k[0] != "_"} for row in shown["history"]]
+    assert rows == [
+        {"step": step, "tokens": 100 * step, "flops": 1e6 * step,
+         "humaneval/pass_at_k/1": value, "aggregate/macro": value}
+        for step, value in ((10, 0.125), (20, 0.25))
+    ]  # fmt: skip
+    assert mirror_scores(tmp_path / "run", "scores", "disabled") is None
+
+
+def test_bad_ranks_and_wandb_of_a_run(run, launch):  # noqa: F811
+    code, _, err = launch("evaluate.py", "runs/tiny", *MANY, "--ranks=0")
+    assert code == 2 and "ranks: expected at least 1 or auto, found 0" in err
+    argv = [*QUICK, "--suites=humaneval", "--wandb=scores"]
+    code, _, err = launch("evaluate.py", "runs/tiny", *argv)
+    assert code == 0, err
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 1

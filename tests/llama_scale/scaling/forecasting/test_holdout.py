@@ -1,0 +1,91 @@
+"""Held-out runs are trained last, when what the others say of them has been written down."""
+
+import numpy as np
+import pytest
+
+from llama_scale.scaling.forecasting import recommend
+from llama_scale.scaling.forecasting.holdout import forecast_first, request
+from tests.llama_scale.scaling.report.test_page import fit_study
+from tests.llama_scale.scaling.study.test_plan import TOY, plan  # noqa: F401
+
+GRID = {"sizes": ["S1", "S2", "S4"], "tokens": [3e5, 1e6, 3e6]}
+
+
+@pytest.fixture
+def study(plan):  # noqa: F811
+    return lambda **changes: plan(runs=[GRID], **changes)
+
+
+def awaited(tasks, name):
+    """Return the names of all tasks that ``name`` waits for, at any distance."""
+    found, left = set(), [name]
+    while left:
+        new = set(tasks[left.pop()].inputs) - found
+        found |= new
+        left += new
+    return found
+
+
+def test_the_largest_run_waits_for_its_forecast(study):
+    tasks = {task.name: task for task in study().tasks}
+    others = {f"evaluate-{size}-{t}-seed0" for size in GRID["sizes"] for t in ("300k", "1M", "3M")}
+    held = "S4-3M-seed0"
+    assert awaited(tasks, f"train-{held}") >= others - {f"evaluate-{held}"}
+    assert "ahead-forecast" in tasks[f"train-{held}"].inputs
+    assert tasks["ahead-collect"].argv[2:5] == ("studies/toy", "--without", f'["{held}"]')
+    fit = tasks["ahead-fit"].argv
+    assert fit[-2:] == ("--holdout", "none") and "--resamples" in fit
+    tokens = next(run for run in study().runs if run.name == held).recipe.tokens
+    assert tasks["ahead-forecast"].argv[4:6] == ("--runs", f"S4:{tokens}")
+    for name in others - {f"evaluate-{held}"}:
+        assert not any(inside.startswith("ahead") for inside in awaited(tasks, name))
+
+
+@pytest.mark.parametrize(
+    ("holdout", "where", "expected"),
+    [
+        ("largest", None, ["S4-3M-seed0"]),
+        ("N>5e6", None, []),  # two sizes are no law
+        ("D>2e6,size==S4", None, ["S4-3M-seed0"]),
+        ("flops>2e13", None, ["S2-3M-seed0", "S4-1M-seed0", "S4-3M-seed0"]),
+        ("largest", "D<2e6", []),  # two numbers of tokens are no law
+        ("none", None, []),
+        ("largest", "N>1e30", []),
+        ("D>2e6,size==S4", "annealed==true,steps>1", ["S4-3M-seed0"]),
+        ("loss<3", None, []),  # known of a trained run alone
+    ],
+)
+def test_which_runs_are_forecast(study, holdout, where, expected):
+    runs = study().runs
+    found = [run.name for run in forecast_first(runs, holdout, where)]
+    assert found == expected
+
+
+def test_runs_of_several_seeds_are_asked_for_once(plan):  # noqa: F811
+    runs = plan(runs=[GRID | {"seeds": [0, 1]}]).runs
+    ahead = forecast_first(runs, "largest", None)
+    assert len(ahead) == 2 and request(ahead) == f"S4:{ahead[0].recipe.tokens}"
+    taller = TOY["train"] | {"model.n_layers": 3}
+    reshaped = plan(runs=[GRID], train=taller, fit={"columns": "N=n_params"})
+    run = reshaped.runs[-1]
+    assert request([run]) == f"{run.n}:{run.recipe.tokens}"
+    tied_table = 1024 * run.config.model.d_model
+    tasks = {task.name: task for task in reshaped.tasks}
+    wanted = f"{run.n + tied_table}:{run.recipe.tokens}"
+    assert tasks["ahead-forecast"].argv[4:6] == ("--runs", wanted), "as the fit counts them"
+
+
+def test_the_same_forecast_keeps_its_date(tmp_path):
+    fit_study(tmp_path)
+    fitted = recommend.read_laws(tmp_path)
+    made = recommend.forecast(fitted, "76e6:2e9")
+    first = recommend.keep(made, tmp_path / "forecasts")
+    later = made | {"made": "2031-01-01T00:00:00+00:00"}
+    assert recommend.keep(later, tmp_path / "forecasts") == first
+    other = recommend.forecast(fitted, "76e6:4e9") | {"made": later["made"]}
+    assert recommend.keep(other, tmp_path / "forecasts").name == "2031-01-01T000000.json"
+    third = recommend.forecast(fitted, "76e6:8e9") | {"made": later["made"]}
+    assert recommend.keep(third, tmp_path / "forecasts").name == "2031-01-01T000000_2.json"
+    kept = [recommend.read_forecast(p) for p in sorted((tmp_path / "forecasts").glob("*.json"))]
+    assert kept == [made, other, third], "none is written over, and the newest is the last"
+    assert np.isfinite(recommend.read_forecast(first)["runs"][0]["value"])

@@ -1,0 +1,390 @@
+import csv
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from llama_scale.errors import UserError
+from llama_scale.files import write_json
+from llama_scale.plotting.figure import ticks
+from llama_scale.scaling.fitting.chinchilla import Flops, Surface
+from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
+from llama_scale.scaling.fitting.laws_file import summarise
+from llama_scale.scaling.fitting.points import read_points
+from llama_scale.scaling.forecasting import recommend
+from llama_scale.scaling.report import text as words
+from llama_scale.scaling.report.page import write_report
+
+TRUE = Surface(E=1.1, A=60.0, alpha=0.30, B=400.0, beta=0.42)
+SIZES = {"S1": (164_000, 64), "S2": (554_000, 96), "S3": (1_280_000, 128), "S4": (3_100_000, 192)}
+NASTY = "</script><b>s1 & co"
+
+
+def write_points(path, drop=()):
+    """Write a study's points.csv: 4 sizes by 4 numbers of tokens, scores included."""
+    rng, rows = np.random.default_rng(7), []
+    for name, (N, d) in SIZES.items():
+        for D in (250_000, 630_000, 1_580_000, 4_000_000):
+            loss = TRUE.loss(N, D) * np.exp(0.005 * rng.standard_normal())
+            rows.append(
+                {
+                    "run": f"{name}-{D}" if rows else NASTY,
+                    "size": name,
+                    "N": N,
+                    "n_params": N + 1024 * d,
+                    "n_params_matmul": N + 1024 * d,
+                    "D": D,
+                    "flops": 6 * D * (N + 1024 * d + 256 * 6 * d),
+                    "epochs": 1.5,
+                    "annealed": "True",
+                    "loss": f"{loss:.6f}",
+                    "bits_per_byte": f"{loss / 2:.6f}",
+                    "humaneval_gold_bits_per_byte": f"{loss / 1.8:.6f}",
+                    "humaneval_parse_rate": f"{max(0, 0.9 - loss / 5):.4f}",
+                    "humaneval_pass_at_1": 0.0,
+                }
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(
+            file, [name for name in rows[0] if name not in drop], extrasaction="ignore"
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def fit_study(folder, holdout="largest", drop=()):
+    points = read_points(write_points(folder / "points.csv", drop))
+    laws = summarise(fit_surface(points, 200), *try_hold_out(points, holdout, 200))
+    write_json(folder / "laws.json", laws)
+    return points, laws
+
+
+class Page(HTMLParser):
+    """The text, the ids, the tables and the figure data of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.ids, self.rows, self.links, self.json, self._in = "", [], [], [], "", ""
+        self.feed(text)
+        self.panels = {panel["key"]: panel for panel in json.loads(self.json)}
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self._in = tag if tag in ("script", "style") else ""
+        if tag == "script" and attrs.get("type") == "application/json":
+            self._in = "json"
+        if "id" in attrs:
+            self.ids.append(attrs["id"])
+        if tag == "tr":
+            self.rows.append([])
+        self.links += [attrs[name] for name in ("src", "href") if name in attrs]
+
+    def handle_endtag(self, tag):
+        self._in = ""
+
+    def handle_data(self, data):
+        if self._in == "json":
+            self.json += data
+        elif not self._in:
+            self.text += data
+            if self.rows and data.strip():
+                self.rows[-1].append(data)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies") / "quick"
+    points, laws = fit_study(folder)
+    written = write_report(folder)
+    return folder, points, laws, written, Page((folder / "report.html").read_text())
+
+
+def test_report_is_self_contained_and_whole(study):
+    folder, _, _, written, page = study
+    assert all(path.stat().st_size > 5_000 for path in written)
+    assert {path.suffix for path in written} == {".html", ".png", ".svg"}
+    figures = {path.stem for path in (folder / "figures").iterdir()}
+    assert figures == {
+        "loss-compute",
+        "loss-tokens",
+        "frontier",
+        "prediction",
+        "exponents",
+        "cost",
+        "bits-per-byte",
+        "humaneval-gold-bits-per-byte",
+        "humaneval-parse-rate",
+        "humaneval-pass-at-1",
+        "residuals",
+    }
+    assert figures <= set(page.ids)
+    assert {f"plot-{key}" for key in page.panels} <= set(page.ids)
+    assert page.links == ["data:,"]
+    assert (folder / "figures" / "frontier.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def drawn(panel):
+    """Return what is drawn as points of runs, sorted: (x, y)."""
+    pairs = [
+        pair
+        for trace in panel["data"]
+        if trace["mode"] == "markers" and trace["name"] != "held out"
+        for pair in zip(trace["x"], trace["y"], strict=True)
+    ]
+    return np.array(sorted(pairs))
+
+
+def test_figures_show_the_points_and_nothing_else(study):
+    _, points, laws, _, page = study
+    held = laws["holdout"]
+    fitted = np.array([run["fitted"] for run in laws["runs"]])
+    expected = {
+        "loss-tokens": (points.D, points.loss),
+        "loss-compute": (points.flops, points.loss),
+        "frontier-N": (points.flops, points.N),
+        "frontier-D": (points.flops, points.D),
+        "bits-per-byte-size": (points.N, points.numeric("bits_per_byte")),
+        "humaneval-parse-rate-compute": (points.flops, points.numeric("humaneval_parse_rate")),
+        "residuals-N": (points.N, 100 * (points.loss / fitted - 1)),
+    }
+    for key, (x, y) in expected.items():
+        np.testing.assert_allclose(
+            drawn(page.panels[key]),
+            sorted(zip(x, y, strict=True)),
+            rtol=1e-6,
+            atol=1e-6,
+            err_msg=key,
+        )
+    amber = page.panels["prediction"]["data"][-1]
+    assert amber["x"] == [held["runs"][0]["measured"]]
+    assert amber["y"] == [held["runs"][0]["predicted"]]
+    top = amber["y"][0] + amber["error_y"]["array"][0]
+    assert top == pytest.approx(held["runs"][0]["high"])
+
+
+def test_curves_are_the_fitted_law(study):
+    _, _, laws, _, page = study
+    law = Surface(**{k: v["value"] for k, v in laws["laws"]["surface"]["parameters"].items()})
+    lines = [t for t in page.panels["loss-tokens"]["data"] if t["mode"] == "lines"]
+    assert len(lines) == len(SIZES)
+    for trace, (N, _) in zip(lines, SIZES.values(), strict=True):
+        np.testing.assert_allclose(trace["y"], law.loss(N, np.array(trace["x"])), rtol=1e-8)
+    best = next(t for t in page.panels["loss-compute"]["data"] if "frontier" in t["name"])
+    assert best["y"] == laws["frontier"][1]["loss"]["value"][: len(best["y"])]
+
+
+def test_plotly_accepts_every_panel(study):
+    from plotly.graph_objects import Figure
+
+    for panel in study[-1].panels.values():
+        Figure(data=panel["data"], layout=panel["layout"])
+        for axis in ("xaxis", "yaxis"):
+            low, high = panel["layout"][axis]["range"]
+            assert low < high
+            assert 2 <= len(panel["layout"][axis]["tickvals"]) <= 9
+
+
+def test_report_says_the_answer_in_words(study):
+    _, points, laws, _, page = study
+    row = laws["holdout"]["runs"][0]
+    text = " ".join(page.text.split())
+    for part in (
+        "In this study of 16 runs (4 sizes of 164k to 3.1M parameters, 250k to 4M training tokens)",
+        f"an error of {words.signed(row['error_percent'])}",
+        "The smallest model within 5 % of the best loss",
+        "No run solved a HumanEval task",
+        "non-embedding parameters",
+        "exact, column 'flops'",
+        "seed 0",
+        points.sha256,
+    ):
+        assert part in text, part
+    cells = {row[0]: row[1:] for row in page.rows if row}
+    assert cells["α"][0] == words.digits(laws["laws"]["surface"]["parameters"]["alpha"]["value"], 4)
+    assert cells["6ND"][0] == words.power(60 * points.N.max() * points.D.max())
+    assert len([row for row in page.rows if row and row[0][:2] in ("S1", "S2", "S3", "S4")]) == 16
+
+
+def test_budgets_forecasts_and_outcomes_are_shown(tmp_path):
+    path = tmp_path / "points.csv"
+    rows = [("N", "D", "flops", "loss", "run")]
+    for C in (1e13, 1e14, 1e15):
+        best, _ = TRUE.optimum(np.array([C]), Flops("6ND"))
+        for N in best[0] * np.geomspace(0.3, 3.3, 6):
+            D = C / 6 / N
+            rows.append((N, D, C, TRUE.loss(N, D), f"r{len(rows)}"))
+    path.write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n")
+    points = read_points(path)
+    few = summarise(fit_surface(points.select(points.flops < 5e14), 200), None)
+    write_json(tmp_path / "few" / "laws.json", few)
+    fitted = recommend.read_laws(tmp_path / "few")
+    runs = f"{points.N[-1]}:{points.D[-1]},1e9:1e10"
+    write_json(tmp_path / "forecasts" / "a.json", recommend.forecast(fitted, runs))
+    laws = summarise(fit_surface(points, 200), None)
+    write_json(tmp_path / "laws.json", laws)
+    write_report(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    curves = [t for t in page.panels["isoflop"]["data"] if t["mode"] == "lines"]
+    minima = page.panels["isoflop"]["data"][-1]
+    assert len(curves) == len(minima["x"]) == 3
+    for C, N, loss in zip((1e13, 1e14, 1e15), minima["x"], minima["y"], strict=True):
+        best, data = TRUE.optimum(np.array([C]), Flops("6ND"))
+        assert pytest.approx(best[0], rel=0.05) == N
+        assert loss == pytest.approx(TRUE.loss(best, data)[0], rel=2e-3)
+    assert len(page.panels["exponents"]["data"]) == 3
+    assert page.panels["outcome"]["data"][-1]["x"] == pytest.approx([1e15])
+    cells = [row for row in page.rows if row and row[0] == "1e9:1e10"]
+    assert cells[0][4:7] == ["not measured yet", "–", "–"]
+    hours = page.panels["cost"]["data"][0]
+    assert hours["x"][-1] == pytest.approx(1e15 / (989e12 * 0.4 * 3600))
+
+
+def test_names_of_runs_cannot_break_the_page(study):
+    folder, _, _, _, page = study
+    assert NASTY in page.text
+    assert NASTY not in (folder / "report.html").read_text()
+    hovers = [h for t in page.panels["loss-tokens"]["data"] for h in t.get("hovertext", [])]
+    assert any("&lt;/script&gt;&lt;b&gt;s1 &amp; co" in hover for hover in hovers)
+
+
+def test_equal_points_give_equal_files(study, tmp_path):
+    folder, *_ = study
+    fit_study(tmp_path / "quick")
+    write_report(tmp_path / "quick")
+    for name in ("laws.json", "report.html", "figures/frontier.png", "figures/prediction.svg"):
+        assert (tmp_path / "quick" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_absent_columns_leave_figures_out_and_say_so(tmp_path):
+    scores = (
+        "bits_per_byte",
+        "humaneval_gold_bits_per_byte",
+        "humaneval_parse_rate",
+        "humaneval_pass_at_1",
+        "flops",
+        "n_params",
+    )
+    fit_study(tmp_path, "none", scores)
+    write_report(tmp_path, title="Points of others")
+    page = Page((tmp_path / "report.html").read_text())
+    assert set(page.panels) == {
+        "loss-compute",
+        "loss-tokens",
+        "exponents",
+        "cost",
+        "frontier-N",
+        "frontier-D",
+        "residuals-N",
+        "residuals-D",
+    }
+    text = " ".join(page.text.split())
+    for part in (
+        "Points of others",
+        "no column bits_per_byte",
+        "pass@k (no column *_pass_at_*)",
+        "No run was held out",
+        "6ND, for lack of a column of counted FLOPs",
+    ):
+        assert part in text, part
+
+
+def test_no_optimum_is_drawn_where_size_makes_no_difference(tmp_path):
+    path = write_points(tmp_path / "points.csv")
+    rows = list(csv.DictReader(path.open()))
+    for i, row in enumerate(rows):
+        row["loss"] = f"{2 + 400 * float(row['D']) ** -0.42 + 0.003 * (i % 3):.6f}"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    points = read_points(path)
+    laws = summarise(fit_surface(points, 100), None)
+    assert any("alpha = " in text for text in laws["warnings"])
+    assert "no best size can be given" in words.table(laws)
+    write_json(tmp_path / "laws.json", laws)
+    write_report(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    assert "frontier-N" not in page.panels
+    assert "next" not in page.ids
+    assert len(page.panels["loss-compute"]["data"]) == 2 * len(SIZES)
+    text = " ".join(page.text.split())
+    assert "do not show a law in both size and data" in text
+    assert "is best spent on" not in text
+
+
+def test_pass_at_k_is_drawn_with_its_intervals(tmp_path):
+    points = read_points(write_points(tmp_path / "points.csv"))
+    rates = np.linspace(0.01, 0.3, len(points))
+    for row, rate in zip(points.rows, rates, strict=True):
+        ends = {"humaneval_pass_at_1_low": rate / 2, "humaneval_pass_at_1_high": 2 * rate}
+        row |= {k: str(v) for k, v in (ends | {"humaneval_pass_at_1": rate}).items()}
+    with open(tmp_path / "points.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(points.rows[0]))
+        writer.writeheader()
+        writer.writerows(points.rows)
+    points = read_points(tmp_path / "points.csv")
+    laws = summarise(fit_surface(points, 100), *try_hold_out(points, "largest", 100))
+    assert "humaneval_pass_at_1" in laws["links"]
+    assert not [name for name in laws["links"] if name.endswith(("_low", "_high"))]
+    write_json(tmp_path / "laws.json", laws)
+    write_report(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    for panel in ("compute", "size"):
+        traces = page.panels[f"humaneval-pass-at-1-{panel}"]["data"]
+        bars = [trace["error_y"] for trace in traces if "error_y" in trace]
+        assert sum(len(bar["array"]) for bar in bars) == len(points)
+        assert max(max(bar["array"]) for bar in bars) == pytest.approx(rates[-1])
+
+
+def test_report_refuses_a_law_of_other_points(tmp_path):
+    fit_study(tmp_path)
+    with open(tmp_path / "points.csv", "a") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match=r"not the file that .* was fitted to"):
+        write_report(tmp_path)
+    write_json(tmp_path / "laws.json", {"format": "other"})
+    with pytest.raises(UserError, match=r"laws\.json: not llama_scale\.laws\.v1"):
+        write_report(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        write_report(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (164_000, "164k"),
+        (999_600, "1M"),
+        (3.096e6, "3.1M"),
+        (2.5e13, "25T"),
+        (34.2, "34.2"),
+        (7e18, "7×10¹⁸"),
+        (None, "–"),
+    ],
+)
+def test_counts(value, text):
+    assert words.count(value) == text
+
+
+def test_numbers():
+    assert words.digits(0.28231) == "0.282"
+    assert words.digits(25793.9, 4) == "25,790"
+    assert words.digits(0.0000123) == "1.23×10⁻⁵"
+    assert words.digits(0.0) == "0"
+    assert words.signed(-1.2149) == "−1.21 %"
+    assert words.signed(-0.001) == "+0.00 %"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "expected"),
+    [
+        (2.4, 5.1, True, [2.5, 3, 3.5, 4, 4.5, 5]),
+        (4e11, 9e14, True, [1e12, 1e13, 1e14]),
+        (1e12, 9e13, True, [1e12, 2e12, 5e12, 1e13, 2e13, 5e13]),
+        (-1.1, 1.1, False, [-1, -0.5, 0, 0.5, 1]),
+    ],
+)
+def test_ticks_are_round(low, high, log, expected):
+    assert [value for value, _ in ticks(low, high, log, "plain")] == pytest.approx(expected)

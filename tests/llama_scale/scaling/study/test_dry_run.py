@@ -1,0 +1,113 @@
+"""Grids, budgets and what the dry run says of a study."""
+
+import re
+
+import pytest
+
+from llama_scale.config import load_size
+from llama_scale.cost.accounting import count_parameters, flops_per_token
+from llama_scale.errors import UserError
+from llama_scale.scaling.forecasting.design import further, width
+from llama_scale.scaling.study.dry_run import describe, hours, memory, rungs
+from llama_scale.scaling.study.grids import Grid, wanted
+from tests.llama_scale.scaling.study.test_plan import TOY, plan  # noqa: F401
+
+SIZES = ("S1", "S2", "S4")
+SHAPES = {name: load_size(name, vocab_size=1024, context_length=128) for name in SIZES}
+
+
+def test_isoflop_runs_cost_the_same():
+    runs = wanted(Grid([*SIZES], isoflop=[3e14, 6e14]), SHAPES)
+    assert len(runs) == 6
+    for (size, tokens, _), C in zip(runs, (3e14, 6e14) * 3, strict=True):
+        assert tokens * flops_per_token(SHAPES[size]) == pytest.approx(C, rel=1e-3)
+
+
+def test_sizes_that_cannot_spend_their_budget_are_left_out():
+    assert [size for size, *_ in wanted(Grid([*SIZES], isoflop=[3e16]), SHAPES)] == ["S2", "S4"]
+
+
+def test_tokens_for_each_parameter():
+    for size, tokens, seed in wanted(Grid(["S2"], tokens_per_parameter=[20], seeds=[3]), SHAPES):
+        n = count_parameters(SHAPES[size]).non_embedding
+        assert (tokens, seed) == (pytest.approx(20 * n, rel=1e-3), 3)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (Grid(["S1"]), "found none"),
+        (Grid(["S1"], tokens=[1e6], isoflop=[1e14]), "found tokens and isoflop"),
+        (Grid(["S1"], isoflop=[-1.0]), "isoflop: expected at least 1, found -1"),
+    ],
+)
+def test_bad_grids_are_refused(grid, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        wanted(grid, SHAPES)
+
+
+def test_budget_scales_the_runs_to_its_flops(plan):  # noqa: F811
+    usual = plan()
+    study = plan(budget={"flops": 1e15})
+    assert sum(run.flops for run in study.runs) == pytest.approx(1e15, rel=0.01)
+    ratios = [
+        b.recipe.tokens / a.recipe.tokens for a, b in zip(usual.runs, study.runs, strict=True)
+    ]
+    assert max(ratios) / min(ratios) < 1.02
+    timed = plan(budget={"gpu_hours": 0.01, "gpu": "h100", "mfu": 0.3})
+    total = sum(run.flops for run in timed.runs)
+    assert total == pytest.approx(0.01 * 3600 * 0.3 * 989e12, rel=0.01)
+    assert hours(timed, total) == pytest.approx(0.01, rel=0.01)
+    with pytest.raises(UserError, match="one of --budget"):
+        plan(budget={"flops": 1e15, "gpu_hours": 1})
+
+
+def test_variants_tell_equal_runs_apart(plan):  # noqa: F811
+    grids = [*TOY["runs"], {"variant": "again", "sizes": ["S1"], "tokens": [1e6]}]
+    assert plan(runs=grids).runs[-1].name == "again-S1-1M-seed0"
+    with pytest.raises(UserError, match=r"runs\[0\].variant: 'a/b' is no folder name"):
+        plan(runs=[{"variant": "a/b", "sizes": ["S1"], "tokens": [1e6]}])
+
+
+def test_dry_run_says_what_the_runs_cost_and_tell(plan):  # noqa: F811
+    study = plan("--dry-run", runs=[{"sizes": [*SIZES], "tokens": [3e5, 1e6, 3e6]}])
+    assert study.config.dry_run
+    text = describe(study)
+    run = study.runs[-1]
+    line = next(row for row in text.splitlines() if row.startswith(run.name))
+    assert f"{run.recipe.tokens:,}" in line and f"{hours(study, run.flops):.3g}" in line
+    assert f"{memory(run) / 2**30:.2f} GiB" in line
+    assert "runs at a time: auto; threads of each: 1\n" in text
+    both = describe(plan("--parallel=3", threads=None))
+    assert "runs at a time: 3; threads of each: auto\n" in both
+    N, D = ([r.n for r in study.runs], [r.recipe.tokens for r in study.runs])
+    target = further(max(6 * n * d for n, d in zip(N, D, strict=True)))
+    said = float(re.search(r"noise: within ([0-9.]+) %", text)[1])
+    assert said == pytest.approx(width(N, D, target), rel=0.06)
+    alone = describe(plan(runs=[{"sizes": ["S1"], "tokens": [3e5, 1e6]}]))
+    assert "largest run: none; the plan: 2 runs cannot fit the law's 5 parameters" in alone
+
+
+def test_dry_run_forecasts_the_runs_that_the_fit_keeps(plan):  # noqa: F811
+    tokens = [3e4, 3e5, 1e6, 3e6]
+
+    def said(tokens, **changes):
+        text = describe(plan(runs=[{"sizes": [*SIZES], "tokens": tokens}], **changes))
+        return next(line for line in text.splitlines() if line.startswith("forecast at ten times"))
+
+    for where in ("D>2e5", "flops>0, D>2e5,annealed==true"):
+        assert said(tokens, fit={"where": where}) == said(tokens[1:])
+    assert said(tokens) != said(tokens[1:])
+    assert "none; the plan: 0 runs cannot fit" in said(tokens, fit={"where": "N>1e30"})
+    unknown = said(tokens, fit={"where": "bits_per_byte<3"})
+    assert "none; condition 'bits_per_byte<3': the plan has no column 'bits_per_byte'" in unknown
+
+
+def test_dry_run_of_a_sweep_promises_no_forecast(plan):  # noqa: F811
+    grid = {"sizes": ["S1"], "tokens": [1e6], "lr_factors": [0.5, 1, 2]}
+    assert "forecast" not in describe(plan(runs=[grid], law="rates", train=None))
+
+
+def test_rungs_are_those_between_the_studys_ends(plan):  # noqa: F811
+    names = {rung.name for rung in rungs(plan(runs=[{"sizes": [*SIZES], "tokens": [1e6]}]))}
+    assert names >= {"S1", "S2", "S4"} and "S5" not in names and "Q1" not in names

@@ -1,0 +1,91 @@
+"""A run folder's past: what is compared when a command comes back to it."""
+
+import fcntl
+import shutil
+
+import pytest
+
+from llama_scale.config import TrainConfig, parse
+from llama_scale.errors import UserError
+from llama_scale.training.run_plan import Run, plan_run, provenance
+from llama_scale.training.trainer import fit
+from tests.conftest import TINY_MODEL
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_data):
+    return [*TINY_MODEL, f"--data={tiny_data}", "--optim.batch_tokens=512", "--threads=1"]
+
+
+@pytest.fixture(scope="module")
+def begun(settings, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    fit(plan(settings, folder), [])
+    return folder
+
+
+def plan(settings, folder, *more) -> Run:
+    argv = [*settings, f"--run={folder}", "--tokens=2048", *more]
+    return plan_run(parse(TrainConfig, "Train.", argv))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("--tokens=4096", "this run has tokens = 2048, the command asks for 4096"),
+        ("--optim.lr=0.5", r"this run has optim.lr = 0.00\d+, the command asks for 0.5"),
+        ("--model.n_layers=3", "this run has model.n_layers = 2, the command asks for 3"),
+    ],
+)
+def test_another_configuration_is_told_by_its_field(settings, begun, change, words):
+    with pytest.raises(UserError, match=words):
+        plan(settings, begun, change)
+
+
+def test_what_changes_no_result_may_differ(settings, begun):
+    assert plan(settings, begun, "--log_every=3", "--micro_batch=1").micro_batch == 1
+
+
+def test_a_field_that_is_new_has_its_default(settings, begun, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(begun, run)
+    text = (run / "config.yaml").read_text()
+    lines = [line for line in text.splitlines() if "document_mask" not in line]
+    (run / "config.yaml").write_text("\n".join(lines))
+    plan(settings, run)
+    with pytest.raises(UserError, match=r"this run has model.document_mask = False"):
+        plan(settings, run, "--model.document_mask=true")
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{a: [", "\x00"])
+@pytest.mark.parametrize("name", ["config.yaml", "provenance.json"])
+def test_damaged_files_are_named(settings, begun, tmp_path, name, text):
+    run = tmp_path / "run"
+    shutil.copytree(begun, run)
+    (run / name).write_text(text)
+    with pytest.raises(UserError, match=name):
+        plan(settings, run)
+
+
+def test_no_git_is_no_commit(settings, begun, monkeypatch):
+    run = plan(settings, begun)
+    assert provenance(run)["commit"]
+    monkeypatch.setenv("PATH", "")
+    assert provenance(run)["commit"] is None
+
+
+def test_one_process_trains_a_run(settings, begun, monkeypatch):
+    monkeypatch.setattr("llama_scale.training.trainer.LOCK_PATIENCE", 0.2)
+    with open(begun / ".lock", "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write("4711")
+        file.flush()
+        with pytest.raises(UserError, match=r"run: process 4711 is training this run; wait for it"):
+            fit(plan(settings, begun), [])
+    assert fit(plan(settings, begun), []) is None
+
+
+def test_weights_can_be_read_by_others(begun):
+    files = list(begun.rglob("*.safetensors"))
+    assert len(files) > 1 and all(file.stat().st_mode & 0o777 == 0o644 for file in files)
