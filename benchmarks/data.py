@@ -20,7 +20,7 @@ from data_tools.dedup.exact import exact_survivors
 from data_tools.filters import rules
 from data_tools.sources import installed
 from data_tools.sources.installed import Document
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 SPLIT = re.compile(r"[^A-Za-z_0-9]")
 PERMUTATIONS = 250
@@ -55,14 +55,14 @@ def run(config: DataBenchmark) -> dict[str, Any]:
     that stays is within it by brute force.
 
     Raises:
-        UserError: A peer is not installed or unknown.
+        InputError: A peer is not installed or unknown.
     """
     known = {"datasketch": datasketch, "datatrove": datatrove}
     for peer in config.peers:
         if peer not in known:
-            raise UserError(f"peers: unknown {peer!r}; known: {', '.join(known)}")
+            raise InputError(f"peers: unknown {peer!r}; known: {', '.join(known)}")
         if importlib.util.find_spec(peer) is None:
-            raise UserError(f"peers: {peer} is not installed; pip install {peer}, or leave it out")
+            raise InputError(f"peers: {peer} is not installed; pip install {peer}, or leave it out")
     with tempfile.TemporaryDirectory() as folder:
         documents = installed.installed(config.packages, None, config.max_bytes)
         found = corpus.collect(listed(documents), folder)

@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 # What litgpt 0.5.13 pins away from ours. torch and lightning it takes from our environment.
@@ -18,7 +18,7 @@ def peer_python(name: str) -> str:
     """Return the interpreter that can import the peer ``name``.
 
     A peer in ``OWN`` gets a virtual environment in .peers/, made once, which falls back on our
-    packages: torch is then the same one. Raises UserError when it cannot be made.
+    packages: torch is then the same one. Raises InputError when it cannot be made.
     """
     if name not in OWN:
         return sys.executable
@@ -38,7 +38,7 @@ def peer_python(name: str) -> str:
     except (subprocess.CalledProcessError, OSError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines() or [""]
         shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(
+        raise InputError(
             f"peers: {name} cannot be installed ({said[-1][:300]}); leave it out of --peers"
         ) from None
     (folder / "installed").touch()

@@ -15,7 +15,7 @@ from llama_scale.checkpoint.folder import load_model, resolve
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.device import pick_device, set_threads, synchronise
-from llama_scale.errors import UserError, at_least_1, check_fields, listed
+from llama_scale.errors import InputError, at_least_1, check_fields, listed
 from llama_scale.generation.generate import encode_prompt, generate
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.hf import hf_config, to_hf
@@ -90,7 +90,7 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
     set_threads(config.threads)
     device = pick_device(config.device)
     if config.graphs and device == "cpu":
-        raise UserError("graphs: CUDA graphs need a GPU; leave it out on a CPU")
+        raise InputError("graphs: CUDA graphs need a GPU; leave it out on a CPU")
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device == "cuda")
     model, tokenizer = load(config, device, torch.bfloat16 if bf16 else torch.float32)
     prompts = [problem["prompt"] for problem in read_problems().values()][: config.prompts]
@@ -154,16 +154,16 @@ def take_turns(
 
 
 def load(config: GenerateBenchmark, device: str, dtype: torch.dtype) -> tuple[Llama, Tokenizer]:
-    """Return the weights and the tokenizer; raise UserError where they do not fit."""
+    """Return the weights and the tokenizer; raise InputError where they do not fit."""
     if config.checkpoint:
         folder = resolve(config.checkpoint)
         model = load_model(folder, device, dtype)
         if model.config != config.model:
-            raise UserError(f"checkpoint: {folder} is not of size {config.size}; pass its --size")
+            raise InputError(f"checkpoint: {folder} is not of size {config.size}; pass its --size")
         return model, Tokenizer(folder / "tokenizer.model")
     tokenizer = Tokenizer(Path(config.tokenizer))
     if tokenizer.vocab_size > config.model.vocab_size:
-        raise UserError(
+        raise InputError(
             f"tokenizer: {config.tokenizer} has {tokenizer.vocab_size:,} pieces and the model "
             f"{config.model.vocab_size:,}; pass --model.vocab_size {tokenizer.vocab_size}"
         )
@@ -194,7 +194,7 @@ def transformers_model(model: Llama) -> Any:
     try:
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
-        raise UserError("transformers is not installed; pip install -e '.[test]'") from None
+        raise InputError("transformers is not installed; pip install -e '.[test]'") from None
     weight = model.embedding.weight
     with weight.device:
         peer = LlamaForCausalLM(LlamaConfig(**hf_config(model.config)))
@@ -249,14 +249,14 @@ def complete(
 
 @torch.inference_mode()
 def check_logits(model: Llama, peer: Any, tokenizer: Tokenizer, prompts: list[str]) -> None:
-    """Raise UserError unless both give the tokens of ``prompts`` the same logits."""
+    """Raise InputError unless both give the tokens of ``prompts`` the same logits."""
     weight = model.embedding.weight
     for prompt in prompts:
         tokens = torch.tensor([tokenizer.encode(prompt)], device=weight.device)  # (1, T)
         ours, its = model(tokens).float(), peer(tokens).logits.float()  # (1, T, V)
         gap = float((ours - its).abs().max() / ours.abs().max())
         if not gap <= LOGIT_TOLERANCE[weight.dtype]:
-            raise UserError(f"transformers' logits differ from ours by {gap:.2g}; not compared")
+            raise InputError(f"transformers' logits differ from ours by {gap:.2g}; not compared")
 
 
 def summarise(name: str, tokens: int, rates: dict[str, list[float]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from data_tools.filters import contamination
 from data_tools.filters.filter_step import LENGTHS, LINES
 from data_tools.report.page import NEAR
 from llama_scale.data.shards import FORMAT, MANIFEST, open_tokens, read_manifest
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import locked, read_json, write_json
 
 TOKENIZER = "tokenizer.model"
@@ -31,13 +31,13 @@ def finished(config: PrepareConfig) -> dict | None:
     """Return the manifest of a finished, undamaged build with these settings, or None.
 
     Raises:
-        UserError: The folder holds something else or a build with other settings.
+        InputError: The folder holds something else or a build with other settings.
     """
     folder = config.folder
     if not os.path.exists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if not (folder / MANIFEST).is_file():
-        raise UserError(
+        raise InputError(
             f"{folder}: is there already but is no build (no manifest.json); choose another --out "
             "or move it away"
         )
@@ -46,7 +46,7 @@ def finished(config: PrepareConfig) -> dict | None:
     for name, wanted in config.settings.items():
         found = manifest.get("settings", {}).get(name, defaults[name])
         if found != wanted:
-            raise UserError(
+            raise InputError(
                 f"{name}: {folder} was built with {found}, not {wanted}; choose another --out or "
                 "delete that folder"
             )
@@ -62,11 +62,11 @@ def opened(config: PrepareConfig) -> Iterator[Path]:
     A failure before anything was collected leaves no folder.
 
     Raises:
-        UserError: It cannot be made, or another process is building there.
+        InputError: It cannot be made, or another process is building there.
     """
     folder = Path(os.path.realpath(config.folder))  # not a link: a folder cannot take its place
     if os.path.ismount(folder) or folder == Path.cwd():
-        raise UserError(
+        raise InputError(
             f"{folder}: a build cannot take the place of a mount point or of the current folder; "
             "choose a folder inside it as --out"
         )
@@ -74,7 +74,7 @@ def opened(config: PrepareConfig) -> Iterator[Path]:
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
+        raise InputError(
             f"{work}: cannot be made ({error.strerror}); choose another --out"
         ) from None
     busy = f"{folder}: another launch/prepare.py is building it; wait for it to end"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from data_tools.sources.installed import Source
 from llama_scale.data.shards import MAX_VOCAB
-from llama_scale.errors import UserError, at_least_1, check_fields
+from llama_scale.errors import InputError, at_least_1, check_fields
 from llama_scale.files import check_name
 
 
@@ -99,18 +99,18 @@ class PrepareConfig:
         sizes = "max_bytes max_file_bytes vocab_size tokenizer_bytes pack_length shard_tokens"
         check_fields(self, "at least 1", at_least_1, f"{sizes} workers")
         if not -(2**63) <= self.seed < 2**63:
-            raise UserError(f"seed: expected a number of 64 bits, found {self.seed}")
+            raise InputError(f"seed: expected a number of 64 bits, found {self.seed}")
         if self.vocab_size > MAX_VOCAB:
-            raise UserError(
+            raise InputError(
                 f"vocab_size: shards hold ids below {MAX_VOCAB}, found {self.vocab_size}"
             )
         if not 0 < self.val_share < 1:
-            raise UserError(f"val_share: expected between 0 and 1, found {self.val_share}")
+            raise InputError(f"val_share: expected between 0 and 1, found {self.val_share}")
         for name in ("fim_rate", "fim_spm"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}: expected 0 to 1, found {getattr(self, name)}")
+                raise InputError(f"{name}: expected 0 to 1, found {getattr(self, name)}")
         if self.packing == "best_fit" and self.shard_tokens < self.pack_length:
-            raise UserError(
+            raise InputError(
                 f"shard_tokens: {self.shard_tokens} is less than pack_length {self.pack_length}"
             )
 

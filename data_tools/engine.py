@@ -22,7 +22,7 @@ from typing import Any
 
 from data_tools.config import PrepareConfig
 from data_tools.workers import read_results, write_result
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 FOLDER = "engine"
 POLL = 10.0  # seconds between two looks at the queue
@@ -32,12 +32,12 @@ def distributed(config: PrepareConfig, work: Path, workers: int) -> Callable:
     """Return an ordered ``map`` over ``workers`` ranks of the engine that ``config`` names.
 
     Raises:
-        UserError: The engine is not installed, or SLURM has no partition to use.
+        InputError: The engine is not installed, or SLURM has no partition to use.
     """
     if importlib.util.find_spec("datatrove") is None:
-        raise UserError(f"engine: {config.engine} needs datatrove; pip install -e '.[engine]'")
+        raise InputError(f"engine: {config.engine} needs datatrove; pip install -e '.[engine]'")
     if config.engine == "slurm" and not config.partition:
-        raise UserError("partition: engine slurm needs the name of a partition")
+        raise InputError("partition: engine slurm needs the name of a partition")
     run = _on_slurm(config) if config.engine == "slurm" else _here
 
     def map_(function: Callable, *arguments: Iterable) -> Iterator:
@@ -110,7 +110,7 @@ def _on_slurm(config: PrepareConfig) -> Callable:
         while waiting := executor.get_incomplete_ranks():
             time.sleep(POLL)
             if not _queued(executor.job_id) and executor.get_incomplete_ranks():
-                raise UserError(
+                raise InputError(
                     f"engine: {len(waiting)} of {n_ranks} tasks ended unfinished, see {logs}; run "
                     "the same command again for those"
                 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_scale.data.shards import Split, load_tokenizer, open_tokens
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 AROUND = 24  # tokens shown on each side
 
@@ -36,33 +36,33 @@ def lookup(config: LookupConfig) -> dict:
     that document, ``text`` and ``before``, ``after`` what it stands for and what is around it.
 
     Raises:
-        UserError: There is no such build, shard or token, or the token is padding.
+        InputError: There is no such build, shard or token, or the token is padding.
     """
     tokens = open_tokens(config.data, config.split, verify=False)
     if not 0 <= config.shard < len(tokens.shards):
-        raise UserError(
+        raise InputError(
             f"shard: {config.data} has {len(tokens.shards)} {config.split} shards, "
             f"counted from 0; found {config.shard}"
         )
     shard = tokens.shards[config.shard]
     if not 0 <= config.token < len(shard):
-        raise UserError(
+        raise InputError(
             f"token: {config.split} shard {config.shard} has {len(shard)} tokens, "
             f"counted from 0; found {config.token}"
         )
     path = Path(config.data) / "documents.jsonl.gz"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; run launch/prepare.py again")
+        raise InputError(f"{path}: no such file; run launch/prepare.py again")
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             found = (row for row in map(json.loads, file) if _holds(row, config))
             row = next(found, None)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UserError(
+        raise InputError(
             f"{path}: damaged ({error}); delete the folder and run launch/prepare.py again"
         ) from None
     if row is None:
-        raise UserError(f"token: {config.token} is padding between packed documents")
+        raise InputError(f"token: {config.token} is padding between packed documents")
     model = load_tokenizer(tokens)
     first, last = row["start"], row["start"] + row["tokens"]
     begin, end = max(first, config.token - AROUND), min(last, config.token + 1 + AROUND)

@@ -32,7 +32,7 @@ from data_tools.sources.installed import Document
 from data_tools.workers import journalled, mapper
 from llama_scale.data.shards import MANIFEST, read_manifest
 from llama_scale.data.tokenizer import Tokenizer, train_tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json, write_json
 
 TOKENIZER_THREADS = 4  # stored in the model file, so the same on every machine
@@ -45,7 +45,7 @@ def prepare(config: PrepareConfig) -> dict | None:
     an interrupted run with the same settings finished is not repeated.
 
     Raises:
-        UserError: The settings cannot be met, or another process is building the same folder.
+        InputError: The settings cannot be met, or another process is building the same folder.
     """
     workers = config.workers or len(os.sched_getaffinity(0))
     for parts in benchmark_parts(config):
@@ -172,17 +172,17 @@ def decontaminate(
 
 
 def check_left(n_files: int, dropped: dict[str, dict[str, int]], config: PrepareConfig) -> None:
-    """Raise UserError with the reasons where no file is left to train on."""
+    """Raise InputError with the reasons where no file is left to train on."""
     if n_files:
         return
     where = f"path: {config.path}" if config.path else f"source: {config.source}"
     if not dropped:
-        raise UserError(
+        raise InputError(
             f"{where}: no file was read; it holds none, or packages, exclude or max_bytes leave "
             "out all"
         )
     why = ", ".join(f"{row['files']} {reason}" for reason, row in dropped.items())
-    raise UserError(
+    raise InputError(
         f"{where}: no file is left to train on, left out: {why} (docs/data.md says what each "
         "reason means)"
     )
@@ -311,7 +311,7 @@ def _unfit(work: Path) -> Iterator[None]:
     """Forget what was collected when the block finds it unfit: a source set right is read anew."""
     try:
         yield
-    except UserError:
+    except InputError:
         (work / corpus.SUMMARY).unlink()
         raise
 

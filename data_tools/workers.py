@@ -17,7 +17,7 @@ from itertools import count, repeat
 from pathlib import Path
 from typing import IO, Any
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 HEAD = struct.Struct("<II")  # bytes and CRC-32 of a result
 
@@ -29,7 +29,7 @@ def mapper(workers: int) -> Iterator[Callable]:
     They leave Ctrl-C to the parent, and end when it does, however it ends.
 
     Raises:
-        UserError: A worker was killed.
+        InputError: A worker was killed.
     """
     if workers == 1:
         yield map
@@ -44,7 +44,7 @@ def mapper(workers: int) -> Iterator[Callable]:
             if process not in others:
                 process.terminate()
         if isinstance(error, BrokenProcessPool):
-            raise UserError(
+            raise InputError(
                 f"workers: one of {workers} worker processes was killed, perhaps for want of "
                 "memory; try fewer"
             ) from None

@@ -9,7 +9,7 @@ from evals.benchmarks.mbpp import MbppConfig
 from evals.perplexity import PerplexityConfig
 from evals.verdicts import ExecutionConfig
 from llama_scale.config import Auto
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -64,4 +64,4 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         if self.ranks != "auto" and self.ranks < 1:
-            raise UserError(f"ranks: expected at least 1 or auto, found {self.ranks}")
+            raise InputError(f"ranks: expected at least 1 or auto, found {self.ranks}")

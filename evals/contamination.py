@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_json
 
 FORMAT = "llama_scale.contamination.v1"
@@ -11,14 +11,14 @@ FORMAT = "llama_scale.contamination.v1"
 def contamination(data: str | None) -> dict[str, dict[str, list[str]]]:
     """Return {suite: {task: files}}: sources of the training data that held it and were removed.
 
-    Raises UserError where contamination.json is not what launch/prepare.py writes.
+    Raises InputError where contamination.json is not what launch/prepare.py writes.
     """
     path = Path(data or "") / "contamination.json"
     if not data or not path.is_file():
         return {}
     report, found = read_json(path), {}
     if not isinstance(report, dict) or report.get("format") != FORMAT:
-        raise UserError(f"{path}: not {FORMAT}; run launch/prepare.py again")
+        raise InputError(f"{path}: not {FORMAT}; run launch/prepare.py again")
     for row in report["files"]:
         for match in row["matches"]:
             files = found.setdefault(match["benchmark"], {}).setdefault(match["task"], [])

@@ -21,7 +21,7 @@ from torch import Tensor
 from evals.metrics.pass_at_k import interval
 from llama_scale.data.shards import Tokens, check_tokenizer, read_manifest
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.model.llama import Llama
 
 LOGITS = 1 << 24  # logits held at a time: 64 MiB in float32
@@ -94,12 +94,12 @@ def score(
     every token but the first is a target exactly once. Document ends are targets, so they count
     in the nats and, standing for no byte, not in the bytes. ``byte_lengths`` (V,) are the bytes
     that each id stands for. Every batch has the same shape. ``each`` (M,), if given, is filled
-    with the nats of each target. Raises UserError on an empty split.
+    with the nats of each target. Raises InputError on an empty split.
     """
     length, device = model.config.context_length, model.embedding.weight.device
     count = min(tokens.n_tokens - 1, max_tokens or tokens.n_tokens)
     if count < 1:
-        raise UserError(f"{tokens.folder}: the split has no tokens to score")
+        raise InputError(f"{tokens.folder}: the split has no tokens to score")
     batch = length * min(max(1, batch_tokens // length), math.ceil(count / length))
     nats = torch.zeros((), dtype=torch.float64, device=device)
     n_bytes = 0
@@ -159,7 +159,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the scores of the validation split ``tokens``, and those of each of its sources.
 
-    Raises UserError if the shards were not made with the model's tokenizer.
+    Raises InputError if the shards were not made with the model's tokenizer.
     """
     check_tokenizer(tokens, tokenizer)
     count = min(tokens.n_tokens - 1, config.max_tokens or tokens.n_tokens)

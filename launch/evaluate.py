@@ -6,9 +6,9 @@ from pathlib import Path
 from evals.config import EvalConfig
 from evals.models.load import checkpoint, each_checkpoint, foreign, is_foreign
 from evals.runner import evaluate, judge_samples, suite_names
-from llama_scale.config import parse
+from llama_scale.cli import parse, run_cli
 from llama_scale.device import pick_device, set_threads
-from llama_scale.errors import UserError, run_cli
+from llama_scale.errors import UserError
 from llama_scale.training.wandb_log import mirror_scores
 
 FLAGS = {

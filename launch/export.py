@@ -4,8 +4,8 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from llama_scale.config import parse
-from llama_scale.errors import UserError, run_cli
+from llama_scale.cli import parse, run_cli
+from llama_scale.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from data_tools.build_folder import finished
 from data_tools.lookup import LookupConfig, describe, lookup
 from data_tools.prepare import PrepareConfig, prepare
 from data_tools.report.page import funnel
-from llama_scale.config import parse
-from llama_scale.errors import run_cli
+from llama_scale.cli import parse, run_cli
 
 
 def main() -> None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from llama_scale.checkpoint.folder import load_model, resolve
-from llama_scale.config import parse
+from llama_scale.cli import parse, run_cli
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.device import pick_device, set_threads
-from llama_scale.errors import UserError, run_cli
+from llama_scale.errors import UserError
 from llama_scale.generation.generate import encode_prompt, stream
 from llama_scale.generation.sampling import SamplingConfig
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from llama_scale.config import parse
-from llama_scale.errors import UserError, nearest, run_cli
+from llama_scale.cli import parse, run_cli
+from llama_scale.errors import UserError, nearest
 from llama_scale.files import write_json
 from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
 from llama_scale.scaling.fitting.laws_file import summarise

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from llama_scale.config import parse
-from llama_scale.errors import UserError, nearest, run_cli
+from llama_scale.cli import parse, run_cli
+from llama_scale.errors import InputError, UserError, nearest
 from llama_scale.scaling.study.dry_run import describe
 from llama_scale.scaling.study.plan import Study, read_study
 from llama_scale.scaling.study.runner import run_study
@@ -23,7 +23,7 @@ def check_evaluation(study: Study) -> None:
     _, _, *argv = next(task.argv for task in study.tasks if task.stage == "evaluate")
     try:
         parse(EvalConfig, "", argv, positional="checkpoint")
-    except UserError as error:
+    except InputError as error:
         raise UserError(f"{study.source}: evaluate: {error}") from None
 
 

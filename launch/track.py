@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llama_scale.config import parse
-from llama_scale.errors import run_cli
+from llama_scale.cli import parse, run_cli
 from llama_scale.training.wandb_log import mirror
 
 

@@ -4,8 +4,8 @@ import json
 import sys
 from dataclasses import dataclass, fields
 
-from llama_scale.config import TrainConfig, parse
-from llama_scale.errors import run_cli
+from llama_scale.cli import parse, run_cli
+from llama_scale.config import TrainConfig
 
 
 @dataclass(frozen=True)

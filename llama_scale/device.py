@@ -7,13 +7,13 @@ import psutil
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 def pick_device(wanted: str) -> str:
-    """Return "cuda" or "cpu"; raise UserError if a GPU is asked for and there is none."""
+    """Return "cuda" or "cpu"; raise InputError if a GPU is asked for and there is none."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda was asked for and this machine has no usable GPU")
+        raise InputError("device: cuda was asked for and this machine has no usable GPU")
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
@@ -37,11 +37,11 @@ def device_name(device: str) -> str:
 
 
 def set_threads(threads: int | None) -> None:
-    """Compute with that many CPU threads, or the library's choice; raise UserError below one."""
+    """Compute with that many CPU threads, or the library's choice; raise InputError below one."""
     if threads is None:
         return
     if threads < 1:
-        raise UserError(f"threads: expected at least 1, found {threads}")
+        raise InputError(f"threads: expected at least 1, found {threads}")
     torch.set_num_threads(threads)
 
 

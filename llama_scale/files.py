@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 def locked(path: str | Path, busy: str, patience: float = 0) -> Iterator[int]:
     """Hold the file ``path`` for this process, whose number it keeps; yield its descriptor.
 
-    Raises UserError when another process still holds it after ``patience`` seconds (one that was
+    Raises InputError when another process still holds it after ``patience`` seconds (one that was
     just killed may take a moment to go): ``busy`` with that process in the place of {}.
     """
     with open(path, "a+", encoding="utf-8") as file:
@@ -58,7 +58,7 @@ def locked(path: str | Path, busy: str, patience: float = 0) -> Iterator[int]:
                 if time.monotonic() > deadline:
                     file.seek(0)
                     holder = f"process {file.read().strip() or '?'}"
-                    raise UserError(busy.replace("{}", holder)) from None
+                    raise InputError(busy.replace("{}", holder)) from None
                 time.sleep(0.1)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -74,13 +74,13 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read JSON; raise UserError naming the file when it is missing or not JSON."""
+    """Read JSON; raise InputError naming the file when it is missing or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+        raise InputError(f"{path}: not valid JSON ({error})") from None
 
 
 def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
@@ -92,7 +92,7 @@ def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
             Otherwise it is left out: a process was killed while it wrote.
 
     Raises:
-        UserError: A line is not JSON, named by its number.
+        InputError: A line is not JSON, named by its number.
     """
     data = Path(path).read_bytes()
     kept = data if whole else data[: data.rfind(b"\n") + 1]
@@ -102,7 +102,7 @@ def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
 def numbered_rows(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
     """Yield the line number and the value of each of the JSON lines of the file ``name``.
 
-    Blank ones are passed over. Raises UserError on one that is not JSON.
+    Blank ones are passed over. Raises InputError on one that is not JSON.
     """
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
@@ -110,7 +110,7 @@ def numbered_rows(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
         try:
             yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{name}: line {number} is not JSON ({error})") from None
+            raise InputError(f"{name}: line {number} is not JSON ({error})") from None
 
 
 def sha256(path: str | Path) -> str:
@@ -120,8 +120,8 @@ def sha256(path: str | Path) -> str:
 
 
 def check_name(field: str, name: str) -> None:
-    """Raise UserError where ``name``, of the setting ``field``, cannot be a folder's own name."""
+    """Raise InputError where ``name``, of the setting ``field``, cannot be a folder's own name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(
+        raise InputError(
             f"{field}: {name!r} is no folder name; use letters, digits and, after the first, . _ -"
         )

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama_scale.config import ModelConfig
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.model.hf import hf_config, to_hf
 from llama_scale.model.llama import Llama
 
@@ -38,7 +38,7 @@ def transformers(ours: Llama, compiled: bool, device: str) -> tuple[nn.Module, L
     try:
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
-        raise UserError("peers: transformers is not installed; pip install -e '.[test]'") from None
+        raise InputError("peers: transformers is not installed; pip install -e '.[test]'") from None
     model = LlamaForCausalLM(LlamaConfig(**hf_config(ours.config)))
     model.load_state_dict(to_hf(ours.state_dict()))
     model.to(device).train()

@@ -16,14 +16,14 @@ from benchmarks.environment import ROOT, variables
 from benchmarks.training.worker import OUT_OF_MEMORY, Job
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import bf16_peak, flops_per_token
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 # Nats that losses may differ by at the first step, in float32 and where anything is in bf16; n
 # steps later, when rounding has moved the weights apart, n + 1 times as much.
 LOSS_TOLERANCE = {False: 2e-4, True: 1e-2}
 
 
-class Failed(UserError):
+class Failed(InputError):
     """A contender cannot go on; ``name`` says which."""
 
     def __init__(self, name: str, why: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from benchmarks.environment import ROOT, variables
 from benchmarks.hardware import cpu_name, versions
 from llama_scale.config import ModelConfig
-from llama_scale.errors import UserError, at_least_1, check_fields
+from llama_scale.errors import InputError, at_least_1, check_fields
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def first_step(config: OverheadBenchmark, folder: Path) -> float:
     rows = run / "metrics.jsonl"
     while not (rows.exists() and rows.stat().st_size):
         if process.poll() is not None:
-            raise UserError(f"train.py ended without a step: {process.stderr.read().strip()}")
+            raise InputError(f"train.py ended without a step: {process.stderr.read().strip()}")
         time.sleep(0.01)
     seconds = time.perf_counter() - start
     process.kill()

@@ -13,7 +13,7 @@ from benchmarks.training.interleave import Failed, OutOfMemory, race, summarise
 from benchmarks.training.worker import Job
 from llama_scale.config import CONFIGS, ModelConfig, load_size
 from llama_scale.cost.accounting import GIB, bf16_peak, flops_per_token, training_memory
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import InputError, nearest
 from llama_scale.files import atomic_write, read_json, write_json
 
 FORECAST_MFU = 0.4  # the share of the peak that launch/train.py --dry-run reckons with
@@ -43,16 +43,16 @@ class Row:
 
     def __post_init__(self) -> None:
         if not self.micro_batches or min(self.micro_batches) < 1:
-            raise UserError(f"{self.size}: micro_batches: {self.micro_batches} must be positive")
+            raise InputError(f"{self.size}: micro_batches: {self.micro_batches} must be positive")
         first = self.micro_batches[0]
         if any(first % count for count in self.micro_batches):
-            raise UserError(
+            raise InputError(
                 f"{self.size}: micro_batches {self.micro_batches} must divide the first"
             )
         known = ("transformers", *OWN)
         for peer in self.peers:
             if peer not in known:
-                raise UserError(f"{self.size}: no peer {peer!r}; known: {', '.join(known)}")
+                raise InputError(f"{self.size}: no peer {peer!r}; known: {', '.join(known)}")
 
     @property
     def config(self) -> ModelConfig:
@@ -88,18 +88,18 @@ class TableBenchmark:
 
     def __post_init__(self) -> None:
         if self.steps < 2 or self.warmup < 1:
-            raise UserError(f"steps: {self.steps} timed and {self.warmup} untimed are too few")
+            raise InputError(f"steps: {self.steps} timed and {self.warmup} untimed are too few")
 
     @property
     def chosen(self) -> list[Row]:
-        """The rows to measure now; raises UserError on a name that is none of them."""
+        """The rows to measure now; raises InputError on a name that is none of them."""
         if self.only is None:
             return self.rows
         sizes = {row.size: row for row in self.rows}
         names = self.only.split(",")
         for name in names:
             if name not in sizes:
-                raise UserError(f"only: no row {name!r}{nearest(name, sizes)} in {self.name}")
+                raise InputError(f"only: no row {name!r}{nearest(name, sizes)} in {self.name}")
         return [sizes[name] for name in names]
 
 
@@ -113,7 +113,7 @@ def expand(argv: list[str]) -> list[str]:
     known = sorted(path.stem for path in (CONFIGS / "benchmark").glob("*.yaml"))
     path = Path(name) if name.endswith(".yaml") else CONFIGS / "benchmark" / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"table: no {path}{nearest(name, known)}; known: {', '.join(known)}")
+        raise InputError(f"table: no {path}{nearest(name, known)}; known: {', '.join(known)}")
     return [*argv[:place], "--config", str(path), *rest]
 
 
@@ -121,7 +121,7 @@ def run(config: TableBenchmark, command: str) -> Path:
     """Measure the rows one after another, writing JSON and Markdown after each; return the path.
 
     Rows that were measured before with the same device and torch stay. A row that fails is told
-    and the others are measured. Raises UserError then, at the end, or when there is no such device.
+    and the others are measured. Raises InputError then, or when there is no such device.
     """
     import torch
 
@@ -151,7 +151,7 @@ def run(config: TableBenchmark, command: str) -> Path:
     for row in rows:
         try:
             measured = measure(row, config, result["matmul_ceiling"], gpu)
-        except UserError as error:
+        except InputError as error:
             print(f"{row.size}: {error}", file=sys.stderr, flush=True)
             failed.append(row.size)
             continue
@@ -161,7 +161,7 @@ def run(config: TableBenchmark, command: str) -> Path:
             file.write(markdown(result))
         print(line(row.size, result["rows"][row.size]), flush=True)
     if failed:
-        raise UserError(f"{', '.join(failed)}: not measured, for the reasons above")
+        raise InputError(f"{', '.join(failed)}: not measured, for the reasons above")
     return out.with_suffix(".md")
 
 
@@ -198,7 +198,7 @@ def check_gradients(rows: list[Row], config: TableBenchmark) -> dict[str, dict[s
 def measure(row: Row, config: TableBenchmark, ceiling: float, gpu: str | None) -> dict[str, Any]:
     """Time the row's contenders at the largest micro-batch that fits ours; add the forecasts.
 
-    A peer that fails, for lack of memory too, is left out with its reason. Raises UserError when
+    A peer that fails, for lack of memory too, is left out with its reason. Raises InputError when
     ours fails or no micro-batch fits.
     """
     peers, left_out = list(row.peers), {}
@@ -227,7 +227,7 @@ def measure(row: Row, config: TableBenchmark, ceiling: float, gpu: str | None) -
             "contenders": [summarise(worker, workers, ceiling, gpu) for worker in workers],
             "left_out": left_out,
         }
-    raise UserError(f"no micro-batch of {row.micro_batches} fits this device")
+    raise InputError(f"no micro-batch of {row.micro_batches} fits this device")
 
 
 def make_job(row: Row, config: TableBenchmark, micro_batch: int) -> Job:

@@ -18,7 +18,7 @@ import torch
 from benchmarks.training.baselines import build
 from llama_scale.config import ModelConfig, OptimConfig
 from llama_scale.device import attention_backends, set_threads, synchronise
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.training.optim import build_optimizer
 
 OUT_OF_MEMORY = "out of memory"
@@ -114,7 +114,7 @@ def main() -> None:
                 synchronise(job.device)
                 seconds = time.perf_counter() - start
                 answer(seconds=seconds, loss=loss.item(), memory=peak_memory(job.device))
-    except (UserError, ImportError) as error:
+    except (InputError, ImportError) as error:
         answer(error=str(error))
     except RuntimeError as error:
         if not any(words in str(error) for words in FULL):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 MIN_LINE = 30  # bytes: a shorter line is shared by chance
 MAX_SHARED = 0.1
@@ -57,10 +57,10 @@ def choose_validation(
         seed: Seed of the order.
 
     Raises:
-        UserError: There are fewer than two packages.
+        InputError: There are fewer than two packages.
     """
     if len(sizes) < 2:
-        raise UserError(
+        raise InputError(
             f"packages: found source code in {len(sizes)}, but validation by package needs two or "
             "more"
         )

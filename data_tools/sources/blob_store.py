@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 RETRIES = 6
 Read = Callable[[str, str], bytes]
@@ -39,7 +39,7 @@ def open_store(address: str | None, limit: int) -> Read:
         limit: Most bytes of one file.
 
     Raises:
-        UserError: The address is missing, of no known kind or not there.
+        InputError: The address is missing, of no known kind or not there.
     """
     kind, _, rest = (address or "").partition(":")
     if kind == "git":
@@ -47,7 +47,7 @@ def open_store(address: str | None, limit: int) -> Read:
     elif kind == "file":
         folder = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path))
         if not folder.is_dir():
-            raise UserError(f"store: {folder}: no such folder")
+            raise InputError(f"store: {folder}: no such folder")
         raw = _compressed(lambda blob: _file(folder / f"{blob}.gz", folder / blob), limit)
     elif kind in ("https", "http", "s3"):
         if kind == "s3":
@@ -55,7 +55,7 @@ def open_store(address: str | None, limit: int) -> Read:
             address = f"https://{bucket}.s3.amazonaws.com/{prefix}"
         raw = _compressed(lambda blob: _download(f"{address.rstrip('/')}/{blob}"), limit)
     else:
-        raise UserError(
+        raise InputError(
             f"store: expected s3://, https://, file:// or git:PATH, found {address!r}; the rows of "
             "this source have no contents, only their hashes"
         )
@@ -116,14 +116,14 @@ def _download(url: str) -> bytes:
             reason = str(error)
         if attempt < RETRIES - 1:
             time.sleep(2**attempt)
-    raise UserError(f"store: {url}: {reason}, {RETRIES} times; run the same command again later")
+    raise InputError(f"store: {url}: {reason}, {RETRIES} times; run the same command again later")
 
 
 def _git(clone: Path) -> Read:
     if not clone.is_dir():
-        raise UserError(f"store: {clone}: no such clone")
+        raise InputError(f"store: {clone}: no such clone")
     if not shutil.which("git"):
-        raise UserError(f"store: git:{clone} needs git, which is not installed")
+        raise InputError(f"store: git:{clone} needs git, which is not installed")
     process = subprocess.Popen(
         ["git", "-C", str(clone), "cat-file", "--batch"],
         stdin=subprocess.PIPE,
@@ -141,7 +141,7 @@ def _git(clone: Path) -> Read:
             except OSError:
                 header = []
             if not header:
-                raise UserError(f"store: {clone}: git cannot read it; is it a clone?")
+                raise InputError(f"store: {clone}: git cannot read it; is it a clone?")
             if not header[-1].isdigit():  # "ID missing", "ID ambiguous"
                 raise Problem("missing_content")
             content = process.stdout.read(int(header[-1]))

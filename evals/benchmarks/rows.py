@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import numbered_rows, sha256
 
 WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
@@ -19,7 +19,7 @@ WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"
 class Row:
     """A row as it was found: ``place`` says where in messages, ``remedy`` what to give instead.
 
-    Null stands for a field that is not there. All methods raise UserError.
+    Null stands for a field that is not there. All methods raise InputError.
     """
 
     place: str
@@ -29,11 +29,11 @@ class Row:
     def __post_init__(self) -> None:
         if type(self.fields) is not dict:
             found = reprlib.repr(self.fields)
-            raise UserError(f"{self.place} is {found}, expected an object; {self.remedy}")
+            raise InputError(f"{self.place} is {found}, expected an object; {self.remedy}")
 
-    def error(self, name: str, found: str, expected: str) -> UserError:
+    def error(self, name: str, found: str, expected: str) -> InputError:
         """Return what is raised where a field is not as expected."""
-        return UserError(
+        return InputError(
             f"{self.place}: field {name!r} is {found}, expected {expected}; {self.remedy}"
         )
 
@@ -80,32 +80,32 @@ class Row:
 def read_rows(path: Path, flag: str, remedy: str) -> list[Row]:
     """Read a file of JSON lines, gzipped or not, or of one JSON list, which begins with ``[``.
 
-    Raises UserError on a file that cannot be read, is empty or holds something else.
+    Raises InputError on a file that cannot be read, is empty or holds something else.
     """
     name = f"{flag}: {path}"
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{name} cannot be read ({error}); {remedy}") from None
+        raise InputError(f"{name} cannot be read ({error}); {remedy}") from None
     try:
         if data.lstrip().startswith(b"["):
             rows = [(f"row {n}", row) for n, row in enumerate(json.loads(data), start=1)]
         else:
             rows = [(f"line {n}", row) for n, row in numbered_rows(data, name)]
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is not JSON ({error}); {remedy}") from None
-    except UserError as error:
-        raise UserError(f"{error}; {remedy}") from None
+        raise InputError(f"{name} is not JSON ({error}); {remedy}") from None
     if not rows:
-        raise UserError(f"{name} is empty; {remedy}")
+        raise InputError(f"{name} is empty; {remedy}")
     return [Row(f"{name}: {number}", remedy, row) for number, row in rows]
 
 
 def content_sha256(path: Path, flag: str) -> str:
     """Return the SHA-256 of a file, or of what sha256sum prints of a folder's files in order.
 
-    Raises UserError if they cannot be read.
+    Raises InputError if they cannot be read.
     """
     try:
         if not path.is_dir():
@@ -113,5 +113,5 @@ def content_sha256(path: Path, flag: str) -> str:
         files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*"))
         lines = [f"{sha256(path / f)}  {f}\n" for f in files if (path / f).is_file()]
     except OSError as error:
-        raise UserError(f"{flag}: {path} cannot be read ({error})") from None
+        raise InputError(f"{flag}: {path} cannot be read ({error})") from None
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 RESAMPLES = 2_000
 LEVEL = 0.95
@@ -13,10 +13,10 @@ LEVEL = 0.95
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased estimate from ``c`` passes among ``n`` samples: 1 - C(n - c, k) / C(n, k).
 
-    Raises UserError unless 1 <= k <= n and 0 <= c <= n.
+    Raises InputError unless 1 <= k <= n and 0 <= c <= n.
     """
     if not 1 <= k <= n or not 0 <= c <= n:
-        raise UserError(f"pass@{k}: needs 1 <= k <= n and 0 <= c <= n, found n = {n}, c = {c}")
+        raise InputError(f"pass@{k}: needs 1 <= k <= n and 0 <= c <= n, found n = {n}, c = {c}")
     if n - c < k:
         return 1.0
     return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
@@ -59,9 +59,9 @@ def paired_difference(
 ) -> tuple[float, tuple[float, float]]:
     """Mean of ``second`` - ``first`` over the same tasks, and its 95 % bootstrap interval.
 
-    Raises UserError if the tasks are not as many.
+    Raises InputError if the tasks are not as many.
     """
     if len(first) != len(second):
-        raise UserError(f"compare: {len(first)} tasks beside {len(second)}; score the same tasks")
+        raise InputError(f"compare: {len(first)} tasks beside {len(second)}; score the same tasks")
     gaps = np.subtract(second, first)
     return float(gaps.mean()), interval(gaps)

@@ -15,7 +15,7 @@ from evals.perplexity import References, Score, reference_bits_per_byte, windows
 from llama_scale.checkpoint.folder import load_model
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.device import set_threads
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.generation.generate import generate
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.llama import Llama
@@ -84,7 +84,7 @@ def open_checkpoint(
     threads: int | None = None,
     graphs: bool = False,
 ) -> Checkpoint:
-    """Load a checkpoint folder with its tokenizer; raise UserError if it cannot be."""
+    """Load a checkpoint folder with its tokenizer; raise InputError if it cannot be."""
     set_threads(threads)
     model = load_model(folder, device, torch.bfloat16 if bf16 else torch.float32)
     return Checkpoint(model, Tokenizer(folder / "tokenizer.model"), graphs)
@@ -99,7 +99,7 @@ class Server:
     timeout: float = 600.0
 
     def complete(self, request: Request) -> Iterator[dict[str, Any]]:
-        """Ask for the completions of one prompt at a time; raise UserError if that fails."""
+        """Ask for the completions of one prompt at a time; raise InputError if that fails."""
         sampling, count = request.sampling, request.n_samples
         for number, prompt in request.prompts.items():
             body = {
@@ -110,7 +110,7 @@ class Server:
             }  # fmt: skip
             choices = self._ask(body)
             if len(choices) < count:
-                raise UserError(f"{self.url}: {len(choices)} completions of {count} asked for")
+                raise InputError(f"{self.url}: {len(choices)} completions of {count} asked for")
             for index, choice in enumerate(choices[:count]):
                 text = cut(str(choice.get("text") or ""), sampling.stop)
                 yield {
@@ -128,9 +128,9 @@ class Server:
                 return json.load(reply)["choices"]
         except urllib.error.HTTPError as error:
             said = error.read(200).decode("utf-8", "replace").replace("\n", " ")
-            raise UserError(f"{url}: {error.code} {said}") from None
+            raise InputError(f"{url}: {error.code} {said}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{url}: no completion ({type(error).__name__}: {error})") from None
+            raise InputError(f"{url}: no completion ({type(error).__name__}: {error})") from None
 
     def gold(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Servers give no probabilities of a given text that could be relied on."""
@@ -154,10 +154,10 @@ class Transformers:
                 self.folder, dtype=self.dtype, use_safetensors=True, **load
             )
         except ImportError:
-            raise UserError("transformers is not installed; pip install transformers") from None
+            raise InputError("transformers is not installed; pip install transformers") from None
         except (OSError, ValueError) as error:
             words = str(error).splitlines()[0]
-            raise UserError(f"{self.folder}: transformers cannot load it ({words})") from None
+            raise InputError(f"{self.folder}: transformers cannot load it ({words})") from None
         self.model = model.to(self.device).eval()
 
     @property

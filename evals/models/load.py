@@ -25,7 +25,7 @@ from llama_scale.checkpoint.folder import (
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.device import pick_device
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import sha256
 
 POLL = 20.0  # seconds between looks for a new checkpoint
@@ -56,7 +56,7 @@ class Subject:
 
 
 def checkpoint(config: EvalConfig, path: str | Path) -> Subject:
-    """Return a checkpoint, or the newest of a run; raise UserError if it is missing or damaged."""
+    """Return a checkpoint, or the newest of a run; raise InputError if it is missing or damaged."""
     path, device = resolve(path), pick_device(config.device)
     meta, precision = load_meta(path), _precision(config, device)
     identity = {
@@ -85,7 +85,7 @@ def is_foreign(model: str) -> bool:
 def foreign(config: EvalConfig) -> Subject:
     """Return the server or the transformers folder ``config.checkpoint``."""
     if config.out is None:
-        raise UserError("out: name a folder for the results of a model from elsewhere: --out DIR")
+        raise InputError("out: name a folder for the results of a model from elsewhere: --out DIR")
     name, out, device = config.checkpoint, Path(config.out), pick_device(config.device)
     precision = _precision(config, device)
     identity = {
@@ -118,12 +118,12 @@ def each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> No
     """Call ``score`` with every checkpoint of a run, oldest first.
 
     With ``watch``, also with those that appear until the run has its result. One that training
-    deletes meanwhile is passed over, a damaged one too, with a line on stderr. Raises UserError
+    deletes meanwhile is passed over, a damaged one too, with a line on stderr. Raises InputError
     when all are done if any was damaged or there was none, and at once on what is wrong with more
     than a checkpoint.
     """
     if not run.is_dir():
-        raise UserError(f"{run}: no such folder; name a run that training has begun")
+        raise InputError(f"{run}: no such folder; name a run that training has begun")
     if watch and not (run / "result.json").exists() and not list_checkpoints(run):
         print(f"waiting for a checkpoint in {run / 'checkpoints'}", file=sys.stderr)
     seen, damaged, last = set(), [], False
@@ -135,7 +135,7 @@ def each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> No
             seen.add(folder)
             try:
                 score(folder)
-            except UserError:
+            except InputError:
                 if (damage := _damage(folder)) is None:
                     raise
                 damaged += [folder.name] if folder.exists() else []
@@ -144,16 +144,16 @@ def each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> No
         if not last:
             time.sleep(POLL)
     if not seen:
-        raise UserError(f"{run}: no checkpoints/ to score; --all and --watch want a run folder")
+        raise InputError(f"{run}: no checkpoints/ to score; --all and --watch want a run folder")
     if damaged:
-        raise UserError(
+        raise InputError(
             f"{run}: damaged and not scored: {', '.join(damaged)}; delete them or train them again"
         )
 
 
-def _damage(folder: Path) -> UserError | None:
+def _damage(folder: Path) -> InputError | None:
     try:
         verify(folder)
-    except UserError as error:
+    except InputError as error:
         return error
     return None

@@ -9,7 +9,7 @@ import torch
 
 from evals.models.completion import Request, Source
 from evals.perplexity import References
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 PATIENCE = 1.0  # seconds between looks whether a process has died
 
@@ -32,7 +32,7 @@ class Ranks:
         return f"cuda:{rank % torch.cuda.device_count()}" if self.device == "cuda" else self.device
 
     def complete(self, request: Request) -> Iterator[dict[str, Any]]:
-        """Yield completions as they come; raise UserError if a process fails or dies."""
+        """Yield completions as they come; raise InputError if a process fails or dies."""
         context = torch.multiprocessing.get_context("spawn")
         rows = context.Queue()
         ranks = []
@@ -50,13 +50,13 @@ class Ranks:
                 except queue.Empty:
                     for rank, process in enumerate(ranks):
                         if process.exitcode:
-                            raise UserError(
+                            raise InputError(
                                 f"ranks: process {rank} on {self.place(rank)} ended with exit code "
                                 f"{process.exitcode}; the same command goes on, or try fewer ranks"
                             ) from None
                     continue
                 if isinstance(row, str):
-                    raise UserError(row)
+                    raise InputError(row)
                 left -= row is None
                 if row is not None:
                     yield row
@@ -76,5 +76,5 @@ def draw(load: Callable[[str], Source], device: str, request: Request, rows: Any
         for row in load(device).complete(request):
             rows.put(row)
         rows.put(None)
-    except UserError as error:
+    except InputError as error:
         rows.put(str(error))

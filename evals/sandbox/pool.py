@@ -24,7 +24,7 @@ from typing import Any
 
 from evals.sandbox.program import ENDED, MEMORY, OUTPUT, SYNTAX
 from evals.sandbox.tools import Tool, find
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 ZYGOTE = Path(__file__).parent / "fork_server.py"
 MEMORY_BYTES = 1 << 29
@@ -237,7 +237,7 @@ class Sandbox:
         walls: What holds, in words.
 
     Raises:
-        UserError: Neither of the first two levels can be reached and ``allow_unsandboxed`` is not
+        InputError: Neither of the first two levels can be reached and ``allow_unsandboxed`` is not
             given, or an attack of the self-test succeeded.
     """
 
@@ -254,7 +254,7 @@ class Sandbox:
                 break
             refused.append(f"{level}: {worker.greeting['error']}")
         else:
-            raise UserError(
+            raise InputError(
                 f"no sandbox on this machine ({'; '.join(refused)}); untrusted programs are not "
                 "run without one unless you insist: --allow-unsandboxed"
             )
@@ -289,7 +289,7 @@ class Sandbox:
         for name, program in HONEST.items():
             verdict = self._run(program, 5.0)[0]
             if not verdict.passed:
-                raise UserError(
+                raise InputError(
                     f"sandbox: the honest program {name!r} fails in it ({verdict.reason}); level "
                     f"{self.level}: nothing can be judged on this machine"
                 )
@@ -298,7 +298,7 @@ class Sandbox:
             if self.level == "none" and harm:
                 continue
             if self._run(program, 5.0)[0].passed:
-                raise UserError(f"sandbox: the attack {name!r} succeeded; nothing is judged")
+                raise InputError(f"sandbox: the attack {name!r} succeeded; nothing is judged")
 
     def _borrow(self, language: str) -> Worker:
         idle, every = self._idle[language], self._all[language]
@@ -310,7 +310,7 @@ class Sandbox:
                     every.append(worker)
                     return worker
             if not every:
-                raise UserError("sandbox: no process could be started; free memory or processes")
+                raise InputError("sandbox: no process could be started; free memory or processes")
         return idle.get()
 
     def _start(self, language: str) -> Worker | None:
@@ -337,7 +337,7 @@ class Sandbox:
             worker.close()
             fresh = self._start(language)
             if fresh is None or "error" in fresh.greeting:
-                raise UserError(
+                raise InputError(
                     "sandbox: it was lost and could not be started again; the same command goes on"
                 ) from None
             with self._lock:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llama_scale.config import ModelConfig
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_json, sha256, write_json
 from llama_scale.model.llama import Llama
 
@@ -209,7 +209,7 @@ def _fsync(path: Path) -> None:
 
 
 def load_state(folder: str | Path) -> dict[str, Any]:
-    """Read a checkpoint back as Lightning's state dictionary; raise UserError if damaged."""
+    """Read a checkpoint back as Lightning's state dictionary; raise InputError if damaged."""
     folder = Path(folder)
     state = load_rest(folder)
     moments = state["optimizer_states"][0]["state"]
@@ -223,7 +223,7 @@ def load_state(folder: str | Path) -> dict[str, Any]:
 
 
 def load_rest(folder: str | Path) -> dict[str, Any]:
-    """Read what a checkpoint has beside tensors; raise UserError if it is damaged."""
+    """Read what a checkpoint has beside tensors; raise InputError if it is damaged."""
     verify(folder)
     state = read_json(Path(folder) / "trainer.json")
     optimizer = {"state": {}, "param_groups": state.pop("param_groups")}
@@ -242,22 +242,22 @@ def _read(folder: Path, name: str, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Return a checkpoint's manifest; raise UserError if there is none or it lacks a part."""
+    """Return a checkpoint's manifest; raise InputError if there is none or it lacks a part."""
     path = Path(folder) / "manifest.json"
     manifest = read_json(path)
     found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
     if found != FORMAT:
-        raise UserError(f"{path}: format {found!r}, not {FORMAT}; use an earlier checkpoint")
+        raise InputError(f"{path}: format {found!r}, not {FORMAT}; use an earlier checkpoint")
     meta, files = manifest.get("meta"), manifest.get("files")
     if not (isinstance(meta, dict) and isinstance(meta.get("step"), int) and "model" in meta):
-        raise UserError(f"{path}: 'meta' has no step or no model; use an earlier checkpoint")
+        raise InputError(f"{path}: 'meta' has no step or no model; use an earlier checkpoint")
     if not isinstance(files, dict):
-        raise UserError(f"{path}: 'files' is missing; use an earlier checkpoint")
+        raise InputError(f"{path}: 'files' is missing; use an earlier checkpoint")
     return manifest
 
 
 def verify(folder: str | Path) -> dict[str, Any]:
-    """Return the manifest's ``meta``; raise UserError naming the first missing or damaged file."""
+    """Return the manifest's ``meta``; raise InputError naming the first missing or damaged file."""
     folder = Path(folder)
     manifest = read_manifest(folder)
     for name, digest in manifest["files"].items():
@@ -265,9 +265,9 @@ def verify(folder: str | Path) -> dict[str, Any]:
             found = sha256(folder / name)
         except OSError as error:
             what = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
-            raise UserError(f"{folder}/{name}: {what}; use an earlier checkpoint") from None
+            raise InputError(f"{folder}/{name}: {what}; use an earlier checkpoint") from None
         if found != digest:
-            raise UserError(f"{folder}/{name}: checksum does not match; use an earlier checkpoint")
+            raise InputError(f"{folder}/{name}: checksum does not match; use an earlier checkpoint")
     return manifest["meta"]
 
 
@@ -281,7 +281,7 @@ def valid(run: str | Path) -> Iterator[Path]:
     for folder in reversed(list_checkpoints(run)):
         try:
             verify(folder)
-        except UserError as error:
+        except InputError as error:
             print(f"skipping a damaged checkpoint: {error}", file=sys.stderr)
         else:
             yield folder
@@ -295,17 +295,17 @@ def newest(run: str | Path) -> Path | None:
 def resolve(path: str | Path) -> Path:
     """Return the checkpoint folder that ``path`` means: itself, or the newest of a run.
 
-    Raises UserError when there is none or when it is damaged.
+    Raises InputError when there is none or when it is damaged.
     """
     path = Path(path)
     if (path / "manifest.json").is_file():
         verify(path)
         return path
     if not path.is_dir():
-        raise UserError(f"{path}: no such run or checkpoint folder; train one: launch/train.py")
+        raise InputError(f"{path}: no such run or checkpoint folder; train one: launch/train.py")
     found = newest(path)
     if found is None:
-        raise UserError(f"{path}: no valid checkpoint under checkpoints/; train it first")
+        raise InputError(f"{path}: no valid checkpoint under checkpoints/; train it first")
     return found
 
 
@@ -324,12 +324,12 @@ def load_meta(path: str | Path) -> dict[str, Any]:
 
 
 def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Llama:
-    """Load the model of a checkpoint or run for evaluation; raise UserError if it cannot be."""
+    """Load the model of a checkpoint or run for evaluation; raise InputError if it cannot be."""
     folder = resolve(path)
     try:
         weights = _read(folder, "model.safetensors", device)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{folder}/model.safetensors: cannot be read ({error})") from None
+        raise InputError(f"{folder}/model.safetensors: cannot be read ({error})") from None
     weights.setdefault("head.weight", weights["embedding.weight"])
     model = Llama.blank(ModelConfig(**load_meta(folder)["model"]), device)
     model.load_state_dict(weights)

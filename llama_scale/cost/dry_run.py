@@ -18,7 +18,7 @@ from llama_scale.cost.accounting import (
     flops_per_token,
     training_memory,
 )
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import InputError, nearest
 from llama_scale.files import read_json
 from llama_scale.training.optim import resolve
 
@@ -42,16 +42,16 @@ class Machine:
 
 
 def describe_machine(hardware: str | None, mfu: float, device: str, threads: int | None) -> Machine:
-    """Return the named hardware, or this machine; raise UserError if the name is unknown.
+    """Return the named hardware, or this machine; raise InputError if the name is unknown.
 
     ``mfu`` is the share of the dense bf16 peak that a run reaches, attention counted full.
     """
     if not 0 < mfu <= 1:
-        raise UserError(f"mfu: expected a share between 0 and 1, found {mfu}")
+        raise InputError(f"mfu: expected a share between 0 and 1, found {mfu}")
     if hardware is not None:
         if hardware not in HARDWARE:
             known = ", ".join(sorted(HARDWARE))
-            raise UserError(f"hardware: {hardware!r}{nearest(hardware, HARDWARE)}; known: {known}")
+            raise InputError(f"hardware: {hardware!r}{nearest(hardware, HARDWARE)}; known: {known}")
         found = HARDWARE[hardware]
         source = f"{100 * mfu:.0f} % of {found.peak / 1e12:.0f} TFLOP/s"
         return Machine(hardware, "cuda", USABLE["cuda"] * found.memory, mfu * found.peak, source)
@@ -140,19 +140,19 @@ def pick_layout(
     """Return the fastest layout that fits in ``have`` bytes, or the smallest if none does.
 
     A layout that leaves some room goes first, for memory is an estimate; up to BUSY_TOKENS a
-    larger micro-batch is worth more than whole weights. Raises UserError when devices or
+    larger micro-batch is worth more than whole weights. Raises InputError when devices or
     micro_batch do not divide the batch.
     """
     devices = config.devices * config.nodes
     if batch % devices:
         context = config.model.context_length
-        raise UserError(
+        raise InputError(
             f"devices: {devices} do not divide the batch of {batch} sequences; pass "
             f"--optim.batch_tokens {max(1, round(batch / devices)) * devices * context}"
         )
     wanted = config.micro_batch
     if wanted != "auto" and batch // devices % wanted:
-        raise UserError(
+        raise InputError(
             f"micro_batch: {wanted} does not divide the batch of {batch // devices} sequences"
             + (" on each device" if devices > 1 else "")
         )
@@ -275,7 +275,7 @@ def _hours(hours: float) -> str:
 def forecast(config: TrainConfig, hardware: str | None = None, mfu: float = 0.4) -> Forecast:
     """Tell what the run costs on the named hardware, or on this machine.
 
-    Raises UserError when the configuration contradicts itself or the hardware is unknown.
+    Raises InputError when the configuration contradicts itself or the hardware is unknown.
     """
     recipe = resolve(config)
     machine = describe_machine(hardware, mfu, config.device, config.threads)

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from llama_scale.data.shards import Tokens
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 ROUNDS = 4
 MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -43,7 +43,7 @@ def permute(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
 class TokenWindows(Dataset):
     """Windows of ``context_length`` + 1 tokens; sample i is the same whoever asks for it.
 
-    Raises UserError when the split is shorter than one window.
+    Raises InputError when the split is shorter than one window.
     """
 
     def __init__(self, tokens: Tokens, context_length: int, seed: int) -> None:
@@ -52,7 +52,7 @@ class TokenWindows(Dataset):
         self.seed = seed
         self.n_windows = (tokens.n_tokens - 1) // context_length
         if self.n_windows < 1:
-            raise UserError(
+            raise InputError(
                 f"{tokens.folder}: {tokens.n_tokens:,} tokens are less than one window of "
                 f"{context_length + 1}; prepare more data or lower --model.context_length"
             )

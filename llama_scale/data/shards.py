@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json, sha256
 
 FORMAT = "llama_scale.tokens.v1"
@@ -192,7 +192,7 @@ def open_tokens(folder: str | Path, split: Split, verify: bool = True) -> Tokens
         verify: Also check the SHA-256 of every shard of the split and of the tokenizer.
 
     Raises:
-        UserError: The folder or its manifest is missing, a shard is missing, cut or changed, or
+        InputError: The folder or its manifest is missing, a shard is missing, cut or changed, or
             the tokenizer beside the shards is not the one that made them.
     """
     folder = Path(folder)
@@ -208,32 +208,32 @@ def open_tokens(folder: str | Path, split: Split, verify: bool = True) -> Tokens
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Return the manifest of a build; raise UserError if there is none or it cannot be read."""
+    """Return the manifest of a build; raise InputError if there is none or it cannot be read."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
         found = "no manifest.json in it" if Path(folder).is_dir() else "no such folder"
-        raise UserError(f"{folder}: {found}; make the data with launch/prepare.py")
+        raise InputError(f"{folder}: {found}; make the data with launch/prepare.py")
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else manifest
-        raise UserError(f"{path}: expected format {FORMAT!r}, found {found!r}; {REBUILD}")
+        raise InputError(f"{path}: expected format {FORMAT!r}, found {found!r}; {REBUILD}")
     for name in ("tokenizer", "splits", "fingerprint"):
         if name not in manifest:
-            raise UserError(f"{path}: {name!r} is missing; {REBUILD}")
+            raise InputError(f"{path}: {name!r} is missing; {REBUILD}")
     return manifest
 
 
 def load_tokenizer(tokens: Tokens) -> Tokenizer:
-    """Return the tokenizer beside the shards; raise UserError if it did not make them."""
+    """Return the tokenizer beside the shards; raise InputError if it did not make them."""
     tokenizer = Tokenizer(tokens.folder / tokens.manifest["tokenizer"]["file"])
     check_tokenizer(tokens, tokenizer)
     return tokenizer
 
 
 def check_tokenizer(tokens: Tokens, tokenizer: Tokenizer) -> None:
-    """Raise UserError naming both files unless ``tokenizer`` made the ids of ``tokens``."""
+    """Raise InputError naming both files unless ``tokenizer`` made the ids of ``tokens``."""
     if tokenizer.fingerprint != tokens.tokenizer_fingerprint:
-        raise UserError(
+        raise InputError(
             f"{tokenizer.path}: does not match the shards of {tokens.folder} (tokenizer "
             f"{tokenizer.fingerprint[:12]}, shards made with {tokens.tokenizer_fingerprint[:12]}); "
             "use the data and the tokenizer of one build, or run launch/prepare.py again"
@@ -252,15 +252,15 @@ def data_fingerprint(splits: dict[str, dict[str, Any]], tokenizer_fingerprint: s
 def _open_shard(path: Path, entry: dict[str, Any], verify: bool) -> np.ndarray:
     expected = entry["tokens"] * DTYPE.itemsize
     if not path.is_file():
-        raise UserError(f"{path}: no such file, but manifest.json lists it; {REBUILD}")
+        raise InputError(f"{path}: no such file, but manifest.json lists it; {REBUILD}")
     size = path.stat().st_size
     if size != expected:
-        raise UserError(
+        raise InputError(
             f"{path}: {size} bytes, but manifest.json says {expected}: the file is damaged; "
             f"{REBUILD}"
         )
     if verify and (found := sha256(path)) != entry["sha256"]:
-        raise UserError(
+        raise InputError(
             f"{path}: checksum {found[:12]} does not match manifest.json "
             f"({entry['sha256'][:12]}): the file is damaged; {REBUILD}"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import atomic_write
 
 ESCAPE = "\u2581"  # SentencePiece writes a space as this character
@@ -52,7 +52,7 @@ class Tokenizer:
             settings (paths, threads), so its own hash says less.
 
     Raises:
-        UserError: The file is missing, is no SentencePiece model or loses bytes.
+        InputError: The file is missing, is no SentencePiece model or loses bytes.
     """
 
     def __init__(self, path: str | Path):
@@ -71,7 +71,7 @@ class Tokenizer:
         probe = f" \t a  {ESCAPE}\r\n é\x00𝕏 </s> "
         crossing = any(b" " in piece.lstrip(b" ") for piece in self._bytes)
         if self.eos < 0 or crossing or self.decode_bytes(self.encode(probe)) != probe.encode():
-            raise UserError(
+            raise InputError(
                 f"{self.path}: this SentencePiece model does not give text back byte for byte or "
                 "joins words; use one that launch/prepare.py trained"
             )
@@ -121,7 +121,7 @@ def train_tokenizer(
     1 ``<s>``, 2 ``</s>`` (document end), 3 to 5 the marks of fill-in-the-middle.
 
     Raises:
-        UserError: The vocabulary is too large or too small for the texts.
+        InputError: The vocabulary is too large or too small for the texts.
     """
     model = io.BytesIO()
     try:
@@ -135,7 +135,7 @@ def train_tokenizer(
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split()).rpartition("] ")[2]
-        raise UserError(
+        raise InputError(
             f"vocab_size: cannot train {vocab_size} pieces on this text ({reason}); "
             "choose another vocab_size or more text"
         ) from None
@@ -150,9 +150,9 @@ def _load(path: Path) -> sentencepiece.SentencePieceProcessor:
             raise RuntimeError("empty file")
         return sentencepiece.SentencePieceProcessor(model_proto=proto)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such tokenizer; run launch/prepare.py first") from None
+        raise InputError(f"{path}: no such tokenizer; run launch/prepare.py first") from None
     except RuntimeError:
-        raise UserError(
+        raise InputError(
             f"{path}: not a SentencePiece model; delete its folder and run launch/prepare.py again"
         ) from None
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.generation.cuda_graph import Decoder
 from llama_scale.generation.kv_cache import ROOM, KVCache
 from llama_scale.generation.sampling import SamplingConfig, greedy, pick, sample_keys
@@ -162,7 +162,7 @@ def _decode(
     hidden, cache = _prefill(model, rows, max(limits) if graphs else ROOM)  # (B, D)
     crowd = 0.5 if graphs else 0.75
     if not hidden.isfinite().all():
-        raise UserError("the model's output is not finite; use an earlier checkpoint")
+        raise InputError("the model's output is not finite; use an earlier checkpoint")
     decoder = Decoder(model, cache, graphs)
     active = list(range(len(rows)))  # the row that each line of the batch belongs to
     for step in range(max(limits)):

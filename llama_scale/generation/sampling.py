@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 ROUNDING = 6e-5  # most that batching moves a float32 logit, as a share of the largest: 512 epsilon
 SEGMENT = 128  # tokens whose probabilities are summed before one of them is looked for
@@ -40,17 +40,17 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
-            raise UserError(f"temperature: expected at least 0, found {self.temperature}")
+            raise InputError(f"temperature: expected at least 0, found {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p: expected more than 0 and at most 1, found {self.top_p}")
+            raise InputError(f"top_p: expected more than 0 and at most 1, found {self.top_p}")
         if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k: expected at least 1 or null, found {self.top_k}")
+            raise InputError(f"top_k: expected at least 1 or null, found {self.top_k}")
         if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens: expected at least 1, found {self.max_new_tokens}")
+            raise InputError(f"max_new_tokens: expected at least 1, found {self.max_new_tokens}")
         if self.seed < 0:
-            raise UserError(f"seed: expected at least 0, found {self.seed}")
+            raise InputError(f"seed: expected at least 0, found {self.seed}")
         if "" in self.stop:
-            raise UserError("stop: an empty string would end every completion")
+            raise InputError("stop: an empty string would end every completion")
 
 
 def sample_keys(seed: int, samples: Sequence[tuple[int, int]]) -> Tensor:

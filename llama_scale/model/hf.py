@@ -15,7 +15,7 @@ from torch import Tensor
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import ESCAPE, Tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
 from llama_scale.model.llama import EOS, Llama
 
@@ -83,10 +83,10 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
 def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
     """Return our shape for the ``fields`` of a transformers config.json.
 
-    Raises UserError naming what this model does not have, or a field that is missing.
+    Raises InputError naming what this model does not have, or a field that is missing.
     """
     if not isinstance(fields, dict):
-        raise UserError(f"{path}: expected the fields of a model, found {type(fields).__name__}")
+        raise InputError(f"{path}: expected the fields of a model, found {type(fields).__name__}")
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     expected = {
         "model_type": (fields.get("model_type"), "llama"),
@@ -97,12 +97,12 @@ def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
     }
     for name, (found, wanted) in expected.items():
         if found != wanted:
-            raise UserError(f"{path}: {name} is {found!r}; only {wanted!r} can be read")
+            raise InputError(f"{path}: {name} is {found!r}; only {wanted!r} can be read")
     counts = {}
     for ours, theirs in SIZES.items():
         counts[ours] = fields.get(theirs)
         if not isinstance(counts[ours], int):
-            raise UserError(f"{path}: {theirs} should be a whole number, found {counts[ours]!r}")
+            raise InputError(f"{path}: {theirs} should be a whole number, found {counts[ours]!r}")
     config = ModelConfig(
         **counts,
         n_kv_heads=fields.get("num_key_value_heads"),
@@ -111,7 +111,7 @@ def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
         tie_embeddings=fields.get("tie_word_embeddings", False),
     )
     if fields.get("head_dim") not in (None, config.head_dim):
-        raise UserError(f"{path}: head_dim is {fields['head_dim']}, not {config.head_dim}")
+        raise InputError(f"{path}: head_dim is {fields['head_dim']}, not {config.head_dim}")
     return config
 
 
@@ -176,7 +176,7 @@ def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
 
 
 def export_checkpoint(path: str | Path, out: str | Path) -> None:
-    """Write a checkpoint or run as a folder that transformers loads; raise UserError if it cannot.
+    """Write a checkpoint or run as a folder that transformers loads; raise InputError if it cannot.
 
     The folder has config.json, model.safetensors, tokenizer.json and tokenizer_config.json, and
     the SentencePiece model that the tokenizer was made from. A prompt is the end-of-document id
@@ -213,7 +213,7 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
 
 
 def import_checkpoint(path: str | Path, out: str | Path) -> None:
-    """Write a transformers LLaMA folder as a checkpoint of ours; raise UserError if it cannot be.
+    """Write a transformers LLaMA folder as a checkpoint of ours; raise InputError if it cannot be.
 
     A tokenizer.model beside the weights is taken along.
     """
@@ -222,13 +222,13 @@ def import_checkpoint(path: str | Path, out: str | Path) -> None:
     config = model_config(read_json(path / "config.json"), path / "config.json")
     files = sorted(path.glob("*.safetensors"))
     if not files:
-        raise UserError(f"{path}: no *.safetensors; other weight files are not read")
+        raise InputError(f"{path}: no *.safetensors; other weight files are not read")
     weights: dict[str, Tensor] = {}
     for file in files:
         try:
             weights |= load_file(file)
         except SafetensorError as error:
-            raise UserError(f"{file}: cannot be read ({error})") from None
+            raise InputError(f"{file}: cannot be read ({error})") from None
     if config.tie_embeddings:
         weights.pop("lm_head.weight", None)  # transformers takes the embedding
     ours = from_hf(weights, check_weights(weights, config, path))
@@ -244,7 +244,7 @@ def import_checkpoint(path: str | Path, out: str | Path) -> None:
 def check_weights(weights: dict[str, Tensor], config: ModelConfig, path: Path) -> list[str]:
     """Return our names of the weights of a transformers folder, if they are those of ``config``.
 
-    Raises UserError naming a weight that is missing, unknown or of another shape.
+    Raises InputError naming a weight that is missing, unknown or of another shape.
     """
     with torch.device("meta"):
         ours = Llama(config).state_dict()
@@ -255,11 +255,11 @@ def check_weights(weights: dict[str, Tensor], config: ModelConfig, path: Path) -
         if tied or name.endswith("rotary_emb.inv_freq"):
             continue
         if name not in wanted:
-            raise UserError(f"{path}: the weights have {name}, which this model lacks")
+            raise InputError(f"{path}: the weights have {name}, which this model lacks")
         if found is None:
-            raise UserError(f"{path}: the weights lack {name}")
+            raise InputError(f"{path}: the weights lack {name}")
         if found != wanted[name]:
-            raise UserError(
+            raise InputError(
                 f"{path}: {name} is {found} and config.json asks for {wanted[name]}; they are not "
                 "of one model"
             )
@@ -268,4 +268,4 @@ def check_weights(weights: dict[str, Tensor], config: ModelConfig, path: Path) -
 
 def _refuse_full(out: Path) -> None:
     if out.exists() and any(out.iterdir()):
-        raise UserError(f"out: {out} is not empty; choose another folder or delete it")
+        raise InputError(f"out: {out} is not empty; choose another folder or delete it")

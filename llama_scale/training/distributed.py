@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Place:
 
 
 def find_place(devices: int, nodes: int, environment: Mapping[str, str] = os.environ) -> Place:
-    """Return this process's place; raise UserError if the launcher started another number.
+    """Return this process's place; raise InputError if the launcher started another number.
 
     torchrun is known by TORCHELASTIC_RUN_ID, srun by SLURM_STEP_ID with more than one task or
     node (an interactive shell or sbatch script alone starts nothing). Otherwise a run of several
@@ -34,13 +34,13 @@ def find_place(devices: int, nodes: int, environment: Mapping[str, str] = os.env
         place = Place("slurm", *_numbers(names, environment))
         advice = f"srun --nodes {nodes} --ntasks-per-node {devices}"
     elif nodes > 1:
-        raise UserError(
+        raise InputError(
             f"nodes: {nodes} nodes need a launcher; use torchrun or srun (docs/distributed.md)"
         )
     else:
         return Place("self", int(environment.get("LOCAL_RANK", "0")), wanted)
     if place.world != wanted:
-        raise UserError(
+        raise InputError(
             f"devices: {place.launcher} started {place.world} processes, the run is for {devices} "
             f"devices x {nodes} nodes; start it with {advice}, or pass --devices and --nodes"
         )
@@ -52,6 +52,6 @@ def _numbers(names: tuple[str, ...], environment: Mapping[str, str]) -> list[int
     for name in names:
         text = environment.get(name)
         if text is None or not text.isdigit():
-            raise UserError(f"{name}: the launcher should set it to a number, found {text!r}")
+            raise InputError(f"{name}: the launcher should set it to a number, found {text!r}")
         numbers.append(int(text))
     return numbers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_scale.config import OptimConfig, TrainConfig
 from llama_scale.cost.accounting import count_parameters
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,7 @@ class Recipe:
 def resolve(config: TrainConfig) -> Recipe:
     """Replace ``auto`` in tokens, batch, learning rate and warmup by the laws' values.
 
-    Raises UserError when the run is shorter than one step, when a given batch is not of whole
+    Raises InputError when the run is shorter than one step, when a given batch is not of whole
     sequences, or when a branch does not continue its parent.
     """
     n = count_parameters(config.model).non_embedding
@@ -89,12 +89,12 @@ def resolve(config: TrainConfig) -> Recipe:
         batch = whole_batch(config.optim.batch_tokens, context)
     steps = round(tokens / (batch * context))
     if parent and steps <= parent["step"]:
-        raise UserError(
+        raise InputError(
             f"tokens: {tokens:,.0f} are {steps} steps, {config.branch_from} has {parent['step']} "
             "already; --tokens counts the trunk's and the branch's together"
         )
     if steps < 1:
-        raise UserError(
+        raise InputError(
             f"tokens: {tokens:,.0f} is less than one step of {batch} x {context} tokens; "
             "raise --tokens or lower --optim.batch_tokens"
         )
@@ -123,12 +123,12 @@ def resolve(config: TrainConfig) -> Recipe:
 def read_parent(config: TrainConfig) -> dict[str, Any] | None:
     """Return what the checkpoint that a branch continues says of itself, or None for a trunk.
 
-    Raises UserError when the checkpoint is none of a constant-rate run, or when model, seed or
+    Raises InputError when the checkpoint is none of a constant-rate run, or when model, seed or
     one of the optimizer's values differ from it.
     """
     cooldown, path = config.optim.schedule == "cooldown", config.branch_from
     if cooldown != (path is not None):
-        raise UserError(
+        raise InputError(
             "branch_from: a branch needs both --branch_from CHECKPOINT and "
             f"--optim.schedule cooldown; found {path} and {config.optim.schedule}"
         )
@@ -138,7 +138,7 @@ def read_parent(config: TrainConfig) -> dict[str, Any] | None:
 
     parent = load_meta(path)
     if parent.get("schedule") != "constant":
-        raise UserError(
+        raise InputError(
             f"branch_from: {path} is of a run with schedule {parent.get('schedule')}; a branch "
             "continues one with --optim.schedule constant"
         )
@@ -147,7 +147,7 @@ def read_parent(config: TrainConfig) -> dict[str, Any] | None:
     wanted |= {k: v for k, v in chosen.items() if v != "auto"}
     for name, value in wanted.items():
         if parent[name] != value:
-            raise UserError(
+            raise InputError(
                 f"branch_from: {path} has {name} = {parent[name]} and the command {value}; leave "
                 "it out or make it equal"
             )
@@ -155,11 +155,11 @@ def read_parent(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def whole_batch(batch_tokens: int, context: int) -> int:
-    """Return the sequences in a batch; raise UserError unless they are whole."""
+    """Return the sequences in a batch; raise InputError unless they are whole."""
     batch, rest = divmod(batch_tokens, context)
     if rest:
         below = f"{batch * context} or " if batch else ""
-        raise UserError(
+        raise InputError(
             f"optim.batch_tokens: {batch_tokens} is not a multiple of model.context_length = "
             f"{context}; the nearest are {below}{(batch + 1) * context}"
         )

@@ -16,7 +16,7 @@ import numpy as np
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.data.loader import TokenWindows, batch_number
 from llama_scale.data.shards import Tokens
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_jsonl
 from llama_scale.training.optim import Recipe
 
@@ -75,12 +75,12 @@ def roll_back(
 
 
 def check_rollbacks(run: Path) -> None:
-    """Raise UserError if the run went back to one step TRIES times and has to go there again."""
+    """Raise InputError if the run went back to one step TRIES times and has to go there again."""
     rollbacks = read_rollbacks(run)
     same = [row for row in rollbacks if row["from_step"] == rollbacks[-1]["from_step"]]
     if len(same) > TRIES:
         row, count = rollbacks[-1], sum(len(row["batches"]) for row in same)
-        raise UserError(
+        raise InputError(
             f"{run}: steps {row['first_step']} to {row['last_step']} had to be skipped again after "
             f"going back to step {row['from_step']} {TRIES} times; {count} batches are left out "
             "(skipped.jsonl) and the loss is still not finite or far too high; start another --run "

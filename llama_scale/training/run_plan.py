@@ -27,7 +27,7 @@ from llama_scale.cost.dry_run import (
 )
 from llama_scale.data.shards import Tokens, open_tokens
 from llama_scale.device import fast_bf16, pick_device, set_threads
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.model.llama import EOS
 from llama_scale.training.distributed import Place, find_place
 from llama_scale.training.optim import Recipe, resolve
@@ -86,7 +86,7 @@ class Run:
 def plan_run(config: TrainConfig) -> Run:
     """Decide every ``auto``, check data and memory, and open the run folder's past.
 
-    Raises UserError if the data is missing or damaged, its tokenizer does not match the model,
+    Raises InputError if the data is missing or damaged, its tokenizer does not match the model,
     the device cannot hold the model, or the run folder belongs to another configuration.
     """
     recipe = resolve(config)
@@ -99,12 +99,12 @@ def plan_run(config: TrainConfig) -> Run:
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
     tokens = open_tokens(config.data, "train")
     if config.model.document_mask and tokens.eos != EOS:
-        raise UserError(
+        raise InputError(
             f"model.document_mask: {config.data} ends a document with id {tokens.eos}, not {EOS}"
         )
     check_parent(config, tokens)
     if tokens.vocab_size != config.model.vocab_size:
-        raise UserError(
+        raise InputError(
             f"{config.data}: its tokenizer has {tokens.vocab_size:,} pieces and the model "
             f"{config.model.vocab_size:,}; pass --model.vocab_size {tokens.vocab_size}"
         )
@@ -125,12 +125,12 @@ def plan_run(config: TrainConfig) -> Run:
 
 
 def check_parent(config: TrainConfig, tokens: Tokens) -> None:
-    """Raise UserError if a branch's parent is damaged or was trained on other data."""
+    """Raise InputError if a branch's parent is damaged or was trained on other data."""
     if config.branch_from is None:
         return
     meta = verify(config.branch_from)
     if meta["data_fingerprint"] != tokens.fingerprint:
-        raise UserError(
+        raise InputError(
             f"branch_from: {config.branch_from} was trained on {meta['data']}, which is not the "
             f"data in {config.data}"
         )
@@ -141,20 +141,20 @@ def fit_layout(
 ) -> Layout:
     """Return how a step is laid out on the devices.
 
-    Raises UserError when the device cannot hold the model, or when devices or micro_batch do not
+    Raises InputError when the device cannot hold the model, or when devices or micro_batch do not
     divide the batch.
     """
     device, have = machine.device, machine.memory
     if device == "cpu":
         have /= config.devices
     elif config.devices > torch.cuda.device_count():
-        raise UserError(
+        raise InputError(
             f"devices: {config.devices} asked for, this machine has {torch.cuda.device_count()}"
         )
     layout = pick_layout(config, batch, bf16, compiled, device, have)
     need = layout_memory(config, layout, bf16, compiled, device)
     if need.total > have:
-        raise UserError(
+        raise InputError(
             f"size {config.size}: training needs {need} and this {device} device offers "
             f"{have / GIB:.1f} GiB; choose a smaller --size or a larger device "
             "(--dry_run names the nearest change that fits)"
@@ -171,7 +171,7 @@ def human(count: float) -> str:
 
 
 def check_same_run(run: Run) -> None:
-    """Raise UserError if the run folder holds another configuration or was fed other data."""
+    """Raise InputError if the run folder holds another configuration or was fed other data."""
     path = run.folder / "config.yaml"
     if not path.exists():
         return
@@ -184,23 +184,23 @@ def check_same_run(run: Run) -> None:
     if other:
         name = min(other, key=lambda n: ("." in n, n))  # what optim.* follows from comes first
         had = past.get(name, unset.get(name))
-        raise UserError(
+        raise InputError(
             f"{path}: this run has {name} = {had}, the command asks for {now.get(name)}; "
             "choose another --run, or delete the folder to start over"
         )
     before = read_mapping(run.folder / "provenance.json").get("data_fingerprint")
     if before != run.tokens.manifest["fingerprint"]:
-        raise UserError(
+        raise InputError(
             f"{run.folder}: {run.config.data} has changed since this run began; "
             "choose another --run, or delete the folder to start over"
         )
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML or JSON file of the run's; raise UserError when it is damaged."""
+    """Read a YAML or JSON file of the run's; raise InputError when it is damaged."""
     found = read_yaml(path)
     if not isinstance(found, dict) or not found:
-        raise UserError(f"{path}: damaged (no fields in it); restore it, or choose another --run")
+        raise InputError(f"{path}: damaged (no fields in it); restore it, or choose another --run")
     return found
 
 

@@ -244,7 +244,7 @@ def fit(
     ``callbacks`` run after each step and before its row is logged and its checkpoint written, so
     their scores stand in the row. ``listeners`` are handed each row of metrics.jsonl. When many
     steps in a row had to be skipped, the run goes back to an earlier checkpoint and leaves their
-    batches out; raises UserError when that does not help, or when another process trains the run.
+    batches out; raises InputError when that does not help, or when another process trains the run.
     """
     _quieten()
     if run.place.rank != 0:

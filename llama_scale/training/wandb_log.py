@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import InputError, nearest
 from llama_scale.files import read_json, read_jsonl
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ BY_FLOPS = ("loss", "val_loss", "val_bits_per_byte")
 
 
 def pick_mode(wanted: str | None = None) -> str:
-    """Return ``wanted``, or WANDB_MODE, or offline; raise UserError if W&B has no such mode."""
+    """Return ``wanted``, or WANDB_MODE, or offline; raise InputError if W&B has no such mode."""
     mode = wanted or os.environ.get("WANDB_MODE") or "offline"
     if mode not in MODES:
         known = ", ".join(MODES)
-        raise UserError(f"WANDB_MODE: {mode!r}{nearest(mode, MODES)}; expected one of {known}")
+        raise InputError(f"WANDB_MODE: {mode!r}{nearest(mode, MODES)}; expected one of {known}")
     return mode
 
 
@@ -53,7 +53,7 @@ def mirror(study: Path, mode: str | None = None) -> dict[str, str]:
         The id of each run by name; nothing when the mode is disabled.
 
     Raises:
-        UserError: The study has no points.csv, or the mode is unknown.
+        InputError: The study has no points.csv, or the mode is unknown.
     """
     mode = pick_mode(mode)
     if mode == "disabled":
@@ -75,7 +75,7 @@ def _read_points(study: Path) -> list[dict[str, str]]:
         with open(study / "points.csv", encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
     except FileNotFoundError:
-        raise UserError(f"{study}/points.csv: no such file; run launch/study.py first") from None
+        raise InputError(f"{study}/points.csv: no such file; run launch/study.py first") from None
 
 
 def _mirror_run(study: Path, name: str, group: str, mode: str) -> tuple[str, str]:
@@ -255,7 +255,7 @@ def _open(
         run = start(mode)
     except (wandb.Error, TimeoutError) as error:
         if mode != "online":
-            raise UserError(f"wandb: {' '.join(str(error).split())}") from None
+            raise InputError(f"wandb: {' '.join(str(error).split())}") from None
         print(f"wandb: {' '.join(str(error).split())}; writing offline", file=sys.stderr)
         wandb.teardown()
         run = start("offline")

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.data import DataBenchmark, listed, quality, run, similar_pairs, table
 from data_tools.corpus import corpus
 from data_tools.sources.installed import Document
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 def test_truth_of_a_few_files(tmp_path):
@@ -29,5 +29,5 @@ def test_run():
     (row,) = result["contenders"]
     assert (row["below_threshold"], row["recall"], row["ratio"]) == (0, 1.0, 1.0)
     assert "llama_scale" in table(result)
-    with pytest.raises(UserError, match="unknown 'x'"):
+    with pytest.raises(InputError, match="unknown 'x'"):
         run(DataBenchmark(peers=["x"]))

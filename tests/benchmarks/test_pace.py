@@ -10,7 +10,7 @@ from benchmarks.training import overhead
 from benchmarks.training.bare_loop import Turns
 from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, load_size
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.model.llama import Llama
 from llama_scale.training.callbacks import StepCallback
 from llama_scale.training.run_plan import plan_run
@@ -49,13 +49,13 @@ def test_weights_that_differ_are_not_compared(tiny_data):
     model = Llama(config(tiny_data).model).init_weights(0).eval()
     other = generate.transformers_model(Llama(model.config).init_weights(1))
     generate.check_logits(model, generate.transformers_model(model), tokenizer, ["def f(x):"])
-    with pytest.raises(UserError, match="logits differ from ours"):
+    with pytest.raises(InputError, match="logits differ from ours"):
         generate.check_logits(model, other, tokenizer, ["def f(x):"])
 
 
 def test_settings_that_do_not_fit_are_named(tiny_data, tmp_path):
     small = ModelConfig(d_model=32, n_layers=1, n_heads=2, d_ff=64, vocab_size=100)
-    with pytest.raises(UserError, match=r"pass --model.vocab_size 512"):
+    with pytest.raises(InputError, match=r"pass --model.vocab_size 512"):
         generate.run(config(tiny_data, model=small))
 
 
@@ -112,5 +112,5 @@ def test_both_loops_learn_alike(tiny_data, tmp_path):
 
 
 def test_overhead_settings():
-    with pytest.raises(UserError, match="steps: expected at least 1"):
+    with pytest.raises(InputError, match="steps: expected at least 1"):
         overhead.OverheadBenchmark(model=None, steps=0)

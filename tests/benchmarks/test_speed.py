@@ -9,7 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.training.gradients import agree, compare, deviation
-from llama_scale.config import CONFIGS, TrainConfig, load_size, parse
+from llama_scale.cli import parse
+from llama_scale.config import CONFIGS, TrainConfig, load_size
 from llama_scale.device import attention_backends, fetch
 from llama_scale.training.callbacks import Garbage, StepCallback
 from llama_scale.training.run_plan import plan_run

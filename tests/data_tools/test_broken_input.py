@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from data_tools.sources import hub
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.conftest import run_script
 from tests.data_tools.sources.test_hub import CODE, V1, V1_COUNTS, V2_COUNTS, objects, v2_rows  # noqa: F401
 
@@ -193,5 +193,5 @@ def test_a_network_that_stays_away_is_one_line(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(hub.time, "sleep", lambda _: None)
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    with pytest.raises(UserError, match=r"the-stack: the network failed 6 times at row 0"):
+    with pytest.raises(InputError, match=r"the-stack: the network failed 6 times at row 0"):
         list(hub.dataset_rows("the-stack", "Python", None))

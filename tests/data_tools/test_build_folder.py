@@ -13,7 +13,7 @@ from data_tools.build_folder import finished
 from data_tools.config import PrepareConfig
 from data_tools.corpus import corpus
 from data_tools.report import figures
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.conftest import run_script
 from tests.data_tools.test_prepare import built, config, contents, site  # noqa: F401
 
@@ -25,7 +25,7 @@ def test_a_failure_before_anything_is_collected_leaves_nothing(config, tmp_path)
         ({"engine": "slurm"}, "^(partition|engine): "),
         ({"mbpp": str(tmp_path / "mbpp.json")}, "mbpp: .*no such file"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             prepare.prepare(replace(config, **change))
         assert not list(tmp_path.iterdir()), change
 
@@ -44,7 +44,7 @@ def test_what_was_left_out_is_said_when_nothing_is_left(config, tmp_path):  # no
     settings = replace(config, source="jsonl", path=str(path), packages=None)
     for lines, change, message in cases:
         path.write_text("\n".join(map(json.dumps, lines)))
-        with pytest.raises(UserError, match=f"^path: {path}: {message}"):
+        with pytest.raises(InputError, match=f"^path: {path}: {message}"):
             prepare.prepare(replace(settings, **change))
         assert list(tmp_path.iterdir()) == [path]
     path.write_text('{"content": "value = ')
@@ -52,7 +52,7 @@ def test_what_was_left_out_is_said_when_nothing_is_left(config, tmp_path):  # no
     done = run_script("prepare.py", *flags, cwd=tmp_path)
     line = f"prepare.py: error: path: {path}: no file is left to train on, left out: 1 bad_json ("
     assert (done.returncode, done.stderr.splitlines()[-1].startswith(line)) == (2, True)
-    with pytest.raises(UserError, match=r"^source: installed: no file was read"):
+    with pytest.raises(InputError, match=r"^source: installed: no file was read"):
         prepare.prepare(replace(config, max_bytes=10))
 
 
@@ -66,7 +66,7 @@ def test_a_source_set_right_is_read_anew(config, tmp_path):  # noqa: F811
              "licence": "MIT" if i else "none"} for i in range(4)]  # fmt: skip
     for n, message in ((1, "left out: 1 licence"), (2, "source code in 1, but validation")):
         path.write_text("\n".join(map(json.dumps, rows[:n])))
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             prepare.prepare(settings)
     path.write_text("\n".join(map(json.dumps, rows)))
     manifest = prepare.prepare(settings)
@@ -76,7 +76,7 @@ def test_a_source_set_right_is_read_anew(config, tmp_path):  # noqa: F811
 def test_a_benchmark_that_cannot_be_read_is_told_before_the_source_is(config, monkeypatch):  # noqa: F811
     monkeypatch.setattr(corpus, "collect", lambda *_: 1 / 0)
     for name in ("mbpp", "apps"):
-        with pytest.raises(UserError, match=f"{name}: .*no such file"):
+        with pytest.raises(InputError, match=f"{name}: .*no such file"):
             prepare.prepare(replace(config, **{name: "nowhere"}))
     assert not list(config.folder.parent.iterdir())
 
@@ -108,7 +108,7 @@ def test_folders_that_cannot_be_made(config, tmp_path, monkeypatch):  # noqa: F8
         settings = replace(config, out=str(out))
         if str(out)[-1] in "ax":
             assert finished(settings) is None
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             prepare.prepare(settings)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -120,7 +120,7 @@ def test_a_name_cannot_lead_out_of_data(tmp_path):
     assert "name: '../esc' is no folder name; use letters, digits" in done.stderr
     assert not list(tmp_path.iterdir())
     for name in ("", "..", "a/b", "/a", ".a", "-a", "a b", "a\n", "é"):
-        with pytest.raises(UserError, match=f"^name: {re.escape(repr(name))} is no folder name"):
+        with pytest.raises(InputError, match=f"^name: {re.escape(repr(name))} is no folder name"):
             PrepareConfig(name)
     for name in ("the-stack-v2", "0", "A_b.c"):
         assert PrepareConfig(name).folder == Path("data") / name

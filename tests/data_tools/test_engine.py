@@ -10,7 +10,7 @@ import pytest
 
 from data_tools import engine, prepare
 from data_tools.engine import distributed
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.data_tools.test_prepare import built, config, contents, site  # noqa: F401
 
 
@@ -87,15 +87,15 @@ def test_slurm_jobs_of_a_stand_in(built, config, monkeypatch, site, tmp_path):  
     monkeypatch.setattr(engine, "POLL", 0.01)
     map_ = distributed(replace(config, engine="slurm", partition="cpu"), tmp_path, 2)
     assert list(map_(divmod, range(5), [3] * 5)) == [divmod(i, 3) for i in range(5)]
-    with pytest.raises(UserError, match=r"engine: 1 of 2 tasks ended unfinished, see .*logs"):
+    with pytest.raises(InputError, match=r"engine: 1 of 2 tasks ended unfinished, see .*logs"):
         list(map_(divmod, range(2), [1, 0]))
 
 
 def test_engines_that_cannot_be_had(config, monkeypatch, tmp_path):  # noqa: F811
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"engine: datatrove needs datatrove; pip install"):
+    with pytest.raises(InputError, match=r"engine: datatrove needs datatrove; pip install"):
         distributed(replace(config, engine="datatrove"), tmp_path, 2)
     monkeypatch.undo()
     if engine.importlib.util.find_spec("datatrove"):
-        with pytest.raises(UserError, match="partition: engine slurm needs"):
+        with pytest.raises(InputError, match="partition: engine slurm needs"):
             distributed(replace(config, engine="slurm"), tmp_path, 2)

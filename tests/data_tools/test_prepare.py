@@ -24,7 +24,7 @@ from data_tools.prepare import PrepareConfig
 from data_tools.report.page import funnel
 from llama_scale.data.shards import load_tokenizer, open_tokens
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import sha256
 from tests.conftest import ROOT, run_script
 from tests.data_tools.sources.test_installed import install
@@ -220,14 +220,14 @@ def test_a_folder_that_is_no_build_or_damaged_is_refused(built, config):
     config.folder.mkdir()
     assert finished(config) is None, "an empty folder is no obstacle"
     (config.folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"tiny: is there already but is no build"):
+    with pytest.raises(InputError, match=r"tiny: is there already but is no build"):
         finished(config)
     (config.folder / "notes.txt").unlink()
     for name, content in contents(built[0].folder).items():
         (config.folder / name).write_bytes(content)
     assert finished(config) == built[1]
     (config.folder / "val-00000.bin").write_bytes(b"\0\0")
-    with pytest.raises(UserError, match=r"val-00000\.bin: 2 bytes.*delete the folder"):
+    with pytest.raises(InputError, match=r"val-00000\.bin: 2 bytes.*delete the folder"):
         finished(config)
 
 
@@ -313,7 +313,7 @@ def test_other_settings_start_over(config, monkeypatch):
 
 
 def test_one_process_builds_a_folder_at_a_time(config):
-    with pytest.raises(UserError, match=r"another launch/prepare\.py is building it"):  # noqa: SIM117
+    with pytest.raises(InputError, match=r"another launch/prepare\.py is building it"):  # noqa: SIM117
         with build_folder.opened(config):
             prepare.prepare(config)
     assert not config.folder.exists()
@@ -327,7 +327,7 @@ def test_a_document_that_does_not_come_back_is_named(config, monkeypatch):
             return [ids[:-1] if cut else ids for ids, cut in zip(batch, bad, strict=True)]
 
     monkeypatch.setattr(encoder, "_tokenizer", lambda path, checksum: Lossy(path))
-    with pytest.raises(UserError, match=r"^fake-json: fake_json/decoder\.py: does not come back"):
+    with pytest.raises(InputError, match=r"^fake-json: fake_json/decoder\.py: does not come back"):
         prepare.prepare(config)
     assert not config.folder.exists()
 
@@ -343,24 +343,24 @@ def test_a_document_that_does_not_come_back_is_named(config, monkeypatch):
     ],
 )
 def test_impossible_settings(config, change, message):
-    with pytest.raises(UserError, match=f"^{message}$"):
+    with pytest.raises(InputError, match=f"^{message}$"):
         replace(config, **change)
 
 
 def test_vocabulary_too_large_for_the_text(config):
-    with pytest.raises(UserError, match=r"^vocab_size: cannot train 60000 pieces"):
+    with pytest.raises(InputError, match=r"^vocab_size: cannot train 60000 pieces"):
         prepare.prepare(replace(config, vocab_size=60_000, workers=2, packages=config.packages[:3]))
     assert not config.folder.exists()
 
 
 def test_one_package_cannot_be_split(config):
-    with pytest.raises(UserError, match="validation by package needs two"):
+    with pytest.raises(InputError, match="validation by package needs two"):
         prepare.prepare(replace(config, packages=["fake-json"]))
 
 
 def test_a_killed_worker_is_reported():
     with (
-        pytest.raises(UserError, match=r"^workers: one of 2 worker processes was killed"),
+        pytest.raises(InputError, match=r"^workers: one of 2 worker processes was killed"),
         workers.mapper(2) as map_,
     ):
         list(map_(os.kill, [0], [0]))
@@ -369,7 +369,7 @@ def test_a_killed_worker_is_reported():
 
 @pytest.mark.parametrize("name", ["quickstart", "installed", "the-stack", "the-stack-v2"])
 def test_shipped_configs(name):
-    from llama_scale.config import parse
+    from llama_scale.cli import parse
 
     config = parse(
         PrepareConfig, "x", ["--config", str(ROOT / "configs" / "data" / f"{name}.yaml")]

@@ -21,10 +21,11 @@ from data_tools.filters.contamination import build_index, search, summary
 from evals.models.completion import open_checkpoint
 from evals.perplexity import score
 from llama_scale.checkpoint import folder as checkpoint
+from llama_scale.cli import run_cli
 from llama_scale.config import ModelConfig
 from llama_scale.data.shards import open_tokens
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.errors import UserError, run_cli
+from llama_scale.errors import InputError
 from llama_scale.files import write_json
 from llama_scale.generation.generate import generate
 from llama_scale.generation.sampling import SamplingConfig
@@ -272,7 +273,7 @@ def test_bad_input_is_one_line(launch, argv, message):
 
 
 def test_a_rank_refuses_a_thread_count_too(run):
-    with pytest.raises(UserError, match="threads: expected at least 1, found 0"):
+    with pytest.raises(InputError, match="threads: expected at least 1, found 0"):
         open_checkpoint(checkpoint.resolve(run), "cpu", threads=0)
 
 

@@ -14,7 +14,7 @@ from evals.perplexity import PerplexityConfig, by_source, evaluate, reference_bi
 from llama_scale.config import ModelConfig
 from llama_scale.data.shards import open_tokens
 from llama_scale.data.tokenizer import Tokenizer, train_tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.model.hf import hf_config, to_hf
 from llama_scale.model.llama import Llama
 
@@ -166,7 +166,7 @@ def test_evaluate_checks_the_tokenizer(model, tokens, tokenizer, tmp_path):
     assert result["bits_per_byte"] == expected.bits_per_byte and result["tokens"] == 1000
     assert result["data_fingerprint"] == tokens.fingerprint
     train_tokenizer(["other = text\n" * 50, "def f(): return 'abcdefghij'\n"], tmp_path / "m", 300)
-    with pytest.raises(UserError, match="does not match"):
+    with pytest.raises(InputError, match="does not match"):
         evaluate(model, Tokenizer(tmp_path / "m"), tokens, config)
 
 

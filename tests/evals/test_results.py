@@ -4,7 +4,7 @@ import pytest
 
 from evals.results import aggregate, compare, pass_rates, table, write_result
 from evals.sandbox.pool import NOT_MEASURED
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 def result(folder, name, passes):
@@ -31,9 +31,9 @@ def test_what_was_not_measured_is_left_out(tmp_path):
     assert found["accuracy"] == {"apps": 0.75, "mbpp": 0.0}
     assert found["macro"] == pytest.approx(0.375) and found["micro"] == pytest.approx(0.5)
     third = result(tmp_path / "c", "apps", {"1": [None]})
-    with pytest.raises(UserError, match="no task in common"):
+    with pytest.raises(InputError, match="no task in common"):
         compare(str(tmp_path / "a"), third)
-    with pytest.raises(UserError, match=r"mbpp-samples\.jsonl\.gz is missing"):
+    with pytest.raises(InputError, match=r"mbpp-samples\.jsonl\.gz is missing"):
         compare(str(tmp_path / "b"), other)
 
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.conftest import ROOT
 from tests.evals.test_evaluate import QUICK, launch, run  # noqa: F401
 
@@ -50,7 +50,7 @@ def test_all_data_is_read_before_anything_is_drawn(run, launch, monkeypatch):
 
 def test_without_a_sandbox_nothing_is_drawn(run, launch, monkeypatch):
     def refuse(*_):
-        raise UserError("no sandbox on this machine")
+        raise InputError("no sandbox on this machine")
 
     monkeypatch.setattr("evals.verdicts.Sandbox", refuse)
     monkeypatch.setattr("evals.models.completion.generate", lambda *_, **__: pytest.fail("it drew"))

@@ -6,7 +6,7 @@ import pytest
 
 from evals.sandbox.pool import Program, Script, Verdict
 from evals.verdicts import Execution, ExecutionConfig, append_row, read_rows
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 class Counted:
@@ -75,5 +75,5 @@ def test_rows_torn_by_a_kill_are_left_out(tmp_path):
 
 
 def test_no_workers_are_refused():
-    with pytest.raises(UserError, match=r"execution\.workers: expected at least 1, found 0"):
+    with pytest.raises(InputError, match=r"execution\.workers: expected at least 1, found 0"):
         ExecutionConfig(workers=0)

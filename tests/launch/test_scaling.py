@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.points import parse_columns, read_points
 from tests.conftest import run_script
@@ -104,22 +104,22 @@ def test_bad_commands_exit_2_with_one_line(tmp_path, argv, message):
     ],
 )
 def test_bad_values_are_refused_with_their_row(tmp_path, change, message):
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         read_points(write(tmp_path / "p.csv", change=change))
     assert "\n" not in str(error.value)
 
 
 def test_bad_files_are_refused(tmp_path):
     (tmp_path / "empty.csv").write_text("N,D,loss\n")
-    with pytest.raises(UserError, match="no rows"):
+    with pytest.raises(InputError, match="no rows"):
         read_points(tmp_path / "empty.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(UserError, match="not a CSV file in UTF-8"):
+    with pytest.raises(InputError, match="not a CSV file in UTF-8"):
         read_points(tmp_path / "binary.csv")
-    with pytest.raises(UserError, match="a folder; name a CSV in it"):
+    with pytest.raises(InputError, match="a folder; name a CSV in it"):
         read_points(tmp_path)
     (tmp_path / "notes.md").write_text("# Notes\n\nOf what, and why.\n\n- one\n")
-    with pytest.raises(UserError, match=r"header's 2 fields, 'Of what, and why\.'; give a CSV"):
+    with pytest.raises(InputError, match=r"header's 2 fields, 'Of what, and why\.'; give a CSV"):
         read_points(tmp_path / "notes.md")
 
 
@@ -143,7 +143,7 @@ def test_rows_are_chosen_before_they_are_checked(tmp_path):
         ("los>3", r"no column 'los' \(did you mean 'loss'\?\)"),
         ("N>big", "'big' is not a number"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             read_points(path, where=where)
 
 
@@ -155,7 +155,7 @@ def test_columns_are_read_or_refused():
         ("N", "expected"),
         ("N=a,D=b,N=c", "N is given twice, 'a' and 'c'"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             parse_columns(text)
 
 
@@ -172,13 +172,13 @@ def test_tokens_follow_from_compute_where_there_are_none(tmp_path):
 def test_annealed_and_unannealed_points_are_not_mixed(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text("N,D,loss,annealed\n1e8,1e9,3.0,True\n2e8,1e9,2.9,False\n")
-    with pytest.raises(UserError, match=r"1 of 2 runs are not annealed \(row 2 is the first\)"):
+    with pytest.raises(InputError, match=r"1 of 2 runs are not annealed \(row 2 is the first\)"):
         read_points(path)
     assert len(read_points(path, where="annealed==true")) == 1
     alone = read_points(path, where="annealed==false")
     assert "No run is annealed" in alone.warnings[0]
     path.write_text("N,D,loss,annealed\n1e8,1e9,3.0,maybe\n")
-    with pytest.raises(UserError, match="expected true or false, found 'maybe'"):
+    with pytest.raises(InputError, match="expected true or false, found 'maybe'"):
         read_points(path)
 
 
@@ -203,7 +203,7 @@ def test_other_separators_comments_and_empty_rows_are_read(tmp_path, mark):
 
 def test_two_columns_of_one_name_are_refused(tmp_path):
     (tmp_path / "p.csv").write_text("N,D,loss,loss\n1e8,1e9,3.0,2.0\n")
-    with pytest.raises(UserError, match="two columns are called 'loss'; rename one"):
+    with pytest.raises(InputError, match="two columns are called 'loss'; rename one"):
         read_points(tmp_path / "p.csv")
 
 

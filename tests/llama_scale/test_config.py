@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llama_scale.config import CONFIGS, TrainConfig, load_size, parse
-from llama_scale.errors import UserError
+from llama_scale.cli import parse
+from llama_scale.config import CONFIGS, TrainConfig, load_size
+from llama_scale.errors import InputError
 
 
 def train(*argv: str) -> TrainConfig:
@@ -53,10 +54,10 @@ def test_the_size_of_a_flag_wins_over_that_of_a_file(tmp_path):
     assert chosen("--size=M1", "--size=S2", f"--config={small}") == ("S2", load_size("S2"))
     assert chosen("--size=M1", f"--config={part}") == ("M1", load_size("M1", d_ff=7))
     small.write_text("size: S2\nmodel: 3\n")
-    with pytest.raises(UserError, match=r"small\.yaml: model: expected fields"):
+    with pytest.raises(InputError, match=r"small\.yaml: model: expected fields"):
         train(f"--config={small}")
     small.write_text("size: custom\n")
-    with pytest.raises(UserError, match=r"configs/size/custom\.yaml"):
+    with pytest.raises(InputError, match=r"configs/size/custom\.yaml"):
         train(f"--config={small}")
     whole.write_text(yaml.safe_dump({"size": "custom", "model": shape}))
     assert chosen(f"--config={whole}")[0] == "custom"
@@ -100,7 +101,7 @@ def test_positional_fills_its_field():
     ],
 )
 def test_bad_input_is_one_line(argv, words):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(InputError) as error:
         train(*argv)
     message = str(error.value)
     assert "\n" not in message
@@ -127,7 +128,7 @@ def test_limits_are_inside():
 def test_bad_file_is_named(tmp_path, text, words):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(InputError) as error:
         train("--size", "M1", "--config", str(path))
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in [str(path), *words]), error.value
@@ -156,7 +157,7 @@ def test_a_value_of_the_wrong_type_is_said_in_words(tmp_path, argv, message):
     innocent = tmp_path / "fine.yaml"
     innocent.write_text("seed: 1")
     for more in ([], [f"--config={innocent}"]):
-        with pytest.raises(UserError) as error:
+        with pytest.raises(InputError) as error:
             train("--size=M1", *more, *argv)
         assert str(error.value) == message
 
@@ -173,6 +174,6 @@ def test_a_value_of_the_wrong_type_is_said_in_words(tmp_path, argv, message):
 def test_a_value_of_a_file_is_told_with_the_file(tmp_path, text, words):
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(InputError) as error:
         train("--size=M1", f"--config={path}")
     assert str(error.value) == f"{path}: {words}"

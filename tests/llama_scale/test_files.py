@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import InputError, nearest
 from llama_scale.files import atomic_write, read_json, read_jsonl, sha256, write_json
 
 
@@ -28,10 +28,10 @@ def test_atomic_write_leaves_the_old_file_on_failure(tmp_path):
 
 
 def test_read_json_names_the_file(tmp_path):
-    with pytest.raises(UserError, match=r"absent.json: no such file"):
+    with pytest.raises(InputError, match=r"absent.json: no such file"):
         read_json(tmp_path / "absent.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(UserError, match=r"bad.json: not valid JSON"):
+    with pytest.raises(InputError, match=r"bad.json: not valid JSON"):
         read_json(tmp_path / "bad.json")
 
 
@@ -40,7 +40,7 @@ def test_torn_last_line_is_left_out_and_a_bad_one_is_named(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_jsonl(path) == [{"step": 1}, {"step": 2}]
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(UserError, match="line 2"):
+    with pytest.raises(InputError, match="line 2"):
         read_jsonl(path)
 
 
@@ -51,7 +51,7 @@ def test_only_a_line_feed_ends_a_line_and_a_whole_file_has_its_last(tmp_path):
     assert read_jsonl(path, whole=True) == [{"a": "x\u2028y\x85z"}, {"a": 2}]
     for torn in (b'{"a": 1}\n\n{"a": \xff}', b'{"a": 1}\n\n{"a"', b"1\n\n" + b"[" * 10**5):
         path.write_bytes(torn)
-        with pytest.raises(UserError, match=r"m\.jsonl: line 3 is not JSON"):
+        with pytest.raises(InputError, match=r"m\.jsonl: line 3 is not JSON"):
             read_jsonl(path, whole=True)
 
 
@@ -68,7 +68,7 @@ def test_nearest():
 @pytest.mark.parametrize(
     ("raised", "code", "words"),
     [
-        ("UserError('data/x: missing')", 2, "script.py: error: data/x: missing"),
+        ("InputError('data/x: missing')", 2, "script.py: error: data/x: missing"),
         (f"OSError({errno.ENOSPC}, 'x', 'out/a.bin')", 2, "no space left on device at out/a.bin"),
         (f"OSError({errno.EACCES}, 'x', 'out/a.bin')", 2, "permission denied at out/a.bin"),
         (f"OSError({errno.ENOTDIR}, 'x', 'f/a')", 2, "not a directory at f/a: name another path"),
@@ -81,7 +81,7 @@ def test_nearest():
 def test_exit_codes(tmp_path, raised, code, words):
     script = tmp_path / "script.py"
     script.write_text(
-        "from llama_scale.errors import UserError, run_cli\n"
+        "from llama_scale.cli import run_cli\nfrom llama_scale.errors import InputError\n"
         f"def main():\n    raise {raised}\n"
         "run_cli(main)\n"
     )

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import huber
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import (
     LOWER_EXPONENT,
     UPPER_EXPONENT,
@@ -149,7 +149,7 @@ def fit_surface(
         starts: Number of starts of the search.
 
     Raises:
-        UserError: Too few runs for five parameters, or fewer than three sizes or numbers of tokens.
+        InputError: Too few runs for five parameters, sizes or numbers of tokens.
     """
     check_design(points)
     model = SurfaceModel(points.N, points.D)
@@ -201,7 +201,7 @@ def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 
         seed: Seed of the resampling.
 
     Raises:
-        UserError: The rule leaves out nothing, or what is left cannot be fitted.
+        InputError: The rule leaves out nothing, or what is left cannot be fitted.
     """
     out = held_out(points, rule)
     fit = fit_surface(points.select(~out), resamples, seed)
@@ -215,13 +215,13 @@ def try_hold_out(
     """Return ``hold_out`` and no notes, or None and the reason in words.
 
     Only the rules ``largest`` and ``none`` may fail to leave a fit; a condition that was asked
-    for raises UserError instead.
+    for raises InputError instead.
     """
     if rule == "none":
         return None, ["No run was held out, so nothing shows how well the law predicts."]
     try:
         return hold_out(points, rule, resamples, seed), []
-    except UserError as error:
+    except InputError as error:
         if rule != "largest":
             raise
         return None, [f"No run was held out: without the largest, {error}."]
@@ -234,17 +234,17 @@ def held_out(points: Points, rule: str) -> np.ndarray:
     else:
         out = points.match(rule)
     if not out.any() or out.all():
-        raise UserError(
+        raise InputError(
             f"--holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some"
         )
     return out
 
 
 def check_design(points: Points) -> None:
-    """Raise UserError if a law cannot be fitted: too few runs, sizes or numbers of tokens."""
+    """Raise InputError if a law cannot be fitted: too few runs, sizes or numbers of tokens."""
     need = len(PARAMETERS) + 1
     if len(points) < need:
-        raise UserError(
+        raise InputError(
             f"{points.file}: {len(points)} runs cannot fit the law's {len(PARAMETERS)} parameters "
             f"and judge the fit; give at least {need}"
         )
@@ -252,7 +252,7 @@ def check_design(points: Points) -> None:
         values = np.unique(getattr(points, name))
         if len(values) < 3:
             found = " and ".join(f"{value:g}" for value in values)
-            raise UserError(
+            raise InputError(
                 f"{points.file}: all {len(points)} runs have {name} = {found}; a constant and an "
                 f"exponent cannot be told apart with fewer than 3 {what}: add runs"
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import InputError, nearest
 from llama_scale.files import sha256
 
 REQUIRED = ("N", "D", "loss")
@@ -81,7 +81,7 @@ class Points:
         return any(row.get(column, "").strip() for row in self.rows)
 
     def numeric(self, column: str) -> np.ndarray:
-        """Return a column as float64 (n,); NaN where empty, UserError where not a number."""
+        """Return a column as float64 (n,); NaN where empty, InputError where not a number."""
         empty = {"", "nan", "none", "null"}
         return np.array(
             [
@@ -97,7 +97,7 @@ class Points:
     def match(self, condition: str) -> np.ndarray:
         """Return a mask (n,) of the rows that meet ``"N>5e7,annealed==true"`` (all of them).
 
-        A name is N, D, loss, flops or a column. Raises UserError when it is none or the
+        A name is N, D, loss, flops or a column. Raises InputError when it is none or the
         condition cannot be read.
         """
         mask = np.ones(len(self), dtype=bool)
@@ -105,7 +105,7 @@ class Points:
             column = self.columns.get(name, name)
             if column not in self.rows[0]:
                 known = [*self.columns, *self.rows[0]]
-                raise UserError(
+                raise InputError(
                     f"condition {part!r}: {self.file} has no column {column!r}"
                     f"{nearest(column, known)}"
                 )
@@ -125,26 +125,26 @@ class Points:
             return float(row[column])
         except ValueError:
             where = f"{self.file}: row {self.numbers[index]}, column {column!r}"
-            raise UserError(f"{where}: expected a number, found {row[column]!r}") from None
+            raise InputError(f"{where}: expected a number, found {row[column]!r}") from None
 
 
 def conditions(text: str) -> list[tuple[str, str, str, float | str]]:
     """Read ``"N>5e7,annealed==true"`` as (part, name, sign, value) for each part.
 
-    A value is a number, or text in small letters. Raises UserError where a part cannot be read,
+    A value is a number, or text in small letters. Raises InputError where a part cannot be read,
     or where text is to be larger or smaller.
     """
     found = []
     for part in text.split(","):
         matched = CONDITION.match(part)
         if not matched:
-            raise UserError(f"condition {part!r}: expected e.g. 'N>5e7' or 'annealed==true'")
+            raise InputError(f"condition {part!r}: expected e.g. 'N>5e7' or 'annealed==true'")
         name, sign, value = matched.groups()
         try:
             found.append((part, name, sign, float(value)))
         except ValueError:
             if sign not in ("==", "!="):
-                raise UserError(f"condition {part!r}: {value!r} is not a number") from None
+                raise InputError(f"condition {part!r}: {value!r} is not a number") from None
             found.append((part, name, sign, value.lower()))
     return found
 
@@ -152,18 +152,18 @@ def conditions(text: str) -> list[tuple[str, str, str, float | str]]:
 def parse_columns(text: str | None) -> dict[str, str]:
     """Read ``"N=n_params,loss=val_loss"`` into a mapping.
 
-    Raises UserError on an unknown name and on one that is given twice.
+    Raises InputError on an unknown name and on one that is given twice.
     """
     columns = {}
     for part in text.split(",") if text else []:
         name, equals, column = (piece.strip() for piece in part.partition("="))
         if not equals or not column or name not in NAMES:
-            raise UserError(
+            raise InputError(
                 f"--columns: {part.strip()!r}: expected NAME=COLUMN with a name of "
                 f"{', '.join(NAMES)}{nearest(name, NAMES)}"
             )
         if name in columns:
-            raise UserError(
+            raise InputError(
                 f"--columns: {name} is given twice, {columns[name]!r} and {column!r}; name one"
             )
         columns[name] = column
@@ -183,7 +183,7 @@ def read_points(
         where: Rows to keep, as in ``Points.match``.
 
     Raises:
-        UserError: A file, column or value is missing, not a positive number, or the rows are
+        InputError: A file, column or value is missing, not a positive number, or the rows are
             annealed and un-annealed points mixed.
     """
     rows, header = _read_rows(Path(path))
@@ -193,7 +193,7 @@ def read_points(
         del mapping["D" if derived else "flops"]
     for name, column in mapping.items():
         if column not in header:
-            raise UserError(
+            raise InputError(
                 f"{path}: no column {column!r}{nearest(column, header)} (it has "
                 f"{', '.join(header)}); name it with --columns {name}=COLUMN"
             )
@@ -214,7 +214,7 @@ def read_points(
     if where:
         points = points.select(points.match(where))
         if not len(points):
-            raise UserError(f"{path}: no row of {len(rows)} meets --where {where!r}")
+            raise InputError(f"{path}: no row of {len(rows)} meets --where {where!r}")
     values = {name: _positive(points, column) for name, column in mapping.items()}
     if derived:
         values["D"] = values["flops"] / (6 * values["N"])
@@ -234,19 +234,19 @@ def _read_rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
         reader.fieldnames = header
         rows = [row for row in reader if None in row or any(map(_filled, row.values()))]
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a CSV with columns N, D, loss") from None
+        raise InputError(f"{path}: no such file; give a CSV with columns N, D, loss") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: a folder; name a CSV in it, as points.csv of a study") from None
+        raise InputError(f"{path}: a folder; name a CSV in it, as points.csv of a study") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
     doubled = [name for name in header if name and header.count(name) > 1]
     if doubled:
-        raise UserError(f"{path}: two columns are called {doubled[0]!r}; rename one")
+        raise InputError(f"{path}: two columns are called {doubled[0]!r}; rename one")
     if not rows:
-        raise UserError(f"{path}: no rows; give a CSV with a header and one run a row")
+        raise InputError(f"{path}: no rows; give a CSV with a header and one run a row")
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
-            raise UserError(
+            raise InputError(
                 f"{path}: row {number} does not have the header's {len(header)} fields, "
                 f"{', '.join(header)[:60]!r}; give a CSV with columns N, D, loss"
             )
@@ -267,7 +267,7 @@ def _positive(points: Points, column: str) -> np.ndarray:
     bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
     if len(bad):
         more = f" (and {len(bad) - 1} more rows)" if len(bad) > 1 else ""
-        raise UserError(
+        raise InputError(
             f"{points.file}: row {points.numbers[bad[0]]}, column {column!r}: expected a positive "
             f"number, found {points.rows[bad[0]][column]!r}{more}; correct it or leave it out "
             "with --where"
@@ -282,7 +282,7 @@ def annealed(points: Points) -> np.ndarray | None:
     cells = [row["annealed"].strip().lower() for row in points.rows]
     for number, cell in zip(points.numbers, cells, strict=True):
         if cell not in TRUE + FALSE:
-            raise UserError(
+            raise InputError(
                 f"{points.file}: row {number}, column 'annealed': expected true or false, "
                 f"found {cell!r}"
             )
@@ -293,7 +293,7 @@ def _check_annealed(points: Points) -> None:
     done = annealed(points)
     if done is not None and done.any() and not done.all():
         first = points.numbers[~done][0]
-        raise UserError(
+        raise InputError(
             f"{points.file}: {(~done).sum()} of {len(points)} runs are not annealed (row {first} "
             "is the first): their losses lie 1.3 to 2.8 % above those of annealed runs, so one fit "
             "cannot take both; keep one kind with --where annealed==true"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import Surface, SurfaceModel
 from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, Fit
 from llama_scale.scaling.fitting.points import Points
@@ -53,10 +53,10 @@ def varies(points: Points) -> bool:
 
 
 def fit_repeats(fit: Fit) -> Repeats:
-    """Fit R and the surface together; raise UserError where no run repeats its data."""
+    """Fit R and the surface together; raise InputError where no run repeats its data."""
     points = fit.points
     if not varies(points):
-        raise UserError(f"{points.file}: the number of epochs does not vary above 1")
+        raise InputError(f"{points.file}: the number of epochs does not vary above 1")
     epochs, target = points.numeric("epochs"), np.log(points.loss)[None]
     models = [SurfaceModel(points.N, worth(points.D, epochs, R)) for R in GRID]
     lower, upper = models[0].bounds(points.loss)

@@ -1,6 +1,6 @@
 """Judge a law that someone states of the same runs: is it an optimum, and within the intervals?"""
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.fit import PARAMETERS, Fit, interval, objective
 from llama_scale.scaling.fitting.profile import profiles
@@ -9,18 +9,18 @@ EARLY = 1e-3
 
 
 def parse_law(text: str) -> Surface:
-    """Read ``"E=1.69,A=406,alpha=.34,B=411,beta=.28"``; raise UserError when it is not that."""
+    """Read ``"E=1.69,A=406,alpha=.34,B=411,beta=.28"``; raise InputError when it is not that."""
     values = {}
     for part in text.split(","):
         name, _, value = (piece.strip() for piece in part.partition("="))
         try:
             values[name] = float(value)
         except ValueError:
-            raise UserError(f"--against: {part.strip()!r}: expected NAME=NUMBER") from None
+            raise InputError(f"--against: {part.strip()!r}: expected NAME=NUMBER") from None
     if set(values) != set(PARAMETERS):
-        raise UserError(f"--against: expected {', '.join(PARAMETERS)}, found {', '.join(values)}")
+        raise InputError(f"--against: expected {', '.join(PARAMETERS)}, found {', '.join(values)}")
     if min(values["E"], values["A"], values["B"]) <= 0:
-        raise UserError("--against: E, A and B must be positive")
+        raise InputError("--against: E, A and B must be positive")
     return Surface(**values)
 
 

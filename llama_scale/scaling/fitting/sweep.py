@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import LEVEL
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.training.optim import step_law_batch, step_law_lr
@@ -38,7 +38,7 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
     the same, each batch at its best rate.
 
     Raises:
-        UserError: A column is missing, a group has fewer than three values, or its best value is
+        InputError: A column is missing, a group has fewer than three values, or its best value is
             the smallest or the largest tried, so that the best may lie beyond.
     """
     rates = _column(points, lr)
@@ -68,7 +68,7 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
 
 
 def best(file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.ndarray) -> Best:
-    """Return the best of the values (n,) tried at N and D; UserError at the edge of the sweep.
+    """Return the best of the values (n,) tried at N and D; InputError at the edge of the sweep.
 
     Runs of one value, as those of several seeds, take their mean loss.
     """
@@ -76,13 +76,13 @@ def best(file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.n
     value, tried = np.unique(value, return_inverse=True)
     loss = np.bincount(tried, loss) / np.bincount(tried)
     if len(value) < LEAST:
-        raise UserError(
+        raise InputError(
             f"{where}: {len(value)} values of {name}; a best one needs at least {LEAST}"
         )
     i = int(loss.argmin())
     if i in (0, len(value) - 1):
         side, way = ("smallest", "smaller") if i == 0 else ("largest", "larger")
-        raise UserError(
+        raise InputError(
             f"{where}: the best {name}, {value[i]:g}, is the {side} of the sweep, so the best may "
             f"lie beyond; add {way} values"
         )
@@ -94,10 +94,10 @@ def best(file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.n
 
 def _column(points: Points, name: str) -> np.ndarray:
     if not points.has(name):
-        raise UserError(f"{points.file}: no column {name!r}; a sweep needs N, D, {name} and loss")
+        raise InputError(f"{points.file}: no column {name!r}; a sweep needs N, D, {name} and loss")
     values = points.numeric(name)
     if not (values > 0).all():
-        raise UserError(f"{points.file}: column {name!r}: expected positive numbers")
+        raise InputError(f"{points.file}: column {name!r}: expected positive numbers")
     return values
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from llama_scale.config import load_size
 from llama_scale.cost.accounting import count_parameters
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import check_design, held_out
 from llama_scale.scaling.fitting.points import NAMES, Points
 from llama_scale.scaling.study.settings import PlannedRun
@@ -24,7 +24,7 @@ def forecast_first(runs: list[PlannedRun], holdout: str, where: str | None) -> l
         check_design(points.select(kept))
         out = held_out(points.select(kept), holdout)
         check_design(points.select(kept).select(~out))
-    except UserError:
+    except InputError:
         return []
     return [runs[index] for index in np.flatnonzero(kept)[out]]
 

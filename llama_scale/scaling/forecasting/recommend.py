@@ -11,7 +11,7 @@ import numpy as np
 
 from llama_scale.config import CONFIGS, load_size
 from llama_scale.cost.accounting import HARDWARE, count_parameters
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import InputError, nearest
 from llama_scale.files import read_json, sha256, write_json
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface
 from llama_scale.scaling.fitting.fit import PARAMETERS, interval, predict
@@ -57,12 +57,12 @@ class Fitted:
 
 
 def read_laws(path: str | Path) -> Fitted:
-    """Read laws.json, or that of a study's folder; raise UserError where it is none."""
+    """Read laws.json, or that of a study's folder; raise InputError where it is none."""
     path = Path(path)
     path = path / "laws.json" if path.is_dir() else path
     laws = read_json(path)
     if not isinstance(laws, dict) or laws.get("format") != FORMAT:
-        raise UserError(f"{path}: not {FORMAT}; run launch/scaling.py fit again")
+        raise InputError(f"{path}: not {FORMAT}; run launch/scaling.py fit again")
     try:
         surface, best = laws["laws"]["surface"], laws["frontier"][-1]
         law = Surface(**{name: surface["parameters"][name]["value"] for name in PARAMETERS})
@@ -70,20 +70,20 @@ def read_laws(path: str | Path) -> Fitted:
         flops = Flops(best["convention"], **best["flops"])
         residual = np.log1p(np.array([run["residual_percent"] for run in laws["runs"]]) / 100)
     except KeyError as error:
-        raise UserError(f"{path}: no {error}; run launch/scaling.py fit again") from None
+        raise InputError(f"{path}: no {error}; run launch/scaling.py fit again") from None
     return Fitted(laws, path, law, sample, residual, flops)
 
 
 def budget(flops: float | None, gpu_hours: float | None, gpu: str, mfu: float) -> float:
     """Return training FLOPs of a budget given as one of FLOPs and GPU-hours."""
     if (flops is None) == (gpu_hours is None):
-        raise UserError("give one of --budget FLOPS and --gpu-hours HOURS")
+        raise InputError("give one of --budget FLOPS and --gpu-hours HOURS")
     if not 0 < mfu <= 1:
-        raise UserError(f"--mfu: expected a share of the peak in (0, 1], found {mfu}")
+        raise InputError(f"--mfu: expected a share of the peak in (0, 1], found {mfu}")
     given = flops if flops is not None else gpu_hours
     if not 0 < given < math.inf:
         flag = "--budget" if flops is not None else "--gpu-hours"
-        raise UserError(f"{flag}: expected a positive number, found {given}")
+        raise InputError(f"{flag}: expected a positive number, found {given}")
     return given if flops is not None else given * HOUR * peak(gpu) * mfu
 
 
@@ -91,7 +91,7 @@ def peak(gpu: str) -> float:
     """Return the dense bf16 peak of a GPU by name, in FLOP/s."""
     if gpu.lower() not in HARDWARE:
         names = ", ".join(HARDWARE)
-        raise UserError(f"--gpu: {gpu!r} is not known{nearest(gpu, HARDWARE)}; known: {names}")
+        raise InputError(f"--gpu: {gpu!r} is not known{nearest(gpu, HARDWARE)}; known: {names}")
     return HARDWARE[gpu.lower()].peak
 
 
@@ -99,11 +99,11 @@ def recommend(fitted: Fitted, C: float, gpu: str = "h200", mfu: float = 0.4) -> 
     """Return the best use of C FLOPs: by the law, and on the rung nearest to it.
 
     Both spend C as the law's runs count it, in their vocabulary and context. ``beyond`` compares
-    it to the greatest and ``below`` to the least of the runs. Raises UserError where the runs do
+    it to the greatest and ``below`` to the least of the runs. Raises InputError where the runs do
     not show an optimum, or where C buys less than one batch.
     """
     if not fitted.laws["frontier"][-1]["determined"]:
-        raise UserError(f"{fitted.path}: {UNDETERMINED}")
+        raise InputError(f"{fitted.path}: {UNDETERMINED}")
     N, D = (float(x[0]) for x in fitted.law.optimum(np.array([C]), fitted.flops))
     ends = [interval(x[:, 0]) for x in fitted.resampled.optimum(np.array([C]), fitted.flops)]
     best = _plan(fitted, N, D) | {
@@ -113,7 +113,7 @@ def recommend(fitted: Fitted, C: float, gpu: str = "h200", mfu: float = 0.4) -> 
     name, size = _rung(fitted, N)
     rung = {"size": name} | _plan(fitted, size, C / float(fitted.flops.per_token(size)))
     if min(best["steps"], rung["steps"]) < 1:
-        raise UserError(
+        raise InputError(
             f"{C:g} FLOPs buy {digits(D)} tokens of the best size and {digits(rung['D'])} of the "
             f"nearest rung, {name}: less than one batch; the smallest run fitted took "
             f"{_compute(fitted).min():.3g} FLOPs"
@@ -239,7 +239,7 @@ def _recipe(plan: dict[str, Any]) -> list[str]:
 def forecast(fitted: Fitted, runs: str, now: datetime | None = None) -> dict[str, Any]:
     """Return a dated forecast of runs given as ``SIZE:TOKENS,SIZE:TOKENS``.
 
-    A size is a number of parameters as the law counts them or a rung's name. Raises UserError
+    A size is a number of parameters as the law counts them or a rung's name. Raises InputError
     when a run is one of those fitted: what is known cannot be forecast.
     """
     rows = []
@@ -248,16 +248,18 @@ def forecast(fitted: Fitted, runs: str, now: datetime | None = None) -> dict[str
         try:
             D = float(tokens)
             N = float(size) if size[:1].isdigit() else _counted(fitted, size)
+        except InputError:
+            raise
         except ValueError:
             colon = ""
         if not colon or not (0 < N < math.inf and 0 < D < math.inf):
-            raise UserError(
+            raise InputError(
                 f"--runs: {part.strip()!r}: expected SIZE:TOKENS, as M2:2e9 or 76e6:2e9"
             )
         known = np.flatnonzero(_same(fitted.column("N"), fitted.column("D"), N, D))
         if len(known):
             run = fitted.laws["runs"][known[0]]["run"]
-            raise UserError(f"--runs: {part.strip()}: the law was fitted to it ({run})")
+            raise InputError(f"--runs: {part.strip()}: the law was fitted to it ({run})")
         loss = {name: float(value[0]) for name, value in fitted.predict(N, D).items()}
         per_token = fitted.flops.per_token(N)
         rows.append({"run": part.strip(), "N": N, "D": D, "compute": per_token * D} | loss)
@@ -276,12 +278,12 @@ def keep(made: dict[str, Any], out: Path) -> Path:
     """Write a forecast and return its file: ``out``, or TIME.json in the folder ``out``.
 
     A folder that has the same runs forecast by the same law keeps that file and its date; another
-    forecast of the same second is TIME_2.json. Raises UserError where the file ``out`` exists: a
+    forecast of the same second is TIME_2.json. Raises InputError where the file ``out`` exists: a
     forecast is not written over.
     """
     if out.suffix == ".json":
         if out.exists():
-            raise UserError(f"--out: {out} exists; a forecast is not written over")
+            raise InputError(f"--out: {out} exists; a forecast is not written over")
     else:
         for path in sorted(out.glob("*.json")):
             if {**read_forecast(path), "made": made["made"]} == made:
@@ -300,10 +302,10 @@ def _same(N: np.ndarray, D: np.ndarray, size: float, data: float) -> np.ndarray:
 
 
 def read_forecast(path: str | Path) -> dict[str, Any]:
-    """Read a forecast; raise UserError where it is none."""
+    """Read a forecast; raise InputError where it is none."""
     found = read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORECAST:
-        raise UserError(f"{path}: not {FORECAST}; launch/scaling.py forecast writes one")
+        raise InputError(f"{path}: not {FORECAST}; launch/scaling.py forecast writes one")
     return found
 
 

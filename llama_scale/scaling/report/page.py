@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json, sha256
 from llama_scale.plotting import draw
 from llama_scale.plotting.figure import Figure
@@ -45,7 +45,7 @@ def write_report(
         title: Title of the page; None is the folder's name.
 
     Raises:
-        UserError: A file is missing, of another format, or the law was fitted to other points.
+        InputError: A file is missing, of another format, or the law was fitted to other points.
     """
     folder = Path(study)
     loaded = load_study(folder, Path(points) if points else folder / "points.csv")
@@ -60,12 +60,12 @@ def write_report(
 
 
 def load_study(folder: Path, path: Path) -> Study:
-    """Read laws.json and the points that it was fitted to; raise UserError where they differ."""
+    """Read laws.json and the points that it was fitted to; raise InputError where they differ."""
     laws = read_json(folder / "laws.json")
     if not isinstance(laws, dict) or laws.get("format") != FORMAT:
-        raise UserError(f"{folder / 'laws.json'}: not {FORMAT}; run launch/scaling.py fit again")
+        raise InputError(f"{folder / 'laws.json'}: not {FORMAT}; run launch/scaling.py fit again")
     if path.is_file() and sha256(path) != laws["points"]["sha256"]:
-        raise UserError(
+        raise InputError(
             f"{path}: not the file that {folder / 'laws.json'} was fitted to; run "
             "launch/scaling.py fit again"
         )

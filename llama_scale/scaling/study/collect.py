@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.config import read_yaml
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json
 from llama_scale.scaling.study.settings import HEADLINE_SUITE
 
@@ -43,12 +43,12 @@ def collect(
     The columns are the run's size and cost (``RESULT``), its ``MODEL``, ``loss`` and
     ``bits_per_byte`` of the perplexity suite, and for every other suite what it has of ``SCORES``
     and each pass@k with the ends of its exact 95 % interval over tasks. The values are those of
-    the files alone, so the same runs give the same bytes. Raises UserError naming the run and the
+    the files alone, so the same runs give the same bytes. Raises InputError naming the run and the
     file when a result is missing.
     """
     planned, suites = _lists(study / "study.yaml", "planned", "suites")
     if unknown := sorted(set(without or []) - set(planned)):
-        raise UserError(f"without: {study / 'study.yaml'} plans no run {unknown[0]}")
+        raise InputError(f"without: {study / 'study.yaml'} plans no run {unknown[0]}")
     kept = [name for name in planned if name not in (without or [])]
     rows = [_row(name, study / "runs" / name, suites) for name in kept]
     rows.sort(key=lambda row: (row["N"], row["D"], row["seed"], row["run"]))
@@ -61,12 +61,12 @@ def collect(
 
 
 def _lists(path: Path, *fields: str) -> list[list[str]]:
-    """Return lists of names that study.yaml records; raise UserError where it is another file."""
+    """Return lists of names that study.yaml records; raise InputError where it is another file."""
     settings = read_yaml(path)
     found = [settings.get(field) if isinstance(settings, dict) else None for field in fields]
     for field, names in zip(fields, found, strict=True):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(
+            raise InputError(
                 f"{path}: no list of names {field!r}; give the folder of a study, where "
                 "launch/study.py wrote study.yaml"
             )
@@ -101,9 +101,9 @@ def _read(name: str, path: Path, script: str) -> dict[str, Any]:
     try:
         found = read_json(path) if path.suffix == ".json" else read_yaml(path)
         if not isinstance(found, dict):
-            raise UserError(f"{path}: not a mapping of fields to values")
-    except UserError as error:
-        raise UserError(
+            raise InputError(f"{path}: not a mapping of fields to values")
+    except InputError as error:
+        raise InputError(
             f"run {name}: {error}; run launch/study.py again, or launch/{script}.py for this run"
         ) from None
     return found
@@ -111,12 +111,12 @@ def _read(name: str, path: Path, script: str) -> dict[str, Any]:
 
 def _field(name: str, path: Path, values: dict[str, Any], field: str) -> Any:
     if field not in values:
-        raise UserError(f"run {name}: {path} has no {field!r}; delete it and run the study again")
+        raise InputError(f"run {name}: {path} has no {field!r}; delete it and run the study again")
     return values[field]
 
 
 def _number(name: str, path: Path, values: dict[str, Any], field: str) -> float:
     value = _field(name, path, values, field)
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"run {name}: {path}: {field} is {value}, not a number; the run diverged?")
+        raise InputError(f"run {name}: {path}: {field} is {value}, not a number; the run diverged?")
     return value

@@ -4,7 +4,7 @@ import shlex
 
 from llama_scale.config import CONFIGS, load_size
 from llama_scale.cost.accounting import GIB, count_parameters, flops_per_token, training_memory
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import check_design
 from llama_scale.scaling.forecasting.design import Design, Rung, best_design, further, width
 from llama_scale.scaling.forecasting.holdout import planned_points
@@ -61,7 +61,7 @@ def forecast(study: Study) -> list[str]:
     try:
         points = points.select(points.match(where)) if where else points
         check_design(points)
-    except UserError as error:
+    except InputError as error:
         return [f"forecast at ten times the largest run: none; {error}"]
     N, D, noise = points.N, points.D, study.config.noise
     target = further(float((6 * N * D).max()))

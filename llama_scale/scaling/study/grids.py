@@ -5,7 +5,7 @@ from itertools import product
 
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import count_parameters, flops_per_token
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.forecasting.recommend import budget
 
 LEAST_TOKENS = 1
@@ -49,9 +49,9 @@ class Grid:
         for name in ("lr_factors", "batch_factors"):
             values = getattr(self, name)
             if not values or not all(0 < value < float("inf") for value in values):
-                raise UserError(f"{name}: expected positive multiples, found {values}")
+                raise InputError(f"{name}: expected positive multiples, found {values}")
             if self.cooldown is not None and values != [1.0]:
-                raise UserError(f"{name}: branches take both from their trunk; leave cooldown out")
+                raise InputError(f"{name}: branches take both from their trunk; leave cooldown out")
 
     @property
     def is_sweep(self) -> bool:
@@ -92,19 +92,19 @@ def wanted(
 
     Tokens that are computed are rounded to four digits, which keeps names short.
 
-    ``shapes`` are the models by size, as trained. Raises UserError unless exactly one kind of
+    ``shapes`` are the models by size, as trained. Raises InputError unless exactly one kind of
     budget is given and it is positive.
     """
     kinds = ("tokens", "tokens_per_parameter", "isoflop")
     given = [kind for kind in kinds if getattr(grid, kind)]
     if len(given) != 1:
-        raise UserError(
+        raise InputError(
             f"expected one of {', '.join(kinds)}, found {' and '.join(given) or 'none'}"
         )
     values = getattr(grid, given[0])
     for value in values:
         if not LEAST_TOKENS <= value * (1e9 if given[0] == kinds[1] else 1) < float("inf"):
-            raise UserError(f"{given[0]}: expected at least {LEAST_TOKENS}, found {value}")
+            raise InputError(f"{given[0]}: expected at least {LEAST_TOKENS}, found {value}")
     runs = []
     for size, value, seed in product(grid.sizes, values, grid.seeds):
         n, tokens = count_parameters(shapes[size]).non_embedding, value

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llama_scale.config import CONFIGS, flatten, load_size, parse, read_yaml
-from llama_scale.errors import UserError, nearest
+from llama_scale.cli import parse
+from llama_scale.config import CONFIGS, flatten, load_size, read_yaml
+from llama_scale.errors import InputError, nearest
 from llama_scale.files import check_name
 from llama_scale.scaling.fitting.points import conditions, parse_columns
 from llama_scale.scaling.study.collect import HEADLINE, MODEL, RESULT
@@ -65,7 +66,7 @@ class Study:
 def read_study(root: Path, argv: list[str] | None = None) -> Study:
     """Read the study file that the command line names and plan it.
 
-    Raises UserError naming the file and the field when something in it is wrong, before
+    Raises InputError naming the file and the field when something in it is wrong, before
     anything runs: an unknown key or size, a wrong type, a value out of range, an empty or doubled
     list, in the study's own settings and in those of its runs and its fit. Those of the
     evaluation are launch/study.py's to check.
@@ -88,8 +89,8 @@ def read_study(root: Path, argv: list[str] | None = None) -> Study:
         if config.law == "loss":
             _check_fit(next(task.argv for task in tasks if task.name == "fit"))
         return Study(config, source, root, runs, tasks, settings)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def _sizes(config: StudyConfig) -> list[str]:
@@ -98,50 +99,50 @@ def _sizes(config: StudyConfig) -> list[str]:
 
 def _check_rule(config: StudyConfig, field: str, rule: Any) -> None:
     if not isinstance(rule, str | None):
-        raise UserError(f"{field}: expected a condition such as N>1e8, found {rule!r}")
+        raise InputError(f"{field}: expected a condition such as N>1e8, found {rule!r}")
     try:
         asked = conditions(rule) if rule and rule not in ("largest", "none") else []
-    except UserError as error:
-        raise UserError(f"{field}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{field}: {error}") from None
     _check_columns(config, field, [name for _, name, *_ in asked])
 
 
 def _check_columns(config: StudyConfig, field: str, names: Iterable[str]) -> None:
-    """Raise UserError on a name that the study's points.csv will not have."""
+    """Raise InputError on a name that the study's points.csv will not have."""
     known, scores = (*RESULT, *MODEL, *HEADLINE), tuple(f"{suite}_" for suite in config.suites)
     for name in names:
         if name not in known and not name.startswith(scores):
-            raise UserError(
+            raise InputError(
                 f"{field}: the study's points will have no column {name!r}{nearest(name, known)}"
             )
 
 
 def _check_fit(argv: tuple[str, ...]) -> None:
-    """Raise UserError where the command of the fit is one that it would refuse."""
+    """Raise InputError where the command of the fit is one that it would refuse."""
     try:
         parse(FitConfig, "", list(argv[3:]), positional="points")
-    except UserError as error:
-        raise UserError(f"fit: {error}") from None
+    except InputError as error:
+        raise InputError(f"fit: {error}") from None
 
 
 def _check(config: StudyConfig) -> None:
     check_name("name", config.name)
     if config.parallel != "auto" and config.parallel < 1:
-        raise UserError(f"parallel: expected at least 1 or auto, found {config.parallel}")
+        raise InputError(f"parallel: expected at least 1 or auto, found {config.parallel}")
     if config.threads is not None and config.threads < 1:
-        raise UserError(f"threads: expected at least 1 or null, found {config.threads}")
+        raise InputError(f"threads: expected at least 1 or null, found {config.threads}")
     if not 0 < config.noise < 1:
-        raise UserError(f"noise: expected a share of the loss in (0, 1), found {config.noise}")
+        raise InputError(f"noise: expected a share of the loss in (0, 1), found {config.noise}")
     for part, names in STUDY_SETS.items():
         for key in flatten(getattr(config, part)):
             if key in names:
-                raise UserError(f"{part}.{key}: the study sets it; leave it out")
+                raise InputError(f"{part}.{key}: the study sets it; leave it out")
     _check_rule(config, "holdout", config.holdout)
     _check_rule(config, "fit.where", config.fit.get("where"))
     if isinstance(columns := config.fit.get("columns"), str):
         _check_columns(config, "fit.columns", parse_columns(columns).values())
     if HEADLINE_SUITE not in config.suites:
-        raise UserError(
+        raise InputError(
             f"suites: {HEADLINE_SUITE} is missing; the law is fitted to its loss, so add it"
         )
     lists = {"runs": config.runs, "suites": config.suites}
@@ -155,10 +156,10 @@ def _check(config: StudyConfig) -> None:
         }
     for where, values in lists.items():
         if not values:
-            raise UserError(f"{where}: the list is empty; name at least one")
+            raise InputError(f"{where}: the list is empty; name at least one")
         doubled = [value for value in values if values.count(value) > 1]
         if doubled and where != "runs":
-            raise UserError(f"{where}: {doubled[0]} is listed twice; list each once")
+            raise InputError(f"{where}: {doubled[0]} is listed twice; list each once")
 
 
 def below(path: Path, root: Path) -> str:
@@ -172,7 +173,7 @@ def _find(name: str, field_name: str, root: Path, wanted: str) -> Path:
         if path.is_file():
             return path
     known = [str(path.relative_to(REPOSITORY)) for path in CONFIGS.glob("*/*.yaml")]
-    raise UserError(f"{field_name}: no file {name}{nearest(name, known)}; give {wanted}")
+    raise InputError(f"{field_name}: no file {name}{nearest(name, known)}; give {wanted}")
 
 
 def _evaluate_settings(config: StudyConfig, root: Path) -> dict[str, Any]:
@@ -190,6 +191,6 @@ def _read_data(config: StudyConfig, root: Path) -> dict[str, Any]:
     path = _find(config.data, "data", root, DATA)
     settings = read_yaml(path)
     if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
-        raise UserError(f"data: {config.data} has no name; give {DATA}")
+        raise InputError(f"data: {config.data} has no name; give {DATA}")
     folder = settings.get("out") or f"data/{settings['name']}"
     return {"file": below(path, root), "folder": folder, "settings": settings}

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_json
 from llama_scale.scaling.report.text import between, digits
 from llama_scale.scaling.study.backends.local import Failure, Running, State
@@ -140,7 +140,7 @@ class Progress:
 
     def _figures(self, task: Task) -> str:
         """The figures of a run that has just been trained, scored or forecast."""
-        with suppress(UserError, KeyError, IndexError):
+        with suppress(InputError, KeyError, IndexError):
             output = self.state.root / task.outputs[0]
             if task.stage == "train":
                 return f", validation loss {read_json(output)['val_loss']:.4f}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from llama_scale.config import flatten, read_yaml
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, locked
 from llama_scale.scaling.study.backends.local import Failure, LocalExecutor, State, pick_slots
 from llama_scale.scaling.study.backends.slurm import SlurmExecutor
@@ -20,7 +20,7 @@ IDENTITY = ("data", "sizes", "train")
 def run_study(study: Study) -> None:
     """Run what is left of a study and print its progress.
 
-    Raises UserError if the study is being run already, if it is no longer the study that its
+    Raises InputError if the study is being run already, if it is no longer the study that its
     runs belong to, or if a task was given bad input; SystemExit with one line if a task crashed
     twice; KeyboardInterrupt when told to stop.
     """
@@ -47,7 +47,7 @@ def run_study(study: Study) -> None:
 
 
 def check_same_study(study: Study) -> None:
-    """Raise UserError if runs exist that were trained by other settings than the study's.
+    """Raise InputError if runs exist that were trained by other settings than the study's.
 
     Runs may be added and left out and the scores and the fit may change; the data, the shapes of
     the sizes and the training of an existing run may not.
@@ -58,7 +58,7 @@ def check_same_study(study: Study) -> None:
         return
     past = read_yaml(path)
     if not isinstance(past, dict):
-        raise UserError(f"{here(path)}: not the settings of a study; delete it to go on")
+        raise InputError(f"{here(path)}: not the settings of a study; delete it to go on")
     before, now = (
         flatten({k: settings.get(k, {}) for k in IDENTITY}) for settings in (past, study.settings)
     )
@@ -66,7 +66,7 @@ def check_same_study(study: Study) -> None:
         kind, name, *_ = key.split(".")
         users = [r for r in trained if kind != "sizes" or r.config.size == name]
         if before.get(key) != now.get(key) and users:
-            raise UserError(
+            raise InputError(
                 f"{study.source}: {key} is {now.get(key)}, but {users[0].name} was trained with "
                 f"{before.get(key)} ({here(path)}); choose another name, or delete "
                 f"{here(study.folder)} and {here(study.runs_folder)} to start over"
@@ -82,7 +82,7 @@ def lay_out(study: Study) -> None:
     if link.is_symlink() and link.readlink() == target:
         return
     if link.exists() and not link.is_symlink():
-        raise UserError(f"{here(link)}: not a link to {target}; move it away")
+        raise InputError(f"{here(link)}: not a link to {target}; move it away")
     link.unlink(missing_ok=True)
     link.symlink_to(target, target_is_directory=True)
 
@@ -98,7 +98,7 @@ def _fail(state: State, failures: list[Failure]) -> None:
         "the same command tries again"
     )
     if all(failure.user_error for failure in failures):
-        raise UserError(line)
+        raise InputError(line)
     sys.exit(f"study.py: {line}")
 
 

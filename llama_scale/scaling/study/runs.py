@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from llama_scale.config import ModelConfig, TrainConfig, flatten, parse
+from llama_scale.cli import parse
+from llama_scale.config import ModelConfig, TrainConfig, flatten
 from llama_scale.cost.accounting import count_parameters, flops_per_token
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.study.grids import Grid, wanted
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
 from llama_scale.scaling.study.tasks import device_flags, flags
@@ -29,13 +30,13 @@ def label(count: float) -> str:
 def plan_runs(config: StudyConfig, data_folder: str) -> list[PlannedRun]:
     """Return every run of the study, in the order of the file.
 
-    Raises UserError if a size does not exist, an override is unknown or set by the study itself,
+    Raises InputError if a size does not exist, an override is unknown or set by the study itself,
     or a run is asked for twice.
     """
     overrides = flatten(config.train)
     for key in overrides:
         if key in STUDY_SETS:
-            raise UserError(f"train.{key}: the study sets it for each run; leave it out")
+            raise InputError(f"train.{key}: the study sets it for each run; leave it out")
     runs, total = _plan_grids(config, data_folder, 1.0), config.budget.total
     if total is None:
         return runs
@@ -50,7 +51,7 @@ def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[Pl
             shapes = {size: _shape(config, size) for size in grid.sizes}
             asked = wanted(grid, shapes, factor)
             if grid.cooldown is not None and "optim.schedule" in flatten(config.train):
-                raise UserError("cooldown: sets train.optim.schedule itself; leave that out")
+                raise InputError("cooldown: sets train.optim.schedule itself; leave that out")
             if grid.is_sweep:
                 runs = [run for one in asked for run in _sweep(plan, grid, *one)]
             elif grid.cooldown is None:
@@ -59,12 +60,12 @@ def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[Pl
                 runs = _grow(plan, asked, grid.cooldown)
             for run in runs:
                 if run.name in found:
-                    raise UserError(f"{run.name} is asked for twice; list it once")
+                    raise InputError(f"{run.name} is asked for twice; list it once")
                 found[run.name] = run
-        except UserError as error:
-            raise UserError(f"runs[{position}]: {error}") from None
+        except InputError as error:
+            raise InputError(f"runs[{position}]: {error}") from None
     if not found:
-        raise UserError("runs: no size can spend its budget; see isoflop in --help")
+        raise InputError("runs: no size can spend its budget; see isoflop in --help")
     return list(found.values())
 
 
@@ -96,7 +97,7 @@ def _grow(
     A branch of D tokens leaves its trunk at (1 - cooldown) D. Batch and rate are the trunk's.
     """
     if not 0 < cooldown < 1:
-        raise UserError(f"cooldown: expected a share between 0 and 1, found {cooldown}")
+        raise InputError(f"cooldown: expected a share between 0 and 1, found {cooldown}")
     runs = []
     for size, seed in dict.fromkeys((size, seed) for size, _, seed in asked):
         budgets = sorted(D for s, D, r in asked if (s, r) == (size, seed))
@@ -106,7 +107,7 @@ def _grow(
         leaves = [round((1 - cooldown) * end) for end in ends]
         for D, leave, end in zip(budgets, leaves, ends, strict=True):
             if not sketch.recipe.warmup_steps <= leave < end or not leave:
-                raise UserError(
+                raise InputError(
                     f"cooldown: {size} at {label(D)} tokens has {end} steps, too few for the "
                     f"warmup and a cooldown of {cooldown:g}; ask for more tokens"
                 )

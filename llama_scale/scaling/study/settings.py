@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llama_scale.config import Auto, TrainConfig
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import RESAMPLES
 from llama_scale.scaling.fitting.points import parse_columns
 from llama_scale.scaling.fitting.stated_law import parse_law
@@ -44,9 +44,9 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if self.resamples < 100:
-            raise UserError(f"--resamples: expected at least 100, found {self.resamples}")
+            raise InputError(f"--resamples: expected at least 100, found {self.resamples}")
         if not 0 <= self.seed < SEEDS:
-            raise UserError(f"--seed: expected 0 to 2^32 - 1, found {self.seed}")
+            raise InputError(f"--seed: expected 0 to 2^32 - 1, found {self.seed}")
         parse_columns(self.columns)
         if self.against is not None:
             parse_law(self.against)

@@ -15,8 +15,9 @@ from benchmarks.training.baselines import to_litgpt
 from benchmarks.training.interleave import Failed, OutOfMemory, Worker, check_losses, summarise
 from benchmarks.training.worker import Job
 from benchmarks.training.worker import main as worker_main
-from llama_scale.config import ModelConfig, parse
-from llama_scale.errors import UserError
+from llama_scale.cli import parse
+from llama_scale.config import ModelConfig
+from llama_scale.errors import InputError
 from llama_scale.model.llama import Llama
 from tests.conftest import ROOT, run_script
 
@@ -67,7 +68,7 @@ def test_summary_by_hand():
 def test_losses_that_differ_are_not_compared():
     check_losses([worker(), worker(losses=(3.0001, 2.9003))])
     for losses, step in (((3.0003, 2.9), 1), ((float("nan"), 2.9), 1), ((3.0, 2.9005), 2)):
-        with pytest.raises(UserError, match=f"x: its loss differs from ours by .* at step {step}"):
+        with pytest.raises(InputError, match=f"x: its loss differs from ours by .* at step {step}"):
             check_losses([worker(), worker("x", losses=losses)])
     rounded = Job("x", asdict(TINY), 2, bf16=True)
     check_losses([worker(), worker("x", losses=(3.009, 2.9), job=rounded)])
@@ -88,7 +89,7 @@ def test_a_contender_that_dies_is_one_line():
 
 
 def test_a_contender_that_cannot_be_built_is_one_line():
-    with pytest.raises(UserError, match="litgpt: No module named 'litgpt'"):
+    with pytest.raises(InputError, match="litgpt: No module named 'litgpt'"):
         Worker.start("litgpt", Job("litgpt", asdict(TINY), 1))
 
 
@@ -115,7 +116,7 @@ def test_an_environment_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch
             environment.subprocess.run(["false"], check=True)
 
     monkeypatch.setattr(environment, "call", call)
-    with pytest.raises(UserError, match="peers: nothing cannot be installed"):
+    with pytest.raises(InputError, match="peers: nothing cannot be installed"):
         environment.peer_python("nothing")
     assert not (tmp_path / ".peers/nothing").exists()
 
@@ -170,7 +171,7 @@ def test_a_smaller_micro_batch_follows_one_that_does_not_fit(monkeypatch, capsys
     assert tried == [(8, 3), (4, 6), (2, 12)]
     assert found["contenders"][0]["micro_batch"] == 2
     assert capsys.readouterr().err.count("out of memory") == 2
-    with pytest.raises(UserError, match=r"no micro-batch of \[8, 4\]"):
+    with pytest.raises(InputError, match=r"no micro-batch of \[8, 4\]"):
         table.measure(table.Row("Q1", [8, 4]), config, 1e9, None)
 
 
@@ -194,7 +195,7 @@ def test_a_peer_that_fails_is_left_out_and_ours_is_measured(monkeypatch):
 def test_a_row_that_fails_does_not_end_the_table(tmp_path, monkeypatch, capsys):
     def fake(row, config, ceiling, gpu):
         if row.size == "Q1":
-            raise UserError("its process ended with -11: ")
+            raise InputError("its process ended with -11: ")
         job = table.make_job(row, config, 2)
         workers = [worker(job=job)]
         return {
@@ -207,7 +208,7 @@ def test_a_row_that_fails_does_not_end_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(table, "check_gradients", lambda rows, config: {})
     rows = [table.Row("Q1", [2]), table.Row("Q2", [2])]
     config = table.TableBenchmark("x", rows, device="cpu", out=str(tmp_path / "x"))
-    with pytest.raises(UserError, match=r"^Q1: not measured"):
+    with pytest.raises(InputError, match=r"^Q1: not measured"):
         table.run(config, "command")
     assert list(json.loads((tmp_path / "x.json").read_text())["rows"]) == ["Q2"]
     assert "Q1: its process ended with -11" in capsys.readouterr().err
@@ -291,6 +292,6 @@ def test_race_stops_every_process(monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(Worker, "start", classmethod(record))
-    with pytest.raises(UserError, match="No module named 'litgpt'"):
+    with pytest.raises(InputError, match="No module named 'litgpt'"):
         interleave.race([("a", JOB), ("b", Job("litgpt", asdict(TINY), 2))], steps=1, warmup=1)
     assert len(started) == 1 and started[0].process.poll() is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_tools.corpus.split import MAX_SHARED, choose_validation, line_hashes, shared_lines
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 def zipf(n, seed=0):
@@ -47,9 +47,9 @@ def test_few_packages():
     assert choose_validation({"a": 100, "b": 10, "c": 10}, dict.fromkeys("abc", 1.0), 0.1, 0) == {
         "b"
     }
-    with pytest.raises(UserError, match="source code in 1, but validation by package needs two"):
+    with pytest.raises(InputError, match="source code in 1, but validation by package needs two"):
         choose_validation({"a": 100}, {"a": 0.0}, 0.1, 0)
-    with pytest.raises(UserError, match="source code in 0"):
+    with pytest.raises(InputError, match="source code in 0"):
         choose_validation({}, {}, 0.1, 0)
 
 

@@ -13,7 +13,7 @@ from data_tools.encode.fim import Fim, arrange
 from data_tools.encode.packing import best_fit
 from data_tools.lookup import LookupConfig, lookup
 from llama_scale.data.shards import load_tokenizer, open_tokens
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.conftest import run_script
 from tests.data_tools.test_prepare import config, site, tiny  # noqa: F401
 
@@ -159,10 +159,10 @@ def test_lookup_names_the_file_of_a_token(packed, site, tmp_path):  # noqa: F811
         ({"token": 0, "shard": 99}, "shard: .* train shards"),
         ({"token": tokens.n_tokens, "shard": 0}, "token"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             lookup(LookupConfig(str(settings.folder), **flags))
     last = len(tokens.shards) - 1
-    with pytest.raises(UserError, match="is padding"):
+    with pytest.raises(InputError, match="is padding"):
         lookup(LookupConfig(str(settings.folder), len(tokens.shards[last]) - 1, last))
 
 
@@ -177,5 +177,5 @@ def test_lookup_in_a_damaged_list_of_documents(packed, tmp_path, damage):
     path.write_bytes(changed[damage])
     last = json.loads(gzip.decompress(data).splitlines()[-1])
     assert last["split"] == "val"
-    with pytest.raises(UserError, match=r"documents\.jsonl\.gz: damaged .*delete the folder"):
+    with pytest.raises(InputError, match=r"documents\.jsonl\.gz: damaged .*delete the folder"):
         lookup(LookupConfig(str(folder), last["start"], last["shard"], "val"))

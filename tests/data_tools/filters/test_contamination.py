@@ -12,7 +12,7 @@ import pytest
 from data_tools.dedup.minhash import word_shingles
 from data_tools.filters import benchmark_texts, contamination
 from evals.benchmarks import apps, mbpp
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.conftest import ROOT
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -179,13 +179,13 @@ def test_mbpp_and_apps_of_their_own_schemas():
 
 
 def test_benchmarks_that_are_not_there(tmp_path):
-    with pytest.raises(UserError, match=r"mbpp: .*no such file"):
+    with pytest.raises(InputError, match=r"mbpp: .*no such file"):
         list(benchmark_texts.mbpp(tmp_path / "mbpp.jsonl"))
     (tmp_path / "a.jsonl").write_text(json.dumps({"question": "?"}) + "\n")
     for name, read in (("mbpp", benchmark_texts.mbpp), ("apps", benchmark_texts.apps)):
-        with pytest.raises(UserError, match=rf"{name}: .*a row without"):
+        with pytest.raises(InputError, match=rf"{name}: .*a row without"):
             list(read(tmp_path / "a.jsonl"))
-    with pytest.raises(UserError, match=r"no question\.txt"):
+    with pytest.raises(InputError, match=r"no question\.txt"):
         list(benchmark_texts.apps(tmp_path))
 
 
@@ -207,7 +207,7 @@ def test_every_task_of_a_file_counts(tmp_path, end):
     path.write_bytes(path.read_bytes() + b'\n{"task_id": 4, "te')
     message = rf"tasks\.jsonl: line {4 + len(end.splitlines())} is not JSON"
     for read in (benchmark_texts.mbpp, benchmark_texts.apps, mbpp.problems):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             list(read(str(path)))
 
 
@@ -217,12 +217,12 @@ def test_a_benchmark_of_the_wrong_types(tmp_path, field):
     row |= {field: [3], "code": 3}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
     for name, read in (("mbpp", benchmark_texts.mbpp), ("apps", benchmark_texts.apps)):
-        with pytest.raises(UserError, match=rf"{name}: .*a row without a text where '\[?3"):
+        with pytest.raises(InputError, match=rf"{name}: .*a row without a text where '\[?3"):
             list(read(tmp_path / "a.jsonl"))
 
 
 def test_a_problem_that_is_not_utf8(tmp_path):
     (tmp_path / "0001").mkdir()
     (tmp_path / "0001/question.txt").write_bytes(b"\xff?")
-    with pytest.raises(UserError, match=r"apps: .*question\.txt: not UTF-8"):
+    with pytest.raises(InputError, match=r"apps: .*question\.txt: not UTF-8"):
         list(benchmark_texts.apps(tmp_path))

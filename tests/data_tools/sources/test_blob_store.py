@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from data_tools.sources import blob_store
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 def git(folder, *arguments):
@@ -40,10 +40,10 @@ def test_ids_that_are_no_files_do_not_shift_the_others(tmp_path):
 def test_a_folder_that_is_no_clone_and_no_git(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     read = blob_store.open_store(f"git:{tmp_path}", 10)
-    with pytest.raises(UserError, match="git cannot read it; is it a clone"):
+    with pytest.raises(InputError, match="git cannot read it; is it a clone"):
         read("", "0" * 40)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="needs git, which is not installed"):
+    with pytest.raises(InputError, match="needs git, which is not installed"):
         blob_store.open_store(f"git:{tmp_path}", 10)
 
 
@@ -74,7 +74,7 @@ def test_a_server_that_breaks_off(monkeypatch, failures):
         if failures < blob_store.RETRIES:
             assert read(blob, blob_store.git_hash(content)) == content
         else:
-            with pytest.raises(UserError, match=r"IncompleteRead.*run the same command again"):
+            with pytest.raises(InputError, match=r"IncompleteRead.*run the same command again"):
                 read(blob, blob_store.git_hash(content))
         server.shutdown()
     assert len(asked) == min(failures + 1, blob_store.RETRIES)

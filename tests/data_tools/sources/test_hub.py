@@ -15,7 +15,7 @@ from data_tools import prepare
 from data_tools.corpus import corpus
 from data_tools.prepare import PrepareConfig
 from data_tools.sources import blob_store, hub
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.conftest import run_script
 
 CODE = "def add(first, second):\n    total = first + second\n    return total\n"
@@ -282,7 +282,7 @@ def test_a_store_over_http_tries_again(monkeypatch):
      ("git:/nowhere", "no such clone")],
 )  # fmt: skip
 def test_bad_stores(address, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(InputError, match=message):
         blob_store.open_store(address, 10)
 
 
@@ -308,7 +308,7 @@ def test_rows_give_up_in_the_end():
         yield
 
     pauses = []
-    with pytest.raises(UserError, match="failed 6 times at row 0"):
+    with pytest.raises(InputError, match="failed 6 times at row 0"):
         list(hub.resumed(open_at, "x", pauses.append))
     assert pauses == [2, 4, 8, 16, 32]
 
@@ -331,5 +331,5 @@ def test_no_token_is_one_line(tmp_path):
 
 
 def test_no_such_local_copy(tmp_path):
-    with pytest.raises(UserError, match=r"^source: .*nowhere"):
+    with pytest.raises(InputError, match=r"^source: .*nowhere"):
         collected(config(tmp_path, "the-stack", path=str(tmp_path / "nowhere")), tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_tools.sources.installed import STDLIB, canonical, installed, installed_packages
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 PACKAGES = {
     "Alpha_One": ("MIT", {"alpha/__init__.py": "", "alpha/core.py": "a = 1\n" * 500}),
@@ -81,7 +81,7 @@ def test_a_file_that_cannot_be_read(site):
 
 
 def test_an_unknown_package_is_named(site):
-    with pytest.raises(UserError, match=r"'alpa-one' is not installed \(did you mean 'alpha-one'"):
+    with pytest.raises(InputError, match=r"'alpa-one' is not installed \(did you mean 'alpha-one'"):
         list(installed(["alpa-one"]))
 
 

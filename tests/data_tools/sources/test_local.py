@@ -19,7 +19,7 @@ from data_tools.corpus import corpus
 from data_tools.encode.encoder import shuffled
 from data_tools.filters.rules import SourceRules
 from data_tools.sources import hub, local
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 CODE = "def add(first, second):\n    total = first + second\n    return total\n"
 
@@ -88,11 +88,11 @@ def test_a_damaged_table_is_named(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"^path: .*rows\.parquet: not a Parquet file, or damaged"):
+    with pytest.raises(InputError, match=r"^path: .*rows\.parquet: not a Parquet file, or damaged"):
         list(local.parquet_documents(str(path), "MIT"))
     wrong = pa.array([b"\xff\xfe"], pa.binary()).cast(pa.string(), safe=False)
     parquet.write_table(pa.table({"content": wrong}), path)
-    with pytest.raises(UserError, match=r"^path: .*rows\.parquet: not a Parquet file, or damaged"):
+    with pytest.raises(InputError, match=r"^path: .*rows\.parquet: not a Parquet file, or damaged"):
         list(local.parquet_documents(str(path), "MIT"))
 
 
@@ -117,10 +117,10 @@ def test_a_folder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
 
 def test_git_that_is_missing_or_refuses(tmp_path, monkeypatch):
     (tmp_path / ".git").mkdir()
-    with pytest.raises(UserError, match=r"git ls-files failed \(fatal: .*not a git repository"):
+    with pytest.raises(InputError, match=r"git ls-files failed \(fatal: .*not a git repository"):
         list(local.folder_documents(str(tmp_path), "Python", None, 99))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"needs git, which is not installed"):
+    with pytest.raises(InputError, match=r"needs git, which is not installed"):
         list(local.folder_documents(str(tmp_path), "Python", None, 99))
 
 
@@ -143,7 +143,7 @@ def test_a_file_in_a_merge_conflict_counts_once(tmp_path):
 @pytest.mark.parametrize("source", ["jsonl", "parquet", "folder"])
 def test_a_path_too_long_for_the_system(source):
     read = {"jsonl": local.jsonl_documents, "parquet": local.parquet_documents}
-    with pytest.raises(UserError, match="no such file or folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         if source == "folder":
             list(local.folder_documents("a" * 5000, "Python", None, 9))
         else:
@@ -213,11 +213,11 @@ def test_paths_that_are_missing(tmp_path, source):
         return collected(prepare._documents(settings, 0), tmp_path / "work")
 
     for path, message in ((None, "needs one"), (str(tmp_path / "no"), "no such file or folder")):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             collect(path)
     (tmp_path / "bad.parquet").write_text("no")
     if source == "parquet":
-        with pytest.raises(UserError, match="not a Parquet file"):
+        with pytest.raises(InputError, match="not a Parquet file"):
             collect(str(tmp_path))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from evals.benchmarks.apps import AppsConfig, grade, problems, programs, prompt, read, same_output
 from evals.sandbox.pool import Sandbox
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.conftest import ROOT
 
 DATA = ROOT.parent / "shared" / "data" / "eval"
@@ -158,7 +158,7 @@ def test_a_problem_without_tests_is_never_solved(tmp_path):
     file.write_text(json.dumps(row) + "\n")
     (task,) = read(AppsConfig(data=str(file))).tasks
     assert task.programs("print(1)") == [] and task.reference is None
-    with pytest.raises(UserError, match=r"apps\.jsonl has no interview problem"):
+    with pytest.raises(InputError, match=r"apps\.jsonl has no interview problem"):
         problems(AppsConfig(data=str(file), difficulty="interview"))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         problems(AppsConfig(data=str(tmp_path / "none")))

@@ -17,7 +17,7 @@ from evals.tasks import evaluate, spread
 from evals.verdicts import Execution
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.llama import Llama
 from tests.conftest import ROOT
@@ -37,7 +37,7 @@ def test_problems_are_the_published_ones(tasks):
 
 def test_changed_data_is_refused(monkeypatch):
     monkeypatch.setattr(humaneval, "SHA256", "0" * 64)
-    with pytest.raises(UserError, match=r"HumanEval\.jsonl\.gz: not the published file"):
+    with pytest.raises(InputError, match=r"HumanEval\.jsonl\.gz: not the published file"):
         problems()
 
 
@@ -164,7 +164,7 @@ def test_spread_is_even():
     ],
 )
 def test_bad_settings_are_named(settings, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(InputError, match=message):
         read(HumanEvalConfig(**settings))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from evals.benchmarks.mbpp import MbppConfig, free_names, problems, program, read
 from evals.sandbox.pool import Sandbox
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.conftest import ROOT
 
 DATA = ROOT.parent / "shared" / "data" / "eval"
@@ -146,14 +146,14 @@ def test_names_of_the_tests():
 
 def test_bad_data_is_named(tmp_path):
     file = tmp_path / "x.jsonl"
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         problems(str(file))
     file.write_text('{"task_id": 1}\n')
-    with pytest.raises(UserError, match="line 1: field 'text' is missing"):
+    with pytest.raises(InputError, match="line 1: field 'text' is missing"):
         problems(str(file))
     file.write_text(json.dumps(TASK) + "\n")
-    with pytest.raises(UserError, match=r"x\.jsonl lacks tasks 2, 3 and 4"):
+    with pytest.raises(InputError, match=r"x\.jsonl lacks tasks 2, 3 and 4"):
         read(MbppConfig(data=str(file)))
     assert len(read(MbppConfig(data=str(file), profile="incoder")).tasks) == 1
-    with pytest.raises(UserError, match=r"x\.jsonl has no task of train"):
+    with pytest.raises(InputError, match=r"x\.jsonl has no task of train"):
         read(MbppConfig(data=str(file), profile="incoder", split="train"))

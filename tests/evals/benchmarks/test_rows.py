@@ -13,7 +13,7 @@ from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.mbpp import MbppConfig
 from evals.benchmarks.rows import content_sha256, read_rows
 from evals.results import read_samples
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.conftest import ROOT
 
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -33,7 +33,7 @@ def read(suite, path):
 
 
 def refused(call, *arguments):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         call(*arguments)
     message = str(caught.value)
     assert "\n" not in message

@@ -10,7 +10,7 @@ from evals.models.completion import Request
 from evals.sandbox.pool import NOT_MEASURED
 from evals.tasks import sample, score, summarise
 from evals.verdicts import Execution, ExecutionConfig, append_row
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
 from tests.conftest import ROOT
 
@@ -118,5 +118,5 @@ def test_a_summary_leaves_out_what_was_not_measured():
     ],
 )
 def test_bad_settings_are_named_at_once(make, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(InputError, match=message):
         make()

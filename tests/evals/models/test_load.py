@@ -10,7 +10,7 @@ from llama_scale.checkpoint import folder
 from llama_scale.config import ModelConfig
 from llama_scale.data.shards import open_tokens
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import write_json
 from llama_scale.model.llama import Llama
 from tests.evals.test_evaluate import QUICK, launch, run, save_step  # noqa: F401
@@ -117,10 +117,10 @@ def test_a_damaged_checkpoint_stops_no_other(many, tiny_data, launch):
 def test_a_file_that_cannot_be_read_is_named(many):
     file = many / "checkpoints" / MANY[0] / "tokenizer.model"
     file.unlink()
-    with pytest.raises(UserError, match=r"tokenizer\.model: missing; use an earlier"):
+    with pytest.raises(InputError, match=r"tokenizer\.model: missing; use an earlier"):
         folder.verify(file.parent)
     file.mkdir()
-    with pytest.raises(UserError, match=r"tokenizer\.model: unreadable \(.*Is a directory"):
+    with pytest.raises(InputError, match=r"tokenizer\.model: unreadable \(.*Is a directory"):
         folder.verify(file.parent)
 
 

@@ -14,7 +14,7 @@ import pytest
 from evals.models.completion import Request
 from evals.models.parallel import Ranks
 from evals.results import aggregate, write_result
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.training.wandb_log import mirror_scores
 from tests.conftest import ROOT, run_script
@@ -80,7 +80,7 @@ class Stub:
         if self.fails == "killed" and 1 in request.prompts:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fails == "refuses":
-            raise UserError("the model: cannot be loaded")
+            raise InputError("the model: cannot be loaded")
         for number, prompt in request.prompts.items():
             yield {"task": number, "text": prompt, "process": os.getpid()}
 
@@ -103,9 +103,9 @@ def test_tasks_are_shared_out_and_failures_are_named():
     assert {row["task"]: row["text"] for row in rows} == {0: "a", 1: "b", 2: "c", 3: "d"}
     processes = {row["task"]: row["process"] for row in rows}
     assert len(set(processes.values())) == 3 and processes[0] == processes[3]
-    with pytest.raises(UserError, match=r"ranks: process 1 on cpu ended with exit code -9"):
+    with pytest.raises(InputError, match=r"ranks: process 1 on cpu ended with exit code -9"):
         draw(dies)
-    with pytest.raises(UserError, match="the model: cannot be loaded"):
+    with pytest.raises(InputError, match="the model: cannot be loaded"):
         draw(refuses, 2)
 
 

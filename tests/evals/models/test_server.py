@@ -7,7 +7,7 @@ from tokenizers import Tokenizer as Bpe
 from tokenizers import decoders, models, pre_tokenizers
 
 from evals.models.completion import Request, Transformers, cut
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
 
 
@@ -98,7 +98,7 @@ def test_a_greedy_completion_is_the_likeliest(folder):
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):
-    with pytest.raises(UserError, match="transformers cannot load it"):
+    with pytest.raises(InputError, match="transformers cannot load it"):
         Transformers(tmp_path)
 
 

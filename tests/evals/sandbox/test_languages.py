@@ -17,7 +17,7 @@ from evals.sandbox import pool
 from evals.sandbox.pool import NOT_MEASURED, Sandbox, Script
 from evals.sandbox.tools import find
 from evals.verdicts import Execution
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 HONEST = {
     "java": """import java.util.*;
@@ -215,5 +215,5 @@ def test_apps_samples_in_another_language(box, tmp_path):
         _, samples = tasks.score(read_samples(file), found, execution)
     assert [(s["passed"], s["held"]) for s in samples] == [(True, 2), (False, 0)]
     file.write_text(json.dumps(right | {"language": "cobol"}))
-    with pytest.raises(UserError, match=r"s\.jsonl: line 1: field 'language' is 'cobol'"):
+    with pytest.raises(InputError, match=r"s\.jsonl: line 1: field 'language' is 'cobol'"):
         read_samples(file)

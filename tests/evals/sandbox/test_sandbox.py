@@ -15,7 +15,7 @@ import pytest
 
 from evals.sandbox import pool, wire
 from evals.sandbox.pool import Program, Sandbox, Script, Verdict
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.conftest import ROOT
 from tests.evals.sandbox.hostile import cheats, harms
 
@@ -51,7 +51,7 @@ def test_nothing_hostile_passes(level):
     before = set(os.listdir("/tmp")), len(psutil.pids())
     try:
         box = Sandbox(2, levels=[level])
-    except UserError as error:
+    except InputError as error:
         pytest.skip(str(error))
     with box:
         zygotes = {worker.process.pid for worker in box._all["python"]}
@@ -225,7 +225,7 @@ def test_verdicts_come_as_they_are_found_and_repeats_last(sandbox):
 
 
 def test_it_refuses_without_walls():
-    with pytest.raises(UserError, match="--allow-unsandboxed"):
+    with pytest.raises(InputError, match="--allow-unsandboxed"):
         Sandbox(1, levels=["none"])
     with Sandbox(1, allow_unsandboxed=True, levels=["none"]) as box:
         assert "nothing stops" in str(box.describe()["lacks"])
@@ -236,7 +236,7 @@ def test_it_refuses_when_an_attack_succeeds(monkeypatch):
     from evals.sandbox import self_test
 
     monkeypatch.setitem(self_test.ATTACKS, "honest", self_test.HONEST["square"])
-    with pytest.raises(UserError, match="the attack 'honest' succeeded"):
+    with pytest.raises(InputError, match="the attack 'honest' succeeded"):
         Sandbox(1)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.generation.generate import generate
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.hf import import_checkpoint, model_config
@@ -127,7 +127,7 @@ def test_a_sharded_untied_model_of_transformers_is_read(tmp_path):
 )
 def test_what_the_model_lacks_is_named(exported, change, word):
     fields = json.loads((exported / "config.json").read_text()) | change
-    with pytest.raises(UserError, match=word):
+    with pytest.raises(InputError, match=word):
         model_config(fields, exported / "config.json")
 
 
@@ -148,13 +148,13 @@ def test_weights_of_another_shape_are_refused(exported, tmp_path, change, words)
     fields = json.loads((exported / "config.json").read_text()) | change
     fields = {name: value for name, value in fields.items() if value is not None}
     (tmp_path / "hf/config.json").write_text(json.dumps(fields))
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(InputError, match=words):
         import_checkpoint(tmp_path / "hf", tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
 
 
 def test_a_config_that_is_none_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"config\.json: .* found list"):
+    with pytest.raises(InputError, match=r"config\.json: .* found list"):
         model_config([], tmp_path / "config.json")
 
 

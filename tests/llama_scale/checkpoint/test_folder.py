@@ -11,7 +11,7 @@ import torch
 
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.config import ModelConfig, OptimConfig
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_json
 from llama_scale.model.llama import Llama
 from llama_scale.training.optim import build_optimizer
@@ -90,7 +90,7 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(saved, part, damage, 
         (newest / part).write_bytes(data[: len(data) // 2])
     else:
         (newest / part).unlink()
-    with pytest.raises(UserError, match=part):
+    with pytest.raises(InputError, match=part):
         checkpoint.resolve(newest)
     assert checkpoint.newest(saved).name == "step-00000001"
     assert part in capsys.readouterr().err
@@ -104,7 +104,7 @@ def test_a_damaged_manifest_is_a_damaged_checkpoint(saved, damage, capsys):
         part.pop(lost, None)
     path.write_text(json.dumps(manifest) if lost != damage else damage)
     for read in (checkpoint.resolve, checkpoint.load_meta, checkpoint.weights_sha256):
-        with pytest.raises(UserError, match=r"manifest\.json: .*; use an earlier checkpoint"):
+        with pytest.raises(InputError, match=r"manifest\.json: .*; use an earlier checkpoint"):
             read(path.parent)
     assert checkpoint.newest(saved).name == "step-00000001"
     assert capsys.readouterr().err.count("\n") == 1
@@ -143,9 +143,9 @@ def test_an_unfinished_checkpoint_is_no_checkpoint(saved):
 
 
 def test_nothing_to_load_says_so(tmp_path):
-    with pytest.raises(UserError, match="no such run or checkpoint"):
+    with pytest.raises(InputError, match="no such run or checkpoint"):
         checkpoint.resolve(tmp_path / "absent")
-    with pytest.raises(UserError, match="no valid checkpoint"):
+    with pytest.raises(InputError, match="no valid checkpoint"):
         checkpoint.resolve(tmp_path)
 
 

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from llama_scale.config import OptimConfig, TrainConfig, load_size, parse
+from llama_scale.cli import parse
+from llama_scale.config import OptimConfig, TrainConfig, load_size
 from llama_scale.cost.accounting import GIB, HARDWARE, USABLE
 from llama_scale.cost.dry_run import forecast
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from tests.conftest import ROOT, run_script
 
 SIZES = ["M1", "M2", "M3", "M4", "M5"]
@@ -73,14 +74,14 @@ def test_recomputing_makes_room_for_a_larger_micro_batch():
     ],
 )
 def test_contradictions_are_named(fields, words):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(InputError) as error:
         ask("M5", "h200", **fields)
     assert all(word in str(error.value) for word in words), error.value
 
 
 @pytest.mark.parametrize("devices", [3, 6, 12])
 def test_the_advised_batch_suits_the_devices(devices):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(InputError) as error:
         ask("M5", "h200", devices=devices)
     advised = int(re.search(r"--optim.batch_tokens (\d+)", str(error.value))[1])
     cost = ask("M5", "h200", devices=devices, optim=OptimConfig(batch_tokens=advised))
@@ -89,7 +90,7 @@ def test_the_advised_batch_suits_the_devices(devices):
 
 
 def test_unknown_hardware_names_the_nearest():
-    with pytest.raises(UserError, match="did you mean 'h200'"):
+    with pytest.raises(InputError, match="did you mean 'h200'"):
         ask("M1", "h20")
 
 

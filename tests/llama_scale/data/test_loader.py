@@ -8,7 +8,7 @@ import pytest
 
 from llama_scale.data.loader import StepSampler, TokenWindows, permute
 from llama_scale.data.shards import Tokens
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 4097])
@@ -56,7 +56,7 @@ def test_an_epoch_has_each_target_once_and_the_next_another_order(spare):
 
 def test_a_split_of_no_window_is_refused():
     assert windows(CONTEXT + 1).n_windows == 1
-    with pytest.raises(UserError, match=f"5 tokens are less than one window of {CONTEXT + 1}"):
+    with pytest.raises(InputError, match=f"5 tokens are less than one window of {CONTEXT + 1}"):
         windows(CONTEXT)
 
 

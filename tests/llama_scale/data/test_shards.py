@@ -15,7 +15,7 @@ from llama_scale.data.shards import (
     open_tokens,
 )
 from llama_scale.data.tokenizer import Tokenizer, train_tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def flip(path, position):
 def test_a_changed_shard_is_named(build):
     flip(build / "train-00001.bin", 1000)
     message = r"train-00001\.bin: checksum \w{12} does not match manifest.json .* damaged"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(InputError, match=message):
         open_tokens(build, "train")
     open_tokens(build, "val")
     open_tokens(build, "train", verify=False)
@@ -154,18 +154,18 @@ def test_a_changed_shard_is_named(build):
 def test_a_shard_of_another_length_is_named_even_unverified(build, change):
     path = build / "val-00000.bin"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(UserError, match=r"val-00000\.bin: \d+ bytes, but manifest.json says"):
+    with pytest.raises(InputError, match=r"val-00000\.bin: \d+ bytes, but manifest.json says"):
         open_tokens(build, "val", verify=False)
 
 
 def test_missing_parts(build):
     (build / "val-00000.bin").unlink()
-    with pytest.raises(UserError, match=r"val-00000\.bin: no such file"):
+    with pytest.raises(InputError, match=r"val-00000\.bin: no such file"):
         open_tokens(build, "val")
     (build / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"no manifest\.json.*launch/prepare\.py"):
+    with pytest.raises(InputError, match=r"no manifest\.json.*launch/prepare\.py"):
         open_tokens(build, "train")
-    with pytest.raises(UserError, match=r"nowhere: no such folder.*launch/prepare\.py"):
+    with pytest.raises(InputError, match=r"nowhere: no such folder.*launch/prepare\.py"):
         open_tokens(build / "nowhere", "train")
 
 
@@ -174,7 +174,7 @@ def test_a_foreign_manifest(build, change):
     manifest = json.loads((build / "manifest.json").read_text()) | change
     manifest = {name: value for name, value in manifest.items() if value is not None}
     (build / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=r"manifest\.json: .*run launch/prepare\.py again"):
+    with pytest.raises(InputError, match=r"manifest\.json: .*run launch/prepare\.py again"):
         open_tokens(build, "train")
 
 
@@ -182,14 +182,14 @@ def test_another_tokenizer_is_refused(build, tiny_data, tmp_path):
     train_tokenizer(["def f(x):\n    return x\n" * 50], tmp_path / "other.model", 300)
     tokens = open_tokens(tiny_data, "train")
     message = "does not match the shards of"
-    with pytest.raises(UserError, match=rf"other\.model: {message}"):
+    with pytest.raises(InputError, match=rf"other\.model: {message}"):
         check_tokenizer(tokens, Tokenizer(tmp_path / "other.model"))
     (build / "tokenizer.model").write_bytes((tmp_path / "other.model").read_bytes())
-    with pytest.raises(UserError, match=rf"tokenizer\.model: {message}"):
+    with pytest.raises(InputError, match=rf"tokenizer\.model: {message}"):
         open_tokens(build, "train")
     flip(build / "tokenizer.model", 0)
-    with pytest.raises(UserError, match=r"tokenizer\.model: not a SentencePiece model"):
+    with pytest.raises(InputError, match=r"tokenizer\.model: not a SentencePiece model"):
         open_tokens(build, "train")
     (build / "tokenizer.model").unlink()
-    with pytest.raises(UserError, match=r"tokenizer\.model: no such tokenizer"):
+    with pytest.raises(InputError, match=r"tokenizer\.model: no such tokenizer"):
         open_tokens(build, "train")

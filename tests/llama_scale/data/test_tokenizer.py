@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 
 from llama_scale.data.tokenizer import CHUNK, Tokenizer, _sentences, train_tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 
 LIBRARY = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
 ADVERSARIAL = {
@@ -126,18 +126,18 @@ def test_training_sentences_keep_the_text():
 
 @pytest.mark.parametrize("vocab_size", [200, 60_000])
 def test_impossible_vocabulary(tmp_path, vocab_size):
-    with pytest.raises(UserError, match=f"^vocab_size: cannot train {vocab_size} pieces") as error:
+    with pytest.raises(InputError, match=f"^vocab_size: cannot train {vocab_size} pieces") as error:
         train_tokenizer([LIBRARY[0].read_text()], tmp_path / "no.model", vocab_size)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_unusable_files(path, tmp_path):
-    with pytest.raises(UserError, match=r"no such tokenizer; run launch/prepare\.py"):
+    with pytest.raises(InputError, match=r"no such tokenizer; run launch/prepare\.py"):
         Tokenizer(tmp_path / "absent.model")
     for content in (b"", b"not a model", path.read_bytes()[:4000]):
         (tmp_path / "broken.model").write_bytes(content)
-        with pytest.raises(UserError, match=r"broken\.model: not a SentencePiece model"):
+        with pytest.raises(InputError, match=r"broken\.model: not a SentencePiece model"):
             Tokenizer(tmp_path / "broken.model")
 
 
@@ -158,7 +158,7 @@ def test_a_model_that_loses_bytes_is_refused(tmp_path, settings):
         minloglevel=2,
         **settings,
     )
-    with pytest.raises(UserError, match=r"lossy\.model: .* byte for byte"):
+    with pytest.raises(InputError, match=r"lossy\.model: .* byte for byte"):
         Tokenizer(tmp_path / "lossy.model")
 
 
@@ -176,5 +176,5 @@ def test_a_model_that_joins_words_is_refused(tmp_path):
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    with pytest.raises(UserError, match="joins words"):
+    with pytest.raises(InputError, match="joins words"):
         Tokenizer(tmp_path / "joined.model")

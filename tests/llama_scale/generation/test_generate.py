@@ -7,7 +7,7 @@ import transformers
 
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.generation.generate import Completion, compile_stops, generate, stream
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.hf import hf_config, to_hf
@@ -215,7 +215,7 @@ def test_a_stopped_generator_leaves_no_inference_mode(model, tokenizer):
 def test_a_diverged_model_is_named(model, tokenizer):
     broken = Llama(model.config).init_weights(0)
     broken.norm.weight.data.fill_(torch.nan)
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(InputError, match="not finite"):
         list(generate(broken, tokenizer, ["x"], GREEDY))
 
 

@@ -9,7 +9,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig, greedy, pick, sample_keys, uniforms
 
 DRAWS = 200_000
@@ -126,5 +126,5 @@ def test_greedy_says_where_rounding_decides():
     ],
 )
 def test_bad_settings_are_named(field, value):
-    with pytest.raises(UserError, match=field):
+    with pytest.raises(InputError, match=field):
         SamplingConfig(**{field: value})

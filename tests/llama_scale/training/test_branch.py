@@ -7,9 +7,10 @@ import torch
 
 from evals.validation import Validation
 from llama_scale.checkpoint import folder as checkpoint
-from llama_scale.config import TrainConfig, parse
+from llama_scale.cli import parse
+from llama_scale.config import TrainConfig
 from llama_scale.data.loader import batch_number
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_json, read_jsonl, write_json
 from llama_scale.training.rollback import read_rollbacks
 from llama_scale.training.run_plan import plan_run
@@ -119,9 +120,9 @@ def test_wrong_branches_are_named(trunk, tiny_data, tmp_path):
         (30, branch(tmp_path / "absent"), "absent"),
     ]
     for steps, flags, words in cases:
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(InputError, match=words):
             plan(tiny_data, run, steps, *flags)
     train(tiny_data, tmp_path / "cosine", 2)
-    with pytest.raises(UserError, match="schedule cosine"):
+    with pytest.raises(InputError, match="schedule cosine"):
         plan(tiny_data, run, 30, *branch(tmp_path / "cosine/checkpoints/step-00000002"))
     assert not run.exists()

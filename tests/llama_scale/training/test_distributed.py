@@ -12,7 +12,7 @@ import torch
 
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.checkpoint.folder import load_model
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_jsonl
 from llama_scale.training.distributed import Place, find_place
 from tests.conftest import ROOT, TINY_MODEL, run_script
@@ -153,7 +153,7 @@ def test_launcher_environment(devices, nodes, environment, place):
     ],
 )
 def test_a_launcher_that_contradicts_the_run_is_named(devices, nodes, environment, words):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(InputError) as error:
         find_place(devices, nodes, environment)
     assert all(word in str(error.value) for word in words), error.value
 

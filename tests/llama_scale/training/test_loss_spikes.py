@@ -10,10 +10,11 @@ import torch
 
 from evals.validation import Validation
 from llama_scale.checkpoint import folder as checkpoint
-from llama_scale.config import OptimConfig, TrainConfig, parse
+from llama_scale.cli import parse
+from llama_scale.config import OptimConfig, TrainConfig
 from llama_scale.data.loader import StepSampler, TokenWindows, batch_number
 from llama_scale.data.shards import open_tokens
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_jsonl, write_json
 from llama_scale.training import trainer as training
 from llama_scale.training.loss_spikes import LEAST, SIGMAS, WINDOW, Guard, Rollback
@@ -223,11 +224,11 @@ def test_a_run_that_always_fails_gives_up(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "roll_back", roll_back)
     flags = ["--optim.lr=1e30", "--optim.warmup_steps=0"]
     words = r"run: steps \d+ to \d+ .* step 0 3 times; \d+ batches .* lower --optim\.lr"
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(InputError, match=words):
         train(tiny_data, run, *flags)
     rows = read_rollbacks(run)
     assert [row["from_step"] for row in rows] == [0] * 4
-    with pytest.raises(UserError, match=words):  # the same command tries once more
+    with pytest.raises(InputError, match=words):  # the same command tries once more
         train(tiny_data, run, *flags)
     assert len(read_rollbacks(run)) == 5
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llama_scale.config import ModelConfig, OptimConfig, TrainConfig
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.model.llama import Llama
 from llama_scale.training.optim import (
     build_optimizer,
@@ -68,7 +68,7 @@ def test_resolve_prints_its_laws_and_counts_whole_steps():
 
 
 def test_resolve_refuses_a_run_without_a_step():
-    with pytest.raises(UserError, match="tokens: 100 is less than one step"):
+    with pytest.raises(InputError, match="tokens: 100 is less than one step"):
         resolve(TrainConfig(model=SHAPE, tokens=100, optim=OptimConfig(batch_tokens=4096)))
 
 
@@ -81,7 +81,7 @@ def test_a_given_batch_is_taken_as_it_is(sequences):
 @pytest.mark.parametrize(("batch", "words"), [(300, "288 or 320"), (31, "nearest are 32")])
 def test_a_given_batch_of_broken_sequences_is_refused(batch, words):
     optim = OptimConfig(batch_tokens=batch)
-    with pytest.raises(UserError, match=rf"optim.batch_tokens: {batch} .* = 32; the .*{words}$"):
+    with pytest.raises(InputError, match=rf"optim.batch_tokens: {batch} .* = 32; the .*{words}$"):
         resolve(TrainConfig(model=SHAPE, tokens=64_000, optim=optim))
 
 

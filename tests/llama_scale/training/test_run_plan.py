@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from llama_scale.config import TrainConfig, parse
-from llama_scale.errors import UserError
+from llama_scale.cli import parse
+from llama_scale.config import TrainConfig
+from llama_scale.errors import InputError
 from llama_scale.training.run_plan import Run, plan_run, provenance
 from llama_scale.training.trainer import fit
 from tests.conftest import TINY_MODEL
@@ -38,7 +39,7 @@ def plan(settings, folder, *more) -> Run:
     ],
 )
 def test_another_configuration_is_told_by_its_field(settings, begun, change, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(InputError, match=words):
         plan(settings, begun, change)
 
 
@@ -53,7 +54,7 @@ def test_a_field_that_is_new_has_its_default(settings, begun, tmp_path):
     lines = [line for line in text.splitlines() if "document_mask" not in line]
     (run / "config.yaml").write_text("\n".join(lines))
     plan(settings, run)
-    with pytest.raises(UserError, match=r"this run has model.document_mask = False"):
+    with pytest.raises(InputError, match=r"this run has model.document_mask = False"):
         plan(settings, run, "--model.document_mask=true")
 
 
@@ -63,7 +64,7 @@ def test_damaged_files_are_named(settings, begun, tmp_path, name, text):
     run = tmp_path / "run"
     shutil.copytree(begun, run)
     (run / name).write_text(text)
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(InputError, match=name):
         plan(settings, run)
 
 
@@ -81,7 +82,9 @@ def test_one_process_trains_a_run(settings, begun, monkeypatch):
         file.truncate(0)
         file.write("4711")
         file.flush()
-        with pytest.raises(UserError, match=r"run: process 4711 is training this run; wait for it"):
+        with pytest.raises(
+            InputError, match=r"run: process 4711 is training this run; wait for it"
+        ):
             fit(plan(settings, begun), [])
     assert fit(plan(settings, begun), []) is None
 

@@ -16,10 +16,11 @@ import yaml
 
 from evals.validation import Validation
 from llama_scale.checkpoint import folder as checkpoint
-from llama_scale.config import TrainConfig, parse
+from llama_scale.cli import parse
+from llama_scale.config import TrainConfig
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
 from llama_scale.data.shards import open_tokens
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_json, read_jsonl
 from llama_scale.model.llama import Llama
 from llama_scale.training.optim import build_optimizer, lr_ratio, resolve
@@ -202,9 +203,9 @@ def test_a_setting_of_one_side_alone_is_compared(finished, tiny_data, tmp_path):
 
     older = {name: value for name, value in past.items() if name != "max_skips"}
     plan(older)
-    with pytest.raises(UserError, match=r"max_skips = .* asks for 5"):
+    with pytest.raises(InputError, match=r"max_skips = .* asks for 5"):
         plan(older, "--max_skips=5")
-    with pytest.raises(UserError, match=r"dropout = 0\.1, the command asks for None"):
+    with pytest.raises(InputError, match=r"dropout = 0\.1, the command asks for None"):
         plan(past | {"dropout": 0.1})
 
 
@@ -254,13 +255,13 @@ def test_a_failed_checkpoint_is_reported_and_training_goes_on(
     ],
 )
 def test_another_configuration_is_refused(finished, tiny_data, more, words):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(InputError) as error:
         train(tiny_data, finished, *more)
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_wrong_vocabulary_is_named(tiny_data, tmp_path):
-    with pytest.raises(UserError, match=f"--model.vocab_size {VOCAB}"):
+    with pytest.raises(InputError, match=f"--model.vocab_size {VOCAB}"):
         train(tiny_data, tmp_path / "run", "--model.vocab_size=1000")
 
 
@@ -285,7 +286,7 @@ def test_bad_input_from_the_command_line(tmp_path, argv, words):
 def test_a_model_that_the_device_cannot_hold_is_refused(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr("llama_scale.device.device_memory", lambda device: 24 * 2**30)
     config = parse(TrainConfig, "Train.", ["--size=M4", f"--data={tiny_data}"])
-    with pytest.raises(UserError, match=r"size M4: training needs 5\d\.\d GiB .* 21.6 GiB"):
+    with pytest.raises(InputError, match=r"size M4: training needs 5\d\.\d GiB .* 21.6 GiB"):
         plan_run(config)
 
 
@@ -296,7 +297,7 @@ def test_damaged_shard_is_named_before_anything_is_written(tiny_data, tmp_path):
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(UserError, match=r"train-00000.bin: checksum"):
+    with pytest.raises(InputError, match=r"train-00000.bin: checksum"):
         train(broken, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import wandb
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_jsonl
 from llama_scale.training.wandb_log import live, mirror, pick_mode, scalars
 from tests.conftest import run_script
@@ -143,7 +143,7 @@ def test_disabled_and_unknown_modes(study, monkeypatch):
     assert not (study / "wandb").exists()
     assert pick_mode("online") == "online"
     monkeypatch.setenv("WANDB_MODE", "ofline")
-    with pytest.raises(UserError, match=r"WANDB_MODE: 'ofline' \(did you mean 'offline'\?\)"):
+    with pytest.raises(InputError, match=r"WANDB_MODE: 'ofline' \(did you mean 'offline'\?\)"):
         mirror(study)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from llama_scale.errors import USER_ERROR
+from llama_scale.cli import USER_ERROR
 from llama_scale.files import write_json
 from llama_scale.scaling.study.plan import REPOSITORY
 from llama_scale.scaling.study.tasks import Task, keys

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_scale.errors import USER_ERROR, UserError
+from llama_scale.cli import USER_ERROR
+from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
 from llama_scale.scaling.study.backends.local import (
     ATTEMPTS,
@@ -87,7 +88,7 @@ class SlurmExecutor:
 
     ``parameters`` are submitit's, for example {"slurm_partition": "gpu", "timeout_min": 600,
     "gpus_per_node": 1}. ``cluster`` is submitit's: slurm, or local for jobs on this machine.
-    Raises UserError if submitit is not installed or does not know a parameter.
+    Raises InputError if submitit is not installed or does not know a parameter.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class SlurmExecutor:
         try:
             import submitit
         except ImportError:
-            raise UserError(
+            raise InputError(
                 "executor: slurm needs submitit; install it with pip install llama_scale[slurm]"
             ) from None
         self.state, self.logs, self.observer, self.poll = state, logs, observer, poll
@@ -112,7 +113,7 @@ class SlurmExecutor:
             self.executor = submitit.AutoExecutor(folder=logs / "jobs", cluster=cluster)
             self.executor.update_parameters(name=state.folder.parent.name, **parameters)
         except (NameError, RuntimeError, TypeError) as error:
-            raise UserError(f"slurm: {' '.join(str(error).split())}") from None
+            raise InputError(f"slurm: {' '.join(str(error).split())}") from None
         self.running: list[Submitted] = []
         self.failures: list[Failure] = []
 

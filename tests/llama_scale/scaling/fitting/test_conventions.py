@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq, minimize, minimize_scalar
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.fitting import approaches, conventions
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface
 from llama_scale.scaling.fitting.downstream import fit_links, inverse, straight
@@ -205,7 +205,7 @@ def test_repeats_are_recovered_or_called_unidentified():
     assert found.law.alpha == pytest.approx(TRUE.alpha, abs=0.03)
     fresh = fit_repeats(fit_surface(repeated(1e6, most=3.0), resamples=100))
     assert not fresh.identified
-    with pytest.raises(UserError, match="epochs does not vary"):
+    with pytest.raises(InputError, match="epochs does not vary"):
         fit_repeats(fit_surface(grid(), resamples=100))
 
 
@@ -346,7 +346,7 @@ def test_rate_law_is_recovered_from_a_sweep():
 def test_best_rate_at_the_edge_is_an_error(factors, side):
     runs = sweep_points(law, lambda N, D: law(N, D) * np.array(factors))
     with pytest.raises(
-        UserError, match=f"N = 1e\\+07, D = 1e\\+09: the best lr, .*, is the {side}"
+        InputError, match=f"N = 1e\\+07, D = 1e\\+09: the best lr, .*, is the {side}"
     ):
         fit_sweep(runs)
 
@@ -356,7 +356,7 @@ def test_sweep_of_one_size_identifies_no_exponent_of_size():
     found = fit_sweep(runs.select(runs.N < 2e7))["lr"]
     assert found["N"] is None
     assert found["D"]["value"] == pytest.approx(0.307, abs=1e-6)
-    with pytest.raises(UserError, match="a best one needs at least 3"):
+    with pytest.raises(InputError, match="a best one needs at least 3"):
         fit_sweep(runs.select(np.arange(len(runs)) % 3 < 2))
 
 

@@ -3,7 +3,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import huber, logsumexp
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.fitting import fit
 from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.fit import (
@@ -137,7 +137,7 @@ def test_mean_objective_at_default_tolerance_is_the_known_error():
     ],
 )
 def test_stated_laws_are_read_or_refused(text, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(InputError, match=message):
         parse_law(text)
 
 
@@ -233,7 +233,7 @@ def test_warnings(runs, warning):
 
 
 def test_too_few_runs_are_refused():
-    with pytest.raises(UserError, match="5 runs cannot fit the law's 5 parameters"):
+    with pytest.raises(InputError, match="5 runs cannot fit the law's 5 parameters"):
         fit_surface(grid().select(np.arange(20) < 5))
 
 
@@ -245,7 +245,7 @@ def test_too_few_runs_are_refused():
     ],
 )
 def test_too_few_sizes_or_budgets_are_refused(runs, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(InputError, match=message):
         fit_surface(runs)
 
 
@@ -255,5 +255,5 @@ def test_hold_out_rules():
     assert held is None and "5 runs cannot fit" in notes[0]
     held, notes = try_hold_out(runs, "none")
     assert held is None and "No run was held out" in notes[0]
-    with pytest.raises(UserError, match="leaves out 0 of 20"):
+    with pytest.raises(InputError, match="leaves out 0 of 20"):
         hold_out(grid(), "N>1e12")

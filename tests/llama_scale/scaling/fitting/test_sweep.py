@@ -8,7 +8,7 @@ import yaml
 from scipy.optimize import curve_fit
 
 from llama_scale.config import CONFIGS
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.fitting.sweep import fit_sweep
 from llama_scale.scaling.study.grids import Grid
@@ -49,7 +49,7 @@ def test_tasks_end_in_the_sweep():
      {"lr_factors": [2], "cooldown": 0.2}],
 )  # fmt: skip
 def test_bad_factors_are_named(fields):
-    with pytest.raises(UserError, match=next(iter(fields))):
+    with pytest.raises(InputError, match=next(iter(fields))):
         Grid(["S2"], tokens=[1e6], **fields)
 
 
@@ -101,10 +101,10 @@ def test_seeds_of_one_rate_take_their_mean_loss(tmp_path):
 def test_the_edge_is_that_of_the_rates_not_of_the_runs(tmp_path):
     path = tmp_path / "sweep.csv"
     path.write_text(seeds([[0.001, -0.5], [0.0], [0.0]]))
-    with pytest.raises(UserError, match=r"the best lr, 0\.001, is the smallest of the sweep"):
+    with pytest.raises(InputError, match=r"the best lr, 0\.001, is the smallest of the sweep"):
         fit_sweep(read_points(path))
     path.write_text(seeds([[0.001, -0.001], [0.0], []]))
-    with pytest.raises(UserError, match="2 values of lr; a best one needs at least 3"):
+    with pytest.raises(InputError, match="2 values of lr; a best one needs at least 3"):
         fit_sweep(read_points(path))
 
 

@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 
 from llama_scale.config import load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
 from llama_scale.scaling.fitting import laws_file
 from llama_scale.scaling.fitting.chinchilla import fit_flops
@@ -140,7 +140,7 @@ def test_a_budget_is_placed_among_the_runs(fitted, factor, end, words, warned):
 
 @pytest.mark.parametrize("C", [1e-3, 1e4])
 def test_a_budget_of_less_than_a_batch_is_refused(fitted, C):
-    with pytest.raises(UserError, match="less than one batch; the smallest run fitted took"):
+    with pytest.raises(InputError, match="less than one batch; the smallest run fitted took"):
         recommend.recommend(fitted, C)
 
 
@@ -155,7 +155,7 @@ def test_gpu_hours_are_flops():
         ((None, -3.0, "h200", 0.4), "--gpu-hours: expected a positive number, found -3"),
         ((1e21, None, "h200", 40), r"--mfu: expected a share .* found 40"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(InputError, match=message):
             recommend.budget(*arguments)
 
 
@@ -203,7 +203,7 @@ def _row(folder, loss):
     ],
 )
 def test_bad_forecasts_are_refused(fitted, runs, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(InputError, match=message):
         recommend.forecast(fitted, runs)
 
 

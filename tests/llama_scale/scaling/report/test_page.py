@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import write_json
 from llama_scale.plotting.figure import ticks
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface
@@ -343,12 +343,12 @@ def test_report_refuses_a_law_of_other_points(tmp_path):
     fit_study(tmp_path)
     with open(tmp_path / "points.csv", "a") as file:
         file.write("\n")
-    with pytest.raises(UserError, match=r"not the file that .* was fitted to"):
+    with pytest.raises(InputError, match=r"not the file that .* was fitted to"):
         write_report(tmp_path)
     write_json(tmp_path / "laws.json", {"format": "other"})
-    with pytest.raises(UserError, match=r"laws\.json: not llama_scale\.laws\.v1"):
+    with pytest.raises(InputError, match=r"laws\.json: not llama_scale\.laws\.v1"):
         write_report(tmp_path)
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(InputError, match="no such file"):
         write_report(tmp_path / "absent")
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.study.collect import collect
 from tests.conftest import run_script
 
@@ -73,24 +73,28 @@ def test_collect(tmp_path):
     collect(study, ["S1-20k-seed0"], study / "ahead/points.csv")
     some = "".join(expected.splitlines(keepends=True)[:3])
     assert (study / "ahead/points.csv").read_text() == some
-    with pytest.raises(UserError, match=r"study\.yaml plans no run S9"):
+    with pytest.raises(InputError, match=r"study\.yaml plans no run S9"):
         collect(study, ["S9"])
 
     (scores / "perplexity.json").write_text('{"loss": NaN, "bits_per_byte": 1}')
-    with pytest.raises(UserError, match=r"^run S1-10k-seed0: .*perplexity.json: loss is nan"):
+    with pytest.raises(InputError, match=r"^run S1-10k-seed0: .*perplexity.json: loss is nan"):
         collect(study)
     (scores / "perplexity.json").unlink()
-    with pytest.raises(UserError, match=r"^run S1-10k-seed0: .*perplexity.json: no such file; run"):
+    with pytest.raises(
+        InputError, match=r"^run S1-10k-seed0: .*perplexity.json: no such file; run"
+    ):
         collect(study)
     (study / "runs/S1-20k-seed0/config.yaml").write_text("model: {vocab_size: 512}\n")
     with pytest.raises(
-        UserError, match=r"^run S1-20k-seed0: .*config.yaml has no 'context_length'"
+        InputError, match=r"^run S1-20k-seed0: .*config.yaml has no 'context_length'"
     ):
         collect(study)
     (study / "runs/S1-20k-seed0/result.json").write_text("[]")
-    with pytest.raises(UserError, match=r"^run S1-20k-seed0: .*result.json: not a mapping .*; run"):
+    with pytest.raises(
+        InputError, match=r"^run S1-20k-seed0: .*result.json: not a mapping .*; run"
+    ):
         collect(study)
     (study / "runs/S1-20k-seed0/result.json").write_text("{}")
-    with pytest.raises(UserError, match=r"^run S1-20k-seed0: .*result.json has no 'run'"):
+    with pytest.raises(InputError, match=r"^run S1-20k-seed0: .*result.json has no 'run'"):
         collect(study)
     assert (study / "points.csv").read_text() == expected

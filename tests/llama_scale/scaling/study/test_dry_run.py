@@ -6,7 +6,7 @@ import pytest
 
 from llama_scale.config import load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.forecasting.design import further, width
 from llama_scale.scaling.study.dry_run import describe, hours, memory, rungs
 from llama_scale.scaling.study.grids import Grid, wanted
@@ -42,7 +42,7 @@ def test_tokens_for_each_parameter():
     ],
 )
 def test_bad_grids_are_refused(grid, message):
-    with pytest.raises(UserError, match=re.escape(message)):
+    with pytest.raises(InputError, match=re.escape(message)):
         wanted(grid, SHAPES)
 
 
@@ -58,14 +58,14 @@ def test_budget_scales_the_runs_to_its_flops(plan):  # noqa: F811
     total = sum(run.flops for run in timed.runs)
     assert total == pytest.approx(0.01 * 3600 * 0.3 * 989e12, rel=0.01)
     assert hours(timed, total) == pytest.approx(0.01, rel=0.01)
-    with pytest.raises(UserError, match="one of --budget"):
+    with pytest.raises(InputError, match="one of --budget"):
         plan(budget={"flops": 1e15, "gpu_hours": 1})
 
 
 def test_variants_tell_equal_runs_apart(plan):  # noqa: F811
     grids = [*TOY["runs"], {"variant": "again", "sizes": ["S1"], "tokens": [1e6]}]
     assert plan(runs=grids).runs[-1].name == "again-S1-1M-seed0"
-    with pytest.raises(UserError, match=r"runs\[0\].variant: 'a/b' is no folder name"):
+    with pytest.raises(InputError, match=r"runs\[0\].variant: 'a/b' is no folder name"):
         plan(runs=[{"variant": "a/b", "sizes": ["S1"], "tokens": [1e6]}])
 
 

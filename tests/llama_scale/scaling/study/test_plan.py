@@ -11,8 +11,9 @@ import torch
 import yaml
 
 from evals.config import EvalConfig
-from llama_scale.config import TrainConfig, load_size, parse
-from llama_scale.errors import UserError
+from llama_scale.cli import parse
+from llama_scale.config import TrainConfig, load_size
+from llama_scale.errors import InputError
 from llama_scale.model.llama import Llama
 from llama_scale.scaling.study.plan import read_study
 from llama_scale.scaling.study.runs import label
@@ -119,7 +120,7 @@ def test_a_file_of_evaluation_settings_comes_first(plan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     parsed = parse(EvalConfig, "", list(study.tasks[2].argv[2:]), positional="checkpoint")
     assert parsed.suites == "perplexity,humaneval", "the study's, not the file's"
-    with pytest.raises(UserError, match=r"evaluate.config: no file quik.yaml"):
+    with pytest.raises(InputError, match=r"evaluate.config: no file quik.yaml"):
         plan(evaluate={"config": "quik.yaml"})
 
 
@@ -191,7 +192,7 @@ def test_scripts_are_named_from_the_working_directory():
     ids=str,
 )  # fmt: skip
 def test_bad_study(plan, tmp_path, changes, message):
-    with pytest.raises(UserError, match=re.escape(message)) as error:
+    with pytest.raises(InputError, match=re.escape(message)) as error:
         check_evaluation(plan(**changes))
     assert str(error.value).startswith(f"{tmp_path}/toy.yaml: ")
     assert "\n" not in str(error.value)
@@ -204,7 +205,7 @@ def test_what_a_trained_run_alone_has_may_be_asked_for(plan):
 
 def test_a_folder_of_data_is_told_from_its_settings(plan, tmp_path):
     (tmp_path / "data/tiny").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no file data/tiny; give the YAML that .*prepare.*train"):
+    with pytest.raises(InputError, match=r"no file data/tiny; give the YAML that .*prepare.*train"):
         plan(data="data/tiny")
 
 

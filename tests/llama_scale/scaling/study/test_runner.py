@@ -13,7 +13,7 @@ from collections import Counter
 import psutil
 import pytest
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.study import runner as studies
 from llama_scale.scaling.study.backends.local import (
     LocalExecutor,
@@ -143,7 +143,7 @@ def test_user_error_is_passed_on_without_retry(tmp_path):
         task("prepare", "note('start'); print('x'); print('prepare.py: error: no disk'); exit(2)"),
         task("train-a", "note('start')", ["prepare"], flops=1.0),
     ]
-    with pytest.raises(UserError, match=r"\(prepare: prepare.py: error: no disk\); 1 not run"):
+    with pytest.raises(InputError, match=r"\(prepare: prepare.py: error: no disk\); 1 not run"):
         run_study(make_study(tmp_path, tasks))
     assert len(events(tmp_path)) == 1
 
@@ -151,7 +151,7 @@ def test_user_error_is_passed_on_without_retry(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from llama_scale.errors import run_cli
+from llama_scale.cli import run_cli
 from llama_scale.scaling.study.runner import run_study
 from tests.llama_scale.scaling.study.test_runner import kill_tasks, make_study
 run_cli(lambda: run_study(make_study(Path.cwd(), kill_tasks())), resumes=True)
@@ -275,7 +275,7 @@ def test_lock(tmp_path, monkeypatch):
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("4321\n")
         file.flush()
-        with pytest.raises(UserError, match="process 4321 is running this study; wait for it"):
+        with pytest.raises(InputError, match="process 4321 is running this study; wait for it"):
             run_study(make_study(tmp_path, []))
     run_study(make_study(tmp_path, []))
 
@@ -301,7 +301,7 @@ def test_changed_study_is_refused_where_runs_exist(tmp_path):
         "data.name is e": {"data": {"name": "e"}},
     }
     for words, change in changes.items():
-        with pytest.raises(UserError, match=rf"^toy.yaml: {words}, but S1-100k-seed0 was trained"):
+        with pytest.raises(InputError, match=rf"^toy.yaml: {words}, but S1-100k-seed0 was trained"):
             run_study(study(**change))
 
 
@@ -314,7 +314,7 @@ def test_foreign_study_yaml_is_not_taken_for_the_past(tmp_path):
     path.parent.mkdir(parents=True)
     for text, message in (("- 1\n", "not the settings of a study"), ("a: [\n", "not valid YAML")):
         path.write_text(text)
-        with pytest.raises(UserError, match=rf"studies/toy/study.yaml: {message}"):
+        with pytest.raises(InputError, match=rf"studies/toy/study.yaml: {message}"):
             run_study(make_study(tmp_path, [], runs))
         assert path.read_text() == text
 
@@ -322,7 +322,7 @@ def test_foreign_study_yaml_is_not_taken_for_the_past(tmp_path):
 def test_runs_folder_that_is_no_link_is_not_touched(tmp_path):
     mine = tmp_path / "studies/toy/runs"
     mine.mkdir(parents=True)
-    with pytest.raises(UserError, match="studies/toy/runs: not a link"):
+    with pytest.raises(InputError, match="studies/toy/runs: not a link"):
         run_study(make_study(tmp_path, []))
     assert mine.is_dir() and not mine.is_symlink()
 

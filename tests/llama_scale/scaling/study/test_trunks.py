@@ -3,7 +3,7 @@
 import pytest
 
 from llama_scale.cost.accounting import flops_per_token
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.scaling.study.dry_run import describe
 from tests.llama_scale.scaling.study.test_plan import plan  # noqa: F401
 
@@ -45,7 +45,9 @@ def test_a_budget_counts_trunks_once(plan):  # noqa: F811
 
 def test_bad_cooldowns_are_refused(plan):  # noqa: F811
     for cooldown in (0, 1, -0.1):
-        with pytest.raises(UserError, match=r"runs\[0\]: cooldown: expected a share"):
+        with pytest.raises(InputError, match=r"runs\[0\]: cooldown: expected a share"):
             plan(runs=[GRID | {"cooldown": cooldown}])
-    with pytest.raises(UserError, match=r"runs\[0\]: cooldown: S1 at 2k tokens has \d+ steps, too"):
+    with pytest.raises(
+        InputError, match=r"runs\[0\]: cooldown: S1 at 2k tokens has \d+ steps, too"
+    ):
         plan(runs=[GRID | {"tokens": [2e3, 6e6]}])

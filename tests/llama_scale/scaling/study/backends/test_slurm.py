@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from llama_scale.errors import UserError
+from llama_scale.errors import InputError
 from llama_scale.files import read_json
 from llama_scale.scaling.study.backends.local import State
 from tests.llama_scale.scaling.study.test_runner import events, task
@@ -91,5 +91,5 @@ def test_command_saves_and_goes_back_into_the_queue(tmp_path):
 
 def test_unknown_parameters_are_refused(tmp_path):
     state = State(tmp_path / "state", tmp_path, [])
-    with pytest.raises(UserError, match=r"slurm: .*partitoin"):
+    with pytest.raises(InputError, match=r"slurm: .*partitoin"):
         SlurmExecutor(state, tmp_path / "logs", {"partitoin": "gpu"}, Silent(), cluster="local")
