@@ -53,7 +53,6 @@ def test_a_map_keeps_its_order_and_goes_on(config, tmp_path):  # noqa: F811
 
 SBATCH = """#!{python}
 import os, subprocess, sys
-from tests.conftest import ROOT
 script = sys.argv[-1]
 if "merge_stats" in open(script).read():
     print("Submitted batch job 8")
