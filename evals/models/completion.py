@@ -48,11 +48,11 @@ class Source(Protocol):
 
 @dataclass
 class Checkpoint:
-    """A model of this project with its tokenizer; ``graphs`` as in ``generate``."""
+    """A model of this project with its tokenizer; ``cuda_graphs`` as in ``generate``."""
 
     model: Llama
     tokenizer: Tokenizer
-    graphs: bool = False
+    cuda_graphs: bool = False
 
     def complete(self, request: Request) -> Iterator[dict[str, Any]]:
         """Yield completions batch by batch; each depends on (seed, task, sample) alone."""
@@ -64,7 +64,7 @@ class Checkpoint:
             request.n_samples,
             request.batch_size,
             tasks=list(request.prompts),
-            graphs=self.graphs,
+            cuda_graphs=self.cuda_graphs,
         )
         for row in drawn:
             yield {
@@ -82,12 +82,12 @@ def open_checkpoint(
     device: str,
     bf16: bool = False,
     threads: int | None = None,
-    graphs: bool = False,
+    cuda_graphs: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint folder with its tokenizer; raise InputError if it cannot be."""
     set_threads(threads)
     model = load_model(folder, device, torch.bfloat16 if bf16 else torch.float32)
-    return Checkpoint(model, Tokenizer(folder / "tokenizer.model"), graphs)
+    return Checkpoint(model, Tokenizer(folder / "tokenizer.model"), cuda_graphs)
 
 
 @dataclass

@@ -11,12 +11,12 @@ class Decoder:
     """Passes the newest token of each line through the model, with the cache of those before.
 
     A pass over one token is hundreds of short kernels, which a host cannot launch as fast as a GPU
-    runs them. With ``graphs`` they are recorded and replayed as one; the recording is made anew
-    when lines leave or the cache grows.
+    runs them. With ``cuda_graphs`` they are recorded and replayed as one; the recording is made
+    anew when lines leave or the cache grows.
     """
 
-    def __init__(self, model: Llama, cache: KVCache, graphs: bool = False) -> None:
-        self.model, self.cache, self.graphs = model, cache, graphs
+    def __init__(self, model: Llama, cache: KVCache, cuda_graphs: bool = False) -> None:
+        self.model, self.cache, self.cuda_graphs = model, cache, cuda_graphs
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def select(self, lines: Tensor) -> None:
@@ -28,7 +28,7 @@ class Decoder:
         """Return the last hidden state (B, D) of each line after its token in ``tokens`` (B,)."""
         if self.cache.make_room():
             self.graph = None
-        hidden = self._replay(tokens) if self.graphs else self._pass(tokens)
+        hidden = self._replay(tokens) if self.cuda_graphs else self._pass(tokens)
         self.cache.advance()
         return hidden
 

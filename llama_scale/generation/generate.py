@@ -99,13 +99,13 @@ def generate(
     n_samples: int = 1,
     batch_size: int = 64,
     tasks: Sequence[int] | None = None,
-    graphs: bool = False,
+    cuda_graphs: bool = False,
 ) -> Iterator[Completion]:
     """Yield ``n_samples`` completions of each prompt, batch by batch, longest prompts first.
 
     ``tasks`` number the prompts (default: their positions); with the seed and the sample's
-    number they fix its random numbers. ``batch_size`` is rows decoded together; ``graphs`` replays
-    the kernels of a step as one CUDA graph (GPU only).
+    number they fix its random numbers. ``batch_size`` is rows decoded together; ``cuda_graphs``
+    replays the kernels of a step as one CUDA graph (GPU only).
     """
     rows = []
     for task, prompt in zip(tasks or range(len(prompts)), prompts, strict=True):
@@ -116,7 +116,7 @@ def generate(
         batch_size -= batch_size % n_samples
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        for _ in _decode(model, tokenizer, batch, sampling, graphs):
+        for _ in _decode(model, tokenizer, batch, sampling, cuda_graphs):
             pass
         yield from batch
 
@@ -151,19 +151,19 @@ def _decode(
     tokenizer: Tokenizer,
     rows: Sequence[Completion],
     sampling: SamplingConfig,
-    graphs: bool = False,
+    cuda_graphs: bool = False,
 ) -> Iterator[None]:
     """Decode ``rows`` to their ends, yielding after each token of the batch."""
     stops = compile_stops(sampling.stop)
     context_length, device = model.config.context_length, model.embedding.weight.device
     limits = [min(sampling.max_new_tokens, context_length - len(r.context)) for r in rows]
     keys = sample_keys(sampling.seed, [(r.task, r.sample) for r in rows]).to(device)  # (B,)
-    # A recording of a step ends with the cache's room or its lines: with graphs both change less.
-    hidden, cache = _prefill(model, rows, max(limits) if graphs else ROOM)  # (B, D)
-    crowd = 0.5 if graphs else 0.75
+    # A recording of a step ends with the cache's room or its lines: both change less with one.
+    hidden, cache = _prefill(model, rows, max(limits) if cuda_graphs else ROOM)  # (B, D)
+    crowd = 0.5 if cuda_graphs else 0.75
     if not hidden.isfinite().all():
         raise InputError("the model's output is not finite; use an earlier checkpoint")
-    decoder = Decoder(model, cache, graphs)
+    decoder = Decoder(model, cache, cuda_graphs)
     active = list(range(len(rows)))  # the row that each line of the batch belongs to
     for step in range(max(limits)):
         tokens = _choose(model, hidden, [rows[i] for i in active], keys, step, sampling)

@@ -227,7 +227,7 @@ def test_cuda_graphs_change_nothing(model, tokenizer):
     on_gpu.cuda().eval()
     sampling = SamplingConfig(temperature=0.8, max_new_tokens=60)
     plain, replayed = (
-        by_key(generate(on_gpu, tokenizer, PROMPTS, sampling, 4, graphs=graphs))
-        for graphs in (False, True)
+        by_key(generate(on_gpu, tokenizer, PROMPTS, sampling, 4, cuda_graphs=replay))
+        for replay in (False, True)
     )
     assert plain == replayed
