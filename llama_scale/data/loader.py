@@ -54,7 +54,7 @@ class TokenWindows(Dataset):
         if self.n_windows < 1:
             raise InputError(
                 f"{tokens.folder}: {tokens.n_tokens:,} tokens are less than one window of "
-                f"{context_length + 1}; prepare more data or lower --model.context_length"
+                f"{context_length + 1}; prepare more data or lower model.context_length"
             )
 
     def __getitems__(self, samples: list[int]) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from llama_scale.cost.accounting import HEAD_LOGITS
+from llama_scale.cost.memory import HEAD_LOGITS
 
 # logits (R, V), targets (R, 1) and a factor -> nats () and gradient (R, V): see ``grade``
 Grade = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]

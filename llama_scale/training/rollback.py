@@ -18,7 +18,7 @@ from llama_scale.data.loader import TokenWindows, batch_number
 from llama_scale.data.shards import Tokens
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_jsonl
-from llama_scale.training.optim import Recipe
+from llama_scale.training.recipe import Recipe
 
 FILE = "skipped.jsonl"
 TRIES = 3  # returns to one step
