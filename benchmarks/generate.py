@@ -14,7 +14,7 @@ from benchmarks.hardware import cpu_name, versions
 from llama_scale.checkpoint.folder import load_model, resolve
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.device import pick_device, set_threads, synchronise
+from llama_scale.device import pick_device, set_threads, synchronize
 from llama_scale.errors import InputError, at_least_1, check_fields, listed
 from llama_scale.generation.generate import encode_prompt, generate
 from llama_scale.generation.sampling import SamplingConfig
@@ -145,10 +145,10 @@ def take_turns(
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 progress.set_description(name)
-                synchronise(device)
+                synchronize(device)
                 start = time.perf_counter()
                 tokens = contenders[name](prompts[first : first + together])
-                synchronise(device)
+                synchronize(device)
                 rates[name].append(tokens / (time.perf_counter() - start))
                 drawn[name] += tokens
                 progress.update()
@@ -169,7 +169,7 @@ def load(config: GenerateBenchmark, device: str, dtype: torch.dtype) -> tuple[Ll
             f"tokenizer: {config.tokenizer} has {tokenizer.vocab_size:,} pieces and the model "
             f"{config.model.vocab_size:,}; pass --model.vocab_size {tokenizer.vocab_size}"
         )
-    model = Llama.blank(config.model, device).init_weights(0, device)
+    model = Llama.empty_model(config.model, device).init_weights(0, device)
     return model.to(dtype=dtype).eval(), tokenizer
 
 

@@ -47,7 +47,7 @@ def parse(
     argv = list(sys.argv[1:] if argv is None else argv)
     if positional and argv and not argv[0].startswith("-"):
         argv[0] = f"--{positional}={argv[0]}"
-    argv = _normalise(argv, config_class)
+    argv = _normalize(argv, config_class)
     for path in _config_files(argv):
         _check_mappings(path, config_class)
     try:
@@ -59,7 +59,7 @@ def parse(
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
 
 
-def _normalise(argv: list[str], config_class: type) -> list[str]:
+def _normalize(argv: list[str], config_class: type) -> list[str]:
     """Write hyphens in a flag's name as underscores and ``--switch`` as ``--switch=true``.
 
     A flag of an old name gets the new one.

@@ -52,7 +52,7 @@ def memory_used(device: str) -> int:
     return psutil.Process().memory_info().rss
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     """Wait for the device's queue to empty."""
     if device == "cuda":
         torch.cuda.synchronize()

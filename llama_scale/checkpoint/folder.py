@@ -331,6 +331,6 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     except (SafetensorError, OSError) as error:
         raise InputError(f"{folder}/model.safetensors: cannot be read ({error})") from None
     weights.setdefault("head.weight", weights["embedding.weight"])
-    model = Llama.blank(ModelConfig(**load_meta(folder)["model"]), device)
+    model = Llama.empty_model(ModelConfig(**load_meta(folder)["model"]), device)
     model.load_state_dict(weights)
     return model.to(dtype).eval() if dtype else model.eval()

@@ -39,11 +39,11 @@ class Memory:
 def block_activations(config: ModelConfig, bf16: bool, fused_norm: bool, compiled: bool) -> int:
     """Return the bytes that one block keeps for backward for each token.
 
-    Kept in eager mode are: the input of both norms (float32; their normalised value too where the
+    Kept in eager mode are: the input of both norms (float32; their normalized value too where the
     norm is not one kernel), what the seven matrices multiply, queries, keys and values, and of the
     feed-forward its gate, its up projection and the gate's SiLU. Under autocast each matrix
     keeps its own bf16 copy of its input. A compiled block keeps its own input in float32, and the
-    rest in the products' type: both normalised values once, the attention's share of the
+    rest in the products' type: both normalized values once, the attention's share of the
     residual, and neither the second norm's input nor the gate's SiLU, which it makes again.
     """
     d, kv, ff = config.d_model, config.kv_heads * config.head_dim, config.d_ff

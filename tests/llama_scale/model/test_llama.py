@@ -111,13 +111,13 @@ def test_no_position_sees_the_future():
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_a_blank_model_is_a_whole_one(tie):
+def test_an_empty_model_is_a_whole_one(tie):
     config = small(tie_embeddings=tie)
-    blank, usual = Llama.blank(config).init_weights(3), Llama(config).init_weights(3)
-    assert all(torch.equal(a, b) for a, b in zip(blank.parameters(), usual.parameters(), strict=1))
-    assert (blank.head.weight is blank.embedding.weight) == tie
+    empty, usual = Llama.empty_model(config).init_weights(3), Llama(config).init_weights(3)
+    assert all(torch.equal(a, b) for a, b in zip(empty.parameters(), usual.parameters(), strict=1))
+    assert (empty.head.weight is empty.embedding.weight) == tie
     tokens = torch.randint(0, config.vocab_size, (2, 9))
-    assert torch.equal(blank(tokens), usual(tokens))
+    assert torch.equal(empty(tokens), usual(tokens))
 
 
 def test_initial_weights():
