@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from llama_scale.data.shards import Tokens
 from llama_scale.errors import InputError
+from llama_scale.splitmix import GOLDEN_GAMMA
 
 ROUNDS = 4
-MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 def permute(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
@@ -27,14 +27,15 @@ def permute(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
     keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
     half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
+    gamma = np.uint64(GOLDEN_GAMMA)
     result = index.astype(np.uint64)
     outside = np.ones(len(result), dtype=bool)
     while outside.any():
         left, right = result[outside] >> half, result[outside] & mask
         for key in keys:
-            mixed = (right ^ key) * MIX
+            mixed = (right ^ key) * gamma
             mixed ^= mixed >> np.uint64(29)
-            left, right = right, left ^ ((mixed * MIX >> np.uint64(32)) & mask)
+            left, right = right, left ^ ((mixed * gamma >> np.uint64(32)) & mask)
         result[outside] = left << half | right
         outside = result >= size
     return result.astype(np.int64)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_scale.errors import InputError
+from llama_scale.splitmix import GOLDEN_GAMMA, as_int64, mix_tensor, shift_right
 
 ROUNDING = 6e-5  # most that batching moves a float32 logit, as a share of the largest: 512 epsilon
 SEGMENT = 128  # tokens whose probabilities are summed before one of them is looked for
@@ -64,16 +65,9 @@ def uniforms(keys: Tensor, step: int, attempt: int = 0) -> Tensor:
 
     SplitMix64 (Steele et al. 2014) of the key, counting up by step and attempt.
     """
-    count = (step + (attempt << 32) + 1) * 0x9E3779B97F4A7C15
-    x = keys + ((count + (1 << 63)) % (1 << 64) - (1 << 63))  # int64 wraps around
-    x = (x ^ _shift(x, 30)) * -0x40A7B892E31B1A47
-    x = (x ^ _shift(x, 27)) * -0x6B2FB644ECCEEE15
-    return _shift(x ^ _shift(x, 31), 11).double() * 2.0**-53
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Shift int64 to the right as if it had no sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    count = step + (attempt << 32) + 1
+    x = mix_tensor(keys + as_int64(count * GOLDEN_GAMMA))  # (B,) int64, wraps around
+    return shift_right(x, 11).double() * 2.0**-53
 
 
 def pick(logits: Tensor, keys: Tensor, step: int, sampling: SamplingConfig) -> Tensor:
