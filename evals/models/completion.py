@@ -69,7 +69,8 @@ class Checkpoint:
         for row in drawn:
             yield {
                 "task": row.task, "sample": row.sample, "text": row.text,
-                "tokens": len(row.tokens), "ended_by": row.reason, "prompt_cut": row.truncated,
+                "tokens": len(row.tokens), "ended_by": row.finish_reason,
+                "prompt_cut": row.prompt_truncated,
             }  # fmt: skip
 
     def gold(self, pairs: Sequence[tuple[str, str]]) -> References:

@@ -82,22 +82,22 @@ def test_cached_steps_equal_one_pass(config):
     lengths, prompt = torch.tensor([12, 5, 1]), torch.tensor([1, 0, 1, 2, 1])
     cache = KVCache(config, lengths)
     model(prompts, cache)
-    cache.fork(prompt)
+    cache.start_sequences(prompt)
     new = torch.randint(0, config.vocab_size, (5, 25))
     alone = [
         model(torch.cat([prompts[p, : lengths[p]], row])[None])[0, lengths[p] :]
         for p, row in zip(prompt, new, strict=True)
     ]
-    lines, decoder = torch.arange(5), Decoder(model, cache)
+    sequences, decoder = torch.arange(5), Decoder(model, cache)
     for step in range(25):
-        if step in (4, 20):  # one line of three leaves, then a whole prompt
-            keep = torch.tensor([0, 1, 3, 4] if step == 4 else [3, 0, 1])
-            decoder.select(keep)
-            lines = lines[keep]
-        logits = model.head(decoder(new[lines, step]))
-        for line, row in zip(lines, logits, strict=True):
-            torch.testing.assert_close(row, alone[line][step], atol=2e-5, rtol=0)
-    assert len(cache.prompts[0][0]) == 2
+        if step in (4, 20):  # one sequence of three leaves, then a whole prompt
+            kept = torch.tensor([0, 1, 3, 4] if step == 4 else [3, 0, 1])
+            decoder.keep_sequences(kept)
+            sequences = sequences[kept]
+        logits = model.head(decoder(new[sequences, step]))
+        for sequence, row in zip(sequences, logits, strict=True):
+            torch.testing.assert_close(row, alone[sequence][step], atol=2e-5, rtol=0)
+    assert len(cache.prompt_kv[0][0]) == 2
 
 
 def test_no_position_sees_the_future():
