@@ -89,9 +89,9 @@ def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
         "mlp_bias": (fields.get("mlp_bias", False), False),
         "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
     }
-    for name, (found, wanted) in expected.items():
-        if found != wanted:
-            raise InputError(f"{path}: {name} is {found!r}; only {wanted!r} can be read")
+    for name, (value, readable) in expected.items():
+        if value != readable:
+            raise InputError(f"{path}: {name} is {value!r}; only {readable!r} can be read")
     counts = {}
     for ours, theirs in SIZES.items():
         counts[ours] = fields.get(theirs)
@@ -115,7 +115,8 @@ def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
     Its ids equal ours. Pieces hold real spaces, so that U+2581 in a text falls back to its bytes
     as it does here. A merge stands for each way to put a piece together from two others, in the
     order of the pieces and with the longer left part first: SentencePiece joins the leftmost of
-    equal pairs, and runs of one character grow from the left.
+    equal pairs, and runs of one character grow from the left. The piece "abc" gives the merges
+    (ab, c) and (a, bc), as far as those are pieces too.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
     names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
@@ -176,19 +177,19 @@ def check_weights(weights: dict[str, Tensor], config: ModelConfig, path: Path) -
     """
     with torch.device("meta"):
         ours = Llama(config).state_dict()
-    wanted = {name: tuple(value.shape) for name, value in to_hf(ours).items()}
-    for name in sorted(wanted.keys() | weights.keys()):
-        found = tuple(weights[name].shape) if name in weights else None
+    shapes = {name: tuple(value.shape) for name, value in to_hf(ours).items()}
+    for name in sorted(shapes.keys() | weights.keys()):
+        shape = tuple(weights[name].shape) if name in weights else None
         tied = name == "lm_head.weight" and config.tie_embeddings
         if tied or name.endswith("rotary_emb.inv_freq"):
             continue
-        if name not in wanted:
+        if name not in shapes:
             raise InputError(f"{path}: the weights have {name}, which this model lacks")
-        if found is None:
+        if shape is None:
             raise InputError(f"{path}: the weights lack {name}")
-        if found != wanted[name]:
+        if shape != shapes[name]:
             raise InputError(
-                f"{path}: {name} is {found} and config.json asks for {wanted[name]}; they are not "
+                f"{path}: {name} is {shape} and config.json asks for {shapes[name]}; they are not "
                 "of one model"
             )
     return list(ours)

@@ -38,7 +38,8 @@ def rope_table(config: ModelConfig, device: torch.device | None = None) -> Tenso
 def document_mask(tokens: Tensor) -> Tensor:
     """Return who sees whom, (B, 1, T, T): the past within one's own document of ``tokens`` (B, T).
 
-    The end of a document opens the next one, as it opens a prompt in generation. Positions go on
+    The end of a document opens the next one, as it opens a prompt in generation: of tokens
+    [5, EOS, 7, 8] the first is in document 0 and the others in document 1. Positions go on
     counting: the rotary embedding acts through differences alone.
     """
     length = tokens.shape[1]
@@ -49,7 +50,11 @@ def document_mask(tokens: Tensor) -> Tensor:
 
 
 def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotate pairs (i, i + K/2) of ``x`` (B, H, T, K) by the angles in ``rope`` (2, T, K)."""
+    """Rotate pairs (i, i + K/2) of ``x`` (B, H, T, K) by the angles in ``rope`` (2, T, K).
+
+    With K = 4 the pairs are (x0, x2) and (x1, x3), and a pair (a, b) becomes (a cos - b sin,
+    b cos + a sin): ``x`` times the cosines, plus (-x2, -x3, x0, x1) times the sines.
+    """
     cos, sin = rope.to(x.dtype)  # (T, K) each, or (B, 1, T, K) with one position for each row
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
