@@ -92,6 +92,21 @@ def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
 
 
+def _computes_in_bf16(config: TrainConfig, device: str, named: bool) -> bool:
+    """Whether a run is in bf16: as asked; with auto on all named hardware, here if it is fast."""
+    if config.precision != "auto" or named:
+        return config.precision != "fp32"
+    from llama_scale.device import fast_bf16  # torch, only where it is this machine
+
+    return fast_bf16(device)
+
+
+def _data_tokens(config: TrainConfig) -> int | None:
+    """Return the training tokens of the data, or None where it is not there yet."""
+    manifest = Path(config.data) / "manifest.json"
+    return read_json(manifest)["splits"]["train"]["tokens"] if manifest.is_file() else None
+
+
 def dry_run(
     config: TrainConfig,
     recipe: "Recipe",
@@ -105,23 +120,22 @@ def dry_run(
     Raises InputError when the configuration contradicts itself or the hardware is unknown.
     """
     machine = describe_machine(hardware, mfu, config.device, config.threads)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and hardware is not None)
-    if config.precision == "auto" and hardware is None:
-        from llama_scale.device import fast_bf16
-
-        bf16 = fast_bf16(machine.device)
+    bf16 = _computes_in_bf16(config, machine.device, named=hardware is not None)
     compiled = pick_compile(config, recipe.tokens, machine)
-    layout = pick_layout(config, recipe.batch, bf16, compiled, machine.device, machine.memory)
-    memory = layout_memory(config, layout, bf16, compiled, machine.device)
+    layout = pick_layout(
+        config,
+        recipe.batch,
+        bf16=bf16,
+        compiled=compiled,
+        device=machine.device,
+        memory=machine.memory,
+    )
+    memory = layout_memory(config, layout, bf16=bf16, compiled=compiled, device=machine.device)
     fits = memory.total <= machine.memory
     count = count_parameters(config.model)
     full = flops_per_token(config.model, causal=False)
     work = full * (RECOMPUTE if layout.checkpoint_activations == "block" else 1)
     hours = recipe.tokens * work / (machine.rate * layout.devices) / 3600
-    manifest = Path(config.data) / "manifest.json"
-    data_tokens = None
-    if manifest.is_file():
-        data_tokens = read_json(manifest)["splits"]["train"]["tokens"]
     return RunCost(
         size=config.size,
         n_params=count.total,
@@ -131,7 +145,7 @@ def dry_run(
         flops_per_token_full=full,
         flops=recipe.tokens * flops_per_token(config.model),
         tokens=recipe.tokens,
-        data_tokens=data_tokens,
+        data_tokens=_data_tokens(config),
         steps=recipe.steps,
         batch_tokens=recipe.batch_tokens,
         warmup_steps=recipe.warmup_steps,

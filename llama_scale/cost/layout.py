@@ -105,8 +105,11 @@ def pick_layout(
             f"{batch // devices} sequences" + (" on each device" if devices > 1 else "")
         )
     layouts = list(candidates(config, batch, device))
-    need = {x: layout_memory(config, x, bf16, compiled, device).total for x in layouts}
-    fitting = [x for x in layouts if need[x] <= COMFORTABLE * memory]
+    need = {
+        layout: layout_memory(config, layout, bf16=bf16, compiled=compiled, device=device).total
+        for layout in layouts
+    }
+    fitting = [layout for layout in layouts if need[layout] <= COMFORTABLE * memory]
     if not fitting:
         return min(layouts, key=need.__getitem__)
 
@@ -124,7 +127,7 @@ def nearest_fit(
 
     def fits(devices: int, shards: int, recompute: str) -> bool:
         layout = Layout(devices, shards, 1, batch // devices, recompute)
-        need = layout_memory(config, layout, bf16, compiled, machine.device)
+        need = layout_memory(config, layout, bf16=bf16, compiled=compiled, device=machine.device)
         return need.total <= machine.memory
 
     devices = config.devices * config.nodes

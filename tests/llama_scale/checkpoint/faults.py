@@ -1,4 +1,4 @@
-"""Kill a process at every write of a checkpoint; run by test_checkpoint.py in a fresh process.
+"""Kill a process at every write of a checkpoint; run by test_folder.py in a fresh process.
 
 Each write, fsync, creation, rename and deletion is one point. At point i a forked child ends at
 once (no handler runs, as with SIGKILL), leaving the file that it wrote cut in half.

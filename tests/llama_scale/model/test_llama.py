@@ -7,27 +7,9 @@ import pytest
 import torch
 
 from llama_scale.config import ModelConfig, load_size
-from llama_scale.generation.cuda_graph import Decoder
-from llama_scale.generation.kv_cache import KVCache
 from llama_scale.model.hf import from_hf, hf_config, to_hf
 from llama_scale.model.llama import EOS, Llama
-
-SHAPES = {
-    "multi-head": {},
-    "grouped": {"n_kv_heads": 2},
-    "untied": {"tie_embeddings": False},
-    "grouped, untied, other theta and eps": {
-        "n_kv_heads": 1,
-        "tie_embeddings": False,
-        "rope_theta": 500_000.0,
-        "norm_eps": 1e-6,
-    },
-}
-
-
-def small(**fields) -> ModelConfig:
-    shape = {"d_model": 64, "n_layers": 3, "n_heads": 4, "d_ff": 160, "vocab_size": 101}
-    return ModelConfig(**(shape | {"context_length": 96} | fields))
+from tests.llama_scale.helpers import SHAPES, small
 
 
 @pytest.fixture(params=SHAPES.values(), ids=SHAPES)
@@ -73,31 +55,6 @@ def test_loss_and_gradients_equal_transformers():
     gradients = to_hf({name: p.grad for name, p in ours.named_parameters()})
     for name, parameter in theirs.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-6, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_cached_steps_equal_one_pass(config):
-    model = Llama(config).init_weights(1).eval()
-    prompts = torch.randint(0, config.vocab_size, (3, 12))
-    lengths, prompt = torch.tensor([12, 5, 1]), torch.tensor([1, 0, 1, 2, 1])
-    cache = KVCache(config, lengths)
-    model(prompts, cache)
-    cache.start_sequences(prompt)
-    new = torch.randint(0, config.vocab_size, (5, 25))
-    alone = [
-        model(torch.cat([prompts[p, : lengths[p]], row])[None])[0, lengths[p] :]
-        for p, row in zip(prompt, new, strict=True)
-    ]
-    sequences, decoder = torch.arange(5), Decoder(model, cache)
-    for step in range(25):
-        if step in (4, 20):  # one sequence of three leaves, then a whole prompt
-            kept = torch.tensor([0, 1, 3, 4] if step == 4 else [3, 0, 1])
-            decoder.keep_sequences(kept)
-            sequences = sequences[kept]
-        logits = model.head(decoder(new[sequences, step]))
-        for sequence, row in zip(sequences, logits, strict=True):
-            torch.testing.assert_close(row, alone[sequence][step], atol=2e-5, rtol=0)
-    assert len(cache.prompt_kv[0][0]) == 2
 
 
 def test_no_position_sees_the_future():
