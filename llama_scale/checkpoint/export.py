@@ -31,7 +31,7 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
     followed by its tokens.
     """
     folder, out = folders.resolve(path), Path(out)
-    _refuse_full(out)
+    _check_empty(out)
     model = folders.load_model(folder)
     weights = dict(model.state_dict())
     if model.config.tie_embeddings:
@@ -63,10 +63,10 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
 def import_checkpoint(path: str | Path, out: str | Path) -> None:
     """Write a transformers LLaMA folder as a checkpoint of ours; raise InputError if it cannot be.
 
-    A tokenizer.model beside the weights is taken along.
+    A tokenizer.model beside the weights is taken along; the weights become float32.
     """
     path, out = Path(path), Path(out)
-    _refuse_full(out)
+    _check_empty(out)
     config = model_config(read_json(path / "config.json"), path / "config.json")
     files = sorted(path.glob("*.safetensors"))
     if not files:
@@ -79,16 +79,16 @@ def import_checkpoint(path: str | Path, out: str | Path) -> None:
             raise InputError(f"{file}: cannot be read ({error})") from None
     if config.tie_embeddings:
         weights.pop("lm_head.weight", None)  # transformers takes the embedding
-    ours = from_hf(weights, check_weights(weights, config, path))
+    renamed = from_hf(weights, check_weights(weights, config, path))
     meta = {"model": asdict(config), "size": "imported", "step": 0, "tokens": 0, "data": None}
     tokenizer = path / "tokenizer.model"
     meta["tokenizer_fingerprint"] = None
     if tokenizer.is_file():
         meta["tokenizer_fingerprint"] = Tokenizer(tokenizer).fingerprint
-    weights = {name: value.float() for name, value in ours.items()}
+    weights = {name: value.float() for name, value in renamed.items()}
     folders.save_weights(out, weights, meta, tokenizer if tokenizer.is_file() else None)
 
 
-def _refuse_full(out: Path) -> None:
+def _check_empty(out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise InputError(f"out: {out} is not empty; choose another folder or delete it")

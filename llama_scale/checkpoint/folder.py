@@ -28,7 +28,7 @@ from llama_scale.files import read_json, sha256, write_json
 from llama_scale.model.llama import Llama
 
 FORMAT = "llama_scale.checkpoint.v1"
-PREFIX = "model."
+LIGHTNING_PREFIX = "model."
 
 
 def save(folder: Path, state: dict[str, Any], meta: dict[str, Any], tokenizer: Path) -> None:
@@ -189,7 +189,7 @@ def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor],
     optimizer's parameter 3, so that a name that begins with a number is a moment's and a file that
     holds both kinds can be told apart.
     """
-    weights = {k.removeprefix(PREFIX): v for k, v in state.pop("state_dict").items()}
+    weights = {k.removeprefix(LIGHTNING_PREFIX): v for k, v in state.pop("state_dict").items()}
     (optimizer,) = state.pop("optimizer_states")
     moments = {
         f"{index}.{name}": value
@@ -225,7 +225,7 @@ def load_state(folder: str | Path) -> dict[str, Any]:
         moments.setdefault(int(index), {})[name] = value
     weights = _read(folder, "model.safetensors")
     weights.setdefault("head.weight", weights["embedding.weight"])
-    state["state_dict"] = {PREFIX + name: value for name, value in weights.items()}
+    state["state_dict"] = {LIGHTNING_PREFIX + name: value for name, value in weights.items()}
     return state
 
 

@@ -48,6 +48,8 @@ class FolderCheckpointIO(CheckpointIO):
         state = checkpoints.load_state(path) if self.mesh is None else checkpoints.load_rest(path)
         step = state["global_step"]
         progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        # 100 steps of 4 micro-batches are 400 "ready"; a run that goes on with 2 in a step has to
+        # find 200, and what else is counted ("started", "completed") 200 lower too.
         for counts in (progress["total"], progress["current"]):
             change = step * self.accumulate - counts["ready"]
             counts |= {name: count + change for name, count in counts.items()}

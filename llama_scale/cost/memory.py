@@ -81,11 +81,12 @@ def training_memory(
     width = BFLOAT16 if bf16 else FLOAT32
     d, tokens = config.d_model, micro_batch * config.context_length
     fused_norm = device == "cuda"
+    # Bytes of activations for each token: of all blocks, or their inputs and one block in full.
     block = block_activations(config, bf16, fused_norm, compiled)
-    kept = config.n_layers * block
+    per_token = config.n_layers * block
     if checkpoint_activations == "block":
-        kept = config.n_layers * FLOAT32 * d + block
-    kept += FLOAT32 * ((d if fused_norm else 2 * d) + 1)  # the last norm
+        per_token = config.n_layers * FLOAT32 * d + block
+    per_token += FLOAT32 * ((d if fused_norm else 2 * d) + 1)  # the last norm
     angles = 4 * config.context_length * config.head_dim  # cosines and sines, for q and for k
     if compiled:
         angles //= 2
@@ -97,7 +98,7 @@ def training_memory(
         gathered = FLOAT32 * (2 * layer + count.total - count.non_embedding)
     split = FLOAT32 * -(-count.total // shards)
     compute_copy = BFLOAT16 * count.matmul if bf16 else 0
-    activations = tokens * kept + rotary
+    activations = tokens * per_token + rotary
     logits = rows * config.vocab_size * (FLOAT32 + 2 * width)
     logits += FLOAT32 * (tokens + config.vocab_size) * d
     freed = compute_copy + activations + logits if micro_steps == 1 else 0

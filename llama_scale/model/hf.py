@@ -25,7 +25,7 @@ RENAMES = [
     (r"\.ffn\.(gate|up|down)\.", r".mlp.\1_proj."),
 ]
 # Field of our shape -> field of a transformers config.json.
-SIZES = {
+CONFIG_FIELDS = {
     "d_model": "hidden_size",
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
@@ -61,7 +61,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()},
+        **{theirs: getattr(config, ours) for ours, theirs in CONFIG_FIELDS.items()},
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "rope_theta": config.rope_theta,  # for transformers before version 5
@@ -93,7 +93,7 @@ def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
         if value != readable:
             raise InputError(f"{path}: {name} is {value!r}; only {readable!r} can be read")
     counts = {}
-    for ours, theirs in SIZES.items():
+    for ours, theirs in CONFIG_FIELDS.items():
         counts[ours] = fields.get(theirs)
         if not isinstance(counts[ours], int):
             raise InputError(f"{path}: {theirs} should be a whole number, found {counts[ours]!r}")
