@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from tqdm import tqdm
@@ -14,7 +14,7 @@ from benchmarks.hardware import cpu_name, versions
 from llama_scale.checkpoint.folder import load_model, resolve
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.device import pick_device, set_threads, synchronise
+from llama_scale.device import pick_device, set_threads, synchronize
 from llama_scale.errors import InputError, at_least_1, check_fields, listed
 from llama_scale.generation.generate import encode_prompt, generate
 from llama_scale.generation.sampling import SamplingConfig
@@ -48,12 +48,14 @@ class GenerateBenchmark:
         peers: How transformers decodes, separated by commas: single (a prompt at a time), together
             (several) and static (a prompt at a time, with its static cache, which it compiles on a
             GPU).
-        graphs: Add ours with CUDA graphs (a GPU alone).
+        cuda_graphs: Add ours with CUDA graphs (a GPU alone).
         precision: Type of weights and arithmetic; auto is bf16 on a GPU.
         device: Where to run; auto is the GPU if there is one.
         threads: CPU threads; null leaves the library's choice.
         out: JSON file for the measurements.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"graphs": "cuda_graphs"}
 
     model: ModelConfig
     size: str = "custom"
@@ -66,7 +68,7 @@ class GenerateBenchmark:
     top_p: float = 0.95
     together: int = 5
     peers: str = "single,together"
-    graphs: bool = False
+    cuda_graphs: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
@@ -89,8 +91,8 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
 
     set_threads(config.threads)
     device = pick_device(config.device)
-    if config.graphs and device == "cpu":
-        raise InputError("graphs: CUDA graphs need a GPU; leave it out on a CPU")
+    if config.cuda_graphs and device == "cpu":
+        raise InputError("cuda_graphs: CUDA graphs need a GPU; leave it out on a CPU")
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device == "cuda")
     model, tokenizer = load(config, device, torch.bfloat16 if bf16 else torch.float32)
     prompts = [problem["prompt"] for problem in read_problems().values()][: config.prompts]
@@ -103,9 +105,9 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
     check_logits(model, peer, tokenizer, prompts[:3])
     shared = (peer, model.config, tokenizer, sampling, config.n_samples)
     contenders = {"llama_scale": ours(model, tokenizer, sampling, config.n_samples)}
-    if config.graphs:
-        graphs = ours(model, tokenizer, sampling, config.n_samples, graphs=True)
-        contenders["llama_scale, CUDA graphs"] = graphs
+    if config.cuda_graphs:
+        replayed = ours(model, tokenizer, sampling, config.n_samples, cuda_graphs=True)
+        contenders["llama_scale, CUDA graphs"] = replayed
     for name in config.names:
         together = config.together if name == "together" else 1
         cache = "static" if name == "static" else None
@@ -143,10 +145,10 @@ def take_turns(
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 progress.set_description(name)
-                synchronise(device)
+                synchronize(device)
                 start = time.perf_counter()
                 tokens = contenders[name](prompts[first : first + together])
-                synchronise(device)
+                synchronize(device)
                 rates[name].append(tokens / (time.perf_counter() - start))
                 drawn[name] += tokens
                 progress.update()
@@ -167,7 +169,7 @@ def load(config: GenerateBenchmark, device: str, dtype: torch.dtype) -> tuple[Ll
             f"tokenizer: {config.tokenizer} has {tokenizer.vocab_size:,} pieces and the model "
             f"{config.model.vocab_size:,}; pass --model.vocab_size {tokenizer.vocab_size}"
         )
-    model = Llama.blank(config.model, device).init_weights(0, device)
+    model = Llama.empty_model(config.model, device).init_weights(0, device)
     return model.to(dtype=dtype).eval(), tokenizer
 
 
@@ -176,13 +178,19 @@ def ours(
     tokenizer: Tokenizer,
     sampling: SamplingConfig,
     n_samples: int,
-    graphs: bool = False,
+    cuda_graphs: bool = False,
 ) -> Draw:
     """Return the function that draws with ours, all of its prompts in one batch."""
 
     def draw(prompts: list[str]) -> int:
         rows = generate(
-            model, tokenizer, prompts, sampling, n_samples, n_samples * len(prompts), graphs=graphs
+            model,
+            tokenizer,
+            prompts,
+            sampling,
+            n_samples,
+            batch_size=n_samples * len(prompts),
+            cuda_graphs=cuda_graphs,
         )
         return sum(len(row.tokens) for row in rows)
 

@@ -32,7 +32,7 @@ def matmul_ceiling(device: str, bf16: bool, repeats: int = 20) -> float:
     """Return the FLOP/s that a large square matrix product reaches, the best of ``repeats``."""
     import torch
 
-    from llama_scale.device import synchronise
+    from llama_scale.device import synchronize
 
     size = 8192 if device == "cuda" else 2048
     dtype = torch.bfloat16 if bf16 else torch.float32
@@ -40,10 +40,10 @@ def matmul_ceiling(device: str, bf16: bool, repeats: int = 20) -> float:
     out = torch.empty_like(a)
     seconds = []
     for number in range(repeats + 3):
-        synchronise(device)
+        synchronize(device)
         start = time.perf_counter()
         torch.mm(a, b, out=out)
-        synchronise(device)
+        synchronize(device)
         if number >= 3:
             seconds.append(time.perf_counter() - start)
     del a, b, out

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from data_tools.config import PrepareConfig
 from data_tools.corpus import corpus
-from data_tools.encode.encoder import DOCUMENTS
 from data_tools.engine import FOLDER
 from data_tools.filters import contamination
 from data_tools.filters.filter_step import LENGTHS, LINES
 from data_tools.report.page import NEAR
+from llama_scale.data.documents import DOCUMENTS
 from llama_scale.data.shards import FORMAT, MANIFEST, open_tokens, read_manifest
 from llama_scale.errors import InputError
 from llama_scale.files import locked, read_json, write_json

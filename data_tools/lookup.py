@@ -1,11 +1,8 @@
 """Which file a token came from, read from documents.jsonl.gz."""
 
-import gzip
-import json
-import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
+from llama_scale.data.documents import read_documents
 from llama_scale.data.shards import Split, load_tokenizer, open_tokens
 from llama_scale.errors import InputError
 
@@ -50,17 +47,8 @@ def lookup(config: LookupConfig) -> dict:
             f"token: {config.split} shard {config.shard} has {len(shard)} tokens, "
             f"counted from 0; found {config.token}"
         )
-    path = Path(config.data) / "documents.jsonl.gz"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run launch/prepare.py again")
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            found = (row for row in map(json.loads, file) if _holds(row, config))
-            row = next(found, None)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(
-            f"{path}: damaged ({error}); delete the folder and run launch/prepare.py again"
-        ) from None
+    documents = read_documents(config.data)
+    row = next((row for row in documents if _holds(row, config)), None)
     if row is None:
         raise InputError(f"token: {config.token} is padding between packed documents")
     model = load_tokenizer(tokens)

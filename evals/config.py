@@ -1,7 +1,7 @@
 """What a person may ask of launch/evaluate.py."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.humaneval import HumanEvalConfig
@@ -37,9 +37,11 @@ class EvalConfig:
         threads: CPU threads of the model; null leaves the library's choice.
         ranks: Processes that draw completions, each with a copy of the model; auto is one for
             each GPU.
-        graphs: Replay the kernels of a decoding step as one CUDA graph (a GPU alone).
+        cuda_graphs: Replay the kernels of a decoding step as one CUDA graph (a GPU alone).
         wandb: Show the scores of the run in this Weights & Biases project.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"graphs": "cuda_graphs"}
 
     checkpoint: str | None = None
     suites: str = "perplexity,humaneval"
@@ -59,7 +61,7 @@ class EvalConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = None
     ranks: int | Auto = "auto"
-    graphs: bool = False
+    cuda_graphs: bool = False
     wandb: str | None = None
 
     def __post_init__(self) -> None:

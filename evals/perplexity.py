@@ -4,8 +4,6 @@ Bits per byte, total nats / ln 2 / source bytes, is comparable across tokenizers
 token and the perplexity are not.
 """
 
-import gzip
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evals.metrics.pass_at_k import interval
+from llama_scale.data.documents import has_documents, read_documents
 from llama_scale.data.shards import Tokens, check_tokenizer, read_manifest
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
@@ -185,15 +184,13 @@ def by_source(data: Path, each: np.ndarray) -> dict[str, Any]:
     were not scored whole are left out; a document's end counts in its nats. Empty if the data
     folder does not say where its documents are.
     """
-    path = data / "documents.jsonl.gz"
-    if not path.exists():
+    if not has_documents(data):
         return {}
     shards = read_manifest(data)["splits"]["val"]["shards"]
     offsets = np.cumsum([0] + [shard["tokens"] for shard in shards])
     sums = np.concatenate([[0.0], np.cumsum(each, dtype=np.float64)])  # (M + 1,)
     sources: dict[str, list[tuple[float, int]]] = {}
-    for line in gzip.decompress(path.read_bytes()).splitlines():
-        row = json.loads(line)
+    for row in read_documents(data):
         start = int(offsets[row["shard"]]) + row["start"] if row["split"] == "val" else -1
         end = start + row["tokens"] - 1
         if row["split"] == "val" and end <= len(each) and row["bytes"]:

@@ -14,7 +14,7 @@ from evals.metrics.pass_at_k import LEVEL, RESAMPLES, paired_difference
 from evals.sandbox.pool import NOT_MEASURED
 from evals.sandbox.tools import LANGUAGES
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write, read_json, sha256, write_json
+from llama_scale.files import atomic_write, read_json, read_jsonl, sha256, write_json
 
 HEADLINES = (
     "loss", "perplexity", "bits_per_byte", "gold_bits_per_byte", "parse_rate", "tests_held",
@@ -74,8 +74,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 def pass_rates(path: Path) -> dict[str, float]:
     """Return the share of passing samples of each task of a result, of those that were measured."""
     passes: dict[str, list[bool]] = {}
-    for line in gzip.decompress(samples_of(path).read_bytes()).splitlines():
-        row = json.loads(line)
+    for row in read_jsonl(samples_of(path), whole=True):
         if row["reason"] != NOT_MEASURED:
             passes.setdefault(row["task_id"], []).append(row["passed"])
     return {task: sum(p) / len(p) for task, p in passes.items()}

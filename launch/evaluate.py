@@ -22,8 +22,8 @@ def main() -> None:
     argv = [FLAGS.get(arg, arg) for arg in sys.argv[1:]]
     config = parse(EvalConfig, "Score a model of code.", argv, positional="checkpoint")
     set_threads(config.threads)
-    if config.graphs and pick_device(config.device) == "cpu":
-        raise UserError("graphs: CUDA graphs need a GPU; leave it out on a CPU")
+    if config.cuda_graphs and pick_device(config.device) == "cpu":
+        raise UserError("cuda_graphs: CUDA graphs need a GPU; leave it out on a CPU")
     if config.samples:
         judge_samples(config)
         return

@@ -37,7 +37,7 @@ def main() -> None:
     if (config.to is None) == (config.origin is None):
         raise UserError("to: pass one of --to hf and --from hf")
 
-    from llama_scale.model.hf import export_checkpoint, import_checkpoint
+    from llama_scale.checkpoint.export import export_checkpoint, import_checkpoint
 
     convert = export_checkpoint if config.to else import_checkpoint
     convert(config.checkpoint, config.out)

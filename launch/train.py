@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 from llama_scale.cli import parse, run_cli
 from llama_scale.config import TrainConfig
+from llama_scale.cost.hardware import DEFAULT_MFU
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Command(TrainConfig):
     dry_run: bool = False
     json: bool = False
     hardware: str | None = None
-    mfu: float = 0.4
+    mfu: float = DEFAULT_MFU
 
 
 def main() -> None:
@@ -30,9 +31,10 @@ def main() -> None:
     command = parse(Command, "Pretrain one model from prepared token shards.")
     config = TrainConfig(**{f.name: getattr(command, f.name) for f in fields(TrainConfig)})
     if command.dry_run:
-        from llama_scale.cost.dry_run import forecast
+        from llama_scale.cost.dry_run import dry_run
+        from llama_scale.training.recipe import resolve
 
-        cost = forecast(config, command.hardware, command.mfu)
+        cost = dry_run(config, resolve(config), command.hardware, command.mfu)
         print(json.dumps(cost.to_dict(), indent=2) if command.json else cost)
         return
 

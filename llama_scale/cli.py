@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ from itertools import pairwise
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from llama_scale.config import read_yaml, size_path
+from llama_scale.config import read_yaml, renamed_fields, size_path, with_new_names
 from llama_scale.errors import InputError, UserError, nearest
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ def parse(
     """Fill ``config_class`` from ``--config FILE``, ``--size NAME`` and ``--dotted.overrides``.
 
     Later arguments win, but ``--size`` wins over the size of a file wherever it stands;
-    ``--dry-run`` is ``--dry_run``, and a switch needs no value.
+    ``--dry-run`` is ``--dry_run``, and a switch needs no value. The old name of a setting, which
+    its class lists in ``RENAMED``, is read as the new one.
     ``positional`` names the field that a leading argument without a flag fills. Raises UserError
     with one line on an unknown key (naming the nearest one), a wrong type, a missing file or an
     unknown size.
@@ -45,25 +47,31 @@ def parse(
     argv = list(sys.argv[1:] if argv is None else argv)
     if positional and argv and not argv[0].startswith("-"):
         argv[0] = f"--{positional}={argv[0]}"
-    argv = _normalise(argv, config_class)
+    argv = _normalize(argv, config_class)
     for path in _config_files(argv):
         _check_mappings(path, config_class)
     try:
         sized = {"size", "model"} <= set(_field_names(config_class))
-        values = parser.instantiate(parser.parse_args(_expand_sizes(argv) if sized else argv))
+        expanded = _new_names_in_files(_expand_sizes(argv) if sized else argv, config_class)
+        values = parser.instantiate(parser.parse_args(expanded))
     except jsonargparse.ArgumentError as error:
         raise UserError(_one_line(str(error), config_class, argv)) from None
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
 
 
-def _normalise(argv: list[str], config_class: type) -> list[str]:
-    """Write hyphens in a flag's name as underscores and ``--switch`` as ``--switch=true``."""
+def _normalize(argv: list[str], config_class: type) -> list[str]:
+    """Write hyphens in a flag's name as underscores and ``--switch`` as ``--switch=true``.
+
+    A flag of an old name gets the new one.
+    """
     switches = {f"--{name}" for name in _field_names(config_class, of_type=bool)}
+    renamed = renamed_fields(config_class)
     result = []
     for argument, following in pairwise([*argv, "--"]):
         if argument.startswith("--"):
             flag, equals, value = argument.partition("=")
-            flag = "--" + flag[2:].replace("-", "_")
+            name = flag[2:].replace("-", "_")
+            flag = "--" + renamed.get(name, name)
             if flag in switches and not equals and following.startswith("-"):
                 equals, value = "=", "true"
             argument = flag + equals + value
@@ -93,6 +101,33 @@ def _expand_sizes(argv: list[str]) -> list[str]:
         else:
             expanded.append(flag)
     return expanded
+
+
+def _new_names_in_files(argv: list[str], config_class: type) -> list[str]:
+    """Put the content of a file that has old names in its place, under the new ones.
+
+    ``--config=old.yaml`` becomes ``--config={"optim": {"grad_clip": 1.0}}``. What such a file
+    takes from another file, as in "optim: fast.yaml", is read beside it.
+    """
+    if not renamed_fields(config_class):
+        return argv
+    result = []
+    for flag in _joined(argv, ("--config",)):
+        name, _, path = flag.partition("=")
+        if name == "--config":
+            values = read_yaml(path)
+            for item in dataclasses.fields(config_class):
+                value = values.get(item.name)
+                if dataclasses.is_dataclass(item.type) and isinstance(value, str):
+                    values[item.name] = read_yaml(os.path.join(os.path.dirname(path), value))
+            try:
+                new = with_new_names(values, config_class)
+            except InputError as error:
+                raise UserError(f"{path}: {error}") from None
+            if new != values:
+                flag = f"--config={json.dumps(new)}"
+        result.append(flag)
+    return result
 
 
 def _joined(argv: list[str], names: tuple[str, ...]) -> list[str]:

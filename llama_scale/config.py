@@ -1,6 +1,6 @@
 """Typed configuration: dataclasses filled from YAML files and ``--dotted.overrides``."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -189,6 +189,36 @@ def read_yaml(path: str | Path) -> Any:
         raise InputError(f"{path}: no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def renamed_fields(config_class: type) -> dict[str, str]:
+    """Return the old dotted name of each renamed setting with its new one.
+
+    A settings class lists its own in ``RENAMED``, a ClassVar as {"clip": "grad_clip"}; those of a
+    nested class get its field's name in front: {"optim.clip": "optim.grad_clip"}.
+    """
+    renamed = dict(getattr(config_class, "RENAMED", {}))
+    for item in fields(config_class):
+        if is_dataclass(item.type):
+            nested = renamed_fields(item.type).items()
+            renamed |= {f"{item.name}.{old}": f"{item.name}.{new}" for old, new in nested}
+    return renamed
+
+
+def with_new_names(values: dict[str, Any], config_class: type) -> dict[str, Any]:
+    """Return the settings ``values`` of a file with each old name of ``config_class`` made new.
+
+    Raises InputError where a setting has both its names.
+    """
+    renamed = getattr(config_class, "RENAMED", {})
+    for old, new in renamed.items():
+        if old in values and new in values:
+            raise InputError(f"{old}: is the old name of {new}, which is given too; delete {old}")
+    result = {renamed.get(name, name): value for name, value in values.items()}
+    for item in fields(config_class):
+        if is_dataclass(item.type) and isinstance(result.get(item.name), dict):
+            result[item.name] = with_new_names(result[item.name], item.type)
+    return result
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

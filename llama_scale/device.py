@@ -10,11 +10,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from llama_scale.errors import InputError
 
 
-def pick_device(wanted: str) -> str:
-    """Return "cuda" or "cpu"; raise InputError if a GPU is asked for and there is none."""
-    if wanted == "cuda" and not torch.cuda.is_available():
+def pick_device(choice: str) -> str:
+    """Return "cuda" or "cpu" for the choice auto, cuda or cpu.
+
+    Raises InputError if a GPU is asked for and there is none.
+    """
+    if choice == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda was asked for and this machine has no usable GPU")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+    return "cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def fast_bf16(device: str) -> bool:
@@ -52,7 +55,7 @@ def memory_used(device: str) -> int:
     return psutil.Process().memory_info().rss
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     """Wait for the device's queue to empty."""
     if device == "cuda":
         torch.cuda.synchronize()

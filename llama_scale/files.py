@@ -1,12 +1,14 @@
 """Files that are either whole or absent: atomic writes, JSON, JSON lines, checksums, names."""
 
 import fcntl
+import gzip
 import hashlib
 import json
 import os
 import re
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,16 +89,21 @@ def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
     """Read JSON lines; blank ones are passed over. Only a line feed ends a line.
 
     Args:
-        path: The file.
+        path: The file, gzipped if its name ends in .gz.
         whole: Whether its last line counts without a line end, as in a file that is published.
             Otherwise it is left out: a process was killed while it wrote.
 
     Raises:
-        InputError: A line is not JSON, named by its number.
+        InputError: A line is not JSON, named by its number, or what is gzipped is damaged.
     """
     data = Path(path).read_bytes()
-    kept = data if whole else data[: data.rfind(b"\n") + 1]
-    return [row for _, row in numbered_rows(kept, str(path))]
+    if str(path).endswith(".gz"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{path}: damaged ({error})") from None
+    finished = data if whole else data[: data.rfind(b"\n") + 1]
+    return [row for _, row in numbered_rows(finished, str(path))]
 
 
 def numbered_rows(data: bytes, name: str) -> Iterator[tuple[int, Any]]:

@@ -42,7 +42,7 @@ def test_arrows(path):
     ("module", "absent"),
     [
         ("llama_scale.config", ["torch", "lightning", "jsonargparse"]),
-        ("llama_scale.training.optim", ["torch"]),
+        ("llama_scale.training.recipe", ["torch"]),
         ("llama_scale.cost.dry_run", ["torch", "lightning", "numpy"]),
         ("llama_scale.checkpoint.folder", ["lightning", "transformers", "wandb"]),
         ("llama_scale.scaling.fitting.fit", ["torch", "matplotlib", "plotly"]),

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
-from llama_scale.device import device_name, synchronise
+from llama_scale.device import device_name, synchronize
 from llama_scale.model.llama import Llama
 from llama_scale.training.callbacks import StepCallback
 from llama_scale.training.optim import build_optimizer
@@ -29,7 +29,9 @@ class Turns(StepCallback):
         self.trainer: list[float] = []
         self.bare: list[float] = []
         self.device_name = device_name(run.device)
-        self.model = Llama.blank(run.config.model).init_weights(run.config.seed).to(run.device)
+        self.model = (
+            Llama.empty_model(run.config.model).init_weights(run.config.seed).to(run.device)
+        )
         if run.compile:
             self.model.compile_parts()
         self.optimizer = build_optimizer(self.model, run.config.optim, run.recipe.lr)
@@ -41,11 +43,11 @@ class Turns(StepCallback):
         """Take the bare loop's turn when the trainer's block has ended."""
         if step % self.block:
             return
-        synchronise(self.run.device)
+        synchronize(self.run.device)
         ended = time.perf_counter()
         for number in range(step - self.block, step):
             self._step(number)
-        synchronise(self.run.device)
+        synchronize(self.run.device)
         now = time.perf_counter()
         if self.resumed is not None and step - self.block >= self.warmup:
             self.trainer.append(ended - self.resumed)

@@ -19,7 +19,7 @@ def build(
 ) -> tuple[nn.Module, Loss]:
     """Return a model and its loss, the weights those that our seed 0 draws."""
     place = device if draw_on_device else "cpu"
-    ours = Llama.blank(config, place).init_weights(0, place)
+    ours = Llama.empty_model(config, place).init_weights(0, place)
     if name != "llama_scale":
         return PEERS[name](ours, compiled, device)
     ours.to(device).train()

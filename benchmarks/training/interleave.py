@@ -15,7 +15,8 @@ from tqdm import tqdm
 from benchmarks.environment import ROOT, variables
 from benchmarks.training.worker import OUT_OF_MEMORY, Job
 from llama_scale.config import ModelConfig
-from llama_scale.cost.accounting import bf16_peak, flops_per_token
+from llama_scale.cost.accounting import flops_per_token
+from llama_scale.cost.hardware import bf16_peak
 from llama_scale.errors import InputError
 
 # Nats that losses may differ by at the first step, in float32 and where anything is in bf16; n

@@ -12,7 +12,9 @@ from benchmarks.hardware import cpu_name, matmul_ceiling, versions
 from benchmarks.training.interleave import Failed, OutOfMemory, race, summarise
 from benchmarks.training.worker import Job
 from llama_scale.config import CONFIGS, ModelConfig, load_size
-from llama_scale.cost.accounting import GIB, bf16_peak, flops_per_token, training_memory
+from llama_scale.cost.accounting import flops_per_token
+from llama_scale.cost.hardware import GIB, bf16_peak
+from llama_scale.cost.memory import training_memory
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import atomic_write, read_json, write_json
 

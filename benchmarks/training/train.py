@@ -8,7 +8,7 @@ from benchmarks.hardware import cpu_name, matmul_ceiling, versions
 from benchmarks.training.interleave import race, summarise
 from benchmarks.training.worker import Job
 from llama_scale.config import ModelConfig
-from llama_scale.cost.accounting import GIB
+from llama_scale.cost.hardware import GIB
 from llama_scale.errors import at_least_1, check_fields, listed
 
 PEERS = ("transformers", *OWN)

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.training.baselines import build
 from llama_scale.config import ModelConfig, OptimConfig
-from llama_scale.device import attention_backends, set_threads, synchronise
+from llama_scale.device import attention_backends, set_threads, synchronize
 from llama_scale.errors import InputError
 from llama_scale.training.optim import build_optimizer
 
@@ -108,10 +108,10 @@ def main() -> None:
         with attention_backends(job.device):
             for line in sys.stdin:
                 batch = draw_batch(job, int(line))
-                synchronise(job.device)
+                synchronize(job.device)
                 start = time.perf_counter()
                 loss = step(batch)
-                synchronise(job.device)
+                synchronize(job.device)
                 seconds = time.perf_counter() - start
                 answer(seconds=seconds, loss=loss.item(), memory=peak_memory(job.device))
     except (InputError, ImportError) as error:

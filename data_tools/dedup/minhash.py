@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from llama_scale.splitmix import GOLDEN_GAMMA, mix
+
 WEIGHTS = 1024  # bytes of a word that have weights of their own
 IS_WORD = np.zeros(256, dtype=bool)
 IS_WORD[np.frombuffer(b"0123456789_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "u1")] = 1
@@ -47,18 +49,11 @@ def _word_hashes(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mix(np.add.reduceat(terms, first)), starts
 
 
-def mix(values: np.ndarray) -> np.ndarray:
-    """Return a bijection of uint64 after which every bit depends on every bit (SplitMix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 @lru_cache(maxsize=8)
 def _constants(count: int, name: str) -> np.ndarray:
     """Return (count,) odd uint64 that differ from name to name."""
     seed = np.frombuffer(name.ljust(8).encode(), dtype="<u8")  # (1,)
-    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN_GAMMA)
     return mix(steps + mix(seed)) | np.uint64(1)
 
 
@@ -91,7 +86,7 @@ def signature(shingles: np.ndarray, size: int) -> np.ndarray:
 def _ranges(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of equal ranges (P + 1,) uint64, and each range's order of donors (P, P)."""
     edges = np.array([(i << 64) // size for i in range(size)] + [2**64 - 1], dtype=np.uint64)
-    keys = mix(np.arange(size * size, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    keys = mix(np.arange(size * size, dtype=np.uint64) * np.uint64(GOLDEN_GAMMA))
     return edges, np.argsort(keys.reshape(size, size), axis=1)
 
 

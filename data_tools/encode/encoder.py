@@ -18,12 +18,12 @@ from data_tools.corpus import corpus
 from data_tools.corpus.records import Record
 from data_tools.encode.fim import Fim, arrange
 from data_tools.encode.packing import best_fit
+from llama_scale.data.documents import DOCUMENTS
 from llama_scale.data.shards import ShardWriter, Split
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, sha256
 
-DOCUMENTS = "documents.jsonl.gz"
 KINDS = (None, "psm", "spm")
 SPILL = "train.ids"  # the encoded documents of a split before they are packed
 

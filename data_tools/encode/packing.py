@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_tools.dedup.minhash import mix
+from llama_scale.splitmix import GOLDEN_GAMMA, mix
 
 Piece = tuple[int, int, int]  # document, its first token, tokens
 
@@ -51,7 +51,7 @@ def best_fit(lengths: np.ndarray, size: int, seed: int) -> tuple[int, Iterator[l
         if left := room - need:
             with_room[left].append(number)
             rooms |= 1 << left
-    steps = np.arange(n_sequences, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    steps = np.arange(n_sequences, dtype=np.uint64) * np.uint64(GOLDEN_GAMMA)
     turn = np.argsort(mix(steps + mix(np.array([seed], dtype=np.int64).view(np.uint64))))
     members = order[np.argsort(owner, kind="stable")]  # (P,) by sequence
     ends = np.cumsum(np.bincount(owner, minlength=n_sequences))

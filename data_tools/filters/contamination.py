@@ -17,9 +17,10 @@ import numpy as np
 
 from data_tools.corpus import corpus
 from data_tools.corpus.records import Record
-from data_tools.dedup.minhash import mix, word_shingles
+from data_tools.dedup.minhash import word_shingles
 from data_tools.filters.benchmark_texts import Part
 from llama_scale.files import atomic_write
+from llama_scale.splitmix import GOLDEN_GAMMA, mix
 
 NGRAM = 13
 MIN_LENGTH = 50  # characters without white space: a shorter part is too common to be evidence
@@ -150,14 +151,14 @@ def windows(content: bytes) -> np.ndarray:
     np.cumsum(table[data] * powers[: len(data)], out=sums[1:])
     keys = sums[MIN_LENGTH:] - sums[:-MIN_LENGTH]
     keys *= inverses[: len(keys)]
-    return keys * np.uint64(0x9E3779B97F4A7C15)
+    return keys * np.uint64(GOLDEN_GAMMA)
 
 
 @lru_cache(maxsize=2)
 def _powers(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return a value of each byte (256,), and the powers of an odd base and its inverse."""
     base = 0xD1342543DE82EF95
-    table = mix(np.arange(1, 257, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    table = mix(np.arange(1, 257, dtype=np.uint64) * np.uint64(GOLDEN_GAMMA))
     powers = []
     for factor in (base, pow(base, -1, 1 << 64)):
         steps = np.full(size, factor, dtype=np.uint64)

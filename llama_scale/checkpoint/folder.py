@@ -28,7 +28,7 @@ from llama_scale.files import read_json, sha256, write_json
 from llama_scale.model.llama import Llama
 
 FORMAT = "llama_scale.checkpoint.v1"
-PREFIX = "model."
+LIGHTNING_PREFIX = "model."
 
 
 def save(folder: Path, state: dict[str, Any], meta: dict[str, Any], tokenizer: Path) -> None:
@@ -84,7 +84,7 @@ def save_shards(
     temporary = folder.with_name(f".{folder.name}.tmp")
     tensors, rest = _tensors(state, meta["model"]["tie_embeddings"])
     try:
-        sharded.agree(group, (lambda: _begin(folder)) if rank == 0 else None)
+        sharded.run_together(group, (lambda: _begin(folder)) if rank == 0 else None)
         sharded.write(temporary, tensors, group)
 
         def add() -> None:
@@ -93,8 +93,10 @@ def save_shards(
             if rank == 0:
                 _write_rest(temporary, rest, tokenizer)
 
-        sharded.agree(group, add)
-        sharded.agree(group, (lambda: _finish(temporary, folder, meta)) if rank == 0 else None)
+        sharded.run_together(group, add)
+        sharded.run_together(
+            group, (lambda: _finish(temporary, folder, meta)) if rank == 0 else None
+        )
     except BaseException:
         if rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -131,12 +133,12 @@ def discard(folder: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def prune(run: Path, keep: int, keep_every: int = 0, keep_steps: Iterable[int] = ()) -> None:
-    """Delete all but the last ``keep`` checkpoints and those that stay for good.
+def prune(run: Path, keep_last: int, keep_every: int = 0, keep_steps: Iterable[int] = ()) -> None:
+    """Delete all but the last ``keep_last`` checkpoints and those that stay for good.
 
     These are at multiples of ``keep_every`` and at ``keep_steps``.
     """
-    for folder in list_checkpoints(run)[:-keep]:
+    for folder in list_checkpoints(run)[:-keep_last]:
         step = int(folder.name.removeprefix("step-"))
         if (not keep_every or step % keep_every) and step not in keep_steps:
             discard(folder)
@@ -181,8 +183,13 @@ def _write_rest(folder: Path, rest: dict[str, Any], tokenizer: Path) -> None:
 
 
 def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Return Lightning's state as weights, moments by ``INDEX.NAME``, and what is no tensor."""
-    weights = {k.removeprefix(PREFIX): v for k, v in state.pop("state_dict").items()}
+    """Return Lightning's state as weights, moments by ``INDEX.NAME``, and what is no tensor.
+
+    The weights are named as in Llama, without Lightning's prefix. Moment "3.exp_avg" is that of the
+    optimizer's parameter 3, so that a name that begins with a number is a moment's and a file that
+    holds both kinds can be told apart.
+    """
+    weights = {k.removeprefix(LIGHTNING_PREFIX): v for k, v in state.pop("state_dict").items()}
     (optimizer,) = state.pop("optimizer_states")
     moments = {
         f"{index}.{name}": value
@@ -218,7 +225,7 @@ def load_state(folder: str | Path) -> dict[str, Any]:
         moments.setdefault(int(index), {})[name] = value
     weights = _read(folder, "model.safetensors")
     weights.setdefault("head.weight", weights["embedding.weight"])
-    state["state_dict"] = {PREFIX + name: value for name, value in weights.items()}
+    state["state_dict"] = {LIGHTNING_PREFIX + name: value for name, value in weights.items()}
     return state
 
 
@@ -236,18 +243,19 @@ def _read(folder: Path, name: str, device: str = "cpu") -> dict[str, Tensor]:
         return load_file(folder / name, device=device)
     from llama_scale.checkpoint import sharded
 
-    moments = name.startswith("optimizer")
-    found = sharded.read_whole(folder, lambda key: key.split(".")[0].isdigit() == moments)
-    return {key: value.to(device) for key, value in found.items()}
+    of_optimizer = name.startswith("optimizer")  # whose tensors are named INDEX.NAME
+    tensors = sharded.read_whole(folder, lambda key: key.split(".")[0].isdigit() == of_optimizer)
+    return {key: value.to(device) for key, value in tensors.items()}
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Return a checkpoint's manifest; raise InputError if there is none or it lacks a part."""
     path = Path(folder) / "manifest.json"
     manifest = read_json(path)
-    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-    if found != FORMAT:
-        raise InputError(f"{path}: format {found!r}, not {FORMAT}; use an earlier checkpoint")
+    is_fields = isinstance(manifest, dict)
+    format_name = manifest.get("format") if is_fields else type(manifest).__name__
+    if format_name != FORMAT:
+        raise InputError(f"{path}: format {format_name!r}, not {FORMAT}; use an earlier checkpoint")
     meta, files = manifest.get("meta"), manifest.get("files")
     if not (isinstance(meta, dict) and isinstance(meta.get("step"), int) and "model" in meta):
         raise InputError(f"{path}: 'meta' has no step or no model; use an earlier checkpoint")
@@ -262,11 +270,11 @@ def verify(folder: str | Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     for name, digest in manifest["files"].items():
         try:
-            found = sha256(folder / name)
+            checksum = sha256(folder / name)
         except OSError as error:
-            what = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
-            raise InputError(f"{folder}/{name}: {what}; use an earlier checkpoint") from None
-        if found != digest:
+            state = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
+            raise InputError(f"{folder}/{name}: {state}; use an earlier checkpoint") from None
+        if checksum != digest:
             raise InputError(f"{folder}/{name}: checksum does not match; use an earlier checkpoint")
     return manifest["meta"]
 
@@ -303,10 +311,10 @@ def resolve(path: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"{path}: no such run or checkpoint folder; train one: launch/train.py")
-    found = newest(path)
-    if found is None:
+    checkpoint = newest(path)
+    if checkpoint is None:
         raise InputError(f"{path}: no valid checkpoint under checkpoints/; train it first")
-    return found
+    return checkpoint
 
 
 def weights_sha256(folder: str | Path) -> str:
@@ -331,6 +339,6 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     except (SafetensorError, OSError) as error:
         raise InputError(f"{folder}/model.safetensors: cannot be read ({error})") from None
     weights.setdefault("head.weight", weights["embedding.weight"])
-    model = Llama.blank(ModelConfig(**load_meta(folder)["model"]), device)
+    model = Llama.empty_model(ModelConfig(**load_meta(folder)["model"]), device)
     model.load_state_dict(weights)
     return model.to(dtype).eval() if dtype else model.eval()

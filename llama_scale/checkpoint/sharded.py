@@ -3,6 +3,10 @@
 The parts are safetensors files that carry their offsets as JSON, so any number of processes can
 read them back, each only what it needs. DCP's default format keeps its index in a pickle, which
 could run code on loading; this one cannot. Plain safetensors files are read by the same calls.
+
+A (6, 4) matrix that four processes share is rows 0-1 in the first's file, 2-3 in the second's, 4-5
+in the third's and nothing in the fourth's. Two processes that read it back, rows 0-2 and 3-5, each
+take what overlaps their rows from two of the files.
 """
 
 import errno
@@ -44,20 +48,22 @@ def read(folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup | No
         dcp.load(tensors, storage_reader=reader, process_group=group, no_dist=group is None)
 
 
-def read_whole(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Return the tensors of ``folder`` whose names are ``wanted``, in host memory."""
+def read_whole(folder: Path, is_wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Return the tensors of ``folder`` whose names satisfy ``is_wanted``, in host memory."""
     known = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in known.items()
-        if wanted(name)
+        if is_wanted(name)
     }
     read(folder, tensors)
     return tensors
 
 
-def agree(group: dist.ProcessGroup, action: Callable[[], object] | None) -> None:
+def run_together(group: dist.ProcessGroup, action: Callable[[], object] | None) -> None:
     """Run ``action`` on this process, if it has one, and wait for those of all others.
+
+    Each process of ``group`` calls this, so that all go on or none does.
 
     Raises this process's error, or RuntimeError where another one failed.
     """
@@ -65,8 +71,8 @@ def agree(group: dist.ProcessGroup, action: Callable[[], object] | None) -> None
     try:
         if action is not None:
             action()
-    except Exception as found:
-        error = found
+    except Exception as raised:
+        error = raised
     failed = torch.tensor(float(error is not None))
     dist.all_reduce(failed, op=dist.ReduceOp.MAX, group=group)
     if error is not None:

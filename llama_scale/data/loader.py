@@ -1,8 +1,11 @@
 """Batches as a pure function of (seed, step, rank), so that a resumed run reads the same tokens.
 
-Sample i of a run is window ``permute(i mod W)`` of epoch ``i // W``; step s takes samples
-s B ... s B + B - 1, and batches that a run leaves out move the later ones up. The order does not
-depend on the number of ranks or micro-batches.
+The training text is cut into W windows. Sample i of a run is window ``permute(i mod W)`` of epoch
+``i // W``; step s takes samples s B ... s B + B - 1, and batches that a run leaves out move the
+later ones up. The order does not depend on the number of ranks or micro-batches.
+
+With W = 5 windows and batches of B = 2, step 0 takes samples 0 and 1, and step 2 samples 4 and 5:
+the last window of epoch 0, in that epoch's order, and the first of epoch 1, in another.
 """
 
 from collections.abc import Collection, Iterator
@@ -13,28 +16,34 @@ from torch.utils.data import DataLoader, Dataset
 
 from llama_scale.data.shards import Tokens
 from llama_scale.errors import InputError
+from llama_scale.splitmix import GOLDEN_GAMMA
 
 ROUNDS = 4
-MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 def permute(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
     """Map ``index`` in [0, size) through a pseudo-random permutation of that range.
 
-    A Feistel network on the next even power of two with cycle walking (Black and Rogaway 2002):
+    A Feistel network on the next power of four with cycle walking (Black and Rogaway 2002):
     no table, so a trillion windows cost as much memory as ten.
+
+    A round turns the two halves of a number's bits, (left, right), into (right, left ^ f(right)),
+    which can be undone whatever f is, so the rounds permute all numbers of that many bits. Of
+    size = 5 these are the 16 numbers of 2 + 2 bits; what lands outside [0, 5) is permuted again
+    until it is inside, and as each number's path is its own, no two end at the same one.
     """
     keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
     half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
-    result = index.astype(np.uint64)
-    outside = np.ones(len(result), dtype=bool)
+    gamma = np.uint64(GOLDEN_GAMMA)
+    result = index.astype(np.uint64)  # (B,)
+    outside = np.ones(len(result), dtype=bool)  # (B,), all go through the rounds once
     while outside.any():
         left, right = result[outside] >> half, result[outside] & mask
         for key in keys:
-            mixed = (right ^ key) * MIX
+            mixed = (right ^ key) * gamma  # f(right), of which half as many bits count
             mixed ^= mixed >> np.uint64(29)
-            left, right = right, left ^ ((mixed * MIX >> np.uint64(32)) & mask)
+            left, right = right, left ^ ((mixed * gamma >> np.uint64(32)) & mask)
         result[outside] = left << half | right
         outside = result >= size
     return result.astype(np.int64)
@@ -54,7 +63,7 @@ class TokenWindows(Dataset):
         if self.n_windows < 1:
             raise InputError(
                 f"{tokens.folder}: {tokens.n_tokens:,} tokens are less than one window of "
-                f"{context_length + 1}; prepare more data or lower --model.context_length"
+                f"{context_length + 1}; prepare more data or lower model.context_length"
             )
 
     def __getitems__(self, samples: list[int]) -> torch.Tensor:
@@ -65,10 +74,11 @@ class TokenWindows(Dataset):
     def starts(self, samples: np.ndarray) -> np.ndarray:
         """Return the position of each sample's first token, (B,)."""
         starts = np.empty_like(samples)
-        for epoch in np.unique(samples // self.n_windows):
-            here = samples // self.n_windows == epoch
-            window = permute(samples[here] % self.n_windows, self.n_windows, self.seed, epoch)
-            starts[here] = window * self.context_length
+        epochs = samples // self.n_windows  # (B,)
+        for epoch in np.unique(epochs):  # a batch may hold the end of one and the start of the next
+            inside = epochs == epoch
+            window = permute(samples[inside] % self.n_windows, self.n_windows, self.seed, epoch)
+            starts[inside] = window * self.context_length
         return starts
 
     def __getitem__(self, sample: int) -> torch.Tensor:
@@ -78,7 +88,8 @@ class TokenWindows(Dataset):
 class StepSampler:
     """Yields the sample numbers of each micro-batch of one rank, from ``start_step`` on.
 
-    The batches numbered in ``skipped`` are left out: those after them move up.
+    The batches numbered in ``skipped`` are left out: those after them move up. Of a batch of 8 on
+    2 ranks with micro-batches of 2, rank 1 takes 4, 5 and then 6, 7 of step 0.
     """
 
     def __init__(
@@ -108,11 +119,11 @@ class StepSampler:
 def batch_number(step: int, skipped: list[int]) -> int:
     """Return the number of the batch that step ``step`` (from 0) reads, leaving out ``skipped``.
 
-    ``skipped`` is ascending.
+    ``skipped`` is ascending. Without batches 1 and 2, steps 0, 1 and 2 read batches 0, 3 and 4.
     """
     number = step
-    for left in skipped:
-        if left > number:
+    for skipped_number in skipped:
+        if skipped_number > number:
             break
         number += 1
     return number

@@ -171,12 +171,16 @@ class Tokens:
         return out
 
     def _copy(self, start: int, out: np.ndarray) -> None:
-        """Fill ``out`` (length,) from position ``start``."""
+        """Fill ``out`` (length,) from position ``start``, shard by shard.
+
+        With shards of 10 and 5 tokens ``ends`` is [10, 15]; three tokens from position 8 are
+        tokens 8 and 9 of shard 0 and token 0 of shard 1.
+        """
         filled = 0
         i = int(np.searchsorted(self.ends, start, side="right")) if len(self.shards) > 1 else 0
         while filled < len(out):
             shard = self.shards[i]
-            local = start + filled - (int(self.ends[i]) - len(shard))
+            local = start + filled - (int(self.ends[i]) - len(shard))  # position in this shard
             part = shard[local : local + len(out) - filled]
             out[filled : filled + len(part)] = part
             filled += len(part)
@@ -211,8 +215,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Return the manifest of a build; raise InputError if there is none or it cannot be read."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        found = "no manifest.json in it" if Path(folder).is_dir() else "no such folder"
-        raise InputError(f"{folder}: {found}; make the data with launch/prepare.py")
+        problem = "no manifest.json in it" if Path(folder).is_dir() else "no such folder"
+        raise InputError(f"{folder}: {problem}; make the data with launch/prepare.py")
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else manifest
@@ -259,9 +263,9 @@ def _open_shard(path: Path, entry: dict[str, Any], verify: bool) -> np.ndarray:
             f"{path}: {size} bytes, but manifest.json says {expected}: the file is damaged; "
             f"{REBUILD}"
         )
-    if verify and (found := sha256(path)) != entry["sha256"]:
+    if verify and (checksum := sha256(path)) != entry["sha256"]:
         raise InputError(
-            f"{path}: checksum {found[:12]} does not match manifest.json "
+            f"{path}: checksum {checksum[:12]} does not match manifest.json "
             f"({entry['sha256'][:12]}): the file is damaged; {REBUILD}"
         )
     return np.asarray(np.memmap(path, dtype=DTYPE, mode="r"))

@@ -161,7 +161,7 @@ def _parts(text: str) -> list[str]:
     """Cut a text where that cannot change its ids: short parts are encoded faster.
 
     That is around U+2581, and before a line that begins with a space, as no piece has a space
-    after another character.
+    after another character: "if x:\\n  y" is cut into "if x:\\n" and "  y".
     """
     parts = []
     for segment in ESCAPED.split(text):

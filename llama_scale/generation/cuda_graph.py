@@ -1,4 +1,4 @@
-"""One token of every line after another, on a GPU as a replayed CUDA graph if asked for."""
+"""One token of every sequence after another, on a GPU as a replayed CUDA graph if asked for."""
 
 import torch
 from torch import Tensor
@@ -8,40 +8,49 @@ from llama_scale.model.llama import Llama
 
 
 class Decoder:
-    """Passes the newest token of each line through the model, with the cache of those before.
+    """Passes the newest token of each sequence through the model, with the cache of those before.
 
     A pass over one token is hundreds of short kernels, which a host cannot launch as fast as a GPU
-    runs them. With ``graphs`` they are recorded and replayed as one; the recording is made anew
-    when lines leave or the cache grows.
+    runs them. With ``cuda_graphs`` they are recorded once and replayed as one launch.
+
+    A recording has the addresses of the tensors that it read and wrote, so a replay sees what is
+    at those addresses now. Hence tokens are copied into one tensor, ``recorded_tokens``, the
+    cache's next slot counts up in place, and the result is always in ``recorded_hidden``. Where
+    the cache gets other tensors (sequences leave, or it grows from 32 slots to 64), the recording
+    is dropped and the next pass makes another.
     """
 
-    def __init__(self, model: Llama, cache: KVCache, graphs: bool = False) -> None:
-        self.model, self.cache, self.graphs = model, cache, graphs
-        self.graph: torch.cuda.CUDAGraph | None = None
+    def __init__(self, model: Llama, cache: KVCache, cuda_graphs: bool = False) -> None:
+        self.model, self.cache, self.cuda_graphs = model, cache, cuda_graphs
+        self.recording: torch.cuda.CUDAGraph | None = None
 
-    def select(self, lines: Tensor) -> None:
-        """Keep the given lines only."""
-        self.cache.select(lines)
-        self.graph = None
+    def keep_sequences(self, sequences: Tensor) -> None:
+        """Keep the sequences of these numbers only."""
+        self.cache.keep_sequences(sequences)
+        self.recording = None
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Return the last hidden state (B, D) of each line after its token in ``tokens`` (B,)."""
-        if self.cache.make_room():
-            self.graph = None
-        hidden = self._replay(tokens) if self.graphs else self._pass(tokens)
+        """Return the last hidden state (B, D) of each sequence after its token in ``tokens`` (B,).
+
+        With CUDA graphs the next call overwrites it.
+        """
+        if self.cache.grow_if_full():
+            self.recording = None
+        hidden = self._replay(tokens) if self.cuda_graphs else self._pass(tokens)
         self.cache.advance()
         return hidden
 
     def _pass(self, tokens: Tensor) -> Tensor:
-        return self.model.hidden(tokens[:, None], self.cache)[:, 0]
+        return self.model.hidden(tokens[:, None], self.cache)[:, 0]  # (B, 1) -> (B, D)
 
     def _replay(self, tokens: Tensor) -> Tensor:
-        if self.graph is None:
-            self.tokens = tokens.clone()
-            self._pass(self.tokens)  # loads kernels; changes nothing that a second pass would see
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.hidden = self._pass(self.tokens)
-        self.tokens.copy_(tokens)
-        self.graph.replay()
-        return self.hidden
+        if self.recording is None:
+            self.recorded_tokens = tokens.clone()  # (B,)
+            # Loads kernels. It writes the slot that the replay writes again, so nothing is lost.
+            self._pass(self.recorded_tokens)
+            self.recording = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.recording):
+                self.recorded_hidden = self._pass(self.recorded_tokens)  # (B, D)
+        self.recorded_tokens.copy_(tokens)
+        self.recording.replay()
+        return self.recorded_hidden

@@ -2,15 +2,15 @@
 
 The context of a completion is one document end followed by the prompt, as at the start of a
 document in training. Prompts of a batch are right-padded and prefilled once each, their cache
-shared by their samples; finished rows leave the batch. The random numbers of a sample depend on
-(seed, task, sample) alone, so a completion does not change with the batch that it is drawn in.
+shared by their samples; finished sequences leave the batch. The random numbers of a sample depend
+on (seed, task, sample) alone, so a completion does not change with the batch that it is drawn in.
 """
 
 import codecs
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.cuda_graph import Decoder
-from llama_scale.generation.kv_cache import ROOM, KVCache
-from llama_scale.generation.sampling import SamplingConfig, greedy, pick, sample_keys
+from llama_scale.generation.kv_cache import GROWTH, KVCache
+from llama_scale.generation.sampling import SamplingConfig, draw_tokens, greedy_tokens, sample_keys
 from llama_scale.model.llama import Llama
 
 # Logits that are made and chosen from at a time, by device type.
@@ -48,18 +48,24 @@ def compile_stops(strings: Sequence[str]) -> Stops:
 class Completion:
     """One continuation of a prompt, growing while it is decoded.
 
-    ``tokens`` are all that were drawn, ``raw`` their bytes without the stop string and what
-    follows. ``truncated`` says that the prompt's start was cut to fit the context. ``reason`` is
-    "stop" (a stop string), "end" (document end) or "length", None while it grows.
+    Attributes:
+        task: Number of the prompt.
+        sample: Number of the completion among those of its prompt.
+        context: Tokens that it continues: a document end, then the prompt's.
+        prompt_truncated: Whether the prompt's start was cut to fit the context.
+        tokens: All that were drawn, without a document end.
+        raw: Their bytes, without the stop string and what follows it.
+        finish_reason: "stop" (a stop string or the document's end), "length", or None while it
+            grows.
     """
 
     task: int
     sample: int
     context: list[int]
-    truncated: bool
+    prompt_truncated: bool
     tokens: list[int] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
-    reason: str | None = None
+    finish_reason: Literal["stop", "length"] | None = None
 
     @property
     def text(self) -> str:
@@ -67,16 +73,20 @@ class Completion:
         return self.raw.decode("utf-8", errors="replace")
 
     def push(self, token: int, piece: bytes, stops: Stops, limit: int) -> None:
-        """Append a token to a row that still grows, looking for stop strings in new bytes only."""
+        """Append a token, looking for stop strings where they may have become whole.
+
+        That is in the new bytes and the few before them: if the text is b"x = 1\\n" and b"def f"
+        comes, the stop string b"\\ndef" begins one byte, at most ``stops.reach``, before the new.
+        """
         raw, (pattern, reach) = self.raw, stops
         self.tokens.append(token)
         start = len(raw) - reach
         raw += piece
         if pattern and (found := pattern.search(raw, start if start > 0 else 0)):
             del raw[found.start() :]
-            self.reason = "stop"
+            self.finish_reason = "stop"
         elif len(self.tokens) == limit:
-            self.reason = "length"
+            self.finish_reason = "length"
 
 
 def encode_prompt(
@@ -87,8 +97,8 @@ def encode_prompt(
     The last max(context_length - max_new_tokens, context_length / 2) tokens are kept.
     """
     ids = [tokenizer.eos, *tokenizer.encode(prompt)]
-    keep = max(config.context_length - max_new_tokens, (config.context_length + 1) // 2)
-    return ids[-keep:], len(ids) > keep
+    most = max(config.context_length - max_new_tokens, (config.context_length + 1) // 2)
+    return ids[-most:], len(ids) > most
 
 
 def generate(
@@ -99,24 +109,24 @@ def generate(
     n_samples: int = 1,
     batch_size: int = 64,
     tasks: Sequence[int] | None = None,
-    graphs: bool = False,
+    cuda_graphs: bool = False,
 ) -> Iterator[Completion]:
     """Yield ``n_samples`` completions of each prompt, batch by batch, longest prompts first.
 
     ``tasks`` number the prompts (default: their positions); with the seed and the sample's
-    number they fix its random numbers. ``batch_size`` is rows decoded together; ``graphs`` replays
-    the kernels of a step as one CUDA graph (GPU only).
+    number they fix its random numbers. ``batch_size`` is completions decoded together;
+    ``cuda_graphs`` replays the kernels of a step as one CUDA graph (GPU only).
     """
-    rows = []
+    completions = []
     for task, prompt in zip(tasks or range(len(prompts)), prompts, strict=True):
-        ids, cut = encode_prompt(tokenizer, prompt, model.config, sampling.max_new_tokens)
-        rows.extend(Completion(task, sample, ids, cut) for sample in range(n_samples))
-    rows.sort(key=lambda row: -len(row.context))
+        ids, truncated = encode_prompt(tokenizer, prompt, model.config, sampling.max_new_tokens)
+        completions.extend(Completion(task, n, ids, truncated) for n in range(n_samples))
+    completions.sort(key=lambda completion: -len(completion.context))
     if batch_size > n_samples:
-        batch_size -= batch_size % n_samples
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        for _ in _decode(model, tokenizer, batch, sampling, graphs):
+        batch_size -= batch_size % n_samples  # the samples of a prompt share its prefill
+    for start in range(0, len(completions), batch_size):
+        batch = completions[start : start + batch_size]
+        for _ in _decode(model, tokenizer, batch, sampling, cuda_graphs):
             pass
         yield from batch
 
@@ -125,15 +135,15 @@ def stream(
     model: Llama, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig
 ) -> Iterator[str]:
     """Yield the completion of one prompt as it comes: whole characters, never a stop string."""
-    ids, cut = encode_prompt(tokenizer, prompt, model.config, sampling.max_new_tokens)
-    row = Completion(0, 0, ids, cut)
+    ids, truncated = encode_prompt(tokenizer, prompt, model.config, sampling.max_new_tokens)
+    completion = Completion(0, 0, ids, truncated)
     stops = [stop.encode() for stop in sampling.stop]
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     shown = 0
-    for _ in _decode(model, tokenizer, [row], sampling):
-        done = row.reason is not None
-        settled = len(row.raw) if done else len(row.raw) - _unsettled(row.raw, stops)
-        text = decoder.decode(bytes(row.raw[shown:settled]), final=done)
+    for _ in _decode(model, tokenizer, [completion], sampling):
+        raw, finished = completion.raw, completion.finish_reason is not None
+        settled = len(raw) if finished else len(raw) - _unsettled(raw, stops)
+        text = decoder.decode(bytes(raw[shown:settled]), final=finished)
         shown = settled
         if text:
             yield text
@@ -149,86 +159,98 @@ def _unsettled(raw: bytearray, stops: Sequence[bytes]) -> int:
 def _decode(
     model: Llama,
     tokenizer: Tokenizer,
-    rows: Sequence[Completion],
+    completions: Sequence[Completion],
     sampling: SamplingConfig,
-    graphs: bool = False,
+    cuda_graphs: bool = False,
 ) -> Iterator[None]:
-    """Decode ``rows`` to their ends, yielding after each token of the batch."""
+    """Decode ``completions`` to their ends, yielding after each token of the batch.
+
+    Sequence b of the cache is completion ``active[b]``. Completions that end stay in the batch,
+    idle, until enough have ended that a smaller batch repays copying the cache: of active =
+    [0, 1, 2, 3], when 0 and 2 have ended, sequences 1 and 3 are kept and active is [1, 3].
+    """
     stops = compile_stops(sampling.stop)
     context_length, device = model.config.context_length, model.embedding.weight.device
-    limits = [min(sampling.max_new_tokens, context_length - len(r.context)) for r in rows]
-    keys = sample_keys(sampling.seed, [(r.task, r.sample) for r in rows]).to(device)  # (B,)
-    # A recording of a step ends with the cache's room or its lines: with graphs both change less.
-    hidden, cache = _prefill(model, rows, max(limits) if graphs else ROOM)  # (B, D)
-    crowd = 0.5 if graphs else 0.75
+    limits = [min(sampling.max_new_tokens, context_length - len(c.context)) for c in completions]
+    keys = sample_keys(sampling.seed, [(c.task, c.sample) for c in completions]).to(device)  # (B,)
+    # A CUDA graph ends when the cache grows or sequences leave: both happen less with one.
+    hidden, cache = _prefill(model, completions, max(limits) if cuda_graphs else GROWTH)  # (B, D)
+    worth_copying = 0.5 if cuda_graphs else 0.75  # share of the sequences that go on
     if not hidden.isfinite().all():
         raise InputError("the model's output is not finite; use an earlier checkpoint")
-    decoder = Decoder(model, cache, graphs)
-    active = list(range(len(rows)))  # the row that each line of the batch belongs to
+    decoder = Decoder(model, cache, cuda_graphs)
+    active = list(range(len(completions)))
     for step in range(max(limits)):
-        tokens = _choose(model, hidden, [rows[i] for i in active], keys, step, sampling)
+        growing = [completions[i] for i in active]
+        tokens = _choose(model, hidden, growing, keys, step, sampling)  # (B,)
         for i, token in zip(active, tokens.tolist(), strict=True):
-            if rows[i].reason is None and token == tokenizer.eos:
-                rows[i].reason = "end"
-            elif rows[i].reason is None:
-                rows[i].push(token, tokenizer.decode_bytes([token]), stops, limits[i])
+            completion = completions[i]
+            if completion.finish_reason is None and token == tokenizer.eos:
+                completion.finish_reason = "stop"
+            elif completion.finish_reason is None:
+                completion.push(token, tokenizer.decode_bytes([token]), stops, limits[i])
         yield
-        lines = [line for line, i in enumerate(active) if rows[i].reason is None]
-        if not lines:
+        unfinished = [b for b, i in enumerate(active) if completions[i].finish_reason is None]
+        if not unfinished:
             return
-        if len(lines) <= crowd * len(active):  # a selection copies the cache
-            keep = torch.tensor(lines, device=device)
-            decoder.select(keep)
-            tokens, keys = tokens[keep], keys[keep]
-            active = [active[line] for line in lines]
+        if len(unfinished) <= worth_copying * len(active):
+            kept = torch.tensor(unfinished, device=device)
+            decoder.keep_sequences(kept)
+            tokens, keys = tokens[kept], keys[kept]
+            active = [active[b] for b in unfinished]
         hidden = decoder(tokens)  # (B, D)
 
 
-def _prefill(model: Llama, rows: Sequence[Completion], room: int) -> tuple[Tensor, KVCache]:
-    """Return each row's last hidden state (B, D) and the cache, one pass per context."""
+def _prefill(
+    model: Llama, completions: Sequence[Completion], growth: int
+) -> tuple[Tensor, KVCache]:
+    """Return each completion's last hidden state (B, D) and the cache, one pass per prompt.
+
+    The samples of a prompt have one and the same list as context, so its identity tells the
+    prompts apart: contexts [a, a, b] are prompts [a, b] and ``prompt_of`` is [0, 0, 1].
+    """
     device = model.embedding.weight.device
-    distinct = {id(row.context): row.context for row in rows}
-    numbers = {key: n for n, key in enumerate(distinct)}
-    which = torch.tensor([numbers[id(row.context)] for row in rows], device=device)  # (B,)
-    contexts = list(distinct.values())
-    lengths = torch.tensor([len(c) for c in contexts], device=device)
+    contexts = list({id(c.context): c.context for c in completions}.values())
+    numbers = {id(context): n for n, context in enumerate(contexts)}
+    prompt_of = torch.tensor([numbers[id(c.context)] for c in completions], device=device)  # (B,)
+    lengths = torch.tensor([len(context) for context in contexts], device=device)  # (P,)
     longest = max(map(len, contexts))
-    padded = torch.tensor([c + [0] * (longest - len(c)) for c in contexts], device=device)
-    cache = KVCache(model.config, lengths, room)
-    hidden = model.hidden(padded, cache)  # (P, T, D)
+    padded = [context + [0] * (longest - len(context)) for context in contexts]
+    cache = KVCache(model.config, lengths, growth)
+    hidden = model.hidden(torch.tensor(padded, device=device), cache)  # (P, S, D)
     last = hidden[torch.arange(len(contexts), device=device), lengths - 1]  # (P, D)
-    cache.fork(which)
-    return last[which], cache
+    cache.start_sequences(prompt_of)
+    return last[prompt_of], cache
 
 
 def _choose(
     model: Llama,
     hidden: Tensor,
-    rows: Sequence[Completion],
+    completions: Sequence[Completion],
     keys: Tensor,
     step: int,
     sampling: SamplingConfig,
 ) -> Tensor:
-    """Return the next token (B,) of each row from its last ``hidden`` state (B, D).
+    """Return the next token (B,) of each completion from its last ``hidden`` state (B, D).
 
-    Where batching could decide between two greedy tokens, the row's own forward pass, alone and
-    without cache, decides. This holds in float32; in bfloat16 near ties are too many for it, and
-    are left to the batch.
+    Where batching could decide between two greedy tokens, the completion's own forward pass, alone
+    and without cache, decides. This holds in float32; in bfloat16 near ties are too many for it,
+    and are left to the batch.
     """
     tokens = []
     count = max(1, STEP_LOGITS[hidden.device.type] // model.config.vocab_size)
-    for start in range(0, len(rows), count):
+    for start in range(0, len(completions), count):
         part = slice(start, start + count)
         logits = model.head(hidden[part])  # (R, V)
         if sampling.temperature > 0:
-            tokens.append(pick(logits, keys[part], step, sampling))
+            tokens.append(draw_tokens(logits, keys[part], step, sampling))  # (R,)
             continue
-        best, close = greedy(logits)
+        likeliest, close = greedy_tokens(logits)  # (R,) each
         if logits.dtype == torch.float32:
-            for line in close.nonzero().flatten().tolist():
-                row = rows[start + line]
-                if row.reason is None:
-                    alone = torch.tensor([row.context + row.tokens], device=logits.device)
-                    best[line] = model(alone)[0, -1].argmax()
-        tokens.append(best)
+            for row in close.nonzero().flatten().tolist():
+                completion = completions[start + row]
+                if completion.finish_reason is None:
+                    ids = torch.tensor([completion.context + completion.tokens]).to(logits.device)
+                    likeliest[row] = model(ids)[0, -1].argmax()
+        tokens.append(likeliest)
     return torch.cat(tokens)

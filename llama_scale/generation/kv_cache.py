@@ -1,117 +1,140 @@
-"""Keys and values in generation: each prompt's once, and what every completion added of its own.
+"""Keys and values in generation: each prompt's once, and what every sequence added of its own.
 
-Shapes as in llama.py; P prompts, R = H / G query heads on one key head, N most lines of a prompt,
-M slots for the tokens generated.
+Shapes as in llama.py; P prompts, B sequences that continue them, R = H / G query heads on one key
+head, N most sequences of one prompt, M slots for the tokens generated.
 """
-
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from llama_scale.config import ModelConfig
+from llama_scale.config import ModelConfig
 
-ROOM = 32  # tokens that a full cache grows by, unless it is told otherwise
+GROWTH = 32  # slots that a full cache grows by, unless it is told otherwise
 
 
 class KVCache:
-    """The keys and values of P prompts and of the B lines that continue them.
+    """The keys and values of P prompts and of the B sequences that continue them.
 
     The first pass through the model takes the prompts, right-padded (P, S), and keeps their keys
-    and values; ``fork`` then says which prompt each line continues, and every further pass takes
-    one token of each line (B, 1). All lines of a prompt attend to the one copy of it in one matrix
-    product, so that memory moved does not grow with the samples drawn of it.
+    and values; ``start_sequences`` then says which prompt each sequence continues, and every
+    further pass takes one token of each sequence (B, 1). All sequences of a prompt attend to the
+    one copy of it in one matrix product, so that memory moved does not grow with the samples drawn
+    of it.
+
+    Attributes:
+        lengths: (P,) tokens of each prompt.
+        prompt_kv: Of each layer the keys and values of the prompts, (P, G, S, K) twice.
+        prompt_bias: (P, S) added to scores: 0 for a token of the prompt, -inf for padding.
+        prompt_of: (B,) the prompt that each sequence continues.
+        generated_kv: Keys and values of the tokens generated, (2, L, B, G, M, K); token t of every
+            sequence is in slot t, whatever the length of its prompt.
+        slots: (M,) the numbers of the slots.
+        n_generated: Tokens that each sequence has, and so the slot of its next one.
+        next_slot: (1,) the same number on the device, where a replayed CUDA graph can read it.
+        sequence_at: (P N,) the sequences in a table by their prompt, see ``_arrange``.
+        place_of: (B,) where in that table each sequence is.
+        most_sequences: N.
     """
 
-    def __init__(self, config: "ModelConfig", lengths: Tensor, room: int = ROOM) -> None:
-        """``lengths`` (P,) counts the tokens of each prompt; a full cache grows by ``room``."""
-        self.config, self.lengths, self.room = config, lengths, room
-        self.prompts: list[tuple[Tensor, Tensor]] = []  # of each layer, (P, G, S, K) twice
-        self.prompt = torch.arange(len(lengths), device=lengths.device)  # (B,) of each line
-        self.lines: Tensor | None = None  # keys and values, (2, L, B, G, M, K)
-        self.steps = 0
-        self.step = torch.zeros(1, dtype=torch.long, device=lengths.device)  # the same, there
+    def __init__(self, config: ModelConfig, lengths: Tensor, growth: int = GROWTH) -> None:
+        """``lengths`` (P,) counts the tokens of each prompt; a full cache grows by ``growth``."""
+        self.config, self.lengths, self.growth = config, lengths, growth
+        self.prompt_kv: list[tuple[Tensor, Tensor]] = []
+        self.prompt_of = torch.arange(len(lengths), device=lengths.device)
+        self.n_generated = 0
+        self.next_slot = torch.zeros(1, dtype=torch.long, device=lengths.device)
 
-    def fork(self, prompt: Tensor) -> None:
-        """Continue prompt ``prompt[b]`` (B,) in line b."""
-        keys, _ = self.prompts[0]
-        _, heads, longest, width = keys.shape
-        self.lines = keys.new_zeros(2, self.config.n_layers, len(prompt), heads, 0, width)
-        slots = torch.arange(longest, device=keys.device)
-        bias = torch.zeros(len(keys), longest, device=keys.device)  # (P, S)
-        self.bias = bias.masked_fill(slots >= self.lengths[:, None], -torch.inf)
-        self._group(prompt)
+    def start_sequences(self, prompt_of: Tensor) -> None:
+        """Let sequence b continue prompt ``prompt_of[b]`` (B,)."""
+        keys, _ = self.prompt_kv[0]
+        n_prompts, heads, longest, width = keys.shape
+        shape = (2, self.config.n_layers, len(prompt_of), heads, 0, width)
+        self.generated_kv = keys.new_zeros(shape)
+        padding = torch.arange(longest, device=keys.device) >= self.lengths[:, None]  # (P, S)
+        bias = torch.zeros(n_prompts, longest, device=keys.device)
+        self.prompt_bias = bias.masked_fill(padding, -torch.inf)
+        self._arrange(prompt_of)
 
-    def select(self, lines: Tensor) -> None:
-        """Keep the given lines only, and the prompts that they continue."""
-        self.lines = self.lines[:, :, lines]
-        kept, prompt = self.prompt[lines].unique(return_inverse=True)
-        if len(kept) < len(self.lengths):
-            self.prompts = [(keys[kept], values[kept]) for keys, values in self.prompts]
-            self.lengths, self.bias = self.lengths[kept], self.bias[kept]
-        self._group(prompt)
+    def keep_sequences(self, sequences: Tensor) -> None:
+        """Keep the sequences of these numbers only, and the prompts that they continue."""
+        self.generated_kv = self.generated_kv[:, :, sequences]
+        prompts, prompt_of = self.prompt_of[sequences].unique(return_inverse=True)
+        if len(prompts) < len(self.lengths):
+            self.prompt_kv = [(keys[prompts], values[prompts]) for keys, values in self.prompt_kv]
+            self.lengths, self.prompt_bias = self.lengths[prompts], self.prompt_bias[prompts]
+        self._arrange(prompt_of)
 
-    def _group(self, prompt: Tensor) -> None:
-        """Find a place for every line in a table (P, N) of the lines of each prompt."""
-        self.prompt = prompt
-        counts = prompt.bincount(minlength=len(self.lengths))  # (P,)
-        order = prompt.argsort(stable=True)
-        number = torch.empty_like(prompt)  # (B,) of a line among those of its prompt
-        first = counts.cumsum(0) - counts
-        number[order] = torch.arange(len(prompt), device=prompt.device) - first[prompt[order]]
-        width = int(counts.max())
-        self.place = prompt * width + number  # (B,)
-        table = torch.zeros(len(counts) * width, dtype=torch.long, device=prompt.device)
-        self.table = table.scatter(0, self.place, torch.arange(len(prompt), device=prompt.device))
-        self.width = width
+    def _arrange(self, prompt_of: Tensor) -> None:
+        """Put the sequences in a table (P, N) with a row for each prompt.
+
+        One matrix product for each prompt needs its sequences side by side, and as many of them
+        for each. If sequences 0, 2 and 3 continue prompt 0 and sequence 1 continues prompt 1, then
+        ``prompt_of`` is [0, 1, 0, 0] and the table [[0, 2, 3], [1, 0, 0]]: where a prompt has fewer
+        than N, sequence 0 stands in, and what comes of it is not read. ``place_of``, the way back,
+        is [0, 3, 1, 2]. The comments below go on with this example.
+        """
+        self.prompt_of = prompt_of
+        numbers = torch.arange(len(prompt_of), device=prompt_of.device)  # (B,) [0, 1, 2, 3]
+        counts = prompt_of.bincount(minlength=len(self.lengths))  # (P,) [3, 1]
+        by_prompt = prompt_of.argsort(stable=True)  # (B,) [0, 2, 3, 1]
+        first = counts.cumsum(0) - counts  # (P,) [0, 3], where a prompt begins in by_prompt
+        column = torch.empty_like(prompt_of)  # (B,) [0, 0, 1, 2]
+        column[by_prompt] = numbers - first[prompt_of[by_prompt]]
+        self.most_sequences = int(counts.max())
+        self.place_of = prompt_of * self.most_sequences + column
+        table = numbers.new_zeros(len(counts) * self.most_sequences)
+        self.sequence_at = table.scatter(0, self.place_of, numbers)
 
     def positions(self, length: int) -> Tensor:
         """Return the positions of the tokens of the next pass, (1, T) or (B, 1)."""
-        if not self.prompts:
+        if not self.prompt_kv:
             return torch.arange(length, device=self.lengths.device)[None]
-        last = self.config.context_length - 1  # finished lines may be there already
-        return (self.lengths[self.prompt] + self.step).clamp(max=last)[:, None]
+        last = self.config.context_length - 1  # finished sequences may be there already
+        return (self.lengths[self.prompt_of] + self.next_slot).clamp(max=last)[:, None]
 
-    def make_room(self) -> bool:
-        """Make room for the next token of each line; say whether the cache had to grow."""
-        if self.steps < self.lines.shape[4]:
+    def grow_if_full(self) -> bool:
+        """Make room for the next token of each sequence; say whether the cache had to grow."""
+        if self.n_generated < self.generated_kv.shape[4]:
             return False
-        self.lines = F.pad(self.lines, (0, 0, 0, self.room))
-        self.slots = torch.arange(self.lines.shape[4], device=self.lines.device)  # (M,)
+        self.generated_kv = F.pad(self.generated_kv, (0, 0, 0, self.growth))
+        self.slots = torch.arange(self.generated_kv.shape[4], device=self.lengths.device)
         return True
 
     def advance(self) -> None:
-        """Go on to the next token of each line."""
-        self.steps += 1
-        self.step += 1
+        """Go on to the next token of each sequence."""
+        self.n_generated += 1
+        self.next_slot += 1  # in place: a recorded CUDA graph reads this very tensor
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return the attention (B, H, T, K) of ``q`` to all before it; keep ``k`` and ``v``."""
-        if len(self.prompts) == layer:
-            self.prompts.append((k, v))
+        """Return the attention (B, H, T, K) of ``q`` to all before it; keep ``k`` and ``v``.
+
+        A sequence attends to two parts, its prompt's tokens and its own. Their scores are made
+        apart, the first for all sequences of a prompt at once, and joined for one softmax.
+        """
+        if len(self.prompt_kv) == layer:
+            self.prompt_kv.append((k, v))
             grouped = self.config.kv_heads != self.config.n_heads
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-        keys, values = self.lines[:, layer]  # (B, G, M, K) each
-        keys.index_copy_(2, self.step, k)
-        values.index_copy_(2, self.step, v)
-        prompt_keys, prompt_values = self.prompts[layer]  # (P, G, S, K) each
+        keys, values = self.generated_kv[:, layer]  # (B, G, M, K) each
+        keys.index_copy_(2, self.next_slot, k)
+        values.index_copy_(2, self.next_slot, v)
+        prompt_keys, prompt_values = self.prompt_kv[layer]  # (P, G, S, K) each
         q = q.unflatten(1, (k.shape[1], -1)).squeeze(3) * q.shape[-1] ** -0.5  # (B, G, R, K)
-        scores = self._together(q) @ prompt_keys.mT + self.bias[:, None, None]  # (P, G, N R, S)
-        own = (q @ keys.mT).masked_fill(self.slots > self.step, -torch.inf)  # (B, G, R, M)
-        scores = torch.cat([self._apart(scores), own], dim=-1)  # (B, G, R, S + M)
+        scores = self._group(q) @ prompt_keys.mT + self.prompt_bias[:, None, None]  # (P, G, N R, S)
+        own = (q @ keys.mT).masked_fill(self.slots > self.next_slot, -torch.inf)  # (B, G, R, M)
+        scores = torch.cat([self._ungroup(scores), own], dim=-1)  # (B, G, R, S + M)
         weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
-        of_prompt, of_line = weights.tensor_split([prompt_keys.shape[2]], dim=-1)
-        y = self._apart(self._together(of_prompt) @ prompt_values) + of_line @ values
+        on_prompt, on_own = weights.tensor_split([prompt_keys.shape[2]], dim=-1)
+        y = self._ungroup(self._group(on_prompt) @ prompt_values) + on_own @ values  # (B, G, R, K)
         return y.flatten(1, 2).unsqueeze(2)  # (B, H, 1, K)
 
-    def _together(self, x: Tensor) -> Tensor:
-        """Rearrange (B, G, R, X) to (P, G, N R, X), the lines of a prompt beside each other."""
-        x = x[self.table].unflatten(0, (-1, self.width))  # (P, N, G, R, X)
+    def _group(self, x: Tensor) -> Tensor:
+        """Rearrange (B, G, R, X) to (P, G, N R, X), the sequences of a prompt beside each other."""
+        x = x[self.sequence_at].unflatten(0, (-1, self.most_sequences))  # (P, N, G, R, X)
         return x.transpose(1, 2).flatten(2, 3)
 
-    def _apart(self, x: Tensor) -> Tensor:
-        """Rearrange (P, G, N R, X) to (B, G, R, X)."""
-        x = x.unflatten(2, (self.width, -1)).transpose(1, 2)  # (P, N, G, R, X)
-        return x.flatten(0, 1)[self.place]
+    def _ungroup(self, x: Tensor) -> Tensor:
+        """Rearrange (P, G, N R, X) to (B, G, R, X), each sequence back from its place."""
+        x = x.unflatten(2, (self.most_sequences, -1)).transpose(1, 2)  # (P, N, G, R, X)
+        return x.flatten(0, 1)[self.place_of]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_scale.errors import InputError
+from llama_scale.splitmix import GOLDEN_GAMMA, as_int64, mix_tensor, shift_right
 
 ROUNDING = 6e-5  # most that batching moves a float32 logit, as a share of the largest: 512 epsilon
 SEGMENT = 128  # tokens whose probabilities are summed before one of them is looked for
@@ -54,7 +55,12 @@ class SamplingConfig:
 
 
 def sample_keys(seed: int, samples: Sequence[tuple[int, int]]) -> Tensor:
-    """Return the key (B,) of the random numbers of each (task, sample)."""
+    """Return the key (B,) int64 of the random numbers of each (task, sample).
+
+    A completion has a stream of numbers of its own, which its key begins: sample 3 of task 7 has
+    the hash of (seed, 7, 3) whichever other completions are drawn beside it, so that neither the
+    batch nor the number of processes changes a text.
+    """
     words = [np.random.SeedSequence((seed, *pair)).generate_state(1, np.uint64) for pair in samples]
     return torch.from_numpy(np.concatenate(words).view(np.int64))
 
@@ -62,75 +68,72 @@ def sample_keys(seed: int, samples: Sequence[tuple[int, int]]) -> Tensor:
 def uniforms(keys: Tensor, step: int, attempt: int = 0) -> Tensor:
     """Return a number in [0, 1) for each of ``keys`` (B,), a multiple of 2^-53.
 
-    SplitMix64 (Steele et al. 2014) of the key, counting up by step and attempt.
+    It is number ``step`` + 2^32 ``attempt`` of the key's SplitMix64 stream: the token of a step has
+    a number for each time that it is drawn again, and no two steps share one.
     """
-    count = (step + (attempt << 32) + 1) * 0x9E3779B97F4A7C15
-    x = keys + ((count + (1 << 63)) % (1 << 64) - (1 << 63))  # int64 wraps around
-    x = (x ^ _shift(x, 30)) * -0x40A7B892E31B1A47
-    x = (x ^ _shift(x, 27)) * -0x6B2FB644ECCEEE15
-    return _shift(x ^ _shift(x, 31), 11).double() * 2.0**-53
+    count = step + (attempt << 32) + 1
+    bits = mix_tensor(keys + as_int64(count * GOLDEN_GAMMA))  # (B,) int64, wraps around
+    return shift_right(bits, 11).double() * 2.0**-53  # the highest 53 bits, as a double has
 
 
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Shift int64 to the right as if it had no sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def pick(logits: Tensor, keys: Tensor, step: int, sampling: SamplingConfig) -> Tensor:
+def draw_tokens(logits: Tensor, keys: Tensor, step: int, sampling: SamplingConfig) -> Tensor:
     """Draw one token (B,) for each row of ``logits`` (B, V).
 
     Top-k is taken first, then the nucleus: a token is in it while those likelier than it have
     less than top_p of the mass. Tokens that tie with the last one kept are kept too, so that no
-    order among equals matters. A draw outside the nucleus is repeated among the likelier tokens.
+    order among equals matters. A draw outside the nucleus is repeated among the likelier tokens:
+    of p = (.5, .3, .15, .05) and top_p .7 the nucleus is the first two. Token 2 may be drawn, but
+    those likelier than it have .8, so it is a miss, and tokens 0 and 1 remain to draw from.
     """
     p = logits.float()
     p = (p - p.amax(-1, keepdim=True)).mul_(1 / sampling.temperature).exp_()  # (B, V)
     if sampling.top_k and sampling.top_k < p.shape[1]:
         p.masked_fill_(p < p.topk(sampling.top_k).values[:, -1:], 0)
-    tokens, mass = _draw(p, uniforms(keys, step))
+    tokens, mass = _tokens_at(p, uniforms(keys, step))  # (B,) each
     if sampling.top_p == 1:
         return tokens
     limit = sampling.top_p * mass  # (B,)
     drawn, attempt = tokens, 0
     rows = torch.arange(len(p), device=p.device)  # (R,) whose draw is not accepted yet
     while True:
-        p.masked_fill_(p <= p.gather(1, drawn[:, None]), 0)  # (R, V)
-        missed = (p.sum(-1) >= limit).nonzero().squeeze(1)
+        p.masked_fill_(p <= p.gather(1, drawn[:, None]), 0)  # (R, V), what is likelier remains
+        missed = (p.sum(-1) >= limit).nonzero().squeeze(1)  # numbers among the R rows
         if len(missed) == 0:
             return tokens
         attempt += 1
         rows, p, limit = rows[missed], p[missed], limit[missed]
-        drawn, _ = _draw(p, uniforms(keys[rows], step, attempt))
+        drawn, _ = _tokens_at(p, uniforms(keys[rows], step, attempt))
         tokens[rows] = drawn
 
 
-def _draw(p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the token (B,) at the quantile ``uniform`` (B,) of ``p`` (B, V), and p's mass (B,).
+def _tokens_at(p: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the token (B,) at a ``quantile`` (B,) of ``p`` (B, V), and the mass (B,) of ``p``.
 
-    The segment that holds the quantile is looked for first, then the token in it.
+    The segment that holds the quantile is looked for first, then the token in it: two searches of
+    V / 128 and of 128 sums instead of one of V.
     """
     if p.shape[1] % SEGMENT:
         p = F.pad(p, (0, -p.shape[1] % SEGMENT))
     segments = p.unflatten(1, (-1, SEGMENT))  # (B, V / 128, 128)
-    sums = segments.sum(-1)
+    sums = segments.sum(-1)  # (B, V / 128)
     cdf = sums.cumsum(-1, dtype=torch.float64)  # (B, V / 128)
-    target = uniform[:, None] * cdf[:, -1:]  # (B, 1)
+    target = quantile[:, None] * cdf[:, -1:]  # (B, 1)
     segment = torch.searchsorted(cdf, target, right=True)  # (B, 1)
-    width = sums.gather(1, segment)
+    width = sums.gather(1, segment)  # (B, 1)
     share = 1 - (cdf.gather(1, segment) - target) / width  # of the segment, in [0, 1)
     share.clamp_(0, 1 - 2.0**-53)
     within = segments[torch.arange(len(p), device=p.device), segment[:, 0]]  # (B, 128)
     cdf_within = within.cumsum(-1, dtype=torch.float64)
-    place = torch.searchsorted(cdf_within, share * cdf_within[:, -1:], right=True)
-    return (segment * SEGMENT + place).squeeze(1), cdf[:, -1]
+    offset = torch.searchsorted(cdf_within, share * cdf_within[:, -1:], right=True)  # (B, 1)
+    return (segment * SEGMENT + offset).squeeze(1), cdf[:, -1]
 
 
-def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+def greedy_tokens(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the likeliest token (B,) of ``logits`` (B, V), and whether rounding decided (B,).
 
     Rounding differs with the shape of a batch and may decide where two logits are closer than it.
     """
-    best, tokens = logits.max(-1)
+    best, tokens = logits.max(-1)  # (B,) each
     rounding = ROUNDING * torch.maximum(best, -logits.amin(-1))  # (B,)
-    close = (logits > (best - rounding)[:, None]).sum(-1) > 1
+    close = (logits > (best - rounding)[:, None]).sum(-1) > 1  # (B,)
     return tokens, close

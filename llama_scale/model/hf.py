@@ -1,23 +1,17 @@
 """The transformers LLaMA layout, both ways: weights are renamed, nothing is permuted."""
 
 import re
-import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.config import ModelConfig
-from llama_scale.data.tokenizer import ESCAPE, Tokenizer
+from llama_scale.data.tokenizer import ESCAPE
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, write_json
-from llama_scale.model.llama import EOS, Llama
+from llama_scale.model.llama import Llama
 
 # Ours -> theirs, applied in this order to a parameter's name.
 RENAMES = [
@@ -31,7 +25,7 @@ RENAMES = [
     (r"\.ffn\.(gate|up|down)\.", r".mlp.\1_proj."),
 ]
 # Field of our shape -> field of a transformers config.json.
-SIZES = {
+CONFIG_FIELDS = {
     "d_model": "hidden_size",
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
@@ -67,7 +61,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()},
+        **{theirs: getattr(config, ours) for ours, theirs in CONFIG_FIELDS.items()},
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "rope_theta": config.rope_theta,  # for transformers before version 5
@@ -95,11 +89,11 @@ def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
         "mlp_bias": (fields.get("mlp_bias", False), False),
         "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
     }
-    for name, (found, wanted) in expected.items():
-        if found != wanted:
-            raise InputError(f"{path}: {name} is {found!r}; only {wanted!r} can be read")
+    for name, (value, readable) in expected.items():
+        if value != readable:
+            raise InputError(f"{path}: {name} is {value!r}; only {readable!r} can be read")
     counts = {}
-    for ours, theirs in SIZES.items():
+    for ours, theirs in CONFIG_FIELDS.items():
         counts[ours] = fields.get(theirs)
         if not isinstance(counts[ours], int):
             raise InputError(f"{path}: {theirs} should be a whole number, found {counts[ours]!r}")
@@ -121,7 +115,8 @@ def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
     Its ids equal ours. Pieces hold real spaces, so that U+2581 in a text falls back to its bytes
     as it does here. A merge stands for each way to put a piece together from two others, in the
     order of the pieces and with the longer left part first: SentencePiece joins the leftmost of
-    equal pairs, and runs of one character grow from the left.
+    equal pairs, and runs of one character grow from the left. The piece "abc" gives the merges
+    (ab, c) and (a, bc), as far as those are pieces too.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
     names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
@@ -175,72 +170,6 @@ def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
     }
 
 
-def export_checkpoint(path: str | Path, out: str | Path) -> None:
-    """Write a checkpoint or run as a folder that transformers loads; raise InputError if it cannot.
-
-    The folder has config.json, model.safetensors, tokenizer.json and tokenizer_config.json, and
-    the SentencePiece model that the tokenizer was made from. A prompt is the end-of-document id
-    followed by its tokens.
-    """
-    folder, out = checkpoint.resolve(path), Path(out)
-    _refuse_full(out)
-    model = checkpoint.load_model(folder)
-    weights = dict(model.state_dict())
-    if model.config.tie_embeddings:
-        del weights["head.weight"]
-    config = hf_config(model.config) | {"dtype": "float32"}
-    if (folder / "tokenizer.model").is_file():
-        config |= {"bos_token_id": EOS, "eos_token_id": EOS}
-    out.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.contiguous() for name, value in to_hf(weights).items()}
-    checkpoint.write_tensors(out / "model.safetensors", tensors, {"format": "pt"})
-    if (folder / "tokenizer.model").is_file():
-        shutil.copyfile(folder / "tokenizer.model", out / "tokenizer.model")
-        write_json(out / "tokenizer.json", tokenizer_json(folder / "tokenizer.model"))
-        write_json(
-            out / "tokenizer_config.json",
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "unk_token": "<unk>",
-                "bos_token": "</s>",
-                "eos_token": "</s>",
-                "split_special_tokens": True,
-                "clean_up_tokenization_spaces": False,
-                "model_max_length": model.config.context_length,
-            },
-        )
-    write_json(out / "config.json", config)
-
-
-def import_checkpoint(path: str | Path, out: str | Path) -> None:
-    """Write a transformers LLaMA folder as a checkpoint of ours; raise InputError if it cannot be.
-
-    A tokenizer.model beside the weights is taken along.
-    """
-    path, out = Path(path), Path(out)
-    _refuse_full(out)
-    config = model_config(read_json(path / "config.json"), path / "config.json")
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise InputError(f"{path}: no *.safetensors; other weight files are not read")
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            weights |= load_file(file)
-        except SafetensorError as error:
-            raise InputError(f"{file}: cannot be read ({error})") from None
-    if config.tie_embeddings:
-        weights.pop("lm_head.weight", None)  # transformers takes the embedding
-    ours = from_hf(weights, check_weights(weights, config, path))
-    meta = {"model": asdict(config), "size": "imported", "step": 0, "tokens": 0, "data": None}
-    tokenizer = path / "tokenizer.model"
-    meta["tokenizer_fingerprint"] = None
-    if tokenizer.is_file():
-        meta["tokenizer_fingerprint"] = Tokenizer(tokenizer).fingerprint
-    weights = {name: value.float() for name, value in ours.items()}
-    checkpoint.save_weights(out, weights, meta, tokenizer if tokenizer.is_file() else None)
-
-
 def check_weights(weights: dict[str, Tensor], config: ModelConfig, path: Path) -> list[str]:
     """Return our names of the weights of a transformers folder, if they are those of ``config``.
 
@@ -248,24 +177,19 @@ def check_weights(weights: dict[str, Tensor], config: ModelConfig, path: Path) -
     """
     with torch.device("meta"):
         ours = Llama(config).state_dict()
-    wanted = {name: tuple(value.shape) for name, value in to_hf(ours).items()}
-    for name in sorted(wanted.keys() | weights.keys()):
-        found = tuple(weights[name].shape) if name in weights else None
+    shapes = {name: tuple(value.shape) for name, value in to_hf(ours).items()}
+    for name in sorted(shapes.keys() | weights.keys()):
+        shape = tuple(weights[name].shape) if name in weights else None
         tied = name == "lm_head.weight" and config.tie_embeddings
         if tied or name.endswith("rotary_emb.inv_freq"):
             continue
-        if name not in wanted:
+        if name not in shapes:
             raise InputError(f"{path}: the weights have {name}, which this model lacks")
-        if found is None:
+        if shape is None:
             raise InputError(f"{path}: the weights lack {name}")
-        if found != wanted[name]:
+        if shape != shapes[name]:
             raise InputError(
-                f"{path}: {name} is {found} and config.json asks for {wanted[name]}; they are not "
+                f"{path}: {name} is {shape} and config.json asks for {shapes[name]}; they are not "
                 "of one model"
             )
     return list(ours)
-
-
-def _refuse_full(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"out: {out} is not empty; choose another folder or delete it")

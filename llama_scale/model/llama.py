@@ -9,6 +9,7 @@ value heads, K head dimension, F feed-forward width, V vocabulary.
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llama_scale.config import ModelConfig
-from llama_scale.generation.kv_cache import KVCache
-from llama_scale.model.loss import grade, grade_copy, linear_cross_entropy
+from llama_scale.model.loss import linear_cross_entropy, nll_and_grad, nll_and_grad_of_copy
+
+if TYPE_CHECKING:
+    from llama_scale.generation.kv_cache import KVCache
 
 INIT_STD = 0.02
 EOS = 2  # the id that ends a document
@@ -35,7 +38,8 @@ def rope_table(config: ModelConfig, device: torch.device | None = None) -> Tenso
 def document_mask(tokens: Tensor) -> Tensor:
     """Return who sees whom, (B, 1, T, T): the past within one's own document of ``tokens`` (B, T).
 
-    The end of a document opens the next one, as it opens a prompt in generation. Positions go on
+    The end of a document opens the next one, as it opens a prompt in generation: of tokens
+    [5, EOS, 7, 8] the first is in document 0 and the others in document 1. Positions go on
     counting: the rotary embedding acts through differences alone.
     """
     length = tokens.shape[1]
@@ -46,7 +50,11 @@ def document_mask(tokens: Tensor) -> Tensor:
 
 
 def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotate pairs (i, i + K/2) of ``x`` (B, H, T, K) by the angles in ``rope`` (2, T, K)."""
+    """Rotate pairs (i, i + K/2) of ``x`` (B, H, T, K) by the angles in ``rope`` (2, T, K).
+
+    With K = 4 the pairs are (x0, x2) and (x1, x3), and a pair (a, b) becomes (a cos - b sin,
+    b cos + a sin): ``x`` times the cosines, plus (-x2, -x3, x0, x1) times the sines.
+    """
     cos, sin = rope.to(x.dtype)  # (T, K) each, or (B, 1, T, K) with one position for each row
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
@@ -100,7 +108,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block: attention and feed-forward, each on a normalised residual.
+    """One transformer block: attention and feed-forward, each on a normalized residual.
 
     With ``recompute`` set, only the block's input is kept for the backward pass (Chen et al. 2016).
     """
@@ -150,16 +158,16 @@ class Llama(nn.Module):
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.register_buffer("rope", rope_table(config), persistent=False)
-        self.grade = grade
+        self.nll_and_grad = nll_and_grad
 
     def compile_parts(self) -> None:
         """Compile each block, all with one piece of code, and the softmax of the loss."""
         for block in self.blocks:
             block.compile()
-        self.grade = torch.compile(grade_copy, dynamic=False)
+        self.nll_and_grad = torch.compile(nll_and_grad_of_copy, dynamic=False)
 
     @classmethod
-    def blank(cls, config: ModelConfig, device: str = "cpu") -> "Llama":
+    def empty_model(cls, config: ModelConfig, device: str = "cpu") -> "Llama":
         """Return a model on ``device`` whose weights have no values yet.
 
         The constructor would first draw torch's own, which takes longer than ``init_weights``.
@@ -197,8 +205,8 @@ class Llama(nn.Module):
         values.normal_(0.0, std, generator=generator)
         parameter.copy_(values)
 
-    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Return the normalised last hidden state (B, T, D) of ``tokens`` (B, T).
+    def hidden(self, tokens: Tensor, cache: "KVCache | None" = None) -> Tensor:
+        """Return the normalized last hidden state (B, T, D) of ``tokens`` (B, T).
 
         With a cache the tokens follow those in it (see KVCache).
         """
@@ -212,18 +220,20 @@ class Llama(nn.Module):
             x = block(x, rope, mask)
         return self.norm(x)
 
-    def _continue(self, x: Tensor, cache: KVCache) -> Tensor:
+    def _continue(self, x: Tensor, cache: "KVCache") -> Tensor:
         """Pass ``x`` (B, T, D) through the blocks, attending to what the cache holds."""
         rope = self.rope[:, cache.positions(x.shape[1])].unsqueeze(2)  # (2, 1 or B, 1, T, K)
         for layer, block in enumerate(self.blocks):
             x = block(x, rope, attend=partial(cache.attend, layer))
         return x
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: "KVCache | None" = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each position of ``tokens`` (B, T)."""
         return self.head(self.hidden(tokens, cache))
 
     def loss(self, tokens: Tensor) -> Tensor:
         """Return the mean cross-entropy in nats of ``tokens`` (B, T + 1), each after its past."""
         hidden = self.hidden(tokens[:, :-1]).flatten(0, 1)  # (B T, D)
-        return linear_cross_entropy(hidden, self.head.weight, tokens[:, 1:].flatten(), self.grade)
+        return linear_cross_entropy(
+            hidden, self.head.weight, tokens[:, 1:].flatten(), self.nll_and_grad
+        )

@@ -14,19 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from llama_scale.cost.accounting import HEAD_LOGITS
+from llama_scale.cost.memory import HEAD_LOGITS
 
-# logits (R, V), targets (R, 1) and a factor -> nats () and gradient (R, V): see ``grade``
-Grade = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+# logits (R, V), targets (R, 1) and a factor -> nats () and gradient (R, V): see ``nll_and_grad``
+NllAndGrad = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
-def grade(logits: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def nll_and_grad(logits: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Return the nats of ``target`` (R, 1) under ``logits`` (R, V) and a gradient by the logits.
 
     The nats () are the sum over the rows, in float32; the gradient (R, V) is that of ``share``
     times them, in the type of the logits. Logits in float32 are overwritten by it.
+
+    With p = softmax(logits), a row's nats are log sum exp(logits) - logits[target], and their
+    gradient is p, less 1 at the target: logits (0, 0) and target 0 give log 2 and (-1/2, 1/2).
     """
-    x = logits.float()
+    x = logits.float()  # (R, V)
     x -= x.amax(dim=-1, keepdim=True)
     at_target = x.gather(-1, target)  # (R, 1)
     total = x.exp_().sum(dim=-1, keepdim=True)  # (R, 1)
@@ -37,24 +40,26 @@ def grade(logits: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor]
     return nats, gradient.scatter_(-1, target, of_target.to(logits.dtype))
 
 
-def grade_copy(logits: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def nll_and_grad_of_copy(logits: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Return the same and leave ``logits`` as they are: to be compiled, which costs no copy."""
-    return grade(logits.clone(), target, share)
+    return nll_and_grad(logits.clone(), target, share)
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, grade: Grade = grade
+    hidden: Tensor, weight: Tensor, targets: Tensor, nll_and_grad: NllAndGrad = nll_and_grad
 ) -> Tensor:
     """Return the mean nats of ``targets`` (M,) under softmax(``hidden`` ``weight``^T).
 
     ``hidden`` is (M, D) and ``weight`` (V, D). The softmax is in float32; the products are in
-    autocast's type where that is on. ``grade`` is the function above, or that compiled.
+    autocast's type where that is on. ``nll_and_grad`` is the function above, or that compiled.
     """
     most = max(1, HEAD_LOGITS[hidden.device.type] // len(weight))
     parts = -(-len(targets) // most)
-    rows = -(-len(targets) // parts)  # as equal as can be: compiled code is for one shape
+    # Compiled code is for one shape, so the parts are as equal as can be: 100 rows of which 30 may
+    # be held are four times 25, not 30, 30, 30 and 10.
+    rows = -(-len(targets) // parts)
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return _LinearCrossEntropy.apply(hidden, weight, targets, rows, grade)
+        return _LinearCrossEntropy.apply(hidden, weight, targets, rows, nll_and_grad)
     nats = [
         F.cross_entropy(F.linear(h, weight).float(), t, reduction="sum")
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
@@ -65,7 +70,12 @@ def linear_cross_entropy(
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, grade: Grade
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        rows: int,
+        nll_and_grad: NllAndGrad,
     ) -> Tensor:
         share = 1.0 / len(targets)
         hidden_grad = torch.empty_like(hidden)
@@ -74,7 +84,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets), rows):
             h = hidden[start : start + rows]  # (R, D)
             target = targets[start : start + rows, None]  # (R, 1)
-            part, gradient = grade(F.linear(h, weight), target, share)  # (), (R, V)
+            part, gradient = nll_and_grad(F.linear(h, weight), target, share)  # (), (R, V)
             nats += part
             hidden_grad[start : start + rows] = gradient @ weight
             _add_product(weight_grad, gradient.T, h)

@@ -1,6 +1,6 @@
 """Lightning callbacks: the metrics log, signals and the progress bar.
 
-Lightning's own counterparts lose the CSV of a reused folder, synchronise every batch and save
+Lightning's own counterparts lose the CSV of a reused folder, synchronize every batch and save
 inside signal handlers; these do none of that.
 """
 

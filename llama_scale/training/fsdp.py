@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from llama_scale.checkpoint import sharded
-from llama_scale.checkpoint.folder import PREFIX
+from llama_scale.checkpoint.folder import LIGHTNING_PREFIX
 from llama_scale.model.llama import Llama, rope_table
 
 
@@ -95,7 +95,7 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Read this process's part of the weights."""
         state = self.lightning_module.state_dict()
-        weights = {name.removeprefix(PREFIX): value for name, value in state.items()}
+        weights = {name.removeprefix(LIGHTNING_PREFIX): value for name, value in state.items()}
         if self.lightning_module.model.config.tie_embeddings:
             del weights["head.weight"]
         sharded.read(self.source, weights, self.group)

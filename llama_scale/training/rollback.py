@@ -5,7 +5,6 @@ the run began (0, a branch at its parent's step), and batches are the numbers le
 on. The order of batches stays a function of the seed and this list.
 """
 
-import gzip
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from llama_scale.checkpoint import folder as checkpoint
+from llama_scale.data.documents import has_documents, read_documents
 from llama_scale.data.loader import TokenWindows, batch_number
 from llama_scale.data.shards import Tokens
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_jsonl
-from llama_scale.training.optim import Recipe
+from llama_scale.training.recipe import Recipe
 
 FILE = "skipped.jsonl"
 TRIES = 3  # returns to one step
@@ -101,12 +101,10 @@ def documents_in(windows: TokenWindows, samples: np.ndarray) -> list[dict[str, A
 
     Each is its row number in documents.jsonl.gz with package, path and sha256.
     """
-    path = windows.tokens.folder / "documents.jsonl.gz"
-    if not path.is_file():
+    folder, split = windows.tokens.folder, windows.tokens.split
+    if not has_documents(folder):
         return None
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        rows = [(i, json.loads(line)) for i, line in enumerate(file)]
-    rows = [(i, row) for i, row in rows if row["split"] == windows.tokens.split]
+    rows = [(i, row) for i, row in enumerate(read_documents(folder)) if row["split"] == split]
     starts = _starts(windows.tokens, [row for _, row in rows])  # (documents,)
     found: set[int] = set()
     for start in windows.starts(samples):

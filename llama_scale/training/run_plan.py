@@ -16,23 +16,16 @@ import yaml
 import llama_scale
 from llama_scale.checkpoint.folder import verify
 from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml
-from llama_scale.cost.accounting import GIB, count_parameters, flops_per_token
-from llama_scale.cost.dry_run import (
-    Layout,
-    Machine,
-    describe_machine,
-    layout_memory,
-    pick_compile,
-    pick_layout,
-)
+from llama_scale.cost.accounting import count_parameters, flops_per_token
+from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
+from llama_scale.cost.layout import Layout, layout_memory, pick_compile, pick_layout
 from llama_scale.data.shards import Tokens, open_tokens
 from llama_scale.device import fast_bf16, pick_device, set_threads
 from llama_scale.errors import InputError
 from llama_scale.model.llama import EOS
 from llama_scale.training.distributed import Place, find_place
-from llama_scale.training.optim import Recipe, resolve
+from llama_scale.training.recipe import Recipe, resolve
 
-GPU_UTILISATION = 0.4
 # Fields that may differ when a run continues: they change no more than rounding.
 FREE_FIELDS = {
     "run", "device", "compile", "micro_batch", "checkpoint_activations", "devices", "nodes",
@@ -91,7 +84,7 @@ def plan_run(config: TrainConfig) -> Run:
     """
     recipe = resolve(config)
     set_threads(config.threads)
-    machine = describe_machine(None, GPU_UTILISATION, pick_device(config.device), config.threads)
+    machine = describe_machine(None, DEFAULT_MFU, pick_device(config.device), config.threads)
     device = machine.device
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
     place = find_place(config.devices, config.nodes)

@@ -21,22 +21,20 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from llama_scale.checkpoint import folder as checkpoint
-from llama_scale.checkpoint.lightning import (
-    Checkpointer,
-    FolderCheckpointIO,
-    random_state,
-    set_random_state,
-)
+from llama_scale.checkpoint.lightning import FolderCheckpointIO, random_state, set_random_state
 from llama_scale.config import TrainConfig
-from llama_scale.cost.accounting import bf16_peak, count_parameters, flops_per_token
+from llama_scale.cost.accounting import count_parameters, flops_per_token
+from llama_scale.cost.hardware import bf16_peak
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
 from llama_scale.device import attention_backends, device_name
 from llama_scale.files import atomic_write, locked, read_jsonl, write_json
 from llama_scale.model.llama import Llama
 from llama_scale.training.callbacks import Garbage, MetricsLog, Progress, SignalStop
+from llama_scale.training.checkpointer import Checkpointer
 from llama_scale.training.fsdp import ShardedStrategy, shard
 from llama_scale.training.loss_spikes import Guard, Rollback
-from llama_scale.training.optim import Recipe, build_optimizer, lr_ratio
+from llama_scale.training.optim import build_optimizer, lr_ratio
+from llama_scale.training.recipe import Recipe
 from llama_scale.training.rollback import (
     check_rollbacks,
     left_out,
@@ -307,7 +305,7 @@ def _fit_once(
         with torch.device("meta"):
             model = Llama(config.model)
     else:
-        model = Llama.blank(config.model)
+        model = Llama.empty_model(config.model)
         if seed is not None:
             model.init_weights(seed)
     for block in model.blocks:

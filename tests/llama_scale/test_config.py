@@ -3,12 +3,13 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
 
 from llama_scale.cli import parse
-from llama_scale.config import CONFIGS, TrainConfig, load_size
+from llama_scale.config import CONFIGS, TrainConfig, load_size, renamed_fields
 from llama_scale.errors import InputError
 
 
@@ -177,3 +178,70 @@ def test_a_value_of_a_file_is_told_with_the_file(tmp_path, text, words):
     with pytest.raises(InputError) as error:
         train("--size=M1", f"--config={path}")
     assert str(error.value) == f"{path}: {words}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """Settings of which one had another name.
+
+    Args:
+        grad_clip: Once clip.
+    """
+
+    RENAMED: ClassVar[dict[str, str]] = {"clip": "grad_clip"}
+    grad_clip: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+    """Settings of which two had other names.
+
+    Args:
+        optim: Nested settings.
+        cuda_graphs: Once graphs.
+        keep_last: Once keep.
+    """
+
+    RENAMED: ClassVar[dict[str, str]] = {"graphs": "cuda_graphs", "keep": "keep_last"}
+    optim: Inner = dataclasses.field(default_factory=Inner)
+    cuda_graphs: bool = False
+    keep_last: int = 2
+
+
+def renamed(*argv: str) -> Renamed:
+    return parse(Renamed, "Old names.", list(argv))
+
+
+def test_old_names_are_read_as_the_new_ones(tmp_path):
+    new = Renamed(Inner(0.5), cuda_graphs=True, keep_last=3)
+    path, part = tmp_path / "old.yaml", tmp_path / "part.yaml"
+    assert renamed("--graphs", "--keep=3", "--optim.clip", "0.5") == new
+    assert renamed("--cuda-graphs", "--keep_last", "3", "--optim.grad_clip=0.5") == new
+    path.write_text("graphs: true\nkeep: 3\noptim:\n  clip: .5\n")
+    assert renamed("--config", str(path)) == new
+    assert renamed(f"--config={path}", "--keep=4").keep_last == 4
+    assert renamed("--keep=4", f"--config={path}").keep_last == 3
+    path.write_text("cuda_graphs: true\nkeep_last: 3\noptim: part.yaml\n")
+    part.write_text("clip: .5\n")
+    assert renamed(f"--config={path}") == new
+    assert "clip" not in renamed_fields(Renamed)
+    assert renamed_fields(Renamed)["optim.clip"] == "optim.grad_clip"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("keep: many", "keep_last: expected a whole number, found many"),
+        ("keep: 3\nseed: 1", "unknown key 'seed'"),
+        ("keep: 3\nkeep_last: 3", "keep: is the old name of keep_last, which is given too"),
+        ("optim: {clip: x}", "optim.grad_clip: expected a number, found x"),
+    ],
+)
+def test_bad_input_under_an_old_name_is_one_line(tmp_path, text, words):
+    path = tmp_path / "old.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        renamed(f"--config={path}")
+    assert "\n" not in str(error.value)
+    assert words in str(error.value)
+    assert str(path) in str(error.value)

@@ -1,6 +1,7 @@
 """Files are whole or absent; errors are one line and exit code 2."""
 
 import errno
+import gzip
 import hashlib
 import os
 import subprocess
@@ -49,6 +50,12 @@ def test_only_a_line_feed_ends_a_line_and_a_whole_file_has_its_last(tmp_path):
     path.write_bytes('\ufeff{"a": "x\u2028y\x85z"}\r\n\n{"a": 2}'.encode())
     assert read_jsonl(path) == [{"a": "x\u2028y\x85z"}]
     assert read_jsonl(path, whole=True) == [{"a": "x\u2028y\x85z"}, {"a": 2}]
+    packed = tmp_path / "m.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_jsonl(packed, whole=True) == read_jsonl(path, whole=True)
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"m\.jsonl\.gz: damaged"):
+        read_jsonl(packed, whole=True)
     for torn in (b'{"a": 1}\n\n{"a": \xff}', b'{"a": 1}\n\n{"a"', b"1\n\n" + b"[" * 10**5):
         path.write_bytes(torn)
         with pytest.raises(InputError, match=r"m\.jsonl: line 3 is not JSON"):

@@ -10,7 +10,7 @@ from scipy.stats import t
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import LEVEL
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.training.optim import step_law_batch, step_law_lr
+from llama_scale.training.recipe import step_law_batch, step_law_lr
 
 LEAST = 3
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from llama_scale.config import CONFIGS, load_size
-from llama_scale.cost.accounting import HARDWARE, count_parameters
+from llama_scale.cost.accounting import count_parameters
+from llama_scale.cost.hardware import HARDWARE
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import read_json, sha256, write_json
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface
@@ -18,7 +19,7 @@ from llama_scale.scaling.fitting.fit import PARAMETERS, interval, predict
 from llama_scale.scaling.fitting.laws_file import EMBEDDED, FORMAT, HEADED
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.report.text import UNDETERMINED, between, count, digits, power, signed
-from llama_scale.training.optim import LR_CAP, step_law_batch, step_law_lr
+from llama_scale.training.recipe import LR_CAP, step_law_batch, step_law_lr
 
 FORECAST = "llama_scale.forecast.v1"
 SAME_N, SAME_D = 5e-3, 2e-2

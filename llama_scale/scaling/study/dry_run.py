@@ -3,7 +3,9 @@
 import shlex
 
 from llama_scale.config import CONFIGS, load_size
-from llama_scale.cost.accounting import GIB, count_parameters, flops_per_token, training_memory
+from llama_scale.cost.accounting import count_parameters, flops_per_token
+from llama_scale.cost.hardware import GIB
+from llama_scale.cost.memory import training_memory
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import check_design
 from llama_scale.scaling.forecasting.design import Design, Rung, best_design, further, width

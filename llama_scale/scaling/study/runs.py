@@ -13,7 +13,7 @@ from llama_scale.errors import InputError
 from llama_scale.scaling.study.grids import Grid, wanted
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
 from llama_scale.scaling.study.tasks import device_flags, flags
-from llama_scale.training.optim import Recipe, resolve, round_batch
+from llama_scale.training.recipe import Recipe, resolve, round_batch
 
 STUDY_SETS = ("size", "tokens", "seed", "data", "run", "group", "device", "threads", "config")
 STUDY_SETS += ("branch_from", "keep_steps")

@@ -10,7 +10,7 @@ from llama_scale.scaling.fitting.points import parse_columns
 from llama_scale.scaling.fitting.stated_law import parse_law
 from llama_scale.scaling.forecasting.design import NOISE
 from llama_scale.scaling.study.grids import Budget, Grid
-from llama_scale.training.optim import Recipe
+from llama_scale.training.recipe import Recipe
 
 HEADLINE_SUITE = "perplexity"
 SEEDS = 2**32

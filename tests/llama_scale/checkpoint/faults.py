@@ -1,4 +1,4 @@
-"""Kill a process at every write of a checkpoint; run by test_checkpoint.py in a fresh process.
+"""Kill a process at every write of a checkpoint; run by test_folder.py in a fresh process.
 
 Each write, fsync, creation, rename and deletion is one point. At point i a forked child ends at
 once (no handler runs, as with SIGKILL), leaving the file that it wrote cut in half.
@@ -79,7 +79,7 @@ def try_point(folder: Path, steps: list[int], target: int) -> bool:
     if child == 0:
         arm(run, target)
         save(run, 2)
-        checkpoint.prune(run, keep=1)
+        checkpoint.prune(run, keep_last=1)
         os._exit(0)
     killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     found = checkpoint.newest(run)
@@ -89,7 +89,7 @@ def try_point(folder: Path, steps: list[int], target: int) -> bool:
         assert torch.equal(checkpoint.load_state(found)["state_dict"][name], value), target
     checkpoint.clear_leftovers(run)
     save(run, 2)
-    checkpoint.prune(run, keep=1)
+    checkpoint.prune(run, keep_last=1)
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert names == ["step-00000002"], names
     checkpoint.verify(run / "checkpoints/step-00000002")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from llama_scale.checkpoint import folder as checkpoint
+from llama_scale.checkpoint.export import import_checkpoint
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.generate import generate
 from llama_scale.generation.sampling import SamplingConfig
-from llama_scale.model.hf import import_checkpoint, model_config
 from llama_scale.model.llama import EOS
 from tests.conftest import TINY_MODEL, run_script
 
@@ -116,22 +116,6 @@ def test_a_sharded_untied_model_of_transformers_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"model_type": "qwen2"}, "model_type"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"rope_scaling": {"rope_type": "llama3"}, "rope_parameters": None}, "rope_type"),
-        ({"head_dim": 7}, "head_dim"),
-    ],
-)
-def test_what_the_model_lacks_is_named(exported, change, word):
-    fields = json.loads((exported / "config.json").read_text()) | change
-    with pytest.raises(InputError, match=word):
-        model_config(fields, exported / "config.json")
-
-
-@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"hidden_size": None}, "hidden_size should be a whole number, found None"),
@@ -151,11 +135,6 @@ def test_weights_of_another_shape_are_refused(exported, tmp_path, change, words)
     with pytest.raises(InputError, match=words):
         import_checkpoint(tmp_path / "hf", tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
-
-
-def test_a_config_that_is_none_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"config\.json: .* found list"):
-        model_config([], tmp_path / "config.json")
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_retention(saved):
         shutil.copytree(
             saved / "checkpoints/step-00000002", saved / "checkpoints" / f"step-{step:08d}"
         )
-    checkpoint.prune(saved, keep=2, keep_every=3)
+    checkpoint.prune(saved, keep_last=2, keep_every=3)
     assert [int(p.name[5:]) for p in sorted((saved / "checkpoints").iterdir())] == [3, 6, 7, 8]
 
 
@@ -175,7 +175,7 @@ def test_retention_of_named_steps(saved):
         shutil.copytree(
             saved / "checkpoints/step-00000002", saved / "checkpoints" / f"step-{step:08d}"
         )
-    checkpoint.prune(saved, keep=1, keep_steps=[2, 4])
+    checkpoint.prune(saved, keep_last=1, keep_steps=[2, 4])
     assert [int(p.name[5:]) for p in sorted((saved / "checkpoints").iterdir())] == [2, 4, 6]
 
 

@@ -55,7 +55,7 @@ def naive(model, ids, eos, count):
 
 
 def by_key(completions):
-    return {(c.task, c.sample): (c.tokens, c.text, c.reason) for c in completions}
+    return {(c.task, c.sample): (c.tokens, c.text, c.finish_reason) for c in completions}
 
 
 def test_greedy_equals_full_recompute(model, tokenizer):
@@ -63,7 +63,7 @@ def test_greedy_equals_full_recompute(model, tokenizer):
         ids = [tokenizer.eos, *tokenizer.encode(PROMPTS[row.task])]
         assert row.tokens == naive(model, ids, tokenizer.eos, 20)
         assert row.raw == tokenizer.decode_bytes(row.tokens)
-        assert not row.truncated
+        assert not row.prompt_truncated
 
 
 def test_greedy_equals_transformers(model, tokenizer):
@@ -129,7 +129,8 @@ def test_the_earliest_stop_string_ends_the_text(letters):
             starts = [seen.find(stop.encode()) for stop in stops if stop.encode() in seen]
             last = "length" if count == len(pieces) else None
             expected = ("stop", seen[: min(starts)]) if starts else (last, seen)
-            assert (row.reason, row.raw, row.tokens) == (*expected, list(range(1, count + 1)))
+            assert (row.finish_reason, row.raw) == expected
+            assert row.tokens == list(range(1, count + 1))
             if starts:
                 break
 
@@ -167,7 +168,7 @@ def test_stream_yields_whole_characters_and_no_stop_string(tokenizer):
     sampling = SamplingConfig(temperature=0, max_new_tokens=3)
     cut = list(stream(model, tokenizer, text[0], sampling))
     (row,) = generate(model, tokenizer, [text[0]], sampling)
-    assert "".join(cut) == row.text and row.reason == "length"
+    assert "".join(cut) == row.text and row.finish_reason == "length"
 
 
 def test_prompts_are_prefilled_once_and_finished_rows_leave(tokenizer, monkeypatch):
@@ -183,7 +184,7 @@ def test_prompts_are_prefilled_once_and_finished_rows_leave(tokenizer, monkeypat
     monkeypatch.setattr(model, "hidden", record)
     sampling = SamplingConfig(temperature=0.1, max_new_tokens=30)
     rows = list(generate(model, tokenizer, [t[0] for t in texts], sampling, n_samples=4))
-    assert all(row.text == texts[row.task][1:] and row.reason == "end" for row in rows)
+    assert all(row.text == texts[row.task][1:] and row.finish_reason == "stop" for row in rows)
     longest = 1 + max(len(tokenizer.encode(t[0])) for t in texts)
     assert shapes[0] == (3, longest)
     assert shapes[1] == (12, 1) and shapes[-1] == (4, 1)
@@ -191,17 +192,17 @@ def test_prompts_are_prefilled_once_and_finished_rows_leave(tokenizer, monkeypat
 
 @pytest.mark.parametrize("room", [8, 400])
 def test_cache_grows_to_the_end_of_the_context(model, tokenizer, room, monkeypatch):
-    monkeypatch.setattr("llama_scale.generation.generate.ROOM", room)
+    monkeypatch.setattr("llama_scale.generation.generate.GROWTH", room)
     prompt = "import sys\n" * 40
     sampling = SamplingConfig(temperature=0, max_new_tokens=400)
     rows = list(generate(model, tokenizer, [prompt, "x"], sampling))
     for row, ids in zip(rows, (tokenizer.encode(prompt), tokenizer.encode("x")), strict=True):
         context = [tokenizer.eos, *ids]
-        assert row.truncated == (row.task == 0)
-        assert row.context == (context[-48:] if row.truncated else context)
+        assert row.prompt_truncated == (row.task == 0)
+        assert row.context == (context[-48:] if row.prompt_truncated else context)
         room = 96 - len(row.context)
         assert row.tokens == naive(model, row.context, tokenizer.eos, room)
-        assert row.reason == ("length" if len(row.tokens) == room else "end")
+        assert row.finish_reason == ("length" if len(row.tokens) == room else "stop")
 
 
 def test_a_stopped_generator_leaves_no_inference_mode(model, tokenizer):
@@ -227,7 +228,7 @@ def test_cuda_graphs_change_nothing(model, tokenizer):
     on_gpu.cuda().eval()
     sampling = SamplingConfig(temperature=0.8, max_new_tokens=60)
     plain, replayed = (
-        by_key(generate(on_gpu, tokenizer, PROMPTS, sampling, 4, graphs=graphs))
-        for graphs in (False, True)
+        by_key(generate(on_gpu, tokenizer, PROMPTS, sampling, 4, cuda_graphs=replay))
+        for replay in (False, True)
     )
     assert plain == replayed

@@ -10,29 +10,23 @@ from transformers.generation.logits_process import (
 )
 
 from llama_scale.errors import InputError
-from llama_scale.generation.sampling import SamplingConfig, greedy, pick, sample_keys, uniforms
+from llama_scale.generation.sampling import (
+    SamplingConfig,
+    draw_tokens,
+    greedy_tokens,
+    sample_keys,
+    uniforms,
+)
+from tests.llama_scale.helpers import splitmix64
 
 DRAWS = 200_000
-MASK = (1 << 64) - 1
-
-
-def splitmix(key, count):
-    """The published generator, in Python's integers."""
-    x = (key + count * 0x9E3779B97F4A7C15) & MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
-    return x ^ (x >> 31)
 
 
 def test_uniforms_are_splitmix():
-    # The known first outputs for the seed 1234567.
-    published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    assert [splitmix(1234567, n) for n in (1, 2, 3)] == published
     keys = torch.tensor([1234567, -5, 2**63 - 1, -(2**63)])
     for step, attempt in ((0, 0), (1, 0), (2047, 0), (3, 1), (0, 70_000)):
         expected = [
-            (splitmix(key & MASK, step + (attempt << 32) + 1) >> 11) * 2.0**-53
-            for key in keys.tolist()
+            (splitmix64(key, step + (attempt << 32) + 1) >> 11) * 2.0**-53 for key in keys.tolist()
         ]
         assert uniforms(keys, step, attempt).tolist() == expected
 
@@ -74,7 +68,7 @@ def test_pick_draws_from_the_right_distribution(vocab, temperature, top_k, top_p
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     keys = sample_keys(3, [(0, 0)]) + torch.arange(DRAWS) * 0x5851F42D4C957F2D
     tokens = [
-        pick(torch.from_numpy(logits).repeat(len(part), 1), part, 5, sampling)
+        draw_tokens(torch.from_numpy(logits).repeat(len(part), 1), part, 5, sampling)
         for part in keys.split(10_000)
     ]
     counts = np.bincount(torch.cat(tokens), minlength=vocab)
@@ -92,7 +86,7 @@ def test_ties_at_the_edge_are_all_kept():
     logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0]]).repeat(5_000, 1)
     keys = sample_keys(0, [(0, sample) for sample in range(5_000)])
     for setting in ({"top_k": 2, "top_p": 1.0}, {"top_p": 0.6}):
-        tokens = pick(logits.clone(), keys, 0, SamplingConfig(temperature=1.0, **setting))
+        tokens = draw_tokens(logits.clone(), keys, 0, SamplingConfig(temperature=1.0, **setting))
         assert set(tokens.tolist()) == {0, 1, 2, 3}
 
 
@@ -102,12 +96,12 @@ def test_pick_takes_no_token_without_mass():
     keys = sample_keys(0, [(0, sample) for sample in range(2_000)])
     for top_p in (1.0, 0.5):
         sampling = SamplingConfig(temperature=1.0, top_p=top_p)
-        assert (pick(logits.clone(), keys, 0, sampling) == 130).all()
+        assert (draw_tokens(logits.clone(), keys, 0, sampling) == 130).all()
 
 
 def test_greedy_says_where_rounding_decides():
     logits = torch.tensor([[0.0, 3.0, 1.0], [3.0, 3.0 - 1e-5, 0.0], [-9.0, 0.1, 0.0999]])
-    tokens, close = greedy(logits)
+    tokens, close = greedy_tokens(logits)
     assert tokens.tolist() == [1, 0, 1]
     assert close.tolist() == [False, True, True]
 

@@ -7,27 +7,9 @@ import pytest
 import torch
 
 from llama_scale.config import ModelConfig, load_size
-from llama_scale.generation.cuda_graph import Decoder
-from llama_scale.generation.kv_cache import KVCache
 from llama_scale.model.hf import from_hf, hf_config, to_hf
 from llama_scale.model.llama import EOS, Llama
-
-SHAPES = {
-    "multi-head": {},
-    "grouped": {"n_kv_heads": 2},
-    "untied": {"tie_embeddings": False},
-    "grouped, untied, other theta and eps": {
-        "n_kv_heads": 1,
-        "tie_embeddings": False,
-        "rope_theta": 500_000.0,
-        "norm_eps": 1e-6,
-    },
-}
-
-
-def small(**fields) -> ModelConfig:
-    shape = {"d_model": 64, "n_layers": 3, "n_heads": 4, "d_ff": 160, "vocab_size": 101}
-    return ModelConfig(**(shape | {"context_length": 96} | fields))
+from tests.llama_scale.helpers import SHAPES, small
 
 
 @pytest.fixture(params=SHAPES.values(), ids=SHAPES)
@@ -75,31 +57,6 @@ def test_loss_and_gradients_equal_transformers():
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-6, rtol=1e-4)
 
 
-@torch.no_grad()
-def test_cached_steps_equal_one_pass(config):
-    model = Llama(config).init_weights(1).eval()
-    prompts = torch.randint(0, config.vocab_size, (3, 12))
-    lengths, prompt = torch.tensor([12, 5, 1]), torch.tensor([1, 0, 1, 2, 1])
-    cache = KVCache(config, lengths)
-    model(prompts, cache)
-    cache.fork(prompt)
-    new = torch.randint(0, config.vocab_size, (5, 25))
-    alone = [
-        model(torch.cat([prompts[p, : lengths[p]], row])[None])[0, lengths[p] :]
-        for p, row in zip(prompt, new, strict=True)
-    ]
-    lines, decoder = torch.arange(5), Decoder(model, cache)
-    for step in range(25):
-        if step in (4, 20):  # one line of three leaves, then a whole prompt
-            keep = torch.tensor([0, 1, 3, 4] if step == 4 else [3, 0, 1])
-            decoder.select(keep)
-            lines = lines[keep]
-        logits = model.head(decoder(new[lines, step]))
-        for line, row in zip(lines, logits, strict=True):
-            torch.testing.assert_close(row, alone[line][step], atol=2e-5, rtol=0)
-    assert len(cache.prompts[0][0]) == 2
-
-
 def test_no_position_sees_the_future():
     model = Llama(small()).init_weights(0).eval()
     tokens = torch.randint(0, 101, (1, 30))
@@ -111,13 +68,13 @@ def test_no_position_sees_the_future():
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_a_blank_model_is_a_whole_one(tie):
+def test_an_empty_model_is_a_whole_one(tie):
     config = small(tie_embeddings=tie)
-    blank, usual = Llama.blank(config).init_weights(3), Llama(config).init_weights(3)
-    assert all(torch.equal(a, b) for a, b in zip(blank.parameters(), usual.parameters(), strict=1))
-    assert (blank.head.weight is blank.embedding.weight) == tie
+    empty, usual = Llama.empty_model(config).init_weights(3), Llama(config).init_weights(3)
+    assert all(torch.equal(a, b) for a, b in zip(empty.parameters(), usual.parameters(), strict=1))
+    assert (empty.head.weight is empty.embedding.weight) == tie
     tokens = torch.randint(0, config.vocab_size, (2, 9))
-    assert torch.equal(blank(tokens), usual(tokens))
+    assert torch.equal(empty(tokens), usual(tokens))
 
 
 def test_initial_weights():

@@ -5,13 +5,20 @@ import torch
 import torch.nn.functional as F
 
 from llama_scale.model import loss as module
-from llama_scale.model.loss import grade, grade_copy, linear_cross_entropy
+from llama_scale.model.loss import linear_cross_entropy, nll_and_grad, nll_and_grad_of_copy
 
-compiled = torch.compile(grade_copy, dynamic=False)
+compiled = torch.compile(nll_and_grad_of_copy, dynamic=False)
 
 
 @pytest.mark.parametrize(
-    ("rows", "how"), [(1, grade), (7, grade), (50, grade), (1000, grade), (25, compiled)]
+    ("rows", "how"),
+    [
+        (1, nll_and_grad),
+        (7, nll_and_grad),
+        (50, nll_and_grad),
+        (1000, nll_and_grad),
+        (25, compiled),
+    ],
 )
 def test_equals_the_plain_form(rows, how, monkeypatch):
     monkeypatch.setitem(module.HEAD_LOGITS, "cpu", rows * 40)
@@ -70,7 +77,7 @@ def test_bf16_autocast_is_close():
     assert (gradient - weight.grad).norm() < 2e-2 * weight.grad.norm()
 
 
-@pytest.mark.parametrize("how", [grade, compiled])
+@pytest.mark.parametrize("how", [nll_and_grad, compiled])
 def test_bf16_logits_are_graded_in_float32(how):
     logits = 5 * torch.randn(25, 40, generator=torch.Generator().manual_seed(0))
     logits = logits.bfloat16()
@@ -89,7 +96,7 @@ def test_rows_are_shared_out_evenly(monkeypatch):
 
     def count(logits, target, share):
         counts.append(len(logits))
-        return grade(logits, target, share)
+        return nll_and_grad(logits, target, share)
 
     weight = torch.randn(40, 16, requires_grad=True)
     linear_cross_entropy(torch.randn(24, 16), weight, torch.randint(0, 40, (24,)), count)

@@ -92,10 +92,10 @@ def test_parts_are_drawn_saved_and_read_as_a_whole(tmp_path):
 def fail_on_one(rank, folder):
     group = dist.new_group(backend="gloo")
     with pytest.raises(OSError if rank == 1 else RuntimeError):
-        sharded.agree(
+        sharded.run_together(
             group, (lambda: (folder / "none" / "x").write_text("")) if rank == 1 else None
         )
-    sharded.agree(group, None)
+    sharded.run_together(group, None)
     (folder / f"rank-{rank}").mkdir()
     (folder / f"rank-{rank}" / "file").write_text("")
     place = folder / "rank-1" / "file" / "no folder" if rank == 1 else folder / "rank-0"

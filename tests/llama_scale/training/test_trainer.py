@@ -23,7 +23,8 @@ from llama_scale.data.shards import open_tokens
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, read_jsonl
 from llama_scale.model.llama import Llama
-from llama_scale.training.optim import build_optimizer, lr_ratio, resolve
+from llama_scale.training.optim import build_optimizer, lr_ratio
+from llama_scale.training.recipe import resolve
 from llama_scale.training.run_plan import human, plan_run
 from llama_scale.training.trainer import Pretraining, fit, validation_interval, write_result
 from tests.conftest import ROOT, TINY_MODEL, VOCAB, run_script

@@ -1,0 +1,87 @@
+"""Accelerators by name, and the machine that a run is meant for: memory, peak and reached rate."""
+
+from dataclasses import dataclass
+
+from llama_scale.errors import InputError, nearest
+
+MIB = 1024**2
+GIB = 1024**3
+
+DEFAULT_MFU = 0.4  # share of the bf16 peak that a run is taken to reach, attention counted full
+CPU_FLOPS_PER_THREAD = 30e9
+
+# Part of a device's memory that tensors may take: the rest is the driver's context, the
+# libraries' workspaces and fragmentation.
+USABLE = {"cpu": 0.9, "cuda": 0.94}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """An accelerator: the words of its device name, its memory in bytes, its bf16 peak in FLOP/s.
+
+    The peak is the dense one of the vendor's data sheet, never the figure with sparsity.
+    """
+
+    words: str
+    memory: int
+    peak: float
+
+
+HARDWARE = {
+    "b200": Hardware("B200", 178 * GIB, 2250e12),
+    "h200": Hardware("H200", 139 * GIB, 989e12),
+    "h100-pcie": Hardware("H100 PCIe", 79 * GIB, 756e12),
+    "h100": Hardware("H100", 79 * GIB, 989e12),
+    "a100-40gb": Hardware("A100 40GB", 39 * GIB, 312e12),
+    "a100": Hardware("A100", 79 * GIB, 312e12),
+    "l40s": Hardware("L40S", 44 * GIB, 362e12),
+}
+
+
+def bf16_peak(device_name: str) -> float | None:
+    """Return the dense bf16 peak of a GPU in FLOP/s, or None when its name is not known."""
+    for hardware in HARDWARE.values():
+        if all(word in device_name for word in hardware.words.split()):
+            return hardware.peak
+    return None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices that a run is meant for: bytes for tensors on each, FLOP/s reached by each."""
+
+    name: str
+    device: str
+    memory: float
+    rate: float
+    rate_source: str
+
+
+def describe_machine(hardware: str | None, mfu: float, device: str, threads: int | None) -> Machine:
+    """Return the named hardware, or this machine; raise InputError if the name is unknown.
+
+    ``mfu`` is the share of the dense bf16 peak that a run reaches, attention counted full.
+    """
+    if not 0 < mfu <= 1:
+        raise InputError(f"mfu: expected a share between 0 and 1, found {mfu}")
+    if hardware is not None:
+        if hardware not in HARDWARE:
+            known = ", ".join(sorted(HARDWARE))
+            raise InputError(f"hardware: {hardware!r}{nearest(hardware, HARDWARE)}; known: {known}")
+        named = HARDWARE[hardware]
+        source = f"{100 * mfu:.0f} % of {named.peak / 1e12:.0f} TFLOP/s"
+        return Machine(hardware, "cuda", USABLE["cuda"] * named.memory, mfu * named.peak, source)
+    import torch  # only where it is this machine
+
+    from llama_scale.device import device_memory, device_name, pick_device
+
+    device = pick_device(device)
+    memory = USABLE[device] * device_memory(device)
+    peak = bf16_peak(device_name(device))
+    if peak is None:
+        threads = threads or torch.get_num_threads()
+        rate = CPU_FLOPS_PER_THREAD * threads
+        source = f"about {CPU_FLOPS_PER_THREAD / 1e9:.0f} GFLOP/s for each of {threads} threads"
+        return Machine(f"this machine ({device_name(device)})", device, memory, rate, source)
+    source = f"{100 * mfu:.0f} % of {peak / 1e12:.0f} TFLOP/s"
+    return Machine(f"this machine ({device_name(device)})", device, memory, mfu * peak, source)

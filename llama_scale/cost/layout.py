@@ -1,0 +1,149 @@
+"""How a step is laid out on the devices: micro-batch, shards, recomputing, compiled blocks."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llama_scale.config import TrainConfig
+from llama_scale.cost.accounting import flops_per_token
+from llama_scale.cost.hardware import Machine
+from llama_scale.cost.memory import Memory, training_memory
+from llama_scale.errors import InputError
+
+COMFORTABLE = 0.9  # share of the memory that a layout is chosen by: memory is an estimate
+BUSY_TOKENS = 16_384  # in a forward pass of one device: more of them gain little
+MOST_SEQUENCES = 65_536  # in a forward pass of one device
+COMPILE_PAYS_SECONDS = {"cpu": 600, "cuda": 180}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a step is laid out on the devices; ``shards`` is the devices that share the weights."""
+
+    devices: int
+    shards: int
+    micro_batch: int
+    micro_steps: int
+    checkpoint_activations: str
+
+    def __str__(self) -> str:
+        share = "fsdp" if self.shards > 1 else ("ddp" if self.devices > 1 else "")
+        count = f"{self.devices} device{'s' if self.devices > 1 else ''} {share}".strip()
+        return (
+            f"{count}, micro-batch {self.micro_batch} x {self.micro_steps}, "
+            f"recompute {self.checkpoint_activations}"
+        )
+
+
+def layout_memory(
+    config: TrainConfig, layout: Layout, bf16: bool, compiled: bool, device: str
+) -> Memory:
+    """Return the peak memory of a device under a layout."""
+    return training_memory(
+        config.model,
+        layout.micro_batch,
+        bf16,
+        checkpoint_activations=layout.checkpoint_activations,
+        shards=layout.shards,
+        device=device,
+        compiled=compiled,
+        micro_steps=layout.micro_steps,
+    )
+
+
+def candidates(config: TrainConfig, batch: int, device: str) -> Iterator[Layout]:
+    """Yield the layouts that the configuration allows of a ``batch`` of sequences.
+
+    A micro-batch divides the device's share of the batch: 12 sequences on 2 devices are 6 each,
+    hence micro-batches of 6, 3, 2 or 1.
+    """
+    devices = config.devices * config.nodes
+    share = batch // devices
+    sizes = [n for n in range(min(share, MOST_SEQUENCES), 0, -1) if share % n == 0]
+    if device == "cpu":
+        limit = max(1, 4096 // config.model.context_length)
+        sizes = [n for n in sizes if n <= limit] or [1]
+    if config.micro_batch != "auto":
+        sizes = [config.micro_batch]
+    shards = {"ddp": [1], "fsdp": [devices], "auto": [1, devices]}[config.strategy]
+    for count in dict.fromkeys(shards):
+        for size in sizes:
+            steps = share // size
+            yield Layout(devices, count, size, steps, config.checkpoint_activations)
+
+
+def pick_compile(config: TrainConfig, tokens: int, machine: Machine) -> bool:
+    """Whether to compile the blocks: as asked, or if the run is long enough to repay it."""
+    if config.compile != "auto":
+        return config.compile
+    compilers = ("g++", "clang++", "c++")
+    if machine.device == "cpu" and not any(map(shutil.which, compilers)):
+        return False
+    seconds = tokens * flops_per_token(config.model) / machine.rate
+    return seconds > COMPILE_PAYS_SECONDS[machine.device]
+
+
+def pick_layout(
+    config: TrainConfig, batch: int, bf16: bool, compiled: bool, device: str, memory: float
+) -> Layout:
+    """Return the fastest layout that fits in ``memory`` bytes, or the smallest if none does.
+
+    Fast is a micro-batch of at least BUSY_TOKENS tokens, then whole weights, then a larger
+    micro-batch. A layout fits where it needs no more than the share COMFORTABLE. Raises InputError
+    when devices or micro_batch do not divide the ``batch`` of sequences.
+    """
+    devices = config.devices * config.nodes
+    if batch % devices:
+        context = config.model.context_length
+        raise InputError(
+            f"devices: {devices} do not divide the batch of {batch} sequences; set "
+            f"optim.batch_tokens to {max(1, round(batch / devices)) * devices * context}"
+        )
+    if config.micro_batch != "auto" and batch // devices % config.micro_batch:
+        raise InputError(
+            f"micro_batch: {config.micro_batch} does not divide the batch of "
+            f"{batch // devices} sequences" + (" on each device" if devices > 1 else "")
+        )
+    layouts = list(candidates(config, batch, device))
+    need = {
+        layout: layout_memory(config, layout, bf16=bf16, compiled=compiled, device=device).total
+        for layout in layouts
+    }
+    fitting = [layout for layout in layouts if need[layout] <= COMFORTABLE * memory]
+    if not fitting:
+        return min(layouts, key=need.__getitem__)
+
+    def speed(layout: Layout) -> tuple[int, int, int]:
+        tokens = layout.micro_batch * config.model.context_length
+        return min(tokens, BUSY_TOKENS), -layout.shards, layout.micro_batch
+
+    return max(fitting, key=speed)
+
+
+def nearest_fit(
+    config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine
+) -> str | None:
+    """Return the smallest change of flags that makes the run fit, or None."""
+
+    def fits(devices: int, shards: int, recompute: str) -> bool:
+        layout = Layout(devices, shards, 1, batch // devices, recompute)
+        need = layout_memory(config, layout, bf16=bf16, compiled=compiled, device=machine.device)
+        return need.total <= machine.memory
+
+    devices = config.devices * config.nodes
+    modes = {config.checkpoint_activations: "", "block": "--checkpoint_activations block"}
+    for count in dict.fromkeys([devices, *(2**n for n in range(1, 11))]):
+        if count < devices or batch % count:
+            continue
+        for mode, flag in modes.items():
+            for shards in dict.fromkeys([1, count]):
+                if not fits(count, shards, mode):
+                    continue
+                flags = [f"--devices {count}"] if count != devices else []
+                if count > 8:
+                    flags = [f"--nodes {count // 8} --devices 8"]
+                flags += ["--strategy fsdp"] if shards > 1 and config.strategy == "ddp" else []
+                flags += [flag] if flag else []
+                flags += ["--micro_batch 1"] if config.micro_batch not in (1, "auto") else []
+                return " ".join(flags)
+    return None

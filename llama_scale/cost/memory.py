@@ -1,0 +1,112 @@
+"""Peak memory of a training step, derived from the tensors that autograd keeps."""
+
+from dataclasses import dataclass
+
+from llama_scale.config import ModelConfig
+from llama_scale.cost.accounting import count_parameters
+from llama_scale.cost.hardware import GIB, MIB
+
+FLOAT32 = 4  # bytes
+BFLOAT16 = 2
+
+# Logits that the chunked head holds at a time, by device type.
+HEAD_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 27}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak training memory in bytes, by what holds it."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    compute_copy: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """Sum of the parts in bytes."""
+        return sum(vars(self).values())
+
+    def __str__(self) -> str:
+        unit, scale = ("GiB", GIB) if self.total >= GIB else ("MiB", MIB)
+        sizes = {name.replace("_", " "): size / scale for name, size in vars(self).items() if size}
+        parts = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items())
+        return f"{self.total / scale:.1f} {unit} ({parts})"
+
+
+def block_activations(config: ModelConfig, bf16: bool, fused_norm: bool, compiled: bool) -> int:
+    """Return the bytes that one block keeps for backward for each token.
+
+    Kept in eager mode are: the input of both norms (float32; their normalized value too where the
+    norm is not one kernel), what the seven matrices multiply, queries, keys and values, and of the
+    feed-forward its gate, its up projection and the gate's SiLU. Under autocast each matrix
+    keeps its own bf16 copy of its input. A compiled block keeps its own input in float32, and the
+    rest in the products' type: both normalized values once, the attention's share of the
+    residual, and neither the second norm's input nor the gate's SiLU, which it makes again.
+    """
+    d, kv, ff = config.d_model, config.kv_heads * config.head_dim, config.d_ff
+    width = BFLOAT16 if bf16 else FLOAT32
+    attention = width * (2 * d + 2 * kv) + FLOAT32 * config.n_heads  # q, k, v, output, log-sum
+    if compiled:
+        return FLOAT32 * (d + 2) + width * (3 * d + 3 * ff) + attention
+    norms = 2 * FLOAT32 * (d if fused_norm else 2 * d) + 2 * FLOAT32  # and the scale of a row
+    inputs = 5 * d if bf16 else 2 * d  # of q, k, v and of gate, up
+    return norms + width * (inputs + 4 * ff) + attention
+
+
+def training_memory(
+    config: ModelConfig,
+    micro_batch: int,
+    bf16: bool,
+    checkpoint_activations: str = "none",
+    shards: int = 1,
+    device: str = "cuda",
+    compiled: bool = False,
+    micro_steps: int = 2,
+) -> Memory:
+    """Estimate the peak memory in bytes on each device of a training step with AdamW.
+
+    The peak stands at the end of the forward pass of a micro-batch, with the gradients of those
+    before it. Where a step is one of them (``micro_steps`` is 1), gradients take the place of what
+    the backward pass frees, and what they need beyond that counts. Weights, gradients and both
+    moments are in float32, split over ``shards`` devices. Under bf16 autocast each matrix has a
+    bf16 copy that the backward pass needs, so it is not split. With ``checkpoint_activations``
+    "block" the input of each block is kept and one block is recomputed at a time. The logits are a
+    chunk in float32, as product and as gradient, beside the gradients of the head's input and
+    weight. ``compiled`` is said of the blocks.
+    """
+    count = count_parameters(config)
+    width = BFLOAT16 if bf16 else FLOAT32
+    d, tokens = config.d_model, micro_batch * config.context_length
+    fused_norm = device == "cuda"
+    # Bytes of activations for each token: of all blocks, or their inputs and one block in full.
+    block = block_activations(config, bf16, fused_norm, compiled)
+    per_token = config.n_layers * block
+    if checkpoint_activations == "block":
+        per_token = config.n_layers * FLOAT32 * d + block
+    per_token += FLOAT32 * ((d if fused_norm else 2 * d) + 1)  # the last norm
+    angles = 4 * config.context_length * config.head_dim  # cosines and sines, for q and for k
+    if compiled:
+        angles //= 2
+    rotary = BFLOAT16 * config.n_layers * angles if bf16 else 0
+    rows = min(tokens, max(1, HEAD_LOGITS[device] // config.vocab_size))
+    gathered = 0
+    if shards > 1:  # two blocks and the tables are whole while they are computed with
+        layer = count.non_embedding // config.n_layers
+        gathered = FLOAT32 * (2 * layer + count.total - count.non_embedding)
+    split = FLOAT32 * -(-count.total // shards)
+    compute_copy = BFLOAT16 * count.matmul if bf16 else 0
+    activations = tokens * per_token + rotary
+    logits = rows * config.vocab_size * (FLOAT32 + 2 * width)
+    logits += FLOAT32 * (tokens + config.vocab_size) * d
+    freed = compute_copy + activations + logits if micro_steps == 1 else 0
+    return Memory(
+        parameters=split + gathered,
+        gradients=max(0, split - freed),
+        optimizer=2 * split,
+        compute_copy=compute_copy,
+        activations=activations,
+        logits=logits,
+    )

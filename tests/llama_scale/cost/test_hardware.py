@@ -1,0 +1,45 @@
+"""Accelerators by name, and this machine."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from llama_scale.cost.hardware import (
+    DEFAULT_MFU,
+    GIB,
+    HARDWARE,
+    USABLE,
+    bf16_peak,
+    describe_machine,
+)
+from llama_scale.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("Some Future GPU", None),
+    ],
+)
+def test_peaks_are_dense(name, peak):
+    assert bf16_peak(name) == peak
+
+
+def test_unknown_hardware_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'h200'"):
+        describe_machine("h20", DEFAULT_MFU, "auto", None)
+
+
+def test_peaks_and_usable_memory_are_stated():
+    assert HARDWARE["h200"].peak == HARDWARE["h100"].peak == 989e12
+    assert 0.9 <= USABLE["cuda"] < 1
+
+
+def test_memory_of_a_cpu_is_what_is_free(monkeypatch):
+    memory = SimpleNamespace(total=100 * GIB, available=40 * GIB)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    assert describe_machine(None, DEFAULT_MFU, "cpu", None).memory == USABLE["cpu"] * 40 * GIB

@@ -1,0 +1,56 @@
+"""How a step is laid out: what fits, what is fast, what is contradictory."""
+
+import re
+
+import pytest
+
+from llama_scale.config import OptimConfig
+from llama_scale.errors import InputError
+from tests.llama_scale.cost.helpers import run_cost
+
+
+@pytest.mark.parametrize("fields", [{}, {"micro_batch": 8}, {"strategy": "ddp"}])
+@pytest.mark.parametrize("hardware", ["h100", "a100-40gb", "l40s"])
+def test_the_nearest_change_fits(hardware, fields):
+    cost = run_cost("M5", hardware, **fields)
+    assert not cost.fits
+    flags = dict(zip(*[iter(cost.change.replace("--", "").split())] * 2, strict=True))
+    numbers = {k: int(v) if v.isdigit() else v for k, v in flags.items()}
+    assert run_cost("M5", hardware, **fields | numbers).fits
+
+
+def test_auto_splits_the_weights_where_that_makes_room():
+    assert run_cost("M5", "h200", devices=8).layout.shards == 8
+    assert run_cost("M2", "h200", devices=8).layout.shards == 1
+
+
+def test_recomputing_makes_room_for_a_larger_micro_batch():
+    plain, recompute = (
+        run_cost("M4", "h200"),
+        run_cost("M4", "h200", checkpoint_activations="block"),
+    )
+    assert recompute.layout.micro_batch > 2 * plain.layout.micro_batch
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"devices": 3}, ["devices", "3", "optim.batch_tokens"]),
+        ({"micro_batch": 7}, ["micro_batch", "7", "does not divide"]),
+        ({"devices": 0}, ["devices", "at least 1", "0"]),
+    ],
+)
+def test_contradictions_are_named(fields, words):
+    with pytest.raises(InputError) as error:
+        run_cost("M5", "h200", **fields)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("devices", [3, 6, 12])
+def test_the_advised_batch_suits_the_devices(devices):
+    with pytest.raises(InputError) as error:
+        run_cost("M5", "h200", devices=devices)
+    advised = int(re.search(r"optim.batch_tokens to (\d+)", str(error.value))[1])
+    cost = run_cost("M5", "h200", devices=devices, optim=OptimConfig(batch_tokens=advised))
+    assert cost.batch_tokens == advised == pytest.approx(1_310_720, rel=0.01)
+    assert advised % (devices * 2048) == 0
