@@ -84,7 +84,7 @@ def check_rollbacks(run: Path) -> None:
             f"{run}: steps {row['first_step']} to {row['last_step']} had to be skipped again after "
             f"going back to step {row['from_step']} {TRIES} times; {count} batches are left out "
             "(skipped.jsonl) and the loss is still not finite or far too high; start another --run "
-            "with a lower --optim.lr, a longer --optim.warmup_steps or a lower --optim.clip"
+            "with a lower --optim.lr, a longer --optim.warmup_steps or a lower --optim.grad_clip"
         )
 
 

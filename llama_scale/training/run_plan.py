@@ -15,7 +15,14 @@ import yaml
 
 import llama_scale
 from llama_scale.checkpoint.folder import verify
-from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml
+from llama_scale.config import (
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    flatten,
+    read_yaml,
+    with_new_names,
+)
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, layout_memory, pick_compile, pick_layout
@@ -26,11 +33,15 @@ from llama_scale.model.llama import EOS
 from llama_scale.training.distributed import Place, find_place
 from llama_scale.training.recipe import Recipe, resolve
 
-# Fields that may differ when a run continues: they change no more than rounding.
+# Fields that may differ when a run continues, and why they change no result:
 FREE_FIELDS = {
-    "run", "device", "compile", "micro_batch", "checkpoint_activations", "devices", "nodes",
-    "strategy", "threads", "checkpoint_every", "keep", "keep_every", "keep_steps", "wandb", "group",
-    "log_every",
+    # what the run is called and where it is shown
+    "run", "group", "wandb",
+    # how a step is computed: its sums differ by rounding alone
+    "device", "devices", "nodes", "strategy", "threads", "compile", "micro_batch",
+    "checkpoint_activations",
+    # what is written beside training, and how long it stays
+    "log_every", "checkpoint_every", "keep_last", "keep_every", "keep_steps",
 }  # fmt: skip
 
 
@@ -168,7 +179,7 @@ def check_same_run(run: Run) -> None:
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    past = flatten(read_mapping(path))
+    past = flatten(with_new_names(read_mapping(path), TrainConfig))
     now = flatten(yaml.safe_load(yaml.safe_dump(run.resolved)))
     parts = {"model": defaults(ModelConfig), "optim": defaults(OptimConfig)}
     unset = flatten(defaults(TrainConfig) | parts)

@@ -203,7 +203,7 @@ def build_trainer(
         precision="bf16-mixed" if run.bf16 else "32-true",
         max_steps=recipe.steps,
         accumulate_grad_batches=accumulate,
-        gradient_clip_val=config.optim.clip,
+        gradient_clip_val=config.optim.grad_clip,
         callbacks=callbacks,
         plugins=plugins,
         logger=False,
@@ -318,7 +318,7 @@ def _fit_once(
     log = MetricsLog(run.folder / "metrics.jsonl", config.log_every, [*listeners, progress.listen])
     save_every = every(config.checkpoint_every, recipe.steps, recipe.steps)
     saver = Checkpointer(
-        run.folder, save_every, config.keep, config.keep_every, config.keep_steps, rollback
+        run.folder, save_every, config.keep_last, config.keep_every, config.keep_steps, rollback
     )
     callbacks = [*callbacks, log, progress, saver, Garbage()]
     trainer = build_trainer(run, callbacks, len(rollbacks), skipped)

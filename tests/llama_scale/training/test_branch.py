@@ -66,7 +66,7 @@ def test_a_branch_cools_down_and_knows_its_parent(trunk, tiny_data, tmp_path):
 
 
 def test_a_branch_resumes_exactly(trunk, tiny_data, tmp_path):
-    arguments = branch(trunk / "checkpoints/step-00000010", "--checkpoint_every=4", "--keep=9")
+    arguments = branch(trunk / "checkpoints/step-00000010", "--checkpoint_every=4", "--keep_last=9")
     for name in ("whole", "cut"):
         train(tiny_data, tmp_path / name, 20, *arguments)
     checkpoint.discard(tmp_path / "cut/checkpoints/step-00000020")

@@ -22,7 +22,7 @@ TOLERANCE = 5e-6  # nats, in float32 after 20 steps
 
 def arguments(data: Path, run: Path) -> list[str]:
     fixed = ["--optim.batch_tokens=512", "--val_tokens=2000", "--threads=1", "--device=cpu"]
-    saves = ["--checkpoint_every=5", "--keep=9", "--log_every=2", "--val_every=10"]
+    saves = ["--checkpoint_every=5", "--keep_last=9", "--log_every=2", "--val_every=10"]
     return [*TINY_MODEL, *fixed, *saves, f"--data={data}", f"--run={run}", "--tokens=10240"]
 
 

@@ -146,7 +146,7 @@ def test_documents_of_a_batch_by_brute_force(tiny_data, tmp_path):
 def train(data, run, *more, steps=STEPS):
     argv = [*TINY_MODEL, f"--optim.batch_tokens={BATCH * 64}", "--val_tokens=2000", "--threads=1",
             f"--data={data}", f"--run={run}", f"--tokens={steps * BATCH * 64}",
-            "--checkpoint_every=10", "--log_every=4", "--keep=4", "--max_skips=4",
+            "--checkpoint_every=10", "--log_every=4", "--keep_last=4", "--max_skips=4",
             *more]  # fmt: skip
     planned = plan_run(parse(TrainConfig, "Train.", argv))
     fit(planned, [Validation(planned.config.data, STEPS, 2000)])

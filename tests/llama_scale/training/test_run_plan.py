@@ -58,6 +58,19 @@ def test_a_field_that_is_new_has_its_default(settings, begun, tmp_path):
         plan(settings, run, "--model.document_mask=true")
 
 
+def test_a_run_written_with_old_names_continues(settings, begun, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(begun, run)
+    text = (run / "config.yaml").read_text()
+    assert "  grad_clip: 1.0\n" in text and "\nkeep_last: 2\n" in text
+    text = text.replace("grad_clip: 1.0", "clip: 0.9").replace("keep_last: 2", "keep: 1")
+    (run / "config.yaml").write_text(text)
+    assert plan(settings, run, "--optim.clip=0.9", "--keep=5").config.keep_last == 5
+    plan(settings, run, "--optim.grad_clip=0.9")
+    with pytest.raises(InputError, match=r"this run has optim\.grad_clip = 0\.9, the command asks"):
+        plan(settings, run)
+
+
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{a: [", "\x00"])
 @pytest.mark.parametrize("name", ["config.yaml", "provenance.json"])
 def test_damaged_files_are_named(settings, begun, tmp_path, name, text):

@@ -176,7 +176,7 @@ def test_resume_restores_the_random_generators(tiny_data, tmp_path, monkeypatch)
         return step(self, batch, batch_idx) * (torch.rand(()) + random.random() + np.random.rand())
 
     monkeypatch.setattr(Pretraining, "training_step", noisy)
-    run, flags = tmp_path / "run", ["--checkpoint_every=5", "--optim.clip=.inf"]
+    run, flags = tmp_path / "run", ["--checkpoint_every=5", "--optim.grad_clip=.inf"]
     train(tiny_data, run, *flags, tokens=5_120)
     whole = weights(run)
     checkpoint.discard(checkpoint.newest(run))
@@ -185,7 +185,7 @@ def test_resume_restores_the_random_generators(tiny_data, tmp_path, monkeypatch)
 
 
 def test_named_steps_are_saved_and_kept(tiny_data, tmp_path):
-    flags = ["--checkpoint_every=4", "--keep=1", "--keep_steps=[3,7]"]
+    flags = ["--checkpoint_every=4", "--keep_last=1", "--keep_steps=[3,7]"]
     train(tiny_data, tmp_path / "run", *flags, tokens=5_120)
     names = [path.name for path in checkpoint.list_checkpoints(tmp_path / "run")]
     assert names == ["step-00000003", "step-00000007", "step-00000010"]
