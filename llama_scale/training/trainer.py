@@ -45,7 +45,6 @@ from llama_scale.training.rollback import (
 from llama_scale.training.run_plan import Run, provenance
 
 VALIDATION_SHARE = 0.1
-LOCK_PATIENCE = 3.0  # seconds: a process that was just killed may still hold its run
 
 
 class Pretraining(pl.LightningModule):
@@ -249,7 +248,7 @@ def fit(
         return _fit(run, callbacks, listeners or [])
     run.folder.mkdir(parents=True, exist_ok=True)
     busy = f"{run.folder}: {{}} is training this run; wait for it, stop it, or choose another --run"
-    with locked(run.folder / ".lock", busy, LOCK_PATIENCE):
+    with locked(run.folder / ".lock", busy):
         write_json(run.folder / "provenance.json", provenance(run))
         with atomic_write(run.folder / "config.yaml") as file:
             yaml.safe_dump(run.resolved, file, sort_keys=False)

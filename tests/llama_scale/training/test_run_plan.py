@@ -89,7 +89,7 @@ def test_no_git_is_no_commit(settings, begun, monkeypatch):
 
 
 def test_one_process_trains_a_run(settings, begun, monkeypatch):
-    monkeypatch.setattr("llama_scale.training.trainer.LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr("llama_scale.files.LOCK_PATIENCE", 0.2)
     with open(begun / ".lock", "a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
