@@ -21,7 +21,7 @@ def settings(tiny_data):
 @pytest.fixture(scope="module")
 def begun(settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    fit(plan(settings, folder), [])
+    fit(plan(settings, folder))
     return folder
 
 
@@ -98,8 +98,8 @@ def test_one_process_trains_a_run(settings, begun, monkeypatch):
         with pytest.raises(
             InputError, match=r"run: process 4711 is training this run; wait for it"
         ):
-            fit(plan(settings, begun), [])
-    assert fit(plan(settings, begun), []) is None
+            fit(plan(settings, begun))
+    assert fit(plan(settings, begun)) is None
 
 
 def test_weights_can_be_read_by_others(begun):
