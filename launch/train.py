@@ -50,12 +50,12 @@ def main() -> None:
     from evals.validation import Validation
     from llama_scale.training.result import write_result
     from llama_scale.training.trainer import fit
-    from llama_scale.training.wandb_log import live
+    from llama_scale.training.wandb_log import live_mirror
 
     interval = validation_interval(config, run.recipe)
     validation = Validation(config.data, interval, config.val_tokens)
     project = config.wandb if run.process.rank == 0 else None
-    with live(run.folder, project, config.group, run.resolved) as listeners:
+    with live_mirror(run.folder, project, config.group, run.resolved) as listeners:
         stopped_by = fit(run, scorers=[validation], listeners=listeners)
     if stopped_by:
         if run.process.rank == 0:
