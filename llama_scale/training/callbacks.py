@@ -155,6 +155,8 @@ class MetricsLog(StepCallback):
 
     def _measures(self, step: int, device: torch.device) -> dict[str, Any]:
         """Fetch what the steps since the last row measured."""
+        latest = self.latest
+        assert latest is not None, "take comes before on_step"
         losses = torch.stack([loss.to(device) for loss in self.losses]).double()  # (steps,)
         loss = losses.nanmean().item()  # a skipped step is NaN
         tokens = step * self.cost.tokens
@@ -163,9 +165,9 @@ class MetricsLog(StepCallback):
             "tokens": tokens,
             "flops": tokens * self.cost.flops_per_token,
             "loss": finite(loss),
-            "lr": self.latest.lr,
-            "grad_norm": finite(float(self.latest.grad_norm)),
-            "skips": int(self.latest.skips),
+            "lr": latest.lr,
+            "grad_norm": finite(float(latest.grad_norm)),
+            "skips": int(latest.skips),
         }
 
     def _speed(self, step: int, device: torch.device) -> dict[str, Any]:
@@ -294,7 +296,7 @@ class Progress(StepCallback):
         super().__init__()
         self.steps, self.label = steps, label
         self.row: dict[str, Any] = {}
-        self.bar: tqdm | None = None
+        self.bar = tqdm(disable=True)
 
     def listen(self, row: dict[str, Any]) -> None:
         """Take the latest row of the metrics log."""

@@ -100,15 +100,15 @@ class SkipLimit(StepCallback):
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         """Read the count that was fetched a step ago; fetch the next when it is time."""
         if self.pending is not None:
-            self._read_pending(trainer)
-        if step % self.limit == 0 or step == trainer.max_steps:
-            self.pending = step, fetch(self.in_row)
+            self._read(trainer, *self.pending)
+            self.pending = None
         if step == trainer.max_steps:
-            self._read_pending(trainer)
+            self._read(trainer, step, fetch(self.in_row))
+        elif step % self.limit == 0:
+            self.pending = step, fetch(self.in_row)
 
-    def _read_pending(self, trainer: pl.Trainer) -> None:
-        step, wait = self.pending
-        self.pending = None
+    def _read(self, trainer: pl.Trainer, step: int, wait: Callable[[], int]) -> None:
+        """Wait for the count of ``step``; stop the run if it has reached the limit."""
         in_row = wait()
         if in_row >= self.limit:
             self.first, self.last = step - in_row + 1, step

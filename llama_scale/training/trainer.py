@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from llama_scale.checkpoint import folder as checkpoint
+from llama_scale.checkpoint.async_writer import Writer
 from llama_scale.checkpoint.lightning import FolderCheckpointIO, random_state, set_random_state
 from llama_scale.config import TrainConfig
 from llama_scale.cost.accounting import flops_per_token
@@ -87,6 +88,7 @@ class Pretraining(pl.LightningModule):
         They are then on the meta device and get the values of ``seed``, if it is not None.
         """
         if self.shards > 1:
+            assert self.device_mesh is not None, "the sharded strategy has made it"
             shard(self.model, self.device_mesh["data_parallel"], self.seed)
 
     def on_fit_start(self) -> None:
@@ -95,7 +97,7 @@ class Pretraining(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Set the rate of the first step, which a branch takes from its own schedule."""
-        for group in self.optimizers().param_groups:
+        for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.recipe.lr * (self.lr_at(self.global_step) / self.recipe.lr)
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
@@ -195,19 +197,17 @@ def checkpoint_meta(run: Run, rollbacks: int, skipped: list[int]) -> dict[str, A
     }
 
 
-def build_trainer(run: Run, callbacks: list[pl.Callback], meta: dict[str, Any]) -> pl.Trainer:
-    """Assemble the Trainer; checkpoints, with ``meta``, metrics and signals are ours."""
+def build_trainer(
+    run: Run, callbacks: list[pl.Callback], checkpoint_io: FolderCheckpointIO
+) -> pl.Trainer:
+    """Assemble the Trainer; checkpoints, metrics and signals are ours."""
     config = run.config
-    accumulate = run.recipe.batch // run.world // run.micro_batch
     environments = {
         "torchrun": TorchElasticEnvironment,
         "slurm": lambda: SLURMEnvironment(auto_requeue=False),
         "self": LightningEnvironment,
     }
-    plugins: list[Any] = [
-        FolderCheckpointIO(meta, run.tokens.folder / "tokenizer.model", accumulate),
-        environments[run.process.launcher](),
-    ]
+    plugins: list[Any] = [checkpoint_io, environments[run.process.launcher]()]
     return pl.Trainer(
         accelerator=run.device,
         devices=config.devices,
@@ -215,7 +215,7 @@ def build_trainer(run: Run, callbacks: list[pl.Callback], meta: dict[str, Any]) 
         strategy=build_strategy(run),
         precision="bf16-mixed" if run.bf16 else "32-true",
         max_steps=run.recipe.steps,
-        accumulate_grad_batches=accumulate,
+        accumulate_grad_batches=checkpoint_io.accumulate,
         gradient_clip_val=config.optim.grad_clip,
         callbacks=callbacks,
         plugins=plugins,
@@ -329,6 +329,11 @@ def _fit_once(
     pl.seed_everything(config.seed, verbose=False)
     seed = None if resume else config.seed
     skipped = skipped_batches(rollbacks, recipe.skipped)
+    checkpoint_io = FolderCheckpointIO(
+        checkpoint_meta(run, len(rollbacks), skipped),
+        run.tokens.folder / "tokenizer.model",
+        accumulate=recipe.batch // run.world // run.micro_batch,
+    )
     progress = Progress(recipe.steps, run.folder.name)
     log = MetricsLog(
         run.folder / "metrics.jsonl",
@@ -337,17 +342,10 @@ def _fit_once(
         scorers=scorers,
         listeners=[*listeners, progress.listen],
     )
-    saver = Checkpointer(
-        run.folder,
-        every=checkpoint_interval(config, recipe),
-        keep_last=config.keep_last,
-        keep_every=config.keep_every,
-        keep_steps=config.keep_steps,
-        skip_limit=skip_limit,
-    )
+    saver = build_saver(run, skip_limit, checkpoint_io.writer)
     # After each step in this order: who may stop the run comes before who saves it.
     order = [stop, skip_limit, *callbacks, log, progress, saver, GarbageCollection()]
-    trainer = build_trainer(run, order, checkpoint_meta(run, len(rollbacks), skipped))
+    trainer = build_trainer(run, order, checkpoint_io)
     module = Pretraining(
         build_model(run, seed),
         config,
@@ -361,6 +359,19 @@ def _fit_once(
     )
     with attention_backends(run.device):
         trainer.fit(module, build_loader(windows, sampler), ckpt_path=resume)
+
+
+def build_saver(run: Run, skip_limit: SkipLimit, writer: Writer) -> Checkpointer:
+    """Return the callback that saves when the run's settings say so."""
+    return Checkpointer(
+        run.folder,
+        every=checkpoint_interval(run.config, run.recipe),
+        keep_last=run.config.keep_last,
+        keep_every=run.config.keep_every,
+        keep_steps=run.config.keep_steps,
+        skip_limit=skip_limit,
+        writer=writer,
+    )
 
 
 def build_model(run: Run, seed: int | None) -> Llama:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import read_json, read_jsonl
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
     import wandb
 
 PROJECT = "llama_scale"
-MODES = ("offline", "online", "disabled")
+Mode = Literal["offline", "online", "disabled"]
+MODES = get_args(Mode)
 INIT_SECONDS = 15
 FINISH_SECONDS = 120
 NOT_SCORES = ("settings", "step", "tokens_trained", "flops_trained")  # fields of a result
 BY_FLOPS = ("loss", "val_loss", "val_bits_per_byte")
 
 
-def pick_mode(mode: str | None = None) -> str:
+def pick_mode(mode: str | None = None) -> Mode:
     """Return ``mode``, or WANDB_MODE, or offline; raise InputError if W&B has no such mode."""
     mode = mode or os.environ.get("WANDB_MODE") or "offline"
     if mode not in MODES:
         known = ", ".join(MODES)
         raise InputError(f"WANDB_MODE: {mode!r}{nearest(mode, MODES)}; expected one of {known}")
-    return mode
+    return cast(Mode, mode)
 
 
 def run_id(*parts: str) -> str:
@@ -153,7 +154,7 @@ def open_run(
     folder: Path,
     identity: str,
     *,
-    mode: str,
+    mode: Mode,
     name: str,
     job: str,
     config: dict[str, Any],
@@ -179,7 +180,7 @@ def open_run(
         x_disable_meta=True,
     )
 
-    def start(mode: str) -> "wandb.Run":
+    def start(mode: Mode) -> "wandb.Run":
         return wandb.init(
             project=project,
             id=identity,

@@ -3,12 +3,14 @@
 import csv
 import shutil
 from pathlib import Path
+from typing import Any
 
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, read_jsonl
 from llama_scale.scaling.fitting.laws_file import FORMAT
 from llama_scale.scaling.report.tables import tables
 from llama_scale.training.wandb_log import (
+    Mode,
     by_flops,
     define_axes,
     open_run,
@@ -56,7 +58,7 @@ def _read_points(study: Path) -> list[dict[str, str]]:
         raise InputError(f"{study}/points.csv: no such file; run launch/study.py first") from None
 
 
-def _mirror_run(study: Path, name: str, group: str, mode: str) -> tuple[str, str]:
+def _mirror_run(study: Path, name: str, group: str, mode: Mode) -> tuple[str, Mode]:
     """Mirror a training run; return its id and the mode that worked."""
     folder = study / "runs" / name
     result, metrics = read_json(folder / "result.json"), folder / "metrics.jsonl"
@@ -74,12 +76,12 @@ def _mirror_run(study: Path, name: str, group: str, mode: str) -> tuple[str, str
         return identity, "offline" if run.offline else mode
 
 
-def _mirror_results(study: Path, points: list[dict[str, str]], group: str, mode: str) -> str:
+def _mirror_results(study: Path, points: list[dict[str, str]], group: str, mode: Mode) -> str:
     """Mirror the points, laws, figures and report of a study; return the id of their run."""
     import wandb
 
     path = study / "laws.json"
-    rows = [[_value(cell) for cell in point.values()] for point in points]
+    rows: list[Any] = [[_value(cell) for cell in point.values()] for point in points]
     table = wandb.Table(columns=list(points[0]), data=rows)
     identity = run_id(group, repr(points), path.read_text() if path.exists() else "")
     config = {"runs": len(points)}
@@ -91,7 +93,9 @@ def _mirror_results(study: Path, points: list[dict[str, str]], group: str, mode:
             laws = read_json(path)
             run.summary.update(scalars(laws, "laws"))
             for shown in tables(laws) if laws.get("format") == FORMAT else ():
-                run.log({f"tables/{shown.key}": wandb.Table(columns=shown.head, data=shown.body)})
+                head: list[Any] = list(shown.head)
+                body: list[Any] = list(shown.body)
+                run.log({f"tables/{shown.key}": wandb.Table(columns=head, data=body)})
         for figure in sorted((study / "figures").glob("*.png")):
             run.log({f"figures/{figure.stem}": wandb.Image(str(figure))})
         report = study / "report.html"
