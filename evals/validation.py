@@ -1,34 +1,29 @@
-"""Held-out bits per byte during training, as a Lightning callback handed in by the launcher."""
-
-import time
+"""Held-out bits per byte during training, as a scorer of the metrics log."""
 
 import lightning.pytorch as pl
 
 from evals.perplexity import score
 from llama_scale.data.shards import open_tokens
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.training.callbacks import StepCallback
 
 
-class Validation(StepCallback):
-    """Scores the first ``max_tokens`` of the validation split every ``every`` steps.
+class Validation:
+    """Scores the first ``max_tokens`` of the validation split every ``every`` steps and at the end.
 
-    The set is the same for every model of a study. val_loss (nats per token) and
-    val_bits_per_byte stand in the next row of metrics.jsonl, and always in the last one.
+    The set is the same for every model of a study.
     """
 
     def __init__(self, data: str, every: int, max_tokens: int) -> None:
-        super().__init__()
         self.tokens = open_tokens(data, "val")
         self.byte_lengths = Tokenizer(self.tokens.folder / "tokenizer.model").byte_lengths
         self.every, self.max_tokens = every, max_tokens
 
-    def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
-        """Score the model when it is time."""
+    def __call__(
+        self, trainer: pl.Trainer, module: pl.LightningModule, step: int
+    ) -> dict[str, float]:
+        """Return val_loss (nats per token) and val_bits_per_byte when it is time, else nothing."""
         if step % self.every and step != trainer.max_steps:
-            return
-        start = time.perf_counter()
+            return {}
         with trainer.precision_plugin.forward_context():
             result = score(module.model, self.tokens, self.byte_lengths, self.max_tokens)
-        module.scores |= {"val_loss": result.loss, "val_bits_per_byte": result.bits_per_byte}
-        module.seconds_scoring += time.perf_counter() - start
+        return {"val_loss": result.loss, "val_bits_per_byte": result.bits_per_byte}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from llama_scale.cli import parse, run_cli
+from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import write_json
 from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
@@ -61,7 +62,7 @@ class RecommendConfig:
     budget: float | None = None
     gpu_hours: float | None = None
     gpu: str = "h200"
-    mfu: float = 0.4
+    mfu: float = DEFAULT_MFU
     json: bool = False
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from llama_scale.cli import parse, run_cli
-from llama_scale.training.wandb_log import mirror
+from llama_scale.scaling.report.wandb_study import mirror_study
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def main() -> None:
     """Rebuild the view and say where it is."""
     config = parse(TrackConfig, "Mirror a study to Weights & Biases.", positional="study")
     started = time.perf_counter()
-    ids = mirror(Path(config.study), config.mode)
+    ids = mirror_study(Path(config.study), config.mode)
     if ids:
         seconds = time.perf_counter() - started
         print(f"{len(ids)} runs mirrored to {Path(config.study) / 'wandb'} in {seconds:.0f} s")

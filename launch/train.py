@@ -38,29 +38,30 @@ def main() -> None:
         print(json.dumps(cost.to_dict(), indent=2) if command.json else cost)
         return
 
-    from llama_scale.training.run_plan import describe, plan_run
+    from llama_scale.training.run_plan import describe, plan_run, validation_interval
 
     run = plan_run(config)
     if (run.folder / "result.json").exists():
         print(f"{run.folder}: already finished, nothing to do (result.json)")
         return
-    if run.place.rank == 0:
+    if run.process.rank == 0:
         print(describe(run), flush=True)
 
     from evals.validation import Validation
-    from llama_scale.training.trainer import fit, validation_interval, write_result
-    from llama_scale.training.wandb_log import live
+    from llama_scale.training.result import write_result
+    from llama_scale.training.trainer import fit
+    from llama_scale.training.wandb_log import live_mirror
 
     interval = validation_interval(config, run.recipe)
     validation = Validation(config.data, interval, config.val_tokens)
-    project = config.wandb if run.place.rank == 0 else None
-    with live(run.folder, project, config.group, run.resolved) as listeners:
-        stopped_by = fit(run, [validation], listeners)
+    project = config.wandb if run.process.rank == 0 else None
+    with live_mirror(run.folder, project, config.group, run.resolved) as listeners:
+        stopped_by = fit(run, scorers=[validation], listeners=listeners)
     if stopped_by:
-        if run.place.rank == 0:
+        if run.process.rank == 0:
             print(f"{run.folder}: saved and stopped; the same command continues", file=sys.stderr)
         sys.exit(128 + stopped_by)
-    if run.place.rank != 0:
+    if run.process.rank != 0:
         return
     result = write_result(run)
     print(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 
@@ -85,8 +85,10 @@ class OptimConfig:
         beta2: Decay of the second moment.
         eps: Term added to the denominator.
         weight_decay: Decoupled decay of matrices; norms have none.
-        clip: Largest gradient norm; .inf clips nothing.
+        grad_clip: Largest gradient norm; .inf clips nothing.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"clip": "grad_clip"}
 
     lr: float | Auto = "auto"
     batch_tokens: int | Auto = "auto"
@@ -97,12 +99,12 @@ class OptimConfig:
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
-    clip: float = 1.0
+    grad_clip: float = 1.0
 
     def __post_init__(self) -> None:
         check = partial(check_fields, self, prefix="optim.")
         check("a positive number", positive, "lr eps")
-        check("a positive number, or .inf for none", lambda x: x > 0, "clip")
+        check("a positive number, or .inf for none", lambda x: x > 0, "grad_clip")
         check("at least 1", at_least_1, "batch_tokens")
         check("at least 0", at_least_0, "warmup_steps weight_decay")
         check("at least 0 and below 1", lambda x: 0 <= x < 1, "beta1 beta2")
@@ -136,7 +138,7 @@ class TrainConfig:
             its compute pays for; 0 is at the end only.
         val_tokens: Size of the fixed held-out set in tokens.
         checkpoint_every: Steps between two checkpoints; auto is ten in a run.
-        keep: Number of latest checkpoints kept.
+        keep_last: Number of latest checkpoints kept.
         keep_every: Steps between two checkpoints that are kept for good; 0 keeps none.
         keep_steps: Steps whose checkpoints are written and kept for good, for branches to continue.
         max_skips: Skipped steps in a row after which a run goes back to an earlier checkpoint.
@@ -144,6 +146,8 @@ class TrainConfig:
         wandb: Mirror the metrics to a Weights & Biases project of this name.
         group: Study that the run belongs to.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"keep": "keep_last"}
 
     model: ModelConfig
     size: str = "custom"
@@ -165,7 +169,7 @@ class TrainConfig:
     val_every: int | Auto = "auto"
     val_tokens: int = 262_144
     checkpoint_every: int | Auto = "auto"
-    keep: int = 2
+    keep_last: int = 2
     keep_every: int = 0
     keep_steps: list[int] = field(default_factory=list)
     max_skips: int = 16
@@ -175,8 +179,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check = partial(check_fields, self)
-        counts = "tokens micro_batch devices nodes threads log_every val_tokens keep max_skips"
-        check("at least 1", at_least_1, f"{counts} keep_steps")
+        counts = "tokens micro_batch devices nodes threads log_every val_tokens max_skips"
+        check("at least 1", at_least_1, f"{counts} keep_last keep_steps")
         check("at least 0", at_least_0, "val_every checkpoint_every keep_every")
         check("a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "seed")
 

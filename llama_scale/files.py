@@ -16,6 +16,8 @@ from typing import IO, Any
 
 from llama_scale.errors import InputError
 
+LOCK_PATIENCE = 3.0  # seconds: a process that was just killed may take a moment to let go
+
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
@@ -44,14 +46,14 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 
 @contextmanager
-def locked(path: str | Path, busy: str, patience: float = 0) -> Iterator[int]:
+def locked(path: str | Path, busy: str) -> Iterator[int]:
     """Hold the file ``path`` for this process, whose number it keeps; yield its descriptor.
 
-    Raises InputError when another process still holds it after ``patience`` seconds (one that was
-    just killed may take a moment to go): ``busy`` with that process in the place of {}.
+    Raises InputError when another process still holds it after LOCK_PATIENCE seconds: ``busy``
+    with that process in the place of {}.
     """
     with open(path, "a+", encoding="utf-8") as file:
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + LOCK_PATIENCE
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

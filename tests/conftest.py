@@ -74,6 +74,15 @@ def tiny_data(tmp_path_factory) -> Path:
     return write_build(folder, {"train": texts[4:], "val": texts[:4]})
 
 
+@pytest.fixture
+def no_wandb_settings(monkeypatch, tmp_path):
+    """No W&B settings of the person who runs the tests."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+
+
 TINY_MODEL = [
     "--model.d_model=32",
     "--model.n_layers=2",

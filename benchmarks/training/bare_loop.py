@@ -59,7 +59,7 @@ class Turns(StepCallback):
         with torch.autocast(self.run.device, torch.bfloat16, enabled=self.run.bf16):
             loss = self.model.loss(tokens)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.run.config.optim.clip)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.run.config.optim.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if number % LOG_EVERY == 0:

@@ -13,12 +13,10 @@ from benchmarks.training.interleave import Failed, OutOfMemory, race, summarise
 from benchmarks.training.worker import Job
 from llama_scale.config import CONFIGS, ModelConfig, load_size
 from llama_scale.cost.accounting import flops_per_token
-from llama_scale.cost.hardware import GIB, bf16_peak
+from llama_scale.cost.hardware import DEFAULT_MFU, GIB, bf16_peak
 from llama_scale.cost.memory import training_memory
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import atomic_write, read_json, write_json
-
-FORECAST_MFU = 0.4  # the share of the peak that launch/train.py --dry-run reckons with
 
 
 @dataclass(frozen=True)
@@ -260,7 +258,7 @@ def forecast(config: ModelConfig, job: Job, gpu: str | None) -> dict[str, float 
         micro_steps=job.accumulate,
     )
     peak = bf16_peak(gpu) if gpu else None
-    rate = peak and FORECAST_MFU * peak / flops_per_token(config, causal=False)
+    rate = peak and DEFAULT_MFU * peak / flops_per_token(config, causal=False)
     return {"memory": need.total, "tokens_per_second": rate}
 
 
@@ -301,7 +299,7 @@ def markdown(result: dict[str, Any]) -> str:
     """Return the whole table as Markdown."""
     heads = [
         "size", "micro-batch", "blocks", "tokens/s", "MFU full", "MFU causal", "of the ceiling",
-        "peak GiB", "forecast GiB", f"forecast tokens/s (MFU {FORECAST_MFU:.0%})",
+        "peak GiB", "forecast GiB", f"forecast tokens/s (MFU {DEFAULT_MFU:.0%})",
         "ours is, beside", "compiled against eager gradients",
     ]  # fmt: skip
     packages = ", ".join(f"{name} {number}" for name, number in result["versions"].items())

@@ -10,7 +10,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +44,72 @@ class StepCallback(pl.Callback):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class StepMetrics:
+    """What an optimizer step measured. The tensors () stay on the device, so nothing waits.
+
+    Attributes:
+        loss: Mean in nats of the step's micro-batches over all ranks; NaN for a skipped step.
+        grad_norm: Norm of the gradients before clipping.
+        lr: Learning rate of the step.
+        skips: Number of steps skipped so far.
+        skips_in_row: Number of steps skipped since the last one that was taken.
+    """
+
+    loss: torch.Tensor
+    grad_norm: torch.Tensor
+    lr: float
+    skips: torch.Tensor
+    skips_in_row: torch.Tensor
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What turns steps and seconds into tokens, FLOPs and MFU.
+
+    Attributes:
+        tokens: Tokens in an optimizer step, all ranks together.
+        flops_per_token: Training FLOPs of a token, attention counted causal.
+        flops_per_token_full: The same with the full square of attention.
+        peak_flops: Dense bf16 peak of all devices together in FLOP/s, or None where unknown.
+    """
+
+    tokens: int
+    flops_per_token: int
+    flops_per_token_full: int
+    peak_flops: float | None = None
+
+
+# Called after each step, with its number from 1; returns scores by name, none when none are due.
+Scorer = Callable[[pl.Trainer, pl.LightningModule, int], Mapping[str, float]]
+
+
 class MetricsLog(StepCallback):
-    """Appends a row to metrics.jsonl every ``every`` steps and whenever a score is waiting.
+    """Appends a row to metrics.jsonl every ``every`` steps and whenever a scorer has scores.
 
     A row has step, tokens, flops, loss (the mean in nats of the steps taken since the row before,
-    null if there are none), lr, grad_norm, skips (steps left out so far), the scores that callbacks
-    left in ``module.scores``, tokens_per_second (the time of scoring left out), memory (bytes)
-    and, where the device's peak is known, mfu (attention counted causal), mfu_full and peak_flops.
-    Losses stay on the device between rows. A resumed run drops the rows after its checkpoint
-    first, so that no step stands twice. Rank 0 alone writes; ``listeners`` are handed each row.
+    null if there are none), lr, grad_norm, skips (steps left out so far), what the ``scorers``
+    returned, tokens_per_second (their time left out), memory (bytes) and, where the device's peak
+    is known, mfu (attention counted causal), mfu_full and peak_flops. Losses stay on the device
+    between rows. A resumed run drops the rows after its checkpoint first, so that no step stands
+    twice. Rank 0 alone writes; ``listeners`` are handed each row.
     """
 
     def __init__(
-        self, path: Path, every: int, listeners: list[Callable[[dict], None]] | None = None
+        self,
+        path: Path,
+        *,
+        every: int,
+        cost: StepCost,
+        scorers: Sequence[Scorer] = (),
+        listeners: Sequence[Callable[[dict], None]] = (),
     ) -> None:
         super().__init__()
-        self.path, self.every, self.listeners = path, every, listeners or []
+        self.path, self.every, self.cost = path, every, cost
+        self.scorers, self.listeners = scorers, listeners
         self.losses: list[torch.Tensor] = []
-        self.clock, self.clock_step = 0.0, 0
+        self.latest: StepMetrics | None = None
+        self.clock, self.clock_step, self.seconds_scoring = 0.0, 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the losses since the last row, so that a resumed row has the same mean."""
@@ -82,40 +131,58 @@ class MetricsLog(StepCallback):
                 if row["step"] <= trainer.global_step:
                     file.write(json.dumps(row) + "\n")
 
+    def take(self, metrics: StepMetrics) -> None:
+        """Keep what a step measured for the next row."""
+        self.losses.append(metrics.loss)
+        self.latest = metrics
+
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
-        """Keep the step's loss on its device; write a row when one is due."""
-        self.losses.append(module.step_loss)
-        due = step % self.every == 0 or step == trainer.max_steps
-        if not due and not module.scores:
+        """Score the model; write a row when one is due."""
+        scores: dict[str, float] = {}
+        for scorer in self.scorers:
+            started = time.perf_counter()
+            scores |= scorer(trainer, module, step)
+            self.seconds_scoring += time.perf_counter() - started
+        if step % self.every and step != trainer.max_steps and not scores:
             return
-        losses = torch.stack([loss.to(module.device) for loss in self.losses]).double()
-        loss = losses.nanmean().item()  # a skipped step is NaN
-        tokens = module.recipe.batch_tokens
-        row = {
-            "step": step,
-            "tokens": step * tokens,
-            "flops": step * tokens * module.flops_per_token,
-            "loss": None if math.isnan(loss) else loss,
-            "lr": module.lr_at(step - 1),
-            "grad_norm": finite(float(module.grad_norm)),
-            "skips": int(module.guard.skipped),
-            **module.scores,
-        }
-        now = time.perf_counter()
-        rate = (step - self.clock_step) * tokens / (now - self.clock - module.seconds_scoring)
-        self.clock, self.clock_step = now, step
-        row |= {"tokens_per_second": rate, "memory": memory_used(module.device.type)}
-        if module.peak_flops:
-            share = rate / module.peak_flops
-            row["mfu"] = share * module.flops_per_token
-            row["mfu_full"] = share * module.flops_per_token_full
-            row["peak_flops"] = module.peak_flops
-        self.losses, module.scores, module.seconds_scoring = [], {}, 0.0
+        row = self._measures(step, module.device) | scores | self._speed(step, module.device)
+        self.losses, self.seconds_scoring = [], 0.0
         if trainer.is_global_zero:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             for listener in self.listeners:
                 listener(row)
+
+    def _measures(self, step: int, device: torch.device) -> dict[str, Any]:
+        """Fetch what the steps since the last row measured."""
+        latest = self.latest
+        assert latest is not None, "take comes before on_step"
+        losses = torch.stack([loss.to(device) for loss in self.losses]).double()  # (steps,)
+        loss = losses.nanmean().item()  # a skipped step is NaN
+        tokens = step * self.cost.tokens
+        return {
+            "step": step,
+            "tokens": tokens,
+            "flops": tokens * self.cost.flops_per_token,
+            "loss": finite(loss),
+            "lr": latest.lr,
+            "grad_norm": finite(float(latest.grad_norm)),
+            "skips": int(latest.skips),
+        }
+
+    def _speed(self, step: int, device: torch.device) -> dict[str, Any]:
+        """Return what the time since the last row says, and start the clock again."""
+        now = time.perf_counter()
+        seconds = now - self.clock - self.seconds_scoring
+        rate = (step - self.clock_step) * self.cost.tokens / seconds
+        self.clock, self.clock_step = now, step
+        speed = {"tokens_per_second": rate, "memory": memory_used(device.type)}
+        if self.cost.peak_flops:
+            share = rate / self.cost.peak_flops
+            speed["mfu"] = share * self.cost.flops_per_token
+            speed["mfu_full"] = share * self.cost.flops_per_token_full
+            speed["peak_flops"] = self.cost.peak_flops
+        return speed
 
 
 def finite(value: float) -> float | None:
@@ -123,11 +190,18 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-class SignalStop(StepCallback):
+class StopOnSignal(StepCallback):
     """On SIGTERM, SIGUSR1 or Ctrl-C: finish the step, save and stop; a second signal kills.
 
-    ``received`` is the number of the signal that all ranks agreed to stop for, or None. They
-    agree one step later, by a message between the hosts that no device waits for.
+    ``received`` is the number of the signal that all ranks agreed to stop for, or None. Ranks
+    must stop after the same step: one that left alone would keep the others waiting in their next
+    all-reduce. So after each step every rank starts a vote, the maximum over all ranks of the
+    signal that each holds (0 for none), and reads the result after the next step. The vote goes
+    between the hosts (gloo) while the devices compute, and no device waits for it. For example,
+    with SIGUSR1 = 10 arriving at rank 1 in step 5:
+
+        after step 5: rank 0 votes 0, rank 1 votes 10; both read the vote of step 4, which is 0
+        after step 6: both read max(0, 10) = 10, save step 6 and stop
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -135,22 +209,24 @@ class SignalStop(StepCallback):
     def __init__(self) -> None:
         super().__init__()
         self.received: int | None = None
-        self.pending: int | None = None
-        self.previous: dict[int, Any] = {}
+        self.pending: int | None = None  # what this rank alone has received
+        self.previous_handlers: dict[int, Any] = {}
         self.group: Any = None
-        self.votes: tuple[Any, torch.Tensor] | None = None
+        self.vote: tuple[Any, torch.Tensor] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Take over the signals from Lightning, which would save inside the handler."""
         super().on_train_start(trainer, module)
-        self.previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        self.previous_handlers = {
+            number: signal.signal(number, self._handle) for number in self.SIGNALS
+        }
         if trainer.world_size > 1:
             self.group = torch.distributed.new_group(backend="gloo")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Give the signals back."""
-        self._agreed()
-        for number, handler in self.previous.items():
+        """Give the signals back, once the vote of the last step has arrived."""
+        self._agree()
+        for number, handler in self.previous_handlers.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: Any) -> None:
@@ -158,29 +234,29 @@ class SignalStop(StepCallback):
             os._exit(128 + number)
         self.pending = number
 
-    def _agreed(self) -> int | None:
-        """Return the signal that any rank had received a step ago."""
+    def _agree(self) -> int | None:
+        """Read the vote of a step ago and start the next; return the signal of the former."""
         if self.group is None:
             return self.pending
         agreed = 0
-        if self.votes is not None:
-            work, vote = self.votes
+        if self.vote is not None:
+            work, highest = self.vote
             work.wait()
-            agreed = int(vote)
-        vote = torch.tensor(self.pending or 0)
+            agreed = int(highest)
+        highest = torch.tensor(self.pending or 0)  # ()
         work = torch.distributed.all_reduce(
-            vote, torch.distributed.ReduceOp.MAX, group=self.group, async_op=True
+            highest, torch.distributed.ReduceOp.MAX, group=self.group, async_op=True
         )
-        self.votes = (work, vote)
+        self.vote = (work, highest)
         return agreed or None
 
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         """Ask the trainer to stop; callbacks after this one see it and save."""
-        self.received = self.received or self._agreed()
+        self.received = self.received or self._agree()
         trainer.should_stop = trainer.should_stop or self.received is not None
 
 
-class Garbage(StepCallback):
+class GarbageCollection(StepCallback):
     """Collects garbage every ``every`` steps and at no other time.
 
     What is there after the first step is never looked at again. A collection that comes by itself
@@ -220,7 +296,7 @@ class Progress(StepCallback):
         super().__init__()
         self.steps, self.label = steps, label
         self.row: dict[str, Any] = {}
-        self.bar: tqdm | None = None
+        self.bar = tqdm(disable=True)
 
     def listen(self, row: dict[str, Any]) -> None:
         """Take the latest row of the metrics log."""

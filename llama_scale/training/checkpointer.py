@@ -6,49 +6,53 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from llama_scale.checkpoint import folder as checkpoints
+from llama_scale.checkpoint.async_writer import Writer
 from llama_scale.training.callbacks import StepCallback
-from llama_scale.training.loss_spikes import Rollback
-from llama_scale.training.rollback import drop_undone
+from llama_scale.training.loss_spikes import SkipLimit
+from llama_scale.training.rollback import delete_undone
 
 
 class Checkpointer(StepCallback):
     """Saves every ``every`` steps, at those to be kept, at the end and on request.
 
-    Kept are the last ``keep``, those at multiples of ``keep_every`` and at ``keep_steps``. A save
-    that fails (disk full, no permission) is reported and training goes on: the previous checkpoint
-    stays. The last save is waited for and must succeed.
+    Kept are the last ``keep_last``, those at multiples of ``keep_every`` and at ``keep_steps``. A
+    save that fails (disk full, no permission) is reported and training goes on: the previous
+    checkpoint stays. The last save is waited for and must succeed. Nothing is saved once
+    ``skip_limit`` has stopped the run, which then goes back to an earlier checkpoint. ``writer`` is
+    the thread that writes what the Trainer saves.
     """
 
     def __init__(
         self,
         run: Path,
+        *,
         every: int,
-        keep: int,
+        keep_last: int,
         keep_every: int,
         keep_steps: list[int],
-        rollback: Rollback,
+        skip_limit: SkipLimit,
+        writer: Writer,
     ) -> None:
         super().__init__()
-        self.run, self.every, self.rollback = run, every, rollback
-        self.keep, self.keep_every, self.keep_steps = keep, keep_every, keep_steps
+        self.run, self.every, self.skip_limit, self.writer = run, every, skip_limit, writer
+        self.keep_last, self.keep_every, self.keep_steps = keep_last, keep_every, keep_steps
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Delete what a rollback undid, now that each process has read what it continues."""
         super().on_train_start(trainer, module)
         if trainer.is_global_zero:
-            drop_undone(self.run)
+            delete_undone(self.run)
 
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         """Save when it is time, and report a save that failed since."""
-        writer = trainer.strategy.checkpoint_io.writer
         last = trainer.should_stop or step == trainer.max_steps
         due = step % self.every == 0 or step in self.keep_steps
         due = due or (self.keep_every > 0 and step % self.keep_every == 0)
         if last or due:
-            writer.wait()
-        if (error := writer.collect()) and trainer.is_global_zero:
-            print(f"{writer.name}: checkpoint not saved ({error})", file=sys.stderr)
-        if self.rollback.first is not None or not (last or due):
+            self.writer.wait()
+        if (error := self.writer.collect()) and trainer.is_global_zero:
+            print(f"{self.writer.name}: checkpoint not saved ({error})", file=sys.stderr)
+        if self.skip_limit.first is not None or not (last or due):
             return
         try:
             self._prune(trainer)
@@ -58,11 +62,11 @@ class Checkpointer(StepCallback):
                 raise
             print(f"step {step}: checkpoint not saved ({error})", file=sys.stderr)
         if last:
-            writer.wait()
-            if error := writer.collect():
+            self.writer.wait()
+            if error := self.writer.collect():
                 raise error
             self._prune(trainer)
 
     def _prune(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
-            checkpoints.prune(self.run, self.keep, self.keep_every, self.keep_steps)
+            checkpoints.prune(self.run, self.keep_last, self.keep_every, self.keep_steps)

@@ -9,42 +9,48 @@ from llama_scale.errors import InputError
 
 
 @dataclass(frozen=True)
-class Place:
-    """One process of a run. ``launcher`` is what started the processes."""
+class ProcessRank:
+    """Which process of a run this is.
+
+    Attributes:
+        launcher: What started the processes; self is launch/train.py.
+        rank: Its number among the processes of all nodes, from 0.
+        world: Number of processes.
+    """
 
     launcher: Literal["torchrun", "slurm", "self"]
     rank: int
     world: int
 
 
-def find_place(devices: int, nodes: int, environment: Mapping[str, str] = os.environ) -> Place:
-    """Return this process's place; raise InputError if the launcher started another number.
+def find_rank(devices: int, nodes: int, environment: Mapping[str, str] = os.environ) -> ProcessRank:
+    """Return this process's rank; raise InputError if the launcher started another number.
 
     torchrun is known by TORCHELASTIC_RUN_ID, srun by SLURM_STEP_ID with more than one task or
     node (an interactive shell or sbatch script alone starts nothing). Otherwise a run of several
     devices on one node starts its own processes, each with LOCAL_RANK.
     """
-    wanted = devices * nodes
+    n_processes = devices * nodes
     if "TORCHELASTIC_RUN_ID" in environment:
         names = ("RANK", "WORLD_SIZE")
-        place = Place("torchrun", *_numbers(names, environment))
+        process = ProcessRank("torchrun", *_numbers(names, environment))
         advice = f"torchrun --nnodes {nodes} --nproc-per-node {devices}"
     elif "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
         names = ("SLURM_PROCID", "SLURM_NTASKS")
-        place = Place("slurm", *_numbers(names, environment))
+        process = ProcessRank("slurm", *_numbers(names, environment))
         advice = f"srun --nodes {nodes} --ntasks-per-node {devices}"
     elif nodes > 1:
         raise InputError(
             f"nodes: {nodes} nodes need a launcher; use torchrun or srun (docs/distributed.md)"
         )
     else:
-        return Place("self", int(environment.get("LOCAL_RANK", "0")), wanted)
-    if place.world != wanted:
+        return ProcessRank("self", int(environment.get("LOCAL_RANK", "0")), n_processes)
+    if process.world != n_processes:
         raise InputError(
-            f"devices: {place.launcher} started {place.world} processes, the run is for {devices} "
-            f"devices x {nodes} nodes; start it with {advice}, or pass --devices and --nodes"
+            f"devices: {process.launcher} started {process.world} processes, the run is for "
+            f"{devices} devices x {nodes} nodes; start it with {advice}, or set devices and nodes"
         )
-    return place
+    return process
 
 
 def _numbers(names: tuple[str, ...], environment: Mapping[str, str]) -> list[int]:

@@ -14,18 +14,20 @@ import torch
 from torch import Tensor
 
 from llama_scale.device import fetch
-from llama_scale.training.callbacks import StepCallback
+from llama_scale.training.callbacks import StepCallback, StepMetrics
 
 WINDOW = 64
-LEAST = 32  # accepted losses before a spike can be told
+MIN_ACCEPTED = 32  # losses without which a spike cannot be told
 SIGMAS = 6.0
 
 
-class Guard:
-    """Judges each step by its loss and gradient norm.
+class SpikeGuard:
+    """Decides for each step, by its loss and gradient norm, whether it is taken.
 
     Attributes:
-        losses: (WINDOW,) the last accepted losses in nats, a ring.
+        losses: (WINDOW,) the last accepted losses in nats, a ring: the loss that is accepted as
+            number n (from 0) lies in slot n % WINDOW. With a window of 4 the losses a b c d e f
+            lie as e f c d; before the ring is full, the slots without a loss hold 0.
         accepted: () number of accepted steps.
         skipped: () number of skipped steps.
         in_row: () number of skipped steps since the last accepted one.
@@ -36,16 +38,23 @@ class Guard:
         self.accepted = torch.zeros((), dtype=torch.long, device=device)
         self.skipped, self.in_row = self.accepted.clone(), self.accepted.clone()
 
-    def judge(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
-        """Return () float32, 1 to skip the step of this ``loss`` and ``grad_norm``, else 0."""
+    def check_step(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
+        """Count the step of this ``loss`` () and ``grad_norm`` (); return whether to skip it.
+
+        The answer is () float32, 1 to skip and 0 to take the step. There is no ``if``: the host
+        would have to wait for the device.
+        """
+        slots = torch.arange(WINDOW, device=loss.device)  # (WINDOW,)
         count = self.accepted.clamp(max=WINDOW)
-        filled = torch.arange(WINDOW, device=loss.device) < count  # (WINDOW,)
+        # The order within the ring does not matter to mean and variance. Empty slots hold 0, so
+        # they add nothing to the sum, but (0 - mean)^2 to the squares: hence the mask.
+        filled = slots < count  # (WINDOW,)
         mean = self.losses.sum() / count.clamp(min=1)
         variance = ((self.losses - mean).square() * filled).sum() / count.clamp(min=1)
-        spike = (count >= LEAST) & (loss > mean + SIGMAS * variance.sqrt())
+        spike = (count >= MIN_ACCEPTED) & (loss > mean + SIGMAS * variance.sqrt())
         skip = spike | ~loss.isfinite() | ~grad_norm.isfinite()
-        slot = torch.arange(WINDOW, device=loss.device) == self.accepted % WINDOW
-        self.losses = torch.where(slot & ~skip, loss, self.losses)
+        oldest = slots == self.accepted % WINDOW  # (WINDOW,) the slot that is written next
+        self.losses = torch.where(oldest & ~skip, loss, self.losses)
         self.accepted = self.accepted + ~skip
         self.skipped = self.skipped + skip
         self.in_row = torch.where(skip, self.in_row + 1, 0)
@@ -56,17 +65,24 @@ class Guard:
         return {name: value.tolist() for name, value in vars(self).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state back."""
+        """Take the state back, on the device where the guard is."""
         for name, value in vars(self).items():
             setattr(self, name, torch.tensor(state[name], dtype=value.dtype, device=value.device))
 
+    def to(self, device: torch.device | str) -> "SpikeGuard":
+        """Return a guard with this state on ``device``."""
+        moved = SpikeGuard(device)
+        moved.load_state_dict(self.state_dict())
+        return moved
 
-class Rollback(StepCallback):
+
+class SkipLimit(StepCallback):
     """Stops a run in which ``limit`` steps in a row were skipped, naming the first of them.
 
-    The device's count is fetched every ``limit`` steps and looked at one step later, so that the
-    device has work while the host waits for it; after the last step it is looked at once more.
-    ``first`` is that step (from 1), or None.
+    The device's count is fetched every ``limit`` steps and read one step later, so that the
+    device has work while the host waits for it; after the last step it is read once more.
+    ``first`` is the first step (from 1) of the row that stopped the run, or None, and ``last``
+    the last one.
     """
 
     def __init__(self, limit: int) -> None:
@@ -74,21 +90,26 @@ class Rollback(StepCallback):
         self.limit = limit
         self.first: int | None = None
         self.last = 0
-        self.asked: tuple[int, Callable[[], int]] | None = None
+        self.in_row = torch.zeros((), dtype=torch.long)
+        self.pending: tuple[int, Callable[[], int]] | None = None
+
+    def take(self, metrics: StepMetrics) -> None:
+        """Keep the newest count of skipped steps in a row, on its device."""
+        self.in_row = metrics.skips_in_row
 
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
-        """Look at what was asked for a step ago; ask when it is time."""
-        if self.asked is not None:
-            self._look(trainer)
-        if step % self.limit == 0 or step == trainer.max_steps:
-            self.asked = step, fetch(module.guard.in_row)
+        """Read the count that was fetched a step ago; fetch the next when it is time."""
+        if self.pending is not None:
+            self._read(trainer, *self.pending)
+            self.pending = None
         if step == trainer.max_steps:
-            self._look(trainer)
+            self._read(trainer, step, fetch(self.in_row))
+        elif step % self.limit == 0:
+            self.pending = step, fetch(self.in_row)
 
-    def _look(self, trainer: pl.Trainer) -> None:
-        step, answer = self.asked
-        self.asked = None
-        in_row = answer()
+    def _read(self, trainer: pl.Trainer, step: int, wait: Callable[[], int]) -> None:
+        """Wait for the count of ``step``; stop the run if it has reached the limit."""
+        in_row = wait()
         if in_row >= self.limit:
             self.first, self.last = step - in_row + 1, step
             trainer.should_stop = True

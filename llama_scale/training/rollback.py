@@ -1,8 +1,8 @@
 """Batches that a run leaves out, and the documents in them: skipped.jsonl of the run folder.
 
-A row is one return to an earlier checkpoint: from_step is that checkpoint's step, or the one where
-the run began (0, a branch at its parent's step), and batches are the numbers left out from then
-on. The order of batches stays a function of the seed and this list.
+A row is one rollback, a return to an earlier checkpoint: from_step is that checkpoint's step, or
+the one where the run began (0, a branch at its parent's step), and batches are the numbers left
+out from then on. The order of batches stays a function of the seed and this list.
 """
 
 import json
@@ -21,7 +21,7 @@ from llama_scale.files import atomic_write, read_jsonl
 from llama_scale.training.recipe import Recipe
 
 FILE = "skipped.jsonl"
-TRIES = 3  # returns to one step
+MAX_ROLLBACKS = 3  # to one step
 
 
 def read_rollbacks(run: Path) -> list[dict[str, Any]]:
@@ -30,43 +30,61 @@ def read_rollbacks(run: Path) -> list[dict[str, Any]]:
     return read_jsonl(path) if path.exists() else []
 
 
-def left_out(rollbacks: list[dict[str, Any]], before: Iterable[int] = ()) -> list[int]:
+def skipped_batches(rollbacks: list[dict[str, Any]], before: Iterable[int] = ()) -> list[int]:
     """Return the batch numbers left out, ascending, with those left out ``before`` a branch."""
     return sorted({number for row in rollbacks for number in row["batches"]} | set(before))
 
 
-def precedes(meta: dict[str, Any], rollbacks: list[dict[str, Any]]) -> bool:
-    """Whether the checkpoint of ``meta`` lies on the path that the rollbacks left standing."""
+def is_undone(meta: dict[str, Any], rollbacks: list[dict[str, Any]]) -> bool:
+    """Whether a rollback went back behind the checkpoint of ``meta`` after it was written.
+
+    A checkpoint counts the rollbacks before it. One of step 40 that counts none is undone by a
+    first rollback to step 30; one of step 40 that counts 1 was written on the way up from there.
+    """
     later = rollbacks[meta.get("rollbacks", 0) :]
-    return all(meta["step"] <= row["from_step"] for row in later)
+    return any(row["from_step"] < meta["step"] for row in later)
 
 
-def roll_back(
+def newest_checkpoint(run: Path, rollbacks: list[dict[str, Any]]) -> Path | None:
+    """Return the newest valid checkpoint of a run that no rollback undid, or None."""
+    for folder in checkpoint.valid(run):
+        if not is_undone(checkpoint.load_meta(folder), rollbacks):
+            return folder
+    return None
+
+
+def record_rollback(
     run: Path, windows: TokenWindows, recipe: Recipe, first: int, last: int
 ) -> dict[str, Any]:
     """Record that steps ``first`` to ``last`` (from 1) were skipped, and undo what followed.
 
     The run continues from the newest checkpoint that is as many steps older than ``first`` as
-    were skipped. skipped.jsonl is replaced in one move; newer checkpoints are deleted when the run
-    continues. Returns the row.
+    were skipped: the weights of the steps just before may be spoiled already. skipped.jsonl is
+    replaced in one move; newer checkpoints are deleted when the run continues.
+
+    Example: of steps 101 to 104 each was skipped, checkpoints are at 80, 90 and 100 and no batch
+    is left out yet. Step s (from 1) read batch s - 1, so batches 100 to 103 are left out. Four
+    steps older than 101 is 97, so the run continues from step 90: steps 91 to 100 read batches 90
+    to 99 once more, and step 101 reads batch 104.
+
+    Returns:
+        The row.
     """
     rollbacks = read_rollbacks(run)
-    skipped = left_out(rollbacks, recipe.skipped)
+    skipped = skipped_batches(rollbacks, recipe.skipped)
     batches = [batch_number(step, skipped) for step in range(first - 1, last)]
-    limit = first - len(batches)
-    steps = [
-        checkpoint.load_meta(folder)["step"]
-        for folder in checkpoint.valid(run)
-        if precedes(checkpoint.load_meta(folder), rollbacks)
-    ]
-    start = max((step for step in steps if step <= limit), default=recipe.first_step)
+    latest = first - len(batches)
+    metas = [checkpoint.load_meta(folder) for folder in checkpoint.valid(run)]
+    steps = [meta["step"] for meta in metas if not is_undone(meta, rollbacks)]
+    start = max((step for step in steps if step <= latest), default=recipe.first_step)
+    # Batch n is the samples n * batch to (n + 1) * batch - 1 of the run's order.
     samples = np.concatenate([np.arange(n * recipe.batch, (n + 1) * recipe.batch) for n in batches])
     row = {
         "from_step": start,
         "first_step": first,
         "last_step": last,
         "batches": batches,
-        "documents": documents_in(windows, samples),
+        "documents": documents_of(windows, samples),
     }
     with atomic_write(run / FILE) as file:
         for item in [*rollbacks, row]:
@@ -75,29 +93,29 @@ def roll_back(
 
 
 def check_rollbacks(run: Path) -> None:
-    """Raise InputError if the run went back to one step TRIES times and has to go there again."""
+    """Raise InputError if the last rollback is one more than MAX_ROLLBACKS to its step."""
     rollbacks = read_rollbacks(run)
     same = [row for row in rollbacks if row["from_step"] == rollbacks[-1]["from_step"]]
-    if len(same) > TRIES:
+    if len(same) > MAX_ROLLBACKS:
         row, count = rollbacks[-1], sum(len(row["batches"]) for row in same)
         raise InputError(
             f"{run}: steps {row['first_step']} to {row['last_step']} had to be skipped again after "
-            f"going back to step {row['from_step']} {TRIES} times; {count} batches are left out "
-            "(skipped.jsonl) and the loss is still not finite or far too high; start another --run "
-            "with a lower --optim.lr, a longer --optim.warmup_steps or a lower --optim.clip"
+            f"going back to step {row['from_step']} {MAX_ROLLBACKS} times; {count} batches are "
+            f"left out ({FILE}) and the loss is still not finite or far too high; start another "
+            "run with a lower optim.lr, a longer optim.warmup_steps or a lower optim.grad_clip"
         )
 
 
-def drop_undone(run: Path) -> None:
-    """Delete the checkpoints that a rollback left behind."""
+def delete_undone(run: Path) -> None:
+    """Delete the checkpoints that a rollback undid."""
     rollbacks = read_rollbacks(run)
     for folder in checkpoint.valid(run) if rollbacks else []:
-        if not precedes(checkpoint.load_meta(folder), rollbacks):
+        if is_undone(checkpoint.load_meta(folder), rollbacks):
             checkpoint.discard(folder)
 
 
-def documents_in(windows: TokenWindows, samples: np.ndarray) -> list[dict[str, Any]] | None:
-    """Return the documents that the samples read from, or None where the build lists none.
+def documents_of(windows: TokenWindows, samples: np.ndarray) -> list[dict[str, Any]] | None:
+    """Return the documents that ``samples`` (S,) read from, or None where the build lists none.
 
     Each is its row number in documents.jsonl.gz with package, path and sha256.
     """
@@ -105,18 +123,22 @@ def documents_in(windows: TokenWindows, samples: np.ndarray) -> list[dict[str, A
     if not has_documents(folder):
         return None
     rows = [(i, row) for i, row in enumerate(read_documents(folder)) if row["split"] == split]
-    starts = _starts(windows.tokens, [row for _, row in rows])  # (documents,)
-    found: set[int] = set()
+    starts = _document_starts(windows.tokens, [row for _, row in rows])  # (documents,)
+    numbers: set[int] = set()
     for start in windows.starts(samples):
-        first, last = np.searchsorted(starts, [start, start + windows.context_length], side="right")
-        found.update(range(max(0, first - 1), last))
+        # A window reads tokens start to start + context, both included. With documents that start
+        # at 0, 100 and 250, the window 90 to 154 has 1 start at or before its first token and 2
+        # at or before its last: it reads documents 1 - 1 = 0 up to, but without, 2.
+        ends = [start, start + windows.context_length]
+        first, last = np.searchsorted(starts, ends, side="right")
+        numbers.update(range(max(0, first - 1), last))
     return [
         {"document": rows[i][0]} | {k: rows[i][1].get(k) for k in ("package", "path", "sha256")}
-        for i in sorted(found)
+        for i in sorted(numbers)
     ]
 
 
-def _starts(tokens: Tokens, rows: list[dict[str, Any]]) -> np.ndarray:
-    """Return the position of each document's first token in the joined shards."""
+def _document_starts(tokens: Tokens, rows: list[dict[str, Any]]) -> np.ndarray:
+    """Return the position (documents,) of each document's first token in the joined shards."""
     offsets = [0, *tokens.ends.tolist()]
     return np.array([offsets[row["shard"]] + row["start"] for row in rows], dtype=np.int64)

@@ -15,7 +15,14 @@ import yaml
 
 import llama_scale
 from llama_scale.checkpoint.folder import verify
-from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml
+from llama_scale.config import (
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    flatten,
+    read_yaml,
+    with_new_names,
+)
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, layout_memory, pick_compile, pick_layout
@@ -23,14 +30,19 @@ from llama_scale.data.shards import Tokens, open_tokens
 from llama_scale.device import fast_bf16, pick_device, set_threads
 from llama_scale.errors import InputError
 from llama_scale.model.llama import EOS
-from llama_scale.training.distributed import Place, find_place
+from llama_scale.training.distributed import ProcessRank, find_rank
 from llama_scale.training.recipe import Recipe, resolve
 
-# Fields that may differ when a run continues: they change no more than rounding.
+VALIDATION_SHARE = 0.1  # of the run's compute, at most
+# Fields that may differ when a run continues, and why they change no result:
 FREE_FIELDS = {
-    "run", "device", "compile", "micro_batch", "checkpoint_activations", "devices", "nodes",
-    "strategy", "threads", "checkpoint_every", "keep", "keep_every", "keep_steps", "wandb", "group",
-    "log_every",
+    # what the run is called and where it is shown
+    "run", "group", "wandb",
+    # how a step is computed: its sums differ by rounding alone
+    "device", "devices", "nodes", "strategy", "threads", "compile", "micro_batch",
+    "checkpoint_activations",
+    # what is written beside training, and how long it stays
+    "log_every", "checkpoint_every", "keep_last", "keep_every", "keep_steps",
 }  # fmt: skip
 
 
@@ -46,7 +58,7 @@ class Run:
     bf16: bool
     compile: bool
     layout: Layout
-    place: Place
+    process: ProcessRank
 
     @property
     def world(self) -> int:
@@ -87,7 +99,7 @@ def plan_run(config: TrainConfig) -> Run:
     machine = describe_machine(None, DEFAULT_MFU, pick_device(config.device), config.threads)
     device = machine.device
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
-    place = find_place(config.devices, config.nodes)
+    process = find_rank(config.devices, config.nodes)
     compiled = pick_compile(config, recipe.tokens, machine)
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
     tokens = open_tokens(config.data, "train")
@@ -99,7 +111,7 @@ def plan_run(config: TrainConfig) -> Run:
     if tokens.vocab_size != config.model.vocab_size:
         raise InputError(
             f"{config.data}: its tokenizer has {tokens.vocab_size:,} pieces and the model "
-            f"{config.model.vocab_size:,}; pass --model.vocab_size {tokens.vocab_size}"
+            f"{config.model.vocab_size:,}; set model.vocab_size to {tokens.vocab_size}"
         )
     name = f"{config.size}-{human(recipe.tokens)}-seed{config.seed}"
     run = Run(
@@ -111,7 +123,7 @@ def plan_run(config: TrainConfig) -> Run:
         bf16=bf16,
         compile=compiled,
         layout=layout,
-        place=place,
+        process=process,
     )
     check_same_run(run)
     return run
@@ -149,8 +161,8 @@ def fit_layout(
     if need.total > have:
         raise InputError(
             f"size {config.size}: training needs {need} and this {device} device offers "
-            f"{have / GIB:.1f} GiB; choose a smaller --size or a larger device "
-            "(--dry_run names the nearest change that fits)"
+            f"{have / GIB:.1f} GiB; choose a smaller size or a larger device "
+            "(a dry run names the nearest change that fits)"
         )
     return layout
 
@@ -163,38 +175,57 @@ def human(count: float) -> str:
     return f"{count:.0f}"
 
 
+def checkpoint_interval(config: TrainConfig, recipe: Recipe) -> int:
+    """Return the steps between checkpoints: ``auto`` is ten in a run, 0 is at the end only."""
+    if config.checkpoint_every == "auto":
+        return max(1, recipe.steps // 10)
+    return config.checkpoint_every or recipe.steps
+
+
+def validation_interval(config: TrainConfig, recipe: Recipe) -> int:
+    """Return the steps between validations; 0 is at the end only.
+
+    ``auto`` is ten in a run, or as many as a tenth of its compute pays for: a validation token
+    costs a third of a training token.
+    """
+    affordable = int(VALIDATION_SHARE * 3 * recipe.tokens / config.val_tokens)
+    if config.val_every == "auto":
+        return max(1, recipe.steps // min(10, max(1, affordable)))
+    return config.val_every or recipe.steps
+
+
 def check_same_run(run: Run) -> None:
     """Raise InputError if the run folder holds another configuration or was fed other data."""
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    past = flatten(read_mapping(path))
-    now = flatten(yaml.safe_load(yaml.safe_dump(run.resolved)))
+    recorded = flatten(with_new_names(read_mapping(path), TrainConfig))
+    now = flatten(yaml.safe_load(yaml.safe_dump(run.resolved)))  # as a YAML file gives it back
     parts = {"model": defaults(ModelConfig), "optim": defaults(OptimConfig)}
-    unset = flatten(defaults(TrainConfig) | parts)
-    names = [n for n in past.keys() | now.keys() if n.split(".")[0] not in FREE_FIELDS]
-    other = [n for n in names if past.get(n, unset.get(n)) != now.get(n)]
-    if other:
-        name = min(other, key=lambda n: ("." in n, n))  # what optim.* follows from comes first
-        had = past.get(name, unset.get(name))
+    # A field that the run's file does not have is newer than the run, which had its default.
+    before = flatten(defaults(TrainConfig) | parts) | recorded
+    names = [n for n in recorded.keys() | now.keys() if n.split(".")[0] not in FREE_FIELDS]
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    if changed:
+        name = min(changed, key=lambda n: ("." in n, n))  # what optim.* follows from comes first
         raise InputError(
-            f"{path}: this run has {name} = {had}, the command asks for {now.get(name)}; "
-            "choose another --run, or delete the folder to start over"
+            f"{path}: this run has {name} = {before.get(name)}, the command asks for "
+            f"{now.get(name)}; choose another run, or delete the folder to start over"
         )
-    before = read_mapping(run.folder / "provenance.json").get("data_fingerprint")
-    if before != run.tokens.manifest["fingerprint"]:
+    fingerprint = read_mapping(run.folder / "provenance.json").get("data_fingerprint")
+    if fingerprint != run.tokens.manifest["fingerprint"]:
         raise InputError(
             f"{run.folder}: {run.config.data} has changed since this run began; "
-            "choose another --run, or delete the folder to start over"
+            "choose another run, or delete the folder to start over"
         )
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML or JSON file of the run's; raise InputError when it is damaged."""
-    found = read_yaml(path)
-    if not isinstance(found, dict) or not found:
-        raise InputError(f"{path}: damaged (no fields in it); restore it, or choose another --run")
-    return found
+    fields = read_yaml(path)
+    if not isinstance(fields, dict) or not fields:
+        raise InputError(f"{path}: damaged (no fields in it); restore it, or choose another run")
+    return fields
 
 
 def defaults(kind: type) -> dict[str, Any]:

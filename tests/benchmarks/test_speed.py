@@ -12,7 +12,7 @@ from benchmarks.training.gradients import agree, compare, deviation
 from llama_scale.cli import parse
 from llama_scale.config import CONFIGS, TrainConfig, load_size
 from llama_scale.device import attention_backends, fetch
-from llama_scale.training.callbacks import Garbage, StepCallback
+from llama_scale.training.callbacks import GarbageCollection, StepCallback
 from llama_scale.training.run_plan import plan_run
 from llama_scale.training.trainer import fit
 from tests.conftest import TINY_MODEL
@@ -123,7 +123,7 @@ def test_garbage_is_collected_at_set_steps_alone():
     class Trainer:
         global_step = 0
 
-    garbage, found = Garbage(every=3), []
+    garbage, found = GarbageCollection(every=3), []
 
     def note(phase, info):
         if phase == "start":

@@ -29,9 +29,9 @@ def test_size_file_overrides_and_types():
 
 def test_config_file_then_flags(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("size: M1\nseed: 3\noptim:\n  lr: 0.002\n  clip: 0.5\n")
+    path.write_text("size: M1\nseed: 3\noptim:\n  lr: 0.002\n  grad_clip: 0.5\n")
     config = train("--size", "M1", "--config", str(path), "--optim.lr", "0.004")
-    assert (config.seed, config.optim.lr, config.optim.clip) == (3, 0.004, 0.5)
+    assert (config.seed, config.optim.lr, config.optim.grad_clip) == (3, 0.004, 0.5)
 
 
 def test_the_size_of_a_flag_wins_over_that_of_a_file(tmp_path):
@@ -81,7 +81,7 @@ def test_positional_fills_its_field():
         (["--size", "M1", "--model.n_kv_heads", "2"], ["model.n_kv_heads", "2", "3"]),
         (["--size", "M1", "--model.d_ff", "0"], ["model.d_ff", "0"]),
         (["--size", "M1", "--config", "absent.yaml"], ["absent.yaml"]),
-        (["--size", "M1", "--optim.clip", "0"], ["optim.clip", "positive", "found 0.0"]),
+        (["--size", "M1", "--optim.grad_clip", "0"], ["optim.grad_clip", "positive", "found 0.0"]),
         (["--size", "M1", "--optim.beta1", "1"], ["optim.beta1", "below 1", "found 1.0"]),
         (["--size", "M1", "--optim.beta2", "-.1"], ["optim.beta2", "at least 0", "found -0.1"]),
         (["--size", "M1", "--optim.weight_decay", "-1"], ["optim.weight_decay", "found -1.0"]),
@@ -112,9 +112,10 @@ def test_bad_input_is_one_line(argv, words):
 def test_limits_are_inside():
     config = train(
         "--size=M1", "--optim.beta1=0", "--optim.min_lr_ratio=1", "--optim.weight_decay=0",
-        "--optim.clip=.inf", "--val_every=0", "--keep_steps=[1]", "--tokens=1", "--seed=4294967295",
+        "--optim.grad_clip=.inf", "--val_every=0", "--keep_steps=[1]", "--tokens=1",
+        "--seed=4294967295",
     )  # fmt: skip
-    assert (config.optim.clip, config.tokens, config.keep_steps) == (math.inf, 1, [1])
+    assert (config.optim.grad_clip, config.tokens, config.keep_steps) == (math.inf, 1, [1])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 
 from llama_scale.config import CONFIGS, load_size
 from llama_scale.cost.accounting import count_parameters
-from llama_scale.cost.hardware import HARDWARE
+from llama_scale.cost.hardware import DEFAULT_MFU, HARDWARE
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import read_json, sha256, write_json
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface
@@ -96,7 +96,9 @@ def peak(gpu: str) -> float:
     return HARDWARE[gpu.lower()].peak
 
 
-def recommend(fitted: Fitted, C: float, gpu: str = "h200", mfu: float = 0.4) -> dict[str, Any]:
+def recommend(
+    fitted: Fitted, C: float, gpu: str = "h200", mfu: float = DEFAULT_MFU
+) -> dict[str, Any]:
     """Return the best use of C FLOPs: by the law, and on the rung nearest to it.
 
     Both spend C as the law's runs count it, in their vocabulary and context. ``beyond`` compares

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, ticks
 from llama_scale.scaling.fitting.approaches import front
 from llama_scale.scaling.forecasting.recommend import HOUR, peak
 from llama_scale.scaling.report.figures_loss import ACCENT, GREY, HELD, Study, by_size, dots, ramp
 from llama_scale.scaling.report.text import between, count, digits, power, signed
 
-GPU, MFU = "H200", 0.4
+GPU = "H200"
 APPROACHES = {"1": "#8a6bb8", "2": "#3d87c4", "3": ACCENT}
 
 
@@ -104,12 +105,12 @@ def cost(study: Study) -> Figure:
     bits = points.has("bits_per_byte")
     score = points.numeric("bits_per_byte") if bits else points.loss
     known = np.isfinite(score)
-    hours = points.compute / (peak(GPU) * MFU * HOUR)
+    hours = points.compute / (peak(GPU) * DEFAULT_MFU * HOUR)
     index = np.flatnonzero(known)
     best = index[front(hours[index], score[index])]
     steps = Series("best for the money", "line", hours[best], score[best], ACCENT, width=2.2)
     what = "bits per byte" if bits else "validation loss"
-    across = axis(f"hours of one {GPU} at {MFU:.0%} of its peak", [hours], show="power")
+    across = axis(f"hours of one {GPU} at {DEFAULT_MFU:.0%} of its peak", [hours], show="power")
     panel = Panel(
         "cost", across, axis(what, [score[known]]), [steps, *by_size(study, hours, score)]
     )
@@ -117,8 +118,8 @@ def cost(study: Study) -> Figure:
         "cost",
         "Cost against quality",
         f"Training compute as hours of one {GPU} (dense bf16 peak {peak(GPU) / 1e12:.0f} "
-        f"TFLOP/s at {MFU:.0%}): an estimate for comparison, not the time measured. The red line "
-        "joins the runs that nothing cheaper beats.",
+        f"TFLOP/s at {DEFAULT_MFU:.0%}): an estimate for comparison, not the time measured. The "
+        "red line joins the runs that nothing cheaper beats.",
         [panel],
     )
 

@@ -5,6 +5,7 @@ from itertools import product
 
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import count_parameters, flops_per_token
+from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.errors import InputError
 from llama_scale.scaling.forecasting.recommend import budget
 
@@ -75,7 +76,7 @@ class Budget:
     flops: float | None = None
     gpu_hours: float | None = None
     gpu: str = "h200"
-    mfu: float = 0.4
+    mfu: float = DEFAULT_MFU
 
     @property
     def total(self) -> float | None:

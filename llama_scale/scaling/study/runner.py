@@ -13,7 +13,6 @@ from llama_scale.scaling.study.backends.slurm import SlurmExecutor
 from llama_scale.scaling.study.plan import Study
 from llama_scale.scaling.study.progress import Progress, here
 
-LOCK_PATIENCE = 3.0
 IDENTITY = ("data", "sizes", "train")
 
 
@@ -26,7 +25,7 @@ def run_study(study: Study) -> None:
     """
     study.folder.mkdir(parents=True, exist_ok=True)
     busy = f"{here(study.folder)}: {{}} is running this study; wait for it or stop it"
-    with locked(study.folder / "lock", busy, LOCK_PATIENCE) as handle:
+    with locked(study.folder / "lock", busy) as handle:
         check_same_study(study)
         lay_out(study)
         state = State(study.folder / "state", study.root, study.tasks)

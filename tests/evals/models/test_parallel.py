@@ -16,10 +16,8 @@ from evals.models.parallel import Ranks
 from evals.results import aggregate, write_result
 from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
-from llama_scale.training.wandb_log import mirror_scores
 from tests.conftest import ROOT, run_script
 from tests.evals.test_evaluate import QUICK, launch, run  # noqa: F401
-from tests.llama_scale.training.test_wandb_log import plain_environment, read_run  # noqa: F401
 
 MANY = [*QUICK, "--suites=humaneval", "--humaneval.n_tasks=5", "--humaneval.n_samples=2"]
 
@@ -132,27 +130,7 @@ def test_accuracy_over_suites(tmp_path):
         )
 
 
-def test_scores_are_shown_by_step_tokens_and_flops(tmp_path):
-    for step, value in ((20, 0.25), (10, 0.125)):
-        known = {"step": step, "tokens_trained": 100 * step, "flops_trained": 1e6 * step}
-        folder = tmp_path / "run" / "evals" / f"step-{step:08d}"
-        folder.mkdir(parents=True)
-        result = {"suite": "humaneval", "pass_at_k": {"1": value}, "settings": {"k": 5}} | known
-        (folder / "humaneval.json").write_text(json.dumps(result))
-        (folder / "aggregate.json").write_text(json.dumps({"suite": "aggregate", "macro": value}))
-    identity = mirror_scores(tmp_path / "run", "scores")
-    shown = read_run(tmp_path / "run" / "wandb", identity)
-    assert (shown["project"], shown["job"]) == ("scores", "evaluate")
-    assert shown["axes"]["*"] == "tokens"
-    rows = [{k: v for k, v in row.items() if k[0] != "_"} for row in shown["history"]]
-    assert rows == [
-        {"step": step, "tokens": 100 * step, "flops": 1e6 * step,
-         "humaneval/pass_at_k/1": value, "aggregate/macro": value}
-        for step, value in ((10, 0.125), (20, 0.25))
-    ]  # fmt: skip
-    assert mirror_scores(tmp_path / "run", "scores", "disabled") is None
-
-
+@pytest.mark.usefixtures("no_wandb_settings")
 def test_bad_ranks_and_wandb_of_a_run(run, launch):  # noqa: F811
     code, _, err = launch("evaluate.py", "runs/tiny", *MANY, "--ranks=0")
     assert code == 2 and "ranks: expected at least 1 or auto, found 0" in err

@@ -12,9 +12,10 @@ from llama_scale.config import TrainConfig
 from llama_scale.data.loader import batch_number
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, read_jsonl, write_json
+from llama_scale.training.result import write_result
 from llama_scale.training.rollback import read_rollbacks
 from llama_scale.training.run_plan import plan_run
-from llama_scale.training.trainer import Pretraining, fit, write_result
+from llama_scale.training.trainer import Pretraining, fit
 from tests.conftest import TINY_MODEL
 
 BATCH = 512
@@ -28,7 +29,7 @@ def plan(data, run, steps, *more):
 
 def train(*arguments):
     planned = plan(*arguments)
-    fit(planned, [Validation(planned.config.data, 10, 2000)])
+    fit(planned, scorers=[Validation(planned.config.data, 10, 2000)])
     return write_result(planned)
 
 
@@ -66,7 +67,7 @@ def test_a_branch_cools_down_and_knows_its_parent(trunk, tiny_data, tmp_path):
 
 
 def test_a_branch_resumes_exactly(trunk, tiny_data, tmp_path):
-    arguments = branch(trunk / "checkpoints/step-00000010", "--checkpoint_every=4", "--keep=9")
+    arguments = branch(trunk / "checkpoints/step-00000010", "--checkpoint_every=4", "--keep_last=9")
     for name in ("whole", "cut"):
         train(tiny_data, tmp_path / name, 20, *arguments)
     checkpoint.discard(tmp_path / "cut/checkpoints/step-00000020")
@@ -95,7 +96,7 @@ def test_a_branch_that_goes_back_past_its_start_begins_again(
     def training_step(self, batch, batch_idx):
         loss = step(self, batch, batch_idx)
         if first <= self.global_step < first + 4 and not read_rollbacks(run):
-            self.losses[-1] = self.losses[-1] * torch.nan
+            self.micro_batch_losses[-1] = self.micro_batch_losses[-1] * torch.nan
         return loss
 
     monkeypatch.setattr(Pretraining, "training_step", training_step)

@@ -6,26 +6,34 @@ from types import SimpleNamespace
 import torch
 
 from llama_scale.training import callbacks
-from llama_scale.training.callbacks import MetricsLog, Progress
+from llama_scale.training.callbacks import MetricsLog, Progress, StepCost, StepMetrics
 
 
 def test_scoring_does_not_count_as_training_time(tmp_path, monkeypatch):
-    clock = iter([100.0, 106.0, 110.0])
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
-    module = SimpleNamespace(
-        device=torch.device("cpu"), step_loss=torch.tensor(2.0), grad_norm=torch.tensor(1.0),
-        recipe=SimpleNamespace(batch_tokens=500), flops_per_token=10, flops_per_token_full=20,
-        guard=SimpleNamespace(skipped=0), lr_at=lambda step: 0.1, scores={}, seconds_scoring=0.0,
-        peak_flops=1e5,
+    clock = [100.0]
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: clock[0])
+    measured = StepMetrics(
+        loss=torch.tensor(2.0), grad_norm=torch.tensor(1.0), lr=0.1,
+        skips=torch.tensor(0), skips_in_row=torch.tensor(0),
     )  # fmt: skip
+
+    def score(trainer, module, step):
+        if step != 2:
+            return {}
+        clock[0] += 4.0
+        return {"val_loss": 3.0}
+
+    module = SimpleNamespace(device=torch.device("cpu"))
     trainer = SimpleNamespace(global_step=0, max_steps=3, is_global_zero=True)
-    log = MetricsLog(tmp_path / "metrics.jsonl", every=2)
+    cost = StepCost(tokens=500, flops_per_token=10, flops_per_token_full=20, peak_flops=1e5)
+    log = MetricsLog(tmp_path / "metrics.jsonl", every=2, cost=cost, scorers=[score])
     log.on_train_start(trainer, module)
-    log.on_step(trainer, module, 1)
-    module.scores, module.seconds_scoring = {"val_loss": 3.0}, 4.0
-    log.on_step(trainer, module, 2)  # 1,000 tokens in 6 s, 4 of them spent on scoring
-    log.on_step(trainer, module, 3)  # 500 tokens in 4 s
+    for step, seconds in ((1, 1.0), (2, 1.0), (3, 4.0)):
+        clock[0] += seconds
+        log.take(measured)
+        log.on_step(trainer, module, step)
     first, last = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    # 1,000 tokens in 6 s, 4 of them spent on scoring; then 500 tokens in 4 s
     assert (first["tokens_per_second"], first["val_loss"]) == (500, 3.0)
     assert (first["mfu"], first["mfu_full"], first["peak_flops"]) == (0.05, 0.1, 1e5)
     assert last["tokens_per_second"] == 125 and "val_loss" not in last

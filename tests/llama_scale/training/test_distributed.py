@@ -14,7 +14,7 @@ from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.checkpoint.folder import load_model
 from llama_scale.errors import InputError
 from llama_scale.files import read_jsonl
-from llama_scale.training.distributed import Place, find_place
+from llama_scale.training.distributed import ProcessRank, find_rank
 from tests.conftest import ROOT, TINY_MODEL, run_script
 
 TOLERANCE = 5e-6  # nats, in float32 after 20 steps
@@ -22,7 +22,7 @@ TOLERANCE = 5e-6  # nats, in float32 after 20 steps
 
 def arguments(data: Path, run: Path) -> list[str]:
     fixed = ["--optim.batch_tokens=512", "--val_tokens=2000", "--threads=1", "--device=cpu"]
-    saves = ["--checkpoint_every=5", "--keep=9", "--log_every=2", "--val_every=10"]
+    saves = ["--checkpoint_every=5", "--keep_last=9", "--log_every=2", "--val_every=10"]
     return [*TINY_MODEL, *fixed, *saves, f"--data={data}", f"--run={run}", "--tokens=10240"]
 
 
@@ -59,9 +59,9 @@ def stop_under_slurm(run: Path, argv: list[str]) -> list[int]:
            "SLURM_JOB_NAME": "run", "SLURM_JOB_ID": str(10_000 + os.getpid() % 10_000)}  # fmt: skip
     ranks = []
     for rank in "01":
-        place = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "PYTHONPATH": str(ROOT)}
+        ids = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(ROOT / "launch/train.py"), *argv]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"} | job | place
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | job | ids
         ranks.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment))
     log = run / "metrics.jsonl"
     while ranks[1].poll() is None and not (log.exists() and '"step": 2,' in log.read_text()):
@@ -126,20 +126,20 @@ SLURM = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "8"}
 
 
 @pytest.mark.parametrize(
-    ("devices", "nodes", "environment", "place"),
+    ("devices", "nodes", "environment", "process"),
     [
-        (1, 1, {}, Place("self", 0, 1)),
-        (2, 1, {}, Place("self", 0, 2)),
-        (2, 1, {"LOCAL_RANK": "1"}, Place("self", 1, 2)),
-        (4, 2, TORCHRUN, Place("torchrun", 5, 8)),
-        (8, 1, SLURM, Place("slurm", 3, 8)),
+        (1, 1, {}, ProcessRank("self", 0, 1)),
+        (2, 1, {}, ProcessRank("self", 0, 2)),
+        (2, 1, {"LOCAL_RANK": "1"}, ProcessRank("self", 1, 2)),
+        (4, 2, TORCHRUN, ProcessRank("torchrun", 5, 8)),
+        (8, 1, SLURM, ProcessRank("slurm", 3, 8)),
         # an sbatch script or an interactive shell has not started the run's processes
-        (1, 1, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, Place("self", 0, 1)),
-        (1, 1, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}, Place("self", 0, 1)),
+        (1, 1, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, ProcessRank("self", 0, 1)),
+        (1, 1, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}, ProcessRank("self", 0, 1)),
     ],
 )
-def test_launcher_environment(devices, nodes, environment, place):
-    assert find_place(devices, nodes, environment) == place
+def test_launcher_environment(devices, nodes, environment, process):
+    assert find_rank(devices, nodes, environment) == process
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_launcher_environment(devices, nodes, environment, place):
 )
 def test_a_launcher_that_contradicts_the_run_is_named(devices, nodes, environment, words):
     with pytest.raises(InputError) as error:
-        find_place(devices, nodes, environment)
+        find_rank(devices, nodes, environment)
     assert all(word in str(error.value) for word in words), error.value
 
 

@@ -17,30 +17,36 @@ from llama_scale.data.shards import open_tokens
 from llama_scale.errors import InputError
 from llama_scale.files import read_jsonl, write_json
 from llama_scale.training import trainer as training
-from llama_scale.training.loss_spikes import LEAST, SIGMAS, WINDOW, Guard, Rollback
+from llama_scale.training.loss_spikes import MIN_ACCEPTED, SIGMAS, WINDOW, SkipLimit, SpikeGuard
 from llama_scale.training.optim import build_optimizer
-from llama_scale.training.rollback import documents_in, left_out, precedes, read_rollbacks
+from llama_scale.training.result import write_result
+from llama_scale.training.rollback import (
+    documents_of,
+    is_undone,
+    read_rollbacks,
+    skipped_batches,
+)
 from llama_scale.training.run_plan import plan_run
-from llama_scale.training.trainer import Pretraining, fit, write_result
+from llama_scale.training.trainer import Pretraining, fit
 from tests.conftest import TINY_MODEL
 
 MARK = 0  # <unk>, which no text encodes to
 STEPS, BATCH = 160, 8
 
 
-def judge(guard: Guard, loss: float, norm: float = 1.0) -> bool:
-    return bool(guard.judge(torch.tensor(loss), torch.tensor(norm)))
+def skips(guard: SpikeGuard, loss: float, norm: float = 1.0) -> bool:
+    return bool(guard.check_step(torch.tensor(loss), torch.tensor(norm)))
 
 
 def test_guard_equals_six_standard_deviations_by_hand():
     losses = np.random.default_rng(0).normal(3.0, 0.1, 300).astype(np.float32)
-    guard, accepted = Guard(), []
+    guard, accepted = SpikeGuard(), []
     for i, loss in enumerate(losses):
         if i % 50 == 49:
             loss = np.float32(3.0 + 0.12 * SIGMAS)
         window = np.array(accepted[-WINDOW:])
-        spike = len(window) >= LEAST and loss > window.mean() + SIGMAS * window.std()
-        assert judge(guard, loss) == spike, i
+        spike = len(window) >= MIN_ACCEPTED and loss > window.mean() + SIGMAS * window.std()
+        assert skips(guard, loss) == spike, i
         if not spike:
             accepted.append(loss)
     assert int(guard.skipped) == 300 - len(accepted) > 0
@@ -49,16 +55,16 @@ def test_guard_equals_six_standard_deviations_by_hand():
 
 @pytest.mark.parametrize("bad", [(np.nan, 1.0), (np.inf, 1.0), (3.0, np.nan), (3.0, np.inf)])
 def test_non_finite_values_are_skipped_from_the_first_step(bad):
-    guard = Guard()
-    assert judge(guard, *bad) and judge(guard, *bad) and int(guard.in_row) == 2
-    assert not judge(guard, 3.0) and int(guard.in_row) == 0 and int(guard.skipped) == 2
+    guard = SpikeGuard()
+    assert skips(guard, *bad) and skips(guard, *bad) and int(guard.in_row) == 2
+    assert not skips(guard, 3.0) and int(guard.in_row) == 0 and int(guard.skipped) == 2
 
 
 def test_state_round_trip_is_exact():
-    guard = Guard()
+    guard = SpikeGuard()
     for loss in torch.randn(40).tolist():
-        guard.judge(torch.tensor(loss), torch.tensor(1.0))
-    again = Guard()
+        guard.check_step(torch.tensor(loss), torch.tensor(1.0))
+    again = SpikeGuard()
     again.load_state_dict(json.loads(json.dumps(guard.state_dict())))
     assert all(
         torch.equal(a, b) for a, b in zip(vars(guard).values(), vars(again).values(), strict=True)
@@ -96,21 +102,21 @@ def test_batches_left_out_move_the_others_up():
 @pytest.mark.parametrize(("skipped", "first"), [(range(131, 151), 131), (range(136, 151), None)])
 def test_the_last_steps_are_looked_at(skipped, first):
     """150 steps are no multiple of 16: those after the 144th are looked at when the run ends."""
-    module = SimpleNamespace(guard=SimpleNamespace(in_row=torch.tensor(0)))
     trainer = SimpleNamespace(max_steps=150, should_stop=False)
-    rollback = Rollback(16)
+    limit, in_row = SkipLimit(16), torch.tensor(0)
     for step in range(1, 151):
-        module.guard.in_row = module.guard.in_row + 1 if step in skipped else torch.tensor(0)
-        rollback.on_step(trainer, module, step)
-        assert rollback.first is None or step == 150
-    assert rollback.first == first and trainer.should_stop == (first is not None)
+        in_row = in_row + 1 if step in skipped else torch.tensor(0)
+        limit.take(SimpleNamespace(skips_in_row=in_row))
+        limit.on_step(trainer, None, step)
+        assert limit.first is None or step == 150
+    assert limit.first == first and trainer.should_stop == (first is not None)
 
 
 def test_a_checkpoint_from_before_a_rollback_is_recognised():
     rollbacks = [{"from_step": 30}, {"from_step": 50}]
-    stands = {(30, 0): True, (40, 0): False, (40, 1): True, (60, 1): False, (60, 2): True}
-    for (step, known), expected in stands.items():
-        assert precedes({"step": step, "rollbacks": known}, rollbacks) is expected
+    undone = {(30, 0): False, (40, 0): True, (40, 1): False, (60, 1): True, (60, 2): False}
+    for (step, known), expected in undone.items():
+        assert is_undone({"step": step, "rollbacks": known}, rollbacks) is expected
 
 
 def test_documents_of_a_batch_by_brute_force(tiny_data, tmp_path):
@@ -131,7 +137,7 @@ def test_documents_of_a_batch_by_brute_force(tiny_data, tmp_path):
     try:
         windows = TokenWindows(tokens, 64, seed=0)
         samples = np.arange(40, 60)
-        found = documents_in(windows, samples)
+        found = documents_of(windows, samples)
     finally:
         path.unlink()
     expected = set()
@@ -140,16 +146,16 @@ def test_documents_of_a_batch_by_brute_force(tiny_data, tmp_path):
             expected.add(int(np.searchsorted(ends, position)))
     assert [row["document"] - 1 for row in found] == sorted(expected)
     assert found[0]["path"] == f"{found[0]['document'] - 1}.py"
-    assert documents_in(windows, samples) is None
+    assert documents_of(windows, samples) is None
 
 
 def train(data, run, *more, steps=STEPS):
     argv = [*TINY_MODEL, f"--optim.batch_tokens={BATCH * 64}", "--val_tokens=2000", "--threads=1",
             f"--data={data}", f"--run={run}", f"--tokens={steps * BATCH * 64}",
-            "--checkpoint_every=10", "--log_every=4", "--keep=4", "--max_skips=4",
+            "--checkpoint_every=10", "--log_every=4", "--keep_last=4", "--max_skips=4",
             *more]  # fmt: skip
     planned = plan_run(parse(TrainConfig, "Train.", argv))
-    fit(planned, [Validation(planned.config.data, STEPS, 2000)])
+    fit(planned, scorers=[Validation(planned.config.data, STEPS, 2000)])
     return write_result(planned)
 
 
@@ -177,7 +183,7 @@ def poison(monkeypatch):
         def training_step(self, batch, batch_idx):
             loss = step(self, batch, batch_idx)
             if kind == "nan" and batch[0, 0] == MARK:
-                self.losses[-1] = self.losses[-1] * torch.nan
+                self.micro_batch_losses[-1] = self.micro_batch_losses[-1] * torch.nan
                 return loss * torch.nan
             return loss
 
@@ -215,15 +221,15 @@ def test_many_bad_batches_are_left_out_after_going_back(
 
 def test_a_run_that_always_fails_gives_up(tiny_data, tmp_path, monkeypatch):
     """A rate that no batch survives: three returns to the start, then one line."""
-    run, real = tmp_path / "run", training.roll_back
+    run, real = tmp_path / "run", training.record_rollback
 
-    def roll_back(*arguments):
+    def record_rollback(*arguments):
         assert len(read_rollbacks(run)) < 6, "it never gives up"
         return real(*arguments)
 
-    monkeypatch.setattr(training, "roll_back", roll_back)
+    monkeypatch.setattr(training, "record_rollback", record_rollback)
     flags = ["--optim.lr=1e30", "--optim.warmup_steps=0"]
-    words = r"run: steps \d+ to \d+ .* step 0 3 times; \d+ batches .* lower --optim\.lr"
+    words = r"run: steps \d+ to \d+ .* step 0 3 times; \d+ batches .* lower optim\.lr"
     with pytest.raises(InputError, match=words):
         train(tiny_data, run, *flags)
     rows = read_rollbacks(run)
@@ -238,9 +244,9 @@ def test_what_a_rollback_undid_is_deleted_after_the_choice(tiny_data, tmp_path, 
     run, order = tmp_path / "run", []
     train(tiny_data, run, steps=30)
     (run / "skipped.jsonl").write_text('{"from_step": 10, "batches": [12]}\n')
-    choose, discard = training.newest_standing, checkpoint.discard
+    choose, discard = training.newest_checkpoint, checkpoint.discard
     monkeypatch.setattr(
-        training, "newest_standing", lambda *a: order.append("choose") or choose(*a)
+        training, "newest_checkpoint", lambda *a: order.append("choose") or choose(*a)
     )
     monkeypatch.setattr(
         checkpoint, "discard", lambda folder: order.append(folder.name) or discard(folder)
@@ -268,4 +274,6 @@ def test_a_kill_between_record_and_deletion_changes_nothing(tiny_data, tmp_path,
     train(tiny_data, run)
     ends = [checkpoint.newest(r) / "model.safetensors" for r in (run, tmp_path / "whole")]
     assert ends[0].read_bytes() == ends[1].read_bytes()
-    assert left_out(read_rollbacks(run)) == left_out(read_rollbacks(tmp_path / "whole"))
+    assert skipped_batches(read_rollbacks(run)) == skipped_batches(
+        read_rollbacks(tmp_path / "whole")
+    )

@@ -21,7 +21,7 @@ def settings(tiny_data):
 @pytest.fixture(scope="module")
 def begun(settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    fit(plan(settings, folder), [])
+    fit(plan(settings, folder))
     return folder
 
 
@@ -58,6 +58,19 @@ def test_a_field_that_is_new_has_its_default(settings, begun, tmp_path):
         plan(settings, run, "--model.document_mask=true")
 
 
+def test_a_run_written_with_old_names_continues(settings, begun, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(begun, run)
+    text = (run / "config.yaml").read_text()
+    assert "  grad_clip: 1.0\n" in text and "\nkeep_last: 2\n" in text
+    text = text.replace("grad_clip: 1.0", "clip: 0.9").replace("keep_last: 2", "keep: 1")
+    (run / "config.yaml").write_text(text)
+    assert plan(settings, run, "--optim.clip=0.9", "--keep=5").config.keep_last == 5
+    plan(settings, run, "--optim.grad_clip=0.9")
+    with pytest.raises(InputError, match=r"this run has optim\.grad_clip = 0\.9, the command asks"):
+        plan(settings, run)
+
+
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{a: [", "\x00"])
 @pytest.mark.parametrize("name", ["config.yaml", "provenance.json"])
 def test_damaged_files_are_named(settings, begun, tmp_path, name, text):
@@ -76,7 +89,7 @@ def test_no_git_is_no_commit(settings, begun, monkeypatch):
 
 
 def test_one_process_trains_a_run(settings, begun, monkeypatch):
-    monkeypatch.setattr("llama_scale.training.trainer.LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr("llama_scale.files.LOCK_PATIENCE", 0.2)
     with open(begun / ".lock", "a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
@@ -85,8 +98,8 @@ def test_one_process_trains_a_run(settings, begun, monkeypatch):
         with pytest.raises(
             InputError, match=r"run: process 4711 is training this run; wait for it"
         ):
-            fit(plan(settings, begun), [])
-    assert fit(plan(settings, begun), []) is None
+            fit(plan(settings, begun))
+    assert fit(plan(settings, begun)) is None
 
 
 def test_weights_can_be_read_by_others(begun):

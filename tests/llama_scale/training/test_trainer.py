@@ -25,8 +25,9 @@ from llama_scale.files import read_json, read_jsonl
 from llama_scale.model.llama import Llama
 from llama_scale.training.optim import build_optimizer, lr_ratio
 from llama_scale.training.recipe import resolve
-from llama_scale.training.run_plan import human, plan_run
-from llama_scale.training.trainer import Pretraining, fit, validation_interval, write_result
+from llama_scale.training.result import write_result
+from llama_scale.training.run_plan import human, plan_run, validation_interval
+from llama_scale.training.trainer import Pretraining, fit
 from tests.conftest import ROOT, TINY_MODEL, VOCAB, run_script
 
 COMMON = [
@@ -48,7 +49,7 @@ def train(data: Path, run: Path, *more: str, tokens: int = 20_480) -> dict:
     validation = Validation(
         config.data, validation_interval(config, planned.recipe), config.val_tokens
     )
-    assert fit(planned, [validation]) is None
+    assert fit(planned, scorers=[validation]) is None
     return write_result(planned)
 
 
@@ -176,7 +177,7 @@ def test_resume_restores_the_random_generators(tiny_data, tmp_path, monkeypatch)
         return step(self, batch, batch_idx) * (torch.rand(()) + random.random() + np.random.rand())
 
     monkeypatch.setattr(Pretraining, "training_step", noisy)
-    run, flags = tmp_path / "run", ["--checkpoint_every=5", "--optim.clip=.inf"]
+    run, flags = tmp_path / "run", ["--checkpoint_every=5", "--optim.grad_clip=.inf"]
     train(tiny_data, run, *flags, tokens=5_120)
     whole = weights(run)
     checkpoint.discard(checkpoint.newest(run))
@@ -185,7 +186,7 @@ def test_resume_restores_the_random_generators(tiny_data, tmp_path, monkeypatch)
 
 
 def test_named_steps_are_saved_and_kept(tiny_data, tmp_path):
-    flags = ["--checkpoint_every=4", "--keep=1", "--keep_steps=[3,7]"]
+    flags = ["--checkpoint_every=4", "--keep_last=1", "--keep_steps=[3,7]"]
     train(tiny_data, tmp_path / "run", *flags, tokens=5_120)
     names = [path.name for path in checkpoint.list_checkpoints(tmp_path / "run")]
     assert names == ["step-00000003", "step-00000007", "step-00000010"]
@@ -251,7 +252,7 @@ def test_a_failed_checkpoint_is_reported_and_training_goes_on(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--seed=1"], ["seed = 0", "asks for 1", "--run"]),
+        (["--seed=1"], ["seed = 0", "asks for 1", "choose another run"]),
         (["--optim.lr=0.001"], ["optim", "0.001"]),
     ],
 )
@@ -262,7 +263,7 @@ def test_another_configuration_is_refused(finished, tiny_data, more, words):
 
 
 def test_wrong_vocabulary_is_named(tiny_data, tmp_path):
-    with pytest.raises(InputError, match=f"--model.vocab_size {VOCAB}"):
+    with pytest.raises(InputError, match=f"set model.vocab_size to {VOCAB}"):
         train(tiny_data, tmp_path / "run", "--model.vocab_size=1000")
 
 
@@ -307,7 +308,7 @@ def test_config_yaml_of_a_run_repeats_it(finished, tiny_data, tmp_path):
     config = f"--config={finished}/config.yaml"
     again = parse(TrainConfig, "Train.", [config, f"--run={tmp_path}/again"])
     planned = plan_run(again)
-    fit(planned, [Validation(again.data, 4, again.val_tokens)])
+    fit(planned, scorers=[Validation(again.data, 4, again.val_tokens)])
     assert weights(tmp_path / "again") == weights(finished)
 
 

@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from llama_scale.errors import InputError
-from llama_scale.scaling.study import runner as studies
 from llama_scale.scaling.study.backends.local import (
     LocalExecutor,
     State,
@@ -268,7 +267,7 @@ def test_what_crashes_while_stopping_is_not_run_again(tmp_path, monkeypatch):
 
 
 def test_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr("llama_scale.files.LOCK_PATIENCE", 0.2)
     folder = tmp_path / "studies/toy"
     folder.mkdir(parents=True)
     with open(folder / "lock", "w+") as file:
