@@ -16,12 +16,12 @@ def contamination(data: str | None) -> dict[str, dict[str, list[str]]]:
     path = Path(data or "") / "contamination.json"
     if not data or not path.is_file():
         return {}
-    report, found = read_json(path), {}
+    report, contaminated = read_json(path), {}
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise InputError(f"{path}: not {FORMAT}; run launch/prepare.py again")
     for row in report["files"]:
         for match in row["matches"]:
-            files = found.setdefault(match["benchmark"], {}).setdefault(match["task"], [])
+            files = contaminated.setdefault(match["benchmark"], {}).setdefault(match["task"], [])
             if (name := f"{row['package']}/{row['path']}") not in files:
                 files.append(name)
-    return found
+    return contaminated

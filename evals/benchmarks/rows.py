@@ -19,7 +19,8 @@ WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"
 class Row:
     """A row as it was found: ``place`` says where in messages, ``remedy`` what to give instead.
 
-    Null stands for a field that is not there. All methods raise InputError.
+    Null stands for a field that is not there. All methods but ``either`` raise InputError, as in
+    "mbpp.data: mbpp.jsonl: line 3: field 'code' is 5, expected a text; give mbpp.jsonl as ...".
     """
 
     place: str
@@ -77,17 +78,19 @@ class Row:
         return values
 
 
-def read_rows(path: Path, flag: str, remedy: str) -> list[Row]:
+def read_rows(path: Path, setting: str, remedy: str) -> list[Row]:
     """Read a file of JSON lines, gzipped or not, or of one JSON list, which begins with ``[``.
 
-    Raises InputError on a file that cannot be read, is empty or holds something else.
+    ``setting`` names what the path is from, ``remedy`` what to give instead, in messages. Raises
+    InputError on a file that cannot be read, is empty or holds something else.
     """
-    name = f"{flag}: {path}"
+    name = f"{setting}: {path}"
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{name} cannot be read ({error}); {remedy}") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{name} cannot be read ({reason.lower()}); {remedy}") from None
     try:
         if data.lstrip().startswith(b"["):
             rows = [(f"row {n}", row) for n, row in enumerate(json.loads(data), start=1)]
@@ -102,7 +105,7 @@ def read_rows(path: Path, flag: str, remedy: str) -> list[Row]:
     return [Row(f"{name}: {number}", remedy, row) for number, row in rows]
 
 
-def content_sha256(path: Path, flag: str) -> str:
+def content_sha256(path: Path, setting: str) -> str:
     """Return the SHA-256 of a file, or of what sha256sum prints of a folder's files in order.
 
     Raises InputError if they cannot be read.
@@ -113,5 +116,5 @@ def content_sha256(path: Path, flag: str) -> str:
         files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*"))
         lines = [f"{sha256(path / f)}  {f}\n" for f in files if (path / f).is_file()]
     except OSError as error:
-        raise InputError(f"{flag}: {path} cannot be read ({error})") from None
+        raise InputError(f"{setting}: {path} cannot be read ({error})") from None
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

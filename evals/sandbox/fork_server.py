@@ -1,7 +1,8 @@
-"""A clean interpreter behind walls that forks one process for each untrusted program.
+"""A fork server: a clean interpreter behind walls that forks a process for each program.
 
-Started by pool.py with a socket as its only argument. No program, test or key is ever read by
-this process: requests carry limits and open files, which go straight to the forked processes.
+Started by worker.py with the number of a socket, the level and the language's tool. No program,
+test or key is ever read by this process: requests carry limits and open files, which go straight
+to the forked processes.
 """
 
 import fcntl
@@ -87,7 +88,7 @@ def build_root(readable: list[str]) -> None:
     for folder in ("/dev", "/tmp"):
         os.makedirs(base + folder, 0o755, exist_ok=True)
     for path in readable:
-        show(base, path)
+        bind_read_only(base, path)
     for name in ("null", "urandom", "random"):
         os.close(os.open(f"{base}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o644))
         syscalls.mount(f"/dev/{name}", f"{base}/dev/{name}", None, syscalls.BIND)
@@ -97,23 +98,25 @@ def build_root(readable: list[str]) -> None:
     os.chdir("/tmp")
 
 
-def show(base: str, path: str) -> None:
+def bind_read_only(base: str, path: str) -> None:
     """Make a file or folder readable below ``base``, without the packages installed in it."""
-    quiet, place = syscalls.NO_SUID | syscalls.NO_DEV, base + path
+    quiet, target = syscalls.NO_SUID | syscalls.NO_DEV, base + path
     if os.path.isdir(path):
-        os.makedirs(place, 0o755, exist_ok=True)
+        os.makedirs(target, 0o755, exist_ok=True)
     else:
-        os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
-        os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
-    syscalls.mount(path, place, None, syscalls.BIND)
-    flags = os.statvfs(path).f_flag  # a user namespace may not take these away
-    kept = flags & (2 | 4 | 8 | 1024 | 2048) | (1 << 21 if flags & 4096 else 0)
-    syscalls.mount(None, place, None,
-                 syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet | kept)  # fmt: skip
+        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+    syscalls.mount(path, target, None, syscalls.BIND)
+    # A user namespace may not take away what the mount forbids already: nosuid, nodev, noexec,
+    # noatime and nodiratime (the same bits in statvfs and mount) and relatime (another bit).
+    flags = os.statvfs(path).f_flag
+    forbidden = flags & (2 | 4 | 8 | 1024 | 2048) | (1 << 21 if flags & 4096 else 0)
+    remount = syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY
+    syscalls.mount(None, target, None, remount | quiet | forbidden)
     for name in ("site-packages", "dist-packages"):
-        if os.path.isdir(f"{place}/{name}"):
+        if os.path.isdir(f"{target}/{name}"):
             flags = quiet | syscalls.READ_ONLY
-            syscalls.mount("tmpfs", f"{place}/{name}", "tmpfs", flags, "size=4k,mode=755")
+            syscalls.mount("tmpfs", f"{target}/{name}", "tmpfs", flags, "size=4k,mode=755")
 
 
 def drop_root() -> list[str]:
@@ -126,32 +129,32 @@ def drop_root() -> list[str]:
     return []
 
 
-def raise_walls(wanted: str, tool: dict[str, Any] | None) -> tuple[str, list[str]]:
-    """Put up the walls around this process and its children; return the level and their names.
+def raise_walls(level: str, tool: dict[str, Any] | None) -> list[str]:
+    """Put up the walls of ``level`` around this process and its children; return their names.
 
-    With a ``tool`` (tools.py) the last two stand around each program only: its file must be put
-    into a folder of its own first.
+    With a ``tool`` (tools.py) Landlock and seccomp stand around each program only: its file must
+    be put into a folder of its own first. Raises OSError where the level cannot be reached.
     """
     library = os.path.realpath(sysconfig.get_path("stdlib"))
-    if tool and wanted != "isolated":
+    if tool and level != "isolated":
         raise OSError("programs in this language are run at level isolated alone")
-    if wanted == "isolated":
+    if level == "isolated":
         walls = enter_namespaces([library, *(tool or {"paths": []})["paths"]])
         if os.fork():  # the PID namespace begins with the next child
             os._exit(os.waitstatus_to_exitcode(os.wait()[1]) & 127)
     else:
-        walls = drop_root() if wanted == "restricted" else []
+        walls = drop_root() if level == "restricted" else []
     syscalls.drop_bounding_set()
     syscalls.prctl(syscalls.NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.SET_DUMPABLE, 0)
-    if wanted != "none":
+    if level != "none":
         if tool or syscalls.restrict_files([library], ["/dev/null"]):
             walls.append("Landlock: the standard library can be read, nothing written")
-        elif wanted == "restricted":
+        elif level == "restricted":
             raise OSError("this kernel has no Landlock")
         walls.append("seccomp: a list of allowed system calls; no process, socket or signal")
         walls.append("unprivileged user without capabilities")
-    return wanted, [*walls, "limits on CPU time, memory, output and open files"]
+    return [*walls, "limits on CPU time, memory, output and open files"]
 
 
 def confine(
@@ -159,9 +162,8 @@ def confine(
 ) -> None:
     """Limit this process, for good, before untrusted code runs in it.
 
-    Its user is ``shared`` with the programs of other workers, which count as its threads too.
-
-    The run times of other languages reserve far more addresses than they use, and have threads.
+    A user ``shared`` with the programs of other workers has their threads counted as its own. The
+    run time of a ``tool`` reserves far more addresses than it uses, and has threads.
     """
     cpu, size = limits["cpu"], limits["output"]
     for kind, most in (
@@ -178,14 +180,18 @@ def confine(
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process so far, by its clock (see clock_getcpuclockid(3))."""
+    """Return the CPU time of a process so far, by its clock (see clock_getcpuclockid(3)).
+
+    The kernel's number of that clock is the process id, inverted, above three bits: 2 stands for
+    "time on the CPU of the whole process". Process 1 has the clock -14: ~1 << 3 | 2.
+    """
     return time.clock_gettime(~pid << 3 | 2)
 
 
-ROLES = {"candidate": program.serve, "judge": judge.serve, "script": program.run_script}
+ROLES = {"program": program.serve, "judge": judge.serve, "script": program.run_script}
 
 
-class Zygote:
+class ForkServer:
     """Forks the processes of one request at a time and reports what became of them.
 
     A process of each role last asked for is forked ahead, while the request before it runs.
@@ -205,7 +211,7 @@ class Zygote:
             syscalls.unshare(syscalls.NEW_PID)
         pid = os.fork()
         if pid == 0:
-            status = 99
+            status = program.UNSTARTED
             try:
                 os.closerange(0, theirs.fileno())
                 os.closerange(theirs.fileno() + 1, 1 << 16)
@@ -225,13 +231,14 @@ class Zygote:
         """
         data, fds, _, _ = socket.recv_fds(waiting, 4096, 8)
         if not data:
-            return 99
+            return program.UNSTARTED
         order, limits = json.loads(data)
         source = program.read_all(fds[0])
         null = os.open(os.devnull, os.O_RDWR)
         # Copied to 64 and above first: dup2 to 0 to 4 would overwrite a file still to be moved.
-        wanted = [null if place < 0 else fds[place] for place in order]
-        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in wanted]
+        # Order [-1, 1, 2] makes 0 the null device, 1 (and 2) the second file and 3 the third.
+        chosen = [null if index < 0 else fds[index] for index in order]
+        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in chosen]
         waiting.detach()
         for target, fd in zip((0, 1, 3, 4), moved, strict=False):
             os.dup2(fd, target)
@@ -241,14 +248,14 @@ class Zygote:
         if self.level == "restricted":
             rules = syscalls.syscall_filter(os.getpid())
         if self.tool:
-            self.place(source)
+            self.install(source)
         confine(limits, rules, bool(self.tool), shared=self.level != "isolated")
         if self.tool:
             own = {"LD_LIBRARY_PATH": ":".join(self.tool["libraries"])}
             os.execve(self.tool["argv"][0], self.tool["argv"], {"LANG": "C.UTF-8"} | own)
         return ROLES[role](source)
 
-    def place(self, source: bytes) -> None:
+    def install(self, source: bytes) -> None:
         """Put a program's file into a folder that only it sees, and let it read the tool alone."""
         quiet = syscalls.NO_SUID | syscalls.NO_DEV
         syscalls.unshare(syscalls.NEW_NS)
@@ -318,7 +325,7 @@ class Zygote:
             else:
                 patient = limits | {"cpu": 2 * limits["cpu"] + 2}
                 pids = {
-                    "candidate": self.start("candidate", fds[:3], [-1, 1, 2], limits),
+                    "program": self.start("program", fds[:3], [-1, 1, 2], limits),
                     "judge": self.start("judge", fds[3:], [-1, -1, 1, 2], patient),
                 }
             for fd in fds:
@@ -337,15 +344,15 @@ def main() -> None:
         file.write("1000")
     tool = json.loads(sys.argv[3])
     try:
-        level, walls = raise_walls(sys.argv[2], tool)
-        zygote = Zygote(control, level, tool)
+        walls = raise_walls(sys.argv[2], tool)
+        server = ForkServer(control, sys.argv[2], tool)
         gc.collect()
         gc.freeze()
     except (OSError, KeyError) as error:
         control.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
-    control.send(json.dumps({"level": level, "walls": walls}).encode())
-    zygote.serve()
+    control.send(json.dumps({"walls": walls}).encode())
+    server.serve()
 
 
 if __name__ == "__main__":

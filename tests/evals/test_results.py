@@ -3,7 +3,7 @@
 import pytest
 
 from evals.results import aggregate, compare, pass_rates, table, write_result
-from evals.sandbox.pool import NOT_MEASURED
+from evals.sandbox.types import NOT_MEASURED
 from llama_scale.errors import InputError
 
 

@@ -10,10 +10,12 @@ import pytest
 
 from evals.benchmarks import humaneval
 from evals.benchmarks.humaneval import HumanEvalConfig, problems, program, read
-from evals.models.completion import Checkpoint
+from evals.code_suite import evaluate, spread
+from evals.models.checkpoint import CheckpointCompleter
+from evals.models.request import Completion
 from evals.perplexity import reference_bits_per_byte
-from evals.sandbox.pool import Sandbox, Script
-from evals.tasks import evaluate, spread
+from evals.sandbox.pool import Sandbox
+from evals.sandbox.types import Script
 from evals.verdicts import Execution
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
@@ -183,9 +185,9 @@ def test_solutions_pass_after_the_stripped_prompt():
     assert all(v.passed for v in verdicts)
 
 
-def run(source, config):
+def run(model, config):
     with Execution() as execution:
-        return evaluate(read(config), source, execution)
+        return evaluate(read(config), model, execution)
 
 
 def test_evaluate_a_model(tiny_data, tasks):
@@ -199,7 +201,7 @@ def test_evaluate_a_model(tiny_data, tasks):
         n_tasks=5, n_samples=4, gold_tasks=6, k=(1, 2, 4, 10), timeout=5.0,
         sampling=SamplingConfig(temperature=0.8, max_new_tokens=12),
     )  # fmt: skip
-    result, samples = run(Checkpoint(model, tokenizer), config)
+    result, samples = run(CheckpointCompleter(model, tokenizer), config)
     gold = [(tasks[i]["prompt"], tasks[i]["canonical_solution"]) for i in spread(6, 164)]
     references = reference_bits_per_byte(model, tokenizer, gold)
     assert result["gold_bits_per_byte"] == references.total.bits_per_byte
@@ -215,7 +217,7 @@ def test_evaluate_a_model(tiny_data, tasks):
     ]
     assert result["parse_rate"] == np.mean([s["parses"] for s in samples])
     assert result["isolation"]["level"] in ("isolated", "restricted")
-    again = run(Checkpoint(model, tokenizer), config)
+    again = run(CheckpointCompleter(model, tokenizer), config)
     assert json.dumps(again) == json.dumps((result, samples))
 
 
@@ -230,10 +232,9 @@ def test_passes_are_counted(tasks):
                 for sample in range(request.n_samples):
                     solution = tasks[task]["canonical_solution"]
                     text = solution if (task, sample) in right else " ("
-                    row = {"task": task, "sample": sample, "text": text, "tokens": 1}
-                    yield row | {"ended_by": "end", "prompt_cut": False}
+                    yield Completion(task, sample, text, 1, "stop")
 
-        def gold(self, pairs):
+        def score_references(self, pairs):
             return None
 
     result, samples = run(Given(), config)
