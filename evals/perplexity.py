@@ -192,10 +192,14 @@ def by_source(data: Path, each: np.ndarray) -> dict[str, Any]:
     sums = np.concatenate([[0.0], np.cumsum(each, dtype=np.float64)])  # (M + 1,)
     sources: dict[str, list[tuple[float, int]]] = {}
     for row in read_documents(data):
-        start = int(offsets[row["shard"]]) + row["start"] if row["split"] == "val" else -1
-        end = start + row["tokens"] - 1
-        if row["split"] == "val" and end <= len(each) and row["bytes"]:
-            bits = (sums[end] - sums[max(start - 1, 0)]) / math.log(2)
+        if row["split"] != "val" or not row["bytes"]:
+            continue
+        # The token at position p of the split is target p - 1: a document at 5 to 8 has the
+        # targets 4 to 7, sums[8] - sums[4]. The split's first token is no target.
+        first = int(offsets[row["shard"]]) + row["start"]
+        last = first + row["tokens"] - 1
+        if last <= len(each):
+            bits = (sums[last] - sums[max(first - 1, 0)]) / math.log(2)
             sources.setdefault(row["package"], []).append((float(bits), row["bytes"]))
     if not sources:
         return {}

@@ -62,8 +62,8 @@ class ParallelCompleter:
                 for number, process in enumerate(processes):
                     if process.exitcode:
                         raise InputError(
-                            f"processes: number {number} on {self.device_of(number)} ended with exit "
-                            f"code {process.exitcode}; the same command goes on, or try fewer"
+                            f"processes: number {number} on {self.device_of(number)} ended with "
+                            f"exit code {process.exitcode}; the same command goes on, or try fewer"
                         ) from None
                 continue
             if isinstance(result, str):
