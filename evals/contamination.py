@@ -6,10 +6,11 @@ from llama_scale.errors import InputError
 from llama_scale.files import read_json
 
 FORMAT = "llama_scale.contamination.v1"
+Contamination = dict[str, dict[str, list[str]]]  # {suite: {task_id: files of the training data}}
 
 
-def contamination(data: str | None) -> dict[str, dict[str, list[str]]]:
-    """Return {suite: {task: files}}: sources of the training data that held it and were removed.
+def contamination(data: str | None) -> Contamination:
+    """Return the tasks that sources of the training data held, which were removed for it.
 
     Raises InputError where contamination.json is not what launch/prepare.py writes.
     """

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from evals.benchmarks import apps, humaneval, mbpp
 from evals.benchmarks.rows import content_sha256
 from evals.benchmarks.suite import CodeConfig, Suite
 from evals.config import EvalConfig
-from evals.contamination import contamination
+from evals.contamination import Contamination, contamination
 from evals.models.load import Subject
 from evals.perplexity import PerplexityConfig
 from evals.results import (
@@ -45,56 +45,72 @@ def suite_names(text: str) -> list[str]:
     return names
 
 
+@dataclass(frozen=True)
+class SuiteRun:
+    """One suite of a command: its own ``config``, and the result that it leaves at ``path``.
+
+    The result has the ``settings`` in it: all that it depends on, so that one with the same
+    settings is finished.
+    """
+
+    name: str
+    config: CodeConfig | PerplexityConfig
+    settings: dict[str, Any]
+    path: Path
+
+
 def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None:
     """Score a model with each suite that is not finished, and print what each gave.
 
     The data of all of them is read before the first one draws a completion.
     """
-    configs = {name: suite_config(config, name, subject) for name in names}
-    settings = {name: subject.identity | suite_settings(configs[name]) for name in names}
-    paths = {name: subject.folder / f"{name}.json" for name in names}
+    runs = [plan_suite(config, name, subject) for name in names]
     print(f"{subject.name} -> {subject.folder}", flush=True)
-    left = [name for name in names if not is_finished(paths[name], settings[name])]
-    data = {name: read_data(config, name, configs[name]) for name in left}
-    contaminated = contamination(subject.data) if left else {}
-    model = subject.load(subject.device) if left else None
-    for name, path in paths.items():
-        if name not in left:
-            print(f"{name}: already scored with these settings, nothing to do ({path})")
-        elif name == "perplexity":
-            scores = perplexity.evaluate(model.model, model.tokenizer, data[name], configs[name])
-            write_result(path, {"suite": name, **scores, **settings[name]}, [])
+    unfinished = [run for run in runs if not is_finished(run.path, run.settings)]
+    data = {run.name: read_data(config, run.name, run.config) for run in unfinished}
+    contaminated = contamination(subject.data) if unfinished else {}
+    model = subject.load(subject.device) if unfinished else None
+    for run in runs:
+        if run not in unfinished:
+            print(f"{run.name}: already scored with these settings, nothing to do ({run.path})")
+        elif run.name == "perplexity":
+            scores = perplexity.evaluate(model.model, model.tokenizer, data[run.name], run.config)
+            write_result(run.path, {"suite": run.name, **scores, **run.settings}, [])
         else:
-            with open_execution(config, path.parent, settings[name], contaminated) as execution:
+            execution = open_execution(config, run.path.parent, run.settings, contaminated)
+            with execution:
                 scores, samples = code_suite.evaluate(
-                    data[name], subject.in_processes(model), execution
+                    data[run.name], subject.in_processes(model), execution
                 )
-                write_result(path, {"suite": name, **scores, **settings[name]}, samples)
-                execution.finish(name)
-        show(config, path)
-    scored = [path for name, path in paths.items() if name in SUITES]
+                write_result(run.path, {"suite": run.name, **scores, **run.settings}, samples)
+                execution.finish(run.name)
+        show(config, run.path)
+    scored = [run.path for run in runs if run.name in SUITES]
     if len(scored) > 1:
         path = subject.folder / f"{AGGREGATE}.json"
         write_json(path, aggregate(scored))
         show(config, path)
 
 
-def suite_config(config: EvalConfig, name: str, subject: Subject) -> CodeConfig | PerplexityConfig:
-    """Return a suite's own configuration; the model's own data stands for none."""
+def plan_suite(config: EvalConfig, name: str, subject: Subject) -> SuiteRun:
+    """Return what a suite needs to be run on a model; its own data stands for none.
+
+    Raises InputError where perplexity has no data or the model cannot give it.
+    """
     own = getattr(config, name)
-    if name != "perplexity":
-        return own
-    if subject.external:
-        raise InputError(
-            "suites: perplexity needs a checkpoint of this project; leave it out, as in "
-            "suites humaneval"
-        )
-    if own.data is None and subject.data is None:
-        raise InputError(
-            f"perplexity.data: {subject.name} does not say what it was trained on; set it to a "
-            "folder of tokens, or leave perplexity out of suites"
-        )
-    return replace(own, data=own.data or subject.data)
+    if name == "perplexity":
+        if subject.external:
+            raise InputError(
+                "suites: perplexity needs a checkpoint of this project; name others, as humaneval"
+            )
+        if own.data is None and subject.data is None:
+            raise InputError(
+                f"perplexity.data: {subject.name} does not say what it was trained on; set it to "
+                "a folder of tokens, or leave perplexity out of suites"
+            )
+        own = replace(own, data=own.data or subject.data)
+    settings = subject.identity | suite_settings(own)
+    return SuiteRun(name, own, settings, subject.folder / f"{name}.json")
 
 
 def suite_settings(own: CodeConfig | PerplexityConfig) -> dict[str, Any]:
@@ -126,7 +142,7 @@ def open_execution(
     config: EvalConfig,
     folder: Path,
     settings: dict[str, Any],
-    contaminated: dict[str, dict[str, list[str]]],
+    contaminated: Contamination,
 ) -> Execution:
     """Return where programs are run, with the verdicts that earlier runs came to."""
     own = config.execution

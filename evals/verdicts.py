@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from evals.contamination import Contamination
 from evals.journal import append_row, read_journal
 from evals.models.request import Completion
 from evals.sandbox.pool import Sandbox
@@ -43,14 +44,14 @@ class Execution:
 
     ``cache`` is a JSONL file that a row is added to as each program ends: a run that was killed
     goes on where it was. ``folder`` keeps completions in the same way, drawn by the model that
-    ``identity`` stands for. ``contamination`` is {suite: {task_id: files of the training data}}.
+    ``identity`` stands for. ``contamination`` are the tasks that the training data's sources held.
     """
 
     config: ExecutionConfig = field(default_factory=ExecutionConfig)
     cache: Path | None = None
     folder: Path | None = None
     identity: str = ""
-    contamination: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    contamination: Contamination = field(default_factory=dict)
     _sandbox: Sandbox | None = None
 
     def __enter__(self) -> "Execution":

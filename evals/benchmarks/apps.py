@@ -170,7 +170,7 @@ def number_field(row: Row) -> str:
 
 def parse_problem(row: Row, number: int | str) -> Problem:
     """Return the problem of a row; raise InputError naming a field of another form."""
-    cases = Row(row.place, row.remedy, row.unpack("input_output", dict, {}))
+    cases = Row(row.where, row.remedy, row.unpack("input_output", dict, {}))
     return Problem(
         number=number,
         question=row.take("question", str),
@@ -184,7 +184,7 @@ def parse_problem(row: Row, number: int | str) -> Problem:
 
 def _difficulty(row: Row) -> str:
     if "metadata" in row.fields:
-        row = Row(row.place, row.remedy, row.unpack("metadata", dict, {}))
+        row = Row(row.where, row.remedy, row.unpack("metadata", dict, {}))
     return row.take("difficulty", str, "introductory")
 
 

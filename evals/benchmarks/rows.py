@@ -17,25 +17,25 @@ WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it was found: ``place`` says where in messages, ``remedy`` what to give instead.
+    """A row as it was found: ``where`` begins messages, ``remedy`` ends them.
 
     Null stands for a field that is not there. All methods but ``either`` raise InputError, as in
     "mbpp.data: mbpp.jsonl: line 3: field 'code' is 5, expected a text; give mbpp.jsonl as ...".
     """
 
-    place: str
+    where: str
     remedy: str
     fields: dict[str, Any]
 
     def __post_init__(self) -> None:
         if type(self.fields) is not dict:
             found = reprlib.repr(self.fields)
-            raise InputError(f"{self.place} is {found}, expected an object; {self.remedy}")
+            raise InputError(f"{self.where} is {found}, expected an object; {self.remedy}")
 
     def error(self, name: str, found: str, expected: str) -> InputError:
         """Return what is raised where a field is not as expected."""
         return InputError(
-            f"{self.place}: field {name!r} is {found}, expected {expected}; {self.remedy}"
+            f"{self.where}: field {name!r} is {found}, expected {expected}; {self.remedy}"
         )
 
     def either(self, *names: str) -> str:
@@ -67,7 +67,7 @@ class Row:
             inner = json.loads(value) if value.strip() else None
         except (ValueError, RecursionError) as error:
             raise self.error(name, f"not JSON ({error})", WORDS[kind]) from None
-        return Row(self.place, self.remedy, {name: inner}).take(name, kind, default)
+        return Row(self.where, self.remedy, {name: inner}).take(name, kind, default)
 
     def texts(self, name: str, default: list[str] | None = None) -> list[str]:
         """Return a list of texts."""

@@ -21,12 +21,11 @@ from contextlib import suppress
 from typing import Any
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-from evals.sandbox import judge, program, syscalls
+from evals.sandbox import judge, namespaces, program, syscalls
 from evals.sandbox.tools import CALLS
 
 sys.path.pop()
 
-NOBODY = 65534
 GRACE = 1.0  # seconds that a judge has left when the clock of its program has run out
 STARVED = 0.005  # of a core: a program that gets more than this is at work, not asleep
 EXTENSIONS = 7  # times that the clock of a program at work may be set again
@@ -41,94 +40,6 @@ PRELOADED = [
 ]  # fmt: skip
 
 
-def enter_namespaces(readable: list[str]) -> list[str]:
-    """Move into new namespaces with a read-only root; return the walls. Raises OSError."""
-    root = os.geteuid() == 0
-    if root:
-        os.setgroups([])
-    user, group = os.geteuid(), os.getegid()
-    ready = os.pipe()
-    helper = os.fork() if root else 0
-    if root and helper == 0:  # stays outside, where it may map the unprivileged user
-        os.close(ready[1])
-        os.read(ready[0], 1)
-        with open(f"/proc/{os.getppid()}/uid_map", "w") as file:
-            file.write(f"0 {NOBODY} 1\n1 {user} 1\n")
-        with open(f"/proc/{os.getppid()}/gid_map", "w") as file:
-            file.write(f"0 {NOBODY} 1\n1 {group} 1\n")
-        os._exit(0)
-    new = syscalls.NEW_USER | syscalls.NEW_NS | syscalls.NEW_PID | syscalls.NEW_NET
-    try:
-        syscalls.unshare(new | syscalls.NEW_IPC | syscalls.NEW_UTS)
-    finally:
-        for fd in ready:
-            os.close(fd)
-    if root:
-        if os.waitpid(helper, 0)[1] != 0:
-            raise OSError("the user map was refused")
-    else:
-        for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"),
-                           ("gid_map", f"0 {group} 1")):  # fmt: skip
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(line)
-    build_root(readable)
-    socket.sethostname("sandbox")
-    if root:
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-    return ["user, mount, PID, network, IPC and host name namespaces",
-            "read-only root with the standard library or the language's tool alone"]  # fmt: skip
-
-
-def build_root(readable: list[str]) -> None:
-    """Make a root of nothing but what is ``readable`` and /dev/null; all of it read-only."""
-    quiet, base = syscalls.NO_SUID | syscalls.NO_DEV, "/proc"
-    syscalls.mount(None, "/", None, syscalls.RECURSIVE | syscalls.PRIVATE)
-    syscalls.mount("tmpfs", base, "tmpfs", quiet, "size=1m,mode=755")
-    for folder in ("/dev", "/tmp"):
-        os.makedirs(base + folder, 0o755, exist_ok=True)
-    for path in readable:
-        bind_read_only(base, path)
-    for name in ("null", "urandom", "random"):
-        os.close(os.open(f"{base}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o644))
-        syscalls.mount(f"/dev/{name}", f"{base}/dev/{name}", None, syscalls.BIND)
-    syscalls.mount(None, base, None, syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet)
-    os.chdir(base)
-    syscalls.pivot_root()
-    os.chdir("/tmp")
-
-
-def bind_read_only(base: str, path: str) -> None:
-    """Make a file or folder readable below ``base``, without the packages installed in it."""
-    quiet, target = syscalls.NO_SUID | syscalls.NO_DEV, base + path
-    if os.path.isdir(path):
-        os.makedirs(target, 0o755, exist_ok=True)
-    else:
-        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
-    syscalls.mount(path, target, None, syscalls.BIND)
-    # A user namespace may not take away what the mount forbids already: nosuid, nodev, noexec,
-    # noatime and nodiratime (the same bits in statvfs and mount) and relatime (another bit).
-    flags = os.statvfs(path).f_flag
-    forbidden = flags & (2 | 4 | 8 | 1024 | 2048) | (1 << 21 if flags & 4096 else 0)
-    remount = syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY
-    syscalls.mount(None, target, None, remount | quiet | forbidden)
-    for name in ("site-packages", "dist-packages"):
-        if os.path.isdir(f"{target}/{name}"):
-            flags = quiet | syscalls.READ_ONLY
-            syscalls.mount("tmpfs", f"{target}/{name}", "tmpfs", flags, "size=4k,mode=755")
-
-
-def drop_root() -> list[str]:
-    """Become an unprivileged user if this is root, without namespaces."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-    os.chdir("/")
-    return []
-
-
 def raise_walls(level: str, tool: dict[str, Any] | None) -> list[str]:
     """Put up the walls of ``level`` around this process and its children; return their names.
 
@@ -139,11 +50,13 @@ def raise_walls(level: str, tool: dict[str, Any] | None) -> list[str]:
     if tool and level != "isolated":
         raise OSError("programs in this language are run at level isolated alone")
     if level == "isolated":
-        walls = enter_namespaces([library, *(tool or {"paths": []})["paths"]])
+        walls = namespaces.enter_namespaces([library, *(tool or {"paths": []})["paths"]])
         if os.fork():  # the PID namespace begins with the next child
             os._exit(os.waitstatus_to_exitcode(os.wait()[1]) & 127)
     else:
-        walls = drop_root() if level == "restricted" else []
+        walls = []
+        if level == "restricted":
+            namespaces.drop_root()
     syscalls.drop_bounding_set()
     syscalls.prctl(syscalls.NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.SET_DUMPABLE, 0)
@@ -278,7 +191,10 @@ class ForkServer:
     def wait(self, pids: list[int], wall: float) -> dict[str, Any]:
         """Wait for the processes (program, judge); kill them when their clock has run out.
 
-        The clock goes on for one that computes, only slowly, on a machine that is overloaded.
+        The clock is set again for one that computes, only slowly, on a machine that is overloaded:
+        one that got more than STARVED of a core since. The last process ends the wait, as it is
+        the judge, which is done then. Returns {"ended": [[exit code, CPU seconds], ...]} in the
+        order of ``pids`` and whether the clock ran out.
         """
         handles = {os.pidfd_open(pid): pid for pid in pids}
         poll, ended, deadline, timed_out = select.poll(), {}, time.monotonic() + wall, False

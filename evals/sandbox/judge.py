@@ -84,14 +84,14 @@ class Session:
         One that would quietly end a loop of the tests is raised as another.
         """
         name = name[:LONGEST]
-        found = getattr(builtins, name, None)
-        known = isinstance(found, type) and issubclass(found, BaseException)
+        kind = getattr(builtins, name, None)
+        known = isinstance(kind, type) and issubclass(kind, BaseException)
         special = {"SystemExit": "exited", "EFBIG": "too much output"}
-        if name in special or (known and not issubclass(found, Exception)):
+        if name in special or (known and not issubclass(kind, Exception)):
             self.leave(special.get(name, f"raised {name}"))
-        if known and not issubclass(found, StopIteration | StopAsyncIteration):
+        if known and not issubclass(kind, StopIteration | StopAsyncIteration):
             try:
-                error = found(words)
+                error = kind(words)
             except TypeError:
                 error = ProgramError(name)
             raise error

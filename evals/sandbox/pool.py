@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from evals.sandbox.self_test import ATTACKS, HONEST
-from evals.sandbox.tools import find
+from evals.sandbox.tools import find_tool
 from evals.sandbox.types import NOT_MEASURED, SANDBOX_LOST, Program, Script, Verdict
 from evals.sandbox.worker import Worker, WorkerLostError
 from llama_scale.errors import InputError
@@ -113,14 +113,14 @@ class Sandbox:
         for pause in (0.0, 0.5, 2.0):
             time.sleep(pause)
             with suppress(OSError):
-                return Worker(self.level, None if language == "python" else find(language))
+                return Worker(self.level, None if language == "python" else find_tool(language))
         return None
 
     def _run(
         self, program: Program | Script, timeout: float, alone: bool = False
     ) -> tuple[Verdict, bool]:
         language = getattr(program, "language", "python")
-        if language != "python" and (self.level != "isolated" or find(language) is None):
+        if language != "python" and (self.level != "isolated" or find_tool(language) is None):
             return Verdict(False, NOT_MEASURED), False
         worker = self._borrow(language)
         if "error" in worker.greeting:

@@ -8,12 +8,10 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from evals.models.parallel import ParallelCompleter
 from evals.models.request import Completion, Request
-from evals.results import aggregate, write_result
 from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
 from tests.conftest import ROOT, run_script
@@ -105,29 +103,6 @@ def test_tasks_are_shared_out_and_failures_are_named():
         draw(dies)
     with pytest.raises(InputError, match="the model: cannot be loaded"):
         draw(refuses, 2)
-
-
-def test_accuracy_over_suites(tmp_path):
-    passes = {"humaneval": [[1, 0], [1, 1], [0, 0]], "mbpp": [[1], [0], [0], [0], [0]]}
-    for name, tasks in passes.items():
-        samples = [
-            {"task_id": f"{name}/{number}", "passed": bool(passed), "reason": "..."}
-            for number, task in enumerate(tasks)
-            for passed in task
-        ]
-        write_result(tmp_path / f"{name}.json", {"suite": name}, samples)
-    found = aggregate([tmp_path / "humaneval.json", tmp_path / "mbpp.json"])
-    assert found["n_tasks"] == {"humaneval": 3, "mbpp": 5}
-    assert found["accuracy"] == {"humaneval": 0.5, "mbpp": 0.2}
-    assert found["macro"] == pytest.approx(0.35) and found["micro"] == pytest.approx(2.5 / 8)
-    # Independently: all 3^3 x 5^5 resamples weigh the same.
-    first = np.array(np.meshgrid(*[[0.5, 1, 0]] * 3)).reshape(3, -1).mean(0)
-    second = np.array(np.meshgrid(*[[1, 0, 0, 0, 0]] * 5)).reshape(5, -1).mean(0)
-    for name, weights in (("macro", (0.5, 0.5)), ("micro", (3 / 8, 5 / 8))):
-        every = np.add.outer(weights[0] * first, weights[1] * second).ravel()
-        assert found[f"{name}_interval"] == pytest.approx(
-            np.quantile(every, [0.025, 0.975]), abs=0.04
-        )
 
 
 @pytest.mark.usefixtures("no_wandb_settings")

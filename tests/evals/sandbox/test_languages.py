@@ -16,7 +16,7 @@ from evals.benchmarks.suite import Suite
 from evals.results import read_completions
 from evals.sandbox import pool, worker
 from evals.sandbox.pool import Sandbox
-from evals.sandbox.tools import find
+from evals.sandbox.tools import find_tool
 from evals.sandbox.types import NOT_MEASURED, Script
 from evals.verdicts import Execution
 from llama_scale.errors import InputError
@@ -105,7 +105,7 @@ def box():
 
 @pytest.fixture(params=["java", "javascript"])
 def language(request):
-    if find(request.param) is None:
+    if find_tool(request.param) is None:
         pytest.skip(f"no tool for {request.param} on this machine")
     return request.param
 
@@ -121,7 +121,7 @@ def test_honest_programs_run(box, language):
 
 def test_attacks_do_no_harm(box, language):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port, tool = str(server.getsockname()[1]), find(language).argv[0]
+        port, tool = str(server.getsockname()[1]), find_tool(language).argv[0]
         if language == "java":
             sources = [
                 "public class Main { public static void main(String[] a) throws Throwable { "
@@ -175,7 +175,7 @@ def suite(*rows):
 
 
 def test_a_missing_tool_is_not_measured_and_never_passed(box, monkeypatch):
-    monkeypatch.setattr(pool, "find", lambda language: None)
+    monkeypatch.setattr(pool, "find_tool", lambda language: None)
     verdict, python = box.run([Script("x", "", "java"), Script("print(input())", "a")], 2.0)
     assert (verdict.passed, verdict.reason) == (False, NOT_MEASURED) and python.passed
     problem = {
