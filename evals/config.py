@@ -35,13 +35,13 @@ class EvalConfig:
         device: Where to compute; auto is the GPU if there is one.
         precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
         threads: CPU threads of the model; null leaves the library's choice.
-        ranks: Processes that draw completions, each with a copy of the model; auto is one for
+        processes: Processes that draw completions, each with a copy of the model; auto is one for
             each GPU.
         cuda_graphs: Replay the kernels of a decoding step as one CUDA graph (a GPU alone).
         wandb: Show the scores of the run in this Weights & Biases project.
     """
 
-    RENAMED: ClassVar[dict[str, str]] = {"graphs": "cuda_graphs"}
+    RENAMED: ClassVar[dict[str, str]] = {"graphs": "cuda_graphs", "ranks": "processes"}
 
     checkpoint: str | None = None
     suites: str = "perplexity,humaneval"
@@ -60,10 +60,10 @@ class EvalConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = None
-    ranks: int | Auto = "auto"
+    processes: int | Auto = "auto"
     cuda_graphs: bool = False
     wandb: str | None = None
 
     def __post_init__(self) -> None:
-        if self.ranks != "auto" and self.ranks < 1:
-            raise InputError(f"ranks: expected at least 1 or auto, found {self.ranks}")
+        if self.processes != "auto" and self.processes < 1:
+            raise InputError(f"processes: expected at least 1 or auto, found {self.processes}")

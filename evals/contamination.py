@@ -6,22 +6,23 @@ from llama_scale.errors import InputError
 from llama_scale.files import read_json
 
 FORMAT = "llama_scale.contamination.v1"
+Contamination = dict[str, dict[str, list[str]]]  # {suite: {task_id: files of the training data}}
 
 
-def contamination(data: str | None) -> dict[str, dict[str, list[str]]]:
-    """Return {suite: {task: files}}: sources of the training data that held it and were removed.
+def contamination(data: str | None) -> Contamination:
+    """Return the tasks that sources of the training data held, which were removed for it.
 
     Raises InputError where contamination.json is not what launch/prepare.py writes.
     """
     path = Path(data or "") / "contamination.json"
     if not data or not path.is_file():
         return {}
-    report, found = read_json(path), {}
+    report, contaminated = read_json(path), {}
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise InputError(f"{path}: not {FORMAT}; run launch/prepare.py again")
     for row in report["files"]:
         for match in row["matches"]:
-            files = found.setdefault(match["benchmark"], {}).setdefault(match["task"], [])
+            files = contaminated.setdefault(match["benchmark"], {}).setdefault(match["task"], [])
             if (name := f"{row['package']}/{row['path']}") not in files:
                 files.append(name)
-    return found
+    return contaminated

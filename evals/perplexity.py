@@ -67,10 +67,10 @@ class Score:
 
 @dataclass(frozen=True)
 class References:
-    """Scores of given solutions, task by task; ``cut`` prompts did not fit the context whole."""
+    """Scores of given solutions, by task; ``truncated`` prompts did not fit the context whole."""
 
     tasks: list[Score]
-    cut: int
+    truncated: int
 
     @property
     def total(self) -> Score:
@@ -90,7 +90,8 @@ def score(
     """Score the first ``max_tokens`` targets of a split (all by default).
 
     Windows of context_length + 1 tokens, context_length apart, from the start of the split:
-    every token but the first is a target exactly once. Document ends are targets, so they count
+    every token but the first is a target exactly once. With a context of 3, tokens 0 to 3 give the
+    targets 1 to 3 and tokens 3 to 6 the targets 4 to 6. Document ends are targets, so they count
     in the nats and, standing for no byte, not in the bytes. ``byte_lengths`` (V,) are the bytes
     that each id stands for. Every batch has the same shape. ``each`` (M,), if given, is filled
     with the nats of each target. Raises InputError on an empty split.
@@ -149,8 +150,8 @@ def reference_bits_per_byte(
         for value, ids, (_, solution) in zip(nats.tolist(), solutions, pairs, strict=True)
     ]
     room = model.config.context_length + 1
-    cut = sum(1 + len(p) + len(s) > room for p, s in zip(prompts, solutions, strict=True))
-    return References(scores, cut)
+    truncated = sum(1 + len(p) + len(s) > room for p, s in zip(prompts, solutions, strict=True))
+    return References(scores, truncated)
 
 
 def evaluate(
@@ -191,10 +192,14 @@ def by_source(data: Path, each: np.ndarray) -> dict[str, Any]:
     sums = np.concatenate([[0.0], np.cumsum(each, dtype=np.float64)])  # (M + 1,)
     sources: dict[str, list[tuple[float, int]]] = {}
     for row in read_documents(data):
-        start = int(offsets[row["shard"]]) + row["start"] if row["split"] == "val" else -1
-        end = start + row["tokens"] - 1
-        if row["split"] == "val" and end <= len(each) and row["bytes"]:
-            bits = (sums[end] - sums[max(start - 1, 0)]) / math.log(2)
+        if row["split"] != "val" or not row["bytes"]:
+            continue
+        # The token at position p of the split is target p - 1: a document at 5 to 8 has the
+        # targets 4 to 7, sums[8] - sums[4]. The split's first token is no target.
+        first = int(offsets[row["shard"]]) + row["start"]
+        last = first + row["tokens"] - 1
+        if last <= len(each):
+            bits = (sums[last] - sums[max(first - 1, 0)]) / math.log(2)
             sources.setdefault(row["package"], []).append((float(bits), row["bytes"]))
     if not sources:
         return {}
@@ -246,7 +251,8 @@ def windows(
     """Yield windows of at most ``length`` + 1 tokens and how many at their end are targets.
 
     Every token of ``solution`` is a target once. One that is longer than ``length`` is split into
-    pieces of half of it, each after as much as fits.
+    pieces of half of it, each after as much as fits: context [c], solution [1, 2, 3, 4, 5] and
+    length 4 give ([c, 1, 2], 2), ([c, 1, 2, 3, 4], 2) and ([1, 2, 3, 4, 5], 1).
     """
     ids = context + solution
     step = length if len(solution) <= length else max(1, length // 2)
@@ -265,9 +271,15 @@ def _by_length(pieces: list[tuple], batch_tokens: int) -> Iterator[list[tuple]]:
 
 
 def _score_windows(model: Llama, batch: list[tuple[int, list[int], int]]) -> tuple[Tensor, Tensor]:
-    """Return the task (M,) and the nats (M,) of each target token of the windows."""
+    """Return the task (M,) and the nats (M,) of each target token of the windows.
+
+    The token at i + 1 of a window is what the model says after position i. A window of 4 tokens
+    whose last 2 are targets is scored at positions 1 and 2 of its 3 inputs.
+    """
     longest = len(batch[0][1]) - 1
-    inputs = torch.tensor([ids[:-1] + [0] * (longest + 1 - len(ids)) for _, ids, _ in batch])
+    inputs = torch.tensor(
+        [ids[:-1] + [0] * (longest + 1 - len(ids)) for _, ids, _ in batch]
+    )  # (B, longest), padded at the end, which no earlier position sees
     spots = [
         (row, position, ids[position + 1], task)
         for row, (task, ids, targets) in enumerate(batch)

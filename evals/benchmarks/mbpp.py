@@ -8,14 +8,14 @@ import ast
 import builtins
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from evals.benchmarks.rows import Row, read_rows
-from evals.sandbox.pool import Program
-from evals.tasks import CodeConfig, Suite, Task
+from evals.benchmarks.suite import CodeConfig, Suite, Task
+from evals.sandbox.types import Program
 from llama_scale.errors import InputError
 
 SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974),
@@ -57,18 +57,49 @@ class MbppConfig(CodeConfig):
     timeout: float = 8.0
 
     @property
-    def local(self) -> Path | None:
+    def local_data(self) -> Path | None:
         """The file, if one is given."""
         return None if self.data is None else Path(self.data)
 
 
-def problems(data: str | None = None, sanitized: bool = False) -> list[dict[str, Any]]:
-    """Read the tasks: task_id, text, code, test_list, setup, by number.
+@dataclass(frozen=True)
+class Problem:
+    """A task as published.
 
-    Raises InputError if the file or the Hub cannot be read or holds something else.
+    ``setup`` is what runs after a solution and before the ``tests``; ``challenge_tests`` are
+    published beside these and never run.
+    """
+
+    number: int
+    text: str
+    code: str
+    tests: list[str]
+    imports: list[str] = field(default_factory=list)
+    setup_code: str = ""
+    challenge_tests: list[str] = field(default_factory=list)
+
+    @property
+    def setup(self) -> str:
+        """The imports, then the set-up code."""
+        return "\n".join(filter(None, ("\n".join(self.imports), self.setup_code)))
+
+
+def read_file(path: Path, setting: str = "mbpp.data") -> Iterator[Problem]:
+    """Yield the tasks of mbpp.jsonl or sanitized-mbpp.json as they are, line ends and all.
+
+    Raises InputError, which names the ``setting`` that the path is from.
+    """
+    return map(_problem, read_rows(path, setting, REMEDY))
+
+
+def problems(data: str | None = None, sanitized: bool = False) -> list[Problem]:
+    """Read the tasks by number, with line ends of one kind; null fetches them from the Hub.
+
+    Raises InputError if the file or the Hub cannot be read or holds something else, also if a
+    task has no tests or is not Python.
     """
     rows = _from_hub(sanitized) if data is None else read_rows(Path(data), "mbpp.data", REMEDY)
-    return sorted(map(_plain_row, rows), key=lambda task: task["number"])
+    return sorted(map(_checked, rows), key=lambda problem: problem.number)
 
 
 def _from_hub(sanitized: bool) -> list[Row]:
@@ -76,37 +107,48 @@ def _from_hub(sanitized: bool) -> list[Row]:
         from datasets import load_dataset
 
         name = "sanitized" if sanitized else "full"
-        found = load_dataset("google-research-datasets/mbpp", name)
+        splits = load_dataset("google-research-datasets/mbpp", name)
     except Exception as error:
         raise InputError(
-            f"mbpp: the Hub gave no data ({type(error).__name__}); give the published file: "
-            f"--mbpp.data {'sanitized-mbpp.json' if sanitized else 'mbpp.jsonl'}"
+            f"mbpp: the Hub gave no data ({type(error).__name__}); set mbpp.data to the published "
+            f"{'sanitized-mbpp.json' if sanitized else 'mbpp.jsonl'}"
         ) from None
-    rows = [(name, n, row) for name, split in found.items() for n, row in enumerate(split, 1)]
+    rows = [(name, n, row) for name, split in splits.items() for n, row in enumerate(split, 1)]
     return [Row(f"mbpp: the Hub's {name} split, row {n}", REMEDY, row) for name, n, row in rows]
 
 
-def _plain_row(row: Row) -> dict[str, Any]:
-    """Return one row of either file in one form, with line ends of one kind."""
-    imports = "\n".join(row.texts("test_imports", []))
-    setup = row.take("test_setup_code", str, "").replace("\r", "")
-    task = {
-        "number": row.number("task_id"),
-        "text": row.take(row.either("text", "prompt"), str),
-        "code": row.take("code", str).replace("\r\n", "\n"),
-        "tests": [test.replace("\r\n", "\n") for test in row.texts("test_list")],
-        "setup": "\n".join(filter(None, (imports, setup))),
-    }
-    if not task["tests"]:
+def _problem(row: Row) -> Problem:
+    """Return the task of a row of either file."""
+    return Problem(
+        number=row.number("task_id"),
+        text=row.take(row.either("text", "prompt"), str),
+        code=row.take("code", str),
+        tests=row.texts("test_list"),
+        imports=row.texts("test_imports", []),
+        setup_code=row.take("test_setup_code", str, ""),
+        challenge_tests=row.texts("challenge_test_list", []),
+    )
+
+
+def _checked(row: Row) -> Problem:
+    """Return the task of a row if it can be run, with line ends of one kind."""
+    problem = _problem(row)
+    problem = replace(
+        problem,
+        code=problem.code.replace("\r\n", "\n"),
+        tests=[test.replace("\r\n", "\n") for test in problem.tests],
+        setup_code=problem.setup_code.replace("\r", ""),
+    )
+    if not problem.tests:
         raise row.error("test_list", "empty", "at least one test")
-    whole = {"code": task["code"], "test_list": "\n".join([task["setup"], *task["tests"]])}
+    whole = {"code": problem.code, "test_list": "\n".join([problem.setup, *problem.tests])}
     for name, source in whole.items():
         try:
             parsed(source)
         except (SyntaxError, ValueError, RecursionError) as error:
             found = f"not Python ({getattr(error, 'msg', error)})"
             raise row.error(name, found, "what Python parses") from None
-    return task
+    return problem
 
 
 def parsed(code: str) -> ast.Module:
@@ -129,14 +171,14 @@ def free_names(code: str) -> set[str]:
     return loaded - bound
 
 
-def program(problem: dict[str, Any], source: str) -> Program:
+def program(problem: Problem, source: str) -> Program:
     """Return a program with its tests.
 
     A name in the tests is the program's, unless it is a module, or a builtin that the reference
     does not define anew. Where tests build the reference's classes, they hold them by reference.
     """
-    tests = "\n".join([problem["setup"], *problem["tests"]])
-    reference = parsed(problem["code"])
+    tests = "\n".join([problem.setup, *problem.tests])
+    reference = parsed(problem.code)
     defined = {n.name for n in reference.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
     classes = {node.name for node in reference.body if isinstance(node, ast.ClassDef)}
     free = free_names(tests)
@@ -146,18 +188,18 @@ def program(problem: dict[str, Any], source: str) -> Program:
     return Program(source, tests, tuple(sorted(names)), setup, bool(classes & free))
 
 
-def prompt(problem: dict[str, Any], profile: str, shots: Sequence[dict[str, Any]]) -> str:
+def prompt(problem: Problem, profile: str, shots: Sequence[Problem]) -> str:
     """Return the prompt of a task. google: after Austin et al. with the tasks ``shots`` solved."""
     if profile == "incoder":
-        return f'"""\n{problem["text"]}\n{problem["tests"][0]}\n"""\n'
-    solved = [f"{_question(shot)}{shot['code']}\n[DONE]\n\n" for shot in shots]
+        return f'"""\n{problem.text}\n{problem.tests[0]}\n"""\n'
+    solved = [f"{_question(shot)}{shot.code}\n[DONE]\n\n" for shot in shots]
     return "".join(solved) + _question(problem)
 
 
-def _question(problem: dict[str, Any]) -> str:
-    tests = "\n".join(problem["tests"])
+def _question(problem: Problem) -> str:
+    tests = "\n".join(problem.tests)
     return (
-        f"You are an expert Python programmer, and here is your task: {problem['text']} "
+        f"You are an expert Python programmer, and here is your task: {problem.text} "
         f"Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
     )
 
@@ -170,27 +212,26 @@ def read(config: MbppConfig) -> Suite:
     known = problems(config.data, config.sanitized)
     source = config.data or "the Hub's data"
     first, last = SPLITS[config.split]
-    by_number = {problem["number"]: problem for problem in known}
+    by_number = {problem.number: problem for problem in known}
     shots = [by_number[n] for n in SHOTS if n in by_number]
     if config.profile == "google" and len(shots) < (2 if config.sanitized else len(SHOTS)):
         raise InputError(
             f"mbpp.data: {source} lacks tasks 2, 3 and 4, which the google prompt shows; {REMEDY}, "
-            "or use --mbpp.profile incoder"
+            "or set mbpp.profile to incoder"
         )
-    chosen = [_task(p, config.profile, shots) for p in known if first <= p["number"] <= last]
+    chosen = [_task(p, config.profile, shots) for p in known if first <= p.number <= last]
     if not chosen:
         raise InputError(f"mbpp.split: {source} has no task of {config.split}; {REMEDY}")
-    names = ("profile", "split", "sanitized")
-    about = {name: getattr(config, name) for name in names}
-    return Suite(config.stopping(STOPS[config.profile]), chosen, about)
+    about = {name: getattr(config, name) for name in ("profile", "split", "sanitized")}
+    return Suite(config.with_stops(STOPS[config.profile]), chosen, about)
 
 
-def _task(problem: dict[str, Any], profile: str, shots: Sequence[dict[str, Any]]) -> Task:
+def _task(problem: Problem, profile: str, shots: Sequence[Problem]) -> Task:
     label = BY_REFERENCE if program(problem, "").objects else ""
     return Task(
-        f"MBPP/{problem['number']}",
+        f"MBPP/{problem.number}",
         prompt(problem, profile, shots),
         lambda completion: [program(problem, completion)],
-        problem["code"],
+        problem.code,
         label,
     )

@@ -13,6 +13,10 @@ LEVEL = 0.95
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased estimate from ``c`` passes among ``n`` samples: 1 - C(n - c, k) / C(n, k).
 
+    The fraction is the chance that k samples drawn without putting back are all among the n - c
+    that failed. As a product over the passes, 1 - k / i for i from n - c + 1 to n, it needs no
+    factorial: n = 4, c = 2, k = 2 is 1 - (1 - 2/3)(1 - 2/4) = 5/6, as 1 of 6 pairs has no pass.
+
     Raises InputError unless 1 <= k <= n and 0 <= c <= n.
     """
     if not 1 <= k <= n or not 0 <= c <= n:

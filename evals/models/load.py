@@ -12,8 +12,11 @@ import torch
 
 import llama_scale
 from evals.config import EvalConfig
-from evals.models.completion import Server, Source, Transformers, open_checkpoint
-from evals.models.parallel import Ranks
+from evals.models.checkpoint import open_checkpoint
+from evals.models.hf import TransformersCompleter
+from evals.models.parallel import ParallelCompleter
+from evals.models.request import Completer
+from evals.models.server import ServerCompleter
 from evals.results import eval_folder
 from llama_scale.checkpoint.folder import (
     list_checkpoints,
@@ -36,26 +39,28 @@ class Subject:
     """A model to score, not loaded yet.
 
     ``folder`` is for its results; ``identity`` is what they depend on beside the settings of a
-    suite. ``load(device)`` opens the model and is picklable; ``ranks`` processes do so. ``data``
-    is the folder of tokens that it was trained on, if that is known; ``foreign`` a model that is
-    not of this project.
+    suite. ``load(device)`` opens the model and is picklable; so many ``processes`` do it. ``data``
+    is the folder of tokens that it was trained on, if that is known. An ``external`` model is not
+    of this project: a server or a transformers folder.
     """
 
     name: str
     folder: Path
     identity: dict[str, Any]
-    load: Callable[[str], Source]
+    load: Callable[[str], Completer]
     device: str
-    ranks: int = 1
+    processes: int = 1
     data: str | None = None
-    foreign: bool = False
+    external: bool = False
 
-    def share(self, source: Source) -> Source:
-        """Return ``source``, or several processes that load it where more are asked for."""
-        return Ranks(source, self.load, self.ranks, self.device) if self.ranks > 1 else source
+    def in_processes(self, model: Completer) -> Completer:
+        """Return ``model``, or several processes that load it where more are asked for."""
+        if self.processes == 1:
+            return model
+        return ParallelCompleter(model, self.load, self.processes, self.device)
 
 
-def checkpoint(config: EvalConfig, path: str | Path) -> Subject:
+def checkpoint_subject(config: EvalConfig, path: str | Path) -> Subject:
     """Return a checkpoint, or the newest of a run; raise InputError if it is missing or damaged."""
     path, device = resolve(path), pick_device(config.device)
     meta, precision = load_meta(path), _precision(config, device)
@@ -77,21 +82,28 @@ def checkpoint(config: EvalConfig, path: str | Path) -> Subject:
         threads=config.threads,
         cuda_graphs=config.cuda_graphs,
     )
-    ranks, data = _ranks(config, device), meta.get("data")
-    return Subject(str(path), eval_folder(path), identity, load, device, ranks, data)
+    return Subject(
+        str(path),
+        eval_folder(path),
+        identity,
+        load,
+        device,
+        processes=_processes(config, device),
+        data=meta.get("data"),
+    )
 
 
-def is_foreign(model: str) -> bool:
+def is_external(model: str) -> bool:
     """Whether a model is a server or a transformers folder rather than a run of this project."""
     path = Path(model)
-    ours = (path / "manifest.json").exists() or (path / "checkpoints").exists()
-    return "://" in model or (not ours and (path / "config.json").is_file())
+    known = (path / "manifest.json").exists() or (path / "checkpoints").exists()
+    return "://" in model or (not known and (path / "config.json").is_file())
 
 
-def foreign(config: EvalConfig) -> Subject:
+def external_subject(config: EvalConfig) -> Subject:
     """Return the server or the transformers folder ``config.checkpoint``."""
     if config.out is None:
-        raise InputError("out: name a folder for the results of a model from elsewhere: --out DIR")
+        raise InputError("out: name a folder for the results of a model from elsewhere")
     name, out, device = config.checkpoint, Path(config.out), pick_device(config.device)
     precision = _precision(config, device)
     identity = {
@@ -101,13 +113,14 @@ def foreign(config: EvalConfig) -> Subject:
         "llama_scale": llama_scale.__version__,
     }
     if "://" in name:
-        server = Server(name, config.name)
-        return Subject(name, out, identity, lambda device: server, device, foreign=True)
+        server = ServerCompleter(name, config.name)
+        return Subject(name, out, identity, lambda device: server, device, external=True)
     weights = sorted(Path(name).glob("*.safetensors"))
     identity["weights_sha256"] = {file.name: sha256(file) for file in weights}
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    load = partial(Transformers, Path(name), dtype=dtype)
-    return Subject(name, out, identity, load, device, _ranks(config, device), foreign=True)
+    load = partial(TransformersCompleter, Path(name), dtype=dtype)
+    processes = _processes(config, device)
+    return Subject(name, out, identity, load, device, processes, external=True)
 
 
 def _precision(config: EvalConfig, device: str) -> str:
@@ -115,12 +128,12 @@ def _precision(config: EvalConfig, device: str) -> str:
     return auto if config.precision == "auto" else config.precision
 
 
-def _ranks(config: EvalConfig, device: str) -> int:
+def _processes(config: EvalConfig, device: str) -> int:
     auto = torch.cuda.device_count() if device == "cuda" else 1
-    return auto if config.ranks == "auto" else config.ranks
+    return auto if config.processes == "auto" else config.processes
 
 
-def each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> None:
+def score_each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> None:
     """Call ``score`` with every checkpoint of a run, oldest first.
 
     With ``watch``, also with those that appear until the run has its result. One that training
@@ -132,9 +145,10 @@ def each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> No
         raise InputError(f"{run}: no such folder; name a run that training has begun")
     if watch and not (run / "result.json").exists() and not list_checkpoints(run):
         print(f"waiting for a checkpoint in {run / 'checkpoints'}", file=sys.stderr)
-    seen, damaged, last = set(), [], False
-    while not last:
-        last = (run / "result.json").exists() or not watch
+    seen, damaged, done = set(), [], False
+    while not done:
+        # Looked for first: a checkpoint that comes before the result is scored then.
+        done = (run / "result.json").exists() or not watch
         for folder in list_checkpoints(run):
             if folder in seen:
                 continue
@@ -147,10 +161,10 @@ def each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> No
                 damaged += [folder.name] if folder.exists() else []
                 kind = "damaged" if folder.exists() else "deleted"
                 print(f"skipping a {kind} checkpoint: {damage}", file=sys.stderr)
-        if not last:
+        if not done:
             time.sleep(POLL)
     if not seen:
-        raise InputError(f"{run}: no checkpoints/ to score; --all and --watch want a run folder")
+        raise InputError(f"{run}: no checkpoints/ to score; all and watch want a run folder")
     if damaged:
         raise InputError(
             f"{run}: damaged and not scored: {', '.join(damaged)}; delete them or train them again"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from evals.models.completion import Request, Source
+from evals.models.request import Completer, Completion, Request
 from evals.perplexity import References
 from llama_scale.errors import InputError
 
@@ -15,66 +15,74 @@ PATIENCE = 1.0  # seconds between looks whether a process has died
 
 
 @dataclass
-class Ranks:
-    """A ``source`` whose tasks are shared out to ``count`` processes.
+class ParallelCompleter:
+    """A ``model`` whose tasks are shared out to ``count`` processes.
 
     ``load(device)`` opens the model in each of them; it must be picklable. The completions are
     those of one process, because each depends on its seed, task and number alone.
     """
 
-    source: Source
-    load: Callable[[str], Source]
+    model: Completer
+    load: Callable[[str], Completer]
     count: int
     device: str
 
-    def place(self, rank: int) -> str:
+    def device_of(self, number: int) -> str:
         """Return the device of a process."""
-        return f"cuda:{rank % torch.cuda.device_count()}" if self.device == "cuda" else self.device
+        if self.device != "cuda":
+            return self.device
+        return f"cuda:{number % torch.cuda.device_count()}"
 
-    def complete(self, request: Request) -> Iterator[dict[str, Any]]:
+    def complete(self, request: Request) -> Iterator[Completion]:
         """Yield completions as they come; raise InputError if a process fails or dies."""
         context = torch.multiprocessing.get_context("spawn")
-        rows = context.Queue()
-        ranks = []
+        results = context.Queue()
+        processes = []
         prompts = list(request.prompts.items())
-        for rank in range(min(self.count, len(prompts))):
-            mine = replace(request, prompts=dict(prompts[rank :: self.count]))
-            arguments = (self.load, self.place(rank), mine, rows)
-            ranks.append(context.Process(target=draw, args=arguments, daemon=True))
-            ranks[-1].start()
-        left = len(ranks)
         try:
-            while left:
-                try:
-                    row = rows.get(timeout=PATIENCE)
-                except queue.Empty:
-                    for rank, process in enumerate(ranks):
-                        if process.exitcode:
-                            raise InputError(
-                                f"ranks: process {rank} on {self.place(rank)} ended with exit code "
-                                f"{process.exitcode}; the same command goes on, or try fewer ranks"
-                            ) from None
-                    continue
-                if isinstance(row, str):
-                    raise InputError(row)
-                left -= row is None
-                if row is not None:
-                    yield row
+            for number in range(min(self.count, len(prompts))):
+                share = replace(request, prompts=dict(prompts[number :: self.count]))
+                arguments = (self.load, self.device_of(number), share, results)
+                process = context.Process(target=draw, args=arguments, daemon=True)
+                process.start()
+                processes.append(process)
+            yield from self._collect(processes, results)
         finally:
-            for process in ranks:
+            for process in processes:
                 process.terminate()
                 process.join()
 
-    def gold(self, pairs: Sequence[tuple[str, str]]) -> References | None:
+    def _collect(self, processes: list[Any], results: Any) -> Iterator[Completion]:
+        """Yield what the processes draw until each has said that it is done."""
+        running = len(processes)
+        while running:
+            try:
+                result = results.get(timeout=PATIENCE)
+            except queue.Empty:
+                for number, process in enumerate(processes):
+                    if process.exitcode:
+                        raise InputError(
+                            f"processes: number {number} on {self.device_of(number)} ended with "
+                            f"exit code {process.exitcode}; the same command goes on, or try fewer"
+                        ) from None
+                continue
+            if isinstance(result, str):
+                raise InputError(result)
+            if result is None:
+                running -= 1
+            else:
+                yield result
+
+    def score_references(self, pairs: Sequence[tuple[str, str]]) -> References | None:
         """Score (prompt, solution) pairs in this process."""
-        return self.source.gold(pairs)
+        return self.model.score_references(pairs)
 
 
-def draw(load: Callable[[str], Source], device: str, request: Request, rows: Any) -> None:
-    """Put the completions of a rank into ``rows``: a None ends them, a text is an error's line."""
+def draw(load: Callable[[str], Completer], device: str, request: Request, results: Any) -> None:
+    """Put a process's completions into ``results``: None ends them, a text is an error's line."""
     try:
-        for row in load(device).complete(request):
-            rows.put(row)
-        rows.put(None)
+        for completion in load(device).complete(request):
+            results.put(completion)
+        results.put(None)
     except InputError as error:
-        rows.put(str(error))
+        results.put(str(error))

@@ -1,1 +1,1 @@
-"""Runs untrusted programs, see pool.Sandbox; empty, since the zygote imports it."""
+"""Runs untrusted programs, see pool.Sandbox; empty, since the fork server imports it."""

@@ -1,7 +1,8 @@
-"""A clean interpreter behind walls that forks one process for each untrusted program.
+"""A fork server: a clean interpreter behind walls that forks a process for each program.
 
-Started by pool.py with a socket as its only argument. No program, test or key is ever read by
-this process: requests carry limits and open files, which go straight to the forked processes.
+Started by worker.py with the number of a socket, the level and the language's tool. No program,
+test or key is ever read by this process: requests carry limits and open files, which go straight
+to the forked processes.
 """
 
 import fcntl
@@ -20,12 +21,11 @@ from contextlib import suppress
 from typing import Any
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-from evals.sandbox import judge, program, syscalls
+from evals.sandbox import judge, namespaces, program, syscalls
 from evals.sandbox.tools import CALLS
 
 sys.path.pop()
 
-NOBODY = 65534
 GRACE = 1.0  # seconds that a judge has left when the clock of its program has run out
 STARVED = 0.005  # of a core: a program that gets more than this is at work, not asleep
 EXTENSIONS = 7  # times that the clock of a program at work may be set again
@@ -40,118 +40,34 @@ PRELOADED = [
 ]  # fmt: skip
 
 
-def enter_namespaces(readable: list[str]) -> list[str]:
-    """Move into new namespaces with a read-only root; return the walls. Raises OSError."""
-    root = os.geteuid() == 0
-    if root:
-        os.setgroups([])
-    user, group = os.geteuid(), os.getegid()
-    ready = os.pipe()
-    helper = os.fork() if root else 0
-    if root and helper == 0:  # stays outside, where it may map the unprivileged user
-        os.close(ready[1])
-        os.read(ready[0], 1)
-        with open(f"/proc/{os.getppid()}/uid_map", "w") as file:
-            file.write(f"0 {NOBODY} 1\n1 {user} 1\n")
-        with open(f"/proc/{os.getppid()}/gid_map", "w") as file:
-            file.write(f"0 {NOBODY} 1\n1 {group} 1\n")
-        os._exit(0)
-    new = syscalls.NEW_USER | syscalls.NEW_NS | syscalls.NEW_PID | syscalls.NEW_NET
-    try:
-        syscalls.unshare(new | syscalls.NEW_IPC | syscalls.NEW_UTS)
-    finally:
-        for fd in ready:
-            os.close(fd)
-    if root:
-        if os.waitpid(helper, 0)[1] != 0:
-            raise OSError("the user map was refused")
-    else:
-        for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"),
-                           ("gid_map", f"0 {group} 1")):  # fmt: skip
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(line)
-    build_root(readable)
-    socket.sethostname("sandbox")
-    if root:
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-    return ["user, mount, PID, network, IPC and host name namespaces",
-            "read-only root with the standard library or the language's tool alone"]  # fmt: skip
+def raise_walls(level: str, tool: dict[str, Any] | None) -> list[str]:
+    """Put up the walls of ``level`` around this process and its children; return their names.
 
-
-def build_root(readable: list[str]) -> None:
-    """Make a root of nothing but what is ``readable`` and /dev/null; all of it read-only."""
-    quiet, base = syscalls.NO_SUID | syscalls.NO_DEV, "/proc"
-    syscalls.mount(None, "/", None, syscalls.RECURSIVE | syscalls.PRIVATE)
-    syscalls.mount("tmpfs", base, "tmpfs", quiet, "size=1m,mode=755")
-    for folder in ("/dev", "/tmp"):
-        os.makedirs(base + folder, 0o755, exist_ok=True)
-    for path in readable:
-        show(base, path)
-    for name in ("null", "urandom", "random"):
-        os.close(os.open(f"{base}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o644))
-        syscalls.mount(f"/dev/{name}", f"{base}/dev/{name}", None, syscalls.BIND)
-    syscalls.mount(None, base, None, syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet)
-    os.chdir(base)
-    syscalls.pivot_root()
-    os.chdir("/tmp")
-
-
-def show(base: str, path: str) -> None:
-    """Make a file or folder readable below ``base``, without the packages installed in it."""
-    quiet, place = syscalls.NO_SUID | syscalls.NO_DEV, base + path
-    if os.path.isdir(path):
-        os.makedirs(place, 0o755, exist_ok=True)
-    else:
-        os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
-        os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
-    syscalls.mount(path, place, None, syscalls.BIND)
-    flags = os.statvfs(path).f_flag  # a user namespace may not take these away
-    kept = flags & (2 | 4 | 8 | 1024 | 2048) | (1 << 21 if flags & 4096 else 0)
-    syscalls.mount(None, place, None,
-                 syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet | kept)  # fmt: skip
-    for name in ("site-packages", "dist-packages"):
-        if os.path.isdir(f"{place}/{name}"):
-            flags = quiet | syscalls.READ_ONLY
-            syscalls.mount("tmpfs", f"{place}/{name}", "tmpfs", flags, "size=4k,mode=755")
-
-
-def drop_root() -> list[str]:
-    """Become an unprivileged user if this is root, without namespaces."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-    os.chdir("/")
-    return []
-
-
-def raise_walls(wanted: str, tool: dict[str, Any] | None) -> tuple[str, list[str]]:
-    """Put up the walls around this process and its children; return the level and their names.
-
-    With a ``tool`` (tools.py) the last two stand around each program only: its file must be put
-    into a folder of its own first.
+    With a ``tool`` (tools.py) Landlock and seccomp stand around each program only: its file must
+    be put into a folder of its own first. Raises OSError where the level cannot be reached.
     """
     library = os.path.realpath(sysconfig.get_path("stdlib"))
-    if tool and wanted != "isolated":
+    if tool and level != "isolated":
         raise OSError("programs in this language are run at level isolated alone")
-    if wanted == "isolated":
-        walls = enter_namespaces([library, *(tool or {"paths": []})["paths"]])
+    if level == "isolated":
+        walls = namespaces.enter_namespaces([library, *(tool or {"paths": []})["paths"]])
         if os.fork():  # the PID namespace begins with the next child
             os._exit(os.waitstatus_to_exitcode(os.wait()[1]) & 127)
     else:
-        walls = drop_root() if wanted == "restricted" else []
+        walls = []
+        if level == "restricted":
+            namespaces.drop_root()
     syscalls.drop_bounding_set()
     syscalls.prctl(syscalls.NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.SET_DUMPABLE, 0)
-    if wanted != "none":
+    if level != "none":
         if tool or syscalls.restrict_files([library], ["/dev/null"]):
             walls.append("Landlock: the standard library can be read, nothing written")
-        elif wanted == "restricted":
+        elif level == "restricted":
             raise OSError("this kernel has no Landlock")
         walls.append("seccomp: a list of allowed system calls; no process, socket or signal")
         walls.append("unprivileged user without capabilities")
-    return wanted, [*walls, "limits on CPU time, memory, output and open files"]
+    return [*walls, "limits on CPU time, memory, output and open files"]
 
 
 def confine(
@@ -159,9 +75,8 @@ def confine(
 ) -> None:
     """Limit this process, for good, before untrusted code runs in it.
 
-    Its user is ``shared`` with the programs of other workers, which count as its threads too.
-
-    The run times of other languages reserve far more addresses than they use, and have threads.
+    A user ``shared`` with the programs of other workers has their threads counted as its own. The
+    run time of a ``tool`` reserves far more addresses than it uses, and has threads.
     """
     cpu, size = limits["cpu"], limits["output"]
     for kind, most in (
@@ -178,14 +93,18 @@ def confine(
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process so far, by its clock (see clock_getcpuclockid(3))."""
+    """Return the CPU time of a process so far, by its clock (see clock_getcpuclockid(3)).
+
+    The kernel's number of that clock is the process id, inverted, above three bits: 2 stands for
+    "time on the CPU of the whole process". Process 1 has the clock -14: ~1 << 3 | 2.
+    """
     return time.clock_gettime(~pid << 3 | 2)
 
 
-ROLES = {"candidate": program.serve, "judge": judge.serve, "script": program.run_script}
+ROLES = {"program": program.serve, "judge": judge.serve, "script": program.run_script}
 
 
-class Zygote:
+class ForkServer:
     """Forks the processes of one request at a time and reports what became of them.
 
     A process of each role last asked for is forked ahead, while the request before it runs.
@@ -205,7 +124,7 @@ class Zygote:
             syscalls.unshare(syscalls.NEW_PID)
         pid = os.fork()
         if pid == 0:
-            status = 99
+            status = program.UNSTARTED
             try:
                 os.closerange(0, theirs.fileno())
                 os.closerange(theirs.fileno() + 1, 1 << 16)
@@ -225,13 +144,14 @@ class Zygote:
         """
         data, fds, _, _ = socket.recv_fds(waiting, 4096, 8)
         if not data:
-            return 99
+            return program.UNSTARTED
         order, limits = json.loads(data)
         source = program.read_all(fds[0])
         null = os.open(os.devnull, os.O_RDWR)
         # Copied to 64 and above first: dup2 to 0 to 4 would overwrite a file still to be moved.
-        wanted = [null if place < 0 else fds[place] for place in order]
-        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in wanted]
+        # Order [-1, 1, 2] makes 0 the null device, 1 (and 2) the second file and 3 the third.
+        chosen = [null if index < 0 else fds[index] for index in order]
+        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in chosen]
         waiting.detach()
         for target, fd in zip((0, 1, 3, 4), moved, strict=False):
             os.dup2(fd, target)
@@ -241,14 +161,14 @@ class Zygote:
         if self.level == "restricted":
             rules = syscalls.syscall_filter(os.getpid())
         if self.tool:
-            self.place(source)
+            self.install(source)
         confine(limits, rules, bool(self.tool), shared=self.level != "isolated")
         if self.tool:
             own = {"LD_LIBRARY_PATH": ":".join(self.tool["libraries"])}
             os.execve(self.tool["argv"][0], self.tool["argv"], {"LANG": "C.UTF-8"} | own)
         return ROLES[role](source)
 
-    def place(self, source: bytes) -> None:
+    def install(self, source: bytes) -> None:
         """Put a program's file into a folder that only it sees, and let it read the tool alone."""
         quiet = syscalls.NO_SUID | syscalls.NO_DEV
         syscalls.unshare(syscalls.NEW_NS)
@@ -271,7 +191,10 @@ class Zygote:
     def wait(self, pids: list[int], wall: float) -> dict[str, Any]:
         """Wait for the processes (program, judge); kill them when their clock has run out.
 
-        The clock goes on for one that computes, only slowly, on a machine that is overloaded.
+        The clock is set again for one that computes, only slowly, on a machine that is overloaded:
+        one that got more than STARVED of a core since. The last process ends the wait, as it is
+        the judge, which is done then. Returns {"ended": [[exit code, CPU seconds], ...]} in the
+        order of ``pids`` and whether the clock ran out.
         """
         handles = {os.pidfd_open(pid): pid for pid in pids}
         poll, ended, deadline, timed_out = select.poll(), {}, time.monotonic() + wall, False
@@ -318,7 +241,7 @@ class Zygote:
             else:
                 patient = limits | {"cpu": 2 * limits["cpu"] + 2}
                 pids = {
-                    "candidate": self.start("candidate", fds[:3], [-1, 1, 2], limits),
+                    "program": self.start("program", fds[:3], [-1, 1, 2], limits),
                     "judge": self.start("judge", fds[3:], [-1, -1, 1, 2], patient),
                 }
             for fd in fds:
@@ -337,15 +260,15 @@ def main() -> None:
         file.write("1000")
     tool = json.loads(sys.argv[3])
     try:
-        level, walls = raise_walls(sys.argv[2], tool)
-        zygote = Zygote(control, level, tool)
+        walls = raise_walls(sys.argv[2], tool)
+        server = ForkServer(control, sys.argv[2], tool)
         gc.collect()
         gc.freeze()
     except (OSError, KeyError) as error:
         control.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
-    control.send(json.dumps({"level": level, "walls": walls}).encode())
-    zygote.serve()
+    control.send(json.dumps({"walls": walls}).encode())
+    server.serve()
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Session:
             frame = wire.read_frame(CHANNEL)
         except (EOFError, OSError):
             self.leave("ended early")
-        except (wire.NotPlainError, MemoryError):
+        except (wire.WireError, MemoryError):
             self.leave("answer not plain data")
         return frame if type(frame) is dict else {}
 
@@ -71,7 +71,7 @@ class Session:
             handle = (lambda number: Remote(self, number)) if self.objects else None
             try:
                 return wire.decode(frame["value"], handle)
-            except (wire.NotPlainError, MemoryError):
+            except (wire.WireError, MemoryError):
                 self.leave("answer not plain data")
         raised = frame.get("raised")
         if type(raised) is not list or [type(r) for r in raised] != [str, str]:
@@ -84,14 +84,14 @@ class Session:
         One that would quietly end a loop of the tests is raised as another.
         """
         name = name[:LONGEST]
-        found = getattr(builtins, name, None)
-        known = isinstance(found, type) and issubclass(found, BaseException)
+        kind = getattr(builtins, name, None)
+        known = isinstance(kind, type) and issubclass(kind, BaseException)
         special = {"SystemExit": "exited", "EFBIG": "too much output"}
-        if name in special or (known and not issubclass(found, Exception)):
+        if name in special or (known and not issubclass(kind, Exception)):
             self.leave(special.get(name, f"raised {name}"))
-        if known and not issubclass(found, StopIteration | StopAsyncIteration):
+        if known and not issubclass(kind, StopIteration | StopAsyncIteration):
             try:
-                error = found(words)
+                error = kind(words)
             except TypeError:
                 error = ProgramError(name)
             raise error
@@ -123,9 +123,9 @@ class Remote:
 
 
 def handle_number(value: Any) -> int:
-    """Return the number of an object of the program; raise NotPlainError for any other."""
+    """Return the number of an object of the program; raise WireError for any other."""
     if type(value) is not Remote:
-        raise wire.NotPlainError(type(value).__name__)
+        raise wire.WireError(type(value).__name__)
     return value._number
 
 
@@ -143,10 +143,10 @@ def stand_in(session: Session, name: str) -> Any:
 
 def count(body: list[ast.stmt], frame: ast.Try) -> None:
     """Wrap each assertion of ``body`` outside of a ``try`` in one like ``frame``, in place."""
-    for place, node in enumerate(body):
+    for i, node in enumerate(body):
         if isinstance(node, ast.Assert):
             wrapped = ast.Try([node], frame.handlers, frame.orelse, [])
-            body[place] = ast.copy_location(wrapped, node)
+            body[i] = ast.copy_location(wrapped, node)
         elif not isinstance(node, ast.Try):
             for inner in (getattr(node, "body", None), getattr(node, "orelse", None)):
                 if isinstance(inner, list):
@@ -154,15 +154,15 @@ def count(body: list[ast.stmt], frame: ast.Try) -> None:
 
 
 class Tally:
-    """How many assertions held, and the first error."""
+    """How many assertions passed and failed, and the first error."""
 
     def __init__(self) -> None:
-        self.held = self.failed = 0
+        self.passed = self.failed = 0
         self.reason = ""
 
     def right(self) -> None:
-        """Count an assertion that held."""
-        self.held += 1
+        """Count an assertion that passed."""
+        self.passed += 1
 
     def wrong(self, error: BaseException) -> None:
         """Count one that did not, and note why if it is the first."""
@@ -210,8 +210,8 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         "passed": passed,
         "reason": "passed" if passed else tally.reason or session.gone,
         "parses": parses,
-        "held": tally.held,
-        "tests": tally.held + tally.failed,
+        "assertions_passed": tally.passed,
+        "assertions": tally.passed + tally.failed,
     }
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from evals.sandbox import wire
 
 CHANNEL = 3
-ENDED, SYNTAX, RAISED, MEMORY, OUTPUT = 0, 10, 11, 12, 13
+# Exit codes; the last is of a process that could not be prepared.
+ENDED, SYNTAX, RAISED, MEMORY, OUTPUT, UNSTARTED = 0, 10, 11, 12, 13, 99
 
 
 def leave(code: Any = None) -> None:
@@ -107,8 +108,8 @@ def _answer(action: Any, number: Any) -> dict[str, Any]:
     """Return the frame that says what an action gave or raised."""
     try:
         return {"value": wire.encode(action(), number)}
-    except wire.NotPlainError as error:
-        return {"not_plain": str(error)[:80]}
+    except wire.WireError as error:
+        return {"not_encodable": str(error)[:80]}
     except BaseException as error:
         kind = "EFBIG" if getattr(error, "errno", None) == errno.EFBIG else type(error).__name__
         try:
@@ -120,8 +121,8 @@ def _answer(action: Any, number: Any) -> dict[str, Any]:
 
 def read_all(fd: int) -> bytes:
     """Read a file descriptor from its start to its end."""
-    parts, place = [], 0
-    while part := os.pread(fd, 1 << 20, place):
+    parts, offset = [], 0
+    while part := os.pread(fd, 1 << 20, offset):
         parts.append(part)
-        place += len(part)
+        offset += len(part)
     return b"".join(parts)

@@ -1,6 +1,6 @@
 """Attacks that a sandbox must withstand before it judges anything: each tries to pass."""
 
-from evals.sandbox.pool import Program, Script
+from evals.sandbox.types import Program, Script
 
 TESTS = "assert f(2) == 4\nassert f(3) == 9"
 

@@ -131,6 +131,7 @@ def restrict_files(
 
 
 def _step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
+    """Return one BPF instruction; a comparison skips ``yes`` or ``no`` of those that follow it."""
     return struct.pack("HBBI", code, yes, no, value)
 
 
@@ -139,6 +140,13 @@ def syscall_filter(pid: int, more: Sequence[int] = ()) -> bytes:
 
     A list of what is allowed; all else fails with EPERM. Raises KeyError on a processor whose
     numbers are not known here.
+
+    The program reads the kernel's struct seccomp_data (the call's number at 0, the processor at 4,
+    the arguments from 16) into one register and compares it. For each call it has a branch that
+    is skipped, whole, where the number is another; read(2), number 0, is two instructions:
+
+        if the number is 0: go on, else skip 1
+        return ALLOW
     """
     load, equal, any_bit, give = 0x20, 0x15, 0x45, 0x06
     machine = platform.machine()
@@ -148,7 +156,7 @@ def syscall_filter(pid: int, more: Sequence[int] = ()) -> bytes:
     program = _step(load, 4) + _step(equal, AUDIT_ARCH[machine], 1, 0) + _step(give, KILL)
     program += _step(load, 0)
 
-    def branch(number: int, body: bytes) -> bytes:
+    def branch(number: int, body: bytes) -> bytes:  # an instruction has 8 bytes
         return _step(equal, number, 0, len(body) // 8) + body
 
     program += branch(special["clone3"], _step(give, ERRNO | 38))

@@ -32,7 +32,7 @@ class Tool:
 
 
 @lru_cache
-def find(language: str) -> Tool | None:
+def find_tool(language: str) -> Tool | None:
     """Return the tool of a language, None if this machine does not have it."""
     return {"java": _java, "javascript": _javascript}[language]()
 
@@ -54,10 +54,10 @@ def _java() -> Tool | None:
 
 
 def _javascript() -> Tool | None:
-    found = shutil.which("node")
-    if not found:
+    node = shutil.which("node")
+    if not node:
         return None
-    program = os.path.realpath(found)
+    program = os.path.realpath(node)
     argv = [
         program, f"--max-old-space-size={HEAP_MEGABYTES}",
         "--no-addons", "/tmp/main.js",
@@ -69,5 +69,6 @@ def _libraries(*files: str) -> list[str]:
     """Return the folders of the shared libraries that files are linked with."""
     done = subprocess.run(["ldd", *files], capture_output=True, text=True)
     words = [word for line in done.stdout.splitlines() for word in line.split()]
-    found = {os.path.dirname(word) for word in words if word.startswith("/") and word[-1] != ":"}
-    return sorted(folder for folder in found if os.path.isdir(folder))
+    # A library's line is "libm.so.6 => /lib/libm.so.6 (0x7f...)"; "/usr/bin/node:" begins a file's.
+    paths = [word for word in words if word.startswith("/") and not word.endswith(":")]
+    return sorted({folder for path in paths if os.path.isdir(folder := os.path.dirname(path))})

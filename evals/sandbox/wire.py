@@ -1,7 +1,12 @@
 """Plain data over a pipe: what a judge and an untrusted program say to each other.
 
 A frame is a length of four bytes and JSON. Values keep their exact built-in type; whatever is not
-plain data arrives as an opaque object, so nothing with behaviour of its own reaches the judge.
+plain data arrives as an opaque object, so nothing with behavior of its own reaches the judge.
+
+JSON has no tuple, set or NaN, and the keys of its objects are texts only. So None, booleans,
+texts, lists, finite floats and integers below 2^62 stand for themselves, and everything else is an
+object of one key, its type: (1, {2}) is {"tuple": [1, {"set": [2]}]}, {1: "a"} is {"dict":
+[[1, "a"]]}. A dict always has that form, so none can be mistaken for the form of something else.
 """
 
 import builtins
@@ -27,7 +32,7 @@ ITERATORS = {
 VIEWS = {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
 
 
-class NotPlainError(Exception):
+class WireError(Exception):
     """A value has no plain form, or a frame is not one."""
 
 
@@ -36,24 +41,24 @@ class Opaque:
 
 
 def write_frame(fd: int, message: Any) -> None:
-    """Write one message; raise NotPlainError if it is too long."""
+    """Write one message; raise WireError if it is too long."""
     data = json.dumps(message, separators=(",", ":")).encode()
     if len(data) > FRAME:
-        raise NotPlainError("too long")
+        raise WireError("too long")
     data = struct.pack("<I", len(data)) + data
     while data:
         data = data[os.write(fd, data) :]
 
 
 def read_frame(fd: int) -> Any:
-    """Read one message. Raises EOFError at the end, NotPlainError if it is too long or not JSON."""
+    """Read one message. Raises EOFError at the end, WireError if it is too long or not JSON."""
     (length,) = struct.unpack("<I", _read(fd, 4))
     if length > FRAME:
-        raise NotPlainError("too long")
+        raise WireError("too long")
     try:
         return json.loads(_read(fd, length))
     except (ValueError, RecursionError):
-        raise NotPlainError("not JSON") from None
+        raise WireError("not JSON") from None
 
 
 def _read(fd: int, length: int) -> bytes:
@@ -70,7 +75,7 @@ def _read(fd: int, length: int) -> bytes:
 def encode(value: Any, handle: Any = None) -> Any:
     """Return the JSON form of a value.
 
-    ``handle(value)``, if given, numbers a value that is not plain. Raises NotPlainError.
+    ``handle(value)``, if given, numbers a value that is not plain. Raises WireError.
     """
     kind = type(value)
     if value is None or kind is bool or kind is str:
@@ -122,21 +127,21 @@ def _some(iterator: Any) -> list:
     for value in iterator:
         values.append(value)
         if len(values) > ITEMS:
-            raise NotPlainError("endless iterator")
+            raise WireError("endless iterator")
     return values
 
 
 def decode(form: Any, handle: Any = None) -> Any:
     """Return the value of a JSON form; ``handle(number)`` makes what a handle stands for.
 
-    Every value is of an exact built-in or standard-library type. Raises NotPlainError.
+    Every value is of an exact built-in or standard-library type. Raises WireError.
     """
     try:
         return _decode(form, handle)
-    except NotPlainError:
+    except WireError:
         raise
     except (ValueError, TypeError, RecursionError, ArithmeticError, AttributeError) as error:
-        raise NotPlainError(type(error).__name__) from None
+        raise WireError(type(error).__name__) from None
 
 
 def _decode(form: Any, handle: Any) -> Any:
@@ -189,4 +194,4 @@ def _decode_items(kind: str, items: list) -> Any:
         return dict(enumerate(items)).values()
     if kind == "items":
         return dict(items).items()
-    raise NotPlainError(kind)
+    raise WireError(kind)

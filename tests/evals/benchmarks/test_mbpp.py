@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from evals.benchmarks.mbpp import MbppConfig, free_names, problems, program, read
+from evals.benchmarks.mbpp import MbppConfig, Problem, free_names, problems, program, read
 from evals.sandbox.pool import Sandbox
 from llama_scale.errors import InputError
 from tests.conftest import ROOT
@@ -33,24 +33,24 @@ def judged(tasks, sources, timeout=8.0):
 @pytest.mark.parametrize(("name", "count"), [(FILES[0], 7), (FILES[1], 4)])
 def test_small_references_pass_and_those_of_others_fail(name, count):
     tasks = problems(str(SMALL / name))
-    right = [task["code"] for task in tasks]
+    right = [task.code for task in tasks]
     verdicts = judged(tasks * 2, right + right[1:] + right[:1])
-    assert [(v.passed, v.held, v.tests) for v in verdicts[:count]] == [(True, 3, 3)] * count
+    assert [(v.passed, v.assertions_passed, v.assertions) for v in verdicts[:count]] == [
+        (True, 3, 3)
+    ] * count
     assert not any(v.passed for v in verdicts[count:]) and len(tasks) == count
 
 
 def test_small_files_are_read_whole():
     full, sanitized = (problems(str(SMALL / name)) for name in FILES)
-    assert [task["number"] for task in full] == [2, 3, 4, 11, 12, 511, 601]
-    shared = {task["number"]: task for task in full}
+    assert [task.number for task in full] == [2, 3, 4, 11, 12, 511, 601]
+    shared = {task.number: task for task in full}
     for task in sanitized:
-        same = shared[task["number"]]
-        assert {k: task[k] for k in ("text", "code", "tests")} == {
-            k: same[k] for k in ("text", "code", "tests")
-        }
-    assert [task["setup"] for task in sanitized] == ["", "", "import math", ""]
-    assert full[4]["setup"] == "chain = Link(3, Link(4))"
-    assert not any("\r" in task["code"] for task in full)
+        same = shared[task.number]
+        assert (task.text, task.code, task.tests) == (same.text, same.code, same.tests)
+    assert [task.setup for task in sanitized] == ["", "", "import math", ""]
+    assert full[4].setup == "chain = Link(3, Link(4))"
+    assert not any("\r" in task.code for task in full)
     sizes = {"prompt": 3, "test": 2, "validation": 1, "train": 1, "all": 7}
     for split, size in sizes.items():
         suite = read(MbppConfig(data=str(SMALL / FILES[0]), split=split, profile="incoder"))
@@ -86,33 +86,36 @@ def test_prompts_of_the_small_file():
 @pytest.mark.parametrize(("name", "step"), [(FILES[0], 4), (FILES[1], 4)])
 def test_reference_solutions_pass(name, step):
     tasks = [t for i, t in enumerate(problems(path(name))) if i % step == 0]
-    hard = [t for t in problems(path(name)) if t["number"] in (123, 367, 533, 601, 927, 737, 787)]
-    verdicts = judged(tasks + hard, [t["code"] for t in tasks + hard])
+    hard = [t for t in problems(path(name)) if t.number in (123, 367, 533, 601, 927, 737, 787)]
+    verdicts = judged(tasks + hard, [t.code for t in tasks + hard])
     both = zip(tasks + hard, verdicts, strict=True)
-    assert [(t["number"], v.reason) for t, v in both if not v.passed] == []
+    assert [(t.number, v.reason) for t, v in both if not v.passed] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [(FILES[0], 974), (FILES[1], 427)])
 def test_all_reference_solutions_pass(name, count):
     tasks = problems(path(name))
-    verdicts = judged(tasks, [t["code"] for t in tasks])
+    verdicts = judged(tasks, [t.code for t in tasks])
     assert (len(tasks), sum(v.passed for v in verdicts)) == (count, count)
 
 
 def test_the_reference_of_another_task_fails():
     tasks = problems(path(FILES[0]))[10:60]
-    verdicts = judged(tasks, [t["code"] for t in tasks[1:] + tasks[:1]])
+    verdicts = judged(tasks, [t.code for t in tasks[1:] + tasks[:1]])
     assert not any(v.passed for v in verdicts)
 
 
 def test_setup_runs_after_the_solution_with_its_classes():
-    task = {
-        "number": 1, "code": "class N:\n  pass\ndef f(n): return n.v", "setup": "n = N()\nn.v = 3",
-        "tests": ["assert f(n) == 3"],
-    }  # fmt: skip
+    task = Problem(
+        number=1,
+        text="",
+        code="class N:\n  pass\ndef f(n): return n.v",
+        tests=["assert f(n) == 3"],
+        setup_code="n = N()\nn.v = 3",
+    )
     cheat = "class N:\n  def __getattr__(s, k): return s\ndef f(n): return N()"
-    right, wrong = judged([task] * 2, [task["code"], cheat])
+    right, wrong = judged([task] * 2, [task.code, cheat])
     assert right.passed and not wrong.passed
     assert program(task, "").objects and set(program(task, "").names) == {"N", "f"}
 
@@ -122,8 +125,8 @@ def test_prompts_are_the_golden_ones(profile):
     tasks = read(MbppConfig(data=path(FILES[0]), profile=profile)).tasks
     assert len(tasks) == 500 and tasks[0].task_id == "MBPP/11"
     assert tasks[0].prompt == (GOLDEN / f"mbpp-{profile}.txt").read_bytes().decode()
-    labelled = {t.task_id for t in tasks if t.label}
-    assert labelled == {"MBPP/367"}
+    labeled = {t.task_id for t in tasks if t.label}
+    assert labeled == {"MBPP/367"}
 
 
 def test_splits():
@@ -138,10 +141,9 @@ def test_names_of_the_tests():
     assert free_names("x = f(1)\nassert g(x, math.pi) == len([y for y in x])") == {
         "f", "g", "math", "len",
     }  # fmt: skip
-    task = {"number": 1, "code": "def sum(a): return a", "setup": "", "tests": [
-        "assert sum(1) == max(1, int(math.sqrt(1)))"]}  # fmt: skip
-    found = program(task, "")
-    assert (found.names, found.setup) == (("sum",), "import math")
+    tests = ["assert sum(1) == max(1, int(math.sqrt(1)))"]
+    whole = program(Problem(1, "", "def sum(a): return a", tests), "")
+    assert (whole.names, whole.setup) == (("sum",), "import math")
 
 
 def test_bad_data_is_named(tmp_path):

@@ -12,7 +12,7 @@ from evals.benchmarks import apps, mbpp
 from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.mbpp import MbppConfig
 from evals.benchmarks.rows import content_sha256, read_rows
-from evals.results import read_samples
+from evals.results import read_completions
 from llama_scale.errors import InputError
 from tests.conftest import ROOT
 
@@ -124,15 +124,15 @@ def test_samples_of_the_wrong_shape_are_named(tmp_path):
         (right | {"language": "cobol"}, "'language' is 'cobol', expected one of python, java, jav"),
     ):
         file.write_text(f"{json.dumps(right)}\n{json.dumps(row)}\n")
-        message = refused(read_samples, file)
+        message = refused(read_completions, file)
         assert message.startswith(f"samples: {file}: line 2: field {found}")
     packed = tmp_path / "s.jsonl.gz"
     data = gzip.compress(json.dumps(right).encode())
     packed.write_bytes(data)
-    assert read_samples(packed) == [right | {"sample": 0}]
+    assert read_completions(packed) == [right | {"sample": 0}]
     for damaged in (data[:-9], data[:12] + bytes([data[12] ^ 255]) + data[13:], b"none"):
         packed.write_bytes(damaged)
-        assert refused(read_samples, packed).startswith(f"samples: {packed} cannot be read (")
+        assert refused(read_completions, packed).startswith(f"samples: {packed} cannot be read (")
 
 
 def test_the_hub_gives_what_the_file_gives(tmp_path, monkeypatch):

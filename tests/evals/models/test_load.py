@@ -1,6 +1,5 @@
 """Every checkpoint of a run, also of one that trains meanwhile; models of unknown data."""
 
-# ruff: noqa: F811
 import json
 
 import pytest
@@ -13,7 +12,7 @@ from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.files import write_json
 from llama_scale.model.llama import Llama
-from tests.evals.test_evaluate import QUICK, launch, run, save_step  # noqa: F401
+from tests.evals.helpers import QUICK, save_step
 
 LOSS = ["--suites=perplexity", "--perplexity.max_tokens=300", "--device=cpu", "--threads=1"]
 
@@ -126,7 +125,7 @@ def test_a_file_that_cannot_be_read_is_named(many):
 
 def test_a_run_without_checkpoints_is_named(tmp_path, launch):
     code, _, err = launch("evaluate.py", tmp_path, "--all", *LOSS)
-    assert code == 2 and f"{tmp_path}: no checkpoints/ to score; --all and --watch want a" in err
+    assert code == 2 and f"{tmp_path}: no checkpoints/ to score; all and watch want a" in err
     write_json(tmp_path / "result.json", {})
     assert launch("evaluate.py", tmp_path, "--watch", *LOSS) == (2, "", err)
 
@@ -159,8 +158,6 @@ def test_a_model_of_unknown_data_says_what_to_pass(tmp_path, tiny_data, launch):
     save_step(tmp_path, 1, tiny_data, trained_on=False)
     code, _, err = launch("evaluate.py", tmp_path, *QUICK)
     (line,) = err.splitlines()
-    assert (
-        code == 2 and "pass --perplexity.data FOLDER, or leave perplexity out of --suites" in line
-    )
+    assert code == 2 and "set it to a folder of tokens, or leave perplexity out of suites" in line
     code, _, err = launch("evaluate.py", tmp_path, *LOSS, f"--perplexity.data={tiny_data}")
     assert code == 0, err

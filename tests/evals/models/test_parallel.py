@@ -8,25 +8,23 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
-from evals.models.completion import Request
-from evals.models.parallel import Ranks
-from evals.results import aggregate, write_result
+from evals.models.parallel import ParallelCompleter
+from evals.models.request import Completion, Request
 from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
 from tests.conftest import ROOT, run_script
-from tests.evals.test_evaluate import QUICK, launch, run  # noqa: F401
+from tests.evals.helpers import QUICK
 
 MANY = [*QUICK, "--suites=humaneval", "--humaneval.n_tasks=5", "--humaneval.n_samples=2"]
 
 
-def test_two_ranks_leave_the_bytes_of_one(run):  # noqa: F811
+def test_two_processes_leave_the_bytes_of_one(run):
     folder = run / "evals" / "step-00000007"
     found = []
-    for ranks in ("1", "2"):
-        done = run_script("evaluate.py", "runs/tiny", *MANY, f"--ranks={ranks}",
+    for count in ("1", "2"):
+        done = run_script("evaluate.py", "runs/tiny", *MANY, f"--processes={count}",
                           cwd=run.parents[1])  # fmt: skip
         assert done.returncode == 0, done.stderr
         names = ("humaneval.json", "humaneval-samples.jsonl.gz")
@@ -38,7 +36,7 @@ def test_two_ranks_leave_the_bytes_of_one(run):  # noqa: F811
     assert len(rows) == 10 and len({row["completion"] for row in rows}) > 5
 
 
-def test_killed_while_it_draws_it_goes_on_with_the_same_bytes(run):  # noqa: F811
+def test_killed_while_it_draws_it_goes_on_with_the_same_bytes(run):
     folder = run / "evals" / "step-00000007"
     argv = [*QUICK, "--suites=humaneval", "--humaneval.n_tasks=30", "--humaneval.batch_size=1",
             "--humaneval.n_samples=2", "--humaneval.sampling.max_new_tokens=40"]  # fmt: skip
@@ -69,7 +67,7 @@ def test_killed_while_it_draws_it_goes_on_with_the_same_bytes(run):  # noqa: F81
 
 
 class Stub:
-    """A source that says which process it is in, or dies in it."""
+    """A model whose samples are numbered by the process it is in, or that dies in it."""
 
     def __init__(self, device, fails=""):
         self.fails = fails
@@ -80,7 +78,7 @@ class Stub:
         if self.fails == "refuses":
             raise InputError("the model: cannot be loaded")
         for number, prompt in request.prompts.items():
-            yield {"task": number, "text": prompt, "process": os.getpid()}
+            yield Completion(number, os.getpid(), prompt, None, None)
 
 
 def dies(device):
@@ -92,48 +90,25 @@ def refuses(device):
 
 
 def draw(load, count=3):
-    ranks = Ranks(Stub("cpu"), load, count, "cpu")
-    return list(ranks.complete(Request(dict(enumerate("abcd")), SamplingConfig())))
+    model = ParallelCompleter(Stub("cpu"), load, count, "cpu")
+    return list(model.complete(Request(dict(enumerate("abcd")), SamplingConfig())))
 
 
 def test_tasks_are_shared_out_and_failures_are_named():
     rows = draw(Stub)
-    assert {row["task"]: row["text"] for row in rows} == {0: "a", 1: "b", 2: "c", 3: "d"}
-    processes = {row["task"]: row["process"] for row in rows}
+    assert {row.task: row.text for row in rows} == {0: "a", 1: "b", 2: "c", 3: "d"}
+    processes = {row.task: row.sample for row in rows}
     assert len(set(processes.values())) == 3 and processes[0] == processes[3]
-    with pytest.raises(InputError, match=r"ranks: process 1 on cpu ended with exit code -9"):
+    with pytest.raises(InputError, match=r"processes: number 1 on cpu ended with exit code -9"):
         draw(dies)
     with pytest.raises(InputError, match="the model: cannot be loaded"):
         draw(refuses, 2)
 
 
-def test_accuracy_over_suites(tmp_path):
-    passes = {"humaneval": [[1, 0], [1, 1], [0, 0]], "mbpp": [[1], [0], [0], [0], [0]]}
-    for name, tasks in passes.items():
-        samples = [
-            {"task_id": f"{name}/{number}", "passed": bool(passed), "reason": "..."}
-            for number, task in enumerate(tasks)
-            for passed in task
-        ]
-        write_result(tmp_path / f"{name}.json", {"suite": name}, samples)
-    found = aggregate([tmp_path / "humaneval.json", tmp_path / "mbpp.json"])
-    assert found["n_tasks"] == {"humaneval": 3, "mbpp": 5}
-    assert found["accuracy"] == {"humaneval": 0.5, "mbpp": 0.2}
-    assert found["macro"] == pytest.approx(0.35) and found["micro"] == pytest.approx(2.5 / 8)
-    # Independently: all 3^3 x 5^5 resamples weigh the same.
-    first = np.array(np.meshgrid(*[[0.5, 1, 0]] * 3)).reshape(3, -1).mean(0)
-    second = np.array(np.meshgrid(*[[1, 0, 0, 0, 0]] * 5)).reshape(5, -1).mean(0)
-    for name, weights in (("macro", (0.5, 0.5)), ("micro", (3 / 8, 5 / 8))):
-        every = np.add.outer(weights[0] * first, weights[1] * second).ravel()
-        assert found[f"{name}_interval"] == pytest.approx(
-            np.quantile(every, [0.025, 0.975]), abs=0.04
-        )
-
-
 @pytest.mark.usefixtures("no_wandb_settings")
-def test_bad_ranks_and_wandb_of_a_run(run, launch):  # noqa: F811
+def test_bad_process_counts_and_wandb_of_a_run(run, launch):
     code, _, err = launch("evaluate.py", "runs/tiny", *MANY, "--ranks=0")
-    assert code == 2 and "ranks: expected at least 1 or auto, found 0" in err
+    assert code == 2 and "processes: expected at least 1 or auto, found 0" in err
     argv = [*QUICK, "--suites=humaneval", "--wandb=scores"]
     code, _, err = launch("evaluate.py", "runs/tiny", *argv)
     assert code == 0, err

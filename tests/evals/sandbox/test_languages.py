@@ -8,14 +8,16 @@ import socket
 import psutil
 import pytest
 
-from evals import tasks
+from evals import code_suite
 from evals.benchmarks import apps
 from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.rows import Row
-from evals.results import read_samples
-from evals.sandbox import pool
-from evals.sandbox.pool import NOT_MEASURED, Sandbox, Script
-from evals.sandbox.tools import find
+from evals.benchmarks.suite import Suite
+from evals.results import read_completions
+from evals.sandbox import pool, worker
+from evals.sandbox.pool import Sandbox
+from evals.sandbox.tools import find_tool
+from evals.sandbox.types import NOT_MEASURED, Script
 from evals.verdicts import Execution
 from llama_scale.errors import InputError
 
@@ -103,7 +105,7 @@ def box():
 
 @pytest.fixture(params=["java", "javascript"])
 def language(request):
-    if find(request.param) is None:
+    if find_tool(request.param) is None:
         pytest.skip(f"no tool for {request.param} on this machine")
     return request.param
 
@@ -119,7 +121,7 @@ def test_honest_programs_run(box, language):
 
 def test_attacks_do_no_harm(box, language):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port, tool = str(server.getsockname()[1]), find(language).argv[0]
+        port, tool = str(server.getsockname()[1]), find_tool(language).argv[0]
         if language == "java":
             sources = [
                 "public class Main { public static void main(String[] a) throws Throwable { "
@@ -161,20 +163,19 @@ def test_bombs_end(box, language):
     verdicts = run(box, language, BOMBS[language], timeout=0.5)
     assert [verdict.passed for verdict in verdicts] == [False] * len(verdicts), verdicts
     assert verdicts[0].reason == verdicts[4].reason == "timeout"
-    assert len(verdicts[1].output) <= pool.OUTPUT_BYTES
+    assert len(verdicts[1].output) <= worker.OUTPUT_BYTES
     (verdict,) = run(box, language, [HONEST[language]], "4")
     assert verdict.passed
 
 
 def suite(*rows):
     config = AppsConfig()
-    return tasks.Suite(
-        config, [apps._task(apps._plain_row(Row("", "", row)), config) for row in rows], {}
-    )
+    problems = [apps.parse_problem(Row("", "", row), row["problem_id"]) for row in rows]
+    return Suite(config, [apps._task(problem, config) for problem in problems], {})
 
 
 def test_a_missing_tool_is_not_measured_and_never_passed(box, monkeypatch):
-    monkeypatch.setattr(pool, "find", lambda language: None)
+    monkeypatch.setattr(pool, "find_tool", lambda language: None)
     verdict, python = box.run([Script("x", "", "java"), Script("print(input())", "a")], 2.0)
     assert (verdict.passed, verdict.reason) == (False, NOT_MEASURED) and python.passed
     problem = {
@@ -189,12 +190,12 @@ def test_a_missing_tool_is_not_measured_and_never_passed(box, monkeypatch):
     rows = [java, {"task_id": "APPS/7", "sample": 1, "completion": "print(3)"}]
     with Execution() as execution:
         execution._sandbox = box
-        result, samples = tasks.score(rows, found, execution)
+        result, samples = code_suite.score(rows, found, execution)
         assert result["not_measured"] == 1 and result["pass_at_k"] == {"1": 1.0}
         assert [s["reason"] for s in samples] == [NOT_MEASURED, "passed"]
-        result, _ = tasks.score([java], found, execution)
+        result, _ = code_suite.score([java], found, execution)
         assert result["pass_at_k"] == {} and result["n_tasks"] == 0
-        result, _ = tasks.score([java | {"task_id": "APPS/8"}], found, execution)
+        result, _ = code_suite.score([java | {"task_id": "APPS/8"}], found, execution)
         assert result["pass_at_k"] == {} and result["not_measured"] == 1
         execution._sandbox = None
 
@@ -212,8 +213,8 @@ def test_apps_samples_in_another_language(box, tmp_path):
     }  # fmt: skip
     found = suite(row)
     with Execution() as execution:
-        _, samples = tasks.score(read_samples(file), found, execution)
-    assert [(s["passed"], s["held"]) for s in samples] == [(True, 2), (False, 0)]
+        _, samples = code_suite.score(read_completions(file), found, execution)
+    assert [(s["passed"], s["assertions_passed"]) for s in samples] == [(True, 2), (False, 0)]
     file.write_text(json.dumps(right | {"language": "cobol"}))
     with pytest.raises(InputError, match=r"s\.jsonl: line 1: field 'language' is 'cobol'"):
-        read_samples(file)
+        read_completions(file)

@@ -6,7 +6,8 @@ import psutil
 import pytest
 
 from evals.benchmarks import humaneval, mbpp
-from evals.sandbox.pool import Program, Sandbox
+from evals.sandbox.pool import Sandbox
+from evals.sandbox.types import Program
 from tests.conftest import ROOT
 
 MBPP = ROOT.parent / "shared" / "data" / "eval" / "mbpp.jsonl"
@@ -23,8 +24,8 @@ def test_load_changes_no_verdict(times):
         programs.append(humaneval.program(task, "    return None\n"))
     expected = [True, False] * (len(programs) // 2)
     if MBPP.exists():
-        (hard,) = [t for t in mbpp.problems(str(MBPP)) if t["number"] == 123]
-        programs += [mbpp.program(hard, hard["code"])] * 4
+        (hard,) = [t for t in mbpp.problems(str(MBPP)) if t.number == 123]
+        programs += [mbpp.program(hard, hard.code)] * 4
         expected += [True] * 4
     programs += [Program("def f():\n    while True: pass", "f()", ("f",))] * 2
     expected += [False] * 2
@@ -43,16 +44,16 @@ def test_many_programs_leave_nothing(count):
     with Sandbox(2) as box:
         list(box.run([program] * 200, 2.0))
         mine = psutil.Process()
-        zygotes = [psutil.Process(w.process.pid).children()[0] for w in box._all["python"]]
-        sizes = [p.memory_info().rss for p in (*zygotes, mine)]
+        servers = [psutil.Process(w.process.pid).children()[0] for w in box._all["python"]]
+        sizes = [p.memory_info().rss for p in (*servers, mine)]
         for _ in range(count // 500):
             assert all(v.passed for v in box.run([program] * 500, 2.0))
-        after = [p.memory_info().rss for p in (*zygotes, mine)]
+        after = [p.memory_info().rss for p in (*servers, mine)]
         print(f"{count} programs: memory before {sizes}, after {after}")
         assert all(b - a < (4 << 20) for a, b in zip(sizes, after, strict=True))
-        assert all(len(z.children()) <= 3 for z in zygotes)
+        assert all(len(z.children()) <= 3 for z in servers)
     left = {p for p in set(psutil.pids()) - before[1] if "fork_server" in cmdline(p)}
-    assert not left & {z.pid for z in zygotes}
+    assert not left & {z.pid for z in servers}
     assert not {n for n in set(os.listdir("/tmp")) - before[0] if "llama" in n}
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from evals.sandbox import pool, wire
-from evals.sandbox.pool import Program, Sandbox, Script, Verdict
+from evals.sandbox import wire, worker
+from evals.sandbox.pool import Sandbox
+from evals.sandbox.types import Program, Script, Verdict
 from llama_scale.errors import InputError
 from tests.conftest import ROOT
-from tests.evals.sandbox.hostile import cheats, harms
+from tests.evals.sandbox.hostile_programs import cheats, harms
 
 SQUARE = "assert f(2) == 4\nassert f(3) == 9\nassert f(True) == 1\nassert f(0.5) == 0.25"
 
@@ -54,14 +55,14 @@ def test_nothing_hostile_passes(level):
     except InputError as error:
         pytest.skip(str(error))
     with box:
-        zygotes = {worker.process.pid for worker in box._all["python"]}
+        servers = {worker.process.pid for worker in box._all["python"]}
         verdicts = judge(box, [square(source) for source in programs.values()], 1.0)
         passed = [name for name, v in zip(programs, verdicts, strict=True) if v.passed]
         assert passed == []
         assert judge(box, [square("def f(x): return x * x")])[0].passed
-        assert zygotes <= {worker.process.pid for worker in box._all["python"]}, "a zygote was lost"
+        assert servers <= {worker.process.pid for worker in box._all["python"]}, "a server was lost"
     assert not any("harm" in name for name in set(os.listdir("/tmp")) - before[0])
-    assert not any(psutil.pid_exists(pid) for pid in zygotes)
+    assert not any(psutil.pid_exists(pid) for pid in servers)
 
 
 @pytest.mark.parametrize(
@@ -132,11 +133,11 @@ def test_generators_arguments_and_exceptions_reach_the_other_side(sandbox):
 
 def test_a_failing_assertion_does_not_hide_the_others(sandbox):
     (verdict,) = judge(sandbox, [square("def f(x): return 4 if x == 2 else 0")])
-    assert (verdict.passed, verdict.held, verdict.tests) == (False, 1, 4)
+    assert (verdict.passed, verdict.assertions_passed, verdict.assertions) == (False, 1, 4)
     (verdict,) = judge(
         sandbox, [square("import os\ndef f(x): return 4 if x == 2 else os._exit(0)")]
     )
-    assert (verdict.passed, verdict.held, verdict.tests) == (False, 1, 4)
+    assert (verdict.passed, verdict.assertions_passed, verdict.assertions) == (False, 1, 4)
 
 
 def test_scripts_read_and_write(sandbox):
@@ -176,10 +177,10 @@ def test_one_program_leaves_nothing_for_the_next(sandbox):
         assert one.passed and not two.passed
 
 
-def test_a_lost_zygote_is_replaced():
+def test_a_lost_fork_server_is_replaced():
     with Sandbox(1) as box:
-        for zygote in psutil.Process(box._all["python"][0].process.pid).children():
-            zygote.kill()
+        for server in psutil.Process(box._all["python"][0].process.pid).children():
+            server.kill()
         assert judge(box, [square("def f(x): return x * x")])[0].passed
 
 
@@ -187,15 +188,15 @@ def test_no_process_or_memory_is_left():
     with Sandbox(1) as box:
         program = square("def f(x): return x * x")
         judge(box, [program] * 20)
-        (zygote,) = psutil.Process(box._all["python"][0].process.pid).children()
-        size, files = zygote.memory_info().rss, zygote.num_fds()
+        (server,) = psutil.Process(box._all["python"][0].process.pid).children()
+        size, files = server.memory_info().rss, server.num_fds()
         judge(box, [program] * 200)
-        assert zygote.memory_info().rss < size + (1 << 20) and zygote.num_fds() == files
-        assert len(zygote.children()) <= 3, "more than the processes forked ahead"
+        assert server.memory_info().rss < size + (1 << 20) and server.num_fds() == files
+        assert len(server.children()) <= 3, "more than the processes forked ahead"
     deadline = time.monotonic() + 5
-    while zygote.is_running() and time.monotonic() < deadline:
+    while server.is_running() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not zygote.is_running()
+    assert not server.is_running()
 
 
 def test_an_exception_does_not_end_a_loop_of_the_tests(sandbox):
@@ -208,12 +209,12 @@ def test_an_exception_does_not_end_a_loop_of_the_tests(sandbox):
 def test_a_verdict_that_cannot_be_read_is_a_failure_and_the_judging_goes_on():
     reply = {"ended": [[0, 0.1], [0, 0.1]], "timed_out": False}
     for said in ("", '{"passed": true', "\x00"):
-        first, again = (pool._judged_verdict(reply, 2.0, cpu, said, "") for cpu in (4.0, 2.0))
+        first, again = (worker._judged_verdict(reply, 2.0, cpu, said, "") for cpu in (4.0, 2.0))
         assert (first[0].passed, first[0].reason) == (False, "no verdict")
         assert (first[1], again[1]) == (True, False)  # once more, alone
-    reply["ended"][0][0] = pool.UNSTARTED
+    reply["ended"][0][0] = worker.UNSTARTED
     said = json.dumps({"passed": False, "reason": "ended early"})
-    assert pool._judged_verdict(reply, 2.0, 4.0, said, "")[1]
+    assert worker._judged_verdict(reply, 2.0, 4.0, said, "")[1]
 
 
 def test_verdicts_come_as_they_are_found_and_repeats_last(sandbox):
@@ -225,7 +226,7 @@ def test_verdicts_come_as_they_are_found_and_repeats_last(sandbox):
 
 
 def test_it_refuses_without_walls():
-    with pytest.raises(InputError, match="--allow-unsandboxed"):
+    with pytest.raises(InputError, match=r"execution\.allow_unsandboxed"):
         Sandbox(1, levels=["none"])
     with Sandbox(1, allow_unsandboxed=True, levels=["none"]) as box:
         assert "nothing stops" in str(box.describe()["lacks"])
@@ -243,8 +244,9 @@ def test_it_refuses_when_an_attack_succeeds(monkeypatch):
 UNPRIVILEGED = """
 import os, sys
 sys.path += sys.argv[1:]
-from evals.sandbox.pool import Program, Sandbox
-from tests.evals.sandbox.hostile import harms
+from evals.sandbox.pool import Sandbox
+from evals.sandbox.types import Program
+from tests.evals.sandbox.hostile_programs import harms
 assert os.getuid() == 65534
 with Sandbox(1) as box:
     programs = [Program(s, "assert f(2) == 4", ("f",)) for s in harms().values()]

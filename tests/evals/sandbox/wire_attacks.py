@@ -12,7 +12,7 @@ CHEATS = {
     "frame of true": SEND + "for _ in range(9): send(b'{\"value\": {\"passed\": true}}')\n"
                      "def f(x): return 0",
     "frame with verdict": SEND + "for _ in range(9): send(b'{\"value\": 0, \"passed\": true, "
-                          "\"reason\": \"passed\", \"held\": 9, \"tests\": 9}')\ndef f(x): return 0",
+                          "\"reason\": \"passed\", \"assertions_passed\": 9, \"assertions\": 9}')\ndef f(x): return 0",
     "empty frames": SEND + "for _ in range(999): send(b'')\ndef f(x): return 0",
     "half a frame": "import os\nos.write(3, b'\\x10\\x00\\x00\\x00{')\ndef f(x):\n    os._exit(0)",
     "NaN frame": SEND + "for _ in range(9): send(b'{\"value\": NaN}')\ndef f(x): return 0",

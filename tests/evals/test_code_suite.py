@@ -6,10 +6,11 @@ import pytest
 
 from evals.benchmarks.apps import AppsConfig, read
 from evals.benchmarks.mbpp import MbppConfig
-from evals.models.completion import Request
-from evals.sandbox.pool import NOT_MEASURED
-from evals.tasks import sample, score, summarise
-from evals.verdicts import Execution, ExecutionConfig, append_row
+from evals.code_suite import sample, score, summarize
+from evals.journal import append_row
+from evals.models.request import Completion, Request
+from evals.sandbox.types import NOT_MEASURED
+from evals.verdicts import Execution, ExecutionConfig
 from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
 from tests.conftest import ROOT
@@ -18,7 +19,7 @@ APPS = str(ROOT / "tests" / "fixtures" / "apps.jsonl")
 
 
 class Asked:
-    """A source that keeps the requests; ``dies_after`` rows it fails."""
+    """A model that keeps the requests; after ``dies_after`` completions it fails."""
 
     def __init__(self, dies_after=math.inf):
         self.requests: list[Request] = []
@@ -32,8 +33,7 @@ class Asked:
                 if drawn == self.dies_after:
                     raise KeyboardInterrupt
                 drawn += 1
-                yield {"task": task, "sample": number, "text": f"print({task}, {number})",
-                       "tokens": 1, "ended_by": "end", "prompt_cut": False}  # fmt: skip
+                yield Completion(task, number, f"print({task}, {number})", 1, "stop")
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_completions_that_cannot_be_read_are_drawn_anew(suite, tmp_path):
     assert list(source.requests[0].prompts) == [0, 1, 2, 3]
 
 
-def test_tests_held_is_a_share_of_each_tasks_tests(suite):
+def test_assertion_pass_rate_is_a_share_of_each_tasks_tests(suite):
     right = suite.tasks[0].reference
     once = "print(int(input()) ** 2)"  # one of the three inputs has two lines
     rows = [
@@ -82,10 +82,10 @@ def test_tests_held_is_a_share_of_each_tasks_tests(suite):
     rows.append({"task_id": "APPS/4004", "sample": 0, "completion": "print(1)"})
     with Execution(ExecutionConfig(workers=2)) as execution:
         result, samples = score(rows, suite, execution)
-    assert [(s["held"], s["tests"]) for s in samples] == [
+    assert [(s["assertions_passed"], s["assertions"]) for s in samples] == [
         (3, 3), (2, 3), (0, 3), (0, 3), (0, 3), (0, 0)
     ]  # fmt: skip
-    assert result["tests_held"] == pytest.approx((1 + 2 / 3) / 6)
+    assert result["assertion_pass_rate"] == pytest.approx((1 + 2 / 3) / 6)
     assert [s["parses"] for s in samples] == [True, True, False, False, True, True]
     assert result["parse_rate"] == pytest.approx(4 / 6)
     assert [s["passed"] for s in samples] == [True] + [False] * 5
@@ -97,14 +97,22 @@ def test_tests_held_is_a_share_of_each_tasks_tests(suite):
 
 def test_a_summary_leaves_out_what_was_not_measured():
     def row(task, passed, reason="x"):
-        return {"task_id": task, "sample": 0, "passed": passed, "reason": reason,
-                "parses": True, "held": 1, "tests": 4, "prompt_cut": True}  # fmt: skip
+        return {
+            "task_id": task,
+            "sample": 0,
+            "passed": passed,
+            "reason": reason,
+            "parses": True,
+            "assertions_passed": 1,
+            "assertions": 4,
+            "prompt_truncated": True,
+        }
 
     samples = [row("a", True), row("a", False), row("b", True), row("c", False, NOT_MEASURED)]
-    result = summarise(samples, (1, 2), {"b": ["file.py"]})
+    result = summarize(samples, (1, 2), {"b": ["file.py"]})
     assert result["pass_at_k"] == {"1": pytest.approx(0.75)} and result["n_tasks"] == 2
-    assert result["not_measured"] == 1 and result["tests_held"] == 0.25
-    assert result["contaminated"] == ["b"] and result["prompts_cut"] == 4
+    assert result["not_measured"] == 1 and result["assertion_pass_rate"] == 0.25
+    assert result["contaminated"] == ["b"] and result["prompts_truncated"] == 4
     assert result["pass_at_k_clean"] == {"1": 0.5, "2": 1.0}
 
 

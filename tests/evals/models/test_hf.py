@@ -6,7 +6,8 @@ import transformers
 from tokenizers import Tokenizer as Bpe
 from tokenizers import decoders, models, pre_tokenizers
 
-from evals.models.completion import Request, Transformers, cut
+from evals.models.hf import TransformersCompleter
+from evals.models.request import Request, cut_at_stop
 from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
 
@@ -35,29 +36,31 @@ def folder(tmp_path_factory):
 
 
 def test_a_transformers_folder_completes_and_is_scored(folder):
-    source = Transformers(folder)
+    model = TransformersCompleter(folder)
     sampling = SamplingConfig(temperature=0.8, max_new_tokens=8, stop=("\n",))
     request = Request({4: "def f():", 7: "x" * 200}, sampling, 3, 2)
-    rows = list(source.complete(request))
-    assert [(r["task"], r["sample"]) for r in rows] == [(t, s) for t in (4, 7) for s in range(3)]
-    assert [r["prompt_cut"] for r in rows] == [False] * 3 + [True] * 3
-    assert all("\n" not in r["text"] for r in rows)
-    again = list(source.complete(request))
+    rows = list(model.complete(request))
+    assert [(r.task, r.sample) for r in rows] == [(t, s) for t in (4, 7) for s in range(3)]
+    assert [r.prompt_truncated for r in rows] == [False] * 3 + [True] * 3
+    assert all("\n" not in r.text for r in rows)
+    again = list(model.complete(request))
     assert rows == again
-    references = source.gold([("def f():", "\n    return 1\n"), ("", "é" * 100)])
-    assert references.tasks[0].bytes == references.tasks[0].tokens == 14 and references.cut == 1
+    references = model.score_references([("def f():", "\n    return 1\n"), ("", "é" * 100)])
+    assert (
+        references.tasks[0].bytes == references.tasks[0].tokens == 14 and references.truncated == 1
+    )
 
 
-def nats_alone(source, ids, position):
+def nats_alone(model, ids, position):
     """Nats of one token after all before it in ``ids``, on its own."""
     with torch.inference_mode():
-        logits = source.model(torch.tensor([ids[:position]])).logits[0, -1].double()
+        logits = model.model(torch.tensor([ids[:position]])).logits[0, -1].double()
     return -torch.log_softmax(logits, -1)[ids[position]].item()
 
 
 def test_solutions_are_scored_as_one_token_at_a_time(folder):
     """After a prompt that fits, none, one that is cut, and in pieces of half the context."""
-    source, room = Transformers(folder), 96 + 1
+    model, room = TransformersCompleter(folder), 96 + 1
     pairs = [
         ("def f():", "\n    return 1\n"),
         ("", "import os\n"),
@@ -65,43 +68,43 @@ def test_solutions_are_scored_as_one_token_at_a_time(folder):
         ("x = 1 + " * 12, "2\n"),
         ("def g(x):\n", "".join(f"    x += {n}\n" for n in range(18))),
     ]
-    found = source.gold(pairs)
+    found = model.score_references(pairs)
     expected = []
     for prompt, solution in pairs:
-        before = source.tokenizer(prompt)["input_ids"] or [source.tokenizer.eos_token_id]
-        after = source.tokenizer(solution)["input_ids"]
+        before = model.tokenizer(prompt)["input_ids"] or [model.tokenizer.eos_token_id]
+        after = model.tokenizer(solution)["input_ids"]
         ids, step = before + after, len(after) if len(after) <= 96 else 48
         nats = 0.0
         for number in range(len(after)):
             end = len(before) + min((number // step + 1) * step, len(after))
             start = max(0, end - room)
-            nats += nats_alone(source, ids[start:], len(before) + number - start)
+            nats += nats_alone(model, ids[start:], len(before) + number - start)
         expected.append(nats)
         assert abs(nats / len(after) - math.log(257)) > 0.2
     assert [task.nats for task in found.tasks] == pytest.approx(expected, rel=1e-5)
     sizes = [len(solution.encode()) for _, solution in pairs]
     assert [task.bytes for task in found.tasks] == [task.tokens for task in found.tasks] == sizes
-    assert sizes[4] > 2 * 96 and found.cut == 2
+    assert sizes[4] > 2 * 96 and found.truncated == 2
     bits = sum(expected) / math.log(2) / sum(sizes)
     assert found.total.bits_per_byte == pytest.approx(bits, rel=1e-5)
 
 
 def test_a_greedy_completion_is_the_likeliest(folder):
-    source = Transformers(folder)
+    model = TransformersCompleter(folder)
     sampling = SamplingConfig(temperature=0, max_new_tokens=3)
-    (row,) = source.complete(Request({0: "def f"}, sampling))
-    ids = torch.tensor([source.tokenizer("def f")["input_ids"]])
+    (row,) = model.complete(Request({0: "def f"}, sampling))
+    ids = torch.tensor([model.tokenizer("def f")["input_ids"]])
     for _ in range(3):
         with torch.inference_mode():
-            ids = torch.cat([ids, source.model(ids).logits[:, -1:].argmax(-1)], 1)
-    assert row["text"] == source.tokenizer.decode(ids[0, 5:], skip_special_tokens=True)
+            ids = torch.cat([ids, model.model(ids).logits[:, -1:].argmax(-1)], 1)
+    assert row.text == model.tokenizer.decode(ids[0, 5:], skip_special_tokens=True)
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):
     with pytest.raises(InputError, match="transformers cannot load it"):
-        Transformers(tmp_path)
+        TransformersCompleter(tmp_path)
 
 
 def test_cut_is_at_the_first_stop():
-    assert cut("a\ndef b\nclass", ("\nclass", "\ndef")) == "a"
-    assert cut("abc", ()) == "abc"
+    assert cut_at_stop("a\ndef b\nclass", ("\nclass", "\ndef")) == "a"
+    assert cut_at_stop("abc", ()) == "abc"

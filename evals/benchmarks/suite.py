@@ -1,0 +1,102 @@
+"""What every programming benchmark is made of: settings, tasks, a suite of them.
+
+Readable without torch, as are the readers of the benchmarks' files beside it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from evals.sandbox.types import Program, Script, Verdict
+from llama_scale.errors import InputError
+from llama_scale.generation.config import SamplingConfig
+
+
+@dataclass(frozen=True)
+class CodeConfig:
+    """Settings that every suite of programming tasks has.
+
+    Args:
+        n_tasks: Tasks that completions are sampled for, evenly spread; null is all.
+        n_samples: Completions of each task.
+        gold_tasks: Tasks whose reference solution is scored, evenly spread; null is all.
+        k: Values of pass@k; those above n_samples are left out.
+        sampling: How completions are drawn; no stop strings means those of the profile.
+        batch_size: Completions decoded together.
+        timeout: CPU seconds of one program.
+    """
+
+    suite: ClassVar[str]
+
+    n_tasks: int | None = None
+    n_samples: int = 1
+    gold_tasks: int | None = None
+    k: tuple[int, ...] = (1, 10, 100)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    batch_size: int = 64
+    timeout: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("n_tasks", "n_samples", "gold_tasks", "batch_size", "timeout"):
+            self.check(name, getattr(self, name) is None or getattr(self, name) > 0)
+        self.check("k", all(k > 0 for k in self.k))
+        if self.n_samples > 1 and self.sampling.temperature == 0:
+            raise InputError(
+                f"{self.suite}.n_samples: {self.n_samples} samples at temperature 0 are all equal; "
+                "use 1, or a temperature"
+            )
+
+    @property
+    def local_data(self) -> Path | None:
+        """The file or folder that the tasks are read from; None if they need no path."""
+        return None
+
+    def check(self, name: str, holds: bool, expected: str = "more than 0") -> None:
+        """Raise InputError on the setting ``name`` unless what is ``expected`` of it ``holds``."""
+        if not holds:
+            found = getattr(self, name)
+            raise InputError(f"{self.suite}.{name}: expected {expected}, found {found}")
+
+    def with_stops(self, stops: tuple[str, ...]) -> Self:
+        """Return these settings with the stop strings ``stops`` where they have none."""
+        return replace(self, sampling=replace(self.sampling, stop=self.sampling.stop or stops))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: what the model continues, and how a completion becomes programs and a verdict.
+
+    ``programs(completion)`` are run, and ``combine`` makes one verdict of theirs. ``reference`` is
+    the published solution as a completion of ``prompt``, if there is one. ``label`` says what is
+    special about how the task is judged.
+    """
+
+    task_id: str
+    prompt: str
+    programs: Callable[[str], Sequence[Program | Script]]
+    reference: str | None = None
+    label: str = ""
+    combine: Callable[[Sequence[Verdict]], Verdict] = lambda verdicts: verdicts[0]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks that have been read, and the settings that they are run with.
+
+    ``about`` says in the result how they are asked and judged.
+    """
+
+    config: CodeConfig
+    tasks: Sequence[Task]
+    about: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        total = len(self.tasks)
+        for name in ("n_tasks", "gold_tasks"):
+            self.config.check(name, (getattr(self.config, name) or 1) <= total, f"1 to {total}")
+
+    @property
+    def name(self) -> str:
+        """The suite's name on the command line."""
+        return self.config.suite

@@ -1,0 +1,63 @@
+"""A checkpoint of this project as a model that completes prompts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from evals.models.request import Completion, Request
+from evals.perplexity import References, reference_bits_per_byte
+from llama_scale.checkpoint.folder import load_model
+from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.device import set_threads
+from llama_scale.generation.generate import generate
+from llama_scale.model.llama import Llama
+
+
+@dataclass
+class CheckpointCompleter:
+    """A model of this project with its tokenizer; ``cuda_graphs`` as in ``generate``."""
+
+    model: Llama
+    tokenizer: Tokenizer
+    cuda_graphs: bool = False
+
+    def complete(self, request: Request) -> Iterator[Completion]:
+        """Yield completions batch by batch; each depends on (seed, task, sample) alone."""
+        drawn = generate(
+            self.model,
+            self.tokenizer,
+            list(request.prompts.values()),
+            request.sampling,
+            request.n_samples,
+            request.batch_size,
+            tasks=list(request.prompts),
+            cuda_graphs=self.cuda_graphs,
+        )
+        for row in drawn:
+            yield Completion(
+                task=row.task,
+                sample=row.sample,
+                text=row.text,
+                tokens=len(row.tokens),
+                finish_reason=row.finish_reason,
+                prompt_truncated=row.prompt_truncated,
+            )
+
+    def score_references(self, pairs: Sequence[tuple[str, str]]) -> References:
+        """Score (prompt, solution) pairs in batches."""
+        return reference_bits_per_byte(self.model, self.tokenizer, pairs)
+
+
+def open_checkpoint(
+    folder: Path,
+    device: str,
+    bf16: bool = False,
+    threads: int | None = None,
+    cuda_graphs: bool = False,
+) -> CheckpointCompleter:
+    """Load a checkpoint folder with its tokenizer; raise InputError if it cannot be."""
+    set_threads(threads)
+    model = load_model(folder, device, torch.bfloat16 if bf16 else torch.float32)
+    return CheckpointCompleter(model, Tokenizer(folder / "tokenizer.model"), cuda_graphs)

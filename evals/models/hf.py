@@ -1,0 +1,95 @@
+"""A transformers folder as a model that completes prompts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from evals.models.request import Completion, Request, cut_at_stop
+from evals.perplexity import References, Score, windows
+from llama_scale.errors import InputError
+
+
+@dataclass
+class TransformersCompleter:
+    """A folder that transformers' AutoModelForCausalLM loads; no code of the folder is run."""
+
+    folder: Path
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        try:
+            import transformers
+
+            load = {"trust_remote_code": False, "local_files_only": True}
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **load)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                self.folder, dtype=self.dtype, use_safetensors=True, **load
+            )
+        except ImportError:
+            raise InputError("transformers is not installed; pip install transformers") from None
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{self.folder}: transformers cannot load it ({reason})") from None
+        self.model = model.to(self.device).eval()
+
+    @property
+    def context(self) -> int:
+        """Most tokens that the model sees."""
+        return getattr(self.model.config, "max_position_embeddings", None) or 2048
+
+    def complete(self, request: Request) -> Iterator[Completion]:
+        """Yield the completions of one prompt after another, with transformers' own sampler."""
+        sampling = request.sampling
+        sampled = sampling.temperature > 0
+        options = {"temperature": sampling.temperature, "top_p": sampling.top_p,
+                   "top_k": sampling.top_k or 0} if sampled else {}  # fmt: skip
+        for task, prompt in request.prompts.items():
+            ids = self.tokenizer(prompt)["input_ids"]
+            room = max(1, self.context - sampling.max_new_tokens)
+            inputs = torch.tensor([ids[-room:]], device=self.device)  # (1, T)
+            for start in range(0, request.n_samples, request.batch_size):
+                count = min(request.batch_size, request.n_samples - start)
+                torch.manual_seed(sampling.seed + 1_000_003 * task + start)
+                out = self.model.generate(
+                    inputs, attention_mask=torch.ones_like(inputs), do_sample=sampled,
+                    num_return_sequences=count, max_new_tokens=sampling.max_new_tokens,
+                    pad_token_id=self.tokenizer.eos_token_id or 0, tokenizer=self.tokenizer,
+                    stop_strings=list(sampling.stop) or None, **options,
+                )  # fmt: skip
+                # out is (count, T + new), padded where a row ended before the others.
+                for index, row in enumerate(out[:, inputs.shape[1] :].tolist()):
+                    yield self._completion(task, start + index, row, request, len(ids) > room)
+
+    def _completion(
+        self, task: int, sample: int, drawn: list[int], request: Request, truncated: bool
+    ) -> Completion:
+        """Return a completion of the tokens ``drawn``, with what pads them at the end."""
+        whole = self.tokenizer.decode(drawn, skip_special_tokens=True)
+        text = cut_at_stop(whole, request.sampling.stop)
+        ended = len(text) < len(whole) or self.tokenizer.eos_token_id in drawn
+        short = len(drawn) < request.sampling.max_new_tokens
+        reason = "stop" if ended or short else "length"
+        return Completion(task, sample, text, len(drawn), reason, truncated)
+
+    @torch.inference_mode()
+    def score_references(self, pairs: Sequence[tuple[str, str]]) -> References:
+        """Score (prompt, solution) pairs one at a time, the solution encoded by itself.
+
+        A solution longer than the context is scored in pieces, as in ``reference_bits_per_byte``.
+        """
+        scores, truncated = [], 0
+        for prompt, solution in pairs:
+            before = self.tokenizer(prompt)["input_ids"] or [self.tokenizer.eos_token_id or 0]
+            after = self.tokenizer(solution, add_special_tokens=False)["input_ids"]
+            truncated += len(before) + len(after) > self.context + 1
+            nats = 0.0
+            for window, targets in windows(before, after, self.context):
+                ids = torch.tensor(window, device=self.device)  # (T + 1,)
+                logits = self.model(ids[None, :-1]).logits[0, -targets:].float()  # (M, V)
+                nats += F.cross_entropy(logits, ids[-targets:], reduction="sum").item()
+            scores.append(Score(nats, len(after), len(solution.encode())))
+        return References(scores, truncated)

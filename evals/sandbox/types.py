@@ -1,0 +1,54 @@
+"""What goes into the sandbox and what comes out: programs, scripts, verdicts."""
+
+from dataclasses import dataclass, field
+
+# Reasons of verdicts that say nothing about a program.
+NOT_MEASURED = "not measured"
+SANDBOX_LOST = "sandbox lost"
+
+
+@dataclass(frozen=True)
+class Program:
+    """An untrusted program whose functions are called by trusted tests.
+
+    ``tests`` run in the judge, after ``setup``, with each of ``names`` calling the program's
+    function of that name. ``objects`` lets tests hold objects of the program's classes by
+    reference: for tasks whose tests build them.
+    """
+
+    source: str
+    tests: str
+    names: tuple[str, ...]
+    setup: str = ""
+    objects: bool = False
+
+
+@dataclass(frozen=True)
+class Script:
+    """An untrusted program that reads standard input; its output is compared by the caller.
+
+    ``language`` is python, java or javascript. Where the machine does not have the tool, or not
+    the level isolated, such a program's verdict is NOT_MEASURED.
+    """
+
+    source: str
+    stdin: str = ""
+    language: str = "python"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a program passed, and if not why, in a few words.
+
+    A script passes if it comes to its end; ``output`` is what it wrote. ``assertions_passed`` of
+    ``assertions`` held: the assertions of a program's tests, or the cases of a problem with many.
+    ``seconds`` of CPU time are a measurement and differ from run to run.
+    """
+
+    passed: bool
+    reason: str
+    parses: bool = True
+    assertions_passed: int = 0
+    assertions: int = 0
+    output: str = field(default="", compare=False)
+    seconds: float = field(default=0.0, compare=False)

@@ -1,0 +1,193 @@
+"""One fork server and the socket to it: Worker(level).run(program, ...) gives a verdict.
+
+A request is limits and open files. A program with tests needs two processes, each with files of
+its own: the program's source, and the judge's tests and a file for the verdict.
+"""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evals.sandbox.program import ENDED, MEMORY, OUTPUT, SYNTAX, UNSTARTED
+from evals.sandbox.tools import Tool
+from evals.sandbox.types import Program, Script, Verdict
+
+FORK_SERVER = Path(__file__).parent / "fork_server.py"
+MEMORY_BYTES = 1 << 29
+TOOL_BYTES = 1 << 30  # the heap (tools.py) and the run time of another language
+OUTPUT_BYTES = 4 << 20
+WALL = 3  # seconds on the clock for each second of CPU time, and as many to start
+
+
+class WorkerLostError(Exception):
+    """A fork server died or hung."""
+
+
+class Worker:
+    """One fork server and the socket to it.
+
+    ``greeting`` is what it said at its start: {"walls"}, or {"error"} where this machine
+    does not permit the level. ``tool`` runs the programs of another language.
+    """
+
+    def __init__(self, level: str, tool: Tool | None = None):
+        self.tool = tool
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # As -I, but a fixed hash seed: the order of a set must not change a verdict.
+            self.process = subprocess.Popen(
+                [sys.executable, "-PsSB", "-Xutf8", FORK_SERVER, str(theirs.fileno()), level,
+                 json.dumps(tool and asdict(tool))],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                cwd="/", env={"PYTHONHASHSEED": "0"}, pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )  # fmt: skip
+        self.socket.settimeout(60)
+        try:
+            self.greeting = self._receive()
+        except WorkerLostError:
+            self.greeting = {"error": "the sandbox process ended at its start"}
+        if "error" in self.greeting:
+            self.close()
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            data = self.socket.recv(4096)
+        except OSError:
+            data = b""
+        if not data:
+            raise WorkerLostError
+        return json.loads(data)
+
+    def close(self) -> None:
+        """End the fork server and every process below it."""
+        self.socket.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def run(self, program: Program | Script, timeout: float, cpu: float) -> tuple[Verdict, bool]:
+        """Run one program for at most ``cpu`` seconds; return its verdict and whether to repeat.
+
+        To be repeated alone is what ran out of time in a way that other load could have caused.
+        """
+        if self.tool:
+            timeout, cpu = timeout + self.tool.start, cpu + self.tool.start
+        # One second more than the verdict allows: the kernel's limit goes by coarse ticks.
+        limits = {
+            "cpu": math.ceil(cpu) + (cpu <= timeout),
+            "memory": TOOL_BYTES if self.tool else MEMORY_BYTES,
+            "output": OUTPUT_BYTES,
+        }
+        wall = WALL * (1 + timeout)
+        if isinstance(program, Script):
+            reply, output = self._run_script(program, limits, wall)
+            return _script_verdict(reply, timeout, cpu, output)
+        reply, said, output = self._run_judged(program, limits, wall)
+        return _judged_verdict(reply, timeout, cpu, said, output)
+
+    def _run_script(self, script: Script, limits: dict, wall: float) -> tuple[dict, str]:
+        """Return how the script's process ended, and its output."""
+        with _file(script.source) as source, _file(script.stdin) as stdin, _file() as output:
+            self._send("script", limits, wall, [source, stdin, output])
+            return self._receive(), _read(output.fileno(), OUTPUT_BYTES)
+
+    def _run_judged(self, program: Program, limits: dict, wall: float) -> tuple[dict, str, str]:
+        """Return how the two processes ended, what the judge wrote, and the program's output."""
+        job = {"setup": program.setup, "tests": program.tests, "names": program.names,
+               "objects": program.objects}  # fmt: skip
+        program_end, judge_end = socket.socketpair()
+        with (
+            _file(program.source) as source,
+            _file() as output,
+            _file(json.dumps(job)) as tests,
+            _file() as verdict,
+            program_end,
+            judge_end,
+        ):
+            files = [source, output, program_end, tests, judge_end, verdict]
+            self._send("judged", limits, wall, files)
+            for end in (program_end, judge_end):  # else neither side would see the other go
+                end.close()
+            reply = self._receive()
+            return reply, _read(verdict.fileno(), 1 << 16), _read(output.fileno(), 4096)
+
+    def _send(self, kind: str, limits: dict, wall: float, files: list[Any]) -> None:
+        self.socket.settimeout(8 * wall + 60)  # the fork server sets a clock again at most 7 times
+        request = json.dumps({"kind": kind, "limits": limits, "wall": wall}).encode()
+        try:
+            socket.send_fds(self.socket, [request], [file.fileno() for file in files])
+        except OSError:
+            raise WorkerLostError from None
+
+
+def _file(text: str = "") -> Any:
+    """Return an unnamed file in memory that holds ``text``."""
+    file = open(os.memfd_create("program"), "w+b", buffering=0)  # noqa: SIM115
+    data = text.encode("utf-8", "surrogatepass")  # a lone surrogate then does not decode
+    while data:
+        data = data[file.write(data) :]
+    file.seek(0)
+    return file
+
+
+def _read(fd: int, most: int) -> str:
+    return os.pread(fd, most, 0).decode("utf-8", "replace")
+
+
+def _clock(reply: dict, timeout: float, cpu: float, gone: bool) -> tuple[float, str, bool]:
+    """Return CPU seconds, "timeout" or "", and whether the program should be repeated alone.
+
+    A program may take ``timeout`` CPU seconds and is killed after ``cpu``, twice as many in its
+    first run. Only one that was killed for its CPU time needs no second run: one that took between
+    one and two limits, or whose clock ran out, may have had a busy core. ``gone``: it ended by
+    itself or was killed by the kernel, not because its judge was done.
+    """
+    status, seconds = reply["ended"][0]
+    killed = gone and status == -9
+    if killed or seconds >= timeout or reply["timed_out"]:
+        return seconds, "timeout", cpu > timeout and not (killed and seconds >= timeout)
+    return seconds, "", False
+
+
+def _script_verdict(reply: dict, timeout: float, cpu: float, output: str) -> tuple[Verdict, bool]:
+    """Return the verdict on a script and whether to repeat it, by how its process ended."""
+    seconds, late, repeat = _clock(reply, timeout, cpu, gone=True)
+    status = reply["ended"][0][0]
+    names = {ENDED: "passed", SYNTAX: "syntax error", MEMORY: "out of memory",
+             OUTPUT: "too much output"}  # fmt: skip
+    reason = late or names.get(status, "raised" if status >= 0 else "ended early")
+    if status == UNSTARTED:
+        repeat = cpu > timeout
+    verdict = Verdict(
+        reason == "passed", reason, parses=status != SYNTAX, output=output, seconds=seconds
+    )
+    return verdict, repeat
+
+
+def _judged_verdict(
+    reply: dict, timeout: float, cpu: float, said: str, output: str
+) -> tuple[Verdict, bool]:
+    """Return what the judge ``said``, unless the program was late, and whether to repeat it."""
+    try:
+        verdict = json.loads(said)
+    except ValueError:  # none, or none that can be read
+        verdict = {}
+    gone = verdict.get("reason") == "ended early"
+    seconds, late, repeat = _clock(reply, timeout, cpu, gone)
+    if not verdict:  # the judge itself ran out of time or memory on what the program answered
+        no_verdict = Verdict(False, late or "no verdict", output=output, seconds=seconds)
+        return no_verdict, cpu > timeout
+    if reply["ended"][0][0] == UNSTARTED:
+        repeat = cpu > timeout
+    if late:
+        verdict |= {"passed": False, "reason": late}
+    return Verdict(**verdict, output=output, seconds=seconds), repeat
