@@ -51,7 +51,7 @@ class FitBenchmark:
     out: str | None = None
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the benchmark that the first argument names."""
     modes = {
         "train": run_train,
@@ -61,7 +61,7 @@ def main() -> None:
         "sandbox": run_sandbox,
         "fit": run_fit,
     }
-    mode, *argv = sys.argv[1:] or [""]
+    mode, *argv = (sys.argv[1:] if argv is None else argv) or [""]
     if mode in ("-h", "--help"):
         print(f"benchmark.py {{{','.join(modes)}}} [--help]\n\n{__doc__}")
     elif mode in modes:

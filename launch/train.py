@@ -25,9 +25,9 @@ class Command(TrainConfig):
     mfu: float = 0.4
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Train, or continue, the run that the command line describes."""
-    command = parse(Command, "Pretrain one model from prepared token shards.")
+    command = parse(Command, "Pretrain one model from prepared token shards.", argv)
     config = TrainConfig(**{f.name: getattr(command, f.name) for f in fields(TrainConfig)})
     if command.dry_run:
         from llama_scale.cost.dry_run import forecast
