@@ -51,7 +51,7 @@ class FitBenchmark:
     out: str | None = None
 
 
-def main(argv: list[str] | None = None) -> None:
+def main() -> None:
     """Run the benchmark that the first argument names."""
     modes = {
         "train": run_train,
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         "sandbox": run_sandbox,
         "fit": run_fit,
     }
-    mode, *argv = (sys.argv[1:] if argv is None else argv) or [""]
+    mode, *argv = sys.argv[1:] or [""]
     if mode in ("-h", "--help"):
         print(f"benchmark.py {{{','.join(modes)}}} [--help]\n\n{__doc__}")
     elif mode in modes:
