@@ -59,12 +59,6 @@ def parse(
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
 
 
-def _program(argv: list[str]) -> str:
-    """Return the command as typed up to ``argv``: "llama-scale train", "scaling.py fit"."""
-    names = sys.argv[1 : max(1, len(sys.argv) - len(argv))]
-    return " ".join([os.path.basename(sys.argv[0]), *names])
-
-
 def _normalise(argv: list[str], config_class: type) -> list[str]:
     """Write hyphens in a flag's name as underscores and ``--switch`` as ``--switch=true``."""
     switches = {f"--{name}" for name in _field_names(config_class, of_type=bool)}
@@ -186,6 +180,12 @@ def _words(kind: Any) -> str:
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(map(_words, parts))
     return plain.get(get_origin(kind) or kind, str(kind))
+
+
+def _program(argv: list[str]) -> str:
+    """Return the command as typed up to ``argv``: "llama-scale train", "scaling.py fit"."""
+    names = sys.argv[1 : max(1, len(sys.argv) - len(argv))]
+    return " ".join([os.path.basename(sys.argv[0]), *names])
 
 
 def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = None) -> None:
