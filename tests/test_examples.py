@@ -1,5 +1,6 @@
 """The examples and what README and CONTRIBUTING say, tried as their reader would."""
 
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(scope="module")
 def workplace(tiny_data, tmp_path_factory):
-    """A folder with the run that the README trains, here a tiny one."""
+    """A folder with the run and the study that the README makes, here tiny ones."""
     folder = tmp_path_factory.mktemp("workplace")
     config = ModelConfig(
         d_model=32, n_layers=1, n_heads=2, d_ff=64, vocab_size=VOCAB, context_length=128
@@ -30,6 +31,13 @@ def workplace(tiny_data, tmp_path_factory):
     meta = {"model": asdict(config), "step": 7, "tokens": 448, "data": str(tiny_data)}
     checkpoint = folder / "runs" / "M1-201k-seed0" / "checkpoints" / "step-00000007"
     save_weights(checkpoint, weights, meta, tiny_data / "tokenizer.model")
+    rows = [
+        f"{N},{D},{1.7 + 400 * N**-0.34 + 410 * D**-0.28 + 0.001 * (number % 3):.5f}"
+        for number, (N, D) in enumerate(itertools.product((1e6, 4e6, 2e7), (3e6, 3e7, 2e8)))
+    ]
+    points = folder / "studies" / "quickstart" / "points.csv"
+    points.parent.mkdir(parents=True)
+    points.write_text("\n".join(["N,D,loss", *rows]) + "\n")
     return folder
 
 
@@ -39,11 +47,13 @@ def here(workplace, monkeypatch):
     return workplace
 
 
-def test_the_snippet_of_the_readme(here, capsys):
-    (snippet,) = SNIPPET.findall((ROOT / "README.md").read_text())
-    assert len(snippet.splitlines()) <= 6
-    exec(compile(snippet, "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip()
+def test_the_snippets_of_the_readme(here, capsys):
+    snippets = SNIPPET.findall((ROOT / "README.md").read_text())
+    assert len(snippets) == 2
+    for snippet in snippets:
+        assert len(snippet.splitlines()) <= 6
+        exec(compile(snippet, "README.md", "exec"), {})
+        assert capsys.readouterr().out.strip()
 
 
 def test_generate(here, capsys, monkeypatch):
