@@ -1,22 +1,38 @@
 # make study: a whole scaling study on this machine. make test: what CI runs.
+# make constraints: constraints.txt anew, from a fresh environment.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+INSTALL := -m pip install --disable-pip-version-check -q -c constraints.txt
+PIP := $(BIN)/python $(INSTALL)
+FRESH := $(VENV)-fresh
 
-.PHONY: study test venv lint clean
+.PHONY: study test venv lint types constraints clean
 
 study: venv
 	$(BIN)/python launch/study.py configs/study/quickstart.yaml
 
 venv: $(VENV)/.installed
 
-test: $(VENV)/.installed-test lint
+test: $(VENV)/.installed-test lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=85
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+constraints:
+	rm -rf $(FRESH)
+	$(PYTHON) -m venv $(FRESH)
+	$(FRESH)/bin/python $(INSTALL) setuptools
+	$(FRESH)/bin/python $(INSTALL) --no-build-isolation -e '.[test]'
+	{ grep '^#' constraints.txt; $(FRESH)/bin/python -m pip freeze --all --exclude-editable \
+	  --exclude pip | sed 's/+.*//' | grep -Eiv '^(nvidia|cuda|triton)' | sort -f; } > $(FRESH)/new
+	mv $(FRESH)/new constraints.txt
+	rm -rf $(FRESH)
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,4 +47,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .coverage*
+	rm -rf $(VENV) $(FRESH) build *.egg-info .pytest_cache .ruff_cache .coverage*

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llama_scale.cli import parse, run_cli
-from llama_scale.scaling.study.collect import collect
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,12 @@ class CollectConfig:
     out: str | None = None
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Write the points and say where."""
-    config = parse(CollectConfig, "Gather a study's results into points.csv.", positional="study")
+    from llama_scale.scaling.study.collect import collect
+
+    description = "Gather a study's results into points.csv."
+    config = parse(CollectConfig, description, argv, positional="study")
     out = Path(config.out or Path(config.study) / "points.csv")
     rows = collect(Path(config.study), config.without, out)
     print(f"wrote {out}: {len(rows)} runs")

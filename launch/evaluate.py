@@ -3,18 +3,8 @@
 import sys
 from pathlib import Path
 
-from evals.config import EvalConfig
-from evals.models.load import (
-    checkpoint_subject,
-    external_subject,
-    is_external,
-    score_each_checkpoint,
-)
-from evals.runner import evaluate, judge_samples, suite_names
 from llama_scale.cli import parse, run_cli
-from llama_scale.device import pick_device, set_threads
 from llama_scale.errors import UserError
-from llama_scale.training.wandb_log import mirror_scores
 
 FLAGS = {
     "--allow-unsandboxed": "--execution.allow_unsandboxed=true",
@@ -22,9 +12,20 @@ FLAGS = {
 }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the suites that are not finished and print what each found."""
-    argv = [FLAGS.get(arg, arg) for arg in sys.argv[1:]]
+    from evals.config import EvalConfig
+    from evals.models.load import (
+        checkpoint_subject,
+        external_subject,
+        is_external,
+        score_each_checkpoint,
+    )
+    from evals.runner import evaluate, judge_samples, suite_names
+    from llama_scale.device import pick_device, set_threads
+    from llama_scale.training.wandb_log import mirror_scores
+
+    argv = [FLAGS.get(arg, arg) for arg in (sys.argv[1:] if argv is None else argv)]
     config = parse(EvalConfig, "Score a model of code.", argv, positional="checkpoint")
     set_threads(config.threads)
     if config.cuda_graphs and pick_device(config.device) == "cpu":

@@ -25,11 +25,11 @@ class Export:
     origin: Literal["hf"] | None = None
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Convert in the direction that --to or --from names."""
     argv = [
         "--origin" + a.removeprefix("--from") if a.partition("=")[0] == "--from" else a
-        for a in sys.argv[1:]
+        for a in (sys.argv[1:] if argv is None else argv)
     ]
     config = parse(
         Export, "Convert a checkpoint to or from transformers.", argv, positional="checkpoint"

@@ -5,19 +5,21 @@
 
 import sys
 
-from data_tools.build_folder import finished
-from data_tools.lookup import LookupConfig, describe, lookup
-from data_tools.prepare import PrepareConfig, prepare
-from data_tools.report.page import funnel
 from llama_scale.cli import parse, run_cli
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Build the data of --config, unless it is there already."""
-    if sys.argv[1:2] == ["lookup"]:
-        print(describe(lookup(parse(LookupConfig, "Name a token's file.", sys.argv[2:]))))
+    from data_tools.build_folder import finished
+    from data_tools.lookup import LookupConfig, describe, lookup
+    from data_tools.prepare import PrepareConfig, prepare
+    from data_tools.report.page import funnel
+
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["lookup"]:
+        print(describe(lookup(parse(LookupConfig, "Name a token's file.", argv[1:]))))
         return
-    config = parse(PrepareConfig, __doc__)
+    config = parse(PrepareConfig, __doc__, argv)
     if manifest := finished(config):
         print(f"{config.folder}: already prepared ({manifest['fingerprint'][:12]}), nothing to do")
     elif manifest := prepare(config):

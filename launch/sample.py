@@ -4,18 +4,15 @@ import sys
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from llama_scale.checkpoint.folder import load_model, resolve
 from llama_scale.cli import parse, run_cli
-from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.device import pick_device, set_threads
 from llama_scale.errors import UserError
-from llama_scale.generation.generate import encode_prompt, stream
-from llama_scale.generation.sampling import SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig(SamplingConfig):
+class SampleConfig:
     """One completion, printed after its prompt as it comes.
+
+    The fields of SamplingConfig stand here too, so that reading the command loads no torch.
 
     Args:
         checkpoint: A checkpoint folder, or a run folder for its newest checkpoint.
@@ -32,13 +29,26 @@ class SampleConfig(SamplingConfig):
 
     checkpoint: str
     prompt: str = ""
+    temperature: float = 0.2
+    top_p: float = 0.95
+    top_k: int | None = None
+    max_new_tokens: int = 512
+    seed: int = 0
+    stop: tuple[str, ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Stream one completion to standard output."""
-    config = parse(SampleConfig, "Complete code in the terminal.", positional="checkpoint")
+    config = parse(SampleConfig, "Complete code in the terminal.", argv, positional="checkpoint")
+
+    from llama_scale.checkpoint.folder import load_model, resolve
+    from llama_scale.data.tokenizer import Tokenizer
+    from llama_scale.device import pick_device, set_threads
+    from llama_scale.generation.generate import encode_prompt, stream
+    from llama_scale.generation.sampling import SamplingConfig
+
     set_threads(config.threads)
     prompt = read_prompt(config.prompt)
     checkpoint = resolve(config.checkpoint)

@@ -11,6 +11,7 @@ python launch/scaling.py sweep sweep.csv
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,13 +20,6 @@ from llama_scale.cli import parse, run_cli
 from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import write_json
-from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
-from llama_scale.scaling.fitting.laws_file import summarise
-from llama_scale.scaling.fitting.points import parse_columns, read_points
-from llama_scale.scaling.fitting.stated_law import judge, parse_law
-from llama_scale.scaling.report import text as words
-from llama_scale.scaling.report.tables import tables
-from llama_scale.scaling.study.settings import FitConfig
 
 T = TypeVar("T")
 
@@ -122,6 +116,14 @@ class SweepConfig:
 
 def fit(argv: list[str]) -> None:
     """Fit, write laws.json and print the law."""
+    from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
+    from llama_scale.scaling.fitting.laws_file import summarise
+    from llama_scale.scaling.fitting.points import parse_columns, read_points
+    from llama_scale.scaling.fitting.stated_law import judge, parse_law
+    from llama_scale.scaling.report import text as words
+    from llama_scale.scaling.report.tables import tables
+    from llama_scale.scaling.study.settings import FitConfig
+
     config = read(FitConfig, argv, "points")
     if config.out:
         check_folder(Path(config.out))
@@ -174,6 +176,7 @@ def recommend(argv: list[str]) -> None:
 def forecast(argv: list[str]) -> None:
     """Write a dated forecast and print it."""
     from llama_scale.scaling.forecasting import recommend as advice
+    from llama_scale.scaling.report import text as words
 
     config = read(ForecastConfig, argv, "study")
     fitted = advice.read_laws(config.study)
@@ -186,6 +189,7 @@ def forecast(argv: list[str]) -> None:
 
 def score(argv: list[str]) -> None:
     """Print a forecast against its outcome."""
+    from llama_scale.scaling.fitting.points import parse_columns, read_points
     from llama_scale.scaling.forecasting import recommend as advice
     from llama_scale.scaling.report.tables import outcome
 
@@ -201,6 +205,7 @@ def score(argv: list[str]) -> None:
 def sweep(argv: list[str]) -> None:
     """Print the laws of a sweep."""
     from llama_scale.scaling.fitting.laws_file import plain
+    from llama_scale.scaling.fitting.points import parse_columns, read_points
     from llama_scale.scaling.fitting.sweep import fit_sweep
     from llama_scale.scaling.report.tables import sweeps
 
@@ -217,18 +222,26 @@ def read(kind: type[T], argv: list[str], positional: str) -> T:
     return parse(kind, kind.__doc__.splitlines()[0], argv, positional=positional)
 
 
-def main() -> None:
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "fit": fit,
+    "report": report,
+    "recommend": recommend,
+    "forecast": forecast,
+    "score": score,
+    "sweep": sweep,
+}
+
+
+def main(argv: list[str] | None = None) -> None:
     """Run the command that the first argument names."""
-    made = (fit, report, recommend, forecast, score, sweep)
-    commands = {command.__name__: command for command in made}
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     if name in ("-h", "--help"):
         print(__doc__.strip())
-    elif name in commands:
-        commands[name](sys.argv[2:])
+    elif name in COMMANDS:
+        COMMANDS[name](rest)
     else:
-        hint = nearest(name, commands)
-        raise UserError(f"expected a command, {', '.join(commands)}, found {name!r}{hint}")
+        hint = nearest(name, COMMANDS)
+        raise UserError(f"expected a command, {', '.join(COMMANDS)}, found {name!r}{hint}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Plan and run a scaling study: python launch/study.py configs/study/quickstart.yaml."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llama_scale.cli import parse, run_cli
 from llama_scale.errors import InputError, UserError, nearest
-from llama_scale.scaling.study.dry_run import describe
-from llama_scale.scaling.study.plan import Study, read_study
-from llama_scale.scaling.study.runner import run_study
+
+if TYPE_CHECKING:
+    from llama_scale.scaling.study.plan import Study
 
 
-def check_evaluation(study: Study) -> None:
+def check_evaluation(study: "Study") -> None:
     """Raise UserError where launch/evaluate.py would refuse the study's suites or settings."""
     from evals.config import EvalConfig
     from evals.runner import KNOWN
@@ -27,9 +28,13 @@ def check_evaluation(study: Study) -> None:
         raise UserError(f"{study.source}: evaluate: {error}") from None
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the study, or continue it, or print what it would do."""
-    study = read_study(Path.cwd())
+    from llama_scale.scaling.study.dry_run import describe
+    from llama_scale.scaling.study.plan import read_study
+    from llama_scale.scaling.study.runner import run_study
+
+    study = read_study(Path.cwd(), argv)
     check_evaluation(study)
     if study.config.dry_run:
         print(describe(study))

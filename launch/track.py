@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from llama_scale.cli import parse, run_cli
-from llama_scale.scaling.report.wandb_study import mirror_study
 
 
 @dataclass(frozen=True)
@@ -23,9 +22,11 @@ class TrackConfig:
     mode: Literal["offline", "online", "disabled"] | None = None
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Rebuild the view and say where it is."""
-    config = parse(TrackConfig, "Mirror a study to Weights & Biases.", positional="study")
+    from llama_scale.scaling.report.wandb_study import mirror_study
+
+    config = parse(TrackConfig, "Mirror a study to Weights & Biases.", argv, positional="study")
     started = time.perf_counter()
     ids = mirror_study(Path(config.study), config.mode)
     if ids:

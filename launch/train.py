@@ -26,9 +26,9 @@ class Command(TrainConfig):
     mfu: float = DEFAULT_MFU
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Train, or continue, the run that the command line describes."""
-    command = parse(Command, "Pretrain one model from prepared token shards.")
+    command = parse(Command, "Pretrain one model from prepared token shards.", argv)
     config = TrainConfig(**{f.name: getattr(command, f.name) for f in fields(TrainConfig)})
     if command.dry_run:
         from llama_scale.cost.dry_run import dry_run

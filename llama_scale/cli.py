@@ -9,12 +9,15 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from llama_scale.config import read_yaml, renamed_fields, size_path, with_new_names
 from llama_scale.errors import InputError, UserError, nearest
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
@@ -39,12 +42,12 @@ def parse(
     """
     import jsonargparse
 
+    argv = list(sys.argv[1:] if argv is None else argv)
     parser = jsonargparse.ArgumentParser(
-        description=description, exit_on_error=False, allow_abbrev=False
+        prog=_program(argv), description=description, exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file to read")
     parser.add_class_arguments(config_class, None)
-    argv = list(sys.argv[1:] if argv is None else argv)
     if positional and argv and not argv[0].startswith("-"):
         argv[0] = f"--{positional}={argv[0]}"
     argv = _normalize(argv, config_class)
@@ -144,7 +147,7 @@ def _field_names(config_class: type, prefix: str = "", of_type: type | None = No
     for item in dataclasses.fields(config_class):
         if of_type in (None, item.type):
             names.append(prefix + item.name)
-        if dataclasses.is_dataclass(item.type):
+        if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
             names.extend(_field_names(item.type, f"{prefix}{item.name}.", of_type))
     return names
 
@@ -197,7 +200,9 @@ def _field_type(config_class: type, key: str) -> Any:
     kind = {f.name: f.type for f in dataclasses.fields(config_class)}.get(first)
     if not rest or kind is None:
         return kind
-    return _field_type(kind, rest) if dataclasses.is_dataclass(kind) else None
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _field_type(kind, rest)
+    return None
 
 
 def _words(kind: Any) -> str:
@@ -212,14 +217,20 @@ def _words(kind: Any) -> str:
     return plain.get(get_origin(kind) or kind, str(kind))
 
 
-def run_cli(main: Callable[[], None], resumes: bool = False) -> None:
-    """Run a launch script's ``main``, turning bad input and interruption into an exit code.
+def _program(argv: list[str]) -> str:
+    """Return the command as typed up to ``argv``: "llama-scale train", "scaling.py fit"."""
+    names = sys.argv[1 : max(1, len(sys.argv) - len(argv))]
+    return " ".join([os.path.basename(sys.argv[0]), *names])
+
+
+def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = None) -> None:
+    """Run a command's ``main``, turning bad input and interruption into an exit code.
 
     Exits 2 on bad input, a full disk or a path that cannot be written and 130 on Ctrl-C;
     anything else is a bug and keeps its traceback. ``resumes`` says that the same command goes on
-    where it was stopped.
+    where it was stopped; ``name`` begins the line that says what was wrong (default: the script).
     """
-    script = os.path.basename(sys.argv[0])
+    script = name or os.path.basename(sys.argv[0])
     try:
         main()
     except InputError as error:

@@ -1,0 +1,88 @@
+"""The console script, and what every command does alike."""
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from importlib import import_module
+
+import pytest
+
+from launch.main import COMMANDS
+from launch.sample import SampleConfig
+from llama_scale.generation.sampling import SamplingConfig
+from tests.conftest import ROOT, run_script
+
+SCRIPTS = sorted({command.module for command in COMMANDS.values()} - {"benchmark"})
+
+
+def test_every_script_is_a_command_and_every_command_is_there():
+    scripts = {path.stem for path in (ROOT / "launch").glob("*.py")} - {"__init__", "main"}
+    assert scripts == {command.module for command in COMMANDS.values()}
+    for command in COMMANDS.values():
+        assert callable(getattr(import_module(f"launch.{command.module}"), command.function))
+
+
+def test_help_lists_the_commands_and_loads_little(tmp_path):
+    code = (
+        "import sys; sys.argv = ['llama-scale', '--help']; from launch.main import main; main();"
+        "heavy = {'torch', 'numpy', 'jsonargparse', 'lightning'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^  (\w+) ", done.stdout, re.MULTILINE) == list(COMMANDS)
+    assert run_script("main.py", cwd=tmp_path).stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (("trian",), "llama-scale: error: no command 'trian' (did you mean 'train'?); "
+         "llama-scale --help lists them"),
+        (("train", "--size=M9"), "llama-scale train: error: size: no configs/size/M9.yaml"),
+        (("fit", "absent.csv"), "llama-scale fit: error: absent.csv: no such file"),
+        (("evaluate", "--suits=x"), "llama-scale evaluate: error: unknown key 'suits'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_that_names_the_command(tmp_path, argv, line):
+    done = run_script("main.py", *argv, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["train", "fit"])
+def test_help_of_a_command_is_that_of_its_script(tmp_path, name):
+    command = COMMANDS[name]
+    script = (f"{command.module}.py", *(() if command.function == "main" else (name,)))
+    there = run_script(*script, "--help", cwd=tmp_path).stdout
+    here = run_script("main.py", name, "--help", cwd=tmp_path).stdout
+    assert here.startswith(f"usage: main.py {name} ")
+    assert there.startswith(f"usage: {' '.join(script)} ")
+    assert here[here.index("\n\n") :] == there[there.index("\n\n") :]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_interrupted_while_libraries_load(script):
+    """Ctrl-C in the first import of numpy, torch or jsonargparse is one line, no traceback."""
+    arguments = ["fit", "x.csv"] if script == "scaling" else []
+    code = f"""
+import runpy, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("numpy", "torch", "jsonargparse"):
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+sys.argv = [{str(ROOT / "launch" / script) + ".py"!r}, *{arguments}]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.startswith(f"{script}.py: interrupted")
+    assert done.stderr.count("\n") == 1
+
+
+def test_sample_takes_the_defaults_of_sampling():
+    here = {field.name: (field.type, field.default) for field in fields(SampleConfig)}
+    assert {f.name: (f.type, f.default) for f in fields(SamplingConfig)}.items() <= here.items()
