@@ -47,7 +47,7 @@ def write_files(path: Path, packages: list[str] | None, n: int) -> None:
     """
     with open(path, "w", encoding="utf-8") as file:
         for i, text in enumerate(islice(_copies(packages), n)):
-            row = {"content": text, "package": f"p{i // 40}", "path": f"{i}.py", "licence": "MIT"}
+            row = {"content": text, "package": f"p{i // 40}", "path": f"{i}.py", "license": "MIT"}
             file.write(json.dumps(row) + "\n")
 
 

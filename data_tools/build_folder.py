@@ -12,6 +12,7 @@ from data_tools.encode.encoder import DOCUMENTS
 from data_tools.engine import FOLDER
 from data_tools.filters import contamination
 from data_tools.filters.filter_step import LENGTHS, LINES
+from data_tools.manifest import with_new_names
 from data_tools.report.page import NEAR
 from llama_scale.data.shards import FORMAT, MANIFEST, open_tokens, read_manifest
 from llama_scale.errors import InputError
@@ -38,17 +39,16 @@ def finished(config: PrepareConfig) -> dict | None:
         return None
     if not (folder / MANIFEST).is_file():
         raise InputError(
-            f"{folder}: is there already but is no build (no manifest.json); choose another --out "
+            f"{folder}: is there already but is no build (no manifest.json); choose another out "
             "or move it away"
         )
-    manifest = read_manifest(folder)
-    defaults = PrepareConfig(config.name).settings
-    for name, wanted in config.settings.items():
-        found = manifest.get("settings", {}).get(name, defaults[name])
-        if found != wanted:
+    manifest = with_new_names(read_manifest(folder))
+    built_with = PrepareConfig(config.name).settings | manifest.get("settings", {})
+    for name, value in config.settings.items():
+        if built_with[name] != value:
             raise InputError(
-                f"{name}: {folder} was built with {found}, not {wanted}; choose another --out or "
-                "delete that folder"
+                f"{name}: {folder} was built with {built_with[name]}, not {value}; choose another "
+                "out or delete that folder"
             )
     open_tokens(folder, "train")
     open_tokens(folder, "val")
@@ -68,21 +68,19 @@ def opened(config: PrepareConfig) -> Iterator[Path]:
     if os.path.ismount(folder) or folder == Path.cwd():
         raise InputError(
             f"{folder}: a build cannot take the place of a mount point or of the current folder; "
-            "choose a folder inside it as --out"
+            "choose a folder inside it as out"
         )
     work = folder.parent / f".{folder.name}.tmp"
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{work}: cannot be made ({error.strerror}); choose another --out"
-        ) from None
+        raise InputError(f"{work}: cannot be made ({error.strerror}); choose another out") from None
     busy = f"{folder}: another launch/prepare.py is building it; wait for it to end"
     with locked(work / LOCK, busy):
         settings = {"format": FORMAT, **config.settings}
         same = (work / SETTINGS).exists() and read_json(work / SETTINGS) == settings
         encoded = (work / "encode.json").exists()
-        complete = (work / MANIFEST).exists() and _is_of(read_json(work / MANIFEST), config)
+        complete = (work / MANIFEST).exists() and _is_build_of(config, read_json(work / MANIFEST))
         for path in work.iterdir():
             shard = encoded and (path.suffix == ".bin" or path.name == DOCUMENTS)
             stage = path.name in (*STAGES, FOLDER) or ".journal." in path.name
@@ -102,8 +100,8 @@ def opened(config: PrepareConfig) -> Iterator[Path]:
             work.replace(folder)
 
 
-def _is_of(manifest: dict, config: PrepareConfig) -> bool:
-    return manifest["format"] == FORMAT and manifest["settings"] == config.settings
+def _is_build_of(config: PrepareConfig, manifest: dict) -> bool:
+    return manifest["format"] == FORMAT and with_new_names(manifest)["settings"] == config.settings
 
 
 def _remove(path: Path) -> None:

@@ -11,6 +11,19 @@ from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.files import sha256
 
 
+def with_new_names(value: Any) -> Any:
+    """Return a manifest with the fields of an older build under the names of today.
+
+    ``licence`` was a setting, a field of the sources and a reason to leave a file out.
+    """
+    if isinstance(value, dict):
+        renamed = PrepareConfig.RENAMED
+        return {renamed.get(name, name): with_new_names(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [with_new_names(item) for item in value]
+    return "license" if value == "licence" else value
+
+
 def make_manifest(
     config: PrepareConfig,
     found: Corpus,
@@ -30,7 +43,7 @@ def make_manifest(
         tokenizer: The tokenizer.
     """
     packages: dict[str, dict] = {}
-    licences: dict[str, dict] = {}
+    licenses: dict[str, dict] = {}
     redacted = 0
     for name, records in splits.items():
         for record in records:
@@ -40,13 +53,13 @@ def make_manifest(
                 {
                     "package": record.package,
                     "version": record.version,
-                    "licence": record.licence,
+                    "license": record.license,
                     "files": 0,
                     "bytes": 0,
                     "split": name,
                 },
             )
-            for counts in (row, licences.setdefault(record.licence, {"files": 0, "bytes": 0})):
+            for counts in (row, licenses.setdefault(record.license, {"files": 0, "bytes": 0})):
                 counts["files"] += 1
                 counts["bytes"] += record.size
     return {
@@ -67,6 +80,6 @@ def make_manifest(
         "examples": dict(sorted(lost["examples"].items())),
         "left_out": found.left_out,
         "redacted": redacted,
-        "licences": dict(sorted(licences.items())),
+        "licenses": dict(sorted(licenses.items())),
         "sources": [packages[name] for name in sorted(packages)],
     }

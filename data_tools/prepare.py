@@ -25,7 +25,7 @@ from data_tools.filters import benchmark_texts, contamination
 from data_tools.filters.benchmark_texts import Part
 from data_tools.filters.filter_step import inspect, shared_lines
 from data_tools.filters.rules import SourceRules
-from data_tools.manifest import make_manifest
+from data_tools.manifest import make_manifest, with_new_names
 from data_tools.report.page import NEAR, write_report
 from data_tools.sources import hub, installed, local
 from data_tools.sources.installed import Document
@@ -52,7 +52,7 @@ def prepare(config: PrepareConfig) -> dict | None:
         next(parts, None)  # an error in it is told now, not after all has been read
     with opened(config) as work, ExitStack() as stack:
         if (work / MANIFEST).exists():
-            return read_manifest(work)
+            return with_new_names(read_manifest(work))
         if config.engine == "processes":
             map_ = stack.enter_context(mapper(workers))
         else:
@@ -267,8 +267,8 @@ def train(work: Path, records: Records, vocab_size: int) -> None:
 
 
 def _rules(config: PrepareConfig) -> SourceRules:
-    licences = frozenset(config.licences) if config.licences is not None else None
-    return SourceRules(licences, config.max_file_bytes, config.redact)
+    licenses = frozenset(config.licenses) if config.licenses is not None else None
+    return SourceRules(licenses, config.max_file_bytes, config.redact)
 
 
 def _layout(config: PrepareConfig) -> Layout:
@@ -290,14 +290,14 @@ def _documents(config: PrepareConfig, start: int) -> Iterator[Document | None]:
         return
     limit = config.max_file_bytes
     if config.source == "folder":
-        found = local.folder_documents(config.path, config.language, config.licence, limit, start)
+        found = local.folder_documents(config.path, config.language, config.license, limit, start)
     elif config.source == "jsonl":
-        found = local.jsonl_documents(config.path, config.licence, start)
+        found = local.jsonl_documents(config.path, config.license, start)
     elif config.source == "parquet":
-        found = local.parquet_documents(config.path, config.licence, start)
+        found = local.parquet_documents(config.path, config.license, start)
     else:
         found = hub.documents(
-            config.source, config.language, config.path, config.store, config.licence, limit, start
+            config.source, config.language, config.path, config.store, config.license, limit, start
         )
     barred = set(config.exclude)
     wanted = None if config.packages is None else set(config.packages)

@@ -38,7 +38,7 @@ class Corpus:
         folder: Where contents.bin is.
         records: The documents, by (package, path).
         dropped: Reason -> {"files", "bytes"} of what was left out by its source.
-        left_out: The packages of those, with licence and reason.
+        left_out: The packages of those, with license and reason.
         examples: Reason -> a few of those files.
     """
 
@@ -153,7 +153,7 @@ def _add(
     document: Document, rules: SourceRules, state: State, contents_: IO[bytes], rows: IO[bytes]
 ) -> None:
     content = document.content or b""
-    names = ("package", "version", "licence", "path")
+    names = ("package", "version", "license", "path")
     document = replace(document, **{name: _encodable(getattr(document, name)) for name in names})
     if reason := source_rejection(document, rules):
         count(state.dropped, reason, len(content))
@@ -167,7 +167,7 @@ def _add(
     record = Record(
         document.package,
         document.version,
-        document.licence,
+        document.license,
         document.path,
         digest,
         state.contents,

@@ -28,7 +28,7 @@ class Record:
 
     package: str
     version: str
-    licence: str
+    license: str
     path: str
     sha256: str
     offset: int

@@ -250,7 +250,7 @@ def _row(split: str, shard: int, start: int, tokens: int, size: int, record: Rec
         "bytes": size,
         "package": record.package,
         "path": record.path,
-        "licence": record.licence,
+        "license": record.license,
         "sha256": record.sha256,
     }
     return row | ({"redacted": record.redacted} if record.redacted else {})

@@ -60,12 +60,12 @@ class SourceRules:
     """What is decided before a file's content is looked at.
 
     Attributes:
-        licences: SPDX names that may be used; None is ``licences.PERMISSIVE``.
+        licenses: SPDX names that may be used; None is ``licenses.PERMISSIVE``.
         max_file_bytes: Larger files are left out unread by the later steps.
         redact: Replace secrets and personal data.
     """
 
-    licences: frozenset[str] | None = None
+    licenses: frozenset[str] | None = None
     max_file_bytes: int = 10 << 20
     redact: bool = False
 
@@ -73,16 +73,16 @@ class SourceRules:
 def source_rejection(document: Document, rules: SourceRules | None = None) -> str | None:
     """Return why a document may not be used whatever its content, or None.
 
-    Reasons: what the source says is wrong with it; ``licence`` (not permissive), ``vendored`` (a
-    copy of another project inside this one, under a licence that the package's metadata does not
+    Reasons: what the source says is wrong with it; ``license`` (not permissive), ``vendored`` (a
+    copy of another project inside this one, under a license that the package's metadata does not
     state), ``unreadable``, ``too_large``.
     """
     rules = rules or SourceRules()
     if document.problem:
         return document.problem
-    allowed = PERMISSIVE if rules.licences is None else rules.licences
-    if not permissive(document.licence, allowed):
-        return "licence"
+    allowed = PERMISSIVE if rules.licenses is None else rules.licenses
+    if not permissive(document.license, allowed):
+        return "license"
     if not VENDORED.isdisjoint(document.path.split("/")[:-1]):
         return "vendored"
     if document.content is None:

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def documents(
-    source: str, language: str, path: str | None, store: str | None, licence: str | None,
+    source: str, language: str, path: str | None, store: str | None, license: str | None,
     limit: int, start: int = 0,
 ) -> Iterator[Document]:  # fmt: skip
     """Yield the files of a data set from the one numbered ``start`` on.
@@ -29,7 +29,7 @@ def documents(
         language: Programming language.
         path: A local copy, or None for the Hub.
         store: Where The Stack v2's contents are.
-        licence: SPDX name for rows that state none.
+        license: SPDX name for rows that state none.
         limit: Most bytes of a file.
         start: Documents to pass over; those of v2 are not fetched.
 
@@ -38,7 +38,7 @@ def documents(
     """
     if not source.startswith("the-stack-v2"):
         rows = dataset_rows(source, language, path, start)
-        yield from stack_documents(rows, licence)
+        yield from stack_documents(rows, license)
         return
     read = open_store(store, limit)
     yield from stack_v2_documents(
@@ -150,8 +150,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-def stack_documents(rows: Iterator[Row], licence: str | None) -> Iterator[Document]:
-    """Yield the files of The Stack v1 or StarCoderData; ``licence`` for rows that state none."""
+def stack_documents(rows: Iterator[Row], license: str | None) -> Iterator[Document]:
+    """Yield the files of The Stack v1 or StarCoderData; ``license`` for rows that state none."""
     for row in rows:
         text, problem = row.get("content"), None
         content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None
@@ -163,7 +163,7 @@ def stack_documents(rows: Iterator[Row], licence: str | None) -> Iterator[Docume
         yield Document(
             package=row.get("max_stars_repo_name") or name,
             version=row.get("max_stars_repo_head_hexsha") or "",
-            licence=joined(row.get("max_stars_repo_licenses")) or licence or UNKNOWN,
+            license=joined(row.get("max_stars_repo_licenses")) or license or UNKNOWN,
             path=row.get("max_stars_repo_path") or name,
             content=content,
             problem=problem,
@@ -220,13 +220,13 @@ def _content(file: Row, read: Read, limit: int) -> tuple[bytes | None, str | Non
 
 def _v2_document(file: Row, row: Row, content: Any) -> Document:
     data, problem = content.result()
-    licence = joined(file.get("detected_licenses"))
-    if file.get("license_type") == "no_license" or not licence:
-        licence = "no_license" if file.get("license_type") == "no_license" else UNKNOWN
+    license = joined(file.get("detected_licenses"))
+    if file.get("license_type") == "no_license" or not license:
+        license = "no_license" if file.get("license_type") == "no_license" else UNKNOWN
     return Document(
         package=row.get("repo_name") or "unknown",
         version=row.get("revision_id") or "",
-        licence=licence,
+        license=license,
         path=(file.get("path") or file.get("blob_id") or "").lstrip("/"),
         content=data,
         problem=problem,
@@ -241,10 +241,10 @@ def whole(value: Any) -> int:
     return int(value) if number else 0
 
 
-def joined(licences: Any) -> str:
+def joined(licenses: Any) -> str:
     """Return a list of SPDX names, or one, as an expression: all of them hold; "" for none.
 
-    What is no text stays visible as one, which no licence is called.
+    What is no text stays visible as one, which no license is called.
     """
-    names = licences if isinstance(licences, list) else [licences]
+    names = licenses if isinstance(licenses, list) else [licenses]
     return " AND ".join(sorted({str(name) for name in names if name}))

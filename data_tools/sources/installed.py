@@ -40,7 +40,7 @@ class Document:
     Attributes:
         package: Package or repository that it belongs to.
         version: Version of that package.
-        licence: SPDX-like expression, or "unknown".
+        license: SPDX-like expression, or "unknown".
         path: Its path inside the package's root, with forward slashes.
         content: Its bytes; None where it could not be read.
         problem: Why the source itself cannot vouch for it (a reason to count), or None.
@@ -50,7 +50,7 @@ class Document:
 
     package: str
     version: str
-    licence: str
+    license: str
     path: str
     content: bytes | None
     problem: str | None = None
@@ -64,7 +64,7 @@ class Package:
 
     name: str
     version: str
-    licence: str
+    license: str
     root: Path
     files: list[str]
 
@@ -104,7 +104,7 @@ def installed(
         entries[start:], "reading", unit="file", leave=False, disable=None
     ):
         content = _read(package.root / path)
-        yield Document(package.name, package.version, package.licence, path, content)
+        yield Document(package.name, package.version, package.license, path, content)
 
 
 def installed_packages(
@@ -112,7 +112,7 @@ def installed_packages(
 ) -> list[Package]:
     """Return the standard library and the installed packages but this project, by name.
 
-    A package's files are those that its RECORD lists, and its licence is the one its metadata
+    A package's files are those that its RECORD lists, and its license is the one its metadata
     states. Where two versions are on sys.path, the one that Python imports is meant.
 
     Raises:
@@ -139,7 +139,7 @@ def _package(name: str, distribution: importlib.metadata.Distribution | None) ->
     return Package(
         name=name,
         version=distribution.version,
-        licence=licenses.from_metadata(distribution.metadata),
+        license=licenses.from_metadata(distribution.metadata),
         root=Path(distribution.locate_file("")),
         files=sorted({str(f) for f in distribution.files or [] if _inside(f)}),
     )

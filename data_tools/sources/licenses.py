@@ -1,4 +1,4 @@
-"""Licences of installed packages: from free-form metadata to SPDX-like names."""
+"""Licenses of installed packages: from free-form metadata to SPDX-like names."""
 
 import re
 from collections.abc import Collection
@@ -50,11 +50,11 @@ TOKEN = re.compile(r"\(|\)|[^\s()]+")
 
 
 def from_metadata(metadata: Message) -> str:
-    """Return the licence that a package's metadata states, as an SPDX expression where plain.
+    """Return the license that a package's metadata states, as an SPDX expression where plain.
 
-    Read in this order: License-Expression; a License field of one line; the licence
+    Read in this order: License-Expression; a License field of one line; the license
     classifiers, all of them together; the first line of a longer License field. Text that names
-    no known licence is returned as it stands, and ``"unknown"`` where there is none.
+    no known license is returned as it stands, and ``"unknown"`` where there is none.
     """
     if expression := (metadata.get("License-Expression") or "").strip():
         return expression
@@ -71,7 +71,7 @@ def from_metadata(metadata: Message) -> str:
 
 
 def spdx(text: str) -> str | None:
-    """Return the SPDX name or expression for a licence written freely; None where not plain."""
+    """Return the SPDX name or expression for a license written freely; None where not plain."""
     text = text.strip()
     words = [word for word in TOKEN.findall(text) if word not in OPERATORS]
     if words and all(SPDX.fullmatch(word) for word in words):

@@ -18,17 +18,17 @@ from data_tools.sources.licenses import UNKNOWN, spdx
 from llama_scale.errors import InputError, nearest
 
 SUFFIXES = {"Python": (".py",)}
-LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
+LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 
 
 def folder_documents(
-    path: str | None, language: str, licence: str | None, limit: int, start: int = 0
+    path: str | None, language: str, license: str | None, limit: int, start: int = 0
 ) -> Iterator[Document]:
     """Yield the source files under a folder, each project in it a package.
 
     A git repository gives the files that it tracks; another folder all that are not hidden. A
-    folder that cannot be read stands for its files. Links are not followed. A project's licence is
-    that of its LICENSE file where its first line names one, else ``licence``.
+    folder that cannot be read stands for its files. Links are not followed. A project's license is
+    that of its LICENSE file where its first line names one, else ``license``.
 
     Raises:
         InputError: There is no such folder, or the language is not known here.
@@ -45,7 +45,7 @@ def folder_documents(
     for project in projects:
         whole = project == root and len(projects) > 1
         names = _own_files(project) if whole else _project_files(project)
-        stated = _licence(project) or licence or UNKNOWN
+        stated = _license(project) or license or UNKNOWN
         names = [name for name in names if name.endswith((*SUFFIXES[language], "/"))]
         for name in names[start:]:
             content, problem = _read(project / name, limit)
@@ -98,8 +98,8 @@ def _read(path: Path, limit: int) -> tuple[bytes | None, str | None]:
         return None, "unreadable"
 
 
-def _licence(project: Path) -> str | None:
-    for name in LICENCE_FILES:
+def _license(project: Path) -> str | None:
+    for name in LICENSE_FILES:
         try:
             text = (project / name).read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -109,11 +109,11 @@ def _licence(project: Path) -> str | None:
     return None
 
 
-def jsonl_documents(path: str | None, licence: str | None, start: int = 0) -> Iterator[Document]:
+def jsonl_documents(path: str | None, license: str | None, start: int = 0) -> Iterator[Document]:
     """Yield the rows of a .jsonl or .jsonl.gz file, or of all such files in a folder.
 
     A row has ``content`` (or ``text``), and may have ``package`` (or ``repo_name``), ``path``,
-    ``licence`` (or ``license``), ``stars``. A row without a package is one of its own.
+    ``license`` (or ``licence``), ``stars``. A row without a package is one of its own.
     """
     for file in _files(path, "jsonl", (".jsonl", ".jsonl.gz")):
         opener = gzip.open if file.suffix == ".gz" else open
@@ -122,26 +122,26 @@ def jsonl_documents(path: str | None, licence: str | None, start: int = 0) -> It
             try:
                 for number, line in enumerate(lines):
                     if number >= start:
-                        yield _line_document(line, f"{file.name}:{number + 1}", licence)
+                        yield _line_document(line, f"{file.name}:{number + 1}", license)
             except (EOFError, OSError, zlib.error):
                 number += 1
                 if number >= start:
                     name = f"{file.name}:{number + 1}"
-                    yield Document(name, "", licence or UNKNOWN, name, None, "truncated_gzip")
+                    yield Document(name, "", license or UNKNOWN, name, None, "truncated_gzip")
             start = max(0, start - number - 1)
 
 
-def _line_document(line: bytes, name: str, licence: str | None) -> Document:
+def _line_document(line: bytes, name: str, license: str | None) -> Document:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        return Document(name, "", licence or UNKNOWN, name, None, "bad_json")
-    return _document(row, name, licence)
+        return Document(name, "", license or UNKNOWN, name, None, "bad_json")
+    return _document(row, name, license)
 
 
-def parquet_documents(path: str | None, licence: str | None, start: int = 0) -> Iterator[Document]:
+def parquet_documents(path: str | None, license: str | None, start: int = 0) -> Iterator[Document]:
     """Yield the rows of a Parquet file, or of all in a folder: The Stack's columns or jsonl's."""
     import pyarrow
     from pyarrow import parquet
@@ -153,23 +153,23 @@ def parquet_documents(path: str | None, licence: str | None, start: int = 0) -> 
             rows = (row for batch in table.iter_batches(256) for row in batch.to_pylist())
             rows = islice(rows, first, None)
             if "max_stars_repo_name" in table.schema_arrow.names:
-                yield from stack_documents(rows, licence)
+                yield from stack_documents(rows, license)
             else:
                 for number, row in enumerate(rows, first):
-                    yield _document(row, f"{file.name}:{number + 1}", licence)
+                    yield _document(row, f"{file.name}:{number + 1}", license)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).partition("\n")[0][:100]
             raise InputError(f"path: {file}: not a Parquet file, or damaged ({reason})") from None
 
 
-def _document(row: dict[str, Any], name: str, licence: str | None) -> Document:
+def _document(row: dict[str, Any], name: str, license: str | None) -> Document:
     text = row.get("content", row.get("text"))
     content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     problem = None if isinstance(content, bytes) else "no_content"
     return Document(
         package=str(row.get("package") or row.get("repo_name") or name),
         version=str(row.get("version") or ""),
-        licence=joined(row.get("licence") or row.get("license")) or licence or UNKNOWN,
+        license=joined(row.get("license") or row.get("licence")) or license or UNKNOWN,
         path=str(row.get("path") or name),
         content=None if problem else content,
         problem=problem,

@@ -47,7 +47,7 @@ def test_broken_files_in_a_folder(tmp_path):
     (root / "json" / "gone.py").write_text(CODE)
     subprocess.run(["git", "-C", str(root / "json"), "add", "."], check=True)
     (root / "json" / "gone.py").unlink()
-    flags = ["--source=folder", f"--path={root}", "--licence=MIT", "--humaneval=false"]
+    flags = ["--source=folder", f"--path={root}", "--license=MIT", "--humaneval=false"]
     flags += ["--vocab_size=500", "--val_share=0.2", "--max_file_bytes=200000000"]
     dropped, examples = filtered(tmp_path, *flags)
     counted = {name: dropped[name] for name in ("not_utf8", "nul", "long_line", "symlink")}

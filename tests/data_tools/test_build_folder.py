@@ -1,5 +1,6 @@
 """A build appears whole in its place or not at all, and what cannot end well does not begin."""
 
+import gzip
 import json
 import re
 import shutil
@@ -12,8 +13,11 @@ from data_tools import build_folder, prepare
 from data_tools.build_folder import finished
 from data_tools.config import PrepareConfig
 from data_tools.corpus import corpus
+from data_tools.lookup import LookupConfig, lookup
 from data_tools.report import figures
+from data_tools.report.page import funnel
 from llama_scale.errors import InputError
+from llama_scale.files import read_json, write_json
 from tests.conftest import run_script
 from tests.data_tools.test_prepare import built, config, contents, site  # noqa: F401
 
@@ -32,11 +36,11 @@ def test_a_failure_before_anything_is_collected_leaves_nothing(config, tmp_path)
 
 def test_what_was_left_out_is_said_when_nothing_is_left(config, tmp_path):  # noqa: F811
     path = tmp_path / "rows.jsonl"
-    good, blank = {"content": "value = 1\n", "licence": "MIT"}, {"content": "\n ", "licence": "MIT"}
+    good, blank = {"content": "value = 1\n", "license": "MIT"}, {"content": "\n ", "license": "MIT"}
     rows = [good | {"content": "  \0"}, blank, blank, {"content": "value = 1\n"}]
     cases = [
-        (rows, {}, "no file is left to train on, left out: 1 licence, 1 nul, 2 empty "),
-        ([good], {"licences": ["FOO"]}, "no file is left to train on, left out: 1 licence "),
+        (rows, {}, "no file is left to train on, left out: 1 license, 1 nul, 2 empty "),
+        ([good], {"licenses": ["FOO"]}, "no file is left to train on, left out: 1 license "),
         ([good], {"max_bytes": 3}, "no file was read; it holds none, or .*max_bytes"),
         ([good], {"packages": []}, "no file was read; it holds none, or packages"),
         ([], {}, "no file was read; it holds none"),
@@ -63,8 +67,8 @@ def test_a_source_set_right_is_read_anew(config, tmp_path):  # noqa: F811
         config, source="jsonl", path=str(path), packages=None, vocab_size=300, humaneval=False
     )
     rows = [{"content": f"def f{i}(x):\n    return x + {i}\n" * 9, "package": f"p{i}",
-             "licence": "MIT" if i else "none"} for i in range(4)]  # fmt: skip
-    for n, message in ((1, "left out: 1 licence"), (2, "source code in 1, but validation")):
+             "license": "MIT" if i else "none"} for i in range(4)]  # fmt: skip
+    for n, message in ((1, "left out: 1 license"), (2, "source code in 1, but validation")):
         path.write_text("\n".join(map(json.dumps, rows[:n])))
         with pytest.raises(InputError, match=message):
             prepare.prepare(settings)
@@ -169,3 +173,26 @@ def test_names_with_dollars_are_drawn_as_they_are():
     """Between two of them matplotlib would read a formula, and stop at a wrong one."""
     bars = [(name, 1.0, "#000000") for name in ("$x_{$", "a$b$", "plain")]
     assert figures.draw_png([figures.Figure("t", "MB", bars)]).startswith(b"\x89PNG")
+
+
+def old_names(value):
+    """A manifest as it was written when the field was called licence."""
+    text = json.dumps(value).replace('"license"', '"licence"').replace('"licenses"', '"licences"')
+    return json.loads(text)
+
+
+def test_a_build_of_before_license_had_its_name_still_opens(built, config, tmp_path):  # noqa: F811
+    folder = Path(shutil.copytree(built[0].folder, config.folder))
+    with gzip.open(folder / "documents.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = file.read().replace('"license": ', '"licence": ')
+    with gzip.open(folder / "documents.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write(rows)
+    write_json(folder / "manifest.json", old_names(built[1]))
+    assert "licences" in read_json(folder / "manifest.json")
+    assert finished(config) == built[1]
+    assert "MIT 100 %" in funnel(finished(config), folder)
+    with pytest.raises(InputError, match=r"license: .* was built with None, not MIT"):
+        finished(replace(config, license="MIT"))
+    assert lookup(LookupConfig(str(folder), 5))["license"] == "MIT"
+    folder.rename(tmp_path / ".tiny.tmp")
+    assert prepare.prepare(config) == built[1], "complete, but killed before it had its name"

@@ -147,13 +147,13 @@ def test_what_is_left_out_is_counted_and_named(built, site):
     dropped = manifest["dropped"]
     assert dropped["vendored"] == {"files": 1, "bytes": 108}
     assert dropped["generated"]["files"] >= 1
-    assert dropped["licence"]["files"] == len(list((site / "fake_html").rglob("*.py")))
+    assert dropped["license"]["files"] == len(list((site / "fake_html").rglob("*.py")))
     assert manifest["left_out"] == [
-        {"package": "fake-copy", "version": "1.0", "licence": "MIT", "reason": "vendored"}
+        {"package": "fake-copy", "version": "1.0", "license": "MIT", "reason": "vendored"}
         | dropped["vendored"],
-        {"package": "fake-html", "version": "1.0", "licence": "MPL-2.0 AND MIT"}
-        | {"reason": "licence"}
-        | dropped["licence"],
+        {"package": "fake-html", "version": "1.0", "license": "MPL-2.0 AND MIT"}
+        | {"reason": "license"}
+        | dropped["license"],
     ]
     on_disk = list(site.rglob("*.py"))
     counted = sum(row["files"] for row in dropped.values()) + len(paths)
@@ -213,7 +213,7 @@ def test_a_finished_build_is_left_alone(built, site, tmp_path):
     assert changed.returncode == 2
     assert changed.stderr.count("\n") == 1
     assert f"vocab_size: {config.folder} was built with 600, not 700" in changed.stderr
-    assert "--out" in changed.stderr
+    assert "choose another out" in changed.stderr
 
 
 def test_a_folder_that_is_no_build_or_damaged_is_refused(built, config):

@@ -153,7 +153,7 @@ def test_lookup_names_the_file_of_a_token(packed, site, tmp_path):  # noqa: F811
                       "--token=12", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("fake-")
-    assert "licence   MIT" in done.stdout
+    assert "license   MIT" in done.stdout
     for flags, message in (
         ({"token": 10**9}, "token: train shard 0 has"),
         ({"token": 0, "shard": 99}, "shard: .* train shards"),

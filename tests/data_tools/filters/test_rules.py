@@ -146,11 +146,11 @@ def test_damaged_files_equal_the_reference():
 
 
 @pytest.mark.parametrize(
-    ("licence", "path", "content", "expected"),
+    ("license", "path", "content", "expected"),
     [
         ("MIT", "a/b.py", b"x", None),
-        ("MPL-2.0", "a/b.py", b"x", "licence"),
-        ("unknown", "a/b.py", b"x", "licence"),
+        ("MPL-2.0", "a/b.py", b"x", "license"),
+        ("unknown", "a/b.py", b"x", "license"),
         ("MIT", "a/_vendor/b.py", b"x", "vendored"),
         ("MIT", "third_party/b.py", b"x", "vendored"),
         ("MIT", "a/vendor.py", b"x", None),
@@ -158,8 +158,8 @@ def test_damaged_files_equal_the_reference():
         ("MIT", "a/b.py", None, "unreadable"),
     ],
 )
-def test_source_rejection(licence, path, content, expected):
-    assert source_rejection(Document("a", "1", licence, path, content)) == expected
+def test_source_rejection(license, path, content, expected):
+    assert source_rejection(Document("a", "1", license, path, content)) == expected
 
 
 @pytest.mark.parametrize(
@@ -204,9 +204,9 @@ def test_parses(source, expected):
     assert parses(source.encode()) == expected
 
 
-def test_size_licences_and_what_a_source_reports():
+def test_size_licenses_and_what_a_source_reports():
     document = Document("a", "1", "LicenseRef-mine", "a.py", b"x" * 100)
-    assert source_rejection(document) == "licence"
+    assert source_rejection(document) == "license"
     rules = SourceRules(frozenset({"LicenseRef-mine"}), max_file_bytes=99)
     assert source_rejection(document, rules) == "too_large"
     assert source_rejection(replace(document, problem="hash_mismatch"), rules) == "hash_mismatch"

@@ -26,7 +26,7 @@ def git_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def v1_row(content, repo="alice/one", path="a.py", licences=("MIT",), **other):
+def v1_row(content, repo="alice/one", path="a.py", licenses=("MIT",), **other):
     row = {"size": len(content or ""), "ext": "py", "lang": "Python"}
     row["hexsha"] = git_id((content or "").encode())
     for kind in ("stars", "issues", "forks"):
@@ -34,7 +34,7 @@ def v1_row(content, repo="alice/one", path="a.py", licences=("MIT",), **other):
             f"max_{kind}_repo_path": path,
             f"max_{kind}_repo_name": repo,
             f"max_{kind}_repo_head_hexsha": "f" * 40,
-            f"max_{kind}_repo_licenses": None if licences is None else list(licences),
+            f"max_{kind}_repo_licenses": None if licenses is None else list(licenses),
             f"max_{kind}_count": None,
             f"max_{kind}_repo_{kind}_event_min_datetime": None,
             f"max_{kind}_repo_{kind}_event_max_datetime": "2021-01-01T00:00:00.000Z",
@@ -46,8 +46,8 @@ def v1_row(content, repo="alice/one", path="a.py", licences=("MIT",), **other):
 V1 = [
     v1_row(CODE, max_stars_count=7),
     v1_row(CODE.replace("add", "mul"), "bob/two", "b.py", ("Apache-2.0", "MIT")),
-    v1_row(CODE + "# gpl\n", "carol/three", licences=("GPL-3.0",)),
-    v1_row(CODE + "# none\n", "dan/four", licences=None),
+    v1_row(CODE + "# gpl\n", "carol/three", licenses=("GPL-3.0",)),
+    v1_row(CODE + "# none\n", "dan/four", licenses=None),
     v1_row(None, "erin/five"),
     v1_row(CODE + "# nul \0\n", "frank/six"),
     v1_row(CODE + "# wrong\n", "grace/seven", hexsha="0" * 40),
@@ -58,7 +58,7 @@ V1 = [
 
 UNNAMED = "unnamed-" + V1[-1]["hexsha"][:12]
 V1_COUNTS = {
-    "licence": 2, "no_content": 1, "hash_mismatch": 1, "too_large": 1,
+    "license": 2, "no_content": 1, "hash_mismatch": 1, "too_large": 1,
 }  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_the_stack(tmp_path, v1, source):
     assert found.examples["hash_mismatch"] == ["grace/seven: a.py"]
     records = {record.package: record for record in found.records}
     assert set(records) == {"alice/one", "bob/two", "frank/six", "ivan/nine", UNNAMED}
-    assert records["bob/two"].licence == "Apache-2.0 AND MIT"
+    assert records["bob/two"].license == "Apache-2.0 AND MIT"
     assert records["alice/one"].stars == 7
     assert records["alice/one"].version == "f" * 40
     assert list(corpus.contents(found.folder, [records["alice/one"]])) == [CODE.encode()]
@@ -115,16 +115,16 @@ def test_the_stack(tmp_path, v1, source):
     assert list(parquet_found.records) == kept
 
 
-def test_starcoderdata_has_no_licences_of_its_own(tmp_path):
+def test_starcoderdata_has_no_licenses_of_its_own(tmp_path):
     folder = tmp_path / "data" / "python"
     folder.mkdir(parents=True)
     rows = [{"max_stars_repo_path": "a.py", "max_stars_repo_name": "a/b", "max_stars_count": 3}]
     table = pa.Table.from_pylist([rows[0] | {"id": "1", "content": CODE}])
     parquet.write_table(table, folder / "train-00000.parquet")
     settings = config(tmp_path, "starcoderdata", path=str(tmp_path / "data"))
-    assert dropped(collected(settings, tmp_path)) == {"licence": 1}
-    (record,) = collected(replace(settings, licence="MIT"), tmp_path).records
-    assert (record.package, record.licence, record.stars) == ("a/b", "MIT", 3)
+    assert dropped(collected(settings, tmp_path)) == {"license": 1}
+    (record,) = collected(replace(settings, license="MIT"), tmp_path).records
+    assert (record.package, record.license, record.stars) == ("a/b", "MIT", 3)
 
 
 def v2_file(content: bytes, path="/a.py", encoding="UTF-8", **other):
@@ -169,7 +169,7 @@ CONTENTS = {
 }  # fmt: skip
 V2_COUNTS = {
     "wrong_encoding": 2, "vendored": 1, "generated": 1, "too_large": 2, "missing_content": 1,
-    "truncated_gzip": 2, "hash_mismatch": 2, "no_content": 1, "licence": 1,
+    "truncated_gzip": 2, "hash_mismatch": 2, "no_content": 1, "license": 1,
 }  # fmt: skip
 REPOSITORY = {
     "snapshot_id": "s", "revision_id": "r" * 40, "branch_name": "main", "visit_date": STAMP,
@@ -212,7 +212,7 @@ def test_the_stack_v2(tmp_path, objects):
     settings = config(tmp_path, "the-stack-v2", path=str(folder), store=objects.as_uri())
     found = collected(settings, tmp_path)
     check_v2(found)
-    unlicensed = replace(settings, licences=["MIT", "no_license"])
+    unlicensed = replace(settings, licenses=["MIT", "no_license"])
     assert "owner/unlicensed" in {r.package for r in collected(unlicensed, tmp_path).records}
 
 

@@ -1,4 +1,4 @@
-"""Installed packages are found with their files and licences."""
+"""Installed packages are found with their files and licenses."""
 
 import sysconfig
 from pathlib import Path
@@ -17,11 +17,11 @@ PACKAGES = {
 
 def install(site: Path, packages: dict[str, tuple[str, dict[str, str]]]) -> None:
     """Lay out packages as pip does: files, METADATA and RECORD."""
-    for name, (licence, files) in packages.items():
+    for name, (license, files) in packages.items():
         info = site / f"{name.lower()}-1.0.dist-info"
         info.mkdir(parents=True)
         header = f"Metadata-Version: 2.4\nName: {name}\nVersion: 1.0\n"
-        (info / "METADATA").write_text(header + f"License-Expression: {licence}\n")
+        (info / "METADATA").write_text(header + f"License-Expression: {license}\n")
         for path, text in files.items():
             (site / path).parent.mkdir(parents=True, exist_ok=True)
             (site / path).write_text(text)
@@ -42,14 +42,14 @@ def test_packages_of_this_interpreter(site):
     assert list(packages) == sorted(packages)
     assert "llama-scale" not in packages
     alpha = packages["alpha-one"]
-    assert (alpha.version, alpha.licence, alpha.root) == ("1.0", "MIT", site)
+    assert (alpha.version, alpha.license, alpha.root) == ("1.0", "MIT", site)
     assert alpha.files == ["alpha/__init__.py", "alpha/core.py"]
     assert packages["beta"].files == ["beta.py"]
     numpy = packages["numpy"]
-    assert numpy.licence.startswith("BSD-3-Clause")
+    assert numpy.license.startswith("BSD-3-Clause")
     assert "numpy/__init__.py" in numpy.files
     stdlib = packages[STDLIB]
-    assert (stdlib.licence, stdlib.root) == ("PSF-2.0", Path(sysconfig.get_path("stdlib")))
+    assert (stdlib.license, stdlib.root) == ("PSF-2.0", Path(sysconfig.get_path("stdlib")))
     assert {"json/decoder.py", "ast.py"} <= set(stdlib.files)
     assert not any("site-packages" in path for path in stdlib.files)
 
@@ -59,12 +59,12 @@ def test_the_version_that_python_imports_is_meant(site, tmp_path, monkeypatch):
     install(newer, {"beta": ("MIT", {"beta.py": "b = 3\n"})})
     monkeypatch.syspath_prepend(newer)
     (document,) = installed(["beta"])
-    assert (document.content, document.licence) == (b"b = 3\n", "MIT")
+    assert (document.content, document.license) == (b"b = 3\n", "MIT")
 
 
 def test_documents(site):
     documents = list(installed(["alpha.one", "beta"]))
-    assert [(d.package, d.path, d.licence) for d in documents] == [
+    assert [(d.package, d.path, d.license) for d in documents] == [
         ("alpha-one", "alpha/__init__.py", "MIT"),
         ("alpha-one", "alpha/core.py", "MIT"),
         ("beta", "beta.py", "MPL-2.0"),
