@@ -53,7 +53,7 @@ def write_files(path: Path, packages: list[str] | None, n: int) -> None:
 
 def _copies(packages: list[str] | None) -> Iterator[str]:
     texts = []
-    for document in installed.installed(packages):
+    for document in installed.installed_documents(packages):
         if 500 < len(document.content or b"") <= LARGEST:
             texts.append(document.content.decode("utf-8", "replace"))
     for number, text in enumerate(cycle(texts)):
@@ -74,7 +74,7 @@ def build(path: str, out: str) -> None:
         workers=1,
     )  # fmt: skip
     peaks = {}
-    with build_folder.opened(config) as work:
+    with build_folder.open_work_folder(config) as work:
         for step, _ in prepare.steps(config, work, map):
             peaks[step] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(peaks))

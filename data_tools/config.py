@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from data_tools.sources.installed import Source
+from data_tools.sources.document import SourceName
 from llama_scale.data.shards import MAX_VOCAB
 from llama_scale.errors import InputError, at_least_1, check_fields
 from llama_scale.files import check_name
@@ -65,7 +65,7 @@ class PrepareConfig:
     until: Literal["collect", "filter", "dedup", "decontaminate", "tokenizer", "encode"] | None = (
         None
     )
-    source: Source = "installed"
+    source: SourceName = "installed"
     path: str | None = None
     language: str = "Python"
     store: str | None = None

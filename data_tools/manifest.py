@@ -26,8 +26,8 @@ def with_new_names(value: Any) -> Any:
 
 def make_manifest(
     config: PrepareConfig,
-    found: Corpus,
-    lost: dict[str, Any],
+    collected: Corpus,
+    losses: dict[str, Any],
     splits: dict[str, Sequence[Record]],
     summary: dict[str, dict],
     tokenizer: Tokenizer,
@@ -36,8 +36,8 @@ def make_manifest(
 
     Args:
         config: Its settings.
-        found: What was collected.
-        lost: ``dropped`` and ``examples`` of all steps.
+        collected: What was collected.
+        losses: ``dropped`` and ``examples`` of all steps.
         splits: The documents of each split.
         summary: What ``write_splits`` returned.
         tokenizer: The tokenizer.
@@ -76,9 +76,9 @@ def make_manifest(
         "splits": summary,
         "fingerprint": data_fingerprint(summary, tokenizer.fingerprint),
         "settings": config.settings,
-        "dropped": dict(sorted(lost["dropped"].items())),
-        "examples": dict(sorted(lost["examples"].items())),
-        "left_out": found.left_out,
+        "dropped": dict(sorted(losses["dropped"].items())),
+        "examples": dict(sorted(losses["examples"].items())),
+        "left_out": collected.left_out,
         "redacted": redacted,
         "licenses": dict(sorted(licenses.items())),
         "sources": [packages[name] for name in sorted(packages)],

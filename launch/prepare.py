@@ -5,7 +5,7 @@
 
 import sys
 
-from data_tools.build_folder import finished
+from data_tools.build_folder import find_finished_build
 from data_tools.lookup import LookupConfig, describe, lookup
 from data_tools.prepare import PrepareConfig, prepare
 from data_tools.report.page import funnel
@@ -18,7 +18,7 @@ def main() -> None:
         print(describe(lookup(parse(LookupConfig, "Name a token's file.", sys.argv[2:]))))
         return
     config = parse(PrepareConfig, __doc__)
-    if manifest := finished(config):
+    if manifest := find_finished_build(config):
         print(f"{config.folder}: already prepared ({manifest['fingerprint'][:12]}), nothing to do")
     elif manifest := prepare(config):
         print(funnel(manifest, config.folder))

@@ -9,10 +9,9 @@ from textwrap import shorten
 
 import numpy as np
 
+from data_tools.dedup.deduplicate import NEAR
 from data_tools.report import figures
 from llama_scale.files import atomic_write
-
-NEAR = "near.jsonl"
 
 
 def write_report(folder: Path, manifest: dict, contamination: dict) -> None:

@@ -1,31 +1,30 @@
 """The Stack, The Stack v2 and StarCoderData, row by row: memory does not grow with them."""
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
-from data_tools.sources.blob_store import Problem, Read, git_hash, open_store
-from data_tools.sources.installed import Document
+from data_tools.sources.blob_store import Read, UnusableContent, git_hash, open_store
+from data_tools.sources.document import Document
 from data_tools.sources.licenses import UNKNOWN
+from data_tools.sources.retry import NetworkRetries
 from llama_scale.errors import InputError
 
-RETRIES = 6
-AHEAD = 32  # contents asked for at a time
+MAX_FETCHES = 32  # contents asked for at a time
 Row = dict[str, Any]
 
 
-def documents(
+def hub_documents(
     source: str, language: str, path: str | None, store: str | None, license: str | None,
     limit: int, start: int = 0,
 ) -> Iterator[Document]:  # fmt: skip
     """Yield the files of a data set from the one numbered ``start`` on.
 
     Args:
-        source: Its name, see ``sources.Source``.
+        source: Its name, see ``document.SourceName``.
         language: Programming language.
         path: A local copy, or None for the Hub.
         store: Where The Stack v2's contents are.
@@ -34,7 +33,7 @@ def documents(
         start: Documents to pass over; those of v2 are not fetched.
 
     Raises:
-        InputError: See ``dataset_rows`` and ``store.open_store``.
+        InputError: See ``dataset_rows`` and ``blob_store.open_store``.
     """
     if not source.startswith("the-stack-v2"):
         rows = dataset_rows(source, language, path, start)
@@ -55,38 +54,34 @@ def dataset_rows(source: str, language: str, path: str | None, start: int = 0) -
         InputError: There is no token, its owner has not accepted the terms, there is no such data,
             or the network stays away.
     """
-    yield from resumed(lambda row: _open(source, language, path, row), source, time.sleep, start)
+    yield from rows_with_retries(
+        lambda row: _open_dataset(source, language, path, row), source, start
+    )
 
 
-def resumed(
-    open_at: Callable[[int], Iterator[Row]], name: str, pause: Callable[[float], None] = time.sleep,
-    start: int = 0,
-) -> Iterator[Row]:  # fmt: skip
+def rows_with_retries(
+    open_at: Callable[[int], Iterator[Row]], name: str, start: int = 0
+) -> Iterator[Row]:
     """Yield what ``open_at(start)`` yields; after a network failure go on at the next row.
 
     Raises:
-        InputError: It failed RETRIES times without a row between.
+        InputError: It failed too often without a row between.
     """
-    done, failures = start, 0
+    next_row, retries = start, NetworkRetries()
     while True:
         try:
-            for row in open_at(done):
+            for row in open_at(next_row):
                 yield row
-                done, failures = done + 1, 0
+                next_row += 1
+                retries.succeeded()
             return
         except Exception as error:
-            if not _is_network(error):
+            if not _is_network_failure(error):
                 raise
-            failures += 1
-            if failures == RETRIES:
-                raise InputError(
-                    f"{name}: the network failed {RETRIES} times at row {done} "
-                    f"({type(error).__name__}); run the same command again later"
-                ) from None
-            pause(min(60.0, 2.0**failures))
+            retries.failed(f"{name}: row {next_row}", type(error).__name__)
 
 
-def _is_network(error: Exception) -> bool:
+def _is_network_failure(error: Exception) -> bool:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return status == 429 or status >= 500
@@ -96,7 +91,7 @@ def _is_network(error: Exception) -> bool:
     return bool(modules & {"aiohttp", "httpx", "httpcore", "requests", "urllib3"})
 
 
-def _open(source: str, language: str, path: str | None, start: int) -> Iterator[Row]:
+def _open_dataset(source: str, language: str, path: str | None, start: int) -> Iterator[Row]:
     import datasets
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import get_token
@@ -163,12 +158,12 @@ def stack_documents(rows: Iterator[Row], license: str | None) -> Iterator[Docume
         yield Document(
             package=row.get("max_stars_repo_name") or name,
             version=row.get("max_stars_repo_head_hexsha") or "",
-            license=joined(row.get("max_stars_repo_licenses")) or license or UNKNOWN,
+            license=license_expression(row.get("max_stars_repo_licenses")) or license or UNKNOWN,
             path=row.get("max_stars_repo_path") or name,
             content=content,
             problem=problem,
-            stars=whole(row.get("max_stars_count")),
-            forks=whole(row.get("max_forks_count")),
+            stars=whole_number(row.get("max_stars_count")),
+            forks=whole_number(row.get("max_forks_count")),
         )
 
 
@@ -180,11 +175,11 @@ def stack_v2_documents(
     Contents are read some ahead by threads and come in the order of the rows.
     """
     entries = ((file, row) for row in rows for file in _files(row, language))
-    with ThreadPoolExecutor(AHEAD) as threads:
+    with ThreadPoolExecutor(MAX_FETCHES) as threads:
         running: deque = deque()
         for file, row in islice(entries, start, None):
-            running.append((file, row, threads.submit(_content, file, read, limit)))
-            if len(running) == AHEAD:
+            running.append((file, row, threads.submit(_fetch_content, file, read, limit)))
+            if len(running) == MAX_FETCHES:
                 yield _v2_document(*running.popleft())
         while running:
             yield _v2_document(*running.popleft())
@@ -199,7 +194,7 @@ def _files(row: Row, language: str) -> Iterator[Row]:
             yield file
 
 
-def _content(file: Row, read: Read, limit: int) -> tuple[bytes | None, str | None]:
+def _fetch_content(file: Row, read: Read, limit: int) -> tuple[bytes | None, str | None]:
     """Return a file's bytes as UTF-8, or None and why not."""
     if file.get("is_vendor"):
         return None, "vendored"
@@ -212,15 +207,15 @@ def _content(file: Row, read: Read, limit: int) -> tuple[bytes | None, str | Non
     try:
         raw = read(file["blob_id"], file["content_id"])
         return raw.decode(file.get("src_encoding") or "utf-8").encode("utf-8"), None
-    except Problem as problem:
-        return None, problem.reason
+    except UnusableContent as error:
+        return None, error.reason
     except (LookupError, UnicodeError):
         return None, "wrong_encoding"
 
 
 def _v2_document(file: Row, row: Row, content: Any) -> Document:
     data, problem = content.result()
-    license = joined(file.get("detected_licenses"))
+    license = license_expression(file.get("detected_licenses"))
     if file.get("license_type") == "no_license" or not license:
         license = "no_license" if file.get("license_type") == "no_license" else UNKNOWN
     return Document(
@@ -230,18 +225,18 @@ def _v2_document(file: Row, row: Row, content: Any) -> Document:
         path=(file.get("path") or file.get("blob_id") or "").lstrip("/"),
         content=data,
         problem=problem,
-        stars=whole(row.get("star_events_count")),
-        forks=whole(row.get("fork_events_count")),
+        stars=whole_number(row.get("star_events_count")),
+        forks=whole_number(row.get("fork_events_count")),
     )
 
 
-def whole(value: Any) -> int:
+def whole_number(value: Any) -> int:
     """Return a number of stars or forks; 0 where there is none (missing, NaN, no number)."""
     number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     return int(value) if number else 0
 
 
-def joined(licenses: Any) -> str:
+def license_expression(licenses: Any) -> str:
     """Return a list of SPDX names, or one, as an expression: all of them hold; "" for none.
 
     What is no text stays visible as one, which no license is called.

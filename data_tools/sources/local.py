@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.hub import joined, stack_documents, whole
-from data_tools.sources.installed import Document
+from data_tools.sources.document import Document
+from data_tools.sources.hub import license_expression, stack_documents, whole_number
 from data_tools.sources.licenses import UNKNOWN, spdx
 from llama_scale.errors import InputError, nearest
 
@@ -33,7 +33,7 @@ def folder_documents(
     Raises:
         InputError: There is no such folder, or the language is not known here.
     """
-    root = _existing(path, "folder")
+    root = _existing_path(path, "folder")
     if not root.is_dir():
         raise InputError(f"path: {root}: not a folder")
     if language not in SUFFIXES:
@@ -42,10 +42,12 @@ def folder_documents(
     if not (root / ".git").exists():
         projects += sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink()
                            and not p.name.startswith("."))  # fmt: skip
+    # ``start`` counts the files of all projects: one that has fewer is passed over, and the next is
+    # asked for the rest. With projects of 3 and 5 files, start 4 begins at file 1 of the second.
     for project in projects:
-        whole = project == root and len(projects) > 1
-        names = _own_files(project) if whole else _project_files(project)
-        stated = _license(project) or license or UNKNOWN
+        only_own = project == root and len(projects) > 1
+        names = _own_files(project) if only_own else _project_files(project)
+        stated = _stated_license(project) or license or UNKNOWN
         names = [name for name in names if name.endswith((*SUFFIXES[language], "/"))]
         for name in names[start:]:
             content, problem = _read(project / name, limit)
@@ -65,10 +67,10 @@ def _project_files(project: Path) -> list[str]:
         return sorted(set(filter(None, os.fsdecode(done.stdout).split("\0"))))
     files = []
 
-    def closed(error: OSError) -> None:
+    def add_unreadable(error: OSError) -> None:
         files.append(f"{Path(error.filename).relative_to(project).as_posix()}/")
 
-    for folder, folders, names in os.walk(project, onerror=closed):
+    for folder, folders, names in os.walk(project, onerror=add_unreadable):
         here = Path(folder).relative_to(project)
         # A link to a folder is listed as a file that is not followed.
         links = [f for f in folders if (Path(folder) / f).is_symlink()]
@@ -98,7 +100,7 @@ def _read(path: Path, limit: int) -> tuple[bytes | None, str | None]:
         return None, "unreadable"
 
 
-def _license(project: Path) -> str | None:
+def _stated_license(project: Path) -> str | None:
     for name in LICENSE_FILES:
         try:
             text = (project / name).read_text(encoding="utf-8", errors="replace")
@@ -138,7 +140,7 @@ def _line_document(line: bytes, name: str, license: str | None) -> Document:
         row = None
     if not isinstance(row, dict):
         return Document(name, "", license or UNKNOWN, name, None, "bad_json")
-    return _document(row, name, license)
+    return _row_document(row, name, license)
 
 
 def parquet_documents(path: str | None, license: str | None, start: int = 0) -> Iterator[Document]:
@@ -156,29 +158,29 @@ def parquet_documents(path: str | None, license: str | None, start: int = 0) -> 
                 yield from stack_documents(rows, license)
             else:
                 for number, row in enumerate(rows, first):
-                    yield _document(row, f"{file.name}:{number + 1}", license)
+                    yield _row_document(row, f"{file.name}:{number + 1}", license)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).partition("\n")[0][:100]
             raise InputError(f"path: {file}: not a Parquet file, or damaged ({reason})") from None
 
 
-def _document(row: dict[str, Any], name: str, license: str | None) -> Document:
+def _row_document(row: dict[str, Any], name: str, license: str | None) -> Document:
     text = row.get("content", row.get("text"))
     content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     problem = None if isinstance(content, bytes) else "no_content"
     return Document(
         package=str(row.get("package") or row.get("repo_name") or name),
         version=str(row.get("version") or ""),
-        license=joined(row.get("license") or row.get("licence")) or license or UNKNOWN,
+        license=license_expression(row.get("license") or row.get("licence")) or license or UNKNOWN,
         path=str(row.get("path") or name),
         content=None if problem else content,
         problem=problem,
-        stars=whole(row.get("stars")),
+        stars=whole_number(row.get("stars")),
     )
 
 
 def _files(path: str | None, source: str, suffixes: tuple[str, ...]) -> list[Path]:
-    root = _existing(path, source)
+    root = _existing_path(path, source)
     if root.is_file():
         return [root]
     files = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(suffixes))
@@ -187,7 +189,7 @@ def _files(path: str | None, source: str, suffixes: tuple[str, ...]) -> list[Pat
     return files
 
 
-def _existing(path: str | None, source: str) -> Path:
+def _existing_path(path: str | None, source: str) -> Path:
     if path is None:
         raise InputError(f"path: the source {source} needs one")
     if not os.path.exists(path):

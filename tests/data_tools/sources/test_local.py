@@ -15,10 +15,11 @@ from pyarrow import parquet
 
 from data_tools import prepare
 from data_tools.config import PrepareConfig
-from data_tools.corpus import corpus
-from data_tools.encode.encoder import shuffled
-from data_tools.filters.rules import SourceRules
+from data_tools.corpus.collect import collect
+from data_tools.corpus.split import shuffled_order
 from data_tools.sources import hub, local
+from data_tools.sources.open_source import source_documents
+from data_tools.sources.source_rules import SourceRules
 from llama_scale.errors import InputError
 
 CODE = "def add(first, second):\n    total = first + second\n    return total\n"
@@ -26,7 +27,7 @@ CODE = "def add(first, second):\n    total = first + second\n    return total\n"
 
 def collected(documents, folder, rules=None):
     documents = list(documents)
-    return corpus.collect(lambda start: documents[start:], folder, rules)
+    return collect(lambda start: documents[start:], folder, rules)
 
 
 def dropped(found):
@@ -45,7 +46,7 @@ def test_names_that_are_not_utf8(tmp_path):
     assert [(r.package, r.path) for r in found.records] == [
         ("p\\udcff", "\\udcfe.py"), ("p\\udcff", "a.py"),
     ]  # fmt: skip
-    assert len(shuffled(found.records, 0)) == 2
+    assert len(shuffled_order(found.records, 0)) == 2
     (tmp_path / "rows.jsonl").write_text(
         json.dumps({"content": CODE, "package": "a\ud800", "path": "b\udfff", "license": "M\ud800"})
     )
@@ -78,7 +79,7 @@ def test_stars_that_are_missing_in_a_table(tmp_path):
     parquet.write_table(pa.table(rows), path)
     found = list(local.parquet_documents(str(path), "MIT"))
     assert [(d.stars, d.forks) for d in found] == [(0, 0), (4, 2)]
-    assert [hub.whole(value) for value in (None, "3", float("inf"), 2.0)] == [0, 0, 0, 2]
+    assert [hub.whole_number(value) for value in (None, "3", float("inf"), 2.0)] == [0, 0, 0, 2]
 
 
 def test_a_damaged_table_is_named(tmp_path):
@@ -210,7 +211,7 @@ def test_json_lines(tmp_path):
 def test_paths_that_are_missing(tmp_path, source):
     def collect(path):
         settings = PrepareConfig(name="x", source=source, path=path)
-        return collected(prepare._documents(settings, 0), tmp_path / "work")
+        return collected(source_documents(settings, 0), tmp_path / "work")
 
     for path, message in ((None, "needs one"), (str(tmp_path / "no"), "no such file or folder")):
         with pytest.raises(InputError, match=message):
