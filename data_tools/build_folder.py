@@ -15,7 +15,7 @@ from data_tools.dedup.deduplicate import NEAR
 from data_tools.encode.encoder import DOCUMENTS
 from data_tools.encode.tokenizer_text import TOKENIZER
 from data_tools.filters.contamination import CONTAMINATION, INDEX_FILE
-from data_tools.manifest import with_new_names
+from data_tools.manifest import upgrade_manifest
 from llama_scale.data.shards import FORMAT, MANIFEST, open_tokens, read_manifest
 from llama_scale.errors import InputError
 from llama_scale.files import locked, read_json, write_json
@@ -42,7 +42,7 @@ def find_finished_build(config: PrepareConfig) -> dict | None:
             f"{folder}: is there already but is no build (no manifest.json); choose another out "
             "or move it away"
         )
-    manifest = with_new_names(read_manifest(folder))
+    manifest = upgrade_manifest(read_manifest(folder))
     built_with = PrepareConfig(config.name).settings | manifest.get("settings", {})
     for name, value in config.settings.items():
         if built_with[name] != value:
@@ -117,7 +117,9 @@ def _remove_unusable(work: Path, config: PrepareConfig) -> None:
 
 
 def _is_build_of(config: PrepareConfig, manifest: dict) -> bool:
-    return manifest["format"] == FORMAT and with_new_names(manifest)["settings"] == config.settings
+    return (
+        manifest["format"] == FORMAT and upgrade_manifest(manifest)["settings"] == config.settings
+    )
 
 
 def _remove(path: Path) -> None:

@@ -11,17 +11,18 @@ from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.files import sha256
 
 
-def with_new_names(value: Any) -> Any:
-    """Return a manifest with the fields of an older build under the names of today.
+def upgrade_manifest(value: Any) -> Any:
+    """Return a manifest, or a part of one, with the fields of an older build under today's names.
 
     ``licence`` was a setting, a field of the sources and a reason to leave a file out.
     """
-    if isinstance(value, dict):
-        renamed = PrepareConfig.RENAMED
-        return {renamed.get(name, name): with_new_names(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [with_new_names(item) for item in value]
-    return "license" if value == "licence" else value
+        return [upgrade_manifest(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = PrepareConfig.RENAMED
+    row = {renamed.get(name, name): upgrade_manifest(item) for name, item in value.items()}
+    return row | {"reason": "license"} if row.get("reason") == "licence" else row
 
 
 def make_manifest(

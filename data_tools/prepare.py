@@ -27,7 +27,7 @@ from data_tools.filters.benchmark_texts import Part
 from data_tools.filters.contamination import CONTAMINATION, decontaminate
 from data_tools.filters.filter_step import filter_corpus
 from data_tools.journal import with_journal
-from data_tools.manifest import make_manifest, with_new_names
+from data_tools.manifest import make_manifest, upgrade_manifest
 from data_tools.process_map import process_map
 from data_tools.report.page import write_report
 from data_tools.sources.open_source import read_limit, source_documents, source_rules
@@ -51,7 +51,7 @@ def prepare(config: PrepareConfig) -> dict | None:
         next(parts, None)  # an error in it is told now, not after all has been read
     with open_work_folder(config) as work, ExitStack() as stack:
         if (work / MANIFEST).exists():
-            return with_new_names(read_manifest(work))
+            return upgrade_manifest(read_manifest(work))
         if config.engine == "processes":
             map_ = stack.enter_context(process_map(workers))
         else:
@@ -92,7 +92,9 @@ def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[s
     yield "decontaminate", None
     with _timed("tokenizer"):
         with _collected_anew_if_unfit(work):
-            splits = split_by_package(passed, positions, work, config.val_share, config.seed)
+            splits = split_by_package(
+                passed, positions, work=work, val_share=config.val_share, seed=config.seed
+            )
         if not (work / TOKENIZER).exists():
             texts = sample_tokenizer_text(
                 splits["train"], config.tokenizer_bytes, config.tokenizer_even
@@ -104,7 +106,14 @@ def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[s
         arguments = encode, splits, work, tokenizer.path, shard_layout(config)
         _, summary = _run_once(work, "encode", map_, *arguments)
     yield "encode", None
-    manifest = make_manifest(config, collected, losses, splits, summary, tokenizer)
+    manifest = make_manifest(
+        config,
+        collected=collected,
+        losses=losses,
+        splits=splits,
+        summary=summary,
+        tokenizer=tokenizer,
+    )
     with _timed("report"):
         write_report(work, manifest, read_json(work / CONTAMINATION))
     write_json(work / MANIFEST, manifest)
@@ -159,14 +168,20 @@ def encode(
     splits: dict[str, Records], work: Path, tokenizer: Path, layout: ShardLayout, map_: Callable
 ) -> tuple[np.ndarray, dict]:
     """Write the shards; return no positions and the manifest's "splits"."""
-    return np.empty(0), write_splits(splits, work, work, tokenizer, layout, map_)
+    return np.empty(0), write_splits(
+        splits, contents=work, folder=work, tokenizer=tokenizer, layout=layout, map_=map_
+    )
 
 
 def shard_layout(config: PrepareConfig) -> ShardLayout:
     """Return how the settings lay documents out in shards."""
-    fim = FimSettings(config.fim_rate, config.fim_spm, config.seed) if config.fim_rate else None
-    length = config.pack_length if config.packing == "best_fit" else None
-    return ShardLayout(config.shard_tokens, config.seed, length, fim)
+    fim = FimSettings(config.fim_rate, config.fim_spm, config.seed)
+    return ShardLayout(
+        shard_tokens=config.shard_tokens,
+        seed=config.seed,
+        pack_length=config.pack_length if config.packing == "best_fit" else None,
+        fim=fim if config.fim_rate else None,
+    )
 
 
 @contextmanager

@@ -38,12 +38,17 @@ def near_duplicates(folder: Path, records: Sequence[Record], map_: Callable) -> 
     task = functools.partial(band_keys_of_batch, folder)
     keys = corpus.map_batches(task, records, map_, "near duplicates")
     labels = _connected_groups(_keys_by_band(folder, keys, len(records)), len(records))
-    # The positions are used twice, by the map that reads their records and beside its results.
-    to_compare, compared = tee(_group_batches(records, labels))
+    # The positions are used three times: by the map that reads their records, and beside its
+    # results to count their bytes and to name what goes.
+    to_compare, to_count, compared = tee(_group_batches(records, labels), 3)
     groups = ([[records[i] for i in group] for group in batch] for batch in to_compare)
     results = map_(functools.partial(compare_groups, folder), groups)
+    sizes = corpus.document_sizes(records)  # (D,)
+    total = int(sizes[np.bincount(labels)[labels] > 1].sum())  # bytes in groups of two or more
+    amounts = (int(sizes[np.concatenate(batch)].sum()) for batch in to_count)
     removed = {}
-    for batch, verdicts in zip(compared, with_progress(results, "verifying"), strict=True):
+    results = with_progress(results, "verifying", total, "B", amounts)
+    for batch, verdicts in zip(compared, results, strict=True):
         for group, removals in zip(batch, verdicts, strict=True):
             for member, survivor, index in removals:
                 removed[group[member]] = {"like": group[survivor], "jaccard": index}

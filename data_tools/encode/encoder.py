@@ -107,7 +107,14 @@ def _write_concatenated(
     """Write one document after another."""
     for record, document in zip(records, encoded, strict=True):
         shard, start = writer.add(document.ids)
-        row = _document_row(writer.split, shard, start, len(document.ids), record.size, record)
+        row = _document_row(
+            record,
+            split=writer.split,
+            shard=shard,
+            start=start,
+            tokens=len(document.ids),
+            size=record.size,
+        )
         rows.write(json.dumps(row | ({"fim": document.fim} if document.fim else {})) + "\n")
     return {}
 
@@ -145,7 +152,9 @@ def _write_packed(
             shard, start = writer.add(np.concatenate([*pieces, ends]))
             for (d, first, n), piece in zip(sequence, pieces, strict=True):
                 n_bytes = int(model.byte_lengths[piece].sum())
-                row = _document_row(writer.split, shard, start, n, n_bytes, records[d])
+                row = _document_row(
+                    records[d], split=writer.split, shard=shard, start=start, tokens=n, size=n_bytes
+                )
                 row |= {"fim": FIM_KINDS[kinds[d]]} if kinds[d] else {}
                 row |= {"first": first, "of": int(lengths[d])} if lengths[d] > n else {}
                 rows.write(json.dumps(row) + "\n")
@@ -214,7 +223,7 @@ def _load_tokenizer(path: Path, checksum: str) -> Tokenizer:
 
 
 def _document_row(
-    split: str, shard: int, start: int, tokens: int, size: int, record: Record
+    record: Record, *, split: str, shard: int, start: int, tokens: int, size: int
 ) -> dict:
     row = {
         "split": split,

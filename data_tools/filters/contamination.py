@@ -214,13 +214,13 @@ def _window_powers(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return table, *powers
 
 
-def _positions_of_members(values: np.ndarray, wanted: dict[int, list]) -> np.ndarray:
-    """Return the positions of ``values`` (n,) uint64 that are among the keys of ``wanted``."""
-    if not wanted:
+def _positions_of_members(values: np.ndarray, members: dict[int, list]) -> np.ndarray:
+    """Return the positions of ``values`` (n,) uint64 that are among the keys of ``members``."""
+    if not members:
         return np.empty(0, np.int64)
     # Few values are members, so most are ruled out by their upper 21 bits: one look-up each in a
     # table of 2^21 marks, hardly any of them set. The rest are searched for among the sorted keys.
-    table = np.sort(np.fromiter(wanted, np.uint64, len(wanted)))
+    table = np.sort(np.fromiter(members, np.uint64, len(members)))
     shift = np.uint64(64 - TABLE_BITS)
     marks = np.zeros(1 << TABLE_BITS, dtype=bool)
     marks[table >> shift] = True

@@ -16,7 +16,11 @@ def source_documents(config: PrepareConfig, start: int) -> Iterator[Document | N
     """
     if config.source == "installed":
         yield from installed.installed_documents(
-            config.packages, config.exclude, config.max_bytes, config.seed, start
+            config.packages,
+            config.exclude,
+            max_bytes=config.max_bytes,
+            seed=config.seed,
+            start=start,
         )
         return
     excluded = set(config.exclude)
@@ -28,15 +32,26 @@ def source_documents(config: PrepareConfig, start: int) -> Iterator[Document | N
 
 
 def _all_documents(config: PrepareConfig, start: int) -> Iterator[Document]:
-    limit = config.max_file_bytes
     if config.source == "folder":
-        return local.folder_documents(config.path, config.language, config.license, limit, start)
+        return local.folder_documents(
+            config.path,
+            config.language,
+            license=config.license,
+            limit=config.max_file_bytes,
+            start=start,
+        )
     if config.source == "jsonl":
         return local.jsonl_documents(config.path, config.license, start)
     if config.source == "parquet":
         return local.parquet_documents(config.path, config.license, start)
     return hub.hub_documents(
-        config.source, config.language, config.path, config.store, config.license, limit, start
+        config.source,
+        config.language,
+        path=config.path,
+        store=config.store,
+        license=config.license,
+        limit=config.max_file_bytes,
+        start=start,
     )
 
 
