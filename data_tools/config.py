@@ -4,10 +4,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from data_tools.sources.document import SourceName
 from llama_scale.data.shards import MAX_VOCAB
 from llama_scale.errors import InputError, at_least_1, check_fields
 from llama_scale.files import check_name
+
+SourceName = Literal[
+    "installed",
+    "folder",
+    "jsonl",
+    "parquet",
+    "the-stack",
+    "the-stack-dedup",
+    "the-stack-smol",
+    "the-stack-v2",
+    "the-stack-v2-dedup",
+    "the-stack-v2-train-smol-ids",
+    "starcoderdata",
+]
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,9 @@ def best_fit(lengths: np.ndarray, size: int, seed: int) -> tuple[int, Iterator[l
 def _sequences(
     order: np.ndarray, members: np.ndarray, ends: np.ndarray, pieces: np.ndarray
 ) -> Iterator[list[Piece]]:
-    """Yield the pieces of each sequence in ``order``; those of sequence s are members[:ends[s]].
+    """Yield the pieces of each sequence in ``order``.
 
-    From the end of the sequence before, that is.
+    Those of sequence s are numbered by members[ends[s - 1] : ends[s]], from 0 for the first.
     """
     for number in order.tolist():
         begin = int(ends[number - 1]) if number else 0

@@ -96,6 +96,9 @@ def build_index(parts: Sequence[Part]) -> BenchmarkIndex:
         if long_enough:
             key = int(window_hashes(needle[:MIN_LENGTH])[0])
             index.needles.setdefault(key, []).append((needle, number))
+        # Every window of 13 words, moved by one word, counts as evidence by itself, so a copy is
+        # found however much of it was cut off or added. Not so a window of numbers ("0, 1, 1, 2,
+        # 3, 5 ...") or of few words again and again: those are in clean code, too.
         words = WORD.findall(content.lower())
         (hashes,) = word_shingles([content.lower()], NGRAM)
         has_gram = False

@@ -1,21 +1,6 @@
 """What every source yields: documents, in an order that is always the same."""
 
 from dataclasses import dataclass
-from typing import Literal
-
-SourceName = Literal[
-    "installed",
-    "folder",
-    "jsonl",
-    "parquet",
-    "the-stack",
-    "the-stack-dedup",
-    "the-stack-smol",
-    "the-stack-v2",
-    "the-stack-v2-dedup",
-    "the-stack-v2-train-smol-ids",
-    "starcoderdata",
-]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def hub_documents(
     """Yield the files of a data set from the one numbered ``start`` on.
 
     Args:
-        source: Its name, see ``document.SourceName``.
+        source: Its name, see ``config.SourceName``.
         language: Programming language.
         path: A local copy, or None for the Hub.
         store: Where The Stack v2's contents are.
