@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.sources.document import Document
-from data_tools.sources.hub import license_expression, stack_documents, whole_number
 from data_tools.sources.licenses import UNKNOWN, spdx
+from data_tools.sources.the_stack import license_expression, stack_documents, whole_number
 from llama_scale.errors import InputError, nearest
 
 SUFFIXES = {"Python": (".py",)}

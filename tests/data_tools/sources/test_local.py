@@ -17,7 +17,7 @@ from data_tools import prepare
 from data_tools.config import PrepareConfig
 from data_tools.corpus.collect import collect
 from data_tools.corpus.split import shuffled_order
-from data_tools.sources import hub, local
+from data_tools.sources import local, the_stack
 from data_tools.sources.open_source import source_documents
 from data_tools.sources.source_rules import SourceRules
 from llama_scale.errors import InputError
@@ -79,7 +79,12 @@ def test_stars_that_are_missing_in_a_table(tmp_path):
     parquet.write_table(pa.table(rows), path)
     found = list(local.parquet_documents(str(path), "MIT"))
     assert [(d.stars, d.forks) for d in found] == [(0, 0), (4, 2)]
-    assert [hub.whole_number(value) for value in (None, "3", float("inf"), 2.0)] == [0, 0, 0, 2]
+    assert [the_stack.whole_number(value) for value in (None, "3", float("inf"), 2.0)] == [
+        0,
+        0,
+        0,
+        2,
+    ]
 
 
 def test_a_damaged_table_is_named(tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 
-from data_tools.sources import hub, installed, local
+from data_tools.sources import installed, local, the_stack
 
 
 def test_sources_open_anywhere(tmp_path):
@@ -19,7 +19,7 @@ def test_sources_open_anywhere(tmp_path):
         "folder": lambda n: local.folder_documents(str(tmp_path / "code"), "Python", None, 99, n),
         "jsonl": lambda n: local.jsonl_documents(str(tmp_path), None, n),
         "installed": lambda n: installed.installed_documents(["packaging"], start=n),
-        "v2": lambda n: hub.stack_v2_documents(iter(v2), None, "Python", 99, n),
+        "v2": lambda n: the_stack.stack_v2_documents(iter(v2), None, "Python", 99, n),
     }
     for name, open_at in opened.items():
         rows = list(open_at(0))
