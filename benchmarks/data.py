@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data_memory import growth
-from data_tools.corpus import corpus
-from data_tools.corpus.corpus import Corpus
+from data_tools.corpus.collect import OpenAt, collect
+from data_tools.corpus.corpus import Corpus, document_sizes, read_contents
 from data_tools.corpus.records import Record
 from data_tools.dedup import near
 from data_tools.dedup.exact import exact_survivors
 from data_tools.filters import rules
 from data_tools.sources import installed
-from data_tools.sources.installed import Document
+from data_tools.sources.document import Document
 from llama_scale.errors import InputError
 
 SPLIT = re.compile(r"[^A-Za-z_0-9]")
@@ -64,15 +64,15 @@ def run(config: DataBenchmark) -> dict[str, Any]:
         if importlib.util.find_spec(peer) is None:
             raise InputError(f"peers: {peer} is not installed; pip install {peer}, or leave it out")
     with tempfile.TemporaryDirectory() as folder:
-        documents = installed.installed(config.packages, None, config.max_bytes)
-        found = corpus.collect(listed(documents), folder)
+        documents = installed.installed_documents(config.packages, None, config.max_bytes)
+        found = collect(listed(documents), folder)
         seconds, kept = filtered(found)
         records = [kept[i] for i in exact_survivors(kept)]
         size = sum(record.size for record in records) / 1e6
         contenders = {"llama_scale": ours} | {peer: known[peer] for peer in config.peers}
         times, removed = timed(contenders, found.folder, records, config.repeats)
         truth = similar_pairs(found.folder, records)
-    total = corpus.sizes(found.records).sum() / 1e6
+    total = document_sizes(found.records).sum() / 1e6
     rows = []
     for name in contenders:
         gone = removed[name]
@@ -97,14 +97,14 @@ def run(config: DataBenchmark) -> dict[str, Any]:
     }
 
 
-def listed(documents: Iterable[Document]) -> corpus.Open:
-    """Return documents as ``corpus.collect`` takes them."""
+def listed(documents: Iterable[Document]) -> OpenAt:
+    """Return documents as ``collect`` takes them."""
     return lambda start: islice(documents, start, None)
 
 
 def filtered(found: Corpus) -> tuple[float, list[Record]]:
     """Return the seconds of the content filters without the parse, and what they keep."""
-    contents = list(corpus.contents(found.folder, found.records))
+    contents = list(read_contents(found.folder, found.records))
     began = time.process_time()
     reasons = [rules.content_rejection(content) for content in contents]
     seconds = time.process_time() - began
@@ -136,7 +136,7 @@ def datasketch(folder: Path, records: list[Record]) -> set[int]:
 
     index = MinHashLSH(near.THRESHOLD, PERMUTATIONS, params=(25, 10))
     removed = set()
-    for i, content in enumerate(corpus.contents(folder, records)):
+    for i, content in enumerate(read_contents(folder, records)):
         words = [word for word in SPLIT.split(content.decode()) if word]
         grams = {" ".join(words[k : k + near.NGRAM]).encode() for k in range(len(words) - 4)}
         digest = MinHash(PERMUTATIONS)
@@ -158,7 +158,7 @@ def datatrove(folder: Path, records: list[Record]) -> set[int]:
         n_grams=near.NGRAM, num_buckets=25, hashes_per_bucket=10,
         hash_config=HashConfig(precision=64),
     )  # fmt: skip
-    contents = corpus.contents(folder, records)
+    contents = read_contents(folder, records)
     texts = [Document(text=c.decode(), id=str(i)) for i, c in enumerate(contents)]
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
@@ -181,7 +181,7 @@ def similar_pairs(folder: Path, records: list[Record]) -> set[tuple[int, int]]:
 
     number: dict[tuple[str, ...], int] = {}
     columns, bounds = [], [0]
-    for content in corpus.contents(folder, records):
+    for content in read_contents(folder, records):
         words = [word for word in SPLIT.split(content.decode()) if word]
         grams = set(zip(*(words[k:] for k in range(near.NGRAM)), strict=False))
         columns += [number.setdefault(gram, len(number)) for gram in grams]

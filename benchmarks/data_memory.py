@@ -47,13 +47,13 @@ def write_files(path: Path, packages: list[str] | None, n: int) -> None:
     """
     with open(path, "w", encoding="utf-8") as file:
         for i, text in enumerate(islice(_copies(packages), n)):
-            row = {"content": text, "package": f"p{i // 40}", "path": f"{i}.py", "licence": "MIT"}
+            row = {"content": text, "package": f"p{i // 40}", "path": f"{i}.py", "license": "MIT"}
             file.write(json.dumps(row) + "\n")
 
 
 def _copies(packages: list[str] | None) -> Iterator[str]:
     texts = []
-    for document in installed.installed(packages):
+    for document in installed.installed_documents(packages):
         if 500 < len(document.content or b"") <= LARGEST:
             texts.append(document.content.decode("utf-8", "replace"))
     for number, text in enumerate(cycle(texts)):
@@ -74,7 +74,7 @@ def build(path: str, out: str) -> None:
         workers=1,
     )  # fmt: skip
     peaks = {}
-    with build_folder.opened(config) as work:
+    with build_folder.open_work_folder(config) as work:
         for step, _ in prepare.steps(config, work, map):
             peaks[step] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(peaks))

@@ -7,27 +7,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_tools.config import PrepareConfig
-from data_tools.corpus import corpus
-from data_tools.engine import FOLDER
-from data_tools.filters import contamination
-from data_tools.filters.filter_step import LENGTHS, LINES
-from data_tools.report.page import NEAR
+from data_tools.corpus import collect
+from data_tools.corpus.corpus import SUMMARY
+from data_tools.corpus.line_overlap import LENGTHS, LINES
+from data_tools.datatrove_map import ENGINE_FOLDER
+from data_tools.dedup.deduplicate import NEAR
+from data_tools.encode.tokenizer_text import TOKENIZER
+from data_tools.filters.contamination import CONTAMINATION, INDEX_FILE
+from data_tools.manifest import upgrade_manifest
 from llama_scale.data.documents import DOCUMENTS
 from llama_scale.data.shards import FORMAT, MANIFEST, open_tokens, read_manifest
 from llama_scale.errors import InputError
 from llama_scale.files import locked, read_json, write_json
 
-TOKENIZER = "tokenizer.model"
 SETTINGS = "settings.json"
 LOCK = "lock"
-CONTAMINATION = "contamination.json"
 STEPS = ("filter", "dedup", "decontaminate", "encode")
-STATES = tuple(f"{step}.{kind}" for step in STEPS for kind in ("json", "npy"))
-SCRATCH = (*corpus.FILES, LINES, LENGTHS, *STATES)  # of no use after the build
-STAGES = (*SCRATCH, TOKENIZER, CONTAMINATION, NEAR)  # what a later run may continue from
+STEP_FILES = tuple(f"{step}.{kind}" for step in STEPS for kind in ("json", "npy"))
+SCRATCH = (*collect.FILES, LINES, LENGTHS, *STEP_FILES)  # of no use after the build
+CONTINUABLE = (*SCRATCH, TOKENIZER, CONTAMINATION, NEAR)  # what a later run may continue from
 
 
-def finished(config: PrepareConfig) -> dict | None:
+def find_finished_build(config: PrepareConfig) -> dict | None:
     """Return the manifest of a finished, undamaged build with these settings, or None.
 
     Raises:
@@ -38,17 +39,16 @@ def finished(config: PrepareConfig) -> dict | None:
         return None
     if not (folder / MANIFEST).is_file():
         raise InputError(
-            f"{folder}: is there already but is no build (no manifest.json); choose another --out "
+            f"{folder}: is there already but is no build (no manifest.json); choose another out "
             "or move it away"
         )
-    manifest = read_manifest(folder)
-    defaults = PrepareConfig(config.name).settings
-    for name, wanted in config.settings.items():
-        found = manifest.get("settings", {}).get(name, defaults[name])
-        if found != wanted:
+    manifest = upgrade_manifest(read_manifest(folder))
+    built_with = PrepareConfig(config.name).settings | manifest.get("settings", {})
+    for name, value in config.settings.items():
+        if built_with[name] != value:
             raise InputError(
-                f"{name}: {folder} was built with {found}, not {wanted}; choose another --out or "
-                "delete that folder"
+                f"{name}: {folder} was built with {built_with[name]}, not {value}; choose another "
+                "out or delete that folder"
             )
     open_tokens(folder, "train")
     open_tokens(folder, "val")
@@ -56,7 +56,7 @@ def finished(config: PrepareConfig) -> dict | None:
 
 
 @contextmanager
-def opened(config: PrepareConfig) -> Iterator[Path]:
+def open_work_folder(config: PrepareConfig) -> Iterator[Path]:
     """Yield the folder that the build grows in; when it is complete, put it in its place.
 
     A failure before anything was collected leaves no folder.
@@ -68,42 +68,58 @@ def opened(config: PrepareConfig) -> Iterator[Path]:
     if os.path.ismount(folder) or folder == Path.cwd():
         raise InputError(
             f"{folder}: a build cannot take the place of a mount point or of the current folder; "
-            "choose a folder inside it as --out"
+            "choose a folder inside it as out"
         )
     work = folder.parent / f".{folder.name}.tmp"
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{work}: cannot be made ({error.strerror}); choose another --out"
-        ) from None
+        raise InputError(f"{work}: cannot be made ({error.strerror}); choose another out") from None
     busy = f"{folder}: another launch/prepare.py is building it; wait for it to end"
     with locked(work / LOCK, busy):
-        settings = {"format": FORMAT, **config.settings}
-        same = (work / SETTINGS).exists() and read_json(work / SETTINGS) == settings
-        encoded = (work / "encode.json").exists()
-        complete = (work / MANIFEST).exists() and _is_of(read_json(work / MANIFEST), config)
-        for path in work.iterdir():
-            shard = encoded and (path.suffix == ".bin" or path.name == DOCUMENTS)
-            stage = path.name in (*STAGES, FOLDER) or ".journal." in path.name
-            if path.name != LOCK and not complete and not (same and (stage or shard)):
-                _remove(path)
-        write_json(work / SETTINGS, settings)
+        _remove_unusable(work, config)
+        write_json(work / SETTINGS, _work_settings(config))
         try:
             yield work
         except BaseException:
-            if not any((work / name).exists() for name in (corpus.CHECKPOINT, corpus.SUMMARY)):
+            if not any((work / name).exists() for name in (collect.CHECKPOINT, SUMMARY)):
                 _remove(work)
             raise
         if (work / MANIFEST).exists():
-            for name in (*SCRATCH, contamination.INDEX, SETTINGS, LOCK):
+            for name in (*SCRATCH, INDEX_FILE, SETTINGS, LOCK):
                 (work / name).unlink(missing_ok=True)
-            _remove(work / FOLDER)
+            _remove(work / ENGINE_FOLDER)
             work.replace(folder)
 
 
-def _is_of(manifest: dict, config: PrepareConfig) -> bool:
-    return manifest["format"] == FORMAT and manifest["settings"] == config.settings
+def _work_settings(config: PrepareConfig) -> dict:
+    return {"format": FORMAT, **config.settings}
+
+
+def _remove_unusable(work: Path, config: PrepareConfig) -> None:
+    """Remove what an earlier run left that this one cannot continue from.
+
+    A complete build of these settings only lacks its name and stays whole. Otherwise all of other
+    settings goes, and of these settings what is no step's finished file: shards before the encode
+    step was done, and the temporary files of a kill.
+    """
+    if (work / MANIFEST).exists() and _is_build_of(config, read_json(work / MANIFEST)):
+        return
+    settings = _work_settings(config)
+    same_settings = (work / SETTINGS).exists() and read_json(work / SETTINGS) == settings
+    encoded = (work / "encode.json").exists()
+    for path in work.iterdir():
+        is_shard = path.suffix == ".bin" or path.name == DOCUMENTS
+        usable = path.name in (*CONTINUABLE, ENGINE_FOLDER) or ".journal." in path.name
+        usable = same_settings and (usable or (encoded and is_shard))
+        if path.name != LOCK and not usable:
+            _remove(path)
+
+
+def _is_build_of(config: PrepareConfig, manifest: dict) -> bool:
+    return (
+        manifest["format"] == FORMAT and upgrade_manifest(manifest)["settings"] == config.settings
+    )
 
 
 def _remove(path: Path) -> None:

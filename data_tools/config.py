@@ -2,12 +2,25 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from data_tools.sources.installed import Source
 from llama_scale.data.shards import MAX_VOCAB
 from llama_scale.errors import InputError, at_least_1, check_fields
 from llama_scale.files import check_name
+
+SourceName = Literal[
+    "installed",
+    "folder",
+    "jsonl",
+    "parquet",
+    "the-stack",
+    "the-stack-dedup",
+    "the-stack-smol",
+    "the-stack-v2",
+    "the-stack-v2-dedup",
+    "the-stack-v2-train-smol-ids",
+    "starcoderdata",
+]
 
 
 @dataclass(frozen=True)
@@ -25,8 +38,8 @@ class PrepareConfig:
         language: Programming language to take from a data set that has several.
         store: Where the-stack-v2 contents are: s3://, https:// or file:// with one gzip file for
             each blob id, or git: and the path of a clone.
-        licence: SPDX name of the files of a source that states none.
-        licences: SPDX names that may be used; null is the permissive ones.
+        license: SPDX name of the files of a source that states none.
+        licenses: SPDX names that may be used; null is the permissive ones.
         packages: Only these packages or repositories; null is all.
         exclude: Packages left out, for example benchmarks that a model will be scored on.
         max_bytes: Most bytes of source to read; null is all. Installed files are chosen by a hash
@@ -58,17 +71,19 @@ class PrepareConfig:
         time: SLURM time limit of a job.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"licence": "license", "licences": "licenses"}
+
     name: str
     out: str | None = None
     until: Literal["collect", "filter", "dedup", "decontaminate", "tokenizer", "encode"] | None = (
         None
     )
-    source: Source = "installed"
+    source: SourceName = "installed"
     path: str | None = None
     language: str = "Python"
     store: str | None = None
-    licence: str | None = None
-    licences: list[str] | None = None
+    license: str | None = None
+    licenses: list[str] | None = None
     packages: list[str] | None = None
     exclude: list[str] = field(default_factory=list)
     max_bytes: int | None = None

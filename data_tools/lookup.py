@@ -29,7 +29,7 @@ class LookupConfig:
 def lookup(config: LookupConfig) -> dict:
     """Return the row of documents.jsonl.gz that holds a token, and the text around it.
 
-    The row has package, path, licence and sha256 of the file; ``offset`` is the token's place in
+    The row has package, path, license and sha256 of the file; ``offset`` is the token's place in
     that document, ``text`` and ``before``, ``after`` what it stands for and what is around it.
 
     Raises:
@@ -51,6 +51,8 @@ def lookup(config: LookupConfig) -> dict:
     row = next((row for row in documents if _holds(row, config)), None)
     if row is None:
         raise InputError(f"token: {config.token} is padding between packed documents")
+    if "licence" in row:  # an older build
+        row["license"] = row.pop("licence")
     model = load_tokenizer(tokens)
     first, last = row["start"], row["start"] + row["tokens"]
     begin, end = max(first, config.token - AROUND), min(last, config.token + 1 + AROUND)
@@ -74,7 +76,7 @@ def describe(found: dict) -> str:
     return "\n".join(
         [
             f"{found['package']}: {found['path']}",
-            f"licence   {found['licence']}",
+            f"license   {found['license']}",
             f"sha256    {found['sha256']}",
             f"token     {found['offset']} of the document, id {found['id']}, {found['text']!r}",
             f"around    {found['before']!r} {found['text']!r} {found['after']!r}",

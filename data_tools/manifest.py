@@ -11,10 +11,24 @@ from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.files import sha256
 
 
+def upgrade_manifest(value: Any) -> Any:
+    """Return a manifest, or a part of one, with the fields of an older build under today's names.
+
+    ``licence`` was a setting, a field of the sources and a reason to leave a file out.
+    """
+    if isinstance(value, list):
+        return [upgrade_manifest(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = PrepareConfig.RENAMED
+    row = {renamed.get(name, name): upgrade_manifest(item) for name, item in value.items()}
+    return row | {"reason": "license"} if row.get("reason") == "licence" else row
+
+
 def make_manifest(
     config: PrepareConfig,
-    found: Corpus,
-    lost: dict[str, Any],
+    collected: Corpus,
+    losses: dict[str, Any],
     splits: dict[str, Sequence[Record]],
     summary: dict[str, dict],
     tokenizer: Tokenizer,
@@ -23,14 +37,14 @@ def make_manifest(
 
     Args:
         config: Its settings.
-        found: What was collected.
-        lost: ``dropped`` and ``examples`` of all steps.
+        collected: What was collected.
+        losses: ``dropped`` and ``examples`` of all steps.
         splits: The documents of each split.
         summary: What ``write_splits`` returned.
         tokenizer: The tokenizer.
     """
     packages: dict[str, dict] = {}
-    licences: dict[str, dict] = {}
+    licenses: dict[str, dict] = {}
     redacted = 0
     for name, records in splits.items():
         for record in records:
@@ -40,13 +54,13 @@ def make_manifest(
                 {
                     "package": record.package,
                     "version": record.version,
-                    "licence": record.licence,
+                    "license": record.license,
                     "files": 0,
                     "bytes": 0,
                     "split": name,
                 },
             )
-            for counts in (row, licences.setdefault(record.licence, {"files": 0, "bytes": 0})):
+            for counts in (row, licenses.setdefault(record.license, {"files": 0, "bytes": 0})):
                 counts["files"] += 1
                 counts["bytes"] += record.size
     return {
@@ -63,10 +77,10 @@ def make_manifest(
         "splits": summary,
         "fingerprint": data_fingerprint(summary, tokenizer.fingerprint),
         "settings": config.settings,
-        "dropped": dict(sorted(lost["dropped"].items())),
-        "examples": dict(sorted(lost["examples"].items())),
-        "left_out": found.left_out,
+        "dropped": dict(sorted(losses["dropped"].items())),
+        "examples": dict(sorted(losses["examples"].items())),
+        "left_out": collected.left_out,
         "redacted": redacted,
-        "licences": dict(sorted(licences.items())),
+        "licenses": dict(sorted(licenses.items())),
         "sources": [packages[name] for name in sorted(packages)],
     }

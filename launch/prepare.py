@@ -10,7 +10,7 @@ from llama_scale.cli import parse, run_cli
 
 def main(argv: list[str] | None = None) -> None:
     """Build the data of --config, unless it is there already."""
-    from data_tools.build_folder import finished
+    from data_tools.build_folder import find_finished_build
     from data_tools.lookup import LookupConfig, describe, lookup
     from data_tools.prepare import PrepareConfig, prepare
     from data_tools.report.page import funnel
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
         print(describe(lookup(parse(LookupConfig, "Name a token's file.", argv[1:]))))
         return
     config = parse(PrepareConfig, __doc__, argv)
-    if manifest := finished(config):
+    if manifest := find_finished_build(config):
         print(f"{config.folder}: already prepared ({manifest['fingerprint'][:12]}), nothing to do")
     elif manifest := prepare(config):
         print(funnel(manifest, config.folder))

@@ -1,4 +1,9 @@
-"""One row for each document, on disk: memory holds two numbers of each."""
+"""One row for each document, on disk: memory holds two numbers of each.
+
+A row is a JSON list of a Record's values, without their names. Its line's place in the file and the
+document's size are in an array beside it, so the sum of sizes, an order or a choice of documents
+need no row to be read.
+"""
 
 import heapq
 import json
@@ -15,8 +20,8 @@ import numpy as np
 
 from llama_scale.files import atomic_write
 
-RUN = 10_000  # rows sorted in memory at a time
-OPEN = 256  # files merged at a time
+RUN_ROWS = 10_000  # sorted in memory at a time
+MERGED_RUNS = 256  # files open at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class Record:
 
     package: str
     version: str
-    licence: str
+    license: str
     path: str
     sha256: str
     offset: int
@@ -62,25 +67,25 @@ class Records(Sequence[Record]):
     def __getitem__(self, i: int) -> Record:
         with open(self.path, "rb") as file:
             file.seek(self.starts[i])
-            return parse(file.readline())
+            return parse_row(file.readline())
 
     def __iter__(self) -> Iterator[Record]:
         with open(self.path, "rb") as file:
             for start in self.starts:
                 file.seek(start)
-                yield parse(file.readline())
+                yield parse_row(file.readline())
 
     def take(self, positions: np.ndarray) -> "Records":
         """Return the records at ``positions`` (n,), in that order."""
         return Records(self.path, self.starts[positions], self.sizes[positions])
 
 
-def parse(row: bytes) -> Record:
+def parse_row(row: bytes) -> Record:
     """Return the record of a row."""
     return Record(*json.loads(row))
 
 
-def row_of(record: Record) -> bytes:
+def format_row(record: Record) -> bytes:
     """Return a record as a row."""
     return json.dumps(astuple(record)).encode() + b"\n"
 
@@ -88,20 +93,23 @@ def row_of(record: Record) -> bytes:
 def write_sorted(unsorted: Path, path: Path) -> Records:
     """Write the rows of ``unsorted`` to ``path`` by (package, path), and their index beside it.
 
-    Runs of RUN rows are sorted in memory and merged, OPEN at a time, so neither memory nor open
-    files grow with their number.
+    Runs of RUN_ROWS rows are sorted in memory and merged, MERGED_RUNS at a time, so neither memory
+    nor open files grow with their number.
     """
-    runs = deque(_runs(unsorted, path))
-    while len(runs) > OPEN:
+    runs = deque(_write_runs(unsorted, path))
+    # Merged runs go to the end of the queue, so that each row is copied about as often as any
+    # other: 1,000 runs become 745 by one merge of 256, then 490, then 235, which the last merge
+    # below takes at once.
+    while len(runs) > MERGED_RUNS:
         merged = path.with_name(f"{path.name}.merged-{len(runs)}")
         with open(merged, "wb") as file:
-            file.writelines(_merged([runs.popleft() for _ in range(OPEN)]))
+            file.writelines(_merge_runs([runs.popleft() for _ in range(MERGED_RUNS)]))
         runs.append(merged)
     starts, sizes, position = array("q"), array("q"), 0
     with atomic_write(path, "wb") as file:
-        for row in _merged(runs):
+        for row in _merge_runs(runs):
             starts.append(position)
-            sizes.append(parse(row).size)
+            sizes.append(parse_row(row).size)
             position += file.write(row)
     table = np.array([starts, sizes], dtype=np.int64)  # (2, D)
     write_array(path.with_suffix(".npy"), table)
@@ -117,23 +125,23 @@ def write_array(path: Path, values: np.ndarray) -> None:
         np.save(SimpleNamespace(write=file.write), values)
 
 
-def _runs(unsorted: Path, path: Path) -> Iterator[Path]:
+def _write_runs(unsorted: Path, path: Path) -> Iterator[Path]:
     with open(unsorted, "rb") as rows:
-        while run := sorted(islice(rows, RUN), key=_key):
+        while run := sorted(islice(rows, RUN_ROWS), key=_sort_key):
             name = path.with_name(f"{path.name}.run-{rows.tell()}")
             name.write_bytes(b"".join(run))
             yield name
 
 
-def _merged(runs: Collection[Path]) -> Iterator[bytes]:
+def _merge_runs(runs: Collection[Path]) -> Iterator[bytes]:
     """Yield the rows of sorted files in order, then remove them."""
     with ExitStack() as stack:
         files = [stack.enter_context(open(run, "rb")) for run in runs]
-        yield from heapq.merge(*files, key=_key)
+        yield from heapq.merge(*files, key=_sort_key)
     for run in runs:
         run.unlink()
 
 
-def _key(row: bytes) -> tuple[str, str, str]:
-    record = parse(row)
+def _sort_key(row: bytes) -> tuple[str, str, str]:
+    record = parse_row(row)
     return record.package, record.path, record.sha256

@@ -14,30 +14,36 @@ def exact_survivors(records: Sequence[Record]) -> np.ndarray:
     its path (an original rather than a copy inside another package), then the first by
     (package, path); so it does not depend on the order of the records. Memory: 24 bytes a record.
     """
+    # Sorted by 64 bits of their SHA-256, equal files are neighbors; the pairs of neighbors that
+    # agree are joined into groups, so only records that have a copy are read.
+    #     keys of the sorted records   3 3 3 5 8 8
+    #     equal to the next            ^ ^     ^      groups: the first three, the last two
+    # Files that share the 64 bits alone fall into one group; _mark_copies compares the whole hash.
     digests = (int(record.sha256[:16], 16) for record in records)
     keys = np.fromiter(digests, np.uint64, len(records))  # (D,)
     order = np.argsort(keys, kind="stable")
-    same = keys[order[1:]] == keys[order[:-1]]
-    lost = np.zeros(len(records), dtype=bool)
+    equals_next = keys[order[1:]] == keys[order[:-1]]  # (D - 1,)
+    is_copy = np.zeros(len(records), dtype=bool)
     group: list[int] = []
-    for place in np.flatnonzero(same).tolist():
-        first, second = int(order[place]), int(order[place + 1])
+    for i in np.flatnonzero(equals_next).tolist():
+        first, second = int(order[i]), int(order[i + 1])
         if group[-1:] != [first]:
-            _mark(records, group, lost)
+            _mark_copies(records, group, is_copy)
             group = [first]
         group.append(second)
-    _mark(records, group, lost)
-    return np.flatnonzero(~lost)
+    _mark_copies(records, group, is_copy)
+    return np.flatnonzero(~is_copy)
 
 
-def _mark(records: Sequence[Record], group: list[int], lost: np.ndarray) -> None:
-    """Mark in ``lost`` (D,) all of a group but the best record of each content."""
+def _mark_copies(records: Sequence[Record], group: list[int], is_copy: np.ndarray) -> None:
+    """Mark in ``is_copy`` (D,) all of a group but the best record of each content."""
     seen = set()
-    for record, i in sorted(((records[i], i) for i in group), key=lambda pair: rank(pair[0])):
-        lost[i] = record.sha256 in seen
+    members = ((records[i], i) for i in group)
+    for record, i in sorted(members, key=lambda member: survivor_order(member[0])):
+        is_copy[i] = record.sha256 in seen
         seen.add(record.sha256)
 
 
-def rank(record: Record) -> tuple[int, int, int, str, str]:
-    """Return what orders copies: the one to keep comes first."""
+def survivor_order(record: Record) -> tuple[int, int, int, str, str]:
+    """Return the sort key of copies: the one to keep comes first."""
     return -record.stars, -record.forks, record.path.count("/"), record.package, record.path

@@ -12,12 +12,12 @@ from itertools import tee
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_tools.corpus import corpus
 from data_tools.corpus.records import Record
-from data_tools.dedup.exact import rank
-from data_tools.dedup.minhash import band_keys, jaccard, signature, word_shingles
+from data_tools.dedup.exact import survivor_order
+from data_tools.dedup.minhash import band_keys, jaccard, minhash_signature, word_shingles
+from data_tools.progress import with_progress
 
 NGRAM = 5
 BANDS = 50
@@ -28,115 +28,148 @@ THRESHOLD = 0.7
 def near_duplicates(folder: Path, records: Sequence[Record], map_: Callable) -> dict[int, dict]:
     """Find the records to remove so that no two that stay are near duplicates.
 
-    Records are taken in the order of ``dedup.rank``; one whose Jaccard index with a record that
-    stays is at least THRESHOLD goes. So each removed record has a survivor that it is as close
-    to, whatever the order of ``records``.
+    Records are taken in ``survivor_order``; one whose Jaccard index with a record that stays is at
+    least THRESHOLD goes. So each removed record has a survivor that it is as close to, whatever
+    the order of ``records``.
 
     Returns:
         Position of each removed record -> {"like": position of the survivor, "jaccard"}.
     """
-    task = functools.partial(digest_batch, folder)
-    digests = corpus.mapped(task, records, map_, "near duplicates")
-    labels = _components(_columns(folder, digests, len(records)), len(records))
+    task = functools.partial(band_keys_of_batch, folder)
+    keys = corpus.map_batches(task, records, map_, "near duplicates")
+    labels = _connected_groups(_keys_by_band(folder, keys, len(records)), len(records))
+    # The positions are used three times: by the map that reads their records, and beside its
+    # results to count their bytes and to name what goes.
+    to_compare, to_count, compared = tee(_group_batches(records, labels), 3)
+    groups = ([[records[i] for i in group] for group in batch] for batch in to_compare)
+    results = map_(functools.partial(compare_groups, folder), groups)
+    sizes = corpus.document_sizes(records)  # (D,)
+    total = int(sizes[np.bincount(labels)[labels] > 1].sum())  # bytes in groups of two or more
+    amounts = (int(sizes[np.concatenate(batch)].sum()) for batch in to_count)
     removed = {}
-    groups, again = tee(_tasks(records, labels))
-    rows = ([list(map(records.__getitem__, group)) for group in task] for task in groups)
-    results = map_(functools.partial(resolve_batch, folder), rows)
-    bar = tqdm(results, "verifying", unit="MB", leave=False, disable=None)
-    for task, found in zip(again, bar, strict=True):
-        for group, lost in zip(task, found, strict=True):
-            for i, like, index in lost:
-                removed[group[i]] = {"like": group[like], "jaccard": index}
+    results = with_progress(results, "verifying", total, "B", amounts)
+    for batch, verdicts in zip(compared, results, strict=True):
+        for group, removals in zip(batch, verdicts, strict=True):
+            for member, survivor, index in removals:
+                removed[group[member]] = {"like": group[survivor], "jaccard": index}
     return removed
 
 
-def digest_batch(folder: Path, batch: list[Record]) -> np.ndarray:
+def band_keys_of_batch(folder: Path, batch: list[Record]) -> np.ndarray:
     """Return the band keys of each record: (n, BANDS) uint64; zeros for one without n-grams."""
     keys = np.zeros((len(batch), BANDS), dtype=np.uint64)
     for row, shingles in zip(keys, shingle_sets(folder, batch), strict=True):
         if len(shingles):
-            row[:] = band_keys(signature(shingles, BANDS * ROWS), ROWS)
+            row[:] = band_keys(minhash_signature(shingles, BANDS * ROWS), ROWS)
     return keys
 
 
-def resolve_batch(folder: Path, groups: list[list[Record]]) -> list[list[tuple[int, int, float]]]:
-    """Return for each group of records by rank what goes: (place, survivor, Jaccard).
+def compare_groups(folder: Path, groups: list[list[Record]]) -> list[list[tuple[int, int, float]]]:
+    """Return what goes from each group of records in survivor order.
 
     Only pairs that share a band key are compared, a record with the survivors before it.
+
+    Returns:
+        For each group (number of the record in it, number of its survivor, Jaccard index).
     """
-    found = []
+    verdicts = []
     for records in groups:
-        buckets: dict[tuple[int, int], list[int]] = {}
-        kept, removed = {}, []
-        shingles = (s for batch in corpus.batches(records) for s in shingle_sets(folder, batch))
-        for i, mine in enumerate(shingles):
-            places = list(enumerate(band_keys(signature(mine, BANDS * ROWS), ROWS).tolist()))
-            near = sorted({j for place in places for j in buckets.get(place, ())})
-            for j in near:
-                small, large = sorted((len(mine), len(kept[j])))
-                if small >= THRESHOLD * large and (index := jaccard(mine, kept[j])) >= THRESHOLD:
+        buckets: dict[tuple[int, int], list[int]] = {}  # (band, key) -> survivors
+        survivors, removed = {}, []
+        sets = (s for batch in corpus.batches(records) for s in shingle_sets(folder, batch))
+        for i, shingles in enumerate(sets):
+            keys = band_keys(minhash_signature(shingles, BANDS * ROWS), ROWS).tolist()
+            band_and_key = list(enumerate(keys))
+            candidates = sorted({j for key in band_and_key for j in buckets.get(key, ())})
+            for j in candidates:
+                smaller, larger = sorted((len(shingles), len(survivors[j])))
+                # Sets of 60 and 100 share at most 60 of 100: no need to count.
+                if smaller < THRESHOLD * larger:
+                    continue
+                if (index := jaccard(shingles, survivors[j])) >= THRESHOLD:
                     removed.append((i, j, index))
                     break
             else:
-                kept[i] = mine
-                for place in places:
-                    buckets.setdefault(place, []).append(i)
-        found.append(removed)
-    return found
+                survivors[i] = shingles
+                for key in band_and_key:
+                    buckets.setdefault(key, []).append(i)
+        verdicts.append(removed)
+    return verdicts
 
 
 def shingle_sets(folder: Path, batch: list[Record]) -> list[np.ndarray]:
     """Return the distinct n-grams of each record, sorted: (n,) uint64."""
-    grams = word_shingles(list(corpus.contents(folder, batch)), NGRAM)
+    grams = word_shingles(list(corpus.read_contents(folder, batch)), NGRAM)
     return [np.unique(row) for row in grams]
 
 
-def _columns(folder: Path, digests: Iterator[np.ndarray], n: int) -> Iterator[np.ndarray]:
-    """Yield the keys of each band, (n,) uint64, of digests that come as rows; by way of a file."""
+def _keys_by_band(folder: Path, batches: Iterator[np.ndarray], n: int) -> Iterator[np.ndarray]:
+    """Yield the keys of each band, (n,) uint64, of batches that have a row for each record.
+
+    A transpose by way of a file: 400 bytes a record are too many for memory, 8 are not.
+    Key k of record r goes to byte 8 * (k * n + r), so a band is then one piece of n keys.
+    """
     with tempfile.TemporaryFile(dir=folder) as file:
         start = 0
-        for rows in digests:
-            for band, keys in enumerate(rows.T):
+        for keys in batches:  # (rows, BANDS)
+            for band, column in enumerate(keys.T):
                 file.seek(8 * (band * n + start))
-                file.write(keys.tobytes())
-            start += len(rows)
+                file.write(column.tobytes())
+            start += len(keys)
         for band in range(BANDS):
             file.seek(8 * band * n)
             yield np.frombuffer(file.read(8 * n), dtype=np.uint64)
 
 
-def _components(columns: Iterator[np.ndarray], n: int) -> np.ndarray:
-    """Return the group of each of ``n`` records, those that share a key joined: (n,) int32."""
+def _connected_groups(bands: Iterator[np.ndarray], n: int) -> np.ndarray:
+    """Return the group of each of ``n`` records, those that share a key joined: (n,) int32.
+
+    The bands are joined one by one, as union-find does, but by whole arrays. ``labels`` are the
+    groups so far. Sorted by their key in the next band, records with equal keys are neighbors, and
+    an edge between the labels of each two neighbors is enough to join all of them.
+
+    Example: labels 0 1 2 3, keys 7 5 7 5. Sorted by key: records 1 3 (5), 0 2 (7); edges 1-3 and
+    0-2, so labels are 0 1 0 1. The next band, keys 4 4 6 8, has the edge of records 0 and 1, which
+    joins their groups: labels 0 0 0 0.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     labels = np.arange(n, dtype=np.int32)
-    for band in columns:
-        order = np.argsort(band, kind="stable").astype(np.int32)
-        keys = band[order]
-        same = np.flatnonzero((keys[:-1] == keys[1:]) & (keys[1:] != 0))
-        rows, columns_ = labels[order[same]], labels[order[same + 1]]
-        apart = rows != columns_
-        if apart.any():
-            edges = np.ones(int(apart.sum()), dtype=bool)
-            graph = coo_array((edges, (rows[apart], columns_[apart])), (n, n))
+    for keys in bands:
+        order = np.argsort(keys, kind="stable").astype(np.int32)
+        in_order = keys[order]
+        equal = np.flatnonzero((in_order[:-1] == in_order[1:]) & (in_order[1:] != 0))
+        left, right = labels[order[equal]], labels[order[equal + 1]]
+        new = left != right
+        if new.any():
+            ones = np.ones(int(new.sum()), dtype=bool)
+            graph = coo_array((ones, (left[new], right[new])), (n, n))
+            # A component of the graph of labels is a group: new label of each old one, then of
+            # each record.
             labels = connected_components(graph, directed=False)[1][labels]
     return labels
 
 
-def _tasks(records: Sequence[Record], labels: np.ndarray) -> Iterator[list[list[int]]]:
-    """Yield the groups of two or more, each by rank, in lists of about corpus.BATCH bytes."""
+def _group_batches(records: Sequence[Record], labels: np.ndarray) -> Iterator[list[list[int]]]:
+    """Yield the groups of two or more, in lists of about corpus.BATCH_BYTES of content.
+
+    A group is the positions of its records in survivor order.
+    """
+    # labels 0 1 0 2 1 sorted are 0 0 1 1 2: a group ends where the next label differs, ends are
+    # 2 4 5, begins 0 2 4, and the last group has one record only.
     order = np.argsort(labels, kind="stable").astype(np.int32)
     ends = np.flatnonzero(np.diff(labels[order], append=-1)) + 1
     begins = np.concatenate([[0], ends[:-1]])[: len(ends)]
     several = ends - begins > 1
-    task, size = [], 0
+    batch, n_bytes = [], 0
     for begin, end in zip(begins[several], ends[several], strict=True):
-        group = [(rank(record := records[i]), i, record.size) for i in order[begin:end].tolist()]
-        task.append([i for _, i, _ in sorted(group)])
-        size += sum(row[2] for row in group)
-        if size >= corpus.BATCH:
-            yield task
-            task, size = [], 0
-    if task:
-        yield task
+        members = [(records[i], i) for i in order[begin:end].tolist()]
+        members = [(survivor_order(record), i, record.size) for record, i in members]
+        batch.append([i for _, i, _ in sorted(members)])
+        n_bytes += sum(size for _, _, size in members)
+        if n_bytes >= corpus.BATCH_BYTES:
+            yield batch
+            batch, n_bytes = [], 0
+    if batch:
+        yield batch

@@ -1,11 +1,19 @@
-"""Fill-in-the-middle: some documents rearranged so that a model learns to complete a gap."""
+"""Fill-in-the-middle: some documents rearranged so that a model learns to complete a gap.
+
+A document is cut into prefix, middle and suffix, and the middle goes last (<...> are marks):
+
+    psm   <prefix> def f(x): <suffix> x + 1 <middle> return
+    spm   <prefix> <suffix> x + 1 <middle> def f(x): return
+
+Either way a model that reads from left to right has seen both sides before it writes the middle.
+"""
 
 import hashlib
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Fim:
+class FimSettings:
     """How often and how (Bavarian et al. 2022, arXiv 2207.14255).
 
     Attributes:
@@ -19,12 +27,19 @@ class Fim:
     seed: int
 
 
-def arrange(text: str, key: str, fim: Fim) -> tuple[str | None, tuple[str, str, str]]:
+def cut_for_fim(
+    text: str, key: str, fim: FimSettings | None
+) -> tuple[str | None, tuple[str, str, str]]:
     """Return "psm", "spm" or None, and the prefix, middle and suffix of a document.
 
     The numbers are a hash of (seed, key), so a document is cut the same way whatever process
-    meets it and when. The cuts fall anywhere between two characters, all places alike.
+    meets it and when. The cuts fall anywhere between two characters, all places alike. A document
+    that stays as it is, as all do where ``fim`` is None, is all prefix.
     """
+    if fim is None:
+        return None, (text, "", "")
+    # 32 bytes of hash are four numbers in [0, 1): is it chosen, which order, and the two cuts. A
+    # text of n characters has n + 1 places to cut, both ends among them.
     digest = hashlib.sha256(f"fim/{fim.seed}/{key}".encode()).digest()
     chosen, order, *cuts = (
         int.from_bytes(digest[i : i + 8], "little") / 2**64 for i in range(0, 32, 8)
@@ -34,3 +49,22 @@ def arrange(text: str, key: str, fim: Fim) -> tuple[str | None, tuple[str, str, 
     first, second = sorted(min(len(text), int(cut * (len(text) + 1))) for cut in cuts)
     parts = text[:first], text[first:second], text[second:]
     return ("spm" if order < fim.spm else "psm"), parts
+
+
+def with_fim_marks(
+    kind: str | None,
+    prefix: list[int],
+    middle: list[int],
+    suffix: list[int],
+    marks: tuple[int, int, int],
+) -> list[int]:
+    """Return the ids of a document in the order of ``kind``; ``marks`` are the ids of the three.
+
+    The marks are, in this order, that of the prefix, the suffix and the middle.
+    """
+    prefix_mark, suffix_mark, middle_mark = marks
+    if kind == "psm":
+        return [prefix_mark, *prefix, suffix_mark, *suffix, middle_mark, *middle]
+    if kind == "spm":
+        return [prefix_mark, suffix_mark, *suffix, middle_mark, *prefix, *middle]
+    return prefix

@@ -15,56 +15,94 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.corpus import corpus
-from data_tools.corpus.records import Record
+from data_tools.corpus.corpus import add_example, count_file, map_batches, read_contents
+from data_tools.corpus.records import Record, Records
 from data_tools.dedup.minhash import word_shingles
 from data_tools.filters.benchmark_texts import Part
-from llama_scale.files import atomic_write
+from llama_scale.files import atomic_write, write_json
 from llama_scale.splitmix import GOLDEN_GAMMA, mix
 
+CONTAMINATION = "contamination.json"
 NGRAM = 13
 MIN_LENGTH = 50  # characters without white space: a shorter part is too common to be evidence
 MIN_DISTINCT = 16  # distinct characters of a part: tables of numbers have fewer
 MIN_WORDS = 9  # distinct words of a 13-gram that begin with a letter: the same for word runs
 SPACE = b" \t\n\r\f\v"
-INDEX = "benchmarks.pickle"
-BITS = 21  # size of the table that rules most values out
-STOP_LIST = Path(__file__).with_name("stopgrams.txt")
+INDEX_FILE = "benchmarks.pickle"
+TABLE_BITS = 21  # size of the table that rules most values out
+STOP_LIST = Path(__file__).with_name("stop_ngrams.txt")
 WORD = re.compile(rb"[A-Za-z_0-9]+")
 
 
 @dataclass
-class Index:
+class BenchmarkIndex:
     """What to look for: made once from the parts, sent to every worker.
 
     Attributes:
-        names: (benchmark, task, kind) of each part.
-        needles: Hash of the first MIN_LENGTH bytes -> (normalised text, part numbers).
+        part_names: (benchmark, task, kind) of each part.
+        needles: Hash of the first MIN_LENGTH bytes -> (normalized text, part numbers).
         grams: Hash of a 13-gram -> part numbers.
         too_short: Parts that are neither long enough nor have a 13-gram.
     """
 
-    names: list[tuple[str, str, str]]
+    part_names: list[tuple[str, str, str]]
     needles: dict[int, list[tuple[bytes, int]]] = field(default_factory=dict)
     grams: dict[int, list[int]] = field(default_factory=dict)
     too_short: list[int] = field(default_factory=list)
 
 
-def build_index(parts: Iterable[Part]) -> Index:
-    """Return the index of benchmark parts, without the 13-grams of the stop list."""
+def decontaminate(
+    records: Records,
+    positions: np.ndarray,
+    losses: dict[str, dict],
+    parts: Iterable[Part],
+    work: Path,
+    map_: Callable,
+) -> tuple[np.ndarray, dict[str, dict]]:
+    """Remove files with benchmark tasks and write contamination.json.
+
+    Args:
+        records: What passed the filters.
+        positions: (n,) which of them are left.
+        losses: ``dropped`` and ``examples`` so far.
+        parts: The texts of the benchmarks.
+        work: Folder of contents.bin, where contamination.json goes.
+        map_: Ordered map.
+
+    Returns:
+        Positions in ``records`` of what is left, and ``losses`` with these added.
+    """
     parts = list(parts)
+    index = build_index(parts)
+    remaining = records.take(positions)
+    contaminated = find_contaminated(work, remaining, index, map_) if parts else {}
+    files = []
+    for i, matches in sorted(contaminated.items()):
+        record = remaining[i]
+        count_file(losses["dropped"], "benchmark", record.size)
+        add_example(losses["examples"], "benchmark", record)
+        files.append({"package": record.package, "path": record.path, "matches": matches})
+    write_json(work / CONTAMINATION, summary(parts, index, files))
+    return np.delete(positions, sorted(contaminated)), losses
+
+
+def build_index(parts: Sequence[Part]) -> BenchmarkIndex:
+    """Return the index of benchmark parts, without the 13-grams of the stop list."""
     stop = {line.split("#")[0].strip() for line in STOP_LIST.read_text().splitlines()}
-    index = Index([(part.benchmark, part.task, part.kind) for part in parts])
+    index = BenchmarkIndex([(part.benchmark, part.task, part.kind) for part in parts])
     for number, part in enumerate(parts):
         content = part.text.encode("utf-8", "replace")
-        needle = normalised(content)
-        long = len(needle) >= MIN_LENGTH and len(set(needle)) >= MIN_DISTINCT
-        if long:
-            key = int(windows(needle[:MIN_LENGTH])[0])
+        needle = normalized(content)
+        long_enough = len(needle) >= MIN_LENGTH and len(set(needle)) >= MIN_DISTINCT
+        if long_enough:
+            key = int(window_hashes(needle[:MIN_LENGTH])[0])
             index.needles.setdefault(key, []).append((needle, number))
+        # Every window of 13 words, moved by one word, counts as evidence by itself, so a copy is
+        # found however much of it was cut off or added. Not so a window of numbers ("0, 1, 1, 2,
+        # 3, 5 ...") or of few words again and again: those are in clean code, too.
         words = WORD.findall(content.lower())
         (hashes,) = word_shingles([content.lower()], NGRAM)
-        used = False
+        has_gram = False
         for start, gram in enumerate(hashes.tolist()):
             run = words[start : start + NGRAM]
             if len({w for w in run if not w[:1].isdigit()}) < MIN_WORDS:
@@ -74,79 +112,89 @@ def build_index(parts: Iterable[Part]) -> Index:
             numbers = index.grams.setdefault(gram, [])
             if number not in numbers[-1:]:
                 numbers.append(number)
-            used = True
-        if not long and not used:
+            has_gram = True
+        if not long_enough and not has_gram:
             index.too_short.append(number)
     return index
 
 
-def normalised(content: bytes) -> bytes:
+def normalized(content: bytes) -> bytes:
     """Return the content in lower case without white space."""
     return content.lower().translate(None, SPACE)
 
 
-def contaminated(
-    folder: Path, records: Sequence[Record], index: Index, map_: Callable
+def find_contaminated(
+    folder: Path, records: Sequence[Record], index: BenchmarkIndex, map_: Callable
 ) -> dict[int, list[dict]]:
     """Return position of each record that holds benchmark text -> what it matched."""
     content = pickle.dumps(index)
-    with atomic_write(folder / INDEX, "wb") as file:
+    with atomic_write(folder / INDEX_FILE, "wb") as file:
         file.write(content)
     checksum = hashlib.sha256(content).hexdigest()
     task = functools.partial(search_batch, folder, checksum)
-    found, position = {}, 0
-    for rows in corpus.mapped(task, records, map_, "benchmark copies"):
+    matches_at, position = {}, 0
+    for rows in map_batches(task, records, map_, "benchmark copies"):
         for matches in rows:
             if matches:
-                found[position] = matches
+                matches_at[position] = matches
             position += 1
-    return found
+    return matches_at
 
 
 def search_batch(folder: Path, checksum: str, batch: list[Record]) -> list[list[dict]]:
     """Return what each record matches: benchmark, task, part and how, in that order."""
-    return search(list(corpus.contents(folder, batch)), _load(folder / INDEX, checksum))
+    return search(list(read_contents(folder, batch)), _load_index(folder / INDEX_FILE, checksum))
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, checksum: str) -> Index:
+def _load_index(path: Path, checksum: str) -> BenchmarkIndex:
     """Read the index once in each process; this program wrote it a moment ago."""
     return pickle.loads(path.read_bytes())
 
 
-def search(contents: list[bytes], index: Index) -> list[list[dict]]:
+def search(contents: list[bytes], index: BenchmarkIndex) -> list[list[dict]]:
     """Return what each content matches, a part at most once for each way of matching."""
     lowered = [content.lower() for content in contents]
+    # All contents are searched at once, as one text with a zero byte between two. A match at byte
+    # i belongs to the first content that ends after i: contents of 3 and 2 bytes end at 4 and 7
+    # with their zero bytes, so byte 4 is in the second.
     packed = [content.translate(None, SPACE) for content in lowered]
     joined = b"\0".join(packed)
     hits = [set() for _ in contents]
     ends = np.cumsum([len(text) + 1 for text in packed])
-    keys = windows(joined)
-    for place in _members(keys, index.needles).tolist():
-        owner = int(np.searchsorted(ends, place, side="right"))
-        for needle, number in index.needles[int(keys[place])]:
-            if joined.startswith(needle, place):
+    keys = window_hashes(joined)
+    for i in _positions_of_members(keys, index.needles).tolist():
+        owner = int(np.searchsorted(ends, i, side="right"))
+        for needle, number in index.needles[int(keys[i])]:
+            if joined.startswith(needle, i):
                 hits[owner].add((number, "substring"))
     runs = word_shingles(lowered, NGRAM)
     grams = np.concatenate([np.empty(0, np.uint64), *runs])
     ends = np.cumsum([len(run) for run in runs])
-    for place in _members(grams, index.grams).tolist():
-        owner = int(np.searchsorted(ends, place, side="right"))
-        hits[owner].update((number, "13-gram") for number in index.grams[int(grams[place])])
+    for i in _positions_of_members(grams, index.grams).tolist():
+        owner = int(np.searchsorted(ends, i, side="right"))
+        hits[owner].update((number, "13-gram") for number in index.grams[int(grams[i])])
     rows = []
-    for found in hits:
-        matches = {(*index.names[number], how) for number, how in found}
-        keys_ = ("benchmark", "task", "part", "how")
-        rows.append([dict(zip(keys_, match, strict=True)) for match in sorted(matches)])
+    for hit in hits:
+        matches = {(*index.part_names[number], how) for number, how in hit}
+        fields = ("benchmark", "task", "part", "how")
+        rows.append([dict(zip(fields, match, strict=True)) for match in sorted(matches)])
     return rows
 
 
-def windows(content: bytes) -> np.ndarray:
-    """Return the hash of each run of MIN_LENGTH bytes: (n - MIN_LENGTH + 1,) uint64."""
+def window_hashes(content: bytes) -> np.ndarray:
+    """Return the hash of each run of MIN_LENGTH bytes: (n - MIN_LENGTH + 1,) uint64.
+
+    Runs with the same bytes have the same hash wherever they stand.
+    """
     data = np.frombuffer(content, dtype=np.uint8)
     if len(data) < MIN_LENGTH:
         return np.empty(0, np.uint64)
-    table, powers, inverses = _powers(1 << (len(data) - 1).bit_length())
+    # Byte c at position j counts t[c] * b^j, modulo 2^64. With S[i] the sum over the first i
+    # bytes, the run at i has the sum S[i + 50] - S[i] = b^i * (t[c0] + t[c1] b + t[c2] b^2 ...);
+    # times b^-i, which an odd b has, the position is gone. Example with runs of 2 and "xyxy":
+    # S = 0, x, x + yb, x + yb + xb^2, ...; the run at 2 is (x b^2 + y b^3) b^-2 = x + yb, as at 0.
+    table, powers, inverses = _window_powers(1 << (len(data) - 1).bit_length())
     sums = np.zeros(len(data) + 1, dtype=np.uint64)
     np.cumsum(table[data] * powers[: len(data)], out=sums[1:])
     keys = sums[MIN_LENGTH:] - sums[:-MIN_LENGTH]
@@ -155,8 +203,11 @@ def windows(content: bytes) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _powers(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a value of each byte (256,), and the powers of an odd base and its inverse."""
+def _window_powers(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a value of each byte, and the powers 0 to size - 1 of an odd base and its inverse.
+
+    Shapes (256,), (size,), (size,), all uint64. ``size`` is a power of two, so few are computed.
+    """
     base = 0xD1342543DE82EF95
     table = mix(np.arange(1, 257, dtype=np.uint64) * np.uint64(GOLDEN_GAMMA))
     powers = []
@@ -167,21 +218,23 @@ def _powers(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return table, *powers
 
 
-def _members(values: np.ndarray, wanted: dict[int, list]) -> np.ndarray:
-    """Return the positions of ``values`` (n,) uint64 that are among the keys of ``wanted``."""
-    if not wanted:
+def _positions_of_members(values: np.ndarray, members: dict[int, list]) -> np.ndarray:
+    """Return the positions of ``values`` (n,) uint64 that are among the keys of ``members``."""
+    if not members:
         return np.empty(0, np.int64)
-    table = np.sort(np.fromiter(wanted, np.uint64, len(wanted)))
-    shift = np.uint64(64 - BITS)
-    marks = np.zeros(1 << BITS, dtype=bool)
+    # Few values are members, so most are ruled out by their upper 21 bits: one look-up each in a
+    # table of 2^21 marks, hardly any of them set. The rest are searched for among the sorted keys.
+    table = np.sort(np.fromiter(members, np.uint64, len(members)))
+    shift = np.uint64(64 - TABLE_BITS)
+    marks = np.zeros(1 << TABLE_BITS, dtype=bool)
     marks[table >> shift] = True
-    places = np.flatnonzero(marks[values >> shift])
-    found = values[places]
-    nearest = table[np.minimum(np.searchsorted(table, found), len(table) - 1)]
-    return places[nearest == found]
+    positions = np.flatnonzero(marks[values >> shift])
+    candidates = values[positions]
+    at = np.minimum(np.searchsorted(table, candidates), len(table) - 1)
+    return positions[table[at] == candidates]
 
 
-def summary(parts: list[Part], index: Index, files: list[dict]) -> dict:
+def summary(parts: list[Part], index: BenchmarkIndex, files: list[dict]) -> dict:
     """Return contamination.json: files removed, and a flag for each task.
 
     Args:
@@ -195,9 +248,9 @@ def summary(parts: list[Part], index: Index, files: list[dict]) -> dict:
     for row in files:
         for benchmark, task in {(m["benchmark"], m["task"]) for m in row["matches"]}:
             tasks[benchmark][task] += 1
-    text = {name: hashlib.sha256() for name in tasks}
+    digests = {name: hashlib.sha256() for name in tasks}
     for part in parts:
-        text[part.benchmark].update(f"{part.task}\0{part.kind}\0{part.text}\0".encode())
+        digests[part.benchmark].update(f"{part.task}\0{part.kind}\0{part.text}\0".encode())
     return {
         "format": "llama_scale.contamination.v1",
         "method": {
@@ -206,18 +259,18 @@ def summary(parts: list[Part], index: Index, files: list[dict]) -> dict:
         },
         "benchmarks": {
             name: {
-                "sha256": text[name].hexdigest(),
-                "tasks": len(found),
-                "tasks_found": sum(map(bool, found.values())),
-                "parts_too_short": sum(index.names[i][0] == name for i in index.too_short),
+                "sha256": digests[name].hexdigest(),
+                "tasks": len(counts),
+                "tasks_found": sum(map(bool, counts.values())),
+                "parts_too_short": sum(index.part_names[i][0] == name for i in index.too_short),
             }
-            for name, found in tasks.items()
+            for name, counts in tasks.items()
         },
         "files": files,
         "tasks": {
             name: {
-                task: {"contaminated": count > 0, "files": count} for task, count in found.items()
+                task: {"contaminated": count > 0, "files": count} for task, count in counts.items()
             }
-            for name, found in tasks.items()
+            for name, counts in tasks.items()
         },
     }

@@ -40,7 +40,7 @@ def build_figures(manifest: dict, lengths: np.ndarray, near: list[float]) -> lis
     figures = [
         funnel(manifest, "bytes", 1e-6, "MB"),
         funnel(manifest, "files", 1, "files"),
-        ranked("Licences of what is kept", "MB", licence_sizes(manifest)),
+        ranked("Licenses of what is kept", "MB", license_sizes(manifest)),
         ranked("Largest packages", "MB", package_sizes(manifest)),
         histogram("Tokens of a document", "documents", lengths),
     ]
@@ -78,9 +78,9 @@ def ranked(title: str, axis: str, values: dict[str, float]) -> Figure:
     return Figure(title, axis, bars)
 
 
-def licence_sizes(manifest: dict) -> dict[str, float]:
-    """Return licence -> MB kept."""
-    return {name: row["bytes"] / 1e6 for name, row in manifest["licences"].items()}
+def license_sizes(manifest: dict) -> dict[str, float]:
+    """Return license -> MB kept."""
+    return {name: row["bytes"] / 1e6 for name, row in manifest["licenses"].items()}
 
 
 def package_sizes(manifest: dict) -> dict[str, float]:

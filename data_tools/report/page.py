@@ -8,11 +8,10 @@ from textwrap import shorten
 
 import numpy as np
 
+from data_tools.dedup.deduplicate import NEAR
 from data_tools.report import figures
 from llama_scale.data.documents import read_documents
 from llama_scale.files import atomic_write, read_jsonl
-
-NEAR = "near.jsonl"
 
 
 def write_report(folder: Path, manifest: dict, contamination: dict) -> None:
@@ -72,7 +71,7 @@ def tiles(manifest: dict) -> list[tuple[str, str, str]]:
 
 
 def funnel(manifest: dict, folder: Path) -> str:
-    """Return the table of files and megabytes by step, then licences, packages and tokens."""
+    """Return the table of files and megabytes by step, then licenses, packages and tokens."""
     splits = manifest["splits"]
     lost, kept = manifest["dropped"], manifest["sources"]
     files = sum(row["files"] for row in kept) + sum(row["files"] for row in lost.values())
@@ -82,18 +81,18 @@ def funnel(manifest: dict, folder: Path) -> str:
         lines.append(_row(f"  - {reason.replace('_', ' ')}", -row["files"], -row["bytes"]))
     for name, row in splits.items():
         lines.append(_row(name, row["documents"], row["bytes"]))
-    licences = Counter()
+    licenses = Counter()
     for row in kept:
-        licences[row["licence"]] += row["bytes"]
-    total = sum(licences.values())
+        licenses[row["license"]] += row["bytes"]
+    total = sum(licenses.values())
     common = [
-        f"{shorten(name, 40)} {100 * size / total:.0f} %" for name, size in licences.most_common(6)
+        f"{shorten(name, 40)} {100 * size / total:.0f} %" for name, size in licenses.most_common(6)
     ]
-    barred = [row for row in manifest["left_out"] if row["reason"] == "licence"]
-    out = [f"{row['package']} ({row['licence']})" for row in barred]
+    barred = [row for row in manifest["left_out"] if row["reason"] == "license"]
+    out = [f"{row['package']} ({row['license']})" for row in barred]
     val = [row["package"] for row in kept if row["split"] == "val"]
     lines += [
-        f"licences     {', '.join(common)}",
+        f"licenses     {', '.join(common)}",
         f"left out     {', '.join(out) or 'none'}",
         f"validation   {', '.join(val)}",
     ]

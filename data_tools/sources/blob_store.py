@@ -5,7 +5,6 @@ import http.client
 import shutil
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -14,14 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.sources.retry import NetworkRetries
 from llama_scale.errors import InputError
 
-RETRIES = 6
 Read = Callable[[str, str], bytes]
 
 
 @dataclass(frozen=True)
-class Problem(Exception):
+class UnusableContent(Exception):
     """A content that cannot be used; ``reason`` is what it is counted under."""
 
     reason: str
@@ -30,8 +29,8 @@ class Problem(Exception):
 def open_store(address: str | None, limit: int) -> Read:
     """Return a function of (blob_id, content_id) that gives a file's bytes, checked by both.
 
-    blob_id is the SHA-1 of the bytes, content_id the one that git gives them. The function
-    raises Problem: ``missing_content``, ``truncated_gzip``, ``hash_mismatch``, ``too_large``.
+    blob_id is the SHA-1 of the bytes, content_id the one that git gives them. The function raises
+    UnusableContent: ``missing_content``, ``truncated_gzip``, ``hash_mismatch``, ``too_large``.
 
     Args:
         address: s3://BUCKET/PREFIX (public, read by HTTPS), https://... or file://FOLDER, with a
@@ -43,17 +42,19 @@ def open_store(address: str | None, limit: int) -> Read:
     """
     kind, _, rest = (address or "").partition(":")
     if kind == "git":
-        raw = _git(Path(rest))
+        read_raw = _git_reader(Path(rest))
     elif kind == "file":
         folder = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path))
         if not folder.is_dir():
             raise InputError(f"store: {folder}: no such folder")
-        raw = _compressed(lambda blob: _file(folder / f"{blob}.gz", folder / blob), limit)
+        read_raw = _decompressing(
+            lambda blob: _read_first(folder / f"{blob}.gz", folder / blob), limit
+        )
     elif kind in ("https", "http", "s3"):
         if kind == "s3":
             bucket, _, prefix = rest.removeprefix("//").partition("/")
             address = f"https://{bucket}.s3.amazonaws.com/{prefix}"
-        raw = _compressed(lambda blob: _download(f"{address.rstrip('/')}/{blob}"), limit)
+        read_raw = _decompressing(lambda blob: _download(f"{address.rstrip('/')}/{blob}"), limit)
     else:
         raise InputError(
             f"store: expected s3://, https://, file:// or git:PATH, found {address!r}; the rows of "
@@ -61,13 +62,13 @@ def open_store(address: str | None, limit: int) -> Read:
         )
 
     def read(blob_id: str, content_id: str) -> bytes:
-        content = raw(blob_id, content_id)
+        content = read_raw(blob_id, content_id)
         if len(content) > limit:
-            raise Problem("too_large")
+            raise UnusableContent("too_large")
         if kind != "git" and hashlib.sha1(content).hexdigest() != blob_id:
-            raise Problem("hash_mismatch")
+            raise UnusableContent("hash_mismatch")
         if git_hash(content) != content_id:
-            raise Problem("hash_mismatch")
+            raise UnusableContent("hash_mismatch")
         return content
 
     return read
@@ -78,48 +79,47 @@ def git_hash(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _compressed(fetch: Callable[[str], bytes], limit: int) -> Read:
+def _decompressing(fetch: Callable[[str], bytes], limit: int) -> Read:
     def read(blob_id: str, content_id: str) -> bytes:
         packed = fetch(blob_id)
         inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
         try:
             content = inflate.decompress(packed, limit + 1)
         except zlib.error:
-            raise Problem("truncated_gzip") from None
+            raise UnusableContent("truncated_gzip") from None
         if not inflate.eof and len(content) <= limit:
-            raise Problem("truncated_gzip")
+            raise UnusableContent("truncated_gzip")
         return content
 
     return read
 
 
-def _file(*paths: Path) -> bytes:
+def _read_first(*paths: Path) -> bytes:
     for path in paths:
         try:
             return path.read_bytes()
         except OSError:
             continue
-    raise Problem("missing_content")
+    raise UnusableContent("missing_content")
 
 
 def _download(url: str) -> bytes:
     """Return the body of a URL, trying again after a failure of the network."""
-    for attempt in range(RETRIES):
+    retries = NetworkRetries()
+    while True:
         try:
             with urllib.request.urlopen(url, timeout=60) as response:
                 return response.read()
         except urllib.error.HTTPError as error:
             if error.code in (403, 404, 410):
-                raise Problem("missing_content") from None
+                raise UnusableContent("missing_content") from None
             reason = f"HTTP {error.code}"
         except (OSError, http.client.HTTPException) as error:
             reason = str(error)
-        if attempt < RETRIES - 1:
-            time.sleep(2**attempt)
-    raise InputError(f"store: {url}: {reason}, {RETRIES} times; run the same command again later")
+        retries.failed(f"store: {url}", reason)
 
 
-def _git(clone: Path) -> Read:
+def _git_reader(clone: Path) -> Read:
     if not clone.is_dir():
         raise InputError(f"store: {clone}: no such clone")
     if not shutil.which("git"):
@@ -143,11 +143,11 @@ def _git(clone: Path) -> Read:
             if not header:
                 raise InputError(f"store: {clone}: git cannot read it; is it a clone?")
             if not header[-1].isdigit():  # "ID missing", "ID ambiguous"
-                raise Problem("missing_content")
+                raise UnusableContent("missing_content")
             content = process.stdout.read(int(header[-1]))
             process.stdout.read(1)
             if header[1] != b"blob":
-                raise Problem("missing_content")
+                raise UnusableContent("missing_content")
             return content
 
     return read

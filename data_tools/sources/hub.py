@@ -1,44 +1,36 @@
-"""The Stack, The Stack v2 and StarCoderData, row by row: memory does not grow with them."""
+"""Data sets of the Hub, streamed row by row, so that memory does not grow with them."""
 
-import math
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Any
 
-from data_tools.sources.blob_store import Problem, Read, git_hash, open_store
-from data_tools.sources.installed import Document
-from data_tools.sources.licenses import UNKNOWN
+from data_tools.sources.blob_store import open_store
+from data_tools.sources.document import Document
+from data_tools.sources.retry import NetworkRetries
+from data_tools.sources.the_stack import Row, stack_documents, stack_v2_documents
 from llama_scale.errors import InputError
 
-RETRIES = 6
-AHEAD = 32  # contents asked for at a time
-Row = dict[str, Any]
 
-
-def documents(
-    source: str, language: str, path: str | None, store: str | None, licence: str | None,
+def hub_documents(
+    source: str, language: str, path: str | None, store: str | None, license: str | None,
     limit: int, start: int = 0,
 ) -> Iterator[Document]:  # fmt: skip
     """Yield the files of a data set from the one numbered ``start`` on.
 
     Args:
-        source: Its name, see ``sources.Source``.
+        source: Its name, see ``config.SourceName``.
         language: Programming language.
         path: A local copy, or None for the Hub.
         store: Where The Stack v2's contents are.
-        licence: SPDX name for rows that state none.
+        license: SPDX name for rows that state none.
         limit: Most bytes of a file.
         start: Documents to pass over; those of v2 are not fetched.
 
     Raises:
-        InputError: See ``dataset_rows`` and ``store.open_store``.
+        InputError: See ``dataset_rows`` and ``blob_store.open_store``.
     """
     if not source.startswith("the-stack-v2"):
         rows = dataset_rows(source, language, path, start)
-        yield from stack_documents(rows, licence)
+        yield from stack_documents(rows, license)
         return
     read = open_store(store, limit)
     yield from stack_v2_documents(
@@ -55,38 +47,34 @@ def dataset_rows(source: str, language: str, path: str | None, start: int = 0) -
         InputError: There is no token, its owner has not accepted the terms, there is no such data,
             or the network stays away.
     """
-    yield from resumed(lambda row: _open(source, language, path, row), source, time.sleep, start)
+    yield from rows_with_retries(
+        lambda row: _open_dataset(source, language, path, row), source, start
+    )
 
 
-def resumed(
-    open_at: Callable[[int], Iterator[Row]], name: str, pause: Callable[[float], None] = time.sleep,
-    start: int = 0,
-) -> Iterator[Row]:  # fmt: skip
+def rows_with_retries(
+    open_at: Callable[[int], Iterator[Row]], name: str, start: int = 0
+) -> Iterator[Row]:
     """Yield what ``open_at(start)`` yields; after a network failure go on at the next row.
 
     Raises:
-        InputError: It failed RETRIES times without a row between.
+        InputError: It failed too often without a row between.
     """
-    done, failures = start, 0
+    next_row, retries = start, NetworkRetries()
     while True:
         try:
-            for row in open_at(done):
+            for row in open_at(next_row):
                 yield row
-                done, failures = done + 1, 0
+                next_row += 1
+                retries.succeeded()
             return
         except Exception as error:
-            if not _is_network(error):
+            if not _is_network_failure(error):
                 raise
-            failures += 1
-            if failures == RETRIES:
-                raise InputError(
-                    f"{name}: the network failed {RETRIES} times at row {done} "
-                    f"({type(error).__name__}); run the same command again later"
-                ) from None
-            pause(min(60.0, 2.0**failures))
+            retries.failed(f"{name}: row {next_row}", type(error).__name__)
 
 
-def _is_network(error: Exception) -> bool:
+def _is_network_failure(error: Exception) -> bool:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return status == 429 or status >= 500
@@ -96,7 +84,7 @@ def _is_network(error: Exception) -> bool:
     return bool(modules & {"aiohttp", "httpx", "httpcore", "requests", "urllib3"})
 
 
-def _open(source: str, language: str, path: str | None, start: int) -> Iterator[Row]:
+def _open_dataset(source: str, language: str, path: str | None, start: int) -> Iterator[Row]:
     import datasets
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import get_token
@@ -148,103 +136,3 @@ def _open(source: str, language: str, path: str | None, start: int) -> Iterator[
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
-
-
-def stack_documents(rows: Iterator[Row], licence: str | None) -> Iterator[Document]:
-    """Yield the files of The Stack v1 or StarCoderData; ``licence`` for rows that state none."""
-    for row in rows:
-        text, problem = row.get("content"), None
-        content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None
-        if content is None:
-            problem = "no_content"
-        elif row.get("hexsha") and git_hash(content) != row["hexsha"]:
-            problem = "hash_mismatch"
-        name = f"unnamed-{git_hash(content or b'')[:12]}"
-        yield Document(
-            package=row.get("max_stars_repo_name") or name,
-            version=row.get("max_stars_repo_head_hexsha") or "",
-            licence=joined(row.get("max_stars_repo_licenses")) or licence or UNKNOWN,
-            path=row.get("max_stars_repo_path") or name,
-            content=content,
-            problem=problem,
-            stars=whole(row.get("max_stars_count")),
-            forks=whole(row.get("max_forks_count")),
-        )
-
-
-def stack_v2_documents(
-    rows: Iterator[Row], read: Read, language: str, limit: int, start: int = 0
-) -> Iterator[Document]:
-    """Yield the files of The Stack v2: rows are files, or repositories with a list of files.
-
-    Contents are read some ahead by threads and come in the order of the rows.
-    """
-    entries = ((file, row) for row in rows for file in _files(row, language))
-    with ThreadPoolExecutor(AHEAD) as threads:
-        running: deque = deque()
-        for file, row in islice(entries, start, None):
-            running.append((file, row, threads.submit(_content, file, read, limit)))
-            if len(running) == AHEAD:
-                yield _v2_document(*running.popleft())
-        while running:
-            yield _v2_document(*running.popleft())
-
-
-def _files(row: Row, language: str) -> Iterator[Row]:
-    if "files" not in row:
-        yield row
-        return
-    for file in row["files"] or []:
-        if file.get("language") == language:
-            yield file
-
-
-def _content(file: Row, read: Read, limit: int) -> tuple[bytes | None, str | None]:
-    """Return a file's bytes as UTF-8, or None and why not."""
-    if file.get("is_vendor"):
-        return None, "vendored"
-    if file.get("is_generated"):
-        return None, "generated"
-    if (file.get("length_bytes") or 0) > limit:
-        return None, "too_large"
-    if not file.get("blob_id") or not file.get("content_id"):
-        return None, "no_content"
-    try:
-        raw = read(file["blob_id"], file["content_id"])
-        return raw.decode(file.get("src_encoding") or "utf-8").encode("utf-8"), None
-    except Problem as problem:
-        return None, problem.reason
-    except (LookupError, UnicodeError):
-        return None, "wrong_encoding"
-
-
-def _v2_document(file: Row, row: Row, content: Any) -> Document:
-    data, problem = content.result()
-    licence = joined(file.get("detected_licenses"))
-    if file.get("license_type") == "no_license" or not licence:
-        licence = "no_license" if file.get("license_type") == "no_license" else UNKNOWN
-    return Document(
-        package=row.get("repo_name") or "unknown",
-        version=row.get("revision_id") or "",
-        licence=licence,
-        path=(file.get("path") or file.get("blob_id") or "").lstrip("/"),
-        content=data,
-        problem=problem,
-        stars=whole(row.get("star_events_count")),
-        forks=whole(row.get("fork_events_count")),
-    )
-
-
-def whole(value: Any) -> int:
-    """Return a number of stars or forks; 0 where there is none (missing, NaN, no number)."""
-    number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-    return int(value) if number else 0
-
-
-def joined(licences: Any) -> str:
-    """Return a list of SPDX names, or one, as an expression: all of them hold; "" for none.
-
-    What is no text stays visible as one, which no licence is called.
-    """
-    names = licences if isinstance(licences, list) else [licences]
-    return " AND ".join(sorted({str(name) for name in names if name}))

@@ -1,4 +1,4 @@
-"""Where documents come from. A source is a function that yields Documents in any order."""
+"""The Python of this interpreter as documents: its standard library and installed packages."""
 
 import hashlib
 import importlib.metadata
@@ -9,53 +9,14 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from tqdm import tqdm
-
+from data_tools.progress import with_progress
 from data_tools.sources import licenses
+from data_tools.sources.document import Document
 from llama_scale.errors import InputError, nearest
 
 STDLIB = "python-stdlib"
-OURS = "llama-scale"
-Source = Literal[
-    "installed",
-    "folder",
-    "jsonl",
-    "parquet",
-    "the-stack",
-    "the-stack-dedup",
-    "the-stack-smol",
-    "the-stack-v2",
-    "the-stack-v2-dedup",
-    "the-stack-v2-train-smol-ids",
-    "starcoderdata",
-]
-
-
-@dataclass(frozen=True)
-class Document:
-    """One source file.
-
-    Attributes:
-        package: Package or repository that it belongs to.
-        version: Version of that package.
-        licence: SPDX-like expression, or "unknown".
-        path: Its path inside the package's root, with forward slashes.
-        content: Its bytes; None where it could not be read.
-        problem: Why the source itself cannot vouch for it (a reason to count), or None.
-        stars: Stars of the repository, where the source knows them.
-        forks: Its forks.
-    """
-
-    package: str
-    version: str
-    licence: str
-    path: str
-    content: bytes | None
-    problem: str | None = None
-    stars: int = 0
-    forks: int = 0
+OWN_NAME = "llama-scale"
 
 
 @dataclass(frozen=True)
@@ -64,12 +25,12 @@ class Package:
 
     name: str
     version: str
-    licence: str
+    license: str
     root: Path
     files: list[str]
 
 
-def installed(
+def installed_documents(
     packages: list[str] | None = None,
     exclude: list[str] | None = None,
     max_bytes: int | None = None,
@@ -89,22 +50,21 @@ def installed(
     Raises:
         InputError: A package in ``packages`` is not installed.
     """
-    chosen = installed_packages(packages, exclude)
     entries = []
-    for package in chosen:
+    for package in installed_packages(packages, exclude):
         for path in package.files:
             name = f"{seed}/{package.name}/{path}".encode("utf-8", "backslashreplace")
             key = hashlib.sha256(name).digest()
             entries.append((key, package, path))
     entries.sort(key=lambda entry: entry[0])
     if max_bytes is not None:
-        entries = entries[: _fit([_size(p.root / path) for _, p, path in entries], max_bytes)]
+        sizes = [_size(package.root / path) for _, package, path in entries]
+        entries = entries[: _count_within(sizes, max_bytes)]
     entries.sort(key=lambda entry: (entry[1].name, entry[2]))
-    for _, package, path in tqdm(
-        entries[start:], "reading", unit="file", leave=False, disable=None
-    ):
+    rest = entries[start:]
+    for _, package, path in with_progress(rest, "reading", len(rest), "file"):
         content = _read(package.root / path)
-        yield Document(package.name, package.version, package.licence, path, content)
+        yield Document(package.name, package.version, package.license, path, content)
 
 
 def installed_packages(
@@ -112,24 +72,24 @@ def installed_packages(
 ) -> list[Package]:
     """Return the standard library and the installed packages but this project, by name.
 
-    A package's files are those that its RECORD lists, and its licence is the one its metadata
+    A package's files are those that its RECORD lists, and its license is the one its metadata
     states. Where two versions are on sys.path, the one that Python imports is meant.
 
     Raises:
         InputError: A package in ``packages`` is not installed.
     """
-    found: dict[str, importlib.metadata.Distribution | None] = {STDLIB: None}
+    available: dict[str, importlib.metadata.Distribution | None] = {STDLIB: None}
     for distribution in importlib.metadata.distributions():
-        name = canonical(distribution.metadata.get("Name") or OURS)
-        if name != OURS:
-            found.setdefault(name, distribution)
+        name = canonical(distribution.metadata.get("Name") or OWN_NAME)
+        if name != OWN_NAME:
+            available.setdefault(name, distribution)
     for name in packages or []:
-        if canonical(name) not in found:
-            hint = nearest(canonical(name), found)
+        if canonical(name) not in available:
+            hint = nearest(canonical(name), available)
             raise InputError(f"packages: {name!r} is not installed{hint}")
-    wanted = set(found if packages is None else map(canonical, packages))
-    wanted -= set(map(canonical, exclude or []))
-    return [_package(name, found[name]) for name in sorted(wanted)]
+    names = set(available if packages is None else map(canonical, packages))
+    names -= set(map(canonical, exclude or []))
+    return [_package(name, available[name]) for name in sorted(names)]
 
 
 def _package(name: str, distribution: importlib.metadata.Distribution | None) -> Package:
@@ -139,7 +99,7 @@ def _package(name: str, distribution: importlib.metadata.Distribution | None) ->
     return Package(
         name=name,
         version=distribution.version,
-        licence=licenses.from_metadata(distribution.metadata),
+        license=licenses.from_metadata(distribution.metadata),
         root=Path(distribution.locate_file("")),
         files=sorted({str(f) for f in distribution.files or [] if _inside(f)}),
     )
@@ -169,7 +129,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _fit(sizes: list[int], limit: int) -> int:
+def _count_within(sizes: list[int], limit: int) -> int:
     """Return how many leading ``sizes`` sum to at most ``limit``."""
     total = 0
     for count, size in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""Licences of installed packages: from free-form metadata to SPDX-like names."""
+"""Licenses of installed packages: from free-form metadata to SPDX-like names."""
 
 import re
 from collections.abc import Collection
@@ -50,11 +50,11 @@ TOKEN = re.compile(r"\(|\)|[^\s()]+")
 
 
 def from_metadata(metadata: Message) -> str:
-    """Return the licence that a package's metadata states, as an SPDX expression where plain.
+    """Return the license that a package's metadata states, as an SPDX expression where plain.
 
-    Read in this order: License-Expression; a License field of one line; the licence
+    Read in this order: License-Expression; a License field of one line; the license
     classifiers, all of them together; the first line of a longer License field. Text that names
-    no known licence is returned as it stands, and ``"unknown"`` where there is none.
+    no known license is returned as it stands, and ``"unknown"`` where there is none.
     """
     if expression := (metadata.get("License-Expression") or "").strip():
         return expression
@@ -63,15 +63,15 @@ def from_metadata(metadata: Message) -> str:
     if len(lines) == 1 and (name := spdx(stated)):
         return name
     classifiers = metadata.get_all("Classifier") or []
-    leaves = [c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License :: ")]
-    leaves = [leaf for leaf in leaves if leaf != "OSI Approved"]
-    if leaves:
-        return " AND ".join(sorted({spdx(leaf) or leaf for leaf in leaves}))
+    names = [c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License :: ")]
+    names = [name for name in names if name != "OSI Approved"]
+    if names:
+        return " AND ".join(sorted({spdx(name) or name for name in names}))
     return (spdx(lines[0]) or lines[0][:80]) if lines else UNKNOWN
 
 
 def spdx(text: str) -> str | None:
-    """Return the SPDX name or expression for a licence written freely; None where not plain."""
+    """Return the SPDX name or expression for a license written freely; None where not plain."""
     text = text.strip()
     words = [word for word in TOKEN.findall(text) if word not in OPERATORS]
     if words and all(SPDX.fullmatch(word) for word in words):
@@ -91,29 +91,34 @@ def permissive(expression: str, allowed: Collection[str] = PERMISSIVE) -> bool:
     Anything not understood is not allowed.
     """
     tokens = TOKEN.findall(expression)
-    verdict, rest = _either(tokens, allowed)
+    verdict, rest = _parse_or(tokens, allowed)
     return verdict and not rest
 
 
-def _either(tokens: list[str], allowed: Collection[str]) -> tuple[bool, list[str]]:
-    verdict, tokens = _both(tokens, allowed)
+# A parser by descent: OR binds weakest, then AND, then WITH. Each function takes as many tokens as
+# belong to it and returns whether they are permissive, and the tokens that are left:
+# MIT OR (GPL-3.0 AND MIT) is True, of which the OR side in brackets alone would be False.
+
+
+def _parse_or(tokens: list[str], allowed: Collection[str]) -> tuple[bool, list[str]]:
+    verdict, tokens = _parse_and(tokens, allowed)
     while tokens[:1] == ["OR"]:
-        other, tokens = _both(tokens[1:], allowed)
+        other, tokens = _parse_and(tokens[1:], allowed)
         verdict = verdict or other
     return verdict, tokens
 
 
-def _both(tokens: list[str], allowed: Collection[str]) -> tuple[bool, list[str]]:
-    verdict, tokens = _term(tokens, allowed)
+def _parse_and(tokens: list[str], allowed: Collection[str]) -> tuple[bool, list[str]]:
+    verdict, tokens = _parse_term(tokens, allowed)
     while tokens[:1] == ["AND"]:
-        other, tokens = _term(tokens[1:], allowed)
+        other, tokens = _parse_term(tokens[1:], allowed)
         verdict = verdict and other
     return verdict, tokens
 
 
-def _term(tokens: list[str], allowed: Collection[str]) -> tuple[bool, list[str]]:
+def _parse_term(tokens: list[str], allowed: Collection[str]) -> tuple[bool, list[str]]:
     if tokens[:1] == ["("]:
-        verdict, tokens = _either(tokens[1:], allowed)
+        verdict, tokens = _parse_or(tokens[1:], allowed)
         return verdict and tokens[:1] == [")"], tokens[1:]
     verdict = bool(tokens) and tokens[0] in allowed
     tokens = tokens[1:]

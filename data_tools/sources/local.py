@@ -12,28 +12,28 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.hub import joined, stack_documents, whole
-from data_tools.sources.installed import Document
+from data_tools.sources.document import Document
 from data_tools.sources.licenses import UNKNOWN, spdx
+from data_tools.sources.the_stack import license_expression, stack_documents, whole_number
 from llama_scale.errors import InputError, nearest
 
 SUFFIXES = {"Python": (".py",)}
-LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
+LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 
 
 def folder_documents(
-    path: str | None, language: str, licence: str | None, limit: int, start: int = 0
+    path: str | None, language: str, license: str | None, limit: int, start: int = 0
 ) -> Iterator[Document]:
     """Yield the source files under a folder, each project in it a package.
 
     A git repository gives the files that it tracks; another folder all that are not hidden. A
-    folder that cannot be read stands for its files. Links are not followed. A project's licence is
-    that of its LICENSE file where its first line names one, else ``licence``.
+    folder that cannot be read stands for its files. Links are not followed. A project's license is
+    that of its LICENSE file where its first line names one, else ``license``.
 
     Raises:
         InputError: There is no such folder, or the language is not known here.
     """
-    root = _existing(path, "folder")
+    root = _existing_path(path, "folder")
     if not root.is_dir():
         raise InputError(f"path: {root}: not a folder")
     if language not in SUFFIXES:
@@ -42,10 +42,12 @@ def folder_documents(
     if not (root / ".git").exists():
         projects += sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink()
                            and not p.name.startswith("."))  # fmt: skip
+    # ``start`` counts the files of all projects: one that has fewer is passed over, and the next is
+    # asked for the rest. With projects of 3 and 5 files, start 4 begins at file 1 of the second.
     for project in projects:
-        whole = project == root and len(projects) > 1
-        names = _own_files(project) if whole else _project_files(project)
-        stated = _licence(project) or licence or UNKNOWN
+        only_own = project == root and len(projects) > 1
+        names = _own_files(project) if only_own else _project_files(project)
+        stated = _stated_license(project) or license or UNKNOWN
         names = [name for name in names if name.endswith((*SUFFIXES[language], "/"))]
         for name in names[start:]:
             content, problem = _read(project / name, limit)
@@ -65,10 +67,10 @@ def _project_files(project: Path) -> list[str]:
         return sorted(set(filter(None, os.fsdecode(done.stdout).split("\0"))))
     files = []
 
-    def closed(error: OSError) -> None:
+    def add_unreadable(error: OSError) -> None:
         files.append(f"{Path(error.filename).relative_to(project).as_posix()}/")
 
-    for folder, folders, names in os.walk(project, onerror=closed):
+    for folder, folders, names in os.walk(project, onerror=add_unreadable):
         here = Path(folder).relative_to(project)
         # A link to a folder is listed as a file that is not followed.
         links = [f for f in folders if (Path(folder) / f).is_symlink()]
@@ -98,8 +100,8 @@ def _read(path: Path, limit: int) -> tuple[bytes | None, str | None]:
         return None, "unreadable"
 
 
-def _licence(project: Path) -> str | None:
-    for name in LICENCE_FILES:
+def _stated_license(project: Path) -> str | None:
+    for name in LICENSE_FILES:
         try:
             text = (project / name).read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -109,11 +111,11 @@ def _licence(project: Path) -> str | None:
     return None
 
 
-def jsonl_documents(path: str | None, licence: str | None, start: int = 0) -> Iterator[Document]:
+def jsonl_documents(path: str | None, license: str | None, start: int = 0) -> Iterator[Document]:
     """Yield the rows of a .jsonl or .jsonl.gz file, or of all such files in a folder.
 
     A row has ``content`` (or ``text``), and may have ``package`` (or ``repo_name``), ``path``,
-    ``licence`` (or ``license``), ``stars``. A row without a package is one of its own.
+    ``license`` (or ``licence``), ``stars``. A row without a package is one of its own.
     """
     for file in _files(path, "jsonl", (".jsonl", ".jsonl.gz")):
         opener = gzip.open if file.suffix == ".gz" else open
@@ -122,26 +124,26 @@ def jsonl_documents(path: str | None, licence: str | None, start: int = 0) -> It
             try:
                 for number, line in enumerate(lines):
                     if number >= start:
-                        yield _line_document(line, f"{file.name}:{number + 1}", licence)
+                        yield _line_document(line, f"{file.name}:{number + 1}", license)
             except (EOFError, OSError, zlib.error):
                 number += 1
                 if number >= start:
                     name = f"{file.name}:{number + 1}"
-                    yield Document(name, "", licence or UNKNOWN, name, None, "truncated_gzip")
+                    yield Document(name, "", license or UNKNOWN, name, None, "truncated_gzip")
             start = max(0, start - number - 1)
 
 
-def _line_document(line: bytes, name: str, licence: str | None) -> Document:
+def _line_document(line: bytes, name: str, license: str | None) -> Document:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        return Document(name, "", licence or UNKNOWN, name, None, "bad_json")
-    return _document(row, name, licence)
+        return Document(name, "", license or UNKNOWN, name, None, "bad_json")
+    return _row_document(row, name, license)
 
 
-def parquet_documents(path: str | None, licence: str | None, start: int = 0) -> Iterator[Document]:
+def parquet_documents(path: str | None, license: str | None, start: int = 0) -> Iterator[Document]:
     """Yield the rows of a Parquet file, or of all in a folder: The Stack's columns or jsonl's."""
     import pyarrow
     from pyarrow import parquet
@@ -153,32 +155,32 @@ def parquet_documents(path: str | None, licence: str | None, start: int = 0) -> 
             rows = (row for batch in table.iter_batches(256) for row in batch.to_pylist())
             rows = islice(rows, first, None)
             if "max_stars_repo_name" in table.schema_arrow.names:
-                yield from stack_documents(rows, licence)
+                yield from stack_documents(rows, license)
             else:
                 for number, row in enumerate(rows, first):
-                    yield _document(row, f"{file.name}:{number + 1}", licence)
+                    yield _row_document(row, f"{file.name}:{number + 1}", license)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).partition("\n")[0][:100]
             raise InputError(f"path: {file}: not a Parquet file, or damaged ({reason})") from None
 
 
-def _document(row: dict[str, Any], name: str, licence: str | None) -> Document:
+def _row_document(row: dict[str, Any], name: str, license: str | None) -> Document:
     text = row.get("content", row.get("text"))
     content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     problem = None if isinstance(content, bytes) else "no_content"
     return Document(
         package=str(row.get("package") or row.get("repo_name") or name),
         version=str(row.get("version") or ""),
-        licence=joined(row.get("licence") or row.get("license")) or licence or UNKNOWN,
+        license=license_expression(row.get("license") or row.get("licence")) or license or UNKNOWN,
         path=str(row.get("path") or name),
         content=None if problem else content,
         problem=problem,
-        stars=whole(row.get("stars")),
+        stars=whole_number(row.get("stars")),
     )
 
 
 def _files(path: str | None, source: str, suffixes: tuple[str, ...]) -> list[Path]:
-    root = _existing(path, source)
+    root = _existing_path(path, source)
     if root.is_file():
         return [root]
     files = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(suffixes))
@@ -187,7 +189,7 @@ def _files(path: str | None, source: str, suffixes: tuple[str, ...]) -> list[Pat
     return files
 
 
-def _existing(path: str | None, source: str) -> Path:
+def _existing_path(path: str | None, source: str) -> Path:
     if path is None:
         raise InputError(f"path: the source {source} needs one")
     if not os.path.exists(path):

@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.data import DataBenchmark, listed, quality, run, similar_pairs, table
-from data_tools.corpus import corpus
-from data_tools.sources.installed import Document
+from data_tools.corpus.collect import collect
+from data_tools.sources.document import Document
 from llama_scale.errors import InputError
 
 
@@ -12,7 +12,7 @@ def test_truth_of_a_few_files(tmp_path):
     words = " ".join(f"w{i}" for i in range(104))  # 100 5-grams
     texts = [words, words + " x", words.replace("w50", "y"), "w0 w1", " ".join(words.split()[:80])]
     documents = [Document("p", "1", "MIT", f"{i}.py", t.encode()) for i, t in enumerate(texts)]
-    found = corpus.collect(listed(documents), tmp_path)
+    found = collect(listed(documents), tmp_path)
     # 0 and 2 share 95 of 105; 4 is 76 of 100, and 71 of 105 with 2.
     assert similar_pairs(tmp_path, found.records) == {(0, 1), (0, 2), (1, 2), (0, 4), (1, 4)}
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from data_tools.sources import hub
+from data_tools.sources import hub, retry
 from llama_scale.errors import InputError
 from tests.conftest import run_script
-from tests.data_tools.sources.test_hub import CODE, V1, V1_COUNTS, V2_COUNTS, objects, v2_rows  # noqa: F401
+from tests.data_tools.helpers import CODE, V1, V1_COUNTS, V2_COUNTS, v2_rows
 
 
 def filtered(tmp_path, *flags):
@@ -47,7 +47,7 @@ def test_broken_files_in_a_folder(tmp_path):
     (root / "json" / "gone.py").write_text(CODE)
     subprocess.run(["git", "-C", str(root / "json"), "add", "."], check=True)
     (root / "json" / "gone.py").unlink()
-    flags = ["--source=folder", f"--path={root}", "--licence=MIT", "--humaneval=false"]
+    flags = ["--source=folder", f"--path={root}", "--license=MIT", "--humaneval=false"]
     flags += ["--vocab_size=500", "--val_share=0.2", "--max_file_bytes=200000000"]
     dropped, examples = filtered(tmp_path, *flags)
     counted = {name: dropped[name] for name in ("not_utf8", "nul", "long_line", "symlink")}
@@ -87,7 +87,7 @@ def test_broken_rows_of_the_stack(tmp_path):
     assert examples["nul"] == ["frank/six: a.py"]
 
 
-def test_broken_rows_of_the_stack_v2(tmp_path, objects):  # noqa: F811
+def test_broken_rows_of_the_stack_v2(tmp_path, objects):
     folder = tmp_path / "v2"
     (folder / "data" / "Python").mkdir(parents=True)
     table = pa.Table.from_pylist(list(v2_rows()))
@@ -173,13 +173,13 @@ def test_a_broken_connection_is_taken_up_at_the_row(monkeypatch):
     skip = Rows.skip
     monkeypatch.setattr(Rows, "skip", lambda self, n: skips.append(n) or skip(self, n))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Rows(breaks))
-    monkeypatch.setattr(hub.time, "sleep", pauses.append)
+    monkeypatch.setattr(retry.time, "sleep", pauses.append)
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     rows = list(hub.dataset_rows("the-stack", "Python", None))
     assert [row["number"] for row in rows] == list(range(9))
     assert skips == [0, 0, 3, 7]
     assert pauses == [2, 2, 2]
-    documents = hub.documents("the-stack", "Python", None, None, "MIT", 99, start=6)
+    documents = hub.hub_documents("the-stack", "Python", None, None, "MIT", 99, start=6)
     assert [document.content for document in documents] == [b"x = 6", b"x = 7", b"x = 8"]
     assert skips[-1] == 6
 
@@ -191,7 +191,7 @@ def test_a_network_that_stays_away_is_one_line(monkeypatch):
         raise httpx.ConnectError("refused")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(hub.time, "sleep", lambda _: None)
+    monkeypatch.setattr(retry.time, "sleep", lambda _: None)
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    with pytest.raises(InputError, match=r"the-stack: the network failed 6 times at row 0"):
+    with pytest.raises(InputError, match=r"the-stack: row 0: the network failed 6 times"):
         list(hub.dataset_rows("the-stack", "Python", None))

@@ -1,12 +1,9 @@
 """From installed packages to verified shards, through the launch script where it matters."""
 
-import gzip
-import json
 import os
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -16,9 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from data_tools import build_folder, prepare, workers
-from data_tools.build_folder import finished
-from data_tools.corpus import corpus
+from data_tools import build_folder, prepare
+from data_tools.build_folder import find_finished_build
 from data_tools.encode import encoder
 from data_tools.prepare import PrepareConfig
 from data_tools.report.page import funnel
@@ -27,84 +23,14 @@ from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.files import sha256
 from tests.conftest import ROOT, run_script
-from tests.data_tools.sources.test_installed import install
-
-LIBRARY = Path(sysconfig.get_path("stdlib"))
-FOLDERS = ["asyncio", "collections", "concurrent", "ctypes", "email", "encodings", "html", "http",
-           "importlib", "json", "logging", "multiprocessing", "re", "unittest", "urllib", "wsgiref",
-           "xml"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Eighteen packages of real code: each a folder of the standard library under a new name."""
-    site = tmp_path_factory.mktemp("python") / "site-packages"
-    packages = {}
-    for name in FOLDERS:
-        files = sorted((LIBRARY / name).rglob("*.py"))
-        files = [f for f in files if "__pycache__" not in f.parts]
-        packages[f"fake-{name}"] = (
-            "MPL-2.0 AND MIT" if name == "html" else "MIT",
-            {f"fake_{name}/{f.relative_to(LIBRARY / name)}": f.read_text() for f in files},
-        )
-    decoder = (LIBRARY / "json" / "decoder.py").read_text()
-    packages["fake-copy"] = (
-        "MIT",
-        {
-            "fake_copy/deep/decoder.py": decoder,
-            "fake_copy/_vendor/other.py": "import this\n" * 9,
-            "fake_copy/escape.py": "block = '\u2581'  # a \u2581 b\n" * 20,
-            "fake_copy/bom.py": "\ufeffvalue = 1\r\n\tother = 2\r\n" * 5,
-            "fake_copy/generated.py": "# This file is generated\nx = 1\n",
-            "fake_copy/odd.py": "name = '😀 e\u0301 שלום </s> <0x41>'\n",
-        },
-    )
-    install(site, packages)
-    return site
-
-
-def tiny(folder):
-    return PrepareConfig(
-        name="tiny",
-        out=str(folder / "tiny"),
-        packages=[f"fake-{name}" for name in [*FOLDERS, "copy"]],
-        val_share=0.15,
-        vocab_size=600,
-        tokenizer_bytes=600_000,
-        shard_tokens=200_000,
-        workers=1,
-    )
-
-
-@pytest.fixture
-def config(site, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(site)
-    return tiny(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def built(site, tmp_path_factory):
-    """The settings and the manifest of one build, for the tests that only look."""
-    config = tiny(tmp_path_factory.mktemp("data"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(site)
-        return config, prepare.prepare(config)
-
-
-def rows(folder):
-    with gzip.open(folder / "documents.jsonl.gz", "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def contents(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
+from tests.data_tools.helpers import document_rows, file_contents, flags_and_environment
 
 
 def test_every_document_comes_back_from_the_shards(built, site):
     config, manifest = built
     by_split = {split: open_tokens(config.folder, split) for split in ("train", "val")}
     tokenizer = load_tokenizer(by_split["train"])
-    documents = rows(config.folder)
+    documents = document_rows(config.folder)
     position = {"train": 0, "val": 0}
     for row in documents:
         tokens = by_split[row["split"]]
@@ -127,7 +53,7 @@ def test_every_document_comes_back_from_the_shards(built, site):
 def test_splits_share_neither_packages_nor_contents(built):
     config, manifest = built
     packages, hashes = defaultdict(set), defaultdict(set)
-    for row in rows(config.folder):
+    for row in document_rows(config.folder):
         packages[row["split"]].add(row["package"])
         hashes[row["split"]].add(row["sha256"])
     assert not packages["train"] & packages["val"]
@@ -141,19 +67,19 @@ def test_splits_share_neither_packages_nor_contents(built):
 
 def test_what_is_left_out_is_counted_and_named(built, site):
     config, manifest = built
-    paths = {row["path"] for row in rows(config.folder)}
+    paths = {row["path"] for row in document_rows(config.folder)}
     assert "fake_json/decoder.py" in paths
     assert {"fake_copy/escape.py", "fake_copy/bom.py", "fake_copy/odd.py"} <= paths
     dropped = manifest["dropped"]
     assert dropped["vendored"] == {"files": 1, "bytes": 108}
     assert dropped["generated"]["files"] >= 1
-    assert dropped["licence"]["files"] == len(list((site / "fake_html").rglob("*.py")))
+    assert dropped["license"]["files"] == len(list((site / "fake_html").rglob("*.py")))
     assert manifest["left_out"] == [
-        {"package": "fake-copy", "version": "1.0", "licence": "MIT", "reason": "vendored"}
+        {"package": "fake-copy", "version": "1.0", "license": "MIT", "reason": "vendored"}
         | dropped["vendored"],
-        {"package": "fake-html", "version": "1.0", "licence": "MPL-2.0 AND MIT"}
-        | {"reason": "licence"}
-        | dropped["licence"],
+        {"package": "fake-html", "version": "1.0", "license": "MPL-2.0 AND MIT"}
+        | {"reason": "license"}
+        | dropped["license"],
     ]
     on_disk = list(site.rglob("*.py"))
     counted = sum(row["files"] for row in dropped.values()) + len(paths)
@@ -172,7 +98,9 @@ def test_the_tokenizer_saw_no_validation_text(built, config, monkeypatch):
     _, manifest = built
     val = {row["package"] for row in manifest["sources"] if row["split"] == "val"}
     seen = []
-    monkeypatch.setattr(prepare, "train", lambda work, records, *_: seen.extend(records) or 1 / 0)
+    monkeypatch.setattr(
+        prepare, "train_on_records", lambda work, records, *_: seen.extend(records) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         prepare.prepare(config)
     assert seen
@@ -184,26 +112,20 @@ def test_the_tokenizer_saw_no_validation_text(built, config, monkeypatch):
 def test_two_workers_make_the_same_bytes(built, config):
     reference, _ = built
     prepare.prepare(replace(config, workers=2))
-    assert contents(config.folder) == contents(reference.folder)
+    assert file_contents(config.folder) == file_contents(reference.folder)
 
 
 def test_documents_order_follows_the_seed(built, config):
     reference, manifest = built
     other = prepare.prepare(replace(config, seed=1))
     assert other["fingerprint"] != manifest["fingerprint"]
-    assert rows(config.folder) != rows(reference.folder)
-
-
-def script(config, site):
-    flags = [f"--{name}={json.dumps(value) if isinstance(value, list) else value}"
-             for name, value in vars(config).items() if value is not None]  # fmt: skip
-    return flags, {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
+    assert document_rows(config.folder) != document_rows(reference.folder)
 
 
 def test_a_finished_build_is_left_alone(built, site, tmp_path):
     config, manifest = built
     before = {p.name: p.stat().st_mtime_ns for p in config.folder.iterdir()}
-    flags, environment = script(config, site)
+    flags, environment = flags_and_environment(config, site)
     done = run_script("prepare.py", *flags, "--workers=2", cwd=tmp_path, **environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "already prepared" in done.stdout
@@ -213,22 +135,22 @@ def test_a_finished_build_is_left_alone(built, site, tmp_path):
     assert changed.returncode == 2
     assert changed.stderr.count("\n") == 1
     assert f"vocab_size: {config.folder} was built with 600, not 700" in changed.stderr
-    assert "--out" in changed.stderr
+    assert "choose another out" in changed.stderr
 
 
 def test_a_folder_that_is_no_build_or_damaged_is_refused(built, config):
     config.folder.mkdir()
-    assert finished(config) is None, "an empty folder is no obstacle"
+    assert find_finished_build(config) is None, "an empty folder is no obstacle"
     (config.folder / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"tiny: is there already but is no build"):
-        finished(config)
+        find_finished_build(config)
     (config.folder / "notes.txt").unlink()
-    for name, content in contents(built[0].folder).items():
+    for name, content in file_contents(built[0].folder).items():
         (config.folder / name).write_bytes(content)
-    assert finished(config) == built[1]
+    assert find_finished_build(config) == built[1]
     (config.folder / "val-00000.bin").write_bytes(b"\0\0")
     with pytest.raises(InputError, match=r"val-00000\.bin: 2 bytes.*delete the folder"):
-        finished(config)
+        find_finished_build(config)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +158,7 @@ def test_a_folder_that_is_no_build_or_damaged_is_refused(built, config):
 )
 def test_sigkill_and_rerun_make_the_same_bytes(built, config, site, tmp_path, stage):
     reference, _ = built
-    flags, environment = script(replace(config, workers=2), site)
+    flags, environment = flags_and_environment(replace(config, workers=2), site)
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, str(ROOT / "launch" / "prepare.py"), *flags]
     work = tmp_path / ".tiny.tmp"
@@ -256,7 +178,7 @@ def test_sigkill_and_rerun_make_the_same_bytes(built, config, site, tmp_path, st
     (work / ".contents.bin.x.tmp").write_text("left by a kill during a write")
     done = run_script("prepare.py", *flags, cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
-    assert contents(config.folder) == contents(reference.folder)
+    assert file_contents(config.folder) == file_contents(reference.folder)
     assert not work.exists()
     assert kept in (None, sha256(config.folder / "tokenizer.model"))
 
@@ -270,10 +192,10 @@ def test_an_interrupted_build_repeats_no_finished_stage(built, config, monkeypat
         with pytest.raises(KeyboardInterrupt):
             prepare.prepare(config)
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "collect", stop)
-        patch.setattr(prepare, "train", stop)
+        patch.setattr(prepare, "collect", stop)
+        patch.setattr(prepare, "train_on_records", stop)
         prepare.prepare(config)
-    assert contents(config.folder) == contents(built[0].folder)
+    assert file_contents(config.folder) == file_contents(built[0].folder)
 
 
 def test_each_step_alone(built, config, monkeypatch):
@@ -282,11 +204,11 @@ def test_each_step_alone(built, config, monkeypatch):
 
     work = config.folder.parent / ".tiny.tmp"
     steps = {
-        "collect": ("records.json", corpus, "collect"),
-        "filter": ("filter.json", prepare, "inspect"),
+        "collect": ("records.json", prepare, "collect"),
+        "filter": ("filter.json", prepare, "filter_corpus"),
         "dedup": ("dedup.json", prepare, "deduplicate"),
         "decontaminate": ("contamination.json", prepare, "decontaminate"),
-        "tokenizer": ("tokenizer.model", prepare, "train"),
+        "tokenizer": ("tokenizer.model", prepare, "train_on_records"),
         "encode": ("encode.json", prepare, "write_splits"),
     }
     for step, (file, module, function) in steps.items():
@@ -296,7 +218,7 @@ def test_each_step_alone(built, config, monkeypatch):
         assert not config.folder.exists()
         monkeypatch.setattr(module, function, stop)
     prepare.prepare(config)
-    assert contents(config.folder) == contents(built[0].folder)
+    assert file_contents(config.folder) == file_contents(built[0].folder)
 
 
 def test_other_settings_start_over(config, monkeypatch):
@@ -314,7 +236,7 @@ def test_other_settings_start_over(config, monkeypatch):
 
 def test_one_process_builds_a_folder_at_a_time(config):
     with pytest.raises(InputError, match=r"another launch/prepare\.py is building it"):  # noqa: SIM117
-        with build_folder.opened(config):
+        with build_folder.open_work_folder(config):
             prepare.prepare(config)
     assert not config.folder.exists()
 
@@ -326,7 +248,7 @@ def test_a_document_that_does_not_come_back_is_named(config, monkeypatch):
             bad = ["class JSONDecoder" in text for text in texts]
             return [ids[:-1] if cut else ids for ids, cut in zip(batch, bad, strict=True)]
 
-    monkeypatch.setattr(encoder, "_tokenizer", lambda path, checksum: Lossy(path))
+    monkeypatch.setattr(encoder, "_load_tokenizer", lambda path, checksum: Lossy(path))
     with pytest.raises(InputError, match=r"^fake-json: fake_json/decoder\.py: does not come back"):
         prepare.prepare(config)
     assert not config.folder.exists()
@@ -356,15 +278,6 @@ def test_vocabulary_too_large_for_the_text(config):
 def test_one_package_cannot_be_split(config):
     with pytest.raises(InputError, match="validation by package needs two"):
         prepare.prepare(replace(config, packages=["fake-json"]))
-
-
-def test_a_killed_worker_is_reported():
-    with (
-        pytest.raises(InputError, match=r"^workers: one of 2 worker processes was killed"),
-        workers.mapper(2) as map_,
-    ):
-        list(map_(os.kill, [0], [0]))
-        list(map_(os._exit, [1]))
 
 
 @pytest.mark.parametrize("name", ["quickstart", "installed", "the-stack", "the-stack-v2"])

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools.corpus import corpus
+from data_tools.corpus.collect import collect
+from data_tools.corpus.corpus import read_contents
 from data_tools.dedup import near
-from data_tools.dedup.exact import rank
-from data_tools.dedup.minhash import jaccard, signature, word_shingles
-from data_tools.sources.installed import Document
+from data_tools.dedup.exact import survivor_order
+from data_tools.dedup.minhash import jaccard, minhash_signature, word_shingles
+from data_tools.sources.document import Document
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 
@@ -44,7 +45,7 @@ def found(tmp_path_factory):
     texts += [edited(t, rng.choice([0.02, 0.05, 0.1, 0.2, 0.4]), rng) for t in texts for _ in "ab"]
     texts += [b"a%d b%d c%d d%d e%d f%d g%d" % ((i // 4,) * 6 + (i,)) for i in range(40)]
     documents = [Document(f"p{i % 7}", "1", "MIT", f"{i}.py", t) for i, t in enumerate(texts)]
-    return corpus.collect(lambda start: documents[start:], tmp_path_factory.mktemp("corpus"))
+    return collect(lambda start: documents[start:], tmp_path_factory.mktemp("corpus"))
 
 
 def test_shingles_are_runs_of_words():
@@ -57,7 +58,7 @@ def test_shingles_are_runs_of_words():
 
 
 def test_hashes_are_as_distinct_as_the_words(found):
-    contents = list(corpus.contents(found.folder, found.records))
+    contents = list(read_contents(found.folder, found.records))
     hashed = {h for row in word_shingles(contents, 5) for h in row.tolist()}
     assert len(hashed) == len(set().union(*map(grams, contents)))
 
@@ -69,14 +70,14 @@ def test_signatures_agree_as_often_as_sets_overlap():
         for _ in range(40):
             values = rng.integers(0, 2**64, 3 * size, dtype=np.uint64)
             a, b = np.sort(values[: 2 * size]), np.sort(values[size:])
-            shares.append((signature(a, 250) == signature(b, 250)).mean())
+            shares.append((minhash_signature(a, 250) == minhash_signature(b, 250)).mean())
         assert jaccard(a, b) == pytest.approx(1 / 3)
         assert np.mean(shares) == pytest.approx(1 / 3, abs=0.05)
 
 
 def test_removals_equal_brute_force(found):
     records = found.records
-    contents = list(corpus.contents(found.folder, records))
+    contents = list(read_contents(found.folder, records))
     sets = [grams(content) for content in contents]
     removed = near.near_duplicates(found.folder, records, map)
     assert len(removed) > 50
@@ -85,7 +86,7 @@ def test_removals_equal_brute_force(found):
         assert like not in removed, "the survivor stays"
         assert row["jaccard"] == pytest.approx(exact(sets[i], sets[like]))
         assert row["jaccard"] >= 0.7
-        assert rank(records[like]) < rank(records[i])
+        assert survivor_order(records[like]) < survivor_order(records[i])
     truth = [
         (i, j) for i in range(len(records)) for j in range(i) if exact(sets[i], sets[j]) >= 0.7
     ]

@@ -2,22 +2,15 @@
 
 import gzip
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from data_tools import prepare
-from data_tools.encode.fim import Fim, arrange
 from data_tools.encode.packing import best_fit
-from data_tools.lookup import LookupConfig, lookup
 from llama_scale.data.shards import load_tokenizer, open_tokens
-from llama_scale.errors import InputError
-from tests.conftest import run_script
-from tests.data_tools.test_prepare import config, site, tiny  # noqa: F401
-
-SIZE = 256
+from tests.data_tools.helpers import SIZE
 
 
 def naive(lengths, size):
@@ -56,37 +49,7 @@ def test_order_of_sequences_follows_the_seed():
     assert sorted(first) == sorted(other)
 
 
-def test_fim_cuts_a_share_anywhere():
-    text = "é" + "abc\n" * 25
-    found = [arrange(text, str(i), Fim(0.4, 0.25, 7)) for i in range(4000)]
-    assert all("".join(parts) == text for _, parts in found)
-    kinds = [kind for kind, _ in found]
-    assert kinds.count(None) / 4000 == pytest.approx(0.6, abs=0.03)
-    assert kinds.count("spm") / 1600 == pytest.approx(0.25, abs=0.04)
-    cuts = np.array([(len(p), len(p) + len(m)) for kind, (p, m, _) in found if kind])
-    assert cuts.min() == 0
-    assert cuts.max() == len(text)
-    assert cuts.mean(axis=0) == pytest.approx([len(text) / 3, 2 * len(text) / 3], rel=0.06)
-    assert found == [arrange(text, str(i), Fim(0.4, 0.25, 7)) for i in range(4000)]
-    assert [arrange(text, str(i), Fim(0.4, 0.25, 8))[0] for i in range(4000)] != kinds
-    assert arrange("", "x", Fim(1.0, 0.0, 0)) == ("psm", ("", "", ""))
-
-
-@pytest.fixture(scope="module")
-def packed(site, tmp_path_factory):  # noqa: F811
-    settings = replace(
-        tiny(tmp_path_factory.mktemp("packed")),
-        packing="best_fit",
-        pack_length=SIZE,
-        fim_rate=0.5,
-        shard_tokens=30_000,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(site)
-        return settings, prepare.prepare(settings)
-
-
-def test_a_packed_build_with_fim(packed, config, site, tmp_path):  # noqa: F811
+def test_a_packed_build_with_fim(packed, config, site, tmp_path):
     settings, manifest = packed
     tokens = open_tokens(settings.folder, "train")
     model = load_tokenizer(tokens)
@@ -134,48 +97,3 @@ def test_text_never_makes_the_marks(packed):
         ids = model.encode(text)
         assert not set(ids) & {1, 2, *model.fim}
         assert model.decode_bytes(ids) == text.encode()
-
-
-def test_lookup_names_the_file_of_a_token(packed, site, tmp_path):  # noqa: F811
-    settings, _ = packed
-    tokens = open_tokens(settings.folder, "train")
-    model = load_tokenizer(tokens)
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        shard = int(rng.integers(len(tokens.shards)))
-        token = int(rng.integers(len(tokens.shards[shard]) - SIZE))
-        found = lookup(LookupConfig(str(settings.folder), token, shard))
-        assert found["id"] == tokens.shards[shard][token]
-        assert found["text"] == model.decode([found["id"]])
-        content = (site / found["path"]).read_bytes()
-        assert found["text"].encode() in content or "\ufffd" in found["text"]
-    done = run_script("prepare.py", "lookup", f"--data={settings.folder}", "--shard=1",
-                      "--token=12", cwd=tmp_path)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("fake-")
-    assert "licence   MIT" in done.stdout
-    for flags, message in (
-        ({"token": 10**9}, "token: train shard 0 has"),
-        ({"token": 0, "shard": 99}, "shard: .* train shards"),
-        ({"token": tokens.n_tokens, "shard": 0}, "token"),
-    ):
-        with pytest.raises(InputError, match=message):
-            lookup(LookupConfig(str(settings.folder), **flags))
-    last = len(tokens.shards) - 1
-    with pytest.raises(InputError, match="is padding"):
-        lookup(LookupConfig(str(settings.folder), len(tokens.shards[last]) - 1, last))
-
-
-@pytest.mark.parametrize("damage", ["text", "cut", "bits"])
-def test_lookup_in_a_damaged_list_of_documents(packed, tmp_path, damage):
-    settings, _ = packed
-    folder = shutil.copytree(settings.folder, tmp_path / "copy")
-    path = folder / "documents.jsonl.gz"
-    data = path.read_bytes()
-    middle = len(data) // 2
-    changed = {"text": b"garbage", "cut": data[:middle], "bits": data[:middle] + data[9:]}
-    path.write_bytes(changed[damage])
-    last = json.loads(gzip.decompress(data).splitlines()[-1])
-    assert last["split"] == "val"
-    with pytest.raises(InputError, match=r"documents\.jsonl\.gz: damaged .*delete the folder"):
-        lookup(LookupConfig(str(folder), last["start"], last["shard"], "val"))

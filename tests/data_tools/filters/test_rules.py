@@ -4,19 +4,15 @@ import random
 import re
 import sysconfig
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_tools.filters.rules import (
-    SourceRules,
-    columns,
     content_rejection,
+    line_statistics,
     parses,
-    source_rejection,
 )
-from data_tools.sources.installed import Document
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 CODE = "def f(value):\n    return value + 1\n"
@@ -146,23 +142,6 @@ def test_damaged_files_equal_the_reference():
 
 
 @pytest.mark.parametrize(
-    ("licence", "path", "content", "expected"),
-    [
-        ("MIT", "a/b.py", b"x", None),
-        ("MPL-2.0", "a/b.py", b"x", "licence"),
-        ("unknown", "a/b.py", b"x", "licence"),
-        ("MIT", "a/_vendor/b.py", b"x", "vendored"),
-        ("MIT", "third_party/b.py", b"x", "vendored"),
-        ("MIT", "a/vendor.py", b"x", None),
-        ("MIT", "a/vendored_templates/b.py", b"x", None),
-        ("MIT", "a/b.py", None, "unreadable"),
-    ],
-)
-def test_source_rejection(licence, path, content, expected):
-    assert source_rejection(Document("a", "1", licence, path, content)) == expected
-
-
-@pytest.mark.parametrize(
     ("text", "mean", "longest", "share"),
     [
         # line ends count in the mean, underscores in the share
@@ -171,7 +150,7 @@ def test_source_rejection(licence, path, content, expected):
     ],
 )
 def test_columns_of_the_stack(text, mean, longest, share):
-    found = columns(text.encode(), text, text.split("\n"))
+    found = line_statistics(text.encode(), text, text.split("\n"))
     assert found == (mean, longest, share)
     assert share == len(re.findall(r"\w", text)) / len(text)
 
@@ -202,11 +181,3 @@ def test_columns_of_the_stack(text, mean, longest, share):
 )
 def test_parses(source, expected):
     assert parses(source.encode()) == expected
-
-
-def test_size_licences_and_what_a_source_reports():
-    document = Document("a", "1", "LicenseRef-mine", "a.py", b"x" * 100)
-    assert source_rejection(document) == "licence"
-    rules = SourceRules(frozenset({"LicenseRef-mine"}), max_file_bytes=99)
-    assert source_rejection(document, rules) == "too_large"
-    assert source_rejection(replace(document, problem="hash_mismatch"), rules) == "hash_mismatch"

@@ -18,15 +18,15 @@ LICENCES = [f"{LONG}MIT", f"{LONG}ISC", "Apache-2.0 AND BSD-3-Clauses"]
 @pytest.fixture
 def page(tmp_path):
     packages = [
-        {"package": f"p{i}", "files": 1, "bytes": 2_000_000 - i, "licence": name,
+        {"package": f"p{i}", "files": 1, "bytes": 2_000_000 - i, "license": name,
          "split": "val" if i else "train"}
         for i, name in enumerate(LICENCES)
     ]  # fmt: skip
     split = {"tokens": 900, "documents": 2, "bytes": 2_000_000}
     manifest = {
         "name": "x", "splits": {"train": split, "val": split}, "sources": packages,
-        "dropped": {"licence": {"files": 3, "bytes": 1_000}}, "examples": {"licence": ["a: b.py"]},
-        "licences": {row["licence"]: row for row in packages}, "settings": {"seed": 0},
+        "dropped": {"license": {"files": 3, "bytes": 1_000}}, "examples": {"license": ["a: b.py"]},
+        "licenses": {row["license"]: row for row in packages}, "settings": {"seed": 0},
     }  # fmt: skip
     with gzip.open(tmp_path / "documents.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"tokens": n}) + "\n" for n in (10, 30, 400))
@@ -53,7 +53,7 @@ def test_no_tools_cover_a_bar_and_names_leave_room_for_theirs(page, tmp_path):
     assert len(drawn) == 6
     for figure in drawn:
         assert 'class="point"' in figure and "modebar-btn" not in figure
-    licences = drawn[2]
-    assert licences.count('class="point"') == 3, "equal beginnings are not one bar"
-    shown = re.findall(r'class="ytick"><text[^>]*>([^<]*)', licences)
+    licenses = drawn[2]
+    assert licenses.count('class="point"') == 3, "equal beginnings are not one bar"
+    shown = re.findall(r'class="ytick"><text[^>]*>([^<]*)', licenses)
     assert shown == ["Apache-2.0 AND BSD-3-Clause…"] * 2 + [LICENCES[2]]

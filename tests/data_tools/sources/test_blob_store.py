@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from data_tools.sources import blob_store
+from data_tools.sources import blob_store, retry
 from llama_scale.errors import InputError
 
 
@@ -31,7 +31,7 @@ def test_ids_that_are_no_files_do_not_shift_the_others(tmp_path):
     others = [git(tmp_path, "rev-parse", name) for name in ("HEAD^{tree}", "HEAD", "v1")]
     read = blob_store.open_store(f"git:{tmp_path}", 1000)
     for other in [*others, "0" * 40, "no id at all", ids[0][:1]]:
-        with pytest.raises(blob_store.Problem, match="missing_content"):
+        with pytest.raises(blob_store.UnusableContent, match="missing_content"):
             read("", other)
         for content, name in zip(contents, ids, strict=True):
             assert read("", name) == content
@@ -47,7 +47,7 @@ def test_a_folder_that_is_no_clone_and_no_git(tmp_path, monkeypatch):
         blob_store.open_store(f"git:{tmp_path}", 10)
 
 
-@pytest.mark.parametrize("failures", [1, blob_store.RETRIES])
+@pytest.mark.parametrize("failures", [1, retry.MAX_FAILURES])
 def test_a_server_that_breaks_off(monkeypatch, failures):
     content = b"x = 1\n" * 50
     packed = gzip.compress(content)
@@ -64,17 +64,17 @@ def test_a_server_that_breaks_off(monkeypatch, failures):
         def log_message(self, *_):
             pass
 
-    monkeypatch.setattr(blob_store.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         read = blob_store.open_store(f"http://127.0.0.1:{server.server_port}", 1000)
         blob = hashlib.sha1(content).hexdigest()
-        if failures < blob_store.RETRIES:
+        if failures < retry.MAX_FAILURES:
             assert read(blob, blob_store.git_hash(content)) == content
         else:
             with pytest.raises(InputError, match=r"IncompleteRead.*run the same command again"):
                 read(blob, blob_store.git_hash(content))
         server.shutdown()
-    assert len(asked) == min(failures + 1, blob_store.RETRIES)
+    assert len(asked) == min(failures + 1, retry.MAX_FAILURES)

@@ -5,61 +5,30 @@ import hashlib
 import shutil
 import subprocess
 from dataclasses import replace
-from datetime import datetime
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from data_tools import prepare
-from data_tools.corpus import corpus
+from data_tools.corpus.collect import collect
+from data_tools.corpus.corpus import read_contents
 from data_tools.prepare import PrepareConfig
-from data_tools.sources import blob_store, hub
+from data_tools.sources import blob_store, hub, retry
+from data_tools.sources.open_source import read_limit, source_documents, source_rules
 from llama_scale.errors import InputError
 from tests.conftest import run_script
-
-CODE = "def add(first, second):\n    total = first + second\n    return total\n"
-STAMP = datetime(2023, 9, 6, 9, 14)
-
-
-def git_id(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def v1_row(content, repo="alice/one", path="a.py", licences=("MIT",), **other):
-    row = {"size": len(content or ""), "ext": "py", "lang": "Python"}
-    row["hexsha"] = git_id((content or "").encode())
-    for kind in ("stars", "issues", "forks"):
-        row |= {
-            f"max_{kind}_repo_path": path,
-            f"max_{kind}_repo_name": repo,
-            f"max_{kind}_repo_head_hexsha": "f" * 40,
-            f"max_{kind}_repo_licenses": None if licences is None else list(licences),
-            f"max_{kind}_count": None,
-            f"max_{kind}_repo_{kind}_event_min_datetime": None,
-            f"max_{kind}_repo_{kind}_event_max_datetime": "2021-01-01T00:00:00.000Z",
-        }
-    row |= {"content": content, "avg_line_length": 1.0, "max_line_length": 1}
-    return row | {"alphanum_fraction": 0.5} | other
-
-
-V1 = [
-    v1_row(CODE, max_stars_count=7),
-    v1_row(CODE.replace("add", "mul"), "bob/two", "b.py", ("Apache-2.0", "MIT")),
-    v1_row(CODE + "# gpl\n", "carol/three", licences=("GPL-3.0",)),
-    v1_row(CODE + "# none\n", "dan/four", licences=None),
-    v1_row(None, "erin/five"),
-    v1_row(CODE + "# nul \0\n", "frank/six"),
-    v1_row(CODE + "# wrong\n", "grace/seven", hexsha="0" * 40),
-    v1_row("x = '" + "y" * (11 << 20) + "'\n", "heidi/eight"),
-    v1_row("\ufeff" + CODE + "# bom\n", "ivan/nine"),
-    v1_row(CODE + "# no name\n", None),
-]
-
-UNNAMED = "unnamed-" + V1[-1]["hexsha"][:12]
-V1_COUNTS = {
-    "licence": 2, "no_content": 1, "hash_mismatch": 1, "too_large": 1,
-}  # fmt: skip
+from tests.data_tools.helpers import (
+    CODE,
+    LATIN,
+    REPOSITORY,
+    UNNAMED,
+    V1,
+    V1_COUNTS,
+    V2,
+    V2_COUNTS,
+    git_id,
+    v2_rows,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -76,11 +45,11 @@ def config(tmp_path, source, **other):
 
 def collected(settings, tmp_path):
     shutil.rmtree(tmp_path / "work", ignore_errors=True)
-    return corpus.collect(
-        lambda start: prepare._documents(settings, start),
+    return collect(
+        lambda start: source_documents(settings, start),
         tmp_path / "work",
-        prepare._rules(settings),
-        prepare._limit(settings),
+        source_rules(settings),
+        read_limit(settings),
     )
 
 
@@ -106,97 +75,25 @@ def test_the_stack(tmp_path, v1, source):
     assert found.examples["hash_mismatch"] == ["grace/seven: a.py"]
     records = {record.package: record for record in found.records}
     assert set(records) == {"alice/one", "bob/two", "frank/six", "ivan/nine", UNNAMED}
-    assert records["bob/two"].licence == "Apache-2.0 AND MIT"
+    assert records["bob/two"].license == "Apache-2.0 AND MIT"
     assert records["alice/one"].stars == 7
     assert records["alice/one"].version == "f" * 40
-    assert list(corpus.contents(found.folder, [records["alice/one"]])) == [CODE.encode()]
+    assert list(read_contents(found.folder, [records["alice/one"]])) == [CODE.encode()]
     kept = list(found.records)
     parquet_found = collected(config(tmp_path, "parquet", path=str(v1)), tmp_path)
     assert list(parquet_found.records) == kept
 
 
-def test_starcoderdata_has_no_licences_of_its_own(tmp_path):
+def test_starcoderdata_has_no_licenses_of_its_own(tmp_path):
     folder = tmp_path / "data" / "python"
     folder.mkdir(parents=True)
     rows = [{"max_stars_repo_path": "a.py", "max_stars_repo_name": "a/b", "max_stars_count": 3}]
     table = pa.Table.from_pylist([rows[0] | {"id": "1", "content": CODE}])
     parquet.write_table(table, folder / "train-00000.parquet")
     settings = config(tmp_path, "starcoderdata", path=str(tmp_path / "data"))
-    assert dropped(collected(settings, tmp_path)) == {"licence": 1}
-    (record,) = collected(replace(settings, licence="MIT"), tmp_path).records
-    assert (record.package, record.licence, record.stars) == ("a/b", "MIT", 3)
-
-
-def v2_file(content: bytes, path="/a.py", encoding="UTF-8", **other):
-    return {
-        "blob_id": hashlib.sha1(content).hexdigest(),
-        "path": path,
-        "content_id": git_id(content),
-        "language": "Python",
-        "length_bytes": len(content),
-        "detected_licenses": ["MIT"],
-        "license_type": "permissive",
-        "src_encoding": encoding,
-        "is_vendor": False,
-        "is_generated": False,
-    } | other
-
-
-LATIN = "name = 'é'\nother = 'ü'\n".encode("latin-1")
-V2 = {
-    "good": v2_file(CODE.encode()),
-    "latin": v2_file(LATIN, encoding="ISO-8859-1"),
-    "bom": v2_file(b"\xef\xbb\xbf" + CODE.encode()),
-    "unlicensed": v2_file(b"a = 1\n", detected_licenses=[], license_type="no_license"),
-    "wrong_encoding": v2_file(LATIN + b"# 1\n"),
-    "unknown_encoding": v2_file(b"# 2\n", encoding="no-such"),
-    "vendored": v2_file(b"# 3\n", is_vendor=True),
-    "generated": v2_file(b"# 4\n", is_generated=True),
-    "too_large": v2_file(b"# 5\n", length_bytes=11 << 20),
-    "lies_about_size": v2_file(b"# 6" * (4 << 20), length_bytes=3),
-    "missing": v2_file(b"# 7\n"),
-    "truncated": v2_file(b"# 8\n" * 500),
-    "no_gzip": v2_file(b"# 9\n"),
-    "wrong_hash": v2_file(b"# 10\n"),
-    "wrong_git_hash": v2_file(b"# 11\n", content_id="0" * 40),
-    "null": v2_file(b"# 12\n", blob_id=None),
-}
-CONTENTS = {
-    "good": CODE.encode(), "latin": LATIN, "bom": b"\xef\xbb\xbf" + CODE.encode(),
-    "unlicensed": b"a = 1\n", "wrong_encoding": LATIN + b"# 1\n", "unknown_encoding": b"# 2\n",
-    "lies_about_size": b"# 6" * (4 << 20), "truncated": b"# 8\n" * 500, "no_gzip": b"# 9\n",
-    "wrong_hash": b"# something else\n", "wrong_git_hash": b"# 11\n",
-}  # fmt: skip
-V2_COUNTS = {
-    "wrong_encoding": 2, "vendored": 1, "generated": 1, "too_large": 2, "missing_content": 1,
-    "truncated_gzip": 2, "hash_mismatch": 2, "no_content": 1, "licence": 1,
-}  # fmt: skip
-REPOSITORY = {
-    "snapshot_id": "s", "revision_id": "r" * 40, "branch_name": "main", "visit_date": STAMP,
-    "revision_date": STAMP, "committer_date": STAMP, "github_id": None, "star_events_count": 5,
-    "fork_events_count": 2, "gha_license_id": None, "gha_event_created_at": None,
-    "gha_created_at": None, "gha_language": None,
-}  # fmt: skip
-
-
-@pytest.fixture
-def objects(tmp_path):
-    folder = tmp_path / "content"
-    folder.mkdir()
-    for name, content in CONTENTS.items():
-        packed = gzip.compress(content)
-        packed = packed[:-9] if name == "truncated" else content if name == "no_gzip" else packed
-        (folder / f"{V2[name]['blob_id']}.gz").write_bytes(packed)
-    return folder
-
-
-def v2_rows():
-    keys = ("language",)
-    for name, file in V2.items():
-        yield file | REPOSITORY | {
-            "directory_id": "d", "repo_name": f"owner/{name}", "extension": "py",
-            **{key: file[key] for key in keys},
-        }  # fmt: skip
+    assert dropped(collected(settings, tmp_path)) == {"license": 1}
+    (record,) = collected(replace(settings, license="MIT"), tmp_path).records
+    assert (record.package, record.license, record.stars) == ("a/b", "MIT", 3)
 
 
 def test_the_stack_v2(tmp_path, objects):
@@ -212,7 +109,7 @@ def test_the_stack_v2(tmp_path, objects):
     settings = config(tmp_path, "the-stack-v2", path=str(folder), store=objects.as_uri())
     found = collected(settings, tmp_path)
     check_v2(found)
-    unlicensed = replace(settings, licences=["MIT", "no_license"])
+    unlicensed = replace(settings, licenses=["MIT", "no_license"])
     assert "owner/unlicensed" in {r.package for r in collected(unlicensed, tmp_path).records}
 
 
@@ -221,7 +118,7 @@ def check_v2(found):
     records = {record.package: record for record in found.records}
     assert set(records) == {"owner/good", "owner/latin", "owner/bom"}
     assert (records["owner/good"].stars, records["owner/good"].path) == (5, "a.py")
-    (latin,) = corpus.contents(found.folder, [records["owner/latin"]])
+    (latin,) = read_contents(found.folder, [records["owner/latin"]])
     assert latin == LATIN.decode("latin-1").encode()
 
 
@@ -244,7 +141,7 @@ def test_the_stack_v2_smol_ids_and_a_git_clone(tmp_path):
     source = "the-stack-v2-train-smol-ids"
     found = collected(config(tmp_path, source, path=str(folder), store=f"git:{clone}"), tmp_path)
     assert dropped(found) == {"missing_content": 1}
-    contents = sorted(corpus.contents(found.folder, found.records))
+    contents = sorted(read_contents(found.folder, found.records))
     assert contents == sorted([CODE.encode(), LATIN.decode("latin-1").encode()])
 
 
@@ -266,13 +163,13 @@ def test_a_store_over_http_tries_again(monkeypatch):
 
     pauses = []
     monkeypatch.setattr(blob_store.urllib.request, "urlopen", urlopen)
-    monkeypatch.setattr(blob_store.time, "sleep", pauses.append)
+    monkeypatch.setattr(retry.time, "sleep", pauses.append)
     read = blob_store.open_store("s3://softwareheritage/content", 1000)
     blob = hashlib.sha1(content).hexdigest()
     assert read(blob, git_id(content)) == content
-    assert pauses == [1, 2]
+    assert pauses == [2, 4]
     assert asked[0] == f"https://softwareheritage.s3.amazonaws.com/content/{blob}"
-    with pytest.raises(blob_store.Problem, match="missing_content"):
+    with pytest.raises(blob_store.UnusableContent, match="missing_content"):
         read("gone", "x")
 
 
@@ -286,8 +183,9 @@ def test_bad_stores(address, message):
         blob_store.open_store(address, 10)
 
 
-def test_rows_resume_after_network_failures():
+def test_rows_resume_after_network_failures(monkeypatch):
     opened, pauses = [], []
+    monkeypatch.setattr(retry.time, "sleep", pauses.append)
 
     def open_at(start):
         opened.append(start)
@@ -296,20 +194,21 @@ def test_rows_resume_after_network_failures():
                 raise ConnectionError("reset")
             yield {"row": row}
 
-    rows = list(hub.resumed(open_at, "x", pauses.append))
+    rows = list(hub.rows_with_retries(open_at, "x"))
     assert [row["row"] for row in rows] == list(range(10))
     assert opened == [0, 3, 3, 7, 7]
     assert pauses == [2, 4, 2, 4], "a row between two failures starts the count again"
 
 
-def test_rows_give_up_in_the_end():
+def test_rows_give_up_in_the_end(monkeypatch):
     def open_at(start):
         raise TimeoutError
         yield
 
     pauses = []
-    with pytest.raises(InputError, match="failed 6 times at row 0"):
-        list(hub.resumed(open_at, "x", pauses.append))
+    monkeypatch.setattr(retry.time, "sleep", pauses.append)
+    with pytest.raises(InputError, match=r"^x: row 0: the network failed 6 times \(TimeoutError\)"):
+        list(hub.rows_with_retries(open_at, "x"))
     assert pauses == [2, 4, 8, 16, 32]
 
     def broken(start):
@@ -317,7 +216,7 @@ def test_rows_give_up_in_the_end():
         yield
 
     with pytest.raises(KeyError):
-        list(hub.resumed(broken, "x"))
+        list(hub.rows_with_retries(broken, "x"))
 
 
 def test_no_token_is_one_line(tmp_path):

@@ -1,12 +1,13 @@
-"""Installed packages are found with their files and licences."""
+"""Installed packages are found with their files and licenses."""
 
 import sysconfig
 from pathlib import Path
 
 import pytest
 
-from data_tools.sources.installed import STDLIB, canonical, installed, installed_packages
+from data_tools.sources.installed import STDLIB, canonical, installed_documents, installed_packages
 from llama_scale.errors import InputError
+from tests.data_tools.helpers import install_packages
 
 PACKAGES = {
     "Alpha_One": ("MIT", {"alpha/__init__.py": "", "alpha/core.py": "a = 1\n" * 500}),
@@ -15,23 +16,10 @@ PACKAGES = {
 }
 
 
-def install(site: Path, packages: dict[str, tuple[str, dict[str, str]]]) -> None:
-    """Lay out packages as pip does: files, METADATA and RECORD."""
-    for name, (licence, files) in packages.items():
-        info = site / f"{name.lower()}-1.0.dist-info"
-        info.mkdir(parents=True)
-        header = f"Metadata-Version: 2.4\nName: {name}\nVersion: 1.0\n"
-        (info / "METADATA").write_text(header + f"License-Expression: {licence}\n")
-        for path, text in files.items():
-            (site / path).parent.mkdir(parents=True, exist_ok=True)
-            (site / path).write_text(text)
-        (info / "RECORD").write_text("".join(f"{path},,\n" for path in [*files, "../../bin/x.py"]))
-
-
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     site = tmp_path / "site-packages"
-    install(site, PACKAGES)
+    install_packages(site, PACKAGES)
     (site / "broken-1.0.dist-info").mkdir()
     monkeypatch.syspath_prepend(site)
     return site
@@ -42,59 +30,63 @@ def test_packages_of_this_interpreter(site):
     assert list(packages) == sorted(packages)
     assert "llama-scale" not in packages
     alpha = packages["alpha-one"]
-    assert (alpha.version, alpha.licence, alpha.root) == ("1.0", "MIT", site)
+    assert (alpha.version, alpha.license, alpha.root) == ("1.0", "MIT", site)
     assert alpha.files == ["alpha/__init__.py", "alpha/core.py"]
     assert packages["beta"].files == ["beta.py"]
     numpy = packages["numpy"]
-    assert numpy.licence.startswith("BSD-3-Clause")
+    assert numpy.license.startswith("BSD-3-Clause")
     assert "numpy/__init__.py" in numpy.files
     stdlib = packages[STDLIB]
-    assert (stdlib.licence, stdlib.root) == ("PSF-2.0", Path(sysconfig.get_path("stdlib")))
+    assert (stdlib.license, stdlib.root) == ("PSF-2.0", Path(sysconfig.get_path("stdlib")))
     assert {"json/decoder.py", "ast.py"} <= set(stdlib.files)
     assert not any("site-packages" in path for path in stdlib.files)
 
 
 def test_the_version_that_python_imports_is_meant(site, tmp_path, monkeypatch):
     newer = tmp_path / "newer"
-    install(newer, {"beta": ("MIT", {"beta.py": "b = 3\n"})})
+    install_packages(newer, {"beta": ("MIT", {"beta.py": "b = 3\n"})})
     monkeypatch.syspath_prepend(newer)
-    (document,) = installed(["beta"])
-    assert (document.content, document.licence) == (b"b = 3\n", "MIT")
+    (document,) = installed_documents(["beta"])
+    assert (document.content, document.license) == (b"b = 3\n", "MIT")
 
 
 def test_documents(site):
-    documents = list(installed(["alpha.one", "beta"]))
-    assert [(d.package, d.path, d.licence) for d in documents] == [
+    documents = list(installed_documents(["alpha.one", "beta"]))
+    assert [(d.package, d.path, d.license) for d in documents] == [
         ("alpha-one", "alpha/__init__.py", "MIT"),
         ("alpha-one", "alpha/core.py", "MIT"),
         ("beta", "beta.py", "MPL-2.0"),
     ]
     assert documents[1].content == (site / "alpha/core.py").read_bytes()
-    assert [d.package for d in installed(["alpha-one", "beta"], exclude=["Alpha-One"])] == ["beta"]
+    assert [
+        d.package for d in installed_documents(["alpha-one", "beta"], exclude=["Alpha-One"])
+    ] == ["beta"]
 
 
 def test_a_file_that_cannot_be_read(site):
     (site / "beta.py").unlink()
     (site / "beta.py").mkdir()  # Python 3.12 leaves out a file that is missing
-    (document,) = installed(["beta"])
+    (document,) = installed_documents(["beta"])
     assert document.content is None
 
 
 def test_an_unknown_package_is_named(site):
     with pytest.raises(InputError, match=r"'alpa-one' is not installed \(did you mean 'alpha-one'"):
-        list(installed(["alpa-one"]))
+        list(installed_documents(["alpa-one"]))
 
 
 def test_max_bytes_takes_a_fair_sample():
     packages = ["numpy", STDLIB]
-    every = {(d.package, d.path): len(d.content) for d in installed(packages)}
+    every = {(d.package, d.path): len(d.content) for d in installed_documents(packages)}
     limit = sum(every.values()) // 10
-    some = {(d.package, d.path): len(d.content) for d in installed(packages, max_bytes=limit)}
+    some = {
+        (d.package, d.path): len(d.content) for d in installed_documents(packages, max_bytes=limit)
+    }
     assert some.items() <= every.items()
     assert 0.9 * limit < sum(some.values()) <= limit
-    again = {(d.package, d.path) for d in installed(packages[::-1], max_bytes=limit)}
+    again = {(d.package, d.path) for d in installed_documents(packages[::-1], max_bytes=limit)}
     assert again == set(some)
-    other = {(d.package, d.path) for d in installed(packages, max_bytes=limit, seed=1)}
+    other = {(d.package, d.path) for d in installed_documents(packages, max_bytes=limit, seed=1)}
     assert other != set(some)
     mine = sum(size for (package, _), size in some.items() if package == STDLIB)
     all_mine = sum(size for (package, _), size in every.items() if package == STDLIB)
@@ -102,8 +94,8 @@ def test_max_bytes_takes_a_fair_sample():
 
 
 def test_max_bytes_larger_than_all_and_smaller_than_one(site):
-    assert len(list(installed(["alpha-one", "beta"], max_bytes=10**9))) == 3
-    assert list(installed(["beta"], max_bytes=1)) == []
+    assert len(list(installed_documents(["alpha-one", "beta"], max_bytes=10**9))) == 3
+    assert list(installed_documents(["beta"], max_bytes=1)) == []
 
 
 def test_canonical_names():

@@ -1,4 +1,4 @@
-"""Licences from package metadata."""
+"""Licenses from package metadata."""
 
 from email.message import Message
 
@@ -9,9 +9,9 @@ from data_tools.sources.licenses import from_metadata, permissive, spdx
 LONG = "Copyright (c) 2020 A. Person\nAll rights reserved.\n\nRedistribution and use"
 
 
-def metadata(expression=None, licence=None, classifiers=()):
+def metadata(expression=None, license=None, classifiers=()):
     message = Message()
-    for name, value in (("License-Expression", expression), ("License", licence)):
+    for name, value in (("License-Expression", expression), ("License", license)):
         if value is not None:
             message[name] = value
     for classifier in classifiers:
@@ -27,16 +27,16 @@ GPL = "License :: OSI Approved :: GNU General Public License v3 (GPLv3)"
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"expression": "Apache-2.0 AND MIT", "licence": "BSD"}, "Apache-2.0 AND MIT"),
-        ({"licence": "Apache License, Version 2.0", "classifiers": [BSD]}, "Apache-2.0"),
-        ({"licence": LONG, "classifiers": ["Topic :: Software", BSD]}, "BSD"),
-        ({"licence": "MIT License\n\nCopyright (c)"}, "MIT"),
-        ({"licence": LONG}, "Copyright (c) 2020 A. Person"),
+        ({"expression": "Apache-2.0 AND MIT", "license": "BSD"}, "Apache-2.0 AND MIT"),
+        ({"license": "Apache License, Version 2.0", "classifiers": [BSD]}, "Apache-2.0"),
+        ({"license": LONG, "classifiers": ["Topic :: Software", BSD]}, "BSD"),
+        ({"license": "MIT License\n\nCopyright (c)"}, "MIT"),
+        ({"license": LONG}, "Copyright (c) 2020 A. Person"),
         ({"classifiers": ["License :: OSI Approved", BSD]}, "BSD"),
         ({"classifiers": [BSD, MPL]}, "BSD AND MPL-2.0"),
         ({"classifiers": [GPL]}, "GNU General Public License v3 (GPLv3)"),
         ({"classifiers": ["Topic :: Software"]}, "unknown"),
-        ({"licence": ""}, "unknown"),
+        ({"license": ""}, "unknown"),
     ],
 )
 def test_from_metadata(fields, expected):

@@ -15,10 +15,11 @@ from pyarrow import parquet
 
 from data_tools import prepare
 from data_tools.config import PrepareConfig
-from data_tools.corpus import corpus
-from data_tools.encode.encoder import shuffled
-from data_tools.filters.rules import SourceRules
-from data_tools.sources import hub, local
+from data_tools.corpus.collect import collect
+from data_tools.corpus.split import shuffled_order
+from data_tools.sources import local, the_stack
+from data_tools.sources.open_source import source_documents
+from data_tools.sources.source_rules import SourceRules
 from llama_scale.errors import InputError
 
 CODE = "def add(first, second):\n    total = first + second\n    return total\n"
@@ -26,7 +27,7 @@ CODE = "def add(first, second):\n    total = first + second\n    return total\n"
 
 def collected(documents, folder, rules=None):
     documents = list(documents)
-    return corpus.collect(lambda start: documents[start:], folder, rules)
+    return collect(lambda start: documents[start:], folder, rules)
 
 
 def dropped(found):
@@ -45,9 +46,9 @@ def test_names_that_are_not_utf8(tmp_path):
     assert [(r.package, r.path) for r in found.records] == [
         ("p\\udcff", "\\udcfe.py"), ("p\\udcff", "a.py"),
     ]  # fmt: skip
-    assert len(shuffled(found.records, 0)) == 2
+    assert len(shuffled_order(found.records, 0)) == 2
     (tmp_path / "rows.jsonl").write_text(
-        json.dumps({"content": CODE, "package": "a\ud800", "path": "b\udfff", "licence": "M\ud800"})
+        json.dumps({"content": CODE, "package": "a\ud800", "path": "b\udfff", "license": "M\ud800"})
     )
     rows = local.jsonl_documents(str(tmp_path / "rows.jsonl"), None)
     found = collected(rows, tmp_path / "b", SourceRules(frozenset({"M\\ud800"})))
@@ -56,19 +57,19 @@ def test_names_that_are_not_utf8(tmp_path):
 
 
 def test_rows_of_the_wrong_types(tmp_path):
-    """A licence that is no text is none that may be used; a star that is no number is none."""
-    licences = [5, {"a": 1}, [{"a": 1}], [["MIT"]], ["MIT", 5], True, 1.5, ["MIT"], "MIT", [], ""]
-    rows = [{"content": CODE, "package": f"p{i}", "licence": licence, "stars": stars}
-            for i, (licence, stars) in enumerate(
-                zip(licences, ["9", None, [], {}, -2, 0, 1.0, 7, 3.0, 1e999, 10**400], strict=True)
+    """A license that is no text is none that may be used; a star that is no number is none."""
+    licenses = [5, {"a": 1}, [{"a": 1}], [["MIT"]], ["MIT", 5], True, 1.5, ["MIT"], "MIT", [], ""]
+    rows = [{"content": CODE, "package": f"p{i}", "license": license, "stars": stars}
+            for i, (license, stars) in enumerate(
+                zip(licenses, ["9", None, [], {}, -2, 0, 1.0, 7, 3.0, 1e999, 10**400], strict=True)
             )]  # fmt: skip
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(map(json.dumps, rows)).encode())
     found = collected(local.jsonl_documents(str(path), "ISC"), tmp_path / "a")
-    assert [(r.package, r.licence, r.stars) for r in found.records] == [
+    assert [(r.package, r.license, r.stars) for r in found.records] == [
         ("p10", "ISC", 10**400), ("p7", "MIT", 7), ("p8", "MIT", 3), ("p9", "ISC", 0),
     ]  # fmt: skip
-    assert found.dropped["licence"]["files"] == 7
+    assert found.dropped["license"]["files"] == 7
 
 
 def test_stars_that_are_missing_in_a_table(tmp_path):
@@ -78,7 +79,12 @@ def test_stars_that_are_missing_in_a_table(tmp_path):
     parquet.write_table(pa.table(rows), path)
     found = list(local.parquet_documents(str(path), "MIT"))
     assert [(d.stars, d.forks) for d in found] == [(0, 0), (4, 2)]
-    assert [hub.whole(value) for value in (None, "3", float("inf"), 2.0)] == [0, 0, 0, 2]
+    assert [the_stack.whole_number(value) for value in (None, "3", float("inf"), 2.0)] == [
+        0,
+        0,
+        0,
+        2,
+    ]
 
 
 def test_a_damaged_table_is_named(tmp_path):
@@ -180,7 +186,7 @@ def test_a_folder_of_projects(tmp_path):
     (root / "own.py").write_text(CODE + "# own\n")
     documents = local.folder_documents(str(root), "Python", "ISC", 10 << 20)
     found = collected(documents, tmp_path / "work")
-    assert [(r.package, r.path, r.licence) for r in found.records] == [
+    assert [(r.package, r.path, r.license) for r in found.records] == [
         ("one", "a.py", "MIT"), ("projects", "own.py", "ISC"), ("two", "a.py", "ISC"),
     ]  # fmt: skip
     assert dropped(found) == {"symlink": 2, "too_large": 1, "not_a_file": 1, "unreadable": 1}
@@ -203,14 +209,14 @@ def test_json_lines(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(packed[:-3000])
     found = collected(local.jsonl_documents(str(tmp_path), None), tmp_path / "work")
     assert {r.package for r in found.records} == {"a", "s", "a.jsonl:5"}
-    assert dropped(found) == {"bad_json": 3, "no_content": 1, "licence": 1, "truncated_gzip": 1}
+    assert dropped(found) == {"bad_json": 3, "no_content": 1, "license": 1, "truncated_gzip": 1}
 
 
 @pytest.mark.parametrize("source", ["folder", "jsonl", "parquet"])
 def test_paths_that_are_missing(tmp_path, source):
     def collect(path):
         settings = PrepareConfig(name="x", source=source, path=path)
-        return collected(prepare._documents(settings, 0), tmp_path / "work")
+        return collected(source_documents(settings, 0), tmp_path / "work")
 
     for path, message in ((None, "needs one"), (str(tmp_path / "no"), "no such file or folder")):
         with pytest.raises(InputError, match=message):
@@ -238,7 +244,7 @@ def test_a_build_from_a_folder(tmp_path):
     assert manifest["dropped"]["does_not_parse"]["files"] == 6
     assert "near_duplicate" not in manifest["dropped"]
     assert manifest["redacted"] >= 6 * 9
-    assert {row["licence"] for row in manifest["sources"]} == {"MIT"}
+    assert {row["license"] for row in manifest["sources"]} == {"MIT"}
     page = (settings.folder / "report.html").read_text()
     assert "No benchmark was searched for" in page
     assert "does not parse" in page

@@ -1,4 +1,4 @@
-"""The same steps on several machines: a map whose tasks datatrove's executors run.
+"""The map that runs each step's batches on several machines, by datatrove's executors.
 
 The build's folder, which every machine must see, carries tasks and results: rank r of n has the
 tasks r, r + n ... in a file and leaves their results in another. They are read in the order of
@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.config import PrepareConfig
-from data_tools.workers import read_results, write_result
+from data_tools.journal import read_results, write_result
 from llama_scale.errors import InputError
 
-FOLDER = "engine"
-POLL = 10.0  # seconds between two looks at the queue
+ENGINE_FOLDER = "engine"
+POLL_SECONDS = 10.0  # between two looks at the queue
 
 
-def distributed(config: PrepareConfig, work: Path, workers: int) -> Callable:
+def datatrove_map(config: PrepareConfig, work: Path, workers: int) -> Callable:
     """Return an ordered ``map`` over ``workers`` ranks of the engine that ``config`` names.
 
     Raises:
@@ -38,17 +38,31 @@ def distributed(config: PrepareConfig, work: Path, workers: int) -> Callable:
         raise InputError(f"engine: {config.engine} needs datatrove; pip install -e '.[engine]'")
     if config.engine == "slurm" and not config.partition:
         raise InputError("partition: engine slurm needs the name of a partition")
-    run = _on_slurm(config) if config.engine == "slurm" else _here
+    run_ranks = _slurm_runner(config) if config.engine == "slurm" else _run_on_this_machine
 
     def map_(function: Callable, *arguments: Iterable) -> Iterator:
-        return _map(work / FOLDER, workers, run, function, zip(*arguments, strict=False))
+        tasks = zip(*arguments, strict=False)
+        return map_over_ranks(work / ENGINE_FOLDER, workers, run_ranks, function, tasks)
 
     return map_
 
 
-def _map(
-    folder: Path, n_ranks: int, run: Callable, function: Callable, tasks: Iterator[tuple]
+def map_over_ranks(
+    folder: Path, n_ranks: int, run_ranks: Callable, function: Callable, tasks: Iterator[tuple]
 ) -> Iterator:
+    """Yield ``function`` of each task, in order, made by ranks that share ``folder``.
+
+    The tasks are dealt out like cards: with 3 ranks, rank 0 has the tasks 0, 3, 6 ..., so result i
+    is the next unread one of rank i % 3. The job's folder is named by a hash of the function and
+    its tasks: the same map of an interrupted run is found there with the ranks that it finished.
+
+    Args:
+        folder: Where jobs keep tasks and results; every machine must see it.
+        n_ranks: Number of ranks.
+        run_ranks: Function of (step, ranks, folder of logs) that runs them to their end.
+        function: What is done to each task.
+        tasks: Its arguments.
+    """
     new = folder / "new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -57,23 +71,23 @@ def _map(
         files = [stack.enter_context(open(new / f"{r}.tasks", "wb")) for r in range(n_ranks)]
         for count, task in enumerate(tasks, 1):
             digest.update(write_result(files[(count - 1) % n_ranks], task))
-    place = folder / f"{n_ranks}-{digest.hexdigest()[:16]}"
-    if place.exists():
+    job = folder / f"{n_ranks}-{digest.hexdigest()[:16]}"
+    if job.exists():
         shutil.rmtree(new)
     else:
-        new.rename(place)
+        new.rename(job)
     n_ranks = min(n_ranks, count)
     if count:
-        run(functools.partial(work_rank, place.resolve(), function), n_ranks, place / "logs")
+        run_ranks(functools.partial(run_rank, job.resolve(), function), n_ranks, job / "logs")
     with ExitStack() as stack:
-        opened = [stack.enter_context(open(place / f"{r}.results", "rb")) for r in range(n_ranks)]
-        results = [read_results(file) for file in opened]
+        files = [stack.enter_context(open(job / f"{r}.results", "rb")) for r in range(n_ranks)]
+        results = [read_results(file) for file in files]
         for i in range(count):
             yield next(results[i % n_ranks])[0]
-    shutil.rmtree(place)
+    shutil.rmtree(job)
 
 
-def work_rank(folder: Path, function: Callable, data: Any, rank: int, world_size: int) -> None:
+def run_rank(folder: Path, function: Callable, data: Any, rank: int, world_size: int) -> None:
     """Do the tasks of one rank; the last three arguments are what datatrove hands a step."""
     partial = folder / f"{rank}.partial"
     with open(folder / f"{rank}.tasks", "rb") as tasks, open(partial, "wb") as results:
@@ -82,7 +96,7 @@ def work_rank(folder: Path, function: Callable, data: Any, rank: int, world_size
     partial.replace(folder / f"{rank}.results")
 
 
-def _here(step: Callable, n_ranks: int, logs: Path) -> None:
+def _run_on_this_machine(step: Callable, n_ranks: int, logs: Path) -> None:
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.utils.logging import logger
 
@@ -90,8 +104,8 @@ def _here(step: Callable, n_ranks: int, logs: Path) -> None:
     LocalPipelineExecutor([step], n_ranks, n_ranks, str(logs), start_method="spawn").run()
 
 
-def _on_slurm(config: PrepareConfig) -> Callable:
-    def run(step: Callable, n_ranks: int, logs: Path) -> None:
+def _slurm_runner(config: PrepareConfig) -> Callable:
+    def run_ranks(step: Callable, n_ranks: int, logs: Path) -> None:
         from datatrove.executor import SlurmPipelineExecutor
 
         path = os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))
@@ -107,18 +121,18 @@ def _on_slurm(config: PrepareConfig) -> Callable:
             mail_type="NONE",
         )
         executor.run()
-        while waiting := executor.get_incomplete_ranks():
-            time.sleep(POLL)
-            if not _queued(executor.job_id) and executor.get_incomplete_ranks():
+        while unfinished := executor.get_incomplete_ranks():
+            time.sleep(POLL_SECONDS)
+            if not _is_queued(executor.job_id) and executor.get_incomplete_ranks():
                 raise InputError(
-                    f"engine: {len(waiting)} of {n_ranks} tasks ended unfinished, see {logs}; run "
-                    "the same command again for those"
+                    f"engine: {len(unfinished)} of {n_ranks} tasks ended unfinished, see {logs}; "
+                    "run the same command again for those"
                 )
 
-    return run
+    return run_ranks
 
 
-def _queued(job: str) -> bool:
+def _is_queued(job: str) -> bool:
     """Whether SLURM still has a job; also where it cannot be asked just now."""
     command = ["squeue", "--noheader", "--jobs", str(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_tools.filters.redact import redact
+from data_tools.corpus.redact import redact
 
 PEM = (
     b"-----BEGIN RSA PRIVATE KEY-----\n" + b"MIIEpAIBAAKCAQEA" * 9

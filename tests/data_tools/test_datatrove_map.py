@@ -8,26 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from data_tools import engine, prepare
-from data_tools.engine import distributed
+from data_tools import datatrove_map as datatrove_map_module
+from data_tools import prepare
+from data_tools.datatrove_map import ENGINE_FOLDER, datatrove_map, map_over_ranks
 from llama_scale.errors import InputError
-from tests.data_tools.test_prepare import built, config, contents, site  # noqa: F401
+from tests.data_tools.helpers import file_contents
 
 
-def test_datatroves_local_executor_makes_the_same_bytes(built, config, monkeypatch, site):  # noqa: F811
+def test_datatroves_local_executor_makes_the_same_bytes(built, config, monkeypatch, site):
     pytest.importorskip("datatrove", reason="needs the extra engine")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *sys.path]))
     prepare.prepare(replace(config, engine="datatrove", workers=2))
-    assert contents(config.folder) == contents(built[0].folder)
+    assert file_contents(config.folder) == file_contents(built[0].folder)
 
 
-def test_a_map_keeps_its_order_and_goes_on(config, tmp_path):  # noqa: F811
+def test_a_map_keeps_its_order_and_goes_on(config, tmp_path):
     pytest.importorskip("datatrove", reason="needs the extra engine")
-    map_ = distributed(replace(config, engine="datatrove"), tmp_path, 3)
+    map_ = datatrove_map(replace(config, engine="datatrove"), tmp_path, 3)
     assert list(map_(divmod, range(10), [3] * 10)) == [divmod(i, 3) for i in range(10)]
     assert list(map_(divmod, [], [])) == []
     assert list(map_(abs, [-1])) == [1], "fewer tasks than ranks"
-    folder = tmp_path / engine.FOLDER
+    folder = tmp_path / ENGINE_FOLDER
     assert list(folder.iterdir()) == []
     ran = []
 
@@ -43,7 +44,7 @@ def test_a_map_keeps_its_order_and_goes_on(config, tmp_path):  # noqa: F811
                 step(None, rank, n_ranks)
 
     for run in (broken, rest):
-        results = engine._map(folder, 3, run, divmod, zip(range(10), [3] * 10, strict=True))
+        results = map_over_ranks(folder, 3, run, divmod, zip(range(10), [3] * 10, strict=True))
         if run is broken:
             with pytest.raises(KeyboardInterrupt):
                 list(results)
@@ -66,7 +67,7 @@ print("Submitted batch job 7")
 """
 
 
-def test_slurm_jobs_of_a_stand_in(built, config, monkeypatch, site, tmp_path):  # noqa: F811
+def test_slurm_jobs_of_a_stand_in(built, config, monkeypatch, site, tmp_path):
     """sbatch is a program that runs the job script here and now, srun one that runs its command."""
     pytest.importorskip("datatrove", reason="needs the extra engine")
     programs = tmp_path / "bin"
@@ -83,18 +84,18 @@ def test_slurm_jobs_of_a_stand_in(built, config, monkeypatch, site, tmp_path):  
         (programs / name).write_text(text)
         (programs / name).chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(engine, "POLL", 0.01)
-    map_ = distributed(replace(config, engine="slurm", partition="cpu"), tmp_path, 2)
+    monkeypatch.setattr(datatrove_map_module, "POLL_SECONDS", 0.01)
+    map_ = datatrove_map(replace(config, engine="slurm", partition="cpu"), tmp_path, 2)
     assert list(map_(divmod, range(5), [3] * 5)) == [divmod(i, 3) for i in range(5)]
     with pytest.raises(InputError, match=r"engine: 1 of 2 tasks ended unfinished, see .*logs"):
         list(map_(divmod, range(2), [1, 0]))
 
 
-def test_engines_that_cannot_be_had(config, monkeypatch, tmp_path):  # noqa: F811
-    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
+def test_engines_that_cannot_be_had(config, monkeypatch, tmp_path):
+    monkeypatch.setattr(datatrove_map_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"engine: datatrove needs datatrove; pip install"):
-        distributed(replace(config, engine="datatrove"), tmp_path, 2)
+        datatrove_map(replace(config, engine="datatrove"), tmp_path, 2)
     monkeypatch.undo()
-    if engine.importlib.util.find_spec("datatrove"):
+    if datatrove_map_module.importlib.util.find_spec("datatrove"):
         with pytest.raises(InputError, match="partition: engine slurm needs"):
-            distributed(replace(config, engine="slurm"), tmp_path, 2)
+            datatrove_map(replace(config, engine="slurm"), tmp_path, 2)
