@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from benchmarks.environment import child_environment, module_command
+from benchmarks.hardware import peak_process_memory
 from data_tools import build_folder, prepare
 from data_tools.config import PrepareConfig
 from data_tools.sources import installed
@@ -85,7 +85,7 @@ def build(path: str, out: str) -> None:
     peaks = {}
     with build_folder.opened(config) as work:
         for step, _ in prepare.steps(config, work, map):
-            peaks[step] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            peaks[step] = peak_process_memory() / 2**20
     print(json.dumps(peaks))
 
 

@@ -1,5 +1,6 @@
 """What a benchmark ran on."""
 
+import resource
 import shlex
 import sys
 from functools import partial
@@ -39,6 +40,19 @@ def cpu_name() -> str:
         return "cpu"
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0]} x {len(names)}" if names else "cpu"
+
+
+def peak_process_memory() -> int:
+    """Return the most bytes of host memory that this process has had.
+
+    Linux's VmHWM counts from the start of the program. ``ru_maxrss``, which serves elsewhere, also
+    covers what the parent held when it started this process.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def matmul_ceiling(device: str, bf16: bool, repeats: int = 20) -> float:

@@ -6,7 +6,6 @@ JOB is the JSON of a ``TrainingJob``. Each answer is a line of JSON on standard 
 """
 
 import json
-import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.baselines import build_contender
+from benchmarks.hardware import peak_process_memory
 from benchmarks.timing import device_clock
 from llama_scale.config import ModelConfig, OptimConfig
 from llama_scale.device import attention_backends, set_threads
@@ -96,7 +96,7 @@ def peak_memory(device: str) -> int:
     """Return the most bytes of tensors on the GPU, or of this process in host memory."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_process_memory()
 
 
 def main() -> None:
