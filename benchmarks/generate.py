@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.baselines import transformers_llama
-from benchmarks.hardware import cpu_name
+from benchmarks.hardware import processor_name
 from benchmarks.tables import format_ratio, format_table
 from benchmarks.timing import Timed, device_clock, spread, time_in_turn
 from llama_scale.checkpoint.folder import load_model, resolve
@@ -118,7 +118,7 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
     return {
         "size": config.size,
         "weights": config.checkpoint or "random",
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "device": processor_name(device),
         "threads": torch.get_num_threads(),
         "precision": "bf16" if bf16 else "fp32",
         "prompts": len(prompts),

@@ -42,6 +42,13 @@ def cpu_name() -> str:
     return f"{names[0]} x {len(names)}" if names else "cpu"
 
 
+def processor_name(device: str) -> str:
+    """Return the name of the GPU that computes, or of the CPU."""
+    from llama_scale.device import device_name
+
+    return device_name(device) if device == "cuda" else cpu_name()
+
+
 def peak_process_memory() -> int:
     """Return the most bytes of host memory that this process has had.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.environment import ROOT, child_environment
-from benchmarks.hardware import cpu_name
+from benchmarks.hardware import processor_name
 from benchmarks.tables import format_table
 from benchmarks.timing import spread
 from llama_scale.config import ModelConfig, OptimConfig, TrainConfig
@@ -57,7 +57,6 @@ class OverheadBenchmark:
 def run(config: OverheadBenchmark) -> dict[str, Any]:
     """Time the trainer's steps and the bare loop's, turn by turn, and a command's first step."""
     from benchmarks.training.bare_loop import BareLoop
-    from llama_scale.device import device_name
     from llama_scale.training.run_plan import plan_run
     from llama_scale.training.trainer import fit
 
@@ -67,12 +66,14 @@ def run(config: OverheadBenchmark) -> dict[str, Any]:
         bare_loop = BareLoop(planned, config.warmup, block)
         if signal := fit(planned, [bare_loop]):
             sys.exit(128 + signal)
+        if not bare_loop.trainer_seconds:
+            raise InputError(f"steps: {config.steps} are too few for turns of {block}; take more")
         first = seconds_to_first_step(config, Path(folder))
     trainer, bare = bare_loop.trainer_seconds, bare_loop.bare_seconds
     overhead = spread([ours / its - 1 for ours, its in zip(trainer, bare, strict=True)])
     return {
         "size": config.size,
-        "device": device_name("cuda") if planned.device == "cuda" else cpu_name(),
+        "device": processor_name(planned.device),
         "precision": "bf16" if planned.bf16 else "fp32",
         "compile": config.compile,
         "tokens_per_step": config.batch * config.model.context_length,

@@ -14,7 +14,7 @@ from benchmarks.environment import (
     peer_python,
     project_folder,
 )
-from benchmarks.hardware import cpu_name, matmul_ceiling, provenance
+from benchmarks.hardware import matmul_ceiling, processor_name, provenance
 from benchmarks.tables import format_markdown, format_ratio, format_table
 from benchmarks.training.interleave import (
     Contender,
@@ -157,7 +157,7 @@ def run(config: TableBenchmark) -> Path:
     gpu = torch.cuda.get_device_name() if config.device == "cuda" else None
     result = {
         "table": config.name,
-        "device": gpu or cpu_name(),
+        "device": processor_name(config.device),
         "precision": config.precision,
         **provenance(),
         "rows": {},

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from benchmarks.environment import TRAINING_PEERS, peer_python
-from benchmarks.hardware import cpu_name, matmul_ceiling
+from benchmarks.hardware import matmul_ceiling, processor_name
 from benchmarks.tables import format_ratio, format_table
 from benchmarks.training.interleave import Contender, run_interleaved, summarize
 from benchmarks.training.worker import TrainingJob
@@ -70,7 +70,7 @@ def run(config: TrainBenchmark) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
     return {
         "size": config.size,
-        "device": gpu or cpu_name(),
+        "device": processor_name(device),
         "threads": workers[0].threads,
         "tokens_per_step": workers[0].job.tokens,
         "matmul_ceiling": ceiling,

@@ -53,6 +53,15 @@ def test_both_loops_learn_alike(tiny_data, tmp_path):
         torch.testing.assert_close(weights[-1][name], value, atol=0, rtol=0)
 
 
+def test_too_few_steps_for_a_turn_are_one_line(tiny_data):
+    model = load_size("Q1", vocab_size=512, context_length=64)
+    config = overhead.OverheadBenchmark(
+        model=model, data=str(tiny_data), steps=2, warmup=1, block=4, device="cpu", threads=1
+    )
+    with pytest.raises(InputError, match="steps: 2 are too few for turns of 4"):
+        overhead.run(config)
+
+
 def test_overhead_settings():
     with pytest.raises(InputError, match="steps: expected at least 1"):
         overhead.OverheadBenchmark(model=None, steps=0)
