@@ -74,7 +74,7 @@ def test_no_host_read_between_log_steps(tiny_data, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_no_synchronisation_between_log_steps_on_a_gpu(tiny_data, tmp_path):
+def test_no_synchronization_between_log_steps_on_a_gpu(tiny_data, tmp_path):
     class Forbid(StepCallback):
         def on_train_batch_start(self, trainer, module, *_):
             between = trainer.global_step % 10 not in (0, 9) and trainer.global_step > 1
