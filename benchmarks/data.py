@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +10,10 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data_memory import growth
+from benchmarks.data_memory import memory_growth
+from benchmarks.loader import compare_loaders, loader_table
+from benchmarks.tables import format_ratio, format_table
+from benchmarks.timing import Timed, time_call, time_in_turn
 from data_tools.corpus.collect import OpenAt, collect
 from data_tools.corpus.corpus import Corpus, document_sizes, read_contents
 from data_tools.corpus.records import Record
@@ -23,7 +25,8 @@ from data_tools.sources.document import Document
 from llama_scale.errors import InputError
 
 SPLIT = re.compile(r"[^A-Za-z_0-9]")
-PERMUTATIONS = 250
+PERMUTATIONS = 250  # 25 bands of 10
+FindDuplicates = Callable[[Path, list[Record]], set[int]]  # positions in the list to remove
 
 
 @dataclass(frozen=True)
@@ -49,88 +52,96 @@ class DataBenchmark:
 
 
 def run(config: DataBenchmark) -> dict[str, Any]:
-    """Measure and return rows of {"name", "mb_per_second", "ratio", ...}.
+    """Measure near duplicates and filters, the loader and, where asked for, memory."""
+    return compare_near_duplicates(config) | {
+        "memory": memory_growth(config.packages, config.memory) if config.memory else None,
+        "loader": compare_loaders(),
+    }
 
-    ``ratio`` is how many times faster ours is. A removal is below the threshold when no file
-    that stays is within it by brute force.
+
+def compare_near_duplicates(config: DataBenchmark) -> dict[str, Any]:
+    """Return what every contender removes, how fast, and how that compares with the truth.
+
+    ``ratio`` is how many times faster ours is, by the best run of each. A removal is below the
+    threshold when no file that stays is within it by brute force.
 
     Raises:
         InputError: A peer is not installed or unknown.
     """
-    known = {"datasketch": datasketch, "datatrove": datatrove}
-    for peer in config.peers:
-        if peer not in known:
-            raise InputError(f"peers: unknown {peer!r}; known: {', '.join(known)}")
-        if importlib.util.find_spec(peer) is None:
-            raise InputError(f"peers: {peer} is not installed; pip install {peer}, or leave it out")
+    contenders = {"llama_scale": llama_scale_duplicates} | peer_functions(config.peers)
     with tempfile.TemporaryDirectory() as folder:
         documents = installed.installed_documents(config.packages, None, config.max_bytes)
-        found = collect(listed(documents), folder)
-        seconds, kept = filtered(found)
-        records = [kept[i] for i in exact_survivors(kept)]
-        size = sum(record.size for record in records) / 1e6
-        contenders = {"llama_scale": ours} | {peer: known[peer] for peer in config.peers}
-        times, removed = timed(contenders, found.folder, records, config.repeats)
-        truth = similar_pairs(found.folder, records)
-    total = document_sizes(found.records).sum() / 1e6
-    rows = []
-    for name in contenders:
-        gone = removed[name]
-        rows.append(
-            {
-                "name": name,
-                "seconds": times[name],
-                "mb_per_second": size / min(times[name]),
-                "ratio": min(times[name]) / min(times["llama_scale"]),
-                "removed": len(gone),
-                **quality(gone, truth),
-            }
+        source = collect(as_source(documents), folder)
+        filters = time_filters(source)
+        records = [filters.value[i] for i in exact_survivors(filters.value)]
+        calls = time_in_turn(
+            {name: on_files(find, source.folder, records) for name, find in contenders.items()},
+            config.repeats,
+            time.process_time,
         )
+        truth = similar_pairs(source.folder, records)
+    size = sum(record.size for record in records) / 1e6
+    seconds = {name: [call.seconds for call in row] for name, row in calls.items()}
     return {
-        "command": " ".join(sys.argv),
         "files": len(records),
         "mb": size,
-        "filters_mb_per_second": float(total / seconds),
+        "filters_mb_per_second": float(
+            document_sizes(source.records).sum() / 1e6 / filters.seconds
+        ),
         "similar_pairs": len(truth),
-        "contenders": rows,
-        "memory": growth(config.packages, config.memory) if config.memory else None,
+        "contenders": [
+            {
+                "name": name,
+                "seconds": seconds[name],
+                "mb_per_second": size / min(seconds[name]),
+                "ratio": min(seconds[name]) / min(seconds["llama_scale"]),
+                "removed": len(row[-1].value),
+                **removal_quality(row[-1].value, truth),
+            }
+            for name, row in calls.items()
+        ],
     }
 
 
-def listed(documents: Iterable[Document]) -> OpenAt:
-    """Return documents as ``collect`` takes them."""
+def peer_functions(names: list[str]) -> dict[str, FindDuplicates]:
+    """Return the named peers; raise InputError on one that is unknown or not installed."""
+    known = {"datasketch": datasketch_duplicates, "datatrove": datatrove_duplicates}
+    for name in names:
+        if name not in known:
+            raise InputError(f"peers: unknown {name!r}; known: {', '.join(known)}")
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"peers: {name} is not installed; pip install {name}, or leave it out")
+    return {name: known[name] for name in names}
+
+
+def as_source(documents: Iterable[Document]) -> OpenAt:
+    """Return documents as ``collect`` takes them: a function of where to start."""
     return lambda start: islice(documents, start, None)
 
 
-def filtered(found: Corpus) -> tuple[float, list[Record]]:
-    """Return the seconds of the content filters without the parse, and what they keep."""
-    contents = list(read_contents(found.folder, found.records))
-    began = time.process_time()
-    reasons = [rules.content_rejection(content) for content in contents]
-    seconds = time.process_time() - began
-    return seconds, [r for r, reason in zip(found.records, reasons, strict=True) if not reason]
+def on_files(
+    find: FindDuplicates, folder: Path, records: list[Record]
+) -> Callable[[int], set[int]]:
+    """Return ``find`` on these files, as a contender that is called with its round."""
+    return lambda _: find(folder, records)
 
 
-def timed(
-    contenders: dict[str, Callable], folder: Path, records: list[Record], repeats: int
-) -> tuple[dict[str, list[float]], dict[str, set[int]]]:
-    """Run the contenders in turns; return the seconds of each run, and what each removes."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    removed = {}
-    for _ in range(repeats):
-        for name, contender in contenders.items():
-            began = time.process_time()
-            removed[name] = contender(folder, records)
-            times[name].append(time.process_time() - began)
-    return times, removed
+def time_filters(source: Corpus) -> Timed[list[Record]]:
+    """Time the content filters without the parse; the value is what they keep."""
+    contents = list(read_contents(source.folder, source.records))
+    filtered = time_call(
+        lambda: [rules.content_rejection(content) for content in contents], time.process_time
+    )
+    pairs = zip(source.records, filtered.value, strict=True)
+    return Timed([record for record, reason in pairs if not reason], filtered.seconds)
 
 
-def ours(folder: Path, records: list[Record]) -> set[int]:
+def llama_scale_duplicates(folder: Path, records: list[Record]) -> set[int]:
     """Return the positions that our step removes."""
     return set(near.near_duplicates(folder, records, map))
 
 
-def datasketch(folder: Path, records: list[Record]) -> set[int]:
+def datasketch_duplicates(folder: Path, records: list[Record]) -> set[int]:
     """Return what the usual datasketch script removes: a file that its LSH finds another for."""
     from datasketch import MinHash, MinHashLSH
 
@@ -148,7 +159,7 @@ def datasketch(folder: Path, records: list[Record]) -> set[int]:
     return removed
 
 
-def datatrove(folder: Path, records: list[Record]) -> set[int]:
+def datatrove_duplicates(folder: Path, records: list[Record]) -> set[int]:
     """Return what datatrove's MinHash steps remove, 25 bands of 10, in this process."""
     from datatrove.data import Document
     from datatrove.pipeline.dedup import minhash
@@ -175,6 +186,11 @@ def similar_pairs(folder: Path, records: list[Record]) -> set[tuple[int, int]]:
     """Return every pair (i < j) with a Jaccard index of at least the threshold, by brute force.
 
     Sets of word tuples, every pair that shares one counted: independent of hashes and MinHash.
+
+    Row i of ``sets`` has a 1 in the column of each 5-gram of file i, so that sets @ sets.T holds
+    the number of 5-grams that two files share, and |A and B| / (|A| + |B| - |A and B|) is their
+    Jaccard index: 95 shared of 100 and 100 give 95 / 105. The product is made 500 rows at a time,
+    since in dense form it would not fit.
     """
     import numpy as np
     from scipy.sparse import csr_array
@@ -194,13 +210,17 @@ def similar_pairs(folder: Path, records: list[Record]) -> set[tuple[int, int]]:
         shared = (sets[start:end] @ sets.T).tocoo()  # (rows, D)
         rows, others, counts = shared.row + start, shared.col, shared.data
         index = counts / (sizes[rows] + sizes[others] - counts)
-        near_ones = (rows < others) & (index >= near.THRESHOLD)
-        pairs.update(zip(rows[near_ones].tolist(), others[near_ones].tolist(), strict=True))
+        above = (rows < others) & (index >= near.THRESHOLD)
+        pairs.update(zip(rows[above].tolist(), others[above].tolist(), strict=True))
     return pairs
 
 
-def quality(removed: set[int], truth: set[tuple[int, int]]) -> dict[str, Any]:
-    """Return removals without a similar file that stays, and the share of pairs resolved."""
+def removal_quality(removed: set[int], truth: set[tuple[int, int]]) -> dict[str, Any]:
+    """Return removals without a similar file that stays, and the share of pairs resolved.
+
+    With similar pairs 0-1 and 1-2, removing 1 resolves both. Removing 0 and 1 does too, but 0 then
+    counts as below the threshold: no file that stays resembles it.
+    """
     similar: dict[int, set[int]] = {}
     for i, j in truth:
         similar.setdefault(i, set()).add(j)
@@ -211,19 +231,37 @@ def quality(removed: set[int], truth: set[tuple[int, int]]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the measurements as lines for the terminal."""
-    lines = [
+    """Return the measurements as text for the terminal."""
+    parts = [
         f"{result['files']:,} files, {result['mb']:.1f} MB, {result['similar_pairs']:,} similar "
-        f"pairs; filters {result['filters_mb_per_second']:.1f} MB/s a core",
-        f"{'near duplicates':18}{'MB/s':>8}{'ours is':>9}{'removed':>9}{'too much':>10}"
-        f"{'recall':>9}",
+        f"pairs; filters {result['filters_mb_per_second']:.1f} MB/s on one core",
+        near_duplicates_table(result["contenders"]),
+        loader_table(result["loader"]),
     ]
-    for row in result["contenders"]:
-        lines.append(
-            f"{row['name']:18}{row['mb_per_second']:8.1f}{row['ratio']:8.1f}x{row['removed']:9,}"
-            f"{row['below_threshold']:10,}{row['recall']:9.4f}"
-        )
-    for name, peaks in (result["memory"] or {}).items():
-        steps = ", ".join(f"{step} {peak:.0f}" for step, peak in peaks.items())
-        lines.append(f"peak memory in MB so far, {name}: {steps}")
-    return "\n".join(lines)
+    if result["memory"]:
+        parts.append(memory_table(result["memory"]))
+    return "\n\n".join(parts)
+
+
+def near_duplicates_table(rows: list[dict[str, Any]]) -> str:
+    """Return the contenders of near duplicates; ratios say how many times as fast ours is."""
+    head = ["near duplicates", "MB/s", "llama_scale is", "removed", "below threshold", "recall"]
+    cells = [
+        [
+            row["name"], f"{row['mb_per_second']:.1f}", format_ratio(row["ratio"]),
+            f"{row['removed']:,}", f"{row['below_threshold']:,}", f"{row['recall']:.4f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return format_table(head, cells)
+
+
+def memory_table(peaks: dict[str, dict[str, float]]) -> str:
+    """Return the peak memory after each step of a build, a column for each number of files."""
+    head = ["peak memory after", *(f"MB, {name}" for name in peaks)]
+    steps = dict.fromkeys(step for column in peaks.values() for step in column)
+    rows = [
+        [step, *(f"{column[step]:,.0f}" if step in column else "-" for column in peaks.values())]
+        for step in steps
+    ]
+    return format_table(head, rows)

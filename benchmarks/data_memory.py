@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
+from benchmarks.environment import child_environment, module_command
+from benchmarks.hardware import peak_process_memory
 from data_tools import build_folder, prepare
 from data_tools.config import PrepareConfig
 from data_tools.sources import installed
@@ -19,7 +20,7 @@ WORD = re.compile(r"[A-Za-z_]\w{2,}")
 LARGEST = 8_000  # bytes of a file taken
 
 
-def growth(packages: list[str] | None, n_files: int) -> dict[str, dict[str, float]]:
+def memory_growth(packages: list[str] | None, n_files: int) -> dict[str, dict[str, float]]:
     """Return {"<n> files": {step: peak so far in MB}} of builds of n and of 10 n files.
 
     Each runs in a process of its own, with one worker.
@@ -32,9 +33,12 @@ def growth(packages: list[str] | None, n_files: int) -> dict[str, dict[str, floa
     with tempfile.TemporaryDirectory() as folder:
         for n in (n_files, 10 * n_files):
             write_files(Path(folder) / f"{n}.jsonl", packages, n)
-            code = "import sys; from benchmarks.data_memory import build; build(*sys.argv[1:])"
-            command = [sys.executable, "-c", code, f"{folder}/{n}.jsonl", f"{folder}/{n}"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            command = module_command(
+                "benchmarks.data_memory", f"{folder}/{n}.jsonl", f"{folder}/{n}"
+            )
+            done = subprocess.run(
+                command, env=child_environment(), stdout=subprocess.PIPE, text=True, check=True
+            )
             peaks[f"{n:,} files"] = json.loads(done.stdout.splitlines()[-1])
     return peaks
 
@@ -46,12 +50,17 @@ def write_files(path: Path, packages: list[str] | None, n: int) -> None:
     in a row make a package.
     """
     with open(path, "w", encoding="utf-8") as file:
-        for i, text in enumerate(islice(_copies(packages), n)):
+        for i, text in enumerate(islice(changed_copies(packages), n)):
             row = {"content": text, "package": f"p{i // 40}", "path": f"{i}.py", "license": "MIT"}
             file.write(json.dumps(row) + "\n")
 
 
-def _copies(packages: list[str] | None) -> Iterator[str]:
+def changed_copies(packages: list[str] | None) -> Iterator[str]:
+    """Yield the text of installed files over and over, a third of the names changed each time.
+
+    The first byte of a hash of copy and name decides (below 86 of 256), so that a name changes
+    everywhere in a file or nowhere.
+    """
     texts = []
     for document in installed.installed_documents(packages):
         if 500 < len(document.content or b"") <= LARGEST:
@@ -59,12 +68,12 @@ def _copies(packages: list[str] | None) -> Iterator[str]:
     for number, text in enumerate(cycle(texts)):
         mark = hashlib.sha256(str(number).encode()).hexdigest()[:6]
 
-        def renamed(match: re.Match, mark: str = mark) -> str:
+        def rename(match: re.Match, mark: str = mark) -> str:
             word = match[0]
             changed = hashlib.md5(f"{mark}{word}".encode()).digest()[0] < 86
             return f"{word}_{mark}" if changed else word
 
-        yield WORD.sub(renamed, text)
+        yield WORD.sub(rename, text)
 
 
 def build(path: str, out: str) -> None:
@@ -76,5 +85,9 @@ def build(path: str, out: str) -> None:
     peaks = {}
     with build_folder.open_work_folder(config) as work:
         for step, _ in prepare.steps(config, work, map):
-            peaks[step] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            peaks[step] = peak_process_memory() / 2**20
     print(json.dumps(peaks))
+
+
+if __name__ == "__main__":
+    build(*sys.argv[1:])

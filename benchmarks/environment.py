@@ -1,4 +1,4 @@
-"""What a contender's process runs in: its interpreter, its variables."""
+"""The processes of a benchmark: their interpreter, their variables, where results go."""
 
 import os
 import shutil
@@ -9,20 +9,32 @@ from pathlib import Path
 
 from llama_scale.errors import InputError
 
+# The folder that holds benchmarks/ and llama_scale/: a checkout, or site-packages.
 ROOT = Path(__file__).parent.parent
-# What litgpt 0.5.13 pins away from ours. torch and lightning it takes from our environment.
-OWN = {"litgpt": ["litgpt==0.5.13", "transformers<4.57"]}
+# Peers whose pins clash with ours. torch and lightning they take from our environment.
+ISOLATED_PEERS = {"litgpt": ["litgpt==0.5.13", "transformers<4.57"]}
+TRAINING_PEERS = ("transformers", *ISOLATED_PEERS)
+
+
+def is_checkout() -> bool:
+    """Whether the package runs from its repository, not from site-packages."""
+    return (ROOT / "setup.cfg").is_file()
+
+
+def project_folder() -> Path:
+    """Return where results and environments go: the checkout, else the working folder."""
+    return ROOT if is_checkout() else Path.cwd()
 
 
 def peer_python(name: str) -> str:
     """Return the interpreter that can import the peer ``name``.
 
-    A peer in ``OWN`` gets a virtual environment in .peers/, made once, which falls back on our
-    packages: torch is then the same one. Raises InputError when it cannot be made.
+    A peer in ``ISOLATED_PEERS`` gets a virtual environment in .peers/, made once, which falls back
+    on our packages: torch is then the same one. Raises InputError when it cannot be made.
     """
-    if name not in OWN:
+    if name not in ISOLATED_PEERS:
         return sys.executable
-    folder = ROOT / ".peers" / name
+    folder = project_folder() / ".peers" / name
     python = folder / "bin" / "python"
     if (folder / "installed").exists():
         return str(python)
@@ -30,27 +42,43 @@ def peer_python(name: str) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     try:
-        call([sys.executable, "-m", "venv", str(folder)])
+        run_command([sys.executable, "-m", "venv", str(folder)])
+        # A .pth file puts our packages behind the peer's own, so that its pins win.
+        folders = [sysconfig.get_path("purelib"), *([] if is_checkout() else [str(ROOT)])]
         shared = packages / "site-packages" / "shared.pth"
-        shared.write_text(sysconfig.get_path("purelib") + "\n")
-        call([str(python), "-m", "pip", "install", "-q", *OWN[name]])
-        call([str(python), "-c", f"import {name}"])
+        shared.write_text("".join(f"{path}\n" for path in dict.fromkeys(folders)))
+        run_command([str(python), "-m", "pip", "install", "-q", *ISOLATED_PEERS[name]])
+        run_command([str(python), "-c", f"import {name}"])
     except (subprocess.CalledProcessError, OSError) as error:
-        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines() or [""]
+        output = (getattr(error, "stderr", "") or str(error)).strip().splitlines() or [""]
         shutil.rmtree(folder, ignore_errors=True)
         raise InputError(
-            f"peers: {name} cannot be installed ({said[-1][:300]}); leave it out of --peers"
+            f"peers: {name} cannot be installed ({output[-1][:300]}); leave it out"
         ) from None
     (folder / "installed").touch()
     return str(python)
 
 
-def variables() -> dict[str, str]:
-    """Return this process's environment with the project at the front of Python's path."""
+def module_command(module: str, *arguments: str, python: str = sys.executable) -> list[str]:
+    """Return the command that runs a module of ours.
+
+    -P keeps the working folder off Python's path: no file there stands in for a module.
+    """
+    return [python, "-P", "-m", module, *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """Return this process's variables, with the checkout at the front of Python's path.
+
+    An installed package is found without that. site-packages at the front would go before what a
+    peer's own environment pins.
+    """
+    if not is_checkout():
+        return dict(os.environ)
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def call(command: list[str]) -> None:
+def run_command(command: list[str]) -> None:
     """Run a command; raise CalledProcessError with what it wrote to standard error."""
     subprocess.run(command, check=True, capture_output=True, text=True)

@@ -1,22 +1,23 @@
-"""Measurements of the fit itself: coverage of its intervals, recovery, time, and a peer.
+"""Measurements of the scaling fit: its time beside a peer, the coverage of its intervals."""
 
-Each function returns plain rows; ``fit`` runs all of them and returns what docs/scaling.md shows.
-"""
-
-import time
-from collections.abc import Callable
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.tables import format_ratio, format_table
+from benchmarks.timing import least_seconds, time_call
+from llama_scale.errors import at_least_0, check_fields
 from llama_scale.scaling.fitting.chinchilla import BESIROGLU, Surface
-from llama_scale.scaling.fitting.fit import DELTA, fit_surface, interval, objective
-from llama_scale.scaling.fitting.points import Points
+from llama_scale.scaling.fitting.fit import DELTA, Fit, fit_surface, interval, objective
+from llama_scale.scaling.fitting.points import Points, parse_columns, read_points
 from llama_scale.scaling.fitting.profile import profiles
 
-SHOWN = "alpha", "beta", "E"
+COVERED_PARAMETERS = "alpha", "beta", "E"
 DESIGNS = {
     "240 runs, .2 %": (240, 0.002),
     "48 runs, .5 %": (48, 0.005),
@@ -24,7 +25,43 @@ DESIGNS = {
 }
 
 
-def synthetic(n: int, noise: float, seed: int, law: Surface = BESIROGLU) -> Points:
+@dataclass(frozen=True)
+class FitBenchmark:
+    """Speed of the scaling fit, beside the chinchilla package where it is installed.
+
+    Args:
+        points: CSV file to fit; null is 240 synthetic runs.
+        columns: The file's own names, as N=n_params,D=tokens,loss=val_loss.
+        where: Rows to keep, as N>5e7.
+        coverage: Synthetic studies for the coverage of the intervals; 0 leaves it out.
+        out: JSON file for the measurements.
+    """
+
+    points: str | None = None
+    columns: str | None = None
+    where: str | None = None
+    coverage: int = 0
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "at least 0", at_least_0, "coverage")
+
+
+def run(config: FitBenchmark) -> dict[str, Any]:
+    """Return ``speed``, ``peer`` and, where asked for, ``coverage``, of each of ``DESIGNS``."""
+    if config.points:
+        points = read_points(config.points, parse_columns(config.columns), config.where)
+    else:
+        points = synthetic_points(*DESIGNS["240 runs, .2 %"], seed=0)
+    result = {"speed": time_fit(points), "peer": compare_with_chinchilla(points)}
+    if config.coverage:
+        result["coverage"] = {
+            name: coverage(*design, config.coverage) for name, design in DESIGNS.items()
+        }
+    return result
+
+
+def synthetic_points(n: int, noise: float, seed: int, law: Surface = BESIROGLU) -> Points:
     """Return n runs of a law with Gaussian log noise: sizes 4e7 to 1.6e10 at 9 budgets.
 
     Sizes are drawn at random, and budgets so that tokens for each parameter lie between .5 and
@@ -35,8 +72,8 @@ def synthetic(n: int, noise: float, seed: int, law: Surface = BESIROGLU) -> Poin
     while len(N) < n:
         size = 10 ** rng.uniform(7.6, 10.2, n)
         data = rng.choice(np.geomspace(6e18, 3e21, 9), n) / 6 / size
-        kept = (data / size > 0.5) & (data / size < 500)
-        N, D = np.append(N, size[kept])[:n], np.append(D, data[kept])[:n]
+        sensible = (data / size > 0.5) & (data / size < 500)
+        N, D = np.append(N, size[sensible])[:n], np.append(D, data[sensible])[:n]
     loss = law.loss(N, D) * np.exp(noise * rng.standard_normal(n))
     names = {"N": "N", "D": "D", "loss": "loss"}
     numbers = np.arange(1, n + 1)
@@ -44,94 +81,148 @@ def synthetic(n: int, noise: float, seed: int, law: Surface = BESIROGLU) -> Poin
 
 
 def coverage(n: int, noise: float, replicates: int = 500, resamples: int = 400) -> dict[str, Any]:
-    """Return how often the 95 % intervals held the truth, in percent, and the errors made.
+    """Return how often the 95 % intervals cover the truth, in percent, and the errors made.
 
-    ``loss_10x`` is the loss of the compute-optimal model at ten times the largest run, where
-    ``run_10x`` is one noisy run there and the interval that of one run.
+    ``loss at 10x`` is the loss of the compute-optimal model at ten times the largest run, where
+    ``one run at 10x`` is one noisy run there and the interval that of one run.
     """
-    inside: dict[str, list[bool]] = {}
-    errors: dict[str, list[float]] = {name: [] for name in SHOWN}
+    covered: dict[str, list[bool]] = defaultdict(list)
+    errors: dict[str, list[float]] = defaultdict(list)
     for seed in tqdm(range(replicates), disable=None):
-        points = synthetic(n, noise, seed)
-        fit = fit_surface(points, resamples, seed, starts=16)
-        found = profiles(fit)
-        for name in SHOWN:
-            truth, value = getattr(BESIROGLU, name), getattr(fit.law, name)
-            low, high = interval(getattr(fit.resampled, name))
-            inside.setdefault(f"{name}, bootstrap", []).append(low <= truth <= high)
-            low, high = found[name].low or -np.inf, found[name].high or np.inf
-            inside.setdefault(f"{name}, profile", []).append(low <= truth <= high)
-            errors[name].append(abs(value - truth))
-        C = 10 * points.compute.max()
-        N = np.array([np.sqrt(C / 6 / 20)])
-        predicted, truth = fit.predict(N, C / 6 / N), BESIROGLU.loss(N, C / 6 / N)[0]
-        run = truth * np.exp(noise * np.random.default_rng([seed, 7]).standard_normal())
-        for name, value, low, high in (
-            ("loss at 10x, bootstrap", truth, "low", "high"),
-            ("one run at 10x", run, "run_low", "run_high"),
-        ):
-            held = predicted[low][0] <= value <= predicted[high][0]
-            inside.setdefault(name, []).append(bool(held))
+        fit = fit_surface(synthetic_points(n, noise, seed), resamples, seed, starts=16)
+        for name, covers in parameters_covered(fit).items():
+            covered[name].append(covers)
+        for name, covers in losses_covered(fit, noise, seed).items():
+            covered[name].append(covers)
+        for name in COVERED_PARAMETERS:
+            errors[name].append(abs(getattr(fit.law, name) - getattr(BESIROGLU, name)))
     return {
         "runs": n,
         "noise_percent": 100 * noise,
         "replicates": replicates,
-        "covered_percent": {name: 100 * np.mean(found) for name, found in inside.items()},
-        "median_error": {name: float(np.median(e)) for name, e in errors.items()},
-        "largest_error": {name: float(np.max(e)) for name, e in errors.items()},
+        "covered_percent": {name: float(100 * np.mean(row)) for name, row in covered.items()},
+        "median_error": {name: float(np.median(row)) for name, row in errors.items()},
+        "largest_error": {name: float(np.max(row)) for name, row in errors.items()},
     }
 
 
-def seconds(work: Callable[[], Any], repeats: int = 3) -> float:
-    """Return the least time of some calls."""
-    took = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        work()
-        took.append(time.perf_counter() - begun)
-    return min(took)
+def parameters_covered(fit: Fit) -> dict[str, bool]:
+    """Say of each parameter and kind of interval whether the true value lies in it."""
+    profile = profiles(fit)
+    covers = {}
+    for name in COVERED_PARAMETERS:
+        truth = getattr(BESIROGLU, name)
+        low, high = interval(getattr(fit.resampled, name))
+        covers[f"{name}, bootstrap"] = bool(low <= truth <= high)
+        low, high = profile[name].low or -np.inf, profile[name].high or np.inf
+        covers[f"{name}, profile"] = bool(low <= truth <= high)
+    return covers
 
 
-def speed(points: Points) -> dict[str, Any]:
-    """Return the seconds of a fit with its check, and of the same with 4,000 resamples."""
-    plain = seconds(lambda: fit_surface(points, resamples=1))
-    whole = seconds(lambda: fit_surface(points, resamples=4_000), repeats=1)
+def losses_covered(fit: Fit, noise: float, seed: int) -> dict[str, bool]:
+    """Say whether the intervals at ten times the largest run hold the true loss and a run's."""
+    C = 10 * fit.points.compute.max()
+    N = np.array([np.sqrt(C / 6 / 20)])  # 20 tokens a parameter
+    predicted, truth = fit.predict(N, C / 6 / N), BESIROGLU.loss(N, C / 6 / N)[0]
+    run = truth * np.exp(noise * np.random.default_rng([seed, 7]).standard_normal())
+    return {
+        "loss at 10x, bootstrap": bool(predicted["low"][0] <= truth <= predicted["high"][0]),
+        "one run at 10x": bool(predicted["run_low"][0] <= run <= predicted["run_high"][0]),
+    }
+
+
+def time_fit(points: Points) -> dict[str, Any]:
+    """Return the seconds of a fit with its check, and of 4,000 resamples on top of it."""
+    plain = least_seconds(lambda: fit_surface(points, resamples=1), 3)
+    whole = least_seconds(lambda: fit_surface(points, resamples=4_000), 1)
     return {"runs": len(points), "fit_s": plain, "bootstrap_4000_s": whole - plain}
 
 
-def peer(points: Points, repeats: int = 1) -> dict[str, Any]:
+def compare_with_chinchilla(points: Points) -> dict[str, Any]:
     """Return time and objective of the ``chinchilla`` package on the same points, beside ours.
 
-    Its grid search and its own optimiser are used with the same Huber objective on log loss.
+    Its grid search and its own optimizer are used with the same Huber objective on log loss.
     ``absent`` says so where the package is not installed.
     """
     try:
         release = version("chinchilla")
     except PackageNotFoundError:
         return {"absent": "the package chinchilla is not installed (pip install chinchilla)"}
-    own = fit_surface(points, resamples=1)
-    ours = seconds(lambda: fit_surface(points, resamples=1))
-    laws: list[Surface] = []
-    theirs = seconds(lambda: laws.append(_chinchilla(points)), repeats)
-    found = objective(laws[-1], points)
+    own_fit = fit_surface(points, resamples=1)
+    own_seconds = least_seconds(lambda: fit_surface(points, resamples=1), 3)
+    peer_fit = time_call(lambda: fit_with_chinchilla(points))
     return {
         "release": release,
         "runs": len(points),
-        "ours_s": ours,
-        "theirs_s": theirs,
-        "ratio": theirs / ours,
-        "ours_objective": own.objective,
-        "theirs_objective": found,
+        "ours_s": own_seconds,
+        "theirs_s": peer_fit.seconds,
+        "ratio": peer_fit.seconds / own_seconds,
+        "ours_objective": own_fit.objective,
+        "theirs_objective": objective(peer_fit.value, points),
     }
 
 
-def _chinchilla(points: Points) -> Surface:
+def table(result: dict[str, Any]) -> str:
+    """Return the measurements as text for the terminal."""
+    parts = [speed_table(result["speed"], result["peer"])]
+    if "absent" in result["peer"]:
+        parts.append(result["peer"]["absent"])
+    if "coverage" in result:
+        parts += [coverage_table(result["coverage"]), error_table(result["coverage"])]
+    return "\n\n".join(parts)
+
+
+def speed_table(speed: dict[str, Any], peer: dict[str, Any]) -> str:
+    """Return the seconds of each; ratios say how many times as fast our fit is."""
+    head = [f"fit of {speed['runs']:,} runs", "seconds"]
+    resamples = ["llama_scale, 4,000 resamples", f"{speed['bootstrap_4000_s']:.2f}"]
+    if "absent" in peer:
+        return format_table(head, [["llama_scale", f"{speed['fit_s']:.2f}"], resamples])
+    rows = [
+        [
+            "llama_scale", f"{peer['ours_s']:.2f}", f"{peer['ours_objective']:.9g}",
+            format_ratio(1),
+        ],
+        [
+            f"chinchilla {peer['release']}", f"{peer['theirs_s']:.2f}",
+            f"{peer['theirs_objective']:.9g}", format_ratio(peer["ratio"]),
+        ],
+        [*resamples, "-", "-"],
+    ]  # fmt: skip
+    return format_table([*head, "objective", "llama_scale is"], rows)
+
+
+def coverage_table(designs: dict[str, dict[str, Any]]) -> str:
+    """Return the share of studies whose interval covers the truth, a column for each design."""
+    first = next(iter(designs.values()))
+    head = [f"covered by 95 % intervals ({first['replicates']:,} studies), %", *designs]
+    rows = [
+        [name, *(f"{design['covered_percent'][name]:.1f}" for design in designs.values())]
+        for name in first["covered_percent"]
+    ]
+    return format_table(head, rows)
+
+
+def error_table(designs: dict[str, dict[str, Any]]) -> str:
+    """Return the median and the largest absolute error of each parameter."""
+    rows = [
+        [
+            name,
+            *(
+                f"{design['median_error'][name]:.4f} ({design['largest_error'][name]:.4f})"
+                for design in designs.values()
+            ),
+        ]
+        for name in COVERED_PARAMETERS
+    ]
+    return format_table(["absolute error, median (largest)", *designs], rows)
+
+
+def fit_with_chinchilla(points: Points) -> Surface:
     """Fit by the ``chinchilla`` package: 72 starts of its BFGS, on one core, our objective.
 
     Its Huber loss is scaled by delta^2, without which its default tolerance stops far too early.
     """
-    import tempfile
-
     from chinchilla import Chinchilla
 
     def loss_fn(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -151,13 +242,3 @@ def _chinchilla(points: Points) -> Surface:
             peer.append(N=float(N), D=float(D), loss=float(loss))
         peer.fit(parallel=False)
     return Surface(*(float(getattr(peer, name)) for name in ("E", "A", "alpha", "B", "beta")))
-
-
-def fit(replicates: int = 500, points: Points | None = None) -> dict[str, Any]:
-    """Return every measurement; ``points`` are those of the comparison with the peer."""
-    own = synthetic(*DESIGNS["240 runs, .2 %"], seed=0)
-    return {
-        "speed": speed(own),
-        "peer": peer(points or own),
-        "coverage": {name: coverage(*design, replicates) for name, design in DESIGNS.items()},
-    }

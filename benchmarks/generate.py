@@ -1,33 +1,33 @@
 """Sampling of ours beside transformers' own ``generate`` on the same weights and prompts."""
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from tqdm import tqdm
 
-from benchmarks.hardware import cpu_name, versions
+from benchmarks.baselines import transformers_llama
+from benchmarks.hardware import processor_name
+from benchmarks.tables import format_ratio, format_table
+from benchmarks.timing import Timed, device_clock, spread, time_in_turn
 from llama_scale.checkpoint.folder import load_model, resolve
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
-from llama_scale.device import pick_device, set_threads, synchronize
+from llama_scale.device import pick_device, set_threads
 from llama_scale.errors import InputError, at_least_1, check_fields, listed
 from llama_scale.generation.generate import encode_prompt, generate
 from llama_scale.generation.sampling import SamplingConfig
-from llama_scale.model.hf import hf_config, to_hf
 from llama_scale.model.llama import Llama
 
-PEERS = {
+TRANSFORMERS_MODES = {
     "single": "a prompt at a time",
     "together": "prompts together",
     "static": "static cache",
 }
 LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # shares of the largest logit
-Draw = Callable[[list[str]], int]  # prompts -> tokens drawn
+Sampler = Callable[[list[str]], int]  # prompts -> tokens drawn
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class GenerateBenchmark:
     def __post_init__(self) -> None:
         counts = "prompts n_samples max_new_tokens together"
         check_fields(self, "at least 1", at_least_1, counts)
-        listed("peers", self.peers, PEERS)
+        listed("peers", self.peers, TRANSFORMERS_MODES)
 
     @property
-    def names(self) -> list[str]:
+    def peer_modes(self) -> list[str]:
         """How transformers decodes."""
-        return listed("peers", self.peers, PEERS)
+        return listed("peers", self.peers, TRANSFORMERS_MODES)
 
 
 def run(config: GenerateBenchmark) -> dict[str, Any]:
@@ -94,29 +94,33 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
     if config.cuda_graphs and device == "cpu":
         raise InputError("cuda_graphs: CUDA graphs need a GPU; leave it out on a CPU")
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device == "cuda")
-    model, tokenizer = load(config, device, torch.bfloat16 if bf16 else torch.float32)
+    model, tokenizer = load_model_and_tokenizer(
+        config, device, torch.bfloat16 if bf16 else torch.float32
+    )
     prompts = [problem["prompt"] for problem in read_problems().values()][: config.prompts]
     sampling = SamplingConfig(
         temperature=config.temperature,
         top_p=config.top_p,
         max_new_tokens=config.max_new_tokens,
     )
-    peer = transformers_model(model)
+    peer = transformers_llama(model)
     check_logits(model, peer, tokenizer, prompts[:3])
-    shared = (peer, model.config, tokenizer, sampling, config.n_samples)
-    contenders = {"llama_scale": ours(model, tokenizer, sampling, config.n_samples)}
-    if config.cuda_graphs:
-        replayed = ours(model, tokenizer, sampling, config.n_samples, cuda_graphs=True)
-        contenders["llama_scale, CUDA graphs"] = replayed
-    for name in config.names:
-        together = config.together if name == "together" else 1
-        cache = "static" if name == "static" else None
-        contenders[f"transformers, {PEERS[name]}"] = theirs(*shared, together, cache)
-    rates, drawn = take_turns(contenders, prompts, config.together, device)
+    contenders = samplers(config, model, peer, tokenizer, sampling)
+    for draw in contenders.values():
+        draw(prompts[:1])  # warm, and compiled where it compiles
+    groups = [
+        prompts[start : start + config.together]
+        for start in range(0, len(prompts), config.together)
+    ]
+    calls = time_in_turn(
+        {name: on_groups(draw, groups) for name, draw in contenders.items()},
+        len(groups),
+        device_clock(device),
+    )
     return {
         "size": config.size,
         "weights": config.checkpoint or "random",
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "device": processor_name(device),
         "threads": torch.get_num_threads(),
         "precision": "bf16" if bf16 else "fp32",
         "prompts": len(prompts),
@@ -125,61 +129,70 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
         "temperature": config.temperature,
         "top_p": config.top_p,
         "together": config.together,
-        "versions": versions(),
-        "contenders": [summarise(name, drawn[name], rates) for name in contenders],
+        "contenders": [summarize(name, row, calls["llama_scale"]) for name, row in calls.items()],
     }
 
 
-def take_turns(
-    contenders: dict[str, Draw], prompts: list[str], together: int, device: str
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Return each contender's tokens a second in every group of prompts, and its tokens in all."""
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    drawn = dict.fromkeys(contenders, 0)
-    for draw in contenders.values():
-        draw(prompts[:1])  # warm, and compiled where it compiles
-    starts = range(0, len(prompts), together)
-    with tqdm(total=len(starts) * len(contenders), unit="group", disable=None) as progress:
-        for number, first in enumerate(starts):
-            names = list(contenders)
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
-                progress.set_description(name)
-                synchronize(device)
-                start = time.perf_counter()
-                tokens = contenders[name](prompts[first : first + together])
-                synchronize(device)
-                rates[name].append(tokens / (time.perf_counter() - start))
-                drawn[name] += tokens
-                progress.update()
-    return rates, drawn
+def samplers(
+    config: GenerateBenchmark,
+    model: Llama,
+    peer: Any,
+    tokenizer: Tokenizer,
+    sampling: SamplingConfig,
+) -> dict[str, Sampler]:
+    """Return every contender by its name, ours first."""
+    contenders = {"llama_scale": llama_scale_sampler(model, tokenizer, sampling, config.n_samples)}
+    if config.cuda_graphs:
+        contenders["llama_scale, CUDA graphs"] = llama_scale_sampler(
+            model, tokenizer, sampling, config.n_samples, cuda_graphs=True
+        )
+    for mode in config.peer_modes:
+        contenders[f"transformers, {TRANSFORMERS_MODES[mode]}"] = transformers_sampler(
+            peer,
+            model.config,
+            tokenizer,
+            sampling,
+            n_samples=config.n_samples,
+            batch=config.together if mode == "together" else 1,
+            cache="static" if mode == "static" else None,
+        )
+    return contenders
 
 
-def load(config: GenerateBenchmark, device: str, dtype: torch.dtype) -> tuple[Llama, Tokenizer]:
+def on_groups(draw: Sampler, groups: list[list[str]]) -> Callable[[int], int]:
+    """Return the contender that draws from the prompts of a round's group."""
+    return lambda number: draw(groups[number])
+
+
+def load_model_and_tokenizer(
+    config: GenerateBenchmark, device: str, dtype: torch.dtype
+) -> tuple[Llama, Tokenizer]:
     """Return the weights and the tokenizer; raise InputError where they do not fit."""
     if config.checkpoint:
         folder = resolve(config.checkpoint)
         model = load_model(folder, device, dtype)
         if model.config != config.model:
-            raise InputError(f"checkpoint: {folder} is not of size {config.size}; pass its --size")
+            raise InputError(
+                f"checkpoint: {folder} is not of size {config.size}; set size to its own"
+            )
         return model, Tokenizer(folder / "tokenizer.model")
     tokenizer = Tokenizer(Path(config.tokenizer))
     if tokenizer.vocab_size > config.model.vocab_size:
         raise InputError(
             f"tokenizer: {config.tokenizer} has {tokenizer.vocab_size:,} pieces and the model "
-            f"{config.model.vocab_size:,}; pass --model.vocab_size {tokenizer.vocab_size}"
+            f"{config.model.vocab_size:,}; set model.vocab_size to {tokenizer.vocab_size}"
         )
     model = Llama.empty_model(config.model, device).init_weights(0, device)
     return model.to(dtype=dtype).eval(), tokenizer
 
 
-def ours(
+def llama_scale_sampler(
     model: Llama,
     tokenizer: Tokenizer,
     sampling: SamplingConfig,
     n_samples: int,
     cuda_graphs: bool = False,
-) -> Draw:
+) -> Sampler:
     """Return the function that draws with ours, all of its prompts in one batch."""
 
     def draw(prompts: list[str]) -> int:
@@ -197,29 +210,17 @@ def ours(
     return draw
 
 
-def transformers_model(model: Llama) -> Any:
-    """Return transformers' LLaMA with our weights, on the same device and of the same type."""
-    try:
-        from transformers import LlamaConfig, LlamaForCausalLM
-    except ImportError:
-        raise InputError("transformers is not installed; pip install -e '.[test]'") from None
-    weight = model.embedding.weight
-    with weight.device:
-        peer = LlamaForCausalLM(LlamaConfig(**hf_config(model.config)))
-    peer.load_state_dict(to_hf(model.state_dict()))
-    return peer.to(weight.dtype).eval()
-
-
-def theirs(
+def transformers_sampler(
     peer: Any,
     shape: ModelConfig,
     tokenizer: Tokenizer,
     sampling: SamplingConfig,
+    *,
     n_samples: int,
-    together: int,
+    batch: int,
     cache: str | None = None,
-) -> Draw:
-    """Return the function that draws with transformers, ``together`` prompts in a batch."""
+) -> Sampler:
+    """Return the function that draws with transformers, ``batch`` prompts at a time."""
     limit = sampling.max_new_tokens
     options = {
         "do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p,
@@ -229,19 +230,25 @@ def theirs(
     def draw(prompts: list[str]) -> int:
         contexts = [encode_prompt(tokenizer, prompt, shape, limit)[0] for prompt in prompts]
         tokens = 0
-        for start in range(0, len(contexts), together):
-            part = contexts[start : start + together]
-            tokens += sum(map(len, complete(peer, part, tokenizer.eos, limit, **options)))
+        for start in range(0, len(contexts), batch):
+            part = contexts[start : start + batch]
+            rows = transformers_completions(peer, part, tokenizer.eos, limit, **options)
+            tokens += sum(map(len, rows))
         return tokens
 
     return draw
 
 
 @torch.inference_mode()
-def complete(
+def transformers_completions(
     peer: Any, contexts: list[list[int]], eos: int, max_new_tokens: int, **options: Any
 ) -> list[list[int]]:
-    """Return the tokens that transformers adds to each context, up to the document end."""
+    """Return the tokens that transformers adds to each context, up to the document end.
+
+    Contexts of unequal length are padded on the left, so that the new tokens of all rows begin in
+    one column: [5, 6] beside [7, 8, 9] is [0, 5, 6] with the mask [0, 1, 1], and what follows
+    column 3 is new in both.
+    """
     longest = max(map(len, contexts))
     padding = [longest - len(context) for context in contexts]
     tokens = [[0] * pad + context for pad, context in zip(padding, contexts, strict=True)]
@@ -250,7 +257,7 @@ def complete(
     out = peer.generate(
         torch.tensor(tokens, device=device), attention_mask=torch.tensor(mask, device=device),
         max_new_tokens=max_new_tokens, eos_token_id=eos, pad_token_id=0, **options,
-    )  # fmt: skip
+    )  # (B n_samples, T + new)  # fmt: skip
     rows = out[:, longest:].tolist()
     return [row[: row.index(eos)] if eos in row else row for row in rows]
 
@@ -261,38 +268,40 @@ def check_logits(model: Llama, peer: Any, tokenizer: Tokenizer, prompts: list[st
     weight = model.embedding.weight
     for prompt in prompts:
         tokens = torch.tensor([tokenizer.encode(prompt)], device=weight.device)  # (1, T)
-        ours, its = model(tokens).float(), peer(tokens).logits.float()  # (1, T, V)
-        gap = float((ours - its).abs().max() / ours.abs().max())
+        logits, peer_logits = model(tokens).float(), peer(tokens).logits.float()  # (1, T, V)
+        gap = float((logits - peer_logits).abs().max() / logits.abs().max())
         if not gap <= LOGIT_TOLERANCE[weight.dtype]:
             raise InputError(f"transformers' logits differ from ours by {gap:.2g}; not compared")
 
 
-def summarise(name: str, tokens: int, rates: dict[str, list[float]]) -> dict[str, Any]:
+def summarize(name: str, calls: list[Timed[int]], own: list[Timed[int]]) -> dict[str, Any]:
     """Return a contender's rate, and group by group how many times as fast ours is."""
-    ratios = [mine / its for mine, its in zip(rates["llama_scale"], rates[name], strict=True)]
-    quartiles = statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2
+    rates = [call.value / call.seconds for call in calls]
+    own_rates = [call.value / call.seconds for call in own]
+    ratios = spread([own_rate / rate for own_rate, rate in zip(own_rates, rates, strict=True)])
     return {
         "name": name,
-        "tokens": tokens,
-        "tokens_per_second": statistics.median(rates[name]),
-        "ratio": statistics.median(ratios),
-        "ratio_quartiles": quartiles,
+        "tokens": sum(call.value for call in calls),
+        "tokens_per_second": statistics.median(rates),
+        "ratio": ratios["median"],
+        "ratio_quartiles": ratios["quartiles"],
     }
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the measurements as lines of text."""
-    lines = [
+    """Return the measurements as text for the terminal."""
+    title = (
         f"{result['size']}, {result['weights']} weights, {result['precision']}, "
         f"{result['device']}, {result['threads']} threads; {result['prompts']} HumanEval prompts x "
         f"{result['n_samples']} samples of {result['max_new_tokens']} tokens, temperature "
-        f"{result['temperature']}, top-p {result['top_p']}",
-        f"{'':34}{'tokens':>10}{'tokens/s':>11}{'ours is':>10}  (quartiles)",
-    ]
-    for row in result["contenders"]:
-        low, high = row["ratio_quartiles"]
-        lines.append(
-            f"{row['name']:34}{row['tokens']:10,}{row['tokens_per_second']:11,.0f}"
-            f"{row['ratio']:9.2f}x  ({low:.2f}-{high:.2f})"
-        )
-    return "\n".join(lines)
+        f"{result['temperature']}, top-p {result['top_p']}"
+    )
+    rows = [
+        [
+            row["name"], f"{row['tokens']:,}", f"{row['tokens_per_second']:,.0f}",
+            format_ratio(row["ratio"], row["ratio_quartiles"]),
+        ]
+        for row in result["contenders"]
+    ]  # fmt: skip
+    head = ["sampler", "tokens", "tokens/s", "llama_scale is (quartiles)"]
+    return f"{title}\n{format_table(head, rows)}"

@@ -26,13 +26,13 @@ def gradients(block: Block, x: Tensor, rope: Tensor, bf16: bool) -> list[Tensor]
     return [loss.detach(), *torch.autograd.grad(loss, [x, *block.parameters()])]
 
 
-def deviation(values: list[Tensor], reference: list[Tensor]) -> float:
+def largest_deviation(values: list[Tensor], reference: list[Tensor]) -> float:
     """Return the largest distance of a tensor from its reference, as a share of its norm."""
     pairs = zip(values, reference, strict=True)
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
-def compare(config: ModelConfig, batch: int, device: str, bf16: bool) -> dict[str, float]:
+def compare_block(config: ModelConfig, batch: int, device: str, bf16: bool) -> dict[str, float]:
     """Return how far a compiled block is from an eager one in loss and gradients.
 
     The input is ``batch`` sequences, so that a training step finds the compiled code made.
@@ -54,24 +54,30 @@ def compare(config: ModelConfig, batch: int, device: str, bf16: bool) -> dict[st
         block.compile()
         compiled = gradients(block, x, rope, bf16)
     torch._dynamo.reset()
-    return {"compiled": deviation(compiled, eager), "eager": deviation(eager, exact)}
+    return {
+        "compiled": largest_deviation(compiled, eager),
+        "eager": largest_deviation(eager, exact),
+    }
 
 
-def agree(found: dict[str, float]) -> bool:
+def within_rounding(deviations: dict[str, float]) -> bool:
     """Say whether the compiled block differs by rounding alone."""
-    return found["compiled"] <= max(1e-5, 2 * found["eager"])
+    return deviations["compiled"] <= max(1e-5, 2 * deviations["eager"])
 
 
 def main() -> None:
-    """Compare every size and print what was found."""
+    """Compare every size and print a line of JSON for each."""
     settings: dict[str, Any] = json.loads(sys.argv[1])
     for name, (model, batch) in settings["sizes"].items():
         try:
-            found = compare(ModelConfig(**model), batch, settings["device"], settings["bf16"])
+            deviations = compare_block(
+                ModelConfig(**model), batch, settings["device"], settings["bf16"]
+            )
         except RuntimeError as error:
             print(json.dumps({"size": name, "error": str(error)[:300]}), flush=True)
         else:
-            print(json.dumps({"size": name, **found, "agree": agree(found)}), flush=True)
+            row = {"size": name, **deviations, "agree": within_rounding(deviations)}
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -12,8 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.environment import ROOT, variables
-from benchmarks.training.worker import OUT_OF_MEMORY, Job
+from benchmarks.environment import child_environment, module_command
+from benchmarks.timing import rotated, spread
+from benchmarks.training.worker import OUT_OF_MEMORY, TrainingJob
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.hardware import bf16_peak
@@ -24,16 +24,25 @@ from llama_scale.errors import InputError
 LOSS_TOLERANCE = {False: 2e-4, True: 1e-2}
 
 
-class Failed(InputError):
-    """A contender cannot go on; ``name`` says which."""
+class ContenderError(InputError):
+    """A contender cannot go on: ``name`` says which, ``reason`` why."""
 
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{name}: {why}")
-        self.name, self.why = name, why
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
 
 
-class OutOfMemory(Failed):
+class ContenderOutOfMemory(ContenderError):
     """The device cannot hold a contender."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What takes part: a name, what it trains, and the interpreter that can import it."""
+
+    name: str
+    job: TrainingJob
+    python: str = sys.executable
 
 
 @dataclass
@@ -41,7 +50,7 @@ class Worker:
     """A process that holds one contender, and what was measured of it."""
 
     name: str
-    job: Job
+    job: TrainingJob
     process: subprocess.Popen
     errors: Any
     threads: int = 0
@@ -51,59 +60,63 @@ class Worker:
     memory: int = 0
 
     @classmethod
-    def start(cls, name: str, job: Job, python: str = sys.executable) -> "Worker":
-        """Start the process; raise Failed with its reason if it cannot hold the contender."""
+    def start(cls, contender: Contender) -> "Worker":
+        """Start the process; raise ContenderError if it cannot hold the contender."""
         errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115, read when the process dies
         process = subprocess.Popen(
-            [python, "-m", "benchmarks.training.worker", json.dumps(asdict(job))],
-            cwd=ROOT,
-            env=variables(),
+            module_command(
+                "benchmarks.training.worker",
+                json.dumps(asdict(contender.job)),
+                python=contender.python,
+            ),
+            env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
         )
-        worker = cls(name, job, process, errors)
+        worker = cls(contender.name, contender.job, process, errors)
         try:
-            ready = worker.read()
+            ready = worker.read_reply()
         except BaseException:
             worker.stop()
             raise
         worker.threads, worker.torch = ready["threads"], ready["torch"]
         return worker
 
-    def read(self) -> dict[str, Any]:
-        """Return the process's next answer; raise Failed if it is an error or none comes."""
+    def read_reply(self) -> dict[str, Any]:
+        """Return the next reply; raise ContenderError if it is an error or none comes."""
         line = self.process.stdout.readline()
-        said = json.loads(line) if line else {"error": self.last_words()}
-        if said.get("error") == OUT_OF_MEMORY:
-            raise OutOfMemory(self.name, OUT_OF_MEMORY)
-        if "error" in said:
-            raise Failed(self.name, said["error"])
-        return said
+        reply = json.loads(line) if line else {"error": self.exit_reason()}
+        if reply.get("error") == OUT_OF_MEMORY:
+            raise ContenderOutOfMemory(self.name, OUT_OF_MEMORY)
+        if "error" in reply:
+            raise ContenderError(self.name, reply["error"])
+        return reply
 
-    def last_words(self) -> str:
+    def exit_reason(self) -> str:
         """Return how the process ended and the last line that it wrote to standard error."""
         code = self.process.wait()
         self.errors.seek(0)
         lines = [line for line in self.errors.read().splitlines() if line.strip()] or [""]
-        why = "killed, perhaps for lack of memory" if code == -signal.SIGKILL else lines[-1][:300]
-        return f"its process ended with {code}: {why}"
+        killed = code == -signal.SIGKILL
+        reason = "killed, perhaps for lack of memory" if killed else lines[-1][:300]
+        return f"its process ended with {code}: {reason}"
 
-    def ask(self, number: int) -> None:
+    def request_step(self, number: int) -> None:
         """Ask for training step ``number``, which fixes the tokens."""
         try:
             print(number, file=self.process.stdin, flush=True)
         except BrokenPipeError:
-            raise Failed(self.name, self.last_words()) from None
+            raise ContenderError(self.name, self.exit_reason()) from None
 
-    def take(self, timed: bool) -> None:
-        """Wait for the step that was asked for and keep what it measured."""
-        said = self.read()
-        self.losses.append(said["loss"])
-        self.memory = said["memory"]
+    def record_step(self, timed: bool) -> None:
+        """Wait for the step that was asked for and record what it measured."""
+        reply = self.read_reply()
+        self.losses.append(reply["loss"])
+        self.memory = reply["memory"]
         if timed:
-            self.seconds.append(said["seconds"])
+            self.seconds.append(reply["seconds"])
 
     def stop(self) -> None:
         """End the process."""
@@ -112,31 +125,30 @@ class Worker:
         self.errors.close()
 
 
-def race(entries: Sequence[tuple[str, Job, str]], steps: int, warmup: int) -> list[Worker]:
-    """Take ``warmup`` untimed and ``steps`` timed steps of each entry in turn, the order turning.
+def run_interleaved(contenders: Sequence[Contender], steps: int, warmup: int) -> list[Worker]:
+    """Take ``warmup`` untimed and ``steps`` timed steps of each in turn, the order turning.
 
-    ``entries`` are name, job and the interpreter to run it with. All take the first step, in which
-    they compile, at once. The losses of all must agree with the first one's: they are the same
-    model on the same tokens. Raises Failed if they do not, or when a process fails.
+    All take the first step, in which they compile, at once. The losses of all must agree with the
+    first one's: they are the same model on the same tokens. Raises ContenderError if they do not,
+    or when a process fails.
     """
     workers: list[Worker] = []
-    progress = tqdm(total=len(entries) * (warmup + steps), unit="step", disable=None)
+    progress = tqdm(total=len(contenders) * (warmup + steps), unit="step", disable=None)
     try:
-        for entry in entries:
-            progress.set_description(f"building {entry[0]}")
-            workers.append(Worker.start(*entry))
+        for contender in contenders:
+            progress.set_description(f"building {contender.name}")
+            workers.append(Worker.start(contender))
         progress.set_description("first step")
         for worker in workers:
-            worker.ask(0)
+            worker.request_step(0)
         for worker in workers:
-            worker.take(timed=False)
+            worker.record_step(timed=False)
             progress.update()
         for number in range(1, warmup + steps):
-            turn = number % len(workers)
-            for worker in workers[turn:] + workers[:turn]:
+            for worker in rotated(workers, number):
                 progress.set_description(worker.name)
-                worker.ask(number)
-                worker.take(timed=number >= warmup)
+                worker.request_step(number)
+                worker.record_step(timed=number >= warmup)
                 progress.update()
             check_losses(workers)
     finally:
@@ -147,18 +159,18 @@ def race(entries: Sequence[tuple[str, Job, str]], steps: int, warmup: int) -> li
 
 
 def check_losses(workers: Sequence[Worker]) -> None:
-    """Raise Failed when losses do not agree: then it is not the same model."""
+    """Raise ContenderError when losses do not agree: then it is not the same model."""
     tolerance = LOSS_TOLERANCE[any(worker.job.bf16 for worker in workers)]
-    ours, *others = workers
+    reference, *others = workers
     for other in others:
-        for number, pair in enumerate(zip(ours.losses, other.losses, strict=True)):
+        for number, pair in enumerate(zip(reference.losses, other.losses, strict=True)):
             gap = abs(pair[0] - pair[1])
             if not gap <= tolerance * (number + 1):
-                why = f"its loss differs from ours by {gap:.2g} at step {number + 1}"
-                raise Failed(other.name, f"{why}; not compared")
+                reason = f"its loss differs from ours by {gap:.2g} at step {number + 1}"
+                raise ContenderError(other.name, f"{reason}; not compared")
 
 
-def summarise(
+def summarize(
     worker: Worker, workers: Sequence[Worker], ceiling: float, gpu: str | None
 ) -> dict[str, Any]:
     """Return a contender's rate, its memory and, step by step, its time over each of ours.
@@ -166,7 +178,7 @@ def summarise(
     ``ceiling`` is what the machine's matrix products reach in FLOP/s.
     """
     job, config = worker.job, ModelConfig(**worker.job.model)
-    seconds = statistics.median(worker.seconds)
+    seconds = spread(worker.seconds)["median"]
     rate = job.tokens / seconds
     full, causal = flops_per_token(config, causal=False), flops_per_token(config)
     row = {
@@ -181,7 +193,9 @@ def summarise(
         "ms_per_step": 1e3 * seconds,
         "peak_memory": worker.memory,
         "share_of_ceiling": rate * full / ceiling,
-        "ratios": {w.name: ratio(worker, w) for w in workers if w.job.peer == "llama_scale"},
+        "ratios": {
+            own.name: step_ratios(worker, own) for own in workers if own.job.peer == "llama_scale"
+        },
         "losses": worker.losses,
         "seconds": worker.seconds,
     }
@@ -190,8 +204,7 @@ def summarise(
     return row
 
 
-def ratio(other: Worker, ours: Worker) -> dict[str, Any]:
-    """Return how many times as fast as ``other`` ours is, over the steps taken side by side."""
-    ratios = [b / a for a, b in zip(ours.seconds, other.seconds, strict=True)]
-    quartiles = statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2
-    return {"median": statistics.median(ratios), "quartiles": quartiles}
+def step_ratios(slower: Worker, faster: Worker) -> dict[str, Any]:
+    """Return how many times as fast ``faster`` is, over the steps taken side by side."""
+    pairs = zip(slower.seconds, faster.seconds, strict=True)
+    return spread([slow / fast for slow, fast in pairs])

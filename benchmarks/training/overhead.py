@@ -1,7 +1,6 @@
 """What the trainer costs beside a bare loop, and how long a command takes to its first step."""
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -10,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.environment import ROOT, variables
-from benchmarks.hardware import cpu_name, versions
-from llama_scale.config import ModelConfig
+from benchmarks.environment import ROOT, child_environment
+from benchmarks.hardware import processor_name
+from benchmarks.tables import format_table
+from benchmarks.timing import spread
+from llama_scale.config import ModelConfig, OptimConfig, TrainConfig
 from llama_scale.errors import InputError, at_least_1, check_fields
 
 
@@ -55,50 +56,55 @@ class OverheadBenchmark:
 
 def run(config: OverheadBenchmark) -> dict[str, Any]:
     """Time the trainer's steps and the bare loop's, turn by turn, and a command's first step."""
-    from benchmarks.training.bare_loop import Turns
-    from llama_scale.config import OptimConfig, TrainConfig
+    from benchmarks.training.bare_loop import BareLoop
     from llama_scale.training.run_plan import plan_run
     from llama_scale.training.trainer import fit
 
-    context = config.model.context_length
     with tempfile.TemporaryDirectory() as folder:
-        training = TrainConfig(
-            model=config.model,
-            size=config.size,
-            data=config.data,
-            run=f"{folder}/run",
-            tokens=config.batch * context * (config.warmup + config.steps),
-            optim=OptimConfig(batch_tokens=config.batch * context),
-            device=config.device,
-            precision=config.precision,
-            compile=config.compile,
-            micro_batch=config.batch,
-            threads=config.threads,
-            val_every=0,
-        )
-        planned = plan_run(training)
+        planned = plan_run(training_config(config, f"{folder}/run"))
         block = config.block or (10 if planned.device == "cuda" else 1)
-        turns = Turns(planned, config.warmup, block)
-        if signal := fit(planned, [turns]):
+        bare_loop = BareLoop(planned, config.warmup, block)
+        if signal := fit(planned, [bare_loop]):
             sys.exit(128 + signal)
-        first = first_step(config, Path(folder))
-    ratios = [ours / bare for ours, bare in zip(turns.trainer, turns.bare, strict=True)]
+        if not bare_loop.trainer_seconds:
+            raise InputError(f"steps: {config.steps} are too few for turns of {block}; take more")
+        first = seconds_to_first_step(config, Path(folder))
+    trainer, bare = bare_loop.trainer_seconds, bare_loop.bare_seconds
+    overhead = spread([ours / its - 1 for ours, its in zip(trainer, bare, strict=True)])
     return {
         "size": config.size,
-        "device": turns.device_name if planned.device == "cuda" else cpu_name(),
+        "device": processor_name(planned.device),
         "precision": "bf16" if planned.bf16 else "fp32",
         "compile": config.compile,
-        "tokens_per_step": config.batch * context,
-        "versions": versions(),
-        "trainer_ms": 1e3 * statistics.median(turns.trainer) / block,
-        "bare_ms": 1e3 * statistics.median(turns.bare) / block,
-        "overhead": statistics.median(ratios) - 1,
-        "overhead_quartiles": [q - 1 for q in statistics.quantiles(ratios, n=4)[::2]],
+        "tokens_per_step": config.batch * config.model.context_length,
+        "trainer_ms": 1e3 * spread(trainer)["median"] / block,
+        "bare_ms": 1e3 * spread(bare)["median"] / block,
+        "overhead": overhead["median"],
+        "overhead_quartiles": overhead["quartiles"],
         "seconds_to_first_step": first,
     }
 
 
-def first_step(config: OverheadBenchmark, folder: Path) -> float:
+def training_config(config: OverheadBenchmark, run: str) -> TrainConfig:
+    """Return a training run of the steps to be timed, without validation."""
+    tokens = config.batch * config.model.context_length
+    return TrainConfig(
+        model=config.model,
+        size=config.size,
+        data=config.data,
+        run=run,
+        tokens=tokens * (config.warmup + config.steps),
+        optim=OptimConfig(batch_tokens=tokens),
+        device=config.device,
+        precision=config.precision,
+        compile=config.compile,
+        micro_batch=config.batch,
+        threads=config.threads,
+        val_every=0,
+    )
+
+
+def seconds_to_first_step(config: OverheadBenchmark, folder: Path) -> float:
     """Return the seconds from the command to the end of its first optimizer step."""
     run = folder / "first"
     tokens = config.batch * config.model.context_length
@@ -116,7 +122,7 @@ def first_step(config: OverheadBenchmark, folder: Path) -> float:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=variables(),
+        env=child_environment(),
     )
     rows = run / "metrics.jsonl"
     while not (rows.exists() and rows.stat().st_size):
@@ -130,12 +136,17 @@ def first_step(config: OverheadBenchmark, folder: Path) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the measurements as lines of text."""
+    """Return the measurements as text for the terminal."""
     low, high = result["overhead_quartiles"]
+    overhead = f"{result['overhead']:+.2%} ({low:+.2%} to {high:+.2%})"
+    rows = [
+        ["trainer", f"{result['trainer_ms']:.1f}", overhead],
+        ["bare loop", f"{result['bare_ms']:.1f}", "-"],
+    ]
+    compiled = ", compiled" if result["compile"] else ""
     return (
         f"{result['size']}, {result['tokens_per_step']:,} tokens a step, {result['precision']}"
-        f"{', compiled' if result['compile'] else ''}, {result['device']}\n"
-        f"trainer {result['trainer_ms']:.1f} ms a step, bare loop {result['bare_ms']:.1f} ms: "
-        f"{result['overhead']:+.2%} (quartiles {low:+.2%} to {high:+.2%})\n"
+        f"{compiled}, {result['device']}\n"
+        f"{format_table(['loop', 'ms/step', 'over the bare loop (quartiles)'], rows)}\n\n"
         f"first step of launch/train.py after {result['seconds_to_first_step']:.1f} s"
     )

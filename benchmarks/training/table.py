@@ -1,4 +1,4 @@
-"""One command, one table: training speed of several sizes on one device, with its forecasts."""
+"""One command, one table: training speed of several sizes on one device, beside the dry run."""
 
 import json
 import subprocess
@@ -7,10 +7,24 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.environment import OWN, ROOT, peer_python, variables
-from benchmarks.hardware import cpu_name, matmul_ceiling, versions
-from benchmarks.training.interleave import Failed, OutOfMemory, race, summarise
-from benchmarks.training.worker import Job
+from benchmarks.environment import (
+    TRAINING_PEERS,
+    child_environment,
+    module_command,
+    peer_python,
+    project_folder,
+)
+from benchmarks.hardware import matmul_ceiling, processor_name, provenance
+from benchmarks.tables import format_markdown, format_ratio, format_table
+from benchmarks.training.interleave import (
+    Contender,
+    ContenderError,
+    ContenderOutOfMemory,
+    run_interleaved,
+    summarize,
+)
+from benchmarks.training.train import format_mfu
+from benchmarks.training.worker import TrainingJob
 from llama_scale.config import CONFIGS, ModelConfig, load_size
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, bf16_peak
@@ -18,9 +32,15 @@ from llama_scale.cost.memory import training_memory
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import atomic_write, read_json, write_json
 
+HEAD = [
+    "size", "micro-batch", "blocks", "tokens/s", "MFU full", "MFU causal", "of the ceiling",
+    "peak GiB", "dry-run GiB", f"dry-run tokens/s (MFU {DEFAULT_MFU:.0%})",
+    "llama_scale is, beside", "compiled against eager gradients",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One size of the table.
 
     Args:
@@ -49,13 +69,13 @@ class Row:
             raise InputError(
                 f"{self.size}: micro_batches {self.micro_batches} must divide the first"
             )
-        known = ("transformers", *OWN)
         for peer in self.peers:
-            if peer not in known:
-                raise InputError(f"{self.size}: no peer {peer!r}; known: {', '.join(known)}")
+            if peer not in TRAINING_PEERS:
+                known = ", ".join(TRAINING_PEERS)
+                raise InputError(f"{self.size}: no peer {peer!r}; known: {known}")
 
     @property
-    def config(self) -> ModelConfig:
+    def model_config(self) -> ModelConfig:
         """The model's shape."""
         return load_size(self.size, **self.model)
 
@@ -77,7 +97,7 @@ class TableBenchmark:
     """
 
     name: str
-    rows: list[Row]
+    rows: list[TableRow]
     only: str | None = None
     device: Literal["cpu", "cuda"] = "cuda"
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -91,7 +111,7 @@ class TableBenchmark:
             raise InputError(f"steps: {self.steps} timed and {self.warmup} untimed are too few")
 
     @property
-    def chosen(self) -> list[Row]:
+    def selected_rows(self) -> list[TableRow]:
         """The rows to measure now; raises InputError on a name that is none of them."""
         if self.only is None:
             return self.rows
@@ -103,42 +123,44 @@ class TableBenchmark:
         return [sizes[name] for name in names]
 
 
-def expand(argv: list[str]) -> list[str]:
-    """Replace ``--table NAME`` by ``--config configs/benchmark/NAME.yaml``."""
-    place = next(n for n, argument in enumerate(argv) if argument.split("=")[0] == "--table")
-    _, equals, name = argv[place].partition("=")
-    rest = argv[place + 1 :]
+def with_config_file(argv: list[str]) -> list[str]:
+    """Replace ``--table NAME`` or ``--table=NAME`` by ``--config configs/benchmark/NAME.yaml``."""
+    position = next(n for n, argument in enumerate(argv) if argument.split("=")[0] == "--table")
+    _, equals, name = argv[position].partition("=")
+    following = argv[position + 1 :]
     if not equals:
-        name, rest = (rest or [""])[0], rest[1:]
+        name, following = (following or [""])[0], following[1:]
     known = sorted(path.stem for path in (CONFIGS / "benchmark").glob("*.yaml"))
     path = Path(name) if name.endswith(".yaml") else CONFIGS / "benchmark" / f"{name}.yaml"
     if not path.is_file():
         raise InputError(f"table: no {path}{nearest(name, known)}; known: {', '.join(known)}")
-    return [*argv[:place], "--config", str(path), *rest]
+    return [*argv[:position], "--config", str(path), *following]
 
 
-def run(config: TableBenchmark, command: str) -> Path:
-    """Measure the rows one after another, writing JSON and Markdown after each; return the path.
+def run(config: TableBenchmark) -> Path:
+    """Measure the rows one after another, writing JSON and Markdown after each; print the table.
 
-    Rows that were measured before with the same device and torch stay. A row that fails is told
-    and the others are measured. Raises InputError then, or when there is no such device.
+    Rows that were measured before with the same device and versions stay. A row that fails is told
+    and the others are measured. Returns the path of the Markdown.
+
+    Raises:
+        InputError: A row failed, or there is no such device.
     """
     import torch
 
     from llama_scale.device import pick_device, set_threads
 
-    rows = config.chosen
+    rows = config.selected_rows
     pick_device(config.device)
     set_threads(config.threads)
-    out = Path(config.out or ROOT / "docs" / "results" / config.name)
+    out = Path(config.out or project_folder() / "docs" / "results" / config.name)
     bf16 = config.precision == "bf16"
     gpu = torch.cuda.get_device_name() if config.device == "cuda" else None
     result = {
         "table": config.name,
-        "device": gpu or cpu_name(),
+        "device": processor_name(config.device),
         "precision": config.precision,
-        "versions": versions(),
-        "command": command,
+        **provenance(),
         "rows": {},
     }
     if out.with_suffix(".json").exists():
@@ -159,44 +181,46 @@ def run(config: TableBenchmark, command: str) -> Path:
         write_json(out.with_suffix(".json"), result)
         with atomic_write(out.with_suffix(".md")) as file:
             file.write(markdown(result))
-        print(line(row.size, result["rows"][row.size]), flush=True)
+        print(f"{row.size}: measured", file=sys.stderr, flush=True)
+    print(table(result))
     if failed:
         raise InputError(f"{', '.join(failed)}: not measured, for the reasons above")
     return out.with_suffix(".md")
 
 
-def check_gradients(rows: list[Row], config: TableBenchmark) -> dict[str, dict[str, Any]]:
+def check_gradients(rows: list[TableRow], config: TableBenchmark) -> dict[str, dict[str, Any]]:
     """Return for each size how far compiled gradients are from eager ones, found by a process.
 
     What could not be found is said on standard error and left out.
     """
     settings = {
-        "sizes": {row.size: (asdict(row.config), row.micro_batches[0]) for row in rows},
+        "sizes": {row.size: (asdict(row.model_config), row.micro_batches[0]) for row in rows},
         "device": config.device,
         "bf16": config.precision == "bf16",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.training.gradients", json.dumps(settings)],
-        cwd=ROOT,
-        env=variables(),
+        module_command("benchmarks.training.gradients", json.dumps(settings)),
+        env=child_environment(),
         capture_output=True,
         text=True,
     )
-    found = {}
-    for text in done.stdout.splitlines():
-        row = json.loads(text)
+    deviations = {}
+    for line in done.stdout.splitlines():
+        row = json.loads(line)
         if "error" in row:
             print(f"{row['size']}: gradients: {row['error']}", file=sys.stderr, flush=True)
         else:
-            found[row["size"]] = row
+            deviations[row["size"]] = row
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [""])[-1][:300]
         print(f"gradients: the process ended with {done.returncode}: {last}", file=sys.stderr)
-    return found
+    return deviations
 
 
-def measure(row: Row, config: TableBenchmark, ceiling: float, gpu: str | None) -> dict[str, Any]:
-    """Time the row's contenders at the largest micro-batch that fits ours; add the forecasts.
+def measure(
+    row: TableRow, config: TableBenchmark, ceiling: float, gpu: str | None
+) -> dict[str, Any]:
+    """Time the row's contenders at the largest micro-batch that fits ours; add the dry run.
 
     A peer that fails, for lack of memory too, is left out with its reason. Raises InputError when
     ours fails or no micro-batch fits.
@@ -206,35 +230,35 @@ def measure(row: Row, config: TableBenchmark, ceiling: float, gpu: str | None) -
     micro_batch = next(sizes)
     while micro_batch is not None:
         job = make_job(row, config, micro_batch)
-        entries = [("llama_scale", job, sys.executable)]
+        contenders = [Contender("llama_scale", job)]
         for peer in peers:
-            its = replace(job, peer=peer, recompute=False)
-            entries.append((peer, its, peer_python(peer)))
+            its_job = replace(job, peer=peer, recompute=False)
+            contenders.append(Contender(peer, its_job, peer_python(peer)))
         try:
-            workers = race(entries, config.steps, config.warmup)
-        except Failed as error:
+            workers = run_interleaved(contenders, config.steps, config.warmup)
+        except ContenderError as error:
             print(f"{row.size}: micro-batch {micro_batch}: {error}", file=sys.stderr, flush=True)
             if error.name in peers:
                 peers.remove(error.name)
-                left_out[error.name] = error.why
-            elif isinstance(error, OutOfMemory):
+                left_out[error.name] = error.reason
+            elif isinstance(error, ContenderOutOfMemory):
                 micro_batch = next(sizes, None)
             else:
                 raise
             continue
         return {
-            "forecast": forecast(row.config, job, gpu),
-            "contenders": [summarise(worker, workers, ceiling, gpu) for worker in workers],
+            "forecast": dry_run_estimate(row.model_config, job, gpu),
+            "contenders": [summarize(worker, workers, ceiling, gpu) for worker in workers],
             "left_out": left_out,
         }
     raise InputError(f"no micro-batch of {row.micro_batches} fits this device")
 
 
-def make_job(row: Row, config: TableBenchmark, micro_batch: int) -> Job:
+def make_job(row: TableRow, config: TableBenchmark, micro_batch: int) -> TrainingJob:
     """Return what ours trains in a row at a micro-batch; the tokens of a step are the row's."""
-    return Job(
+    return TrainingJob(
         peer="llama_scale",
-        model=asdict(row.config),
+        model=asdict(row.model_config),
         micro_batch=micro_batch,
         accumulate=row.accumulate * row.micro_batches[0] // micro_batch,
         bf16=config.precision == "bf16",
@@ -246,7 +270,9 @@ def make_job(row: Row, config: TableBenchmark, micro_batch: int) -> Job:
     )
 
 
-def forecast(config: ModelConfig, job: Job, gpu: str | None) -> dict[str, float | None]:
+def dry_run_estimate(
+    config: ModelConfig, job: TrainingJob, gpu: str | None
+) -> dict[str, float | None]:
     """Return what the dry run says before the run: bytes, and tokens a second on a known GPU."""
     need = training_memory(
         config,
@@ -262,46 +288,13 @@ def forecast(config: ModelConfig, job: Job, gpu: str | None) -> dict[str, float 
     return {"memory": need.total, "tokens_per_second": rate}
 
 
-def line(size: str, row: dict[str, Any]) -> str:
-    """Return one size's outcome as a line of a Markdown table."""
-    ours, *peers = row["contenders"]
-    percent = [f"{ours[key]:.1%}" if key in ours else "-" for key in ("mfu_full", "mfu_causal")]
-    memory = row["forecast"]["memory"]
-    rate = row["forecast"]["tokens_per_second"]
-    beside = [
-        f"{peer['name']}{' compiled' if peer['compile'] else ''} "
-        f"{peer['ratios']['llama_scale']['median']:.2f}x, {peer['peak_memory'] / GIB:.1f} GiB"
-        for peer in peers
-    ]
-    beside += [f"{name}: {why}" for name, why in row["left_out"].items()]
-    mode = [
-        "compiled" if ours["compile"] else "eager",
-        *(["recomputed"] if ours["recompute"] else []),
-    ]
-    check = row["gradients"]
-    cells = [
-        size,
-        f"{ours['micro_batch']} x {ours['accumulate']}",
-        ", ".join(mode),
-        f"{ours['tokens_per_second']:,.0f}",
-        *percent,
-        f"{ours['share_of_ceiling']:.1%}",
-        f"{ours['peak_memory'] / GIB:.1f}",
-        f"{memory / GIB:.1f} ({memory / ours['peak_memory'] - 1:+.0%})",
-        f"{rate:,.0f} ({rate / ours['tokens_per_second'] - 1:+.0%})" if rate else "-",
-        ", ".join(beside) or "-",
-        f"{check['compiled']:.1e} ({'agree' if check['agree'] else 'DIFFER'})" if check else "-",
-    ]
-    return "| " + " | ".join(cells) + " |"
+def table(result: dict[str, Any]) -> str:
+    """Return the rows as text for the terminal."""
+    return format_table(HEAD, table_rows(result))
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the whole table as Markdown."""
-    heads = [
-        "size", "micro-batch", "blocks", "tokens/s", "MFU full", "MFU causal", "of the ceiling",
-        "peak GiB", "forecast GiB", f"forecast tokens/s (MFU {DEFAULT_MFU:.0%})",
-        "ours is, beside", "compiled against eager gradients",
-    ]  # fmt: skip
+    """Return the whole table, with what it was measured on, as Markdown."""
     packages = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     return "\n".join(
         [
@@ -314,9 +307,47 @@ def markdown(result: dict[str, Any]) -> str:
             "",
             f"    {result['command']}",
             "",
-            "| " + " | ".join(heads) + " |",
-            "|" + "---|" * len(heads),
-            *(line(size, row) for size, row in sorted(result["rows"].items())),
+            format_markdown(HEAD, table_rows(result)),
             "",
         ]
     )
+
+
+def table_rows(result: dict[str, Any]) -> list[list[str]]:
+    """Return the cells of every size that was measured."""
+    return [row_cells(size, row) for size, row in sorted(result["rows"].items())]
+
+
+def row_cells(size: str, row: dict[str, Any]) -> list[str]:
+    """Return one size's outcome as the cells of a table."""
+    own, *peers = row["contenders"]
+    memory = row["forecast"]["memory"]
+    rate = row["forecast"]["tokens_per_second"]
+    measured = own["tokens_per_second"]
+    gradients = row["gradients"]
+    verdict = gradients and ("agree" if gradients["agree"] else "DIFFER")
+    blocks = "compiled" if own["compile"] else "eager"
+    return [
+        size,
+        f"{own['micro_batch']} x {own['accumulate']}",
+        f"{blocks}, recomputed" if own["recompute"] else blocks,
+        f"{measured:,.0f}",
+        *format_mfu(own),
+        f"{own['share_of_ceiling']:.1%}",
+        f"{own['peak_memory'] / GIB:.1f}",
+        f"{memory / GIB:.1f} ({memory / own['peak_memory'] - 1:+.0%})",
+        f"{rate:,.0f} ({rate / measured - 1:+.0%})" if rate else "-",
+        peers_cell(peers, row["left_out"]),
+        f"{gradients['compiled']:.1e} ({verdict})" if gradients else "-",
+    ]
+
+
+def peers_cell(peers: list[dict[str, Any]], left_out: dict[str, str]) -> str:
+    """Return the ratio and the memory of each peer, and why others were left out."""
+    measured = [
+        f"{peer['name']}{' compiled' if peer['compile'] else ''} "
+        f"{format_ratio(peer['ratios']['llama_scale']['median'])}, "
+        f"{peer['peak_memory'] / GIB:.1f} GiB"
+        for peer in peers
+    ]
+    return ", ".join([*measured, *(f"{name}: {why}" for name, why in left_out.items())]) or "-"

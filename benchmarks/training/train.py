@@ -3,15 +3,14 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from benchmarks.environment import OWN, peer_python
-from benchmarks.hardware import cpu_name, matmul_ceiling, versions
-from benchmarks.training.interleave import race, summarise
-from benchmarks.training.worker import Job
+from benchmarks.environment import TRAINING_PEERS, peer_python
+from benchmarks.hardware import matmul_ceiling, processor_name
+from benchmarks.tables import format_ratio, format_table
+from benchmarks.training.interleave import Contender, run_interleaved, summarize
+from benchmarks.training.worker import TrainingJob
 from llama_scale.config import ModelConfig
 from llama_scale.cost.hardware import GIB
 from llama_scale.errors import at_least_1, check_fields, listed
-
-PEERS = ("transformers", *OWN)
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class TrainBenchmark:
         warmup: Untimed steps before them.
         precision: Compute precision of every contender; auto is bf16 where it is fast.
         compile: Add a compiled contender of each: ours block by block, the peers as a whole.
-        shipped: Race ours as a long run ships, precision as given and blocks compiled, against the
+        shipped: Run ours as a long run ships, precision as given and blocks compiled, against the
             peers in fp32 eager.
         device: Where to run; auto is the GPU if there is one.
         threads: CPU threads; null leaves the library's choice.
@@ -49,12 +48,12 @@ class TrainBenchmark:
 
     def __post_init__(self) -> None:
         check_fields(self, "at least 1", at_least_1, "batch steps warmup")
-        listed("peers", self.peers, PEERS)
+        listed("peers", self.peers, TRAINING_PEERS)
 
     @property
-    def names(self) -> list[str]:
+    def peer_names(self) -> list[str]:
         """Names of the peers."""
-        return listed("peers", self.peers, PEERS)
+        return listed("peers", self.peers, TRAINING_PEERS)
 
 
 def run(config: TrainBenchmark) -> dict[str, Any]:
@@ -67,26 +66,25 @@ def run(config: TrainBenchmark) -> dict[str, Any]:
     set_threads(config.threads)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
     ceiling = matmul_ceiling(device, bf16)
-    workers = race(contenders(config, device, bf16), config.steps, config.warmup)
+    workers = run_interleaved(contenders(config, device, bf16), config.steps, config.warmup)
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
     return {
         "size": config.size,
-        "device": gpu or cpu_name(),
+        "device": processor_name(device),
         "threads": workers[0].threads,
         "tokens_per_step": workers[0].job.tokens,
         "matmul_ceiling": ceiling,
-        "versions": versions(),
-        "contenders": [summarise(worker, workers, ceiling, gpu) for worker in workers],
+        "contenders": [summarize(worker, workers, ceiling, gpu) for worker in workers],
     }
 
 
-def contenders(config: TrainBenchmark, device: str, bf16: bool) -> list[tuple[str, Job, str]]:
-    """Return name, job and interpreter of each, ours first."""
+def contenders(config: TrainBenchmark, device: str, bf16: bool) -> list[Contender]:
+    """Return every contender, ours first."""
     entries = []
     for compiled in [False, True] if config.compile else [config.shipped]:
-        for peer in ("llama_scale", *config.names):
+        for peer in ("llama_scale", *config.peer_names):
             plain = config.shipped and peer != "llama_scale"
-            job = Job(
+            job = TrainingJob(
                 peer=peer,
                 model=asdict(config.model),
                 micro_batch=config.batch,
@@ -96,31 +94,39 @@ def contenders(config: TrainBenchmark, device: str, bf16: bool) -> list[tuple[st
                 threads=config.threads,
             )
             name = f"{peer}, compiled" if job.compile else peer
-            entries.append((name, job, peer_python(peer)))
+            entries.append(Contender(name, job, peer_python(peer)))
     return entries
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the measurements as lines of text."""
-    rows = result["contenders"]
-    mine = [row["name"] for row in rows if row["name"].startswith("llama_scale")]
-    lines = [
+    """Return the measurements as text for the terminal."""
+    contenders = result["contenders"]
+    own_names = [row["name"] for row in contenders if row["name"].startswith("llama_scale")]
+    head = [
+        "contender", "precision", "tokens/s", "ms/step", "MFU full", "MFU causal", "of the ceiling",
+        "peak GiB", *(f"{name} is (quartiles)" for name in own_names), "first loss",
+    ]  # fmt: skip
+    rows = [
+        [
+            row["name"], row["precision"], f"{row['tokens_per_second']:,.0f}",
+            f"{row['ms_per_step']:,.1f}", *format_mfu(row), f"{row['share_of_ceiling']:.1%}",
+            f"{row['peak_memory'] / GIB:.2f}",
+            *(
+                format_ratio(row["ratios"][name]["median"], row["ratios"][name]["quartiles"])
+                for name in own_names
+            ),
+            f"{row['losses'][0]:.5f}",
+        ]
+        for row in contenders
+    ]  # fmt: skip
+    title = (
         f"{result['size']}, {result['tokens_per_step']:,} tokens a step, {result['device']}, "
         f"{result['threads']} threads, matrix products reach {result['matmul_ceiling'] / 1e9:,.0f} "
-        "GFLOP/s",
-        f"{'':24}{'':5}{'tokens/s':>11}{'ms/step':>10}{'MFU full/causal':>17}{'ceiling':>9}"
-        f"{'peak GiB':>10}" + "".join(f"{name + ' is':>32}" for name in mine) + "  first loss",
-    ]
-    for row in rows:
-        mfu = f"{row['mfu_full']:.1%} / {row['mfu_causal']:.1%}" if "mfu_full" in row else "-"
-        faster = "".join(
-            f"{ratio['median']:15.3f}x ({ratio['quartiles'][0]:.3f}-{ratio['quartiles'][1]:.3f})"
-            f"{'':2}"
-            for ratio in (row["ratios"][name] for name in mine)
-        )
-        lines.append(
-            f"{row['name']:24}{row['precision']:5}{row['tokens_per_second']:11,.0f}"
-            f"{row['ms_per_step']:10.1f}{mfu:>17}{row['share_of_ceiling']:9.1%}"
-            f"{row['peak_memory'] / GIB:10.2f}{faster}  {row['losses'][0]:.5f}"
-        )
-    return "\n".join(lines)
+        "GFLOP/s"
+    )
+    return f"{title}\n{format_table(head, rows)}"
+
+
+def format_mfu(row: dict[str, Any]) -> list[str]:
+    """Return the two shares of the peak, attention counted full and causal; - where unknown."""
+    return [f"{row[key]:.1%}" if key in row else "-" for key in ("mfu_full", "mfu_causal")]

@@ -1,32 +1,33 @@
-"""One contender in a process of its own: reads a number, takes that training step, tells its time.
+"""One contender in a process of its own: reads a number, takes that training step, times it.
 
     python -m benchmarks.training.worker JOB
 
-JOB is the JSON of a ``Job``. Each answer is a line of JSON on standard output.
+JOB is the JSON of a ``TrainingJob``. Each answer is a line of JSON on standard output.
 """
 
 import json
-import resource
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from benchmarks.training.baselines import build
+from benchmarks.baselines import build_contender
+from benchmarks.hardware import peak_process_memory
+from benchmarks.timing import device_clock
 from llama_scale.config import ModelConfig, OptimConfig
-from llama_scale.device import attention_backends, set_threads, synchronize
+from llama_scale.device import attention_backends, set_threads
 from llama_scale.errors import InputError
 from llama_scale.training.optim import build_optimizer
 
 OUT_OF_MEMORY = "out of memory"
-FULL = (OUT_OF_MEMORY, "not enough memory", "ALLOC_FAILED")  # of torch, Triton, the CPU; cuBLAS
+# As torch and Triton, the CPU allocator and cuBLAS say it.
+OUT_OF_MEMORY_PHRASES = (OUT_OF_MEMORY, "not enough memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What a worker trains.
 
     Args:
@@ -59,7 +60,7 @@ class Job:
         return self.micro_batch * self.accumulate * self.model["context_length"]
 
 
-def draw_batch(job: Job, number: int) -> torch.Tensor:
+def draw_batch(job: TrainingJob, number: int) -> torch.Tensor:
     """Return the tokens of training step ``number`` (accumulate, micro_batch, T + 1)."""
     shape = (job.accumulate, job.micro_batch, job.model["context_length"] + 1)
     generator = torch.Generator().manual_seed(number)
@@ -67,10 +68,10 @@ def draw_batch(job: Job, number: int) -> torch.Tensor:
     return torch.randint(0, vocab_size, shape, generator=generator).to(job.device)
 
 
-def build_step(job: Job) -> Callable[[torch.Tensor], torch.Tensor]:
+def build_step(job: TrainingJob) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the function that takes a training step on a batch and returns its loss."""
     config = ModelConfig(**job.model)
-    model, loss = build(job.peer, config, job.compile, job.device, job.draw_on_device)
+    model, loss = build_contender(job.peer, config, job.compile, job.device, job.draw_on_device)
     if job.recompute:
         for block in model.blocks:
             block.recompute = True
@@ -95,34 +96,33 @@ def peak_memory(device: str) -> int:
     """Return the most bytes of tensors on the GPU, or of this process in host memory."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_process_memory()
 
 
 def main() -> None:
     """Build the contender, then take the steps that standard input asks for."""
-    job = Job(**json.loads(sys.argv[1]))
+    job = TrainingJob(**json.loads(sys.argv[1]))
     set_threads(job.threads)
+    clock = device_clock(job.device)
     try:
         step = build_step(job)
-        answer(threads=torch.get_num_threads(), torch=torch.__version__)
+        reply(threads=torch.get_num_threads(), torch=torch.__version__)
         with attention_backends(job.device):
             for line in sys.stdin:
                 batch = draw_batch(job, int(line))
-                synchronize(job.device)
-                start = time.perf_counter()
+                start = clock()
                 loss = step(batch)
-                synchronize(job.device)
-                seconds = time.perf_counter() - start
-                answer(seconds=seconds, loss=loss.item(), memory=peak_memory(job.device))
+                seconds = clock() - start
+                reply(seconds=seconds, loss=loss.item(), memory=peak_memory(job.device))
     except (InputError, ImportError) as error:
-        answer(error=str(error))
+        reply(error=str(error))
     except RuntimeError as error:
-        if not any(words in str(error) for words in FULL):
+        if not any(phrase in str(error) for phrase in OUT_OF_MEMORY_PHRASES):
             raise
-        answer(error=OUT_OF_MEMORY)
+        reply(error=OUT_OF_MEMORY)
 
 
-def answer(**values: Any) -> None:
+def reply(**values: Any) -> None:
     """Write one line of JSON."""
     print(json.dumps(values), flush=True)
 

@@ -75,11 +75,3 @@ def test_global_batch_is_the_same_for_any_split(world, micro_batch):
     for step in range(5):
         samples = [i for rank in ranks for i in rank[step]]
         assert samples == list(range((step + 3) * 8, (step + 4) * 8))
-
-
-def test_loader_benchmark():
-    from benchmarks.loader import loader
-
-    ours, raw = loader(context_length=64, batch=4, rounds=2, batches=2)["contenders"]
-    assert (ours["name"], ours["ratio"]) == ("llama_scale", 1.0)
-    assert raw["million_tokens_per_second"] > 0

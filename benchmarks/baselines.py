@@ -1,6 +1,7 @@
-"""Language models of other projects at our shape and with our weights."""
+"""Language models of other projects, the baselines, at our shape and with our weights."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,37 +15,44 @@ from llama_scale.model.llama import Llama
 Loss = Callable[[Tensor], Tensor]  # tokens (B, T + 1) -> mean nats
 
 
-def build(
+def build_contender(
     name: str, config: ModelConfig, compiled: bool, device: str, draw_on_device: bool = False
 ) -> tuple[nn.Module, Loss]:
     """Return a model and its loss, the weights those that our seed 0 draws."""
-    place = device if draw_on_device else "cpu"
-    ours = Llama.empty_model(config, place).init_weights(0, place)
+    origin = device if draw_on_device else "cpu"
+    llama = Llama.empty_model(config, origin).init_weights(0, origin)
     if name != "llama_scale":
-        return PEERS[name](ours, compiled, device)
-    ours.to(device).train()
+        return BUILDERS[name](llama, compiled, device)
+    llama.to(device).train()
     if compiled:
-        ours.compile_parts()
-    return ours, ours.loss
+        llama.compile_parts()
+    return llama, llama.loss
 
 
-def transformers(ours: Llama, compiled: bool, device: str) -> tuple[nn.Module, Loss]:
+def transformers_llama(llama: Llama) -> Any:
+    """Return transformers' LLaMA with our weights, on the same device and of the same type."""
+    try:
+        from transformers import LlamaConfig, LlamaForCausalLM
+    except ImportError:
+        raise InputError("peers: transformers is not installed; pip install -e '.[test]'") from None
+    weight = llama.embedding.weight
+    with weight.device:
+        model = LlamaForCausalLM(LlamaConfig(**hf_config(llama.config)))
+    model.load_state_dict(to_hf(llama.state_dict()))
+    return model.to(weight.dtype).eval()
+
+
+def build_transformers(llama: Llama, compiled: bool, device: str) -> tuple[nn.Module, Loss]:
     """Return transformers' LLaMA and its loss, cross-entropy of float32 logits.
 
     Its layers are compiled one by one (accelerate's regional compilation), and so is the loss:
     compiled as a whole, the model makes a mask before torch 2.14, which keeps it from the causal
     attention kernels.
     """
-    try:
-        from transformers import LlamaConfig, LlamaForCausalLM
-    except ImportError:
-        raise InputError("peers: transformers is not installed; pip install -e '.[test]'") from None
-    model = LlamaForCausalLM(LlamaConfig(**hf_config(ours.config)))
-    model.load_state_dict(to_hf(ours.state_dict()))
-    model.to(device).train()
+    model = transformers_llama(llama).to(device).train()
 
     def nats(logits: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())  # (B T, V), (B T)
 
     if compiled:
         for layer in model.model.layers:
@@ -57,13 +65,13 @@ def transformers(ours: Llama, compiled: bool, device: str) -> tuple[nn.Module, L
     return model, loss
 
 
-def litgpt(ours: Llama, compiled: bool, device: str) -> tuple[nn.Module, Loss]:
+def build_litgpt(llama: Llama, compiled: bool, device: str) -> tuple[nn.Module, Loss]:
     """Return litgpt's GPT, compiled as a whole as it does, and the loss that it pretrains with."""
     from litgpt.config import Config
     from litgpt.model import GPT
     from litgpt.utils import chunked_cross_entropy
 
-    c = ours.config
+    c = llama.config
     model = GPT(
         Config(
             name=c.__class__.__name__, block_size=c.context_length, vocab_size=c.vocab_size,
@@ -76,7 +84,7 @@ def litgpt(ours: Llama, compiled: bool, device: str) -> tuple[nn.Module, Loss]:
     )  # fmt: skip
     if c.tie_embeddings:
         model.lm_head.weight = model.transformer.wte.weight
-    model.load_state_dict(to_litgpt(ours.state_dict(), c.n_layers))
+    model.load_state_dict(to_litgpt(llama.state_dict(), c.n_layers))
     model.to(device).train()
     if compiled:
         model.compile()
@@ -88,24 +96,28 @@ def litgpt(ours: Llama, compiled: bool, device: str) -> tuple[nn.Module, Loss]:
 
 
 def to_litgpt(state: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
-    """Return our weights under litgpt's names; queries, keys and values are one matrix there."""
+    """Return our weights under litgpt's names.
+
+    Queries, keys and values are one matrix there, one below the other: rows (D + 2 K, D) for K
+    rows of keys and as many of values.
+    """
     names = {
         "embedding.weight": "transformer.wte.weight",
         "norm.weight": "transformer.ln_f.weight",
         "head.weight": "lm_head.weight",
     }
-    renamed = {theirs: state[ours] for ours, theirs in names.items()}
+    renamed = {its_name: state[name] for name, its_name in names.items()}
     parts = {
         "attention_norm": "norm_1", "attention.o": "attn.proj", "ffn_norm": "norm_2",
         "ffn.gate": "mlp.fc_1", "ffn.up": "mlp.fc_2", "ffn.down": "mlp.proj",
     }  # fmt: skip
     for layer in range(n_layers):
-        ours, theirs = f"blocks.{layer}", f"transformer.h.{layer}"
-        for name, their_name in parts.items():
-            renamed[f"{theirs}.{their_name}.weight"] = state[f"{ours}.{name}.weight"]
-        qkv = [state[f"{ours}.attention.{name}.weight"] for name in "qkv"]
-        renamed[f"{theirs}.attn.qkv.weight"] = torch.cat(qkv)
+        block, its_block = f"blocks.{layer}", f"transformer.h.{layer}"
+        for name, its_name in parts.items():
+            renamed[f"{its_block}.{its_name}.weight"] = state[f"{block}.{name}.weight"]
+        qkv = [state[f"{block}.attention.{name}.weight"] for name in "qkv"]
+        renamed[f"{its_block}.attn.qkv.weight"] = torch.cat(qkv)
     return renamed
 
 
-PEERS = {"transformers": transformers, "litgpt": litgpt}
+BUILDERS = {"transformers": build_transformers, "litgpt": build_litgpt}
