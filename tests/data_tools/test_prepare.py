@@ -184,7 +184,7 @@ def test_sigkill_and_rerun_make_the_same_bytes(built, config, site, tmp_path, st
 
 
 def test_an_interrupted_build_repeats_no_finished_stage(built, config, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -199,7 +199,7 @@ def test_an_interrupted_build_repeats_no_finished_stage(built, config, monkeypat
 
 
 def test_each_step_alone(built, config, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise AssertionError("a finished step ran again")
 
     work = config.folder.parent / ".tiny.tmp"
@@ -222,7 +222,7 @@ def test_each_step_alone(built, config, monkeypatch):
 
 
 def test_other_settings_start_over(config, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
