@@ -17,6 +17,7 @@ from evals.sandbox.tools import LANGUAGES
 from evals.sandbox.types import NOT_MEASURED
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json, read_jsonl, sha256, write_json
+from llama_scale.text import relative_path
 
 HEADLINES = (
     "loss", "perplexity", "bits_per_byte", "gold_bits_per_byte", "parse_rate",
@@ -29,8 +30,7 @@ def eval_folder(checkpoint: Path) -> Path:
     """Return where the results of a checkpoint lie: runs/<run>/evals/step-XXXXXXXX."""
     path = Path(os.path.abspath(checkpoint))
     run = path.parents[1] if path.parent.name == "checkpoints" else path.parent
-    folder = run / "evals" / path.name
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return relative_path(run / "evals" / path.name)
 
 
 def samples_path(path: Path) -> Path:

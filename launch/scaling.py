@@ -20,6 +20,14 @@ from llama_scale.cli import parse, run_cli
 from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import write_json
+from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
+from llama_scale.scaling.fitting.laws_file import summarise
+from llama_scale.scaling.fitting.points import parse_columns, read_points
+from llama_scale.scaling.fitting.stated_law import judge, parse_law
+from llama_scale.scaling.report.tables import tables
+from llama_scale.scaling.report.text import table
+from llama_scale.scaling.study.settings import FitConfig
+from llama_scale.text import between, digits
 
 T = TypeVar("T")
 
@@ -116,13 +124,7 @@ class SweepConfig:
 
 def fit(argv: list[str]) -> None:
     """Fit, write laws.json and print the law."""
-    from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
-    from llama_scale.scaling.fitting.laws_file import summarise
     from llama_scale.scaling.fitting.points import parse_columns, read_points
-    from llama_scale.scaling.fitting.stated_law import judge, parse_law
-    from llama_scale.scaling.report import text as words
-    from llama_scale.scaling.report.tables import tables
-    from llama_scale.scaling.study.settings import FitConfig
 
     config = read(FitConfig, argv, "points")
     if config.out:
@@ -136,7 +138,7 @@ def fit(argv: list[str]) -> None:
     if config.json:
         print(json.dumps(laws, indent=2))
     else:
-        print("\n".join([words.table(laws), *(table.text() for table in tables(laws)[1:])]))
+        print("\n".join([table(laws), *(other.text() for other in tables(laws)[1:])]))
     if config.out:
         write_json(Path(config.out) / "laws.json", laws)
         if not config.json:
@@ -176,20 +178,18 @@ def recommend(argv: list[str]) -> None:
 def forecast(argv: list[str]) -> None:
     """Write a dated forecast and print it."""
     from llama_scale.scaling.forecasting import recommend as advice
-    from llama_scale.scaling.report import text as words
 
     config = read(ForecastConfig, argv, "study")
     fitted = advice.read_laws(config.study)
     made = advice.forecast(fitted, config.runs)
     out = advice.keep(made, Path(config.out or fitted.path.parent / "forecasts"))
     for row in made["runs"]:
-        print(f"{row['run']}: {words.between(row, words.digits, 'run_low', 'run_high')}")
+        print(f"{row['run']}: {between(row, digits, 'run_low', 'run_high')}")
     print(f"the forecast is {out}")
 
 
 def score(argv: list[str]) -> None:
     """Print a forecast against its outcome."""
-    from llama_scale.scaling.fitting.points import parse_columns, read_points
     from llama_scale.scaling.forecasting import recommend as advice
     from llama_scale.scaling.report.tables import outcome
 
@@ -205,7 +205,6 @@ def score(argv: list[str]) -> None:
 def sweep(argv: list[str]) -> None:
     """Print the laws of a sweep."""
     from llama_scale.scaling.fitting.laws_file import plain
-    from llama_scale.scaling.fitting.points import parse_columns, read_points
     from llama_scale.scaling.fitting.sweep import fit_sweep
     from llama_scale.scaling.report.tables import sweeps
 

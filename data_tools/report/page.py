@@ -12,6 +12,7 @@ from data_tools.dedup.deduplicate import NEAR
 from data_tools.report import figures
 from llama_scale.data.documents import read_documents
 from llama_scale.files import atomic_write, read_jsonl
+from llama_scale.text import count, megabytes
 
 
 def write_report(folder: Path, manifest: dict, contamination: dict) -> None:
@@ -58,8 +59,8 @@ def tiles(manifest: dict) -> list[tuple[str, str, str]]:
     train, val = splits["train"], splits["val"]
     ratio = val["bytes"] / max(1, val["tokens"] - val["documents"])
     rows = [
-        ("training tokens", f"{train['tokens'] / 1e6:,.1f}M", f"{train['bytes'] / 1e6:,.1f} MB"),
-        ("validation tokens", f"{val['tokens'] / 1e6:,.2f}M", f"{val['bytes'] / 1e6:,.1f} MB"),
+        ("training tokens", count(train["tokens"]), megabytes(train["bytes"])),
+        ("validation tokens", count(val["tokens"]), megabytes(val["bytes"])),
         ("documents", f"{train['documents'] + val['documents']:,}", f"{len(manifest['sources'])} "
          "packages"),
         ("bytes per token", f"{ratio:.3f}", "on validation packages"),
@@ -104,4 +105,4 @@ def funnel(manifest: dict, folder: Path) -> str:
 
 
 def _row(name: str, files: int, size: int) -> str:
-    return f"{name:<22} {files:>8,} files {size / 1e6:>9.2f} MB"
+    return f"{name:<22} {files:>8,} files {megabytes(size, 2):>12}"

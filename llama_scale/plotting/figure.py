@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from llama_scale.scaling.report.text import count, power
+from llama_scale.text import count, power
 
 SHOW = {"count": count, "power": power, "plain": lambda value: f"{value:g}"}
 

@@ -30,6 +30,7 @@ from llama_scale.data.shards import Tokens, open_tokens
 from llama_scale.device import fast_bf16, pick_device, set_threads
 from llama_scale.errors import InputError
 from llama_scale.model.llama import EOS
+from llama_scale.text import count_in_name
 from llama_scale.training.distributed import ProcessRank, find_rank
 from llama_scale.training.recipe import Recipe, resolve
 
@@ -113,7 +114,7 @@ def plan_run(config: TrainConfig) -> Run:
             f"{config.data}: its tokenizer has {tokens.vocab_size:,} pieces and the model "
             f"{config.model.vocab_size:,}; set model.vocab_size to {tokens.vocab_size}"
         )
-    name = f"{config.size}-{human(recipe.tokens)}-seed{config.seed}"
+    name = f"{config.size}-{count_in_name(recipe.tokens, digits=3)}-seed{config.seed}"
     run = Run(
         config=config,
         recipe=recipe,
@@ -165,14 +166,6 @@ def fit_layout(
             "(a dry run names the nearest change that fits)"
         )
     return layout
-
-
-def human(count: float) -> str:
-    """Return a short form of a count: 1500000 is 1.5M."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.0f}"
 
 
 def checkpoint_interval(config: TrainConfig, recipe: Recipe) -> int:

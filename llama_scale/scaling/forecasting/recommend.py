@@ -18,12 +18,13 @@ from llama_scale.scaling.fitting.chinchilla import Flops, Surface
 from llama_scale.scaling.fitting.fit import PARAMETERS, interval, predict
 from llama_scale.scaling.fitting.laws_file import EMBEDDED, FORMAT, HEADED
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.scaling.report.text import UNDETERMINED, between, count, digits, power, signed
+from llama_scale.text import between, count, digits, power, signed
 from llama_scale.training.recipe import LR_CAP, step_law_batch, step_law_lr
 
 FORECAST = "llama_scale.forecast.v1"
 SAME_N, SAME_D = 5e-3, 2e-2
 HOUR = 3_600
+UNDETERMINED = "an exponent lies outside the usual range, so no best size can be given"
 SHIPPED = (
     "  counted with a tied vocabulary of 32,000 tokens: the points name no one vocabulary of theirs"
 )

@@ -10,7 +10,7 @@ from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, ticks
 from llama_scale.scaling.fitting.approaches import front
 from llama_scale.scaling.forecasting.recommend import HOUR, peak
 from llama_scale.scaling.report.figures_loss import ACCENT, GREY, HELD, Study, by_size, dots, ramp
-from llama_scale.scaling.report.text import between, count, digits, power, signed
+from llama_scale.text import between, count, digits, power, signed
 
 GPU = "H200"
 APPROACHES = {"1": "#8a6bb8", "2": "#3d87c4", "3": ACCENT}

@@ -9,7 +9,7 @@ import numpy as np
 from llama_scale.plotting.figure import Axis, Figure, Panel, Series, apart, axis, ticks
 from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.scaling.report.text import between, count, digits, power, signed
+from llama_scale.text import between, count, digits, power, signed
 
 MOST_GROUPS = 8
 RAMP = ("#86bd8b", "#4d9f8d", "#2b7d8c", "#25578b", "#2c2a6c")

@@ -7,7 +7,8 @@ import numpy as np
 
 from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, ticks
 from llama_scale.scaling.report.figures_loss import GREY, MOST_GROUPS, Study, by_size
-from llama_scale.scaling.report.text import SMALL, SUITES, count, solved
+from llama_scale.scaling.report.text import SMALL, SUITES, solved
+from llama_scale.text import count
 
 
 def quality_figures(study: Study) -> tuple[list[Figure], list[str]]:

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from llama_scale import text
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json, sha256
 from llama_scale.plotting import draw
@@ -13,7 +14,6 @@ from llama_scale.plotting.figure import Figure
 from llama_scale.scaling.fitting.laws_file import FORMAT
 from llama_scale.scaling.fitting.points import Points, read_points
 from llama_scale.scaling.forecasting.recommend import read_forecast, score
-from llama_scale.scaling.report import text as words
 from llama_scale.scaling.report.figures_compute import budget_figures
 from llama_scale.scaling.report.figures_loss import (
     Study,
@@ -25,6 +25,7 @@ from llama_scale.scaling.report.figures_loss import (
 )
 from llama_scale.scaling.report.figures_scores import quality_figures
 from llama_scale.scaling.report.tables import Table, outcome, tables
+from llama_scale.scaling.report.text import UNDETERMINED, answer
 
 SCORES = (
     ("bits_per_byte", "bits/byte"),
@@ -94,7 +95,7 @@ def study_figures(
     if study.laws["frontier"][-1]["determined"]:
         made.append(frontier(study))
     else:
-        left_out.append(f"compute-optimal size ({words.UNDETERMINED})")
+        left_out.append(f"compute-optimal size ({UNDETERMINED})")
     if study.laws["holdout"]:
         made.append(prediction(study))
     else:
@@ -120,13 +121,13 @@ def render(
         title=title,
         laws=study.laws,
         points=study.points,
-        answer=words.answer(study.laws, study.points),
+        answer=answer(study.laws, study.points),
         tiles=tiles(study.laws),
         figures=made,
         left_out=left_out,
         tables=shown,
         table=run_table(study),
-        w=words,
+        w=text,
         plotlyjs=get_plotlyjs(),
         panels=_script_safe(panels),
     )
@@ -139,8 +140,8 @@ def tiles(laws: dict[str, Any]) -> list[tuple[str, str, str]]:
     found = [
         (
             name,
-            words.digits(parameters[key]["value"]),
-            f"{words.digits(parameters[key]['low'])} to {words.digits(parameters[key]['high'])}",
+            text.digits(parameters[key]["value"]),
+            f"{text.digits(parameters[key]['low'])} to {text.digits(parameters[key]['high'])}",
         )
         for key, name in (("alpha", "exponent of size, α"), ("beta", "exponent of data, β"))
     ]
@@ -149,21 +150,21 @@ def tiles(laws: dict[str, Any]) -> list[tuple[str, str, str]]:
         found.append(
             (
                 "held-out run, error",
-                words.signed(row["error_percent"]),
+                text.signed(row["error_percent"]),
                 f"{'inside' if row['covered'] else 'outside'} its 95 % interval",
             )
             if n == 1
             else (
                 "held-out runs, median error",
-                f"{words.digits(held['median_absolute_error_percent'], 2)} %",
+                f"{text.digits(held['median_absolute_error_percent'], 2)} %",
                 f"{held['covered']} of {n} inside their 95 % interval",
             )
         )
     loss = then["loss"]
     if not best["determined"]:
         return found
-    detail = f"{words.digits(loss['run_low'])} to {words.digits(loss['run_high'])}"
-    found.append((f"loss at {then['factor']}× compute", words.digits(loss["value"]), detail))
+    detail = f"{text.digits(loss['run_low'])} to {text.digits(loss['run_high'])}"
+    found.append((f"loss at {then['factor']}× compute", text.digits(loss["value"]), detail))
     return found
 
 
@@ -177,19 +178,19 @@ def run_table(study: Study) -> dict[str, Any]:
     for i, run in enumerate(study.laws["runs"]):
         cells = [
             run["run"] + (" (held out)" if run["held_out"] else ""),
-            words.count(run["N"]),
-            words.count(run["D"]),
-            words.power(run["compute"]),
-            words.digits(run["loss"], 4),
-            words.digits(run["fitted"], 4),
-            words.signed(run["residual_percent"]),
+            text.count(run["N"]),
+            text.count(run["D"]),
+            text.power(run["compute"]),
+            text.digits(run["loss"], 4),
+            text.digits(run["fitted"], 4),
+            text.signed(run["residual_percent"]),
         ]
-        body.append([*cells, *(words.digits(values[column][i]) for column, _ in scores)])
+        body.append([*cells, *(text.digits(values[column][i]) for column, _ in scores)])
     head = ["run", "N", "D", "FLOP", "loss", "fitted", "residual", *(name for _, name in scores)]
     return {"head": head, "body": body}
 
 
 def _script_safe(value: Any) -> str:
     """Return JSON that can stand inside a script element whatever its strings hold."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("&", "\\u0026")
+    encoded = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return encoded.replace("<", "\\u003c").replace("&", "\\u0026")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_scale.scaling.fitting.thresholds import NOT_REACHED
-from llama_scale.scaling.report.text import between, count, digits, power, signed
+from llama_scale.text import between, count, digits, power, signed
 
 PERCENT = "parse_rate", "pass_at"
 

@@ -1,64 +1,16 @@
 """A fit in words and numbers that a person reads: the printed table and the answer in prose."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from llama_scale.scaling.fitting.points import Points
+from llama_scale.scaling.forecasting.recommend import UNDETERMINED
+from llama_scale.text import between, count, digits, power, signed
 
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 NEAR_BEST = 0.05
 SMALL = 1e8
-UNDETERMINED = "an exponent lies outside the usual range, so no best size can be given"
 SUITES = {"humaneval": "HumanEval", "mbpp": "MBPP", "apps": "APPS"}
-
-
-def digits(value: float | None, count: int = 3) -> str:
-    """Return a number to ``count`` significant digits, in full or as a power of ten."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value and not 1e-3 <= abs(value) < 1e6:
-        return power(value, count)
-    decimals = count - 1 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{round(value, decimals):,.{max(decimals, 0)}f}"
-
-
-def count(value: float | None) -> str:
-    """Return a count to three digits with its unit: 1.72M, 250k, 34."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value >= 1e15:
-        return power(value)
-    for size, unit in UNITS:
-        if value >= 0.9995 * size:
-            return f"{float(f'{value / size:.3g}'):g}{unit}"
-    return f"{float(f'{value:.3g}'):g}"
-
-
-def power(value: float, count: int = 3) -> str:
-    """Return a number in scientific notation: 3.2×10¹³."""
-    mantissa, exponent = f"{value:.{count - 1}e}".split("e")
-    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-    prefix = "" if mantissa == "1" else f"{mantissa}×"
-    return f"{prefix}10{str(int(exponent)).translate(SUPERSCRIPT)}"
-
-
-def signed(percent: float) -> str:
-    """Return a signed percentage: −1.21 %."""
-    return f"{round(percent, 2) + 0.0:+.2f} %".replace("-", "−")
-
-
-def between(
-    estimate: dict[str, Any],
-    show: Callable[[float | None], str] = digits,
-    low: str = "low",
-    high: str = "high",
-) -> str:
-    """Return ``value [low, high]``."""
-    return f"{show(estimate['value'])} [{show(estimate[low])}, {show(estimate[high])}]"
 
 
 def held_out(laws: dict[str, Any]) -> str | None:

@@ -11,9 +11,9 @@ from llama_scale.scaling.fitting.fit import check_design
 from llama_scale.scaling.forecasting.design import Design, Rung, best_design, further, width
 from llama_scale.scaling.forecasting.holdout import planned_points
 from llama_scale.scaling.forecasting.recommend import HOUR, peak
-from llama_scale.scaling.report.text import count, digits, power
 from llama_scale.scaling.study.plan import Study
 from llama_scale.scaling.study.settings import PlannedRun
+from llama_scale.text import count, digits, power
 
 
 def describe(study: Study) -> str:

@@ -19,6 +19,7 @@ from llama_scale.scaling.study.collect import HEADLINE, MODEL, RESULT
 from llama_scale.scaling.study.runs import plan_runs
 from llama_scale.scaling.study.settings import HEADLINE_SUITE, FitConfig, PlannedRun, StudyConfig
 from llama_scale.scaling.study.tasks import Task, plan_tasks
+from llama_scale.text import relative_path
 
 REPOSITORY = CONFIGS.parent
 NEEDED = "sizes", "seeds"
@@ -85,7 +86,7 @@ def read_study(root: Path, argv: list[str] | None = None) -> Study:
             "train": flatten(config.train),
             "planned": [run.name for run in runs if not run.is_trunk],
         }
-        tasks = plan_tasks(config, data, runs, below(REPOSITORY / "launch", root))
+        tasks = plan_tasks(config, data, runs, str(relative_path(REPOSITORY / "launch", root)))
         if config.law == "loss":
             _check_fit(next(task.argv for task in tasks if task.name == "fit"))
         return Study(config, source, root, runs, tasks, settings)
@@ -162,11 +163,6 @@ def _check(config: StudyConfig) -> None:
             raise InputError(f"{where}: {doubled[0]} is listed twice; list each once")
 
 
-def below(path: Path, root: Path) -> str:
-    """Return ``path`` from ``root`` if it lies below it, otherwise as it is."""
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)
-
-
 def _find(name: str, field_name: str, root: Path, wanted: str) -> Path:
     """Return a settings file named from the working directory or from the repository."""
     for path in (root / name, REPOSITORY / name):
@@ -183,7 +179,7 @@ def _evaluate_settings(config: StudyConfig, root: Path) -> dict[str, Any]:
         return settings
     wanted = "the YAML of launch/evaluate.py, as configs/eval/quick.yaml"
     path = _find(str(settings.pop("config")), "evaluate.config", root, wanted)
-    return {"config": below(path, root)} | settings
+    return {"config": str(relative_path(path, root))} | settings
 
 
 def _read_data(config: StudyConfig, root: Path) -> dict[str, Any]:
@@ -193,4 +189,4 @@ def _read_data(config: StudyConfig, root: Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
         raise InputError(f"data: {config.data} has no name; give {DATA}")
     folder = settings.get("out") or f"data/{settings['name']}"
-    return {"file": below(path, root), "folder": folder, "settings": settings}
+    return {"file": str(relative_path(path, root)), "folder": folder, "settings": settings}

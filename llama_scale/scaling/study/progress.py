@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
-from llama_scale.scaling.report.text import between, digits
 from llama_scale.scaling.study.backends.local import Failure, Running, State
-from llama_scale.scaling.study.plan import Study, below
+from llama_scale.scaling.study.plan import Study
 from llama_scale.scaling.study.tasks import FORECAST, Task
+from llama_scale.text import between, digits, relative_path
 
 HEARTBEAT = 60.0
 REFRESH = 0.5
@@ -40,7 +40,7 @@ class Progress:
         flops = sum(run.spent for run in study.runs)
         self.write(
             f"{study.config.name}: {len(study.runs)} runs, {flops:.3g} FLOPs, up to {self.slots} "
-            f"at a time; logs in {here(study.folder / 'logs')}"
+            f"at a time; logs in {relative_path(study.folder / 'logs')}"
         )
         if done:
             self.write(f"{done} of {len(self.state.tasks)} tasks already done")
@@ -76,7 +76,7 @@ class Progress:
 
     def failed(self, failure: Failure) -> None:
         """Show that a task failed, and how."""
-        log = here(self.study.folder / "logs" / f"{failure.task.name}.log")
+        log = relative_path(self.study.folder / "logs" / f"{failure.task.name}.log")
         self.write(f"{failure.task.name} FAILED ({failure.reason}; {log}):", failure.lines)
 
     def tick(self, running: list[Running]) -> None:
@@ -168,8 +168,3 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def here(path: Path) -> str:
-    """Return a path as a person would type it in the working directory."""
-    return below(path, Path.cwd())

@@ -11,7 +11,8 @@ from llama_scale.files import atomic_write, locked
 from llama_scale.scaling.study.backends.local import Failure, LocalExecutor, State, pick_slots
 from llama_scale.scaling.study.backends.slurm import SlurmExecutor
 from llama_scale.scaling.study.plan import Study
-from llama_scale.scaling.study.progress import Progress, here
+from llama_scale.scaling.study.progress import Progress
+from llama_scale.text import relative_path
 
 IDENTITY = ("data", "sizes", "train")
 
@@ -24,7 +25,7 @@ def run_study(study: Study) -> None:
     twice; KeyboardInterrupt when told to stop.
     """
     study.folder.mkdir(parents=True, exist_ok=True)
-    busy = f"{here(study.folder)}: {{}} is running this study; wait for it or stop it"
+    busy = f"{relative_path(study.folder)}: {{}} is running this study; wait for it or stop it"
     with locked(study.folder / "lock", busy) as handle:
         check_same_study(study)
         lay_out(study)
@@ -42,7 +43,10 @@ def run_study(study: Study) -> None:
             failures = executor.run()
         if failures:
             _fail(state, failures)
-        print(f"{config.name}: finished; open {here(study.folder / config.result)}", flush=True)
+        print(
+            f"{config.name}: finished; open {relative_path(study.folder / config.result)}",
+            flush=True,
+        )
 
 
 def check_same_study(study: Study) -> None:
@@ -57,7 +61,7 @@ def check_same_study(study: Study) -> None:
         return
     past = read_yaml(path)
     if not isinstance(past, dict):
-        raise InputError(f"{here(path)}: not the settings of a study; delete it to go on")
+        raise InputError(f"{relative_path(path)}: not the settings of a study; delete it to go on")
     before, now = (
         flatten({k: settings.get(k, {}) for k in IDENTITY}) for settings in (past, study.settings)
     )
@@ -67,8 +71,9 @@ def check_same_study(study: Study) -> None:
         if before.get(key) != now.get(key) and users:
             raise InputError(
                 f"{study.source}: {key} is {now.get(key)}, but {users[0].name} was trained with "
-                f"{before.get(key)} ({here(path)}); choose another name, or delete "
-                f"{here(study.folder)} and {here(study.runs_folder)} to start over"
+                f"{before.get(key)} ({relative_path(path)}); choose another name, or delete "
+                f"{relative_path(study.folder)} and {relative_path(study.runs_folder)} to start "
+                "over"
             )
 
 
@@ -81,7 +86,7 @@ def lay_out(study: Study) -> None:
     if link.is_symlink() and link.readlink() == target:
         return
     if link.exists() and not link.is_symlink():
-        raise InputError(f"{here(link)}: not a link to {target}; move it away")
+        raise InputError(f"{relative_path(link)}: not a link to {target}; move it away")
     link.unlink(missing_ok=True)
     link.symlink_to(target, target_is_directory=True)
 

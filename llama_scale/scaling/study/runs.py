@@ -13,18 +13,11 @@ from llama_scale.errors import InputError
 from llama_scale.scaling.study.grids import Grid, wanted
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
 from llama_scale.scaling.study.tasks import device_flags, flags
+from llama_scale.text import count_in_name
 from llama_scale.training.recipe import Recipe, resolve, round_batch
 
 STUDY_SETS = ("size", "tokens", "seed", "data", "run", "group", "device", "threads", "config")
 STUDY_SETS += ("branch_from", "keep_steps")
-
-
-def label(count: float) -> str:
-    """Return a short exact name of a count: 300000 is 300k, 1250000 is 1.25M."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.12g}{unit}"
-    return f"{count:.12g}"
 
 
 def plan_runs(config: StudyConfig, data_folder: str) -> list[PlannedRun]:
@@ -55,7 +48,7 @@ def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[Pl
             if grid.is_sweep:
                 runs = [run for one in asked for run in _sweep(plan, grid, *one)]
             elif grid.cooldown is None:
-                runs = [plan(size, label(D), D, seed) for size, D, seed in asked]
+                runs = [plan(size, count_in_name(D), D, seed) for size, D, seed in asked]
             else:
                 runs = _grow(plan, asked, grid.cooldown)
             for run in runs:
@@ -73,14 +66,14 @@ def _sweep(
     plan: Callable[..., PlannedRun], grid: Grid, size: str, tokens: float, seed: int
 ) -> list[PlannedRun]:
     """Return a run for each multiple of the law's batch and rate, all of equally many tokens."""
-    sketch = plan(size, label(tokens), tokens, seed)
+    sketch = plan(size, count_in_name(tokens), tokens, seed)
     context = sketch.recipe.batch_tokens // sketch.recipe.batch
     batches = {x: context * round_batch(x * sketch.recipe.batch) for x in grid.batch_factors}
     together = math.lcm(*batches.values())
     equal = together * max(1, round(tokens / together))
     return [
         plan(
-            *(size, f"{label(tokens)}-batch{batch:g}x-lr{rate:g}x", equal, seed),
+            *(size, f"{count_in_name(tokens)}-batch{batch:g}x-lr{rate:g}x", equal, seed),
             *("--optim.batch_tokens", str(batches[batch])),
             *("--optim.lr", f"{rate * sketch.recipe.lr:.6g}"),
         )
@@ -108,8 +101,8 @@ def _grow(
         for D, leave, end in zip(budgets, leaves, ends, strict=True):
             if not sketch.recipe.warmup_steps <= leave < end or not leave:
                 raise InputError(
-                    f"cooldown: {size} at {label(D)} tokens has {end} steps, too few for the "
-                    f"warmup and a cooldown of {cooldown:g}; ask for more tokens"
+                    f"cooldown: {size} at {count_in_name(D)} tokens has {end} steps, too few for "
+                    f"the warmup and a cooldown of {cooldown:g}; ask for more tokens"
                 )
         trunk = plan(
             *(size, "trunk", leaves[-1] * batch, seed, "--optim.schedule", "constant"),
@@ -142,9 +135,8 @@ def _branch(
         parent=parent,
     )
     flags = ("--optim.schedule", "cooldown", "--branch_from", parent)
-    return replace(
-        plan(size, label(tokens), recipe.tokens, seed, *flags, recipe=recipe), trunk=trunk.name
-    )
+    run = plan(size, count_in_name(tokens), recipe.tokens, seed, *flags, recipe=recipe)
+    return replace(run, trunk=trunk.name)
 
 
 def _plan_run(

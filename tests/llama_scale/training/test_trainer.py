@@ -26,7 +26,7 @@ from llama_scale.model.llama import Llama
 from llama_scale.training.optim import build_optimizer, lr_ratio
 from llama_scale.training.recipe import resolve
 from llama_scale.training.result import write_result
-from llama_scale.training.run_plan import human, plan_run, validation_interval
+from llama_scale.training.run_plan import plan_run, validation_interval
 from llama_scale.training.trainer import Pretraining, fit
 from tests.conftest import ROOT, TINY_MODEL, VOCAB, run_script
 
@@ -317,13 +317,6 @@ def test_constant_schedule_is_marked_as_not_annealed(tiny_data, tmp_path):
     assert result["annealed"] is False
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
     assert rows[-1]["lr"] == 6e-3
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(950, "950"), (1.5e6, "1.5M"), (20_480, "20.5k"), (7e9, "7B"), (1e12, "1T")]
-)
-def test_human(count, text):
-    assert human(count) == text
 
 
 @pytest.mark.parametrize(

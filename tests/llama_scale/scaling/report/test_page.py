@@ -13,8 +13,9 @@ from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
 from llama_scale.scaling.fitting.laws_file import summarise
 from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.forecasting import recommend
-from llama_scale.scaling.report import text as words
 from llama_scale.scaling.report.page import write_report
+from llama_scale.scaling.report.text import table
+from llama_scale.text import digits, power, signed
 
 TRUE = Surface(E=1.1, A=60.0, alpha=0.30, B=400.0, beta=0.42)
 SIZES = {"S1": (164_000, 64), "S2": (554_000, 96), "S3": (1_280_000, 128), "S4": (3_100_000, 192)}
@@ -193,7 +194,7 @@ def test_report_says_the_answer_in_words(study):
     text = " ".join(page.text.split())
     for part in (
         "In this study of 16 runs (4 sizes of 164k to 3.1M parameters, 250k to 4M training tokens)",
-        f"an error of {words.signed(row['error_percent'])}",
+        f"an error of {signed(row['error_percent'])}",
         "The smallest model within 5 % of the best loss",
         "No run solved a HumanEval task",
         "non-embedding parameters",
@@ -203,8 +204,8 @@ def test_report_says_the_answer_in_words(study):
     ):
         assert part in text, part
     cells = {row[0]: row[1:] for row in page.rows if row}
-    assert cells["α"][0] == words.digits(laws["laws"]["surface"]["parameters"]["alpha"]["value"], 4)
-    assert cells["6ND"][0] == words.power(60 * points.N.max() * points.D.max())
+    assert cells["α"][0] == digits(laws["laws"]["surface"]["parameters"]["alpha"]["value"], 4)
+    assert cells["6ND"][0] == power(60 * points.N.max() * points.D.max())
     assert len([row for row in page.rows if row and row[0][:2] in ("S1", "S2", "S3", "S4")]) == 16
 
 
@@ -303,7 +304,7 @@ def test_no_optimum_is_drawn_where_size_makes_no_difference(tmp_path):
     points = read_points(path)
     laws = summarise(fit_surface(points, 100), None)
     assert any("alpha = " in text for text in laws["warnings"])
-    assert "no best size can be given" in words.table(laws)
+    assert "no best size can be given" in table(laws)
     write_json(tmp_path / "laws.json", laws)
     write_report(tmp_path)
     page = Page((tmp_path / "report.html").read_text())
@@ -350,31 +351,6 @@ def test_report_refuses_a_law_of_other_points(tmp_path):
         write_report(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         write_report(tmp_path / "absent")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (164_000, "164k"),
-        (999_600, "1M"),
-        (3.096e6, "3.1M"),
-        (2.5e13, "25T"),
-        (34.2, "34.2"),
-        (7e18, "7×10¹⁸"),
-        (None, "–"),
-    ],
-)
-def test_counts(value, text):
-    assert words.count(value) == text
-
-
-def test_numbers():
-    assert words.digits(0.28231) == "0.282"
-    assert words.digits(25793.9, 4) == "25,790"
-    assert words.digits(0.0000123) == "1.23×10⁻⁵"
-    assert words.digits(0.0) == "0"
-    assert words.signed(-1.2149) == "−1.21 %"
-    assert words.signed(-0.001) == "+0.00 %"
 
 
 @pytest.mark.parametrize(

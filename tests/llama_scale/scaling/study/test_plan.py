@@ -16,7 +16,6 @@ from llama_scale.config import TrainConfig, load_size
 from llama_scale.errors import InputError
 from llama_scale.model.llama import Llama
 from llama_scale.scaling.study.plan import read_study
-from llama_scale.scaling.study.runs import label
 from llama_scale.scaling.study.tasks import Task, flags, flatten, keys
 from tests.conftest import ROOT, run_script
 
@@ -309,5 +308,3 @@ def test_flags():
         "--optim.lr", "0.001", "--compile", "false", "--size", "S1", "--stop", '["a"]',
         "--x", "null",
     )  # fmt: skip
-    names = [label(count) for count in (300_000, 1e6, 2.5e6, 1234567, 5e9, 12, 999)]
-    assert names == ["300k", "1M", "2.5M", "1.234567M", "5B", "12", "999"]
