@@ -12,7 +12,7 @@ from llama_scale.scaling.fitting.repeats import fit_repeats, worth
 from llama_scale.scaling.fitting.sweep import fit_sweep
 from llama_scale.scaling.fitting.thresholds import thresholds
 from llama_scale.scaling.report import tables
-from tests.llama_scale.scaling.fitting.test_fit import TRUE, grid, points
+from tests.llama_scale.scaling.helpers import SHARED, TRUE, grid, points
 
 
 def isoflop_points(noise=0.0005, seed=0):
@@ -227,7 +227,6 @@ def test_link_that_made_the_scores_is_chosen(name):
 
 def test_public_scores_have_the_published_links():
     from llama_scale.scaling.fitting.points import read_points
-    from tests.llama_scale.scaling.fitting.test_fit import SHARED
 
     path = SHARED / "bigcode_stack" / "humaneval_py_pass_partial.csv"
     if not path.is_file():

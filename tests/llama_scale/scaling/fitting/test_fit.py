@@ -17,26 +17,7 @@ from llama_scale.scaling.fitting.fit import (
 )
 from llama_scale.scaling.fitting.points import Points, read_points
 from llama_scale.scaling.fitting.stated_law import judge, parse_law
-from tests.conftest import ROOT
-
-SHARED = ROOT.parent / "shared" / "data" / "scaling"
-TRUE = Surface(E=1.1, A=60.0, alpha=0.30, B=400.0, beta=0.42)
-
-
-def points(N, D, loss) -> Points:
-    rows = [
-        dict(zip(("N", "D", "loss"), map(str, row), strict=True))
-        for row in zip(N, D, loss, strict=True)
-    ]
-    names = {"N": "N", "D": "D", "loss": "loss"}
-    return Points(N, D, loss, None, rows, np.arange(1, len(N) + 1), "x.csv", "", len(N), names)
-
-
-def grid(sizes=5, budgets=4, noise=0.005, seed=0, law=TRUE) -> Points:
-    N, D = np.meshgrid(np.geomspace(8e4, 1.7e6, sizes), np.geomspace(2.5e5, 4e6, budgets))
-    N, D = N.ravel(), D.ravel()
-    scatter = np.random.default_rng(seed).standard_normal(len(N))
-    return points(N, D, law.loss(N, D) * np.exp(noise * scatter))
+from tests.llama_scale.scaling.helpers import SHARED, TRUE, grid, points
 
 
 def bigcode(name: str) -> Points:

@@ -5,14 +5,13 @@ import pytest
 
 from llama_scale.scaling.forecasting import recommend
 from llama_scale.scaling.forecasting.holdout import forecast_first, request
-from tests.llama_scale.scaling.report.test_page import fit_study
-from tests.llama_scale.scaling.study.test_plan import TOY, plan  # noqa: F401
+from tests.llama_scale.scaling.helpers import TOY, fit_study
 
 GRID = {"sizes": ["S1", "S2", "S4"], "tokens": [3e5, 1e6, 3e6]}
 
 
 @pytest.fixture
-def study(plan):  # noqa: F811
+def study(plan):
     return lambda **changes: plan(runs=[GRID], **changes)
 
 
@@ -61,7 +60,7 @@ def test_which_runs_are_forecast(study, holdout, where, expected):
     assert found == expected
 
 
-def test_runs_of_several_seeds_are_asked_for_once(plan):  # noqa: F811
+def test_runs_of_several_seeds_are_asked_for_once(plan):
     runs = plan(runs=[GRID | {"seeds": [0, 1]}]).runs
     ahead = forecast_first(runs, "largest", None)
     assert len(ahead) == 2 and request(ahead) == f"S4:{ahead[0].recipe.tokens}"

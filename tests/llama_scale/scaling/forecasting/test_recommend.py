@@ -15,7 +15,7 @@ from llama_scale.scaling.fitting.chinchilla import fit_flops
 from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.forecasting import recommend
 from tests.conftest import run_script
-from tests.llama_scale.scaling.report.test_page import fit_study
+from tests.llama_scale.scaling.helpers import fit_study
 
 
 @pytest.fixture(scope="module")

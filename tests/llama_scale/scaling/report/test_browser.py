@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from llama_scale.scaling.report.page import write_report
-from tests.llama_scale.scaling.report.test_page import fit_study
+from tests.llama_scale.scaling.helpers import fit_study
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

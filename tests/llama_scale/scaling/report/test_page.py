@@ -16,51 +16,7 @@ from llama_scale.scaling.forecasting import recommend
 from llama_scale.scaling.report.page import write_report
 from llama_scale.scaling.report.text import table
 from llama_scale.text import digits, power, signed
-
-TRUE = Surface(E=1.1, A=60.0, alpha=0.30, B=400.0, beta=0.42)
-SIZES = {"S1": (164_000, 64), "S2": (554_000, 96), "S3": (1_280_000, 128), "S4": (3_100_000, 192)}
-NASTY = "</script><b>s1 & co"
-
-
-def write_points(path, drop=()):
-    """Write a study's points.csv: 4 sizes by 4 numbers of tokens, scores included."""
-    rng, rows = np.random.default_rng(7), []
-    for name, (N, d) in SIZES.items():
-        for D in (250_000, 630_000, 1_580_000, 4_000_000):
-            loss = TRUE.loss(N, D) * np.exp(0.005 * rng.standard_normal())
-            rows.append(
-                {
-                    "run": f"{name}-{D}" if rows else NASTY,
-                    "size": name,
-                    "N": N,
-                    "n_params": N + 1024 * d,
-                    "n_params_matmul": N + 1024 * d,
-                    "D": D,
-                    "flops": 6 * D * (N + 1024 * d + 256 * 6 * d),
-                    "epochs": 1.5,
-                    "annealed": "True",
-                    "loss": f"{loss:.6f}",
-                    "bits_per_byte": f"{loss / 2:.6f}",
-                    "humaneval_gold_bits_per_byte": f"{loss / 1.8:.6f}",
-                    "humaneval_parse_rate": f"{max(0, 0.9 - loss / 5):.4f}",
-                    "humaneval_pass_at_1": 0.0,
-                }
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(
-            file, [name for name in rows[0] if name not in drop], extrasaction="ignore"
-        )
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def fit_study(folder, holdout="largest", drop=()):
-    points = read_points(write_points(folder / "points.csv", drop))
-    laws = summarise(fit_surface(points, 200), *try_hold_out(points, holdout, 200))
-    write_json(folder / "laws.json", laws)
-    return points, laws
+from tests.llama_scale.scaling.helpers import NASTY, SIZES, TRUE, fit_study, write_points
 
 
 class Page(HTMLParser):

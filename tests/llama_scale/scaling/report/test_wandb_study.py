@@ -12,7 +12,7 @@ from llama_scale.scaling.report.page import write_report
 from llama_scale.scaling.report.tables import tables
 from llama_scale.scaling.report.wandb_study import mirror_study
 from tests.conftest import run_script
-from tests.llama_scale.scaling.report.test_page import fit_study
+from tests.llama_scale.scaling.helpers import fit_study
 from tests.llama_scale.training.helpers import read_run
 
 pytestmark = pytest.mark.usefixtures("no_wandb_settings")

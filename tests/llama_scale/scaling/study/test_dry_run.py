@@ -10,7 +10,7 @@ from llama_scale.errors import InputError
 from llama_scale.scaling.forecasting.design import further, width
 from llama_scale.scaling.study.dry_run import describe, hours, memory, rungs
 from llama_scale.scaling.study.grids import Grid, wanted
-from tests.llama_scale.scaling.study.test_plan import TOY, plan  # noqa: F401
+from tests.llama_scale.scaling.helpers import TOY
 
 SIZES = ("S1", "S2", "S4")
 SHAPES = {name: load_size(name, vocab_size=1024, context_length=128) for name in SIZES}
@@ -46,7 +46,7 @@ def test_bad_grids_are_refused(grid, message):
         wanted(grid, SHAPES)
 
 
-def test_budget_scales_the_runs_to_its_flops(plan):  # noqa: F811
+def test_budget_scales_the_runs_to_its_flops(plan):
     usual = plan()
     study = plan(budget={"flops": 1e15})
     assert sum(run.flops for run in study.runs) == pytest.approx(1e15, rel=0.01)
@@ -62,14 +62,14 @@ def test_budget_scales_the_runs_to_its_flops(plan):  # noqa: F811
         plan(budget={"flops": 1e15, "gpu_hours": 1})
 
 
-def test_variants_tell_equal_runs_apart(plan):  # noqa: F811
+def test_variants_tell_equal_runs_apart(plan):
     grids = [*TOY["runs"], {"variant": "again", "sizes": ["S1"], "tokens": [1e6]}]
     assert plan(runs=grids).runs[-1].name == "again-S1-1M-seed0"
     with pytest.raises(InputError, match=r"runs\[0\].variant: 'a/b' is no folder name"):
         plan(runs=[{"variant": "a/b", "sizes": ["S1"], "tokens": [1e6]}])
 
 
-def test_dry_run_says_what_the_runs_cost_and_tell(plan):  # noqa: F811
+def test_dry_run_says_what_the_runs_cost_and_tell(plan):
     study = plan("--dry-run", runs=[{"sizes": [*SIZES], "tokens": [3e5, 1e6, 3e6]}])
     assert study.config.dry_run
     text = describe(study)
@@ -88,7 +88,7 @@ def test_dry_run_says_what_the_runs_cost_and_tell(plan):  # noqa: F811
     assert "largest run: none; the plan: 2 runs cannot fit the law's 5 parameters" in alone
 
 
-def test_dry_run_forecasts_the_runs_that_the_fit_keeps(plan):  # noqa: F811
+def test_dry_run_forecasts_the_runs_that_the_fit_keeps(plan):
     tokens = [3e4, 3e5, 1e6, 3e6]
 
     def said(tokens, **changes):
@@ -103,11 +103,11 @@ def test_dry_run_forecasts_the_runs_that_the_fit_keeps(plan):  # noqa: F811
     assert "none; condition 'bits_per_byte<3': the plan has no column 'bits_per_byte'" in unknown
 
 
-def test_dry_run_of_a_sweep_promises_no_forecast(plan):  # noqa: F811
+def test_dry_run_of_a_sweep_promises_no_forecast(plan):
     grid = {"sizes": ["S1"], "tokens": [1e6], "lr_factors": [0.5, 1, 2]}
     assert "forecast" not in describe(plan(runs=[grid], law="rates", train=None))
 
 
-def test_rungs_are_those_between_the_studys_ends(plan):  # noqa: F811
+def test_rungs_are_those_between_the_studys_ends(plan):
     names = {rung.name for rung in rungs(plan(runs=[{"sizes": [*SIZES], "tokens": [1e6]}]))}
     assert names >= {"S1", "S2", "S4"} and "S5" not in names and "Q1" not in names

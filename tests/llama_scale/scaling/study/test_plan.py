@@ -18,33 +18,10 @@ from llama_scale.model.llama import Llama
 from llama_scale.scaling.study.plan import read_study
 from llama_scale.scaling.study.tasks import Task, flags, flatten, keys
 from tests.conftest import ROOT, run_script
+from tests.llama_scale.scaling.helpers import TOY
 
 check_evaluation = runpy.run_path(str(ROOT / "launch/study.py"))["check_evaluation"]
 QUICKSTART = ROOT / "configs/study/quickstart.yaml"
-TOY = {
-    "name": "toy",
-    "data": "configs/data/installed.yaml",
-    "device": "cpu",
-    "threads": 1,
-    "runs": [{"sizes": ["S1", "S2"], "tokens": [300_000, 1e6]},
-             {"sizes": ["S1"], "tokens": [2.5e6], "seeds": [0, 1]}],
-    "train": {"model.vocab_size": 1024, "model": {"context_length": 128}, "optim": {"lr": 1e-3}},
-    "suites": ["perplexity", "humaneval"],
-    "evaluate": {"humaneval": {"n_tasks": 5}},
-    "fit": {"resamples": 500},
-}  # fmt: skip
-
-
-@pytest.fixture
-def plan(tmp_path):
-    """Write a study file that is TOY with changes, and plan it in an empty folder."""
-
-    def plan(*overrides, **changes):
-        path = tmp_path / "toy.yaml"
-        path.write_text(yaml.safe_dump({k: v for k, v in (TOY | changes).items() if v is not None}))
-        return read_study(tmp_path, [str(path), *overrides])
-
-    return plan
 
 
 def test_runs(plan):

@@ -5,12 +5,11 @@ import pytest
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.errors import InputError
 from llama_scale.scaling.study.dry_run import describe
-from tests.llama_scale.scaling.study.test_plan import plan  # noqa: F401
 
 GRID = {"sizes": ["S1", "S2", "S4"], "tokens": [1e6, 3e6, 6e6], "cooldown": 0.2}
 
 
-def test_a_trunk_is_paid_once_and_branches_leave_it_where_they_must(plan):  # noqa: F811
+def test_a_trunk_is_paid_once_and_branches_leave_it_where_they_must(plan):
     study = plan(runs=[GRID])
     names = [run.name for run in study.runs if run.config.size == "S2"]
     assert names == ["S2-trunk-seed0", "S2-1M-seed0", "S2-3M-seed0", "S2-6M-seed0"]
@@ -38,12 +37,12 @@ def test_a_trunk_is_paid_once_and_branches_leave_it_where_they_must(plan):  # no
     assert f"12 runs, {total:.3g} FLOPs" in describe(study)
 
 
-def test_a_budget_counts_trunks_once(plan):  # noqa: F811
+def test_a_budget_counts_trunks_once(plan):
     study = plan(runs=[GRID], budget={"flops": 1e15})
     assert sum(run.spent for run in study.runs) == pytest.approx(1e15, rel=0.02)
 
 
-def test_bad_cooldowns_are_refused(plan):  # noqa: F811
+def test_bad_cooldowns_are_refused(plan):
     for cooldown in (0, 1, -0.1):
         with pytest.raises(InputError, match=r"runs\[0\]: cooldown: expected a share"):
             plan(runs=[GRID | {"cooldown": cooldown}])
