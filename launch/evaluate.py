@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     from llama_scale.training.wandb_log import mirror_scores
 
     argv = [FLAGS.get(arg, arg) for arg in (sys.argv[1:] if argv is None else argv)]
-    config = parse(EvalConfig, "Score a model of code.", argv, positional="checkpoint")
+    config = parse(
+        EvalConfig, "Score a model of code.", argv, positional="checkpoint", shipped="eval"
+    )
     set_threads(config.threads)
     if config.cuda_graphs and pick_device(config.device) == "cpu":
         raise UserError("cuda_graphs: CUDA graphs need a GPU; leave it out on a CPU")

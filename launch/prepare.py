@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     if argv[:1] == ["lookup"]:
         print(describe(lookup(parse(LookupConfig, "Name a token's file.", argv[1:]))))
         return
-    config = parse(PrepareConfig, __doc__, argv)
+    config = parse(PrepareConfig, __doc__, argv, shipped="data")
     if manifest := find_finished_build(config):
         print(f"{config.folder}: already prepared ({manifest['fingerprint'][:12]}), nothing to do")
     elif manifest := prepare(config):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_scale.cli import parse, run_cli
+from llama_scale.cli import build, run_cli
 from llama_scale.errors import InputError, UserError, nearest
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ def check_evaluation(study: "Study") -> None:
                 f"{study.source}: suites: no suite {suite!r}{nearest(suite, KNOWN)}; known: "
                 f"{', '.join(KNOWN)}"
             )
-    _, _, *argv = next(task.argv for task in study.tasks if task.stage == "evaluate")
+    settings = next(task.settings for task in study.tasks if task.stage == "evaluate")
     try:
-        parse(EvalConfig, "", argv, positional="checkpoint")
+        build(EvalConfig, settings)
     except InputError as error:
         raise UserError(f"{study.source}: evaluate: {error}") from None
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     from llama_scale.scaling.study.plan import read_study
     from llama_scale.scaling.study.runner import run_study
 
-    study = read_study(Path.cwd(), argv)
+    study = read_study(Path.cwd(), argv, scripts=Path(__file__).resolve().parent)
     check_evaluation(study)
     if study.config.dry_run:
         print(describe(study))

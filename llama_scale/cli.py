@@ -11,7 +11,14 @@ from itertools import pairwise
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from llama_scale.config import read_yaml, renamed_fields, size_path, with_new_names
+from llama_scale.config import (
+    find_config,
+    nest,
+    read_yaml,
+    renamed_fields,
+    size_path,
+    with_new_names,
+)
 from llama_scale.errors import InputError, UserError, nearest
 
 if TYPE_CHECKING:
@@ -30,13 +37,15 @@ def parse(
     description: str,
     argv: list[str] | None = None,
     positional: str | None = None,
+    shipped: str | None = None,
 ) -> T:
     """Fill ``config_class`` from ``--config FILE``, ``--size NAME`` and ``--dotted.overrides``.
 
     Later arguments win, but ``--size`` wins over the size of a file wherever it stands;
     ``--dry-run`` is ``--dry_run``, and a switch needs no value. The old name of a setting, which
     its class lists in ``RENAMED``, is read as the new one.
-    ``positional`` names the field that a leading argument without a flag fills. Raises UserError
+    ``positional`` names the field that a leading argument without a flag fills. ``shipped`` is the
+    folder of configs/ that has the files a person may name without their folder. Raises UserError
     with one line on an unknown key (naming the nearest one), a wrong type, a missing file or an
     unknown size.
     """
@@ -51,6 +60,8 @@ def parse(
     if positional and argv and not argv[0].startswith("-"):
         argv[0] = f"--{positional}={argv[0]}"
     argv = _normalize(argv, config_class)
+    if shipped:
+        argv = _find_config_files(argv, shipped)
     for path in _config_files(argv):
         _check_mappings(path, config_class)
     try:
@@ -59,6 +70,28 @@ def parse(
         values = parser.instantiate(parser.parse_args(expanded))
     except jsonargparse.ArgumentError as error:
         raise UserError(_one_line(str(error), config_class, argv)) from None
+    return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
+
+
+def build(config_class: type[T], settings: dict[str, Any]) -> T:
+    """Fill ``config_class`` from a mapping, {"model": {...}, "optim.lr": 1e-3}, nested or dotted.
+
+    Old names are read as in ``parse``. Raises InputError with one line on an unknown key (naming
+    the nearest one), a wrong type, or a value that the class refuses.
+    """
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(config_class, None)
+    nested = with_new_names(nest(settings), config_class)
+    for item in dataclasses.fields(config_class):
+        value = nested.get(item.name, {})
+        if dataclasses.is_dataclass(item.type) and not isinstance(value, dict):
+            raise InputError(f"{item.name}: expected fields, found {value!r:.80}")
+    try:
+        values = parser.instantiate(parser.parse_object(nested))
+    except jsonargparse.ArgumentError as error:
+        raise InputError(_one_line(str(error), config_class, [])) from None
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
 
 
@@ -176,6 +209,20 @@ def _one_line(message: str, config_class: type, argv: list[str]) -> str:
     files = _config_files(argv)
     given = unknown or not files or f"--{key}" in flags
     return message if given else f"{', '.join(files)}: {message}"
+
+
+def _find_config_files(argv: list[str], folder: str) -> list[str]:
+    """Put the file that each ``--config NAME`` means in the place of its name."""
+    result = []
+    for flag in _joined(argv, ("--config",)):
+        name, equals, value = flag.partition("=")
+        if name == "--config" and equals:
+            try:
+                value = str(find_config(value, folder) if not os.path.exists(value) else value)
+            except InputError as error:
+                raise UserError(f"config: {error}") from None
+        result.append(name + equals + value)
+    return result
 
 
 def _config_files(argv: list[str]) -> list[str]:

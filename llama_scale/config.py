@@ -9,7 +9,9 @@ import yaml
 
 from llama_scale.errors import InputError, at_least_0, at_least_1, check_fields, nearest, positive
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+# launch/ and configs/ lie beside the package, in a checkout as where it is installed.
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
 Auto = Literal["auto"]
 T = TypeVar("T")
 
@@ -234,6 +236,45 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def nest(settings: dict[str, Any]) -> dict[str, Any]:
+    """Turn dotted settings into nested ones: {"optim.lr": 1} is {"optim": {"lr": 1}}.
+
+    Raises InputError where a setting has both a value and fields of its own.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in flatten(settings).items():
+        *parents, last = key.split(".")
+        inner = nested
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise InputError(f"{key}: {parent} has a value already, {inner!r}; give one")
+        if isinstance(inner.get(last), dict):
+            raise InputError(f"{key}: has fields already; give them or a value")
+        inner[last] = value
+    return nested
+
+
+def find_config(
+    name: str, folder: str, root: Path | None = None, hint: str = "a YAML file"
+) -> Path:
+    """Return the settings file that a person means by ``name``.
+
+    It is looked for from ``root`` (the working directory), then in the shipped configs/; a bare
+    name is configs/<folder>/<name>.yaml: quickstart with the folder study is
+    configs/study/quickstart.yaml. Raises InputError, which says to give ``hint``, if there is none.
+    """
+    names = [name]
+    if Path(name).name == name and not Path(name).suffix:
+        names.append(f"configs/{folder}/{name}.yaml")
+    for path in (place / each for place in (root or Path.cwd(), ROOT) for each in names):
+        if path.is_file():
+            return path
+    known = [path.relative_to(ROOT).as_posix() for path in CONFIGS.glob("*/*.yaml")]
+    known += [path.stem for path in CONFIGS.glob(f"{folder}/*.yaml")]
+    raise InputError(f"no file {name}{nearest(name, known)}; give {hint}")
 
 
 def size_path(name: str) -> Path:

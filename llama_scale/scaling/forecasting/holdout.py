@@ -36,7 +36,7 @@ def planned_points(runs: list[PlannedRun]) -> Points:
             "run": run.name,
             "size": run.config.size,
             "seed": str(run.config.seed),
-            "N": str(run.n),
+            "N": str(run.n_params_non_embedding),
             "n_params": str(count_parameters(run.config.model).total),
             "n_params_matmul": str(count_parameters(run.config.model).matmul),
             "D": str(run.recipe.tokens),
@@ -64,7 +64,7 @@ def request(runs: list[PlannedRun], column: str = "N") -> str:
     rows = planned_points(runs).rows
     sizes = [
         row["size"]
-        if count_parameters(load_size(row["size"])).non_embedding == run.n
+        if count_parameters(load_size(row["size"])).non_embedding == run.n_params_non_embedding
         else row.get(column, row["N"])
         for run, row in zip(runs, rows, strict=True)
     ]

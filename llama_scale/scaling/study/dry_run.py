@@ -18,29 +18,35 @@ from llama_scale.text import count, digits, power
 
 def describe(study: Study) -> str:
     """Return the study's runs with their cost, what they would forecast, and its commands."""
-    wide = max(22, *(len(run.name) for run in study.runs)) + 2
-    rows = [
-        f"{'run':<{wide}}{'N':>14}{'D':>16}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}{'FLOPs':>11}"
-        f"{'memory':>11}{'hours':>9}"
-    ]
-    for run in study.runs:
-        recipe = run.recipe
-        rows.append(
-            f"{run.name:<{wide}}{run.n:>14,}{recipe.tokens:>16,}{recipe.tokens / run.n:>8.1f}"
-            f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.spent:>11.3g}"
-            f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.spent):>9.3g}"
-        )
     total, config, budget = sum(r.spent for r in study.runs), study.config, study.config.budget
-    rows += [
+    lines = [
+        *run_table(study),
         f"{len(study.runs)} runs, {total:.3g} FLOPs (exact, causal attention); N is non-embedding",
         f"hours: {hours(study, total):.3g} of one {budget.gpu} in all, at {budget.mfu:.0%} of its "
         "dense bf16 peak; memory: one sequence at a time, weights in float32, without compile",
         f"runs at a time: {config.parallel}; threads of each: {config.threads or 'auto'}",
-        *(forecast(study) if config.law == "loss" else []),
+        *(forecast_width(study) if config.law == "loss" else []),
         "",
     ]
-    rows += [f"{task.name}: python {shlex.join(task.argv[1:])}" for task in study.tasks]
-    return "\n".join(rows)
+    lines += [f"{task.name}: python {shlex.join(task.argv[1:])}" for task in study.tasks]
+    return "\n".join(lines)
+
+
+def run_table(study: Study) -> list[str]:
+    """Return the lines of the table of runs: sizes, recipes and cost."""
+    wide = max(22, *(len(run.name) for run in study.runs)) + 2
+    lines = [
+        f"{'run':<{wide}}{'N':>14}{'D':>16}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}{'FLOPs':>11}"
+        f"{'memory':>11}{'hours':>9}"
+    ]
+    for run in study.runs:
+        N, recipe = run.n_params_non_embedding, run.recipe
+        lines.append(
+            f"{run.name:<{wide}}{N:>14,}{recipe.tokens:>16,}{recipe.tokens / N:>8.1f}"
+            f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.spent:>11.3g}"
+            f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.spent):>9.3g}"
+        )
+    return lines
 
 
 def hours(study: Study, flops: float) -> float:
@@ -54,7 +60,7 @@ def memory(run: PlannedRun) -> int:
     return training_memory(run.config.model, 1, bf16=run.config.precision != "fp32").total
 
 
-def forecast(study: Study) -> list[str]:
+def forecast_width(study: Study) -> list[str]:
     """Return how well the runs would forecast, and the grid that would do best for their cost.
 
     Simulated (see design.py) for the compute-optimal model at ten times the largest run.
@@ -67,34 +73,38 @@ def forecast(study: Study) -> list[str]:
         return [f"forecast at ten times the largest run: none; {error}"]
     N, D, noise = points.N, points.D, study.config.noise
     target = further(float((6 * N * D).max()))
-    own = width(N, D, target, noise)
-    what = (
+    planned_width = width(N, D, target, noise)
+    title = (
         f"forecast at ten times the largest run ({count(target[0])} parameters, "
         f"{count(target[1])} tokens), simulated with {100 * noise:g} % noise"
     )
-    lines = [f"{what}: within {digits(own, 2)} %"]
+    lines = [f"{title}: within {digits(planned_width, 2)} %"]
     best = best_design(rungs(study), float(points.compute.sum()), target, noise)
-    if best is None or best.width > 0.95 * own:
+    if best is None or best.width > 0.95 * planned_width:
         return [*lines, "no grid of the ladder's rungs would do clearly better for the same FLOPs"]
-    return [*lines, f"for the same FLOPs, within {digits(best.width, 2)} %: {_text(best)}"]
+    return [
+        *lines,
+        f"for the same FLOPs, within {digits(best.width, 2)} %: {describe_design(best)}",
+    ]
 
 
 def rungs(study: Study) -> list[Rung]:
     """Return the rungs from the study's smallest to its largest, in its vocabulary and context."""
-    least, most = (end(run.n for run in study.runs) for end in (min, max))
+    least, most = (end(run.n_params_non_embedding for run in study.runs) for end in (min, max))
     first = study.runs[0].config.model
     shape = {"vocab_size": first.vocab_size, "context_length": first.context_length}
-    found = []
+    ladder = []
     for path in sorted(CONFIGS.glob("size/*.yaml")):
         model = load_size(path.stem, **shape)
-        size = count_parameters(model).non_embedding
-        if least <= size <= most:
-            found.append(Rung(path.stem, size, flops_per_token(model)))
+        n_params = count_parameters(model).non_embedding
+        if least <= n_params <= most:
+            ladder.append(Rung(path.stem, n_params, flops_per_token(model)))
     # Two names may stand for one shape.
-    return list({rung.N: rung for rung in found}.values())
+    return list({rung.N: rung for rung in ladder}.values())
 
 
-def _text(design: Design) -> str:
+def describe_design(design: Design) -> str:
+    """Return a grid as text: "8 runs (S1 at 1M, 4M; S2 at 2M tokens; 3×10¹⁵ FLOPs)"."""
     parts = []
     for name in dict.fromkeys(rung.name for rung in design.rungs):
         tokens = [d for r, d in zip(design.rungs, design.D, strict=True) if r.name == name]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import product
+from typing import NamedTuple
 
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import count_parameters, flops_per_token
@@ -10,7 +11,8 @@ from llama_scale.errors import InputError
 from llama_scale.scaling.forecasting.recommend import budget
 
 LEAST_TOKENS = 1
-SPREAD = 0.5, 5_000
+# Tokens for each parameter that an equal-compute run may have, from and to.
+TOKENS_PER_PARAMETER = 0.5, 5_000
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,16 @@ class Budget:
         return budget(self.flops, self.gpu_hours, self.gpu, self.mfu)
 
 
-def wanted(
-    grid: Grid, shapes: dict[str, ModelConfig], factor: float = 1.0
-) -> list[tuple[str, float, int]]:
-    """Return the runs of a grid, (size, tokens, seed) each, their tokens times ``factor``.
+class GridRun(NamedTuple):
+    """A run that a grid asks for: the name of its size, its tokens and its seed."""
+
+    size: str
+    tokens: float
+    seed: int
+
+
+def grid_runs(grid: Grid, shapes: dict[str, ModelConfig], factor: float = 1.0) -> list[GridRun]:
+    """Return the runs of a grid, their tokens times ``factor``.
 
     Tokens that are computed are rounded to four digits, which keeps names short.
 
@@ -104,18 +112,19 @@ def wanted(
         )
     values = getattr(grid, given[0])
     for value in values:
-        if not LEAST_TOKENS <= value * (1e9 if given[0] == kinds[1] else 1) < float("inf"):
+        tokens = value * 1e9 if given[0] == "tokens_per_parameter" else value
+        if not LEAST_TOKENS <= tokens < float("inf"):
             raise InputError(f"{given[0]}: expected at least {LEAST_TOKENS}, found {value}")
     runs = []
     for size, value, seed in product(grid.sizes, values, grid.seeds):
-        n, tokens = count_parameters(shapes[size]).non_embedding, value
+        n_params, tokens = count_parameters(shapes[size]).non_embedding, value
         if given[0] == "tokens_per_parameter":
-            tokens = value * n
+            tokens = value * n_params
         if given[0] == "isoflop":
             tokens = value / flops_per_token(shapes[size])
-            if not SPREAD[0] <= tokens / n <= SPREAD[1]:
+            if not TOKENS_PER_PARAMETER[0] <= tokens / n_params <= TOKENS_PER_PARAMETER[1]:
                 continue
         if given[0] != "tokens" or factor != 1:
             tokens = float(f"{tokens * factor:.4g}")
-        runs.append((size, tokens, seed))
+        runs.append(GridRun(size, tokens, seed))
     return runs

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llama_scale.cli import parse
-from llama_scale.config import CONFIGS, flatten, load_size, read_yaml
+from llama_scale.cli import build, parse
+from llama_scale.config import find_config, flatten, load_size, read_yaml
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import check_name
 from llama_scale.scaling.fitting.points import conditions, parse_columns
@@ -21,29 +21,38 @@ from llama_scale.scaling.study.settings import HEADLINE_SUITE, FitConfig, Planne
 from llama_scale.scaling.study.tasks import Task, plan_tasks
 from llama_scale.text import relative_path
 
-REPOSITORY = CONFIGS.parent
-NEEDED = "sizes", "seeds"
-STUDY_SETS = {
+# Lists of a grid that may not be empty.
+REQUIRED_LISTS = "sizes", "seeds"
+SET_BY_STUDY = {
     "evaluate": ("checkpoint", "suites", "all", "watch", "suite", "samples", "out"),
     "fit": ("points", "out", "holdout", "json"),
 }
-DATA = (
+DATA_HINT = (
     "the YAML that launch/prepare.py --config takes, as configs/data/installed.yaml (the folder "
     "of its tokens is for launch/train.py --data)"
 )
+EVALUATION_HINT = "the YAML of launch/evaluate.py, as configs/eval/quick.yaml"
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study that has been checked: its file, runs, tasks, and the identity of what it trains.
+    """A study that has been checked.
 
-    ``root`` is the working directory, below which data/, runs/ and studies/ lie. ``settings`` is
-    what studies/<name>/study.yaml records, with the shapes of the sizes and the data's settings.
+    Attributes:
+        config: What its file says.
+        source: The name of that file, for messages.
+        root: The working directory, below which data/, runs/ and studies/ lie.
+        scripts: Folder of the launch scripts, beside the package that they import.
+        runs: Its training runs.
+        tasks: Its tasks, each after those that it waits for.
+        settings: What studies/<name>/study.yaml records, with the shapes of the sizes and the
+            data's settings.
     """
 
     config: StudyConfig
     source: str
     root: Path
+    scripts: Path
     runs: list[PlannedRun]
     tasks: list[Task]
     settings: dict[str, Any]
@@ -64,48 +73,122 @@ class Study:
         return self.root / "runs" / self.config.name
 
 
-def read_study(root: Path, argv: list[str] | None = None) -> Study:
+def read_study(root: Path, argv: list[str] | None = None, *, scripts: Path) -> Study:
     """Read the study file that the command line names and plan it.
 
-    Raises InputError naming the file and the field when something in it is wrong, before
-    anything runs: an unknown key or size, a wrong type, a value out of range, an empty or doubled
-    list, in the study's own settings and in those of its runs and its fit. Those of the
-    evaluation are launch/study.py's to check.
+    Args:
+        root: The working directory.
+        argv: The command line; None is that of this process.
+        scripts: Folder of the launch scripts.
+
+    Raises:
+        InputError: Something in the file is wrong, named with the file before anything runs: an
+            unknown key or size, a wrong type, a value out of range, an empty or doubled list, in
+            the study's own settings and in those of its runs and its fit. Those of the
+            evaluation are launch/study.py's to check.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     source = argv[0] if argv and not argv[0].startswith("-") else "the study"
-    config = parse(StudyConfig, "Run a scaling study.", argv, positional="config")
+    config = parse(StudyConfig, "Run a scaling study.", argv, positional="config", shipped="study")
     try:
-        _check(config)
+        _check_settings(config)
         data = _read_data(config, root)
-        config = replace(config, evaluate=_evaluate_settings(config, root))
+        evaluation_file = _evaluation_file(config, root)
         runs = plan_runs(config, data["folder"])
-        settings = asdict(config) | {
-            "data": data["settings"],
-            "sizes": {size: asdict(load_size(size)) for size in _sizes(config)},
-            "train": flatten(config.train),
-            "planned": [run.name for run in runs if not run.is_trunk],
-        }
-        tasks = plan_tasks(config, data, runs, str(relative_path(REPOSITORY / "launch", root)))
-        if config.law == "loss":
-            _check_fit(next(task.argv for task in tasks if task.name == "fit"))
-        return Study(config, source, root, runs, tasks, settings)
+        tasks = plan_tasks(
+            config,
+            data,
+            runs,
+            str(relative_path(scripts, root)),
+            read_yaml(root / evaluation_file) if evaluation_file else None,
+        )
+        _check_fit(tasks)
+        return Study(
+            config=config,
+            source=source,
+            root=root,
+            scripts=scripts,
+            runs=runs,
+            tasks=tasks,
+            settings=_recorded_settings(config, data["settings"], evaluation_file, runs),
+        )
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
 
-def _sizes(config: StudyConfig) -> list[str]:
-    return sorted({size for grid in config.runs for size in grid.sizes})
+def _recorded_settings(
+    config: StudyConfig,
+    data: dict[str, Any],
+    evaluation_file: str | None,
+    runs: list[PlannedRun],
+) -> dict[str, Any]:
+    """Return what study.yaml records."""
+    evaluate = flatten(config.evaluate)
+    if evaluation_file:
+        evaluate["config"] = evaluation_file
+    sizes = sorted({size for grid in config.runs for size in grid.sizes})
+    return asdict(replace(config, evaluate=evaluate)) | {
+        "data": data,
+        "sizes": {size: asdict(load_size(size)) for size in sizes},
+        "train": flatten(config.train),
+        "planned": [run.name for run in runs if not run.is_trunk],
+    }
 
 
-def _check_rule(config: StudyConfig, field: str, rule: Any) -> None:
-    if not isinstance(rule, str | None):
-        raise InputError(f"{field}: expected a condition such as N>1e8, found {rule!r}")
+def _check_settings(config: StudyConfig) -> None:
+    """Raise InputError on the first setting that makes no sense."""
+    check_name("name", config.name)
+    if config.parallel != "auto" and config.parallel < 1:
+        raise InputError(f"parallel: expected at least 1 or auto, found {config.parallel}")
+    if config.threads is not None and config.threads < 1:
+        raise InputError(f"threads: expected at least 1 or null, found {config.threads}")
+    if not 0 < config.noise < 1:
+        raise InputError(f"noise: expected a share of the loss in (0, 1), found {config.noise}")
+    for part, names in SET_BY_STUDY.items():
+        for key in flatten(getattr(config, part)):
+            if key in names:
+                raise InputError(f"{part}.{key}: the study sets it; leave it out")
+    _check_condition(config, "holdout", config.holdout)
+    _check_condition(config, "fit.where", config.fit.get("where"))
+    if isinstance(columns := config.fit.get("columns"), str):
+        _check_columns(config, "fit.columns", parse_columns(columns).values())
+    if HEADLINE_SUITE not in config.suites:
+        raise InputError(
+            f"suites: {HEADLINE_SUITE} is missing; the law is fitted to its loss, so add it"
+        )
+    _check_lists(config)
+
+
+def _check_lists(config: StudyConfig) -> None:
+    """Raise InputError on a list that is empty or names something twice."""
+    lists = {"runs": config.runs, "suites": config.suites}
+    for position, grid in enumerate(config.runs):
+        if grid.variant:
+            check_name(f"runs[{position}].variant", grid.variant)
+        lists |= {
+            f"runs[{position}].{key}": value
+            for key, value in vars(grid).items()
+            if isinstance(value, list) and (key in REQUIRED_LISTS or value)
+        }
+    for name, values in lists.items():
+        if not values:
+            raise InputError(f"{name}: the list is empty; name at least one")
+        doubled = [value for value in values if values.count(value) > 1]
+        if doubled and name != "runs":
+            raise InputError(f"{name}: {doubled[0]} is listed twice; list each once")
+
+
+def _check_condition(config: StudyConfig, field: str, condition: Any) -> None:
+    """Raise InputError where ``condition`` cannot be read or asks for what no run will have."""
+    if not isinstance(condition, str | None):
+        raise InputError(f"{field}: expected a condition such as N>1e8, found {condition!r}")
+    if not condition or condition in ("largest", "none"):
+        return
     try:
-        asked = conditions(rule) if rule and rule not in ("largest", "none") else []
+        names = [name for _, name, *_ in conditions(condition)]
     except InputError as error:
         raise InputError(f"{field}: {error}") from None
-    _check_columns(config, field, [name for _, name, *_ in asked])
+    _check_columns(config, field, names)
 
 
 def _check_columns(config: StudyConfig, field: str, names: Iterable[str]) -> None:
@@ -118,75 +201,38 @@ def _check_columns(config: StudyConfig, field: str, names: Iterable[str]) -> Non
             )
 
 
-def _check_fit(argv: tuple[str, ...]) -> None:
-    """Raise InputError where the command of the fit is one that it would refuse."""
+def _check_fit(tasks: list[Task]) -> None:
+    """Raise InputError where the fit would refuse its settings."""
+    for task in tasks:
+        if task.name == "fit":
+            try:
+                build(FitConfig, task.settings)
+            except InputError as error:
+                raise InputError(f"fit: {error}") from None
+
+
+def _evaluation_file(config: StudyConfig, root: Path) -> str | None:
+    """Return the file that evaluate.config names, from ``root`` where it lies there."""
+    name = config.evaluate.get("config")
+    if name is None:
+        return None
     try:
-        parse(FitConfig, "", list(argv[3:]), positional="points")
+        path = find_config(str(name), "eval", root, EVALUATION_HINT)
     except InputError as error:
-        raise InputError(f"fit: {error}") from None
-
-
-def _check(config: StudyConfig) -> None:
-    check_name("name", config.name)
-    if config.parallel != "auto" and config.parallel < 1:
-        raise InputError(f"parallel: expected at least 1 or auto, found {config.parallel}")
-    if config.threads is not None and config.threads < 1:
-        raise InputError(f"threads: expected at least 1 or null, found {config.threads}")
-    if not 0 < config.noise < 1:
-        raise InputError(f"noise: expected a share of the loss in (0, 1), found {config.noise}")
-    for part, names in STUDY_SETS.items():
-        for key in flatten(getattr(config, part)):
-            if key in names:
-                raise InputError(f"{part}.{key}: the study sets it; leave it out")
-    _check_rule(config, "holdout", config.holdout)
-    _check_rule(config, "fit.where", config.fit.get("where"))
-    if isinstance(columns := config.fit.get("columns"), str):
-        _check_columns(config, "fit.columns", parse_columns(columns).values())
-    if HEADLINE_SUITE not in config.suites:
-        raise InputError(
-            f"suites: {HEADLINE_SUITE} is missing; the law is fitted to its loss, so add it"
-        )
-    lists = {"runs": config.runs, "suites": config.suites}
-    for position, grid in enumerate(config.runs):
-        if grid.variant:
-            check_name(f"runs[{position}].variant", grid.variant)
-        lists |= {
-            f"runs[{position}].{key}": value
-            for key, value in vars(grid).items()
-            if isinstance(value, list) and (key in NEEDED or value)
-        }
-    for where, values in lists.items():
-        if not values:
-            raise InputError(f"{where}: the list is empty; name at least one")
-        doubled = [value for value in values if values.count(value) > 1]
-        if doubled and where != "runs":
-            raise InputError(f"{where}: {doubled[0]} is listed twice; list each once")
-
-
-def _find(name: str, field_name: str, root: Path, wanted: str) -> Path:
-    """Return a settings file named from the working directory or from the repository."""
-    for path in (root / name, REPOSITORY / name):
-        if path.is_file():
-            return path
-    known = [str(path.relative_to(REPOSITORY)) for path in CONFIGS.glob("*/*.yaml")]
-    raise InputError(f"{field_name}: no file {name}{nearest(name, known)}; give {wanted}")
-
-
-def _evaluate_settings(config: StudyConfig, root: Path) -> dict[str, Any]:
-    """Return the overrides of launch/evaluate.py, its file of settings first."""
-    settings = flatten(config.evaluate)
-    if "config" not in settings:
-        return settings
-    wanted = "the YAML of launch/evaluate.py, as configs/eval/quick.yaml"
-    path = _find(str(settings.pop("config")), "evaluate.config", root, wanted)
-    return {"config": str(relative_path(path, root))} | settings
+        raise InputError(f"evaluate.config: {error}") from None
+    if not isinstance(read_yaml(path), dict):
+        raise InputError(f"evaluate.config: {path} has no settings; give {EVALUATION_HINT}")
+    return str(relative_path(path, root))
 
 
 def _read_data(config: StudyConfig, root: Path) -> dict[str, Any]:
     """Return the file and the settings of the data, and the folder that launch/prepare.py makes."""
-    path = _find(config.data, "data", root, DATA)
+    try:
+        path = find_config(config.data, "data", root, DATA_HINT)
+    except InputError as error:
+        raise InputError(f"data: {error}") from None
     settings = read_yaml(path)
     if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
-        raise InputError(f"data: {config.data} has no name; give {DATA}")
+        raise InputError(f"data: {config.data} has no name; give {DATA_HINT}")
     folder = settings.get("out") or f"data/{settings['name']}"
     return {"file": str(relative_path(path, root)), "folder": folder, "settings": settings}

@@ -12,16 +12,17 @@ from tqdm import tqdm
 
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
-from llama_scale.scaling.study.backends.local import Failure, Running, State
+from llama_scale.scaling.study.backends.state import Attempt, Failure, State
 from llama_scale.scaling.study.plan import Study
 from llama_scale.scaling.study.tasks import FORECAST, Task
 from llama_scale.text import between, digits, relative_path
 
 HEARTBEAT = 60.0
 REFRESH = 0.5
-# Seconds of a stage before one of it has been measured, and lines of its output that are shown.
-USUAL = {"prepare": 40.0, "evaluate": 12.0, "collect": 1.0, "fit": 15.0, "report": 10.0}
-SHOWN = {"prepare": 1, "fit": 60, "track": 1}
+# Seconds that a stage takes, as long as none of it has been measured.
+USUAL_SECONDS = {"prepare": 40.0, "evaluate": 12.0, "collect": 1.0, "fit": 15.0, "report": 10.0}
+# Lines of a stage's output that are shown when it has finished.
+SHOWN_LINES = {"prepare": 1, "fit": 60, "track": 1}
 
 
 class Progress:
@@ -31,7 +32,7 @@ class Progress:
         self.study, self.state, self.slots = study, state, slots
         self.begun = self.printed = time.monotonic()
         self.refreshed = 0.0
-        self.running: list[Running] = []
+        self.running: list[Attempt] = []
 
     def __enter__(self) -> "Progress":
         study, done = self.study, len(self.state.done)
@@ -56,30 +57,30 @@ class Progress:
             tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
 
-    def started(self, running: Running) -> None:
+    def started(self, attempt: Attempt) -> None:
         """Show that a task was started; on a terminal the bar names it."""
         if self.bar.disable:
-            self.write(f"{self._count()} {running.task.name} started")
+            self.write(f"{self._count()} {attempt.task.name} started")
 
-    def finished(self, running: Running) -> None:
+    def finished(self, attempt: Attempt) -> None:
         """Show that a task succeeded, what it found and the time left."""
-        task = running.task
+        task = attempt.task
         self.write(
-            f"{self._count()} {task.name} finished in {clock(running.seconds)}"
-            f"{self._figures(task)}; {self._times()}",
-            running.tail(SHOWN[task.stage]) if task.stage in SHOWN else None,
+            f"{self._count()} {task.name} finished in {clock(attempt.seconds)}"
+            f"{self._result(task)}; {self._times()}",
+            attempt.tail(SHOWN_LINES[task.stage]) if task.stage in SHOWN_LINES else None,
         )
 
-    def retried(self, running: Running) -> None:
+    def retried(self, attempt: Attempt) -> None:
         """Show that a task crashed and is run once more."""
-        self.write(f"{running.task.name} crashed and is run once more; it said:", running.tail())
+        self.write(f"{attempt.task.name} crashed and is run once more; it said:", attempt.tail())
 
     def failed(self, failure: Failure) -> None:
         """Show that a task failed, and how."""
         log = relative_path(self.study.folder / "logs" / f"{failure.task.name}.log")
         self.write(f"{failure.task.name} FAILED ({failure.reason}; {log}):", failure.lines)
 
-    def tick(self, running: list[Running]) -> None:
+    def tick(self, running: list[Attempt]) -> None:
         """Advance the bar, or print a line after a silence."""
         self.running, now = list(running), time.monotonic()
         if self.bar.disable and now - self.printed > HEARTBEAT:
@@ -112,23 +113,23 @@ class Progress:
             if task.flops:
                 together += (1 - shares.get(task.name, 0.0)) * task.flops * seconds / flops
             elif task.stage == "evaluate":
-                together += max(0.0, self._usual(task) - since.get(task.name, 0.0))
+                together += max(0.0, self._usual_seconds(task) - since.get(task.name, 0.0))
             else:
-                alone += max(0.0, self._usual(task) - since.get(task.name, 0.0))
+                alone += max(0.0, self._usual_seconds(task) - since.get(task.name, 0.0))
         return together / self.slots + alone
 
-    def _usual(self, task: Task) -> float:
+    def _usual_seconds(self, task: Task) -> float:
         """Seconds that a task of this stage takes: as measured, or a guess."""
         names = [t.name for t in self.state.tasks if t.stage == task.stage]
         took = [self.state.records[n]["seconds"] for n in names if n in self.state.records]
-        return sum(took) / len(took) if took else USUAL.get(task.stage, 10.0)
+        return sum(took) / len(took) if took else USUAL_SECONDS.get(task.stage, 10.0)
 
-    def _share(self, running: Running) -> float:
+    def _share(self, attempt: Attempt) -> float:
         """Share of a training run's FLOPs that its metrics log shows as done."""
-        if not running.task.metrics:
+        if not attempt.task.metrics:
             return 0.0
-        done = last_row(self.state.root / running.task.metrics).get("flops", 0)
-        return min(1.0, max(0.0, done - running.task.flops_before) / running.task.flops)
+        done = last_row(self.state.root / attempt.task.metrics).get("flops", 0)
+        return min(1.0, max(0.0, done - attempt.task.flops_before) / attempt.task.flops)
 
     def _count(self) -> str:
         return f"[{len(self.state.done)}/{len(self.state.tasks)}]"
@@ -138,8 +139,8 @@ class Progress:
         about = f", about {clock(left)} left" if left is not None else ""
         return f"{clock(time.monotonic() - self.begun)} elapsed{about}"
 
-    def _figures(self, task: Task) -> str:
-        """The figures of a run that has just been trained, scored or forecast."""
+    def _result(self, task: Task) -> str:
+        """The loss or the score of a run that has just been trained, scored or forecast."""
         with suppress(InputError, KeyError, IndexError):
             output = self.state.root / task.outputs[0]
             if task.stage == "train":
@@ -148,8 +149,8 @@ class Progress:
                 return f", {read_json(output)['bits_per_byte']:.4f} bits per byte"
             if task.name == FORECAST:
                 rows = read_json(max(output.glob("*.json")))["runs"]
-                said = [f"{r['run']} {between(r, digits, 'run_low', 'run_high')}" for r in rows]
-                return f", loss expected: {'; '.join(said)}"
+                losses = [f"{r['run']} {between(r, digits, 'run_low', 'run_high')}" for r in rows]
+                return f", loss expected: {'; '.join(losses)}"
         return ""
 
 

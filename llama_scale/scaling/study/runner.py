@@ -2,18 +2,22 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from llama_scale.config import flatten, read_yaml
+from llama_scale.config import TrainConfig, flatten, nest, read_yaml, with_new_names
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, locked
-from llama_scale.scaling.study.backends.local import Failure, LocalExecutor, State, pick_slots
+from llama_scale.scaling.study.backends.local import LocalExecutor, pick_slots
 from llama_scale.scaling.study.backends.slurm import SlurmExecutor
+from llama_scale.scaling.study.backends.state import Failure, State
+from llama_scale.scaling.study.earlier import adopt_finished, move_earlier_folders
 from llama_scale.scaling.study.plan import Study
 from llama_scale.scaling.study.progress import Progress
 from llama_scale.text import relative_path
 
+# Settings of study.yaml by which the runs of a study were trained.
 IDENTITY = ("data", "sizes", "train")
 
 
@@ -27,60 +31,84 @@ def run_study(study: Study) -> None:
     study.folder.mkdir(parents=True, exist_ok=True)
     busy = f"{relative_path(study.folder)}: {{}} is running this study; wait for it or stop it"
     with locked(study.folder / "lock", busy) as handle:
-        check_same_study(study)
-        lay_out(study)
+        past = read_past_settings(study)
+        check_same_study(study, past)
+        move_earlier_folders(study.folder)
         state = State(study.folder / "state", study.root, study.tasks)
+        adopt_finished(study, past, state)
+        write_study_files(study)
         config = study.config
         slots = pick_slots(config.device, config.parallel, config.threads)
         jobs = config.executor == "slurm"
         with Progress(study, state, len(study.runs) if jobs else len(slots)) as progress:
-            logs = study.folder / "logs"
+            logs, packages = study.folder / "logs", study.scripts.parent
             executor = (
-                SlurmExecutor(state, logs, config.slurm, progress)
+                SlurmExecutor(state, logs, config.slurm, progress, import_path=packages)
                 if jobs
-                else LocalExecutor(state, logs, slots, progress, (handle,))
+                else LocalExecutor(
+                    state, logs, slots, progress, import_path=packages, keep_open=(handle,)
+                )
             )
             failures = executor.run()
         if failures:
             _fail(state, failures)
-        print(
-            f"{config.name}: finished; open {relative_path(study.folder / config.result)}",
-            flush=True,
-        )
+        result = relative_path(study.folder / config.result)
+        print(f"{config.name}: finished; open {result}", flush=True)
 
 
-def check_same_study(study: Study) -> None:
-    """Raise InputError if runs exist that were trained by other settings than the study's.
-
-    Runs may be added and left out and the scores and the fit may change; the data, the shapes of
-    the sizes and the training of an existing run may not.
-    """
+def read_past_settings(study: Study) -> dict[str, Any] | None:
+    """Return the settings that study.yaml recorded when the study was last run; None if never."""
     path = study.folder / "study.yaml"
-    trained = [r for r in study.runs if (study.runs_folder / r.name / "config.yaml").exists()]
-    if not path.exists() or not trained:
-        return
+    if not path.exists() or not trained_runs(study):
+        return None
     past = read_yaml(path)
     if not isinstance(past, dict):
         raise InputError(f"{relative_path(path)}: not the settings of a study; delete it to go on")
-    before, now = (
-        flatten({k: settings.get(k, {}) for k in IDENTITY}) for settings in (past, study.settings)
-    )
+    return past
+
+
+def trained_runs(study: Study) -> list[str]:
+    """Return the names of the study's runs whose training has begun."""
+    names = [run.name for run in study.runs]
+    return [name for name in names if (study.runs_folder / name / "config.yaml").exists()]
+
+
+def check_same_study(study: Study, past: dict[str, Any] | None) -> None:
+    """Raise InputError if runs exist that were trained by other settings than the study's.
+
+    Runs may be added and left out and the scores and the fit may change; the data, the shapes of
+    the sizes and the training of an existing run may not. ``past`` is what study.yaml recorded.
+    """
+    if past is None:
+        return
+    before, now = _identity(past), _identity(study.settings)
+    sizes = {run.name: run.config.size for run in study.runs}
     for key in sorted(before.keys() | now.keys()):
-        kind, name, *_ = key.split(".")
-        users = [r for r in trained if kind != "sizes" or r.config.size == name]
+        kind, size, *_ = key.split(".")
+        users = [n for n in trained_runs(study) if kind != "sizes" or sizes[n] == size]
         if before.get(key) != now.get(key) and users:
+            folder = relative_path(study.folder)
             raise InputError(
-                f"{study.source}: {key} is {now.get(key)}, but {users[0].name} was trained with "
-                f"{before.get(key)} ({relative_path(path)}); choose another name, or delete "
-                f"{relative_path(study.folder)} and {relative_path(study.runs_folder)} to start "
-                "over"
+                f"{study.source}: {key} is {now.get(key)}, but {users[0]} was trained with "
+                f"{before.get(key)} ({folder / 'study.yaml'}); choose another name, or delete "
+                f"{folder} and {relative_path(study.runs_folder)} to start over"
             )
 
 
-def lay_out(study: Study) -> None:
-    """Write study.yaml and the link to the runs."""
+def _identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the dotted settings by which runs were trained, renamed ones by their new name."""
+    train = with_new_names(nest(settings.get("train") or {}), TrainConfig)
+    return flatten({key: settings.get(key, {}) for key in IDENTITY} | {"train": train})
+
+
+def write_study_files(study: Study) -> None:
+    """Write study.yaml, the settings of each task, and the link to the runs."""
     with atomic_write(study.folder / "study.yaml") as file:
         yaml.safe_dump(study.settings, file, sort_keys=False)
+    settings = {task.config_file: task.settings for task in study.tasks if task.config_file}
+    for path, values in settings.items():
+        with atomic_write(study.root / path) as file:
+            yaml.safe_dump(values, file, sort_keys=False)
     study.runs_folder.mkdir(parents=True, exist_ok=True)
     link, target = study.folder / "runs", Path("..", "..", "runs", study.config.name)
     if link.is_symlink() and link.readlink() == target:
@@ -95,17 +123,18 @@ def _fail(state: State, failures: list[Failure]) -> None:
     """End a study of which tasks failed: name them and what could not be run because of them."""
     failed = {failure.task.name for failure in failures}
     blocked = [t.name for t in state.tasks if t.name not in state.done | failed]
-    because = f"; {len(blocked)} not run because of it: {_few(blocked)}" if blocked else ""
+    others = _first_names([failure.task.name for failure in failures[1:]])
+    because = f"; {len(blocked)} not run because of it: {_first_names(blocked)}" if blocked else ""
     line = (
         f"{len(failed)} of {len(state.tasks)} tasks failed ({failures[0].message}"
-        f"{'; ' + _few([f.task.name for f in failures[1:]]) if failures[1:] else ''}){because}; "
-        "the same command tries again"
+        f"{'; ' + others if others else ''}){because}; the same command tries again"
     )
     if all(failure.user_error for failure in failures):
         raise InputError(line)
     sys.exit(f"study.py: {line}")
 
 
-def _few(names: list[str], limit: int = 4) -> str:
+def _first_names(names: list[str], limit: int = 4) -> str:
+    """Return the first names and how many more there are: "a, b, c, d and 3 more"."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

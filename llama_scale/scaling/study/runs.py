@@ -1,23 +1,30 @@
 """The training runs of a study: full schedules, or constant-rate trunks with cooldown branches."""
 
-import json
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from llama_scale.cli import parse
-from llama_scale.config import ModelConfig, TrainConfig, flatten
+from llama_scale.cli import build
+from llama_scale.config import (
+    ModelConfig,
+    TrainConfig,
+    flatten,
+    nest,
+    read_yaml,
+    size_path,
+    with_new_names,
+)
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.errors import InputError
-from llama_scale.scaling.study.grids import Grid, wanted
+from llama_scale.scaling.study.grids import Grid, GridRun, grid_runs
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
-from llama_scale.scaling.study.tasks import device_flags, flags
 from llama_scale.text import count_in_name
 from llama_scale.training.recipe import Recipe, resolve, round_batch
 
-STUDY_SETS = ("size", "tokens", "seed", "data", "run", "group", "device", "threads", "config")
-STUDY_SETS += ("branch_from", "keep_steps")
+SET_BY_STUDY = (
+    "size", "tokens", "seed", "data", "run", "group", "device", "threads", "config", "branch_from",
+    "keep_steps",
+)  # fmt: skip
 
 
 def plan_runs(config: StudyConfig, data_folder: str) -> list[PlannedRun]:
@@ -26,9 +33,8 @@ def plan_runs(config: StudyConfig, data_folder: str) -> list[PlannedRun]:
     Raises InputError if a size does not exist, an override is unknown or set by the study itself,
     or a run is asked for twice.
     """
-    overrides = flatten(config.train)
-    for key in overrides:
-        if key in STUDY_SETS:
+    for key in flatten(config.train):
+        if key in SET_BY_STUDY:
             raise InputError(f"train.{key}: the study sets it for each run; leave it out")
     runs, total = _plan_grids(config, data_folder, 1.0), config.budget.total
     if total is None:
@@ -37,143 +43,207 @@ def plan_runs(config: StudyConfig, data_folder: str) -> list[PlannedRun]:
 
 
 def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[PlannedRun]:
-    found: dict[str, PlannedRun] = {}
+    """Return the runs of all grids, their tokens times ``factor``."""
+    planned: dict[str, PlannedRun] = {}
     for position, grid in enumerate(config.runs):
-        plan = partial(_plan_run, config, data_folder, grid.variant)
         try:
-            shapes = {size: _shape(config, size) for size in grid.sizes}
-            asked = wanted(grid, shapes, factor)
-            if grid.cooldown is not None and "optim.schedule" in flatten(config.train):
-                raise InputError("cooldown: sets train.optim.schedule itself; leave that out")
-            if grid.is_sweep:
-                runs = [run for one in asked for run in _sweep(plan, grid, *one)]
-            elif grid.cooldown is None:
-                runs = [plan(size, count_in_name(D), D, seed) for size, D, seed in asked]
-            else:
-                runs = _grow(plan, asked, grid.cooldown)
-            for run in runs:
-                if run.name in found:
+            for run in _plan_grid(RunPlanner(config, data_folder, grid.variant), grid, factor):
+                if run.name in planned:
                     raise InputError(f"{run.name} is asked for twice; list it once")
-                found[run.name] = run
+                planned[run.name] = run
         except InputError as error:
             raise InputError(f"runs[{position}]: {error}") from None
-    if not found:
+    if not planned:
         raise InputError("runs: no size can spend its budget; see isoflop in --help")
-    return list(found.values())
+    return list(planned.values())
+
+
+def _plan_grid(planner: "RunPlanner", grid: Grid, factor: float) -> list[PlannedRun]:
+    shapes = {size: planner.shape(size) for size in grid.sizes}
+    requested = grid_runs(grid, shapes, factor)
+    if grid.cooldown is not None:
+        if "optim.schedule" in flatten(planner.study.train):
+            raise InputError("cooldown: sets train.optim.schedule itself; leave that out")
+        return _trunks_and_branches(planner, requested, grid.cooldown)
+    if grid.is_sweep:
+        return [run for request in requested for run in _sweep(planner, grid, *request)]
+    return [planner.plan(r.size, count_in_name(r.tokens), r.tokens, r.seed) for r in requested]
+
+
+@dataclass(frozen=True)
+class RunPlanner:
+    """Makes the runs of one grid of a study: names them and fills their TrainConfig."""
+
+    study: StudyConfig
+    data_folder: str
+    variant: str
+
+    def shape(self, size: str) -> ModelConfig:
+        """Return the model of a size as the study trains it."""
+        overrides = nest(self.study.train)
+        return build(TrainConfig, overrides | {"model": self._model_fields(size)}).model
+
+    def plan(
+        self,
+        size: str,
+        tokens_label: str,
+        tokens: float,
+        seed: int,
+        overrides: dict[str, Any] | None = None,
+        recipe: Recipe | None = None,
+    ) -> PlannedRun:
+        """Return a run called <variant>-<size>-<tokens_label>-seed<seed>.
+
+        ``overrides`` go over the study's own. The recipe is what the settings give, unless it is
+        known, as a branch's is from its trunk.
+        """
+        name = "-".join(filter(None, [self.variant, f"{size}-{tokens_label}-seed{seed}"]))
+        settings = {
+            "size": size,
+            "model": self._model_fields(size),
+            "tokens": float(f"{tokens:.12g}"),
+            "seed": seed,
+            "data": self.data_folder,
+            "run": f"runs/{self.study.name}/{name}",
+            "group": self.study.name,
+            **device_settings(self.study),
+        }
+        train = flatten(nest(self.study.train)) | (overrides or {})
+        settings = nest(flatten(settings) | train)
+        config = build(TrainConfig, settings)
+        recipe = recipe or resolve(config)
+        flops_each = flops_per_token(config.model)
+        return PlannedRun(
+            name=name,
+            settings=settings,
+            config=config,
+            recipe=recipe,
+            n_params_non_embedding=count_parameters(config.model).non_embedding,
+            flops=recipe.tokens * flops_each,
+            spent=(recipe.tokens - recipe.first_step * recipe.batch_tokens) * flops_each,
+        )
+
+    def _model_fields(self, size: str) -> dict[str, Any]:
+        """Return the shape of a size with the study's overrides of it."""
+        overrides = nest(self.study.train).get("model", {})
+        if not isinstance(overrides, dict):
+            raise InputError(f"train.model: expected fields, found {overrides!r:.80}")
+        return read_yaml(size_path(size)) | with_new_names(overrides, ModelConfig)
+
+
+def device_settings(config: StudyConfig) -> dict[str, Any]:
+    """Return the settings of where the study's runs are trained and scored."""
+    threads = {"threads": config.threads} if config.threads else {}
+    return {"device": config.device, **threads}
 
 
 def _sweep(
-    plan: Callable[..., PlannedRun], grid: Grid, size: str, tokens: float, seed: int
+    planner: RunPlanner, grid: Grid, size: str, tokens: float, seed: int
 ) -> list[PlannedRun]:
-    """Return a run for each multiple of the law's batch and rate, all of equally many tokens."""
-    sketch = plan(size, count_in_name(tokens), tokens, seed)
-    context = sketch.recipe.batch_tokens // sketch.recipe.batch
-    batches = {x: context * round_batch(x * sketch.recipe.batch) for x in grid.batch_factors}
-    together = math.lcm(*batches.values())
-    equal = together * max(1, round(tokens / together))
+    """Return a run for each multiple of the law's batch and rate, all of equally many tokens.
+
+    Batches of 512 and 768 tokens, for example, both divide multiples of 1,536: the tokens are
+    rounded to one of those.
+    """
+    by_law = planner.plan(size, count_in_name(tokens), tokens, seed).recipe
+    context = by_law.batch_tokens // by_law.batch
+    batches = {x: context * round_batch(x * by_law.batch) for x in grid.batch_factors}
+    common = math.lcm(*batches.values())
+    equal_tokens = common * max(1, round(tokens / common))
     return [
-        plan(
-            *(size, f"{count_in_name(tokens)}-batch{batch:g}x-lr{rate:g}x", equal, seed),
-            *("--optim.batch_tokens", str(batches[batch])),
-            *("--optim.lr", f"{rate * sketch.recipe.lr:.6g}"),
+        planner.plan(
+            size,
+            f"{count_in_name(tokens)}-batch{batch:g}x-lr{rate:g}x",
+            equal_tokens,
+            seed,
+            {
+                "optim.batch_tokens": batches[batch],
+                "optim.lr": float(f"{rate * by_law.lr:.6g}"),
+            },
         )
         for batch in grid.batch_factors
         for rate in grid.lr_factors
     ]
 
 
-def _grow(
-    plan: Callable[..., PlannedRun], asked: list[tuple[str, float, int]], cooldown: float
+def _trunks_and_branches(
+    planner: RunPlanner, requested: list[GridRun], cooldown: float
 ) -> list[PlannedRun]:
     """Return a constant-rate trunk for each size and seed, and a branch of it for each budget.
 
-    A branch of D tokens leaves its trunk at (1 - cooldown) D. Batch and rate are the trunk's.
+    A branch of D tokens leaves its trunk at (1 - cooldown) D. Batch and rate are the trunk's,
+    which are those of a run as long as the trunk.
     """
     if not 0 < cooldown < 1:
         raise InputError(f"cooldown: expected a share between 0 and 1, found {cooldown}")
     runs = []
-    for size, seed in dict.fromkeys((size, seed) for size, _, seed in asked):
-        budgets = sorted(D for s, D, r in asked if (s, r) == (size, seed))
-        sketch = plan(size, "trunk", (1 - cooldown) * budgets[-1], seed)
-        batch = sketch.recipe.batch_tokens
-        ends = [round(D / batch) for D in budgets]
-        leaves = [round((1 - cooldown) * end) for end in ends]
-        for D, leave, end in zip(budgets, leaves, ends, strict=True):
-            if not sketch.recipe.warmup_steps <= leave < end or not leave:
+    for size, seed in dict.fromkeys((r.size, r.seed) for r in requested):
+        budgets = sorted(r.tokens for r in requested if (r.size, r.seed) == (size, seed))
+        by_law = planner.plan(size, "trunk", (1 - cooldown) * budgets[-1], seed).recipe
+        batch = by_law.batch_tokens
+        last_steps = [round(D / batch) for D in budgets]
+        branch_steps = [round((1 - cooldown) * last) for last in last_steps]
+        for D, branch_step, last_step in zip(budgets, branch_steps, last_steps, strict=True):
+            if not by_law.warmup_steps <= branch_step < last_step or not branch_step:
                 raise InputError(
-                    f"cooldown: {size} at {count_in_name(D)} tokens has {end} steps, too few for "
-                    f"the warmup and a cooldown of {cooldown:g}; ask for more tokens"
+                    f"cooldown: {size} at {count_in_name(D)} tokens has {last_step} steps, too few "
+                    f"for the warmup and a cooldown of {cooldown:g}; ask for more tokens"
                 )
-        trunk = plan(
-            *(size, "trunk", leaves[-1] * batch, seed, "--optim.schedule", "constant"),
-            *("--optim.batch_tokens", str(batch), "--keep_steps", json.dumps(leaves)),
-        )
-        runs.append(replace(trunk, is_trunk=True))
-        runs += [
-            _branch(plan, trunk, size, seed, *budget)
-            for budget in zip(budgets, leaves, ends, strict=True)
-        ]
+        constant = {
+            "optim.schedule": "constant",
+            "optim.batch_tokens": batch,
+            "keep_steps": branch_steps,
+        }
+        trunk = planner.plan(size, "trunk", branch_steps[-1] * batch, seed, constant)
+        trunk = replace(trunk, is_trunk=True)
+        runs.append(trunk)
+        for D, branch_step, last_step in zip(budgets, branch_steps, last_steps, strict=True):
+            runs.append(_branch(planner, trunk, count_in_name(D), branch_step, last_step))
     return runs
 
 
 def _branch(
-    plan: Callable[..., PlannedRun],
-    trunk: PlannedRun,
-    size: str,
-    seed: int,
-    tokens: float,
-    leave: int,
-    end: int,
+    planner: RunPlanner, trunk: PlannedRun, tokens_label: str, branch_step: int, last_step: int
 ) -> PlannedRun:
-    """Return the run that leaves ``trunk`` after step ``leave`` and cools down to ``end``."""
-    parent = f"{trunk.config.run}/checkpoints/step-{leave:08d}"
+    """Return the run that leaves ``trunk`` at ``branch_step`` and cools down to ``last_step``."""
+    parent = f"{trunk.config.run}/checkpoints/step-{branch_step:08d}"
     recipe = replace(
         trunk.recipe,
-        steps=end,
-        tokens=end * trunk.recipe.batch_tokens,
-        first_step=leave,
+        steps=last_step,
+        tokens=last_step * trunk.recipe.batch_tokens,
+        first_step=branch_step,
         parent=parent,
     )
-    flags = ("--optim.schedule", "cooldown", "--branch_from", parent)
-    run = plan(size, count_in_name(tokens), recipe.tokens, seed, *flags, recipe=recipe)
+    run = planner.plan(
+        trunk.config.size,
+        tokens_label,
+        recipe.tokens,
+        trunk.config.seed,
+        {"optim.schedule": "cooldown", "branch_from": parent},
+        recipe,
+    )
     return replace(run, trunk=trunk.name)
 
 
-def _plan_run(
-    config: StudyConfig,
-    data_folder: str,
-    variant: str,
-    size: str,
-    what: str,
-    tokens: float,
-    seed: int,
-    *more: str,
-    recipe: Recipe | None = None,
-) -> PlannedRun:
-    """Return a run called ``what``; its recipe is what the flags give, unless it is known."""
-    name = "-".join(filter(None, [variant, f"{size}-{what}-seed{seed}"]))
-    argv = (
-        *("--size", size, "--tokens", f"{tokens:.12g}", "--seed", str(seed)),
-        *("--data", data_folder, "--run", f"runs/{config.name}/{name}", "--group", config.name),
-        *device_flags(config),
-        *flags(config.train),
-        *more,
-    )
-    train = parse(TrainConfig, "Pretrain one model.", list(argv))
-    recipe = recipe or resolve(train)
-    each = flops_per_token(train.model)
-    return PlannedRun(
-        name=name,
-        argv=argv,
-        config=train,
-        recipe=recipe,
-        n=count_parameters(train.model).non_embedding,
-        flops=recipe.tokens * each,
-        spent=(recipe.tokens - recipe.first_step * recipe.batch_tokens) * each,
-    )
+def trained_as_planned(run: PlannedRun, resolved: dict[str, Any]) -> bool:
+    """Whether ``resolved``, a run folder's config.yaml, is what ``run`` would be trained by.
 
-
-def _shape(config: StudyConfig, size: str) -> ModelConfig:
-    """Return the model of a size as the study trains it."""
-    argv = ["--size", size, *flags(config.train)]
-    return parse(TrainConfig, "Pretrain one model.", argv).model
+    What the plan leaves to the machine (auto), and where it is trained, may be anything.
+    """
+    try:
+        past = flatten(asdict(build(TrainConfig, resolved)))
+    except InputError:
+        return False
+    recipe = run.recipe
+    planned = flatten(asdict(run.config)) | {
+        "tokens": recipe.tokens,
+        "optim.lr": recipe.lr,
+        "optim.batch_tokens": recipe.batch_tokens,
+        "optim.warmup_steps": recipe.warmup_steps,
+    }
+    anywhere = {"device", "threads", "run"}
+    return all(
+        value == "auto" or past[name] == value
+        for name, value in planned.items()
+        if name not in anywhere
+    )

@@ -44,9 +44,9 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if self.resamples < 100:
-            raise InputError(f"--resamples: expected at least 100, found {self.resamples}")
+            raise InputError(f"resamples: expected at least 100, found {self.resamples}")
         if not 0 <= self.seed < SEEDS:
-            raise InputError(f"--seed: expected 0 to 2^32 - 1, found {self.seed}")
+            raise InputError(f"seed: expected 0 to 2^32 - 1, found {self.seed}")
         parse_columns(self.columns)
         if self.against is not None:
             parse_law(self.against)
@@ -104,18 +104,25 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training run of a study: its name, its flags and what they mean.
+    """One training run of a study.
 
-    ``n`` are its non-embedding parameters, ``flops`` what its state has cost from the first step
-    on and ``spent`` what this run adds to it. ``trunk`` names the run that it branches from;
-    ``is_trunk`` says that it is one, which no law is fitted to.
+    Attributes:
+        name: Its name, which is that of its folder.
+        settings: What its file of settings says: the shape and what the study sets.
+        config: The settings as launch/train.py reads them.
+        recipe: Its tokens, batch, rate and steps.
+        n_params_non_embedding: Its non-embedding parameters.
+        flops: What its state has cost from the first step on.
+        spent: What this run adds to that: less, where it branches from a trunk.
+        trunk: The run that it branches from.
+        is_trunk: Whether others branch from it; no law is fitted to such a run.
     """
 
     name: str
-    argv: tuple[str, ...]
+    settings: dict[str, Any]
     config: TrainConfig
     recipe: Recipe
-    n: int
+    n_params_non_embedding: int
     flops: int
     spent: int
     trunk: str | None = None

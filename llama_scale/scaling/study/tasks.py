@@ -4,26 +4,33 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
-from llama_scale.config import flatten
+from llama_scale.config import flatten, nest
 from llama_scale.scaling.fitting.points import parse_columns
 from llama_scale.scaling.forecasting.holdout import forecast_first, request
+from llama_scale.scaling.study.runs import device_settings
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
 
-Script = Callable[..., tuple[str, ...]]
-FORECAST = "ahead-forecast"
+FORECAST = "holdout-forecast"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One process of a study.
+    """One process of a study, run in the working directory, from which its paths are.
 
-    ``argv`` runs in the working directory once the tasks in ``inputs`` are done; the task is done
-    when it has exited with 0 and ``outputs``, paths from there, exist. ``flops`` is the work
-    of a training run, whose progress ``metrics`` shows, counted from ``flops_before``.
+    Attributes:
+        name: Its name; the first word is its ``stage``.
+        argv: The command.
+        inputs: Names of the tasks that are done before it.
+        outputs: What exists once it is done.
+        flops: The work of a training run.
+        metrics: The log that shows how far a training run is.
+        flops_before: What that log counts of a trunk, before this run's own work.
+        config_file: The file of settings that the command reads.
+        settings: What that file says.
     """
 
     name: str
@@ -33,6 +40,8 @@ class Task:
     flops: float = 0.0
     metrics: str | None = None
     flops_before: float = 0.0
+    config_file: str | None = None
+    settings: dict[str, Any] | None = None
 
     @property
     def stage(self) -> str:
@@ -40,118 +49,171 @@ class Task:
         return self.name.split("-")[0]
 
 
-def flags(settings: dict[str, Any]) -> tuple[str, ...]:
-    """Turn settings into command-line overrides, the values as JSON where they are not text."""
-    words = []
-    for key, value in flatten(settings).items():
-        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    return tuple(words)
-
-
-def device_flags(config: StudyConfig) -> tuple[str, ...]:
-    """Return the flags of where the study's runs are trained and scored."""
-    threads = ("--threads", str(config.threads)) if config.threads else ()
-    return "--device", config.device, *threads
-
-
 def plan_tasks(
-    config: StudyConfig, data: dict[str, Any], runs: list[PlannedRun], scripts: str
+    config: StudyConfig,
+    data: dict[str, Any],
+    runs: list[PlannedRun],
+    scripts: str,
+    evaluation_file: dict[str, Any] | None = None,
 ) -> list[Task]:
     """Return the study's tasks: prepare, then train and evaluate each run, then the results.
 
     The held-out runs come last, after the others' forecast of them has been written.
-    ``scripts`` is the folder of the launch scripts.
+
+    Args:
+        config: The study.
+        data: The file of its data's settings and the folder that they make.
+        runs: Its runs, trunks before their branches.
+        scripts: Folder of the launch scripts.
+        evaluation_file: What the file says that the study's evaluation names.
     """
-
-    def script(name: str, *arguments: str) -> tuple[str, ...]:
-        return sys.executable, f"{scripts}/{name}.py", *arguments
-
-    study, points = f"studies/{config.name}", f"studies/{config.name}/points.csv"
-    prepare = script("prepare", "--config", data["file"])
-    tasks = [Task("prepare", prepare, outputs=(f"{data['folder']}/manifest.json",))]
-    scored = [run for run in runs if not run.is_trunk]
-    last = []
-    if config.law == "loss":
-        last = forecast_first(scored, config.holdout, config.fit.get("where"))
-    for run in runs:
-        if run not in last:
-            tasks += _run_tasks(config, run, script, "prepare")
-    if last:
-        tasks += _forecast_tasks(config, last, script, _scores(tasks))
-    after = tasks[-1].name
-    for run in last:
-        tasks += _run_tasks(config, run, script, after)
-    tasks.append(Task("collect", script("collect", study), _scores(tasks), (points,)))
-    if config.law == "rates":
-        found = f"{study}/{config.result}"
-        sweep = script("scaling", "sweep", points, "--out", found)
-        return [*tasks, Task("sweep", sweep, ("collect",), (found,))]
-    holdout = ("--holdout", config.holdout)
-    fit = script("scaling", "fit", points, "--out", study, *holdout, *flags(config.fit))
-    report = script("scaling", "report", study)
-    track = script("track", study, "--mode", os.environ.get("WANDB_MODE", "offline"))
-    return [
-        *tasks,
-        Task("fit", fit, ("collect",), (f"{study}/laws.json",)),
-        Task("report", report, ("fit",), (f"{study}/report.html",)),
-        Task("track", track, ("report",)),
+    make = TaskMaker(config, evaluation_settings(config, evaluation_file), scripts)
+    tasks = [
+        Task(
+            "prepare",
+            make.command("prepare", "--config", data["file"]),
+            outputs=(f"{data['folder']}/manifest.json",),
+        )
     ]
+    scored = [run for run in runs if not run.is_trunk]
+    held_out = []
+    if config.law == "loss":
+        held_out = forecast_first(scored, config.holdout, config.fit.get("where"))
+    for run in runs:
+        if run not in held_out:
+            tasks += make.train_and_evaluate(run, "prepare")
+    if held_out:
+        tasks += make.forecast(held_out, _evaluations(tasks))
+    after = tasks[-1].name
+    for run in held_out:
+        tasks += make.train_and_evaluate(run, after)
+    return [*tasks, *make.results(_evaluations(tasks))]
 
 
-def _scores(tasks: list[Task]) -> tuple[str, ...]:
+def _evaluations(tasks: list[Task]) -> tuple[str, ...]:
     return tuple(task.name for task in tasks if task.stage == "evaluate")
 
 
-def _forecast_tasks(
-    config: StudyConfig, last: list[PlannedRun], script: Script, after: tuple[str, ...]
-) -> list[Task]:
-    """Return the tasks that gather the other runs, fit them and write the forecast of ``last``."""
-    study = f"studies/{config.name}"
-    ahead = f"{study}/ahead"
-    points, without = f"{ahead}/points.csv", json.dumps([run.name for run in last])
-    collect = script("collect", study, "--without", without, "--out", points)
-    fit = script("scaling", "fit", points, "--out", ahead, *flags(config.fit), "--holdout", "none")
-    size = parse_columns(config.fit.get("columns")).get("N", "N")
-    asked = request(last, size)
-    forecast = script("scaling", "forecast", ahead, "--runs", asked, "--out", f"{study}/forecasts")
-    return [
-        Task("ahead-collect", collect, after, (points,)),
-        Task("ahead-fit", fit, ("ahead-collect",), (f"{ahead}/laws.json",)),
-        Task(FORECAST, forecast, ("ahead-fit",), (f"{study}/forecasts",)),
-    ]
+@dataclass(frozen=True)
+class TaskMaker:
+    """Makes the tasks of one study, all of whose runs are scored by the same ``evaluation``."""
+
+    config: StudyConfig
+    evaluation: dict[str, Any]
+    scripts: str
+
+    @property
+    def folder(self) -> str:
+        """Folder of the study's results."""
+        return f"studies/{self.config.name}"
+
+    def command(self, script: str, *arguments: str) -> tuple[str, ...]:
+        """Return the command of a launch script."""
+        return sys.executable, f"{self.scripts}/{script}.py", *arguments
+
+    def config_file(self, name: str) -> str:
+        """Return where the settings of a task are written."""
+        return f"{self.folder}/configs/{name}.yaml"
+
+    def train_and_evaluate(self, run: PlannedRun, after: str) -> list[Task]:
+        """Return the tasks that train a run, once ``after`` is done, and score it."""
+        folder = f"runs/{self.config.name}/{run.name}"
+        name = f"train-{run.name}"
+        train = Task(
+            name,
+            self.command("train", "--config", self.config_file(name)),
+            inputs=(after, f"train-{run.trunk}") if run.trunk else (after,),
+            outputs=(f"{folder}/result.json",),
+            flops=run.spent,
+            flops_before=run.flops - run.spent,
+            metrics=f"{folder}/metrics.jsonl",
+            config_file=self.config_file(name),
+            settings=run.settings,
+        )
+        if run.is_trunk:
+            return [train]
+        scores = f"{folder}/evals/step-{run.recipe.steps:08d}"
+        settings_file = self.config_file("evaluate")
+        evaluate = Task(
+            f"evaluate-{run.name}",
+            self.command("evaluate", folder, "--config", settings_file),
+            (train.name,),
+            tuple(f"{scores}/{suite}.json" for suite in self.config.suites),
+            config_file=settings_file,
+            settings=self.evaluation,
+        )
+        return [train, evaluate]
+
+    def forecast(self, held_out: list[PlannedRun], after: tuple[str, ...]) -> list[Task]:
+        """Return the tasks that fit the other runs and write the forecast of ``held_out``."""
+        folder = f"{self.folder}/holdout"
+        points, without = f"{folder}/points.csv", json.dumps([run.name for run in held_out])
+        collect = self.command("collect", self.folder, "--without", without, "--out", points)
+        column = parse_columns(self.config.fit.get("columns")).get("N", "N")
+        forecast = self.command(
+            "scaling", "forecast", folder, "--runs", request(held_out, column),
+            "--out", f"{self.folder}/forecasts",
+        )  # fmt: skip
+        return [
+            Task("holdout-collect", collect, after, (points,)),
+            self._fit("holdout-fit", "holdout-collect", folder, "none"),
+            Task(FORECAST, forecast, ("holdout-fit",), (f"{self.folder}/forecasts",)),
+        ]
+
+    def results(self, evaluations: tuple[str, ...]) -> list[Task]:
+        """Return the tasks that gather what all runs scored and make the study's result of it."""
+        study, points = self.folder, f"{self.folder}/points.csv"
+        collect = Task("collect", self.command("collect", study), evaluations, (points,))
+        if self.config.law == "rates":
+            result = f"{study}/{self.config.result}"
+            sweep = self.command("scaling", "sweep", points, "--out", result)
+            return [collect, Task("sweep", sweep, ("collect",), (result,))]
+        report = self.command("scaling", "report", study)
+        mode = os.environ.get("WANDB_MODE", "offline")
+        return [
+            collect,
+            self._fit("fit", "collect", study, self.config.holdout),
+            Task("report", report, ("fit",), (f"{study}/report.html",)),
+            Task("track", self.command("track", study, "--mode", mode), ("report",)),
+        ]
+
+    def _fit(self, name: str, after: str, folder: str, holdout: str) -> Task:
+        """Return the task that fits ``folder``/points.csv and writes the law beside it."""
+        settings = {"points": f"{folder}/points.csv", "out": folder, "holdout": holdout}
+        command = self.command("scaling", "fit", "--config", self.config_file(name))
+        return Task(
+            name,
+            command,
+            (after,),
+            (f"{folder}/laws.json",),
+            config_file=self.config_file(name),
+            settings=nest(flatten(self.config.fit) | settings),
+        )
 
 
-def _run_tasks(config: StudyConfig, run: PlannedRun, script: Script, after: str) -> list[Task]:
-    folder = f"runs/{config.name}/{run.name}"
-    scores = f"{folder}/evals/step-{run.recipe.steps:08d}"
-    suites = ("--suites", ",".join(config.suites))
-    # The suites last: a file of settings names its own.
-    evaluate = (folder, *device_flags(config), *flags(config.evaluate), *suites)
-    train = Task(
-        f"train-{run.name}",
-        script("train", *run.argv),
-        inputs=(after, f"train-{run.trunk}") if run.trunk else (after,),
-        outputs=(f"{folder}/result.json",),
-        flops=run.spent,
-        flops_before=run.flops - run.spent,
-        metrics=f"{folder}/metrics.jsonl",
-    )
-    if run.is_trunk:
-        return [train]
-    outputs = tuple(f"{scores}/{suite}.json" for suite in config.suites)
-    return [
-        train,
-        Task(f"evaluate-{run.name}", script("evaluate", *evaluate), (train.name,), outputs),
-    ]
+def evaluation_settings(
+    config: StudyConfig, evaluation_file: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the settings of launch/evaluate.py for every run of a study.
 
-
-def keys(tasks: list[Task]) -> dict[str, str]:
-    """Return a hash for each task of its command and those of all tasks that it follows.
-
-    The interpreter's path is left out, so that a moved environment repeats nothing.
+    The study's own go over those of the file that it names; its suites are its own.
     """
-    found: dict[str, str] = {}
+    settings = device_settings(config) | flatten(evaluation_file or {}) | flatten(config.evaluate)
+    settings.pop("config", None)
+    return nest(settings | {"suites": ",".join(config.suites)})
+
+
+def task_keys(tasks: list[Task]) -> dict[str, str]:
+    """Return a hash for each task of its command, its settings and those of all it follows.
+
+    The paths of the interpreter and of the launch scripts are left out, so that a moved
+    environment repeats nothing.
+    """
+    keys: dict[str, str] = {}
     for task in tasks:
-        parts = [*task.argv[1:], "", *(found[name] for name in sorted(task.inputs))]
-        found[task.name] = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    return found
+        script, arguments = task.argv[1:2], task.argv[2:]
+        parts = [*(PurePath(path).name for path in script), *arguments]
+        parts.append(json.dumps(task.settings, sort_keys=True))
+        parts += ["", *(keys[name] for name in sorted(task.inputs))]
+        keys[task.name] = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    return keys

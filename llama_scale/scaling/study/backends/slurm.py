@@ -17,23 +17,24 @@ from typing import TYPE_CHECKING, Any
 from llama_scale.cli import USER_ERROR
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
-from llama_scale.scaling.study.backends.local import (
-    ATTEMPTS,
+from llama_scale.scaling.study.backends.state import (
+    Attempt,
     Failure,
     Observer,
-    Running,
     State,
-    exit_words,
+    describe_exit,
+    may_retry,
+    task_environment,
 )
-from llama_scale.scaling.study.plan import REPOSITORY
 from llama_scale.scaling.study.tasks import Task
 
 if TYPE_CHECKING:
     import submitit
 
-POLL = 10.0
+POLL_SECONDS = 10.0
 GRACE = 60.0
-LOST = ("NO PROCESS AND NO RESULT",)
+# submitit's states of a job that ended without leaving a result.
+LOST_STATES = ("NO PROCESS AND NO RESULT",)
 
 
 @dataclass
@@ -67,13 +68,13 @@ class Command:
 
 
 @dataclass(kw_only=True)
-class Submitted(Running):
-    """A task's attempt as a job, which runs once it has written to its log."""
+class SlurmAttempt(Attempt):
+    """A task that was submitted as a job, which runs once it has written to its log."""
 
     job: Any
 
-    def wait(self) -> None:
-        """Take note of whether the job still waits in the queue: then its time has not begun."""
+    def restart_clock_in_queue(self) -> None:
+        """Begin its time anew while the job waits in the queue and has written nothing."""
         if _size(self.log) <= self.log_start:
             self.started = time.monotonic()
 
@@ -86,9 +87,18 @@ def _size(path: Path) -> int:
 class SlurmExecutor:
     """Runs the tasks of a ``State`` as jobs; tasks that are ready together are one job array.
 
-    ``parameters`` are submitit's, for example {"slurm_partition": "gpu", "timeout_min": 600,
-    "gpus_per_node": 1}. ``cluster`` is submitit's: slurm, or local for jobs on this machine.
-    Raises InputError if submitit is not installed or does not know a parameter.
+    Args:
+        state: The tasks and which of them are done.
+        logs: Folder of their logs.
+        parameters: submitit's, for example {"slurm_partition": "gpu", "timeout_min": 600,
+            "gpus_per_node": 1}.
+        observer: Is told what happens.
+        import_path: Folder of the packages that the tasks import.
+        cluster: submitit's: slurm, or local for jobs on this machine.
+        poll: Seconds between two looks at the jobs.
+
+    Raises:
+        InputError: submitit is not installed or does not know a parameter.
     """
 
     def __init__(
@@ -97,8 +107,10 @@ class SlurmExecutor:
         logs: Path,
         parameters: dict[str, Any],
         observer: Observer,
+        *,
+        import_path: Path,
         cluster: str = "slurm",
-        poll: float = POLL,
+        poll: float = POLL_SECONDS,
     ) -> None:
         try:
             import submitit
@@ -107,6 +119,7 @@ class SlurmExecutor:
                 "executor: slurm needs submitit; install it with pip install llama_scale[slurm]"
             ) from None
         self.state, self.logs, self.observer, self.poll = state, logs, observer, poll
+        self.import_path = import_path
         logs.mkdir(parents=True, exist_ok=True)
         self.submitted = state.folder / "submitted.json"
         try:
@@ -114,7 +127,7 @@ class SlurmExecutor:
             self.executor.update_parameters(name=state.folder.parent.name, **parameters)
         except (NameError, RuntimeError, TypeError) as error:
             raise InputError(f"slurm: {' '.join(str(error).split())}") from None
-        self.running: list[Submitted] = []
+        self.running: list[SlurmAttempt] = []
         self.failures: list[Failure] = []
 
     def run(self) -> list[Failure]:
@@ -123,9 +136,9 @@ class SlurmExecutor:
         KeyboardInterrupt leaves the jobs alone: the next call finds them again.
         """
         self._attach()
-        while self._submit() or self.running:
+        while self._submit_ready() or self.running:
             time.sleep(self.poll)
-            self._collect()
+            self._check_ended()
             self.observer.tick(self.running)
         self.submitted.unlink(missing_ok=True)
         return self.failures
@@ -138,86 +151,87 @@ class SlurmExecutor:
             if name not in tasks or row["key"] != self.state.keys[name]:
                 continue
             job = self.executor._executor.job_class(self.executor.folder, row["job"])
-            if job.state not in LOST:
-                self.running.append(
-                    Submitted(
-                        task=tasks[name],
-                        attempt=row["attempt"],
-                        log=self._log(name),
-                        log_start=row.get("log_start", 0),
-                        job=job,
-                    )
+            if job.state not in LOST_STATES:
+                attempt = SlurmAttempt(
+                    task=tasks[name],
+                    number=row["attempt"],
+                    log=self._log(name),
+                    log_start=row.get("log_start", 0),
+                    job=job,
                 )
+                self.running.append(attempt)
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
-    def _submit(self) -> bool:
+    def _submit_ready(self) -> bool:
         """Submit the tasks that are ready as one array; return whether there were any."""
-        taken = {r.task.name for r in self.running} | {f.task.name for f in self.failures}
+        taken = {a.task.name for a in self.running} | {f.task.name for f in self.failures}
         waiting = [task for task in self.state.ready() if task.name not in taken]
         if waiting:
-            self._array([(task, 1) for task in waiting])
-            for running in self.running[-len(waiting) :]:
-                self.observer.started(running)
+            self._submit_array(waiting, 1)
+            for attempt in self.running[-len(waiting) :]:
+                self.observer.started(attempt)
         return bool(waiting)
 
-    def _array(self, tasks: list[tuple[Task, int]]) -> None:
-        starts = [_size(self._log(task.name)) for task, _ in tasks]
-        path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    def _submit_array(self, tasks: list[Task], number: int) -> None:
+        """Submit tasks as one array of jobs, each at its ``number``-th attempt."""
+        starts = [_size(self._log(task.name)) for task in tasks]
         before = dict(os.environ)
-        os.environ |= {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        # A job gets the environment of the process that submits it.
+        os.environ |= task_environment(self.import_path)
         try:
             with self.executor.batch():
                 jobs = [
                     self.executor.submit(
                         Command(task.argv, str(self.state.root), str(self._log(task.name)))
                     )
-                    for task, _ in tasks
+                    for task in tasks
                 ]
         finally:
             os.environ.clear()
             os.environ.update(before)
-        for (task, attempt), start, job in zip(tasks, starts, jobs, strict=True):
+        for task, start, job in zip(tasks, starts, jobs, strict=True):
             log = self._log(task.name)
-            self.running.append(
-                Submitted(task=task, attempt=attempt, log=log, log_start=start, job=job)
-            )
-        self._record()
+            attempt = SlurmAttempt(task=task, number=number, log=log, log_start=start, job=job)
+            self.running.append(attempt)
+        self._write_submitted()
 
-    def _record(self) -> None:
+    def _write_submitted(self) -> None:
+        """Write down the jobs, so that another process can attach to them."""
         rows = {
-            r.task.name: {
-                "job": r.job.job_id,
-                "attempt": r.attempt,
-                "log_start": r.log_start,
-                "key": self.state.keys[r.task.name],
+            attempt.task.name: {
+                "job": attempt.job.job_id,
+                "attempt": attempt.number,
+                "log_start": attempt.log_start,
+                "key": self.state.keys[attempt.task.name],
             }
-            for r in self.running
+            for attempt in self.running
         }
         write_json(self.submitted, rows)
 
-    def _collect(self) -> None:
+    def _check_ended(self) -> None:
         """Take note of the jobs that have begun and ended; submit a crashed one once more."""
-        for running in self.running:
-            running.wait()
-        for running in [r for r in self.running if r.job.done()]:
-            self.running.remove(running)
-            failed, code = running.job.exception(), None
-            code = None if failed else running.job.result()
-            missing = self.state.missing(running.task)
+        for attempt in self.running:
+            attempt.restart_clock_in_queue()
+        for attempt in [a for a in self.running if a.job.done()]:
+            self.running.remove(attempt)
+            job_failed = attempt.job.exception()
+            code = None if job_failed else attempt.job.result()
+            missing = self.state.missing(attempt.task)
             if code == 0 and not missing:
-                self.state.finish(running)
-                self.observer.finished(running)
-            elif code != USER_ERROR and running.attempt < ATTEMPTS:
-                self.observer.retried(running)
-                self._array([(running.task, running.attempt + 1)])
+                self.state.finish(attempt)
+                self.observer.finished(attempt)
+            elif may_retry(code, attempt):
+                self.observer.retried(attempt)
+                self._submit_array([attempt.task], attempt.number + 1)
             else:
-                reason = f"job {running.job.job_id} {running.job.state}" if failed else ""
-                reason = reason or (
-                    exit_words(code) if code else f"exit code 0 without {missing[0]}"
+                reason = (
+                    f"job {attempt.job.job_id} {attempt.job.state}"
+                    if code is None
+                    else describe_exit(code, missing)
                 )
-                failure = Failure(running.task, reason, running.tail(), code == USER_ERROR)
+                failure = Failure(attempt.task, reason, attempt.tail(), code == USER_ERROR)
                 self.failures.append(failure)
                 self.observer.failed(failure)
-            self._record()
+            self._write_submitted()

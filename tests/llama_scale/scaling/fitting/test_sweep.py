@@ -38,7 +38,7 @@ def test_tasks_end_in_the_sweep():
     tasks = plan_tasks(config, {"file": "d.yaml", "folder": "data/x"}, runs, "launch")
     stages = [task.stage for task in tasks]
     assert stages.count("train") == stages.count("evaluate") == 9
-    assert stages[-2:] == ["collect", "sweep"] and "fit" not in stages and "ahead" not in stages
+    assert stages[-2:] == ["collect", "sweep"] and "fit" not in stages and "holdout" not in stages
     assert tasks[-1].outputs == ("studies/x/sweep.json",)
     assert set(tasks[-2].inputs) == {f"evaluate-{run.name}" for run in runs}
 
@@ -140,5 +140,5 @@ def test_the_rates_study_can_be_run():
     (grid,) = settings.pop("runs")
     settings.pop("budget")
     runs = plan_runs(StudyConfig(**settings, runs=[Grid(**grid)]), "data/x")
-    assert len(runs) == 12 and len({run.n for run in runs}) == 2
+    assert len(runs) == 12 and len({run.n_params_non_embedding for run in runs}) == 2
     assert sum(run.spent for run in runs) < 2e17

@@ -30,14 +30,14 @@ def test_the_largest_run_waits_for_its_forecast(study):
     others = {f"evaluate-{size}-{t}-seed0" for size in GRID["sizes"] for t in ("300k", "1M", "3M")}
     held = "S4-3M-seed0"
     assert awaited(tasks, f"train-{held}") >= others - {f"evaluate-{held}"}
-    assert "ahead-forecast" in tasks[f"train-{held}"].inputs
-    assert tasks["ahead-collect"].argv[2:5] == ("studies/toy", "--without", f'["{held}"]')
-    fit = tasks["ahead-fit"].argv
-    assert fit[-2:] == ("--holdout", "none") and "--resamples" in fit
+    assert "holdout-forecast" in tasks[f"train-{held}"].inputs
+    assert tasks["holdout-collect"].argv[2:5] == ("studies/toy", "--without", f'["{held}"]')
+    fit = tasks["holdout-fit"].settings
+    assert fit["holdout"] == "none" and "resamples" in fit
     tokens = next(run for run in study().runs if run.name == held).recipe.tokens
-    assert tasks["ahead-forecast"].argv[4:6] == ("--runs", f"S4:{tokens}")
+    assert tasks["holdout-forecast"].argv[4:6] == ("--runs", f"S4:{tokens}")
     for name in others - {f"evaluate-{held}"}:
-        assert not any(inside.startswith("ahead") for inside in awaited(tasks, name))
+        assert not any(inside.startswith("holdout") for inside in awaited(tasks, name))
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_runs_of_several_seeds_are_asked_for_once(plan):
     taller = TOY["train"] | {"model.n_layers": 3}
     reshaped = plan(runs=[GRID], train=taller, fit={"columns": "N=n_params"})
     run = reshaped.runs[-1]
-    assert request([run]) == f"{run.n}:{run.recipe.tokens}"
+    assert request([run]) == f"{run.n_params_non_embedding}:{run.recipe.tokens}"
     tied_table = 1024 * run.config.model.d_model
     tasks = {task.name: task for task in reshaped.tasks}
-    wanted = f"{run.n + tied_table}:{run.recipe.tokens}"
-    assert tasks["ahead-forecast"].argv[4:6] == ("--runs", wanted), "as the fit counts them"
+    wanted = f"{run.n_params_non_embedding + tied_table}:{run.recipe.tokens}"
+    assert tasks["holdout-forecast"].argv[4:6] == ("--runs", wanted), "as the fit counts them"
 
 
 def test_the_same_forecast_keeps_its_date(tmp_path):

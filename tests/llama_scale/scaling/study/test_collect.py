@@ -70,9 +70,9 @@ def test_collect(tmp_path):
         "2000,0.006,10,True,512,64,False,3.25,1.625,2.5,0.25,0.125,0.1,0.2,0.5\n"
     )
     assert (study / "points.csv").read_text() == expected
-    collect(study, ["S1-20k-seed0"], study / "ahead/points.csv")
+    collect(study, ["S1-20k-seed0"], study / "holdout/points.csv")
     some = "".join(expected.splitlines(keepends=True)[:3])
-    assert (study / "ahead/points.csv").read_text() == some
+    assert (study / "holdout/points.csv").read_text() == some
     with pytest.raises(InputError, match=r"study\.yaml plans no run S9"):
         collect(study, ["S9"])
 

@@ -9,7 +9,7 @@ from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.errors import InputError
 from llama_scale.scaling.forecasting.design import further, width
 from llama_scale.scaling.study.dry_run import describe, hours, memory, rungs
-from llama_scale.scaling.study.grids import Grid, wanted
+from llama_scale.scaling.study.grids import Grid, grid_runs
 from tests.llama_scale.scaling.helpers import TOY
 
 SIZES = ("S1", "S2", "S4")
@@ -17,18 +17,18 @@ SHAPES = {name: load_size(name, vocab_size=1024, context_length=128) for name in
 
 
 def test_isoflop_runs_cost_the_same():
-    runs = wanted(Grid([*SIZES], isoflop=[3e14, 6e14]), SHAPES)
+    runs = grid_runs(Grid([*SIZES], isoflop=[3e14, 6e14]), SHAPES)
     assert len(runs) == 6
     for (size, tokens, _), C in zip(runs, (3e14, 6e14) * 3, strict=True):
         assert tokens * flops_per_token(SHAPES[size]) == pytest.approx(C, rel=1e-3)
 
 
 def test_sizes_that_cannot_spend_their_budget_are_left_out():
-    assert [size for size, *_ in wanted(Grid([*SIZES], isoflop=[3e16]), SHAPES)] == ["S2", "S4"]
+    assert [size for size, *_ in grid_runs(Grid([*SIZES], isoflop=[3e16]), SHAPES)] == ["S2", "S4"]
 
 
 def test_tokens_for_each_parameter():
-    for size, tokens, seed in wanted(Grid(["S2"], tokens_per_parameter=[20], seeds=[3]), SHAPES):
+    for size, tokens, seed in grid_runs(Grid(["S2"], tokens_per_parameter=[20], seeds=[3]), SHAPES):
         n = count_parameters(SHAPES[size]).non_embedding
         assert (tokens, seed) == (pytest.approx(20 * n, rel=1e-3), 3)
 
@@ -43,7 +43,7 @@ def test_tokens_for_each_parameter():
 )
 def test_bad_grids_are_refused(grid, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        wanted(grid, SHAPES)
+        grid_runs(grid, SHAPES)
 
 
 def test_budget_scales_the_runs_to_its_flops(plan):
@@ -80,7 +80,7 @@ def test_dry_run_says_what_the_runs_cost_and_tell(plan):
     assert "runs at a time: auto; threads of each: 1\n" in text
     both = describe(plan("--parallel=3", threads=None))
     assert "runs at a time: 3; threads of each: auto\n" in both
-    N, D = ([r.n for r in study.runs], [r.recipe.tokens for r in study.runs])
+    N, D = ([r.n_params_non_embedding for r in study.runs], [r.recipe.tokens for r in study.runs])
     target = further(max(6 * n * d for n, d in zip(N, D, strict=True)))
     said = float(re.search(r"noise: within ([0-9.]+) %", text)[1])
     assert said == pytest.approx(width(N, D, target), rel=0.06)

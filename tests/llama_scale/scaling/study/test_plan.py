@@ -11,12 +11,12 @@ import torch
 import yaml
 
 from evals.config import EvalConfig
-from llama_scale.cli import parse
+from llama_scale.cli import build, parse
 from llama_scale.config import TrainConfig, load_size
 from llama_scale.errors import InputError
 from llama_scale.model.llama import Llama
 from llama_scale.scaling.study.plan import read_study
-from llama_scale.scaling.study.tasks import Task, flags, flatten, keys
+from llama_scale.scaling.study.tasks import Task, task_keys
 from tests.conftest import ROOT, run_script
 from tests.llama_scale.scaling.helpers import TOY
 
@@ -36,7 +36,7 @@ def test_runs(plan):
     with torch.device("meta"):
         model = Llama(run.config.model)
     tables = sum(p.numel() for n, p in model.named_parameters() if "embedding" in n or "head" in n)
-    assert run.n == sum(p.numel() for p in model.parameters()) - tables
+    assert run.n_params_non_embedding == sum(p.numel() for p in model.parameters()) - tables
     # Exact FLOPs: 6 for each weight in a product, and causal attention over half of 128 positions.
     c = run.config.model
     matmul = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2)
@@ -58,7 +58,10 @@ def test_tasks(plan, tmp_path):
     assert tasks["prepare"].argv[2:] == ("--config", f"{ROOT}/configs/data/installed.yaml")
     assert tasks["prepare"].outputs == ("data/installed/manifest.json",)
     train = tasks["train-S1-2.5M-seed1"]
-    config = parse(TrainConfig, "", list(train.argv[2:]))
+    assert train.argv[2:] == ("--config", "studies/toy/configs/train-S1-2.5M-seed1.yaml")
+    assert train.config_file == train.argv[3]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(train.settings))
+    config = parse(TrainConfig, "", ["--config", str(tmp_path / "run.yaml")])
     assert config == study.runs[5].config
     assert (config.run, config.data, config.group, config.device, config.threads) == (
         "runs/toy/S1-2.5M-seed1", "data/installed", "toy", "cpu", 1,
@@ -68,40 +71,57 @@ def test_tasks(plan, tmp_path):
     evaluate = tasks["evaluate-S1-2.5M-seed1"]
     assert evaluate.inputs == (train.name,)
     assert evaluate.argv[2:] == (
-        "runs/toy/S1-2.5M-seed1", "--device", "cpu", "--threads", "1", "--humaneval.n_tasks", "5",
-        "--suites", "perplexity,humaneval",
+        "runs/toy/S1-2.5M-seed1", "--config", "studies/toy/configs/evaluate.yaml",
     )  # fmt: skip
+    assert evaluate.settings == {
+        "device": "cpu", "threads": 1, "humaneval": {"n_tasks": 5},
+        "suites": "perplexity,humaneval",
+    }  # fmt: skip
     steps = study.runs[5].recipe.steps
     assert evaluate.outputs[1] == f"runs/toy/S1-2.5M-seed1/evals/step-{steps:08d}/humaneval.json"
     assert len(tasks["collect"].inputs) == 6
-    assert tasks["fit"].argv[2:] == (
-        "fit", "studies/toy/points.csv", "--out", "studies/toy", "--holdout", "N>1e5",
-        "--resamples", "500",
-    )  # fmt: skip
+    assert tasks["fit"].argv[2:] == ("fit", "--config", "studies/toy/configs/fit.yaml")
+    assert tasks["fit"].settings == {
+        "points": "studies/toy/points.csv", "out": "studies/toy", "holdout": "N>1e5",
+        "resamples": 500,
+    }  # fmt: skip
     assert study.settings["sizes"]["S2"]["d_ff"] == 384
     assert study.settings["data"]["vocab_size"] == 32_000
 
 
-def test_a_file_of_evaluation_settings_comes_first(plan, tmp_path, monkeypatch):
+def test_a_file_of_evaluation_settings_comes_first(plan, tmp_path):
+    quick = yaml.safe_load((ROOT / "configs/eval/quick.yaml").read_text())
     study = plan(evaluate={"humaneval.n_tasks": 3, "config": "configs/eval/quick.yaml"})
-    assert study.tasks[2].argv[-6:] == (
-        "--config", f"{ROOT}/configs/eval/quick.yaml", "--humaneval.n_tasks", "3",
-        "--suites", "perplexity,humaneval",
-    )  # fmt: skip
+    settings = study.tasks[2].settings
+    assert settings["humaneval"] == quick["humaneval"] | {"n_tasks": 3}
+    assert plan(evaluate={"config": "quick"}).tasks[2].settings["humaneval"] == quick["humaneval"]
     mine = tmp_path / "configs/eval/quick.yaml"
     mine.parent.mkdir(parents=True)
-    mine.write_text("suites: perplexity\n")
+    mine.write_text("suites: perplexity\ndevice: auto\nhumaneval: {n_tasks: 7}\n")
     study = plan(evaluate={"config": "configs/eval/quick.yaml"})
-    assert study.tasks[2].argv[-4:-2] == ("--config", "configs/eval/quick.yaml")
-    monkeypatch.chdir(tmp_path)
-    parsed = parse(EvalConfig, "", list(study.tasks[2].argv[2:]), positional="checkpoint")
-    assert parsed.suites == "perplexity,humaneval", "the study's, not the file's"
+    assert study.settings["evaluate"] == {"config": "configs/eval/quick.yaml"}
+    settings = build(EvalConfig, study.tasks[2].settings)
+    assert settings.suites == "perplexity,humaneval", "the study's, not the file's"
+    assert (settings.device, settings.threads, settings.humaneval.n_tasks) == ("auto", 1, 7)
     with pytest.raises(InputError, match=r"evaluate.config: no file quik.yaml"):
         plan(evaluate={"config": "quik.yaml"})
 
 
+def test_shipped_studies_are_found_by_their_bare_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = read_study(tmp_path, ["quickstart"], scripts=ROOT / "launch")
+    assert shipped.config.name == "quickstart" and len(shipped.runs) == 12
+    (tmp_path / "configs/study").mkdir(parents=True)
+    text = QUICKSTART.read_text().replace("name: quickstart", "name: mine")
+    (tmp_path / "configs/study/quickstart.yaml").write_text(text)
+    mine = read_study(tmp_path, ["quickstart"], scripts=ROOT / "launch")
+    assert mine.config.name == "mine", "the working directory comes first"
+    with pytest.raises(InputError, match=r"no file quickstar \(did you mean 'quickstart'\?\)"):
+        read_study(tmp_path, ["quickstar"], scripts=ROOT / "launch")
+
+
 def test_scripts_are_named_from_the_working_directory():
-    study = read_study(ROOT, [str(QUICKSTART)])
+    study = read_study(ROOT, [str(QUICKSTART)], scripts=ROOT / "launch")
     assert study.tasks[0].argv[1:] == (
         "launch/prepare.py", "--config", study.config.data,
     )  # fmt: skip
@@ -148,8 +168,8 @@ def test_scripts_are_named_from_the_working_directory():
         ({"fit": {"columns": "N=n_parms"}},
          "fit.columns: the study's points will have no column 'n_parms' (did you mean 'n_params'"),
         ({"fit": {"sed": 3}}, "fit: unknown key 'sed' (did you mean 'seed'?)"),
-        ({"fit": {"resamples": 5}}, "fit: --resamples: expected at least 100, found 5"),
-        ({"fit": {"seed": -1}}, "fit: --seed: expected 0 to 2^32 - 1, found -1"),
+        ({"fit": {"resamples": 5}}, "fit: resamples: expected at least 100, found 5"),
+        ({"fit": {"seed": -1}}, "fit: seed: expected 0 to 2^32 - 1, found -1"),
         ({"fit": {"against": "E=1"}}, "fit: --against: expected E, A, alpha, B, beta, found E"),
         ({"fit": {"out": "x"}}, "fit.out: the study sets it; leave it out"),
         ({"evaluate": {"suites": "mbpp"}}, "evaluate.suites: the study sets it; leave it out"),
@@ -237,12 +257,15 @@ def split_plan(text: str) -> tuple[list[list[str]], list[str], list[str]]:
 
 
 def test_quickstart_is_a_ladder():
-    study = read_study(ROOT, [str(QUICKSTART)])
+    study = read_study(ROOT, [str(QUICKSTART)], scripts=ROOT / "launch")
     sizes = {run.config.size: run.config.model for run in study.runs}
     budgets = {size: {run.config.tokens for run in study.runs if run.config.size == size}
                for size in sizes}  # fmt: skip
     assert len(sizes) >= 4 and all(len(tokens) >= 3 for tokens in budgets.values())
-    n, d = [run.n for run in study.runs], [run.recipe.tokens for run in study.runs]
+    n, d = (
+        [run.n_params_non_embedding for run in study.runs],
+        [run.recipe.tokens for run in study.runs],
+    )
     assert max(n) / min(n) >= 5 and max(d) / min(d) >= 3.9
     for size, model in sizes.items():
         width = model.d_model
@@ -262,26 +285,18 @@ def test_keys_follow_the_commands():
             Task("fit", (python, "fit.py", fit), ("train", "other")),
         ]
 
-    before = keys(tasks())
-    assert keys(tasks(python="/opt/python")) == before
-    changed = {name for name, key in keys(tasks(prepare="b")).items() if key != before[name]}
+    before = task_keys(tasks())
+    assert task_keys(tasks(python="/opt/python")) == before
+    changed = {name for name, key in task_keys(tasks(prepare="b")).items() if key != before[name]}
     assert changed == {"prepare", "train", "fit"}
-    changed = {name for name, key in keys(tasks(fit="g")).items() if key != before[name]}
+    changed = {name for name, key in task_keys(tasks(fit="g")).items() if key != before[name]}
     assert changed == {"fit"}
     fewer = [replace(task, inputs=task.inputs[:1]) for task in tasks()]
-    assert keys(fewer)["fit"] != before["fit"]
+    assert task_keys(fewer)["fit"] != before["fit"]
 
 
-def test_flags():
-    assert flatten({"a": {"b": 1, "c": {"d": None}}, "e.f": 2}) == {
-        "a.b": 1,
-        "a.c.d": None,
-        "e.f": 2,
-    }
-    words = flags(
-        {"optim": {"lr": 0.001}, "compile": False, "size": "S1", "stop": ["a"], "x": None}
-    )
-    assert words == (
-        "--optim.lr", "0.001", "--compile", "false", "--size", "S1", "--stop", '["a"]',
-        "--x", "null",
-    )  # fmt: skip
+def test_settings_are_a_part_of_the_key():
+    task = Task("fit", ("python", "fit.py"), config_file="fit.yaml", settings={"seed": 0})
+    keys = [task_keys([replace(task, settings=settings)])["fit"]
+            for settings in ({"seed": 0}, {"seed": 1}, None)]  # fmt: skip
+    assert keys[0] == task_keys([task])["fit"] and len(set(keys)) == 3

@@ -16,48 +16,18 @@ import pytest
 from llama_scale.errors import InputError
 from llama_scale.scaling.study.backends.local import (
     LocalExecutor,
-    State,
     cpu_count,
-    exit_words,
     gpus,
     pick_slots,
 )
-from llama_scale.scaling.study.backends.slurm import Submitted
-from llama_scale.scaling.study.grids import Grid
-from llama_scale.scaling.study.plan import Study
+from llama_scale.scaling.study.backends.slurm import SlurmAttempt
+from llama_scale.scaling.study.backends.state import State, describe_exit
 from llama_scale.scaling.study.progress import Progress, clock
 from llama_scale.scaling.study.runner import run_study
 from llama_scale.scaling.study.runs import plan_runs
-from llama_scale.scaling.study.settings import StudyConfig
 from llama_scale.scaling.study.tasks import Task
 from tests.conftest import ROOT
-
-TRAIN = {"model.vocab_size": 256, "model.context_length": 64}
-
-
-def task(name, code, inputs=(), outputs=(), flops=0.0, metrics=None):
-    """A task that is a Python program; ``note(word)`` appends a line to events.txt."""
-    note = (
-        "import os, time, sys, signal\n"
-        "exit = sys.exit\n"
-        "def note(word):\n"
-        f"    with open('events.txt', 'a') as f: f.write(f'{{word}} {name} {{time.time()}}\\n')\n"
-    )
-    argv = (sys.executable, "-S", "-c", note + code)
-    return Task(name, argv, tuple(inputs), tuple(outputs), flops, metrics)
-
-
-def make_study(root, tasks, runs=(), parallel=2, train=TRAIN, **settings):
-    config = StudyConfig(
-        "toy", [Grid(["S1"], [1e5])], device="cpu", threads=1, parallel=parallel, train=dict(train)
-    )
-    settings = {"data": {"name": "d"}, "sizes": {}, "train": dict(train)} | settings
-    return Study(config, "toy.yaml", root, list(runs), list(tasks), settings)
-
-
-def events(root):
-    text = (root / "events.txt").read_text() if (root / "events.txt").exists() else ""
-    return [(word, name, float(when)) for word, name, when in map(str.split, text.splitlines())]
+from tests.llama_scale.scaling.study.helpers import TRAIN, events, kill_tasks, make_study, task
 
 
 def test_order_parallelism_and_rerun(tmp_path, capsys):
@@ -152,20 +122,9 @@ import sys
 from pathlib import Path
 from llama_scale.cli import run_cli
 from llama_scale.scaling.study.runner import run_study
-from tests.llama_scale.scaling.study.test_runner import kill_tasks, make_study
+from tests.llama_scale.scaling.study.helpers import kill_tasks, make_study
 run_cli(lambda: run_study(make_study(Path.cwd(), kill_tasks())), resumes=True)
 """
-
-
-def kill_tasks():
-    """Eight short tasks and two long ones, one of which has a child of its own."""
-    pid = "open(f'pid-{os.getpid()}', 'w').close()\n"
-    long = pid + "note('start'); time.sleep(0 if os.path.exists('hurry') else 60); note('end')"
-    parent = f"if not os.fork():\n    {pid}    time.sleep(60)\n" + long
-    tasks = [task(f"train-{i}", pid + "note('start'); time.sleep(.1); note('end')", flops=9 - i)
-             for i in range(6)]  # fmt: skip
-    tasks += [task("train-long", long, flops=0.2), task("train-parent", parent, flops=0.1)]
-    return [*tasks, task("collect", "note('end')", [t.name for t in tasks])]
 
 
 def start_script(root):
@@ -240,7 +199,9 @@ def test_processes_have_a_grace_to_stop_and_are_then_killed(tmp_path):
     thread = threading.Thread(target=interrupt)
     thread.start()
     with Progress(study, state, 2) as progress, pytest.raises(KeyboardInterrupt):
-        executor = LocalExecutor(state, tmp_path / "logs", [{}, {}], progress, grace=0.5)
+        executor = LocalExecutor(
+            state, tmp_path / "logs", [{}, {}], progress, import_path=ROOT, grace=0.5
+        )
         executor.run()
     thread.join()
     assert [name for word, name, _ in events(tmp_path) if word == "stopped"] == ["train-polite"]
@@ -258,7 +219,9 @@ def test_what_crashes_while_stopping_is_not_run_again(tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
 
     with Progress(make_study(tmp_path, tasks), state, 1) as progress:
-        executor = LocalExecutor(state, tmp_path / "logs", [{}], progress, grace=0.5)
+        executor = LocalExecutor(
+            state, tmp_path / "logs", [{}], progress, import_path=ROOT, grace=0.5
+        )
         monkeypatch.setattr("llama_scale.scaling.study.backends.local.time.sleep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             executor.run()
@@ -374,21 +337,21 @@ def test_time_in_the_queue_and_output_of_earlier_tries_are_left_out(tmp_path, mo
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     log = tmp_path / "one.log"
     log.write_text("said the first time\n")
-    job = Submitted(
-        task=task("one", ""), attempt=2, log=log, log_start=20, job=None, started=clock[0]
+    job = SlurmAttempt(
+        task=task("one", ""), number=2, log=log, log_start=20, job=None, started=clock[0]
     )
     for clock[0] in (500.0, 900.0):
-        job.wait()
+        job.restart_clock_in_queue()
         assert (job.seconds, job.tail()) == (0, [])
     with open(log, "a") as file:
         file.write("$ one\nsaid now\n")
     for clock[0] in (905.0, 960.0):
-        job.wait()
+        job.restart_clock_in_queue()
     assert job.seconds == 60
     assert job.tail() == ["$ one", "said now"]
 
 
-def test_exit_words():
-    assert exit_words(3) == "exit code 3"
-    assert exit_words(-signal.SIGSEGV) == "killed by SIGSEGV"
-    assert exit_words(-signal.SIGKILL) == "killed by SIGKILL, perhaps out of memory"
+def test_exits_in_words():
+    assert describe_exit(3, []) == "exit code 3"
+    assert describe_exit(-signal.SIGSEGV, []) == "killed by SIGSEGV"
+    assert describe_exit(-signal.SIGKILL, []) == "killed by SIGKILL, perhaps out of memory"

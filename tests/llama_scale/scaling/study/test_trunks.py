@@ -31,7 +31,7 @@ def test_a_trunk_is_paid_once_and_branches_leave_it_where_they_must(plan):
     assert sum(run.spent for run in [trunk, *branches]) == pytest.approx(whole, rel=0.01)
     tasks = {task.name: task for task in study.tasks}
     assert tasks["train-S2-1M-seed0"].inputs == ("prepare", "train-S2-trunk-seed0")
-    assert tasks["train-S4-6M-seed0"].inputs == ("ahead-forecast", "train-S4-trunk-seed0")
+    assert tasks["train-S4-6M-seed0"].inputs == ("holdout-forecast", "train-S4-trunk-seed0")
     assert "evaluate-S2-trunk-seed0" not in tasks
     total = sum(run.spent for run in study.runs)
     assert f"12 runs, {total:.3g} FLOPs" in describe(study)

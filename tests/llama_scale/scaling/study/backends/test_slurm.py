@@ -8,8 +8,9 @@ import pytest
 
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
-from llama_scale.scaling.study.backends.local import State
-from tests.llama_scale.scaling.study.test_runner import events, task
+from llama_scale.scaling.study.backends.state import State
+from tests.conftest import ROOT
+from tests.llama_scale.scaling.study.helpers import events, task
 
 submitit = pytest.importorskip("submitit", reason="the extra slurm is not installed")
 
@@ -29,7 +30,13 @@ class Silent:
 def executor(root, tasks):
     state = State(root / "studies/toy/state", root, tasks)
     return SlurmExecutor(
-        state, root / "logs", {"timeout_min": 5}, Silent(), cluster="local", poll=0.2
+        state,
+        root / "logs",
+        {"timeout_min": 5},
+        Silent(),
+        import_path=ROOT,
+        cluster="local",
+        poll=0.2,
     )
 
 
@@ -63,7 +70,7 @@ def test_crash_is_tried_again_and_bad_input_is_not(tmp_path):
 def test_output_of_an_earlier_study_is_not_this_ones(tmp_path):
     jobs = executor(tmp_path, [task("one", "print('done')")])
     (tmp_path / "logs/one.log").write_text("an older try\n")
-    assert jobs._submit()
+    assert jobs._submit_ready()
     assert read_json(jobs.submitted)["one"]["log_start"] == len("an older try\n")
     assert jobs.run() == []
     finished = next(what for word, what in jobs.observer.said if word == "finished")
@@ -92,4 +99,11 @@ def test_command_saves_and_goes_back_into_the_queue(tmp_path):
 def test_unknown_parameters_are_refused(tmp_path):
     state = State(tmp_path / "state", tmp_path, [])
     with pytest.raises(InputError, match=r"slurm: .*partitoin"):
-        SlurmExecutor(state, tmp_path / "logs", {"partitoin": "gpu"}, Silent(), cluster="local")
+        SlurmExecutor(
+            state,
+            tmp_path / "logs",
+            {"partitoin": "gpu"},
+            Silent(),
+            import_path=ROOT,
+            cluster="local",
+        )

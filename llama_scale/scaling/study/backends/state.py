@@ -1,0 +1,152 @@
+"""What every backend shares: attempts at tasks, failures, and the record of what is done."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from llama_scale.cli import USER_ERROR
+from llama_scale.files import write_json
+from llama_scale.scaling.study.tasks import Task, task_keys
+
+MAX_ATTEMPTS = 2
+TAIL_LINES = 12
+RECORD_FORMAT = 2
+
+
+@dataclass(kw_only=True)
+class Attempt:
+    """A task that runs: its log, where in it the attempt begins, and since when it runs."""
+
+    task: Task
+    number: int
+    log: Path
+    log_start: int
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running."""
+        return time.monotonic() - self.started
+
+    def tail(self, count: int = TAIL_LINES) -> list[str]:
+        """Return the last lines that the attempt wrote; none before there is a log."""
+        if not self.log.exists():
+            return []
+        with open(self.log, "rb") as file:
+            file.seek(self.log_start)
+            lines = file.read().decode("utf-8", "replace").rstrip().splitlines()
+        return lines[-count:]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that did not succeed: its exit code in words and the last lines of its log."""
+
+    task: Task
+    reason: str
+    lines: list[str]
+    user_error: bool
+
+    @property
+    def message(self) -> str:
+        """One line: what the task said of a user error, or how it ended."""
+        last_line = self.lines[-1] if self.lines else ""
+        return f"{self.task.name}: {last_line if self.user_error and last_line else self.reason}"
+
+
+class Observer(Protocol):
+    """Is told what an executor does."""
+
+    def started(self, attempt: Attempt) -> None: ...  # noqa: D102
+    def finished(self, attempt: Attempt) -> None: ...  # noqa: D102
+    def retried(self, attempt: Attempt) -> None: ...  # noqa: D102
+    def failed(self, failure: Failure) -> None: ...  # noqa: D102
+    def tick(self, running: list[Any]) -> None: ...  # noqa: D102
+
+
+@dataclass
+class State:
+    """What is known of the tasks: which are done, and how long those of each stage took.
+
+    Done tasks have a record <folder>/<task>.json, written after the success, with the command
+    and a key that stands for it and for all that it followed.
+    """
+
+    folder: Path
+    root: Path
+    tasks: list[Task]
+    done: set[str] = field(default_factory=set)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.keys = task_keys(self.tasks)
+        for task in self.tasks:
+            record = self.read_record(task.name)
+            if record.get("key") == self.keys[task.name] and not self.missing(task):
+                self.records[task.name] = record
+                self.done.add(task.name)
+
+    def read_record(self, name: str) -> dict[str, Any]:
+        """Return the record of a task; an empty one where there is none."""
+        try:
+            return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    def missing(self, task: Task) -> list[str]:
+        """Return the outputs of a task that do not exist."""
+        return [output for output in task.outputs if not (self.root / output).exists()]
+
+    def ready(self) -> list[Task]:
+        """Return the tasks to be done whose inputs are: short ones, then by work, longest first."""
+        ready = [
+            t for t in self.tasks if t.name not in self.done and self.done.issuperset(t.inputs)
+        ]
+        return sorted(ready, key=lambda task: (task.flops > 0, -task.flops))
+
+    def finish(self, attempt: Attempt) -> None:
+        """Record the success of a task."""
+        self.record(attempt.task, round(attempt.seconds, 1), attempt.number)
+
+    def record(self, task: Task, seconds: float, attempts: int) -> None:
+        """Write down that a task is done, how long it took and at which attempt."""
+        record = {
+            "format": RECORD_FORMAT,
+            "task": task.name,
+            "key": self.keys[task.name],
+            "argv": list(task.argv),
+            "settings": task.settings,
+            "seconds": seconds,
+            "attempts": attempts,
+        }
+        write_json(self.folder / f"{task.name}.json", record)
+        self.records[task.name] = record
+        self.done.add(task.name)
+
+
+def task_environment(import_path: Path) -> dict[str, str]:
+    """Return what a task's environment has beside ours: the folder of the packages it imports."""
+    path = os.pathsep.join(filter(None, [str(import_path), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def may_retry(exit_code: int | None, attempt: Attempt) -> bool:
+    """Whether a task that did not succeed is run once more: not where its input was bad."""
+    return exit_code != USER_ERROR and attempt.number < MAX_ATTEMPTS
+
+
+def describe_exit(code: int, missing: list[str]) -> str:
+    """Say how a task failed: its exit code, or the ``missing`` output of one that exited with 0.
+
+    A negative code is the number of the signal that killed it.
+    """
+    if code == 0:
+        return f"exit code 0 without {missing[0]}"
+    if code > 0:
+        return f"exit code {code}"
+    hint = ", perhaps out of memory" if -code == signal.SIGKILL else ""
+    return f"killed by {signal.Signals(-code).name}{hint}"
