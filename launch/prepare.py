@@ -5,15 +5,15 @@
 
 import sys
 
+from data_tools.lookup import LookupConfig, describe, lookup
+from data_tools.prepare import PrepareConfig, prepare
+from data_tools.report.page import build_table
 from llama_scale.cli import parse, run_cli
 
 
 def main(argv: list[str] | None = None) -> None:
     """Build the data of --config, unless it is there already."""
     from data_tools.build_folder import find_finished_build
-    from data_tools.lookup import LookupConfig, describe, lookup
-    from data_tools.prepare import PrepareConfig, prepare
-    from data_tools.report.page import funnel
 
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["lookup"]:
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     if manifest := find_finished_build(config):
         print(f"{config.folder}: already prepared ({manifest['fingerprint'][:12]}), nothing to do")
     elif manifest := prepare(config):
-        print(funnel(manifest, config.folder))
+        print(build_table(manifest, config.folder))
     else:
         print(
             f"{config.folder}: stopped after {config.until}; the same command without --until "

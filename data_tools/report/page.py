@@ -1,17 +1,17 @@
 """What a build kept, left out and why: a table for the terminal, report.html and report.png."""
 
-import json
 from collections import Counter
-from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
 
 import numpy as np
 
 from data_tools.dedup.deduplicate import NEAR
-from data_tools.report import figures
+from data_tools.report.figures import build_figures
 from llama_scale.data.documents import read_documents
 from llama_scale.files import atomic_write, read_jsonl
+from llama_scale.plotting import page
+from llama_scale.plotting.draw import save_sheet
 from llama_scale.text import count, megabytes
 
 
@@ -23,29 +23,19 @@ def write_report(folder: Path, manifest: dict, contamination: dict) -> None:
         manifest: The build's manifest.
         contamination: Its contamination.json.
     """
-    from jinja2 import Environment, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
     lengths = np.fromiter(map(_tokens, read_documents(folder)), np.int64)
     near = [row["jaccard"] for row in read_jsonl(folder / NEAR, whole=True)]
-    shown = figures.build_figures(manifest, lengths[lengths > 0], near)
-    with atomic_write(folder / "report.png", "wb") as file:
-        file.write(figures.draw_png(shown))
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = files("data_tools.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    panels = json.dumps([figures.plotly(figure) for figure in shown], allow_nan=False)
-    page = environment.from_string(template).render(
+    figures = build_figures(manifest, lengths[lengths > 0], near)
+    save_sheet(figures, folder / "report.png")
+    text = page.render(
+        "data_tools.report",
+        figures,
         manifest=manifest,
         contamination=contamination,
-        figures=shown,
         tiles=tiles(manifest),
-        plotlyjs=get_plotlyjs(),
-        panels=panels.replace("<", "\\u003c").replace("&", "\\u0026"),
     )
     with atomic_write(folder / "report.html") as file:
-        file.write(page)
+        file.write(text)
 
 
 def _tokens(row: dict) -> int:
@@ -71,7 +61,7 @@ def tiles(manifest: dict) -> list[tuple[str, str, str]]:
     return rows
 
 
-def funnel(manifest: dict, folder: Path) -> str:
+def build_table(manifest: dict, folder: Path) -> str:
     """Return the table of files and megabytes by step, then licenses, packages and tokens."""
     splits = manifest["splits"]
     lost, kept = manifest["dropped"], manifest["sources"]

@@ -8,12 +8,26 @@ import numpy as np
 from llama_scale.files import atomic_write
 from llama_scale.plotting.figure import Axis, Figure, Panel, Series
 
-TEXT, GRID = "#1c2128", "#e7eaee"
+TEXT, GRID, AXIS = "#1c2128", "#e7eaee", "#b5bcc5"
+# Characters of a bar's name that a narrow page and a picture have room for.
+NAME_ON_PAGE, NAME_IN_PICTURE = 28, 42
+STYLE = {
+    "font.size": 9.5,
+    "svg.fonttype": "none",
+    "axes.edgecolor": "#8a929c",
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 
 
 def plotly(panel: Panel) -> dict[str, Any]:
-    """Return the data and layout of one panel for ``Plotly.newPlot``."""
+    """Return the data and layout of one panel for ``Plotly.newPlot``.
+
+    The layout of bars has a height, and leaves fingers and wheels to the page.
+    """
     data = [trace for series in panel.series for trace in _traces(series)]
     layout = {
         "font": {"family": FONT, "size": 13, "color": TEXT},
@@ -27,6 +41,10 @@ def plotly(panel: Panel) -> dict[str, Any]:
         "yaxis": _plotly_axis(panel.y),
         "annotations": [_label(panel, series) for series in panel.series if series.label],
     }
+    if panel.has_bars:
+        layout |= {"height": 60 + 26 * len(panel.y.ticks), "dragmode": False, "bargap": 0.2}
+        layout["margin"] = {"l": 10, "r": 10, "t": 10, "b": 40}
+        layout["yaxis"] |= {"automargin": True, "showgrid": False, "ticks": ""}
     return {"key": panel.key, "data": data, "layout": layout}
 
 
@@ -38,15 +56,15 @@ def _plotly_axis(axis: Axis) -> dict[str, Any]:
         "range": ends,
         "tickmode": "array",
         "tickvals": [value for value, _ in axis.ticks],
-        "ticktext": [text for _, text in axis.ticks],
+        "ticktext": [_shorten(text, NAME_ON_PAGE) for _, text in axis.ticks],
         "exponentformat": "power",
         "gridcolor": GRID,
-        "linecolor": "#b5bcc5",
+        "linecolor": AXIS,
         "showline": True,
         "zeroline": False,
         "ticks": "outside",
         "ticklen": 4,
-        "tickcolor": "#b5bcc5",
+        "tickcolor": AXIS,
     }
 
 
@@ -55,6 +73,10 @@ def _traces(series: Series) -> list[dict[str, Any]]:
         None if values is None else np.asarray(values).tolist()
         for values in (series.x, series.y, series.low, series.high)
     )
+    if series.kind == "bars":
+        shown = {"hovertext": series.hover, "hoverinfo": "text", "marker": {"color": series.color}}
+        bars = {"type": "bar", "orientation": "h", "name": series.name, "width": 0.8}
+        return [bars | {"x": x, "y": y} | shown]
     common = {"type": "scatter", "name": series.name, "x": x, "hoverinfo": "skip"}
     if series.kind == "band":
         edge = common | {"mode": "lines", "line": {"width": 0}}
@@ -89,67 +111,90 @@ def _label(panel: Panel, series: Series) -> dict[str, Any]:
     }
 
 
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _fade(color: str, alpha: float) -> str:
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"
 
 
 def save(figure: Figure, folder: Path) -> list[Path]:
-    """Write a figure as PNG and SVG; return the paths."""
+    """Write a figure as PNG and SVG, its panels side by side; return the paths."""
     from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
 
-    style = {
-        "font.size": 9.5,
-        "svg.hashsalt": figure.key,
-        "svg.fonttype": "none",
-        "axes.edgecolor": "#8a929c",
-        "text.color": TEXT,
-        "axes.labelcolor": TEXT,
-        "xtick.color": TEXT,
-        "ytick.color": TEXT,
-    }
     paths = []
-    with rc_context(style):
+    with rc_context(STYLE | {"svg.hashsalt": figure.key}):
         wide = len(figure.panels)
-        canvas = Canvas(figsize=(6.4 if wide == 1 else 4.6 * wide, 4.0), layout="constrained")
-        FigureCanvasAgg(canvas)
-        for axes, panel in zip(
-            canvas.subplots(1, wide, squeeze=False)[0], figure.panels, strict=True
-        ):
+        canvas, panels = _new_canvas((6.4 if wide == 1 else 4.6 * wide, 4.0), (1, wide))
+        for axes, panel in zip(panels, figure.panels, strict=True):
             _draw(axes, panel)
-        drawn = {h.get_label(): h for a in canvas.axes for h in a.get_legend_handles_labels()[0]}
-        handles = [drawn[series.name] for series in figure.legend]
-        if handles:
-            canvas.legend(
-                handles=handles,
-                loc="outside upper left",
-                ncols=4 * wide,
-                frameon=False,
-                fontsize=8.5,
-                handletextpad=0.4,
-                columnspacing=1.2,
-            )
-        for kind, more in (
+        _draw_legend(canvas, figure)
+        for kind, options in (
             ("png", {"dpi": 200, "metadata": {"Software": None}}),
             ("svg", {"metadata": {"Date": None}}),
         ):
             path = folder / f"{figure.key}.{kind}"
             with atomic_write(path, "wb") as file:
-                canvas.savefig(file, format=kind, facecolor="white", **more)
+                canvas.savefig(file, format=kind, facecolor="white", **options)
             paths.append(path)
     return paths
 
 
+def save_sheet(figures: list[Figure], path: Path) -> None:
+    """Write figures of one panel each as one PNG, two in a row with their titles."""
+    from matplotlib import rc_context
+
+    rows = (len(figures) + 1) // 2
+    with rc_context(STYLE), atomic_write(path, "wb") as file:
+        canvas, places = _new_canvas((14, 4.4 * rows), (rows, 2))
+        for axes, figure in zip(places, figures, strict=False):
+            _draw(axes, figure.panels[0])
+            axes.set_title(figure.title, fontsize=11, loc="left")
+        for axes in places[len(figures) :]:
+            axes.set_axis_off()
+        canvas.savefig(file, format="png", metadata={"Software": None})
+
+
+def _new_canvas(size: tuple[float, float], shape: tuple[int, int]) -> tuple[Any, np.ndarray]:
+    """Return a matplotlib figure of ``size`` inches and its axes, (rows * columns,)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=size, layout="constrained")
+    FigureCanvasAgg(canvas)
+    return canvas, canvas.subplots(*shape, squeeze=False).ravel()
+
+
+def _draw_legend(canvas: Any, figure: Figure) -> None:
+    """Write the names of the figure's series above its panels."""
+    drawn = {h.get_label(): h for a in canvas.axes for h in a.get_legend_handles_labels()[0]}
+    handles = [drawn[series.name] for series in figure.legend]
+    if handles:
+        canvas.legend(
+            handles=handles,
+            loc="outside upper left",
+            ncols=4 * len(figure.panels),
+            frameon=False,
+            fontsize=8.5,
+            handletextpad=0.4,
+            columnspacing=1.2,
+        )
+
+
 def _draw(axes: Any, panel: Panel) -> None:
+    """Draw a panel on matplotlib's axes."""
     for name, spec in (("x", panel.x), ("y", panel.y)):
         values = [value for value, _ in spec.ticks]
+        texts = [_shorten(text, NAME_IN_PICTURE) for _, text in spec.ticks]
         scale = "log" if spec.log else "linear"
         axes.set(**{f"{name}scale": scale, f"{name}lim": spec.range, f"{name}label": spec.label})
-        getattr(axes, f"set_{name}ticks")(values, [text for _, text in spec.ticks])
+        getattr(axes, f"set_{name}ticks")(values, texts, parse_math=False)
         getattr(axes, f"set_{name}ticks")([], minor=True)
-    axes.grid(color=GRID, linewidth=0.8)
+    if panel.has_bars:
+        axes.tick_params(axis="y", labelsize=8, length=0)
+    axes.grid(color=GRID, linewidth=0.8, axis="x" if panel.has_bars else "both")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     for series in panel.series:
@@ -157,6 +202,7 @@ def _draw(axes: Any, panel: Panel) -> None:
 
 
 def _draw_series(axes: Any, series: Series) -> None:
+    """Draw one series on matplotlib's axes."""
     x, y, color = series.x, series.y, series.color
     label = series.name if series.legend else None
     if series.kind == "band":
@@ -164,6 +210,8 @@ def _draw_series(axes: Any, series: Series) -> None:
     elif series.kind == "line":
         style = "--" if series.dash else "-"
         axes.plot(x, y, style, color=color, linewidth=0.8 * series.width, label=label)
+    elif series.kind == "bars":
+        axes.barh(y, x, color=color)
     elif series.ring:
         axes.plot(x, y, "o", ms=10, mfc="none", mec=color, mew=1.6, label=label)
     else:

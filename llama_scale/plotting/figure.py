@@ -1,8 +1,9 @@
-"""A figure as plain data: axes with round ticks, points, lines and bands (drawn by draw.py)."""
+"""A figure as plain data: axes with round ticks, points, lines, bands, bars (drawn by draw.py)."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from html import escape
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -23,14 +24,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """Points, a line, or a band between ``low`` and ``high``, with one colour.
+    """Points, a line, a band between ``low`` and ``high``, or horizontal bars, in one color.
 
-    ``x``, ``y``, ``low`` and ``high`` are (n,); a band has no ``y``. Points may carry intervals
-    and a text each in ``hover``. ``label`` is written at the end of a line.
+    ``x``, ``y``, ``low`` and ``high`` are (n,); a band has no ``y``. Bars are ``x`` long at the
+    positions ``y``. Points may carry intervals, and points and bars a text each in ``hover``.
+    ``label`` is written at the end of a line.
     """
 
     name: str
-    kind: Literal["points", "line", "band"]
+    kind: Literal["points", "line", "band", "bars"]
     x: np.ndarray
     y: np.ndarray | None
     color: str
@@ -53,10 +55,15 @@ class Panel:
     y: Axis
     series: list[Series]
 
+    @property
+    def has_bars(self) -> bool:
+        """Whether it shows bars, which need their height in proportion to their number."""
+        return any(series.kind == "bars" for series in self.series)
+
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of the report: a title that says what it shows, panels, and a caption."""
+    """One figure of a report: a title that says what it shows, panels, and a caption."""
 
     key: str
     title: str
@@ -108,8 +115,41 @@ def axis(
     return Axis(label, log, (float(low), float(high)), ticks(low, high, log, show))
 
 
-def apart(ends: np.ndarray, x: Axis, y: Axis) -> bool:
-    """Return whether labels at ``ends`` (n, 2), on two logarithmic axes, stay clear of another."""
+class Bar(NamedTuple):
+    """A horizontal bar: its name, its length and its color."""
+
+    name: str
+    value: float
+    color: str
+
+
+def bar_panel(key: str, label: str, bars: list[Bar], log: bool = False) -> Panel:
+    """Return horizontal bars, the first on top, over an axis ``label`` that says their unit.
+
+    On a logarithmic axis a bar of 0 is not seen.
+    """
+    values = np.array([bar.value for bar in bars], dtype=float)
+    if log and values.any():
+        positive = values[values > 0]
+        across = axis(label, [positive, [positive.min() / 2]], show="count")
+    else:
+        shown = values if values.any() else [1.0]
+        across = axis(label, [shown], log=False, show="count", zero=True)
+    down = Axis("", False, (len(bars) - 0.5, -0.5), [(i, bar.name) for i, bar in enumerate(bars)])
+    series = []
+    for color in dict.fromkeys(bar.color for bar in bars):
+        index = np.array([i for i, bar in enumerate(bars) if bar.color == color])
+        hover = [f"{escape(bars[i].name)}: {bars[i].value:,.6g}" for i in index]
+        series.append(Series(label, "bars", values[index], index, color, hover=hover, legend=False))
+    return Panel(key, across, down, series)
+
+
+def labels_apart(ends: np.ndarray, x: Axis, y: Axis) -> bool:
+    """Return whether labels at ``ends`` (n, 2), on two logarithmic axes, stay clear of another.
+
+    A label is about .12 of the axis wide and .035 high. Each is close to itself, so that labels
+    that are clear of another make n close pairs.
+    """
     wide = np.log([x.range[1] / x.range[0], y.range[1] / y.range[0]])
     gaps = np.abs(np.log(ends[:, None] / ends[None])) / wide  # (n, n, 2)
     close = (gaps[..., 0] < 0.12) & (gaps[..., 1] < 0.035)

@@ -14,7 +14,7 @@ from data_tools.build_folder import find_finished_build
 from data_tools.config import PrepareConfig
 from data_tools.lookup import LookupConfig, lookup
 from data_tools.report import figures
-from data_tools.report.page import funnel
+from data_tools.report.page import build_table
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
 from tests.conftest import run_script
@@ -189,7 +189,7 @@ def test_a_build_of_before_license_had_its_name_still_opens(built, config, tmp_p
     write_json(folder / "manifest.json", old_names(built[1]))
     assert "licences" in read_json(folder / "manifest.json")
     assert find_finished_build(config) == built[1]
-    assert "MIT 100 %" in funnel(find_finished_build(config), folder)
+    assert "MIT 100 %" in build_table(find_finished_build(config), folder)
     with pytest.raises(InputError, match=r"license: .* was built with None, not MIT"):
         find_finished_build(replace(config, license="MIT"))
     assert lookup(LookupConfig(str(folder), 5))["license"] == "MIT"

@@ -17,7 +17,7 @@ from data_tools import build_folder, prepare
 from data_tools.build_folder import find_finished_build
 from data_tools.encode import encoder
 from data_tools.prepare import PrepareConfig
-from data_tools.report.page import funnel
+from data_tools.report.page import build_table
 from llama_scale.data.shards import load_tokenizer, open_tokens
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
@@ -88,7 +88,7 @@ def test_what_is_left_out_is_counted_and_named(built, site):
     assert "fake_copy/deep/decoder.py" in missing, "the copy with more folders goes"
     kept = [(site / path).read_bytes() for path in paths]
     assert len(kept) == len(set(kept))
-    table = funnel(manifest, config.folder)
+    table = build_table(manifest, config.folder)
     assert f"{counted:,} files" in table
     assert "fake-html (MPL-2.0 AND MIT)" in table
     assert str(config.folder) in table

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_scale.plotting.figure import Axis, Figure, Panel, Series, apart, axis, ticks
+from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, labels_apart, ticks
 from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.text import between, count, digits, power, signed
@@ -142,7 +142,7 @@ def loss_tokens(study: Study) -> Figure:
     points, drawn = study.points, curves(study, per_token=False)
     across = axis("training tokens D", [points.D], show="count", room=0.2)
     up = axis("validation loss", [points.loss, *(loss for _, _, loss in drawn)])
-    direct = apart(np.array([(D[-1], loss[-1]) for _, D, loss in drawn]), across, up)
+    direct = labels_apart(np.array([(D[-1], loss[-1]) for _, D, loss in drawn]), across, up)
     series = [
         Series(g.label, "line", D, loss, g.color, legend=False, label=g.short if direct else None)
         for g, D, loss in drawn

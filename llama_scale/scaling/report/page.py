@@ -1,15 +1,13 @@
 """report.html and its figures, made from a study's points.csv and laws.json alone."""
 
-import json
 import re
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from llama_scale import text
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json, sha256
-from llama_scale.plotting import draw
+from llama_scale.plotting import draw, page
 from llama_scale.plotting.figure import Figure
 from llama_scale.scaling.fitting.laws_file import FORMAT
 from llama_scale.scaling.fitting.points import Points, read_points
@@ -54,9 +52,9 @@ def write_report(
     made, left_out = study_figures(loaded, scored)
     written = [path for figure in made for path in draw.save(figure, folder / "figures")]
     shown = [*tables(loaded.laws), *(outcome(found) for found in scored)]
-    page = render(loaded, made, left_out, shown, title or folder.resolve().name)
+    html = render(loaded, made, left_out, shown, title or folder.resolve().name)
     with atomic_write(folder / "report.html") as file:
-        file.write(page)
+        file.write(html)
     return [folder / "report.html", *written]
 
 
@@ -107,29 +105,18 @@ def render(
     study: Study, made: list[Figure], left_out: list[str], shown: list[Table], title: str
 ) -> str:
     """Return the page: everything it needs is inside it."""
-    from jinja2 import Environment, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
-    panels = [draw.plotly(panel) for figure in made for panel in figure.panels]
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = (
-        files("llama_scale.scaling.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    return environment.from_string(template).render(
+    return page.render(
+        "llama_scale.scaling.report",
+        made,
         title=title,
         laws=study.laws,
         points=study.points,
         answer=answer(study.laws, study.points),
         tiles=tiles(study.laws),
-        figures=made,
         left_out=left_out,
         tables=shown,
         table=run_table(study),
         w=text,
-        plotlyjs=get_plotlyjs(),
-        panels=_script_safe(panels),
     )
 
 
@@ -188,9 +175,3 @@ def run_table(study: Study) -> dict[str, Any]:
         body.append([*cells, *(text.digits(values[column][i]) for column, _ in scores)])
     head = ["run", "N", "D", "FLOP", "loss", "fitted", "residual", *(name for _, name in scores)]
     return {"head": head, "body": body}
-
-
-def _script_safe(value: Any) -> str:
-    """Return JSON that can stand inside a script element whatever its strings hold."""
-    encoded = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return encoded.replace("<", "\\u003c").replace("&", "\\u0026")

@@ -3,13 +3,11 @@
 import gzip
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
 
 from data_tools.report.page import write_report
-from tests.llama_scale.scaling.report.test_browser import NAMES
+from tests.browser import load_page
 
 LONG = "Apache-2.0 AND BSD-3-Clause AND "
 LICENCES = [f"{LONG}MIT", f"{LONG}ISC", "Apache-2.0 AND BSD-3-Clauses"]
@@ -36,19 +34,9 @@ def page(tmp_path):
 
 
 def test_no_tools_cover_a_bar_and_names_leave_room_for_theirs(page, tmp_path):
-    browser = next(filter(None, map(shutil.which, NAMES)), None)
-    if browser is None:
-        pytest.skip("no Chromium on this machine")
-    done = subprocess.run(
-        [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-         "--window-size=600,900", f"--user-data-dir={tmp_path / 'profile'}",
-         "--virtual-time-budget=20000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    if "<title>" not in done.stdout:
-        pytest.skip("Chromium does not start on this machine")
-    assert "CONSOLE" not in done.stderr
-    body = re.sub(r"<(script|style).*?</\1>", "", done.stdout, flags=re.DOTALL)
+    dom, console = load_page(page, tmp_path / "profile", 600)
+    assert not console
+    body = re.sub(r"<(script|style).*?</\1>", "", dom, flags=re.DOTALL)
     drawn = re.split(r'<div id="figure-\d+"', body)[1:]
     assert len(drawn) == 6
     for figure in drawn:
@@ -57,3 +45,18 @@ def test_no_tools_cover_a_bar_and_names_leave_room_for_theirs(page, tmp_path):
     assert licenses.count('class="point"') == 3, "equal beginnings are not one bar"
     shown = re.findall(r'class="ytick"><text[^>]*>([^<]*)', licenses)
     assert shown == ["Apache-2.0 AND BSD-3-Clause…"] * 2 + [LICENCES[2]]
+
+
+def test_every_figure_has_its_place_on_the_page(page):
+    text = page.read_text()
+    panels = json.loads(re.search(r"^const panels = (.*);$", text, re.MULTILINE)[1])
+    assert [panel["key"] for panel in panels] == [
+        "source-to-shards-bytes", "source-to-shards-files", "licenses", "packages",
+        "document-tokens", "near-duplicates",
+    ]  # fmt: skip
+    assert text.count('<div id="figure-') == len(panels)
+    assert panels[4]["layout"]["yaxis"]["ticktext"] == [
+        "up to 16", "up to 32", "up to 64", "up to 128", "up to 256", "up to 512",
+    ]  # fmt: skip
+    assert panels[4]["data"][0]["x"] == [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    assert page.with_name("report.png").read_bytes()[:4] == b"\x89PNG"

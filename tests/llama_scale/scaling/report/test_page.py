@@ -7,7 +7,6 @@ import pytest
 
 from llama_scale.errors import InputError
 from llama_scale.files import write_json
-from llama_scale.plotting.figure import ticks
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface
 from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
 from llama_scale.scaling.fitting.laws_file import summarise
@@ -307,16 +306,3 @@ def test_report_refuses_a_law_of_other_points(tmp_path):
         write_report(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         write_report(tmp_path / "absent")
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "log", "expected"),
-    [
-        (2.4, 5.1, True, [2.5, 3, 3.5, 4, 4.5, 5]),
-        (4e11, 9e14, True, [1e12, 1e13, 1e14]),
-        (1e12, 9e13, True, [1e12, 2e12, 5e12, 1e13, 2e13, 5e13]),
-        (-1.1, 1.1, False, [-1, -0.5, 0, 0.5, 1]),
-    ],
-)
-def test_ticks_are_round(low, high, log, expected):
-    assert [value for value, _ in ticks(low, high, log, "plain")] == pytest.approx(expected)
