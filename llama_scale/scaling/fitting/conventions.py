@@ -13,10 +13,10 @@ import numpy as np
 from llama_scale.scaling.fitting.approaches import envelope, isoflop, isoflops, single
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface, fit_flops
 from llama_scale.scaling.fitting.fit import Fit, estimate, fit_surface, interval
-from llama_scale.scaling.fitting.points import Points
+from llama_scale.scaling.fitting.points import NON_EMBEDDING, Points
 
 SIZES = {
-    "N": "non-embedding",
+    **dict.fromkeys(NON_EMBEDDING, "non-embedding"),
     "n_params": "total",
     "n_params_matmul": "matrix products, head included",
 }
@@ -30,7 +30,7 @@ def sizes(points: Points) -> dict[str, np.ndarray]:
     first = points.columns["N"]
     own = points.has("n_params_matmul")
     found = {SIZES.get(first, first) if own else f"column {first!r}": points.N}
-    for column in ("N", "n_params") if own else ():
+    for column in (*NON_EMBEDDING, "n_params") if own else ():
         if column != first and points.has(column):
             found[SIZES[column]] = points.numeric(column)
     return found

@@ -15,7 +15,7 @@ from llama_scale.scaling.fitting.conventions import approaches, kaplan
 from llama_scale.scaling.fitting.conventions import conventions as side_by_side
 from llama_scale.scaling.fitting.downstream import describe
 from llama_scale.scaling.fitting.fit import DELTA, LEVEL, PARAMETERS, USUAL, Fit, HoldOut, estimate
-from llama_scale.scaling.fitting.points import Points
+from llama_scale.scaling.fitting.points import NON_EMBEDDING, Points
 from llama_scale.scaling.fitting.profile import Profile, profiles
 from llama_scale.scaling.fitting.repeats import fit_repeats, varies
 from llama_scale.scaling.fitting.thresholds import thresholds
@@ -112,7 +112,7 @@ def conventions(points: Points) -> dict[str, str]:
     own = _own(points)
     column = points.columns["N"]
     meaning = {
-        "N": "non-embedding parameters",
+        **dict.fromkeys(NON_EMBEDDING, "non-embedding parameters"),
         "n_params": f"all parameters, {EMBEDDED}",
         "n_params_matmul": f"parameters of matrix products, {HEADED}",
     }
@@ -148,7 +148,8 @@ def model(points: Points) -> dict[str, Any]:
 
 def _own(points: Points) -> bool:
     """Return whether a study of this project wrote the points, so that its conventions hold."""
-    return all(points.has(column) for column in ("run", "N", "n_params", "n_params_matmul"))
+    sizes = any(map(points.has, NON_EMBEDDING)), points.has("n_params")
+    return points.has("run") and points.has("n_params_matmul") and all(sizes)
 
 
 def _repeats(fit: Fit) -> dict[str, Any] | None:

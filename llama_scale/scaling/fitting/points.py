@@ -13,6 +13,9 @@ from llama_scale.files import sha256
 
 REQUIRED = ("N", "D", "loss")
 NAMES = (*REQUIRED, "flops")
+# The columns of non-embedding parameters, and those of N and D where none is named.
+NON_EMBEDDING = ("N", "n_params_non_embedding")
+DEFAULTS = {"N": NON_EMBEDDING, "D": ("D", "tokens")}
 # A model or a data set smaller than this, or a loss above it, is a matter of units.
 SMALLEST, LARGEST_LOSS = 1_000, 20.0
 CONDITION = re.compile(r"^\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.*?)\s*$")
@@ -187,8 +190,13 @@ def read_points(
             annealed and un-annealed points mixed.
     """
     rows, header = _read_rows(Path(path))
-    mapping = {name: (columns or {}).get(name, name) for name in NAMES}
-    derived = "D" not in (columns or {}) and "D" not in header and mapping["flops"] in header
+    mapping = {}
+    for name in NAMES:
+        usual = DEFAULTS.get(name, (name,))
+        mapping[name] = (columns or {}).get(name) or next((c for c in usual if c in header), name)
+    derived = (
+        "D" not in (columns or {}) and mapping["D"] not in header and mapping["flops"] in header
+    )
     if derived or (mapping["flops"] not in header and "flops" not in (columns or {})):
         del mapping["D" if derived else "flops"]
     for name, column in mapping.items():

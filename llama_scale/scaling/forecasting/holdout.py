@@ -6,7 +6,7 @@ from llama_scale.config import load_size
 from llama_scale.cost.accounting import count_parameters
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import check_design, held_out
-from llama_scale.scaling.fitting.points import NAMES, Points
+from llama_scale.scaling.fitting.points import NAMES, NON_EMBEDDING, Points
 from llama_scale.scaling.study.settings import PlannedRun
 
 
@@ -36,10 +36,10 @@ def planned_points(runs: list[PlannedRun]) -> Points:
             "run": run.name,
             "size": run.config.size,
             "seed": str(run.config.seed),
-            "N": str(run.n_params_non_embedding),
+            **dict.fromkeys(NON_EMBEDDING, str(run.n_params_non_embedding)),
             "n_params": str(count_parameters(run.config.model).total),
             "n_params_matmul": str(count_parameters(run.config.model).matmul),
-            "D": str(run.recipe.tokens),
+            **dict.fromkeys(("D", "tokens"), str(run.recipe.tokens)),
             "flops": str(run.flops),
             "batch_tokens": str(run.recipe.batch_tokens),
             "lr": str(run.recipe.lr),

@@ -10,24 +10,13 @@ from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json
 from llama_scale.scaling.study.settings import HEADLINE_SUITE
 
-# Column of points.csv: field of result.json.
-RESULT = {
-    "run": "run",
-    "size": "size",
-    "seed": "seed",
-    "N": "n_params_non_embedding",
-    "n_params": "n_params",
-    "n_params_matmul": "n_params_matmul",
-    "D": "tokens",
-    "epochs": "epochs",
-    "flops": "flops",
-    "flops_full": "flops_full",
-    "flops_6nd": "flops_6nd",
-    "batch_tokens": "batch_tokens",
-    "lr": "lr",
-    "steps": "steps",
-    "annealed": "annealed",
-}
+# Fields of result.json that are columns of points.csv.
+RESULT = (
+    "run", "size", "seed", "n_params_non_embedding", "n_params", "n_params_matmul", "tokens",
+    "epochs", "flops", "flops_full", "flops_6nd", "batch_tokens", "lr", "steps", "annealed",
+)  # fmt: skip
+# Their short names in the conditions of a fit, as N>1e8.
+SHORT_NAMES = ("N", "D")
 # What a study may change of all its models; field of config.yaml's model.
 MODEL = ("vocab_size", "context_length", "tie_embeddings")
 HEADLINE = ("loss", "bits_per_byte")
@@ -37,7 +26,7 @@ SCORES = ("gold_bits_per_byte", "parse_rate")
 def collect(
     study: Path, without: list[str] | None = None, out: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Write the points of a study folder and return its rows, sorted by N, D and seed.
+    """Write the points of a study folder and return its rows, sorted by size, tokens and seed.
 
     They go to ``out``, or to points.csv in the folder; the runs ``without`` are left out.
     The columns are the run's size and cost (``RESULT``), its ``MODEL``, ``loss`` and
@@ -49,9 +38,10 @@ def collect(
     planned, suites = _lists(study / "study.yaml", "planned", "suites")
     if unknown := sorted(set(without or []) - set(planned)):
         raise InputError(f"without: {study / 'study.yaml'} plans no run {unknown[0]}")
-    kept = [name for name in planned if name not in (without or [])]
-    rows = [_row(name, study / "runs" / name, suites) for name in kept]
-    rows.sort(key=lambda row: (row["N"], row["D"], row["seed"], row["run"]))
+    names = [name for name in planned if name not in (without or [])]
+    rows = [_row(name, study / "runs" / name, suites) for name in names]
+    order = ("n_params_non_embedding", "tokens", "seed", "run")
+    rows.sort(key=lambda row: [row[column] for column in order])
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with atomic_write(out or study / "points.csv") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
@@ -63,20 +53,21 @@ def collect(
 def _lists(path: Path, *fields: str) -> list[list[str]]:
     """Return lists of names that study.yaml records; raise InputError where it is another file."""
     settings = read_yaml(path)
-    found = [settings.get(field) if isinstance(settings, dict) else None for field in fields]
-    for field, names in zip(fields, found, strict=True):
+    lists = [settings.get(field) if isinstance(settings, dict) else None for field in fields]
+    for field, names in zip(fields, lists, strict=True):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(
                 f"{path}: no list of names {field!r}; give the folder of a study, where "
                 "launch/study.py wrote study.yaml"
             )
-    return found
+    return lists
 
 
 def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
+    """Return the columns of one run: what it is and cost, its model and its scores."""
     path = folder / "result.json"
     result = _read(name, path, "train")
-    row = {column: _field(name, path, result, field) for column, field in RESULT.items()}
+    row = {field: _field(name, path, result, field) for field in RESULT}
     path = folder / "config.yaml"
     model = _field(name, path, _read(name, path, "train"), "model")
     row |= {field: _field(name, path, model, field) for field in MODEL}
@@ -99,14 +90,14 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
 
 def _read(name: str, path: Path, script: str) -> dict[str, Any]:
     try:
-        found = read_json(path) if path.suffix == ".json" else read_yaml(path)
-        if not isinstance(found, dict):
+        values = read_json(path) if path.suffix == ".json" else read_yaml(path)
+        if not isinstance(values, dict):
             raise InputError(f"{path}: not a mapping of fields to values")
     except InputError as error:
         raise InputError(
             f"run {name}: {error}; run launch/study.py again, or launch/{script}.py for this run"
         ) from None
-    return found
+    return values
 
 
 def _field(name: str, path: Path, values: dict[str, Any], field: str) -> Any:

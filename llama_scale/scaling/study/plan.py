@@ -15,7 +15,7 @@ from llama_scale.config import find_config, flatten, load_size, read_yaml
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import check_name
 from llama_scale.scaling.fitting.points import conditions, parse_columns
-from llama_scale.scaling.study.collect import HEADLINE, MODEL, RESULT
+from llama_scale.scaling.study.collect import HEADLINE, MODEL, RESULT, SHORT_NAMES
 from llama_scale.scaling.study.runs import plan_runs
 from llama_scale.scaling.study.settings import HEADLINE_SUITE, FitConfig, PlannedRun, StudyConfig
 from llama_scale.scaling.study.tasks import Task, plan_tasks
@@ -193,7 +193,8 @@ def _check_condition(config: StudyConfig, field: str, condition: Any) -> None:
 
 def _check_columns(config: StudyConfig, field: str, names: Iterable[str]) -> None:
     """Raise InputError on a name that the study's points.csv will not have."""
-    known, scores = (*RESULT, *MODEL, *HEADLINE), tuple(f"{suite}_" for suite in config.suites)
+    known = (*SHORT_NAMES, *RESULT, *MODEL, *HEADLINE)
+    scores = tuple(f"{suite}_" for suite in config.suites)
     for name in names:
         if name not in known and not name.startswith(scores):
             raise InputError(

@@ -58,7 +58,7 @@ def test_collect(tmp_path):
     (study / "study.yaml").write_text(yaml.safe_dump(settings))
     collect(study)
     expected = (
-        "run,size,seed,N,n_params,n_params_matmul,D,epochs,flops,flops_full,flops_6nd,"
+        "run,size,seed,n_params_non_embedding,n_params,n_params_matmul,tokens,epochs,flops,flops_full,flops_6nd,"
         "batch_tokens,lr,steps,annealed,vocab_size,context_length,tie_embeddings,loss,bits_per_byte,humaneval_gold_bits_per_byte,"
         "humaneval_parse_rate,humaneval_pass_at_1,humaneval_pass_at_1_low,humaneval_pass_at_1_high,"
         "humaneval_pass_at_10\n"
