@@ -5,15 +5,15 @@
 
 import sys
 
-from data_tools.lookup import LookupConfig, describe, lookup
-from data_tools.prepare import PrepareConfig, prepare
-from data_tools.report.page import build_table
 from llama_scale.cli import parse, run_cli
 
 
 def main(argv: list[str] | None = None) -> None:
     """Build the data of --config, unless it is there already."""
     from data_tools.build_folder import find_finished_build
+    from data_tools.lookup import LookupConfig, describe, lookup
+    from data_tools.prepare import PrepareConfig, prepare
+    from data_tools.report.page import build_table
 
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["lookup"]:
