@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from benchmarks.tables import format_ratio, format_table
 from benchmarks.timing import least_seconds, time_call
+from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import at_least_0, check_fields
 from llama_scale.scaling.fitting.chinchilla import BESIROGLU, Surface
-from llama_scale.scaling.fitting.fit import DELTA, Fit, fit_surface, interval, objective
+from llama_scale.scaling.fitting.fit import DELTA, Fit, fit_surface, objective
 from llama_scale.scaling.fitting.points import Points, parse_columns, read_points
 from llama_scale.scaling.fitting.profile import profiles
 
@@ -112,7 +113,7 @@ def parameters_covered(fit: Fit) -> dict[str, bool]:
     covers = {}
     for name in COVERED_PARAMETERS:
         truth = getattr(BESIROGLU, name)
-        low, high = interval(getattr(fit.resampled, name))
+        low, high = percentile_interval(getattr(fit.resampled, name))
         covers[f"{name}, bootstrap"] = bool(low <= truth <= high)
         low, high = profile[name].low or -np.inf, profile[name].high or np.inf
         covers[f"{name}, profile"] = bool(low <= truth <= high)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from evals.benchmarks.rows import read_rows
-from evals.metrics.pass_at_k import LEVEL, RESAMPLES, paired_difference
+from evals.metrics.pass_at_k import TAIL, paired_difference
 from evals.old_names import with_current_names
 from evals.sandbox.tools import LANGUAGES
 from evals.sandbox.types import NOT_MEASURED
+from llama_scale.bootstrap import RESAMPLES, percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json, read_jsonl, sha256, write_json
 from llama_scale.text import relative_path
@@ -135,10 +136,9 @@ def aggregate(paths: Sequence[Path], seed: int = 0) -> dict[str, Any]:
         "n_tasks": {name: len(r) for name, r in rates.items()},
         "accuracy": accuracy,
     }
-    tail = (1 - LEVEL) / 2
     for name, weights in (("macro", np.ones(len(counts))), ("micro", counts)):
         value = np.average(list(accuracy.values()), weights=weights)
-        low, high = np.quantile(np.average(means, axis=0, weights=weights), [tail, 1 - tail])
+        low, high = percentile_interval(np.average(means, axis=0, weights=weights), TAIL)
         result[name] = float(value)
         result[f"{name}_interval"] = [float(low), float(high)]
     return result

@@ -20,10 +20,10 @@ from llama_scale.cli import parse, run_cli
 from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import write_json
-from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
-from llama_scale.scaling.fitting.laws_file import summarise
+from llama_scale.records import to_json
+from llama_scale.scaling import fit as fit_laws
+from llama_scale.scaling.fitting.fitted_laws import DIGITS, FittedLaws, laws_path
 from llama_scale.scaling.fitting.points import parse_columns, read_points
-from llama_scale.scaling.fitting.stated_law import judge, parse_law
 from llama_scale.scaling.report.tables import tables
 from llama_scale.scaling.report.text import table
 from llama_scale.scaling.study.settings import FitConfig
@@ -124,23 +124,26 @@ class SweepConfig:
 
 def fit(argv: list[str]) -> None:
     """Fit, write laws.json and print the law."""
-    from llama_scale.scaling.fitting.points import parse_columns, read_points
+    from llama_scale.scaling.fitting.points import parse_columns
 
     config = read(FitConfig, argv, "points")
     if config.out:
         check_folder(Path(config.out))
-    points = read_points(config.points, parse_columns(config.columns), config.where)
-    law = fit_surface(points, config.resamples, config.seed)
-    held, notes = try_hold_out(points, config.holdout, config.resamples, config.seed)
-    if config.against:
-        notes += judge(parse_law(config.against), law)
-    laws = summarise(law, held, notes)
+    laws = fit_laws(
+        config.points,
+        columns=parse_columns(config.columns),
+        where=config.where,
+        holdout=config.holdout,
+        resamples=config.resamples,
+        seed=config.seed,
+        against=config.against,
+    )
     if config.json:
-        print(json.dumps(laws, indent=2))
+        print(json.dumps(laws.to_dict(), indent=2))
     else:
         print("\n".join([table(laws), *(other.text() for other in tables(laws)[1:])]))
     if config.out:
-        write_json(Path(config.out) / "laws.json", laws)
+        laws.write(Path(config.out) / "laws.json")
         if not config.json:
             print(f"wrote {Path(config.out) / 'laws.json'}")
 
@@ -164,53 +167,53 @@ def report(argv: list[str]) -> None:
 
 
 def recommend(argv: list[str]) -> None:
-    """Print what a law advises for a budget."""
-    from llama_scale.scaling.forecasting import recommend as advice
+    """Print what a law recommends for a budget."""
+    from llama_scale.scaling.forecasting import recommend as recommending
 
     config = read(RecommendConfig, argv, "study")
-    C = advice.budget(config.budget, config.gpu_hours, config.gpu, config.mfu)
-    fitted = advice.read_laws(config.study)
-    found = advice.recommend(fitted, C, config.gpu, config.mfu)
-    text = advice.advise(found, fitted.laws["conventions"]["N"])
-    print(json.dumps(found, indent=2) if config.json else text)
+    C = recommending.budget(config.budget, config.gpu_hours, config.gpu, config.mfu)
+    laws = FittedLaws.read(config.study)
+    found = recommending.recommend(laws, C, config.gpu, config.mfu)
+    text = recommending.recommendation_text(found, laws.conventions.model_size)
+    print(json.dumps(to_json(found), indent=2) if config.json else text)
 
 
 def forecast(argv: list[str]) -> None:
     """Write a dated forecast and print it."""
-    from llama_scale.scaling.forecasting import recommend as advice
+    from llama_scale.scaling.forecasting import forecast as forecasting
 
     config = read(ForecastConfig, argv, "study")
-    fitted = advice.read_laws(config.study)
-    made = advice.forecast(fitted, config.runs)
-    out = advice.keep(made, Path(config.out or fitted.path.parent / "forecasts"))
-    for row in made["runs"]:
-        print(f"{row['run']}: {between(row, digits, 'run_low', 'run_high')}")
+    found = forecasting.forecast(config.study, config.runs)
+    folder = Path(config.out or laws_path(config.study).parent / "forecasts")
+    out = forecasting.write_forecast(found, folder)
+    for row in found.runs:
+        print(f"{row.run}: {between(row, digits, 'run_low', 'run_high')}")
     print(f"the forecast is {out}")
 
 
 def score(argv: list[str]) -> None:
     """Print a forecast against its outcome."""
-    from llama_scale.scaling.forecasting import recommend as advice
+    from llama_scale.scaling.forecasting import forecast as forecasting
     from llama_scale.scaling.report.tables import outcome
 
     config = read(ScoreConfig, argv, "forecast")
     points = read_points(config.points, parse_columns(config.columns))
-    found = advice.score(advice.read_forecast(config.forecast), points)
-    print(outcome(found).text())
-    print(f"{found['measured']} of {len(found['runs'])} measured, {found['covered']} inside")
+    scored = forecasting.score(forecasting.read_forecast(config.forecast), points)
+    print(outcome(scored).text())
+    print(f"{scored.measured} of {len(scored.runs)} measured, {scored.covered} inside")
     if config.out:
-        write_json(Path(config.out), found)
+        write_json(Path(config.out), {"format": forecasting.FORMAT} | to_json(scored))
 
 
 def sweep(argv: list[str]) -> None:
     """Print the laws of a sweep."""
-    from llama_scale.scaling.fitting.laws_file import plain
+
     from llama_scale.scaling.fitting.sweep import fit_sweep
     from llama_scale.scaling.report.tables import sweeps
 
     config = read(SweepConfig, argv, "points")
     points = read_points(config.points, parse_columns(config.columns), config.where)
-    found = plain(fit_sweep(points, config.lr, config.batch))
+    found = to_json(fit_sweep(points, config.lr, config.batch), DIGITS)
     print("\n".join(table.text() for table in sweeps(found)))
     if config.out:
         write_json(Path(config.out), found)

@@ -57,13 +57,14 @@ def signed(percent: float) -> str:
 
 
 def between(
-    estimate: dict[str, Any],
+    estimate: Any,
     show: Callable[[float | None], str] = digits,
     low: str = "low",
     high: str = "high",
 ) -> str:
-    """Return ``value [low, high]`` of an estimate with its interval."""
-    return f"{show(estimate['value'])} [{show(estimate[low])}, {show(estimate[high])}]"
+    """Return ``value [low, high]`` of what has these attributes, such as an ``Estimate``."""
+    ends = (show(getattr(estimate, end)) for end in (low, high))
+    return f"{show(estimate.value)} [{', '.join(ends)}]"
 
 
 def megabytes(size: float, decimals: int = 1) -> str:

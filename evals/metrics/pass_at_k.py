@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from llama_scale.bootstrap import LEVEL, RESAMPLES, percentile_interval, resample_indices
 from llama_scale.errors import InputError
 
-RESAMPLES = 2_000
-LEVEL = 0.95
+TAIL = (1 - LEVEL) / 2
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -36,10 +36,9 @@ def interval(
     """
     values = np.asarray(values, dtype=np.float64)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
-    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    draws = resample_indices(len(values), RESAMPLES, seed)  # (RESAMPLES, n)
     means = (values * weights)[draws].sum(1) / weights[draws].sum(1)  # (RESAMPLES,)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = percentile_interval(means, TAIL)
     return float(low), float(high)
 
 
@@ -51,10 +50,9 @@ def exact_interval(successes: float, trials: int) -> tuple[float, float]:
     """
     from scipy.stats import beta
 
-    tail = (1 - LEVEL) / 2
-    low = beta.ppf(tail, successes, trials - successes + 1) if successes > 0 else 0.0
+    low = beta.ppf(TAIL, successes, trials - successes + 1) if successes > 0 else 0.0
     left = trials - successes
-    high = beta.ppf(1 - tail, successes + 1, left) if left > 1e-12 else 1.0
+    high = beta.ppf(1 - TAIL, successes + 1, left) if left > 1e-12 else 1.0
     return float(low), float(high)
 
 

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from llama_scale.errors import InputError
-from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.points import parse_columns, read_points
 from tests.conftest import run_script
-
-TRUE = Surface(E=1.1, A=60.0, alpha=0.30, B=400.0, beta=0.42)
+from tests.llama_scale.scaling.helpers import TRUE
 
 
 def write(path, header="N,D,loss", change=None, noise=0.004):
@@ -135,7 +133,7 @@ def test_rows_are_chosen_before_they_are_checked(tmp_path):
     path = write(tmp_path / "p.csv", change={1: "100000,300000,nan"})
     points = read_points(path, where="loss>0, D<=3e6")
     assert len(points) == 11
-    assert points.numbers[0] == 2
+    assert points.row_numbers[0] == 2
     assert points.n_read == 16
     for where, message in (
         ("loss>99", "no row of 16 meets"),

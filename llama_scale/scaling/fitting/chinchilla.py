@@ -8,7 +8,7 @@ from scipy.optimize import nnls
 from llama_scale.scaling.fitting.solver import Curvature
 
 LOWER_EXPONENT, UPPER_EXPONENT = 0.01, 4.0
-LARGEST = np.log(1e30)
+LN_LARGEST = np.log(1e30)
 STEPS = 100
 
 
@@ -42,20 +42,25 @@ class Surface:
         On the line of equal compute, D = C / flops.per_token(N); there the loss is least where
         alpha A N^-alpha = beta B D^-beta d ln(flops per token) / d ln N, solved by Newton's
         method on ln N from the closed form for 6ND; a step out of the bracket halves it instead.
+
+        For 6ND the derivative is 1, so both terms fall equally fast: N*(C) is proportional to
+        C^(beta / (alpha + beta)). Where a token costs 6N + c, as with attention, it is below 1 at
+        small N: size is cheaper there than 6ND says, and the optimum larger.
         """
         A, alpha, B, beta = (
             np.asarray(x)[..., None] for x in (self.A, self.alpha, self.B, self.beta)
         )
         ratio = np.log(alpha * A) - np.log(beta * B)
         n = (ratio + beta * np.log(np.asarray(C) / 6)) / (alpha + beta)  # ln N
-        n = np.clip(n, 0, LARGEST)
-        low, high = np.zeros_like(n), np.full_like(n, LARGEST)
+        n = np.clip(n, 0, LN_LARGEST)
+        low, high = np.zeros_like(n), np.full_like(n, LN_LARGEST)
         for _ in range(STEPS):
             N = np.exp(n)
-            slope = flops.slope(N)
+            slope = flops.elasticity(N)
+            # ln of the left over the right side of the condition: positive where N is too small.
             gain = ratio - alpha * n + beta * np.log(C / flops.per_token(N)) - np.log(slope)
             low, high = np.where(gain > 0, n, low), np.where(gain > 0, high, n)
-            step = n + gain / (alpha + beta * slope + np.maximum(flops.bend(N), 0))
+            step = n + gain / (alpha + beta * slope + np.maximum(flops.elasticity_growth(N), 0))
             before, n = n, np.where((low <= step) & (step <= high), step, (low + high) / 2)
             if np.abs(n - before).max() < 1e-12:
                 break
@@ -92,15 +97,15 @@ class Flops:
         """Return FLOPs for each training token."""
         return 6 * N * (1 + self.c * N**-self.g) ** self.power
 
-    def slope(self, N: np.ndarray) -> np.ndarray:
-        """Return d ln(per_token) / d ln N."""
+    def elasticity(self, N: np.ndarray) -> np.ndarray:
+        """Return d ln(per_token) / d ln N: the rise in percent for 1 % more N."""
         extra = self.c * N**-self.g
         return (1 + (1 - self.power * self.g) * extra) / (1 + extra)
 
-    def bend(self, N: np.ndarray) -> np.ndarray:
-        """Return d ln(slope) / d ln N."""
+    def elasticity_growth(self, N: np.ndarray) -> np.ndarray:
+        """Return d ln(elasticity) / d ln N."""
         extra = self.c * N**-self.g
-        return self.power * self.g**2 * extra / (1 + extra) ** 2 / self.slope(N)
+        return self.power * self.g**2 * extra / (1 + extra) ** 2 / self.elasticity(N)
 
     def formula(self) -> str:
         """Return the FLOPs of a token as text."""
@@ -113,7 +118,7 @@ class Flops:
 def fit_flops(name: str, N: np.ndarray, D: np.ndarray, flops: np.ndarray) -> Flops:
     """Return the FLOPs of a token that a column of counts implies (see ``Flops``).
 
-    The exponent is that of least squares in logarithms, held within [0, 1]: beyond, a few sizes
+    The exponent is that of least squares in logarithms, clipped to [0, 1]: beyond, a few sizes
     would promise sizes that cost nothing. Where the counts lie on both sides of 6ND, the excess
     over 6ND is its mean at every size.
     """
@@ -133,14 +138,14 @@ def fit_flops(name: str, N: np.ndarray, D: np.ndarray, flops: np.ndarray) -> Flo
 class SurfaceModel:
     """log L at n points as a function of theta = (ln A', alpha, ln B', beta, ln E).
 
-    ln N and ln D are centred, so that A' and B' are the sizes of the two terms at the middle of
+    ln N and ln D are centered, so that A' and B' are the sizes of the two terms at the middle of
     the points and hardly correlate with the exponents: log L = log(e^(ln A' - alpha x) +
-    e^(ln B' - beta y) + e^(ln E)), whose terms stay within range there. A ``newton.Model``.
+    e^(ln B' - beta y) + e^(ln E)), whose terms stay within range there. A ``solver.Model``.
     """
 
-    def __init__(self, N: np.ndarray, D: np.ndarray, centre: tuple[float, float] | None = None):
-        self.centre = centre or (np.log(N).mean(), np.log(D).mean())
-        self.x, self.y = np.log(N) - self.centre[0], np.log(D) - self.centre[1]  # (n,)
+    def __init__(self, N: np.ndarray, D: np.ndarray, center: tuple[float, float] | None = None):
+        self.center = center or (np.log(N).mean(), np.log(D).mean())
+        self.x, self.y = np.log(N) - self.center[0], np.log(D) - self.center[1]  # (n,)
 
     def value(self, theta: np.ndarray) -> np.ndarray:
         """Return log loss (S, n) for parameters (S, 5)."""
@@ -152,6 +157,8 @@ class SurfaceModel:
 
     def expand(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, Curvature]:
         """Return value (S, n), gradient (S, 5, n) and the function for the curvature."""
+        # d log L / d ln A' is the share p of the first term in the loss, d log L / d alpha is -p x,
+        # and so on: the derivatives of a log of a sum of exponentials are its softmax shares.
         terms = self._terms(theta)
         loss = sum(terms)
         p, q, r = (term / loss for term in terms)  # shares of the three terms, (S, n) each
@@ -160,6 +167,9 @@ class SurfaceModel:
             gradient[:, i] = row
 
         def curvature(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+            # The second derivatives of log L are those of each term, weighted by its share, minus
+            # the outer product of the gradient. So "minus v times" them adds v to u in the outer
+            # product and leaves v p [1, -x; -x, x^2] to subtract in the block of A' and alpha.
             total = (gradient * (u + v)[:, None]) @ gradient.transpose(0, 2, 1)  # (S, 5, 5)
             for k, share, z in ((0, p, self.x), (2, q, self.y)):
                 first = v * share
@@ -181,7 +191,7 @@ class SurfaceModel:
         low, high = np.log(loss.min()), np.log(loss.max())
         lower = [low - 60, LOWER_EXPONENT, low - 60, LOWER_EXPONENT, low - 12]
         upper = [high + 5, UPPER_EXPONENT, high + 5, UPPER_EXPONENT, high]
-        if self.centre == (0.0, 0.0):
+        if self.center == (0.0, 0.0):
             upper[0], upper[2] = high + 100, high + 100
         return np.array(lower), np.array(upper)
 
@@ -201,13 +211,13 @@ class SurfaceModel:
                 starts.append([a, alpha, b, beta, e])
         return np.array(starts)
 
-    def theta(self, law: Surface) -> np.ndarray:
-        """Return theta (5,) of one law: the inverse of ``natural``."""
-        a, b = np.log(law.A) - law.alpha * self.centre[0], np.log(law.B) - law.beta * self.centre[1]
+    def theta_of(self, law: Surface) -> np.ndarray:
+        """Return theta (5,) of one law: the inverse of ``law_of``."""
+        a, b = np.log(law.A) - law.alpha * self.center[0], np.log(law.B) - law.beta * self.center[1]
         return np.array([a, law.alpha, b, law.beta, np.log(law.E)])
 
-    def natural(self, theta: np.ndarray) -> Surface:
+    def law_of(self, theta: np.ndarray) -> Surface:
         """Return the law of theta (5,) or the laws of theta (S, 5)."""
         a, alpha, b, beta, e = np.moveaxis(np.asarray(theta), -1, 0)
-        x, y = self.centre
+        x, y = self.center
         return Surface(np.exp(e), np.exp(a + alpha * x), alpha, np.exp(b + beta * y), beta)

@@ -6,13 +6,27 @@ exponent is given without both.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from llama_scale.scaling.fitting.approaches import envelope, isoflop, isoflops, single
+from llama_scale.scaling.fitting.approaches import (
+    Parabola,
+    PowerFit,
+    envelope_law,
+    isoflop_law,
+    isoflop_parabolas,
+    single_quantity_laws,
+)
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface, fit_flops
-from llama_scale.scaling.fitting.fit import Fit, estimate, fit_surface, interval
+from llama_scale.scaling.fitting.fit import Fit, fit_surface
+from llama_scale.scaling.fitting.fitted_laws import (
+    Approaches,
+    ApproachExponent,
+    ConventionFit,
+    Estimate,
+    IsoflopParabola,
+    PowerLaw,
+)
 from llama_scale.scaling.fitting.points import NON_EMBEDDING, Points
 
 SIZES = {
@@ -20,38 +34,47 @@ SIZES = {
     "n_params": "total",
     "n_params_matmul": "matrix products, head included",
 }
+# Points with this column count parameters and FLOPs as this project does.
+OUR_COUNT = "n_params_matmul"
 COMPUTE = {"flops": "exact, causal attention", "flops_full": "exact, full attention"}
 RESAMPLES, STARTS = 500, 25
-FURTHER = 10
+BEYOND = 10  # times the compute of the largest run, where the optima are given
 
 
-def sizes(points: Points) -> dict[str, np.ndarray]:
-    """Return the ways to count parameters that the points have, the fitted one first."""
-    first = points.columns["N"]
-    own = points.has("n_params_matmul")
-    found = {SIZES.get(first, first) if own else f"column {first!r}": points.N}
-    for column in (*NON_EMBEDDING, "n_params") if own else ():
-        if column != first and points.has(column):
-            found[SIZES[column]] = points.numeric(column)
-    return found
+def parameter_counts(points: Points) -> dict[str, np.ndarray]:
+    """Return the ways to count parameters that the points have, (n,) each, the fitted one first."""
+    fitted = points.columns["N"]
+    if not points.has(OUR_COUNT):
+        return {f"column {fitted!r}": points.N}
+    counts = {SIZES.get(fitted, fitted): points.N}
+    for column in (*NON_EMBEDDING, "n_params"):
+        if points.has(column):
+            counts.setdefault(SIZES[column], points.numeric(column))
+    return counts
 
 
-def computes(points: Points, N: np.ndarray) -> dict[str, np.ndarray]:
+def compute_counts(points: Points, N: np.ndarray) -> dict[str, np.ndarray]:
     """Return the ways to count compute, (n,) each: 6ND, and columns that differ by over 1 %."""
-    own, plain = points.has("n_params_matmul"), 6 * N * points.D
+    six_nd = 6 * N * points.D
     columns = {}
     if points.flops is not None:
         columns[points.columns["flops"]] = points.flops
     if points.has("flops_full"):
         columns["flops_full"] = points.numeric("flops_full")
-    return {"6ND": plain} | {
-        COMPUTE[name] if own and name in COMPUTE else f"column {name!r}": C
+    known = COMPUTE if points.has(OUR_COUNT) else {}
+    return {"6ND": six_nd} | {
+        known.get(name, f"column {name!r}"): C
         for name, C in columns.items()
-        if np.abs(C / plain - 1).max() > 0.01
+        if np.abs(C / six_nd - 1).max() > 0.01
     }
 
 
-def exponent(law: Surface, flops: Flops, C: np.ndarray) -> np.ndarray:
+def flops_formula(name: str, points: Points, N: np.ndarray, C: np.ndarray) -> Flops:
+    """Return the FLOPs of a token that a way to count compute (n,) implies."""
+    return Flops("6ND") if name == "6ND" else fit_flops(name, N, points.D, C)
+
+
+def optimal_size_exponent(law: Surface, flops: Flops, C: np.ndarray) -> np.ndarray:
     """Return the mean exponent of N*(C) over the compute (n,) of the runs, () or (S,).
 
     Runs of one compute have the exponent there: of the next percent.
@@ -61,94 +84,94 @@ def exponent(law: Surface, flops: Flops, C: np.ndarray) -> np.ndarray:
     return np.log(N[..., 1] / N[..., 0]) / np.log(ends[1] / ends[0])
 
 
-def conventions(fit: Fit) -> list[dict[str, Any]]:
+def fit_each_convention(fit: Fit) -> list[ConventionFit]:
     """Return the surface and its optimum for each way to count parameters and compute."""
     rows = []
-    for kind, N in sizes(fit.points).items():
+    for size_name, N in parameter_counts(fit.points).items():
         points = replace(fit.points, N=N)
+        # The law that was fitted already, for its own N.
         own = fit if N is fit.points.N else fit_surface(points, RESAMPLES, fit.seed, STARTS)
-        for name, C in computes(points, N).items():
-            flops = Flops("6ND") if name == "6ND" else fit_flops(name, N, points.D, C)
-            budget = np.array([FURTHER * C.max()])
-            size, data = own.law.optimum(budget, flops)
-            sample, _ = own.resampled.optimum(budget, flops)
-            low, high = interval(sample[:, 0])
+        for compute_name, C in compute_counts(points, N).items():
+            flops = flops_formula(compute_name, points, N, C)
+            budget = np.array([BEYOND * C.max()])
+            size, tokens = own.law.optimum(budget, flops)
+            size_sample, _ = own.resampled.optimum(budget, flops)  # (S, 1)
+            exponents = (optimal_size_exponent(law, flops, C) for law in (own.law, own.resampled))
             rows.append(
-                {
-                    "N": kind,
-                    "compute": name,
-                    "alpha": estimate(own.law.alpha, own.resampled.alpha),
-                    "beta": estimate(own.law.beta, own.resampled.beta),
-                    "E": estimate(own.law.E, own.resampled.E),
-                    "exponent": estimate(
-                        exponent(own.law, flops, C), exponent(own.resampled, flops, C)
-                    ),
-                    "C": budget[0],
-                    "optimal_N": {"value": size[0], "low": low, "high": high},
-                    "optimal_D": data[0],
-                }
+                ConventionFit(
+                    N=size_name,
+                    compute=compute_name,
+                    alpha=Estimate.of(own.law.alpha, own.resampled.alpha),
+                    beta=Estimate.of(own.law.beta, own.resampled.beta),
+                    E=Estimate.of(own.law.E, own.resampled.E),
+                    exponent=Estimate.of(*exponents),
+                    C=float(budget[0]),
+                    optimal_N=Estimate.of(size[0], size_sample[:, 0]),
+                    optimal_D=float(tokens[0]),
+                )
             )
     return rows
 
 
-def approaches(fit: Fit) -> dict[str, Any]:
-    """Return the exponent of N*(C) by each approach, and the IsoFLOP parabolas."""
+def compare_approaches(fit: Fit) -> Approaches:
+    """Return the exponent of N*(C) by each approach, and the IsoFLOP parabolas.
+
+    The parabolas are those of the count of compute that groups the most runs.
+    """
     points, rows, groups = fit.points, [], []
-    for name, C in computes(points, points.N).items():
-        flops = Flops("6ND") if name == "6ND" else fit_flops(name, points.N, points.D, C)
-        parabolas = isoflops(points, C)
+    for name, C in compute_counts(points, points.N).items():
+        flops = flops_formula(name, points, points.N, C)
+        parabolas = isoflop_parabolas(points, C)
         if len(parabolas) > len(groups):
-            groups = [_group(points, p) | {"compute": name} for p in parabolas]
-        found = {
-            "1: lower envelope of the runs": envelope(points, C, fit.seed),
-            "2: IsoFLOP parabolas": isoflop(points, C, parabolas, fit.seed),
+            groups = [_parabola_record(points, parabola, name) for parabola in parabolas]
+        laws = {
+            "1: lower envelope of the runs": envelope_law(points, C, fit.seed),
+            "2: IsoFLOP parabolas": isoflop_law(points, C, parabolas, fit.seed),
         }
-        for approach, law in found.items():
-            known = law is not None and len(law.sample) > 0
-            rows.append(
-                {
-                    "approach": approach,
-                    "compute": name,
-                    "from": len(law.x) if known else 0,
-                    "exponent": law.estimate() if known else None,
-                    "exponent_D": law.estimate(lambda a: 1 - a) if known else None,
-                }
-            )
-        a, sample = exponent(fit.law, flops, C), exponent(fit.resampled, flops, C)
+        rows += [_approach_record(approach, name, law) for approach, law in laws.items()]
+        a, sample = (optimal_size_exponent(law, flops, C) for law in (fit.law, fit.resampled))
         rows.append(
-            {
-                "approach": "3: surface L(N, D)",
-                "compute": name,
-                "from": len(points),
-                "exponent": estimate(a, sample),
-                "exponent_D": estimate(1 - a, 1 - sample),
-            }
+            ApproachExponent(
+                approach="3: surface L(N, D)",
+                compute=name,
+                count=len(points),
+                exponent=Estimate.of(a, sample),
+                exponent_D=Estimate.of(1 - a, 1 - sample),
+            )
         )
-    return {"table": rows, "isoflop": groups}
+    return Approaches(rows, groups)
 
 
-def kaplan(fit: Fit) -> list[dict[str, Any]]:
-    """Return loss as a power of N, D and compute alone: L = (x_c / x)^alpha."""
+def power_laws(fit: Fit) -> list[PowerLaw]:
+    """Return loss as a power of N, D and compute alone (Kaplan et al.): L = (x_c / x)^alpha."""
     return [
-        {
-            "x": name,
-            "runs": len(law.x),
-            "alpha": law.estimate(np.negative),
-            "scale": float(np.exp(-law.level / law.slope)) if law.slope < 0 else None,
-            "r2": law.r2,
-        }
-        for name, law in single(fit.points, fit.seed).items()
+        PowerLaw(
+            x=name,
+            runs=len(law.x),
+            alpha=law.estimate(np.negative),
+            scale=float(np.exp(-law.level / law.slope)) if law.slope < 0 else None,
+            r2=law.r2,
+        )
+        for name, law in single_quantity_laws(fit.points, fit.seed).items()
     ]
 
 
-def _group(points: Points, parabola: Any) -> dict[str, Any]:
-    return {
-        "C": parabola.C,
-        "rows": points.numbers[parabola.index],
-        "coefficients": parabola.coefficients,
-        "centre": parabola.centre,
-        "N": parabola.N,
-        "D": parabola.D,
-        "loss": parabola.loss,
-        "inside": parabola.inside,
-    }
+def _approach_record(approach: str, compute: str, law: PowerFit | None) -> ApproachExponent:
+    if law is None or not len(law.sample):
+        return ApproachExponent(approach, compute, 0, None, None)
+    exponent_D = law.estimate(lambda a: 1 - a)
+    return ApproachExponent(approach, compute, len(law.x), law.estimate(), exponent_D)
+
+
+def _parabola_record(points: Points, parabola: Parabola, compute: str) -> IsoflopParabola:
+    return IsoflopParabola(
+        C=parabola.C,
+        rows=points.row_numbers[parabola.index].tolist(),
+        coefficients=parabola.coefficients.tolist(),
+        center=parabola.center,
+        N=parabola.N,
+        D=parabola.D,
+        loss=parabola.loss,
+        inside=parabola.inside,
+        compute=compute,
+    )

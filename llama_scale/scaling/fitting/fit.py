@@ -1,19 +1,19 @@
 """Fit L(N, D) = E + A N^-alpha + B D^-beta to runs, with intervals, a check and a hold-out.
 
 The objective is the sum over the runs of the Huber loss (delta 1e-3) of log L - log L(N, D), the
-choice of Hoffmann et al. 2022 (arXiv 2203.15556). Its sum, not its mean, is minimised to tight
+choice of Hoffmann et al. 2022 (arXiv 2203.15556). Its sum, not its mean, is minimized to tight
 tolerance: averaged over the runs it is so small that common default tolerances stop far from the
 optimum (Besiroglu et al. 2024, arXiv 2404.10102).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import huber
 
+from llama_scale.bootstrap import RESAMPLES, percentile_interval, resample_counts
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import (
     LOWER_EXPONENT,
@@ -22,22 +22,28 @@ from llama_scale.scaling.fitting.chinchilla import (
     SurfaceModel,
 )
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.scaling.fitting.solver import Problems, minimise
+from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
 DELTA = 1e-3
 STARTS = 72
-SAME = 1e-6
-FLOOR = 1e-12
-USUAL = 0.05, 1.5
-RESAMPLES = 2_000
-LEVEL = 95
+SAME_OBJECTIVE = 1e-6  # relative
+FLOOR = 1e-12  # of an objective that something is divided by
+USUAL_EXPONENTS = 0.05, 1.5
 PARAMETERS = tuple(field.name for field in fields(Surface))
+# The entries of theta: the parameter of the law, and its name in words.
+THETA_NAMES = (
+    ("A", "the N term at the middle of the points"),
+    ("alpha", "alpha"),
+    ("B", "the D term at the middle of the points"),
+    ("beta", "beta"),
+    ("E", "E"),
+)
 Solver = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Check:
-    """The optimum of a second optimiser (SciPy's L-BFGS-B, then Nelder-Mead; no gradient given)."""
+    """The optimum of a second optimizer (SciPy's L-BFGS-B, then Nelder-Mead; no gradient given)."""
 
     law: Surface
     objective: float
@@ -46,18 +52,29 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Search:
+    """The best theta (5,) of all starts, its objective, and the share of starts that reached it."""
+
+    theta: np.ndarray
+    objective: float
+    starts: int
+    share_at_optimum: float
+    check: Check
+
+
+@dataclass(frozen=True)
 class Fit:
     """A fitted law: its optimum, how it was found, and its bootstrap.
 
     ``residual`` (n,) is log measured minus log fitted loss; ``resampled`` holds (S,) laws, one a
-    resample of the runs; ``noise`` is the seed of the residuals drawn for predictions.
+    resample of the runs; ``seed`` drew them and draws the residuals of predictions.
     """
 
     points: Points
     law: Surface
     objective: float
     starts: int
-    at_optimum: float
+    share_at_optimum: float
     check: Check
     residual: np.ndarray
     resampled: Surface
@@ -69,7 +86,7 @@ class Fit:
 
         ``low``, ``high`` bound the law (bootstrap over the runs). ``run_low``, ``run_high``
         bound the loss that a run would measure: each resampled law is multiplied by exp(e), e a
-        residual of the fit drawn at random, centred and enlarged by sqrt(n / (n - 5)) for the
+        residual of the fit drawn at random, centered and enlarged by sqrt(n / (n - 5)) for the
         five parameters that were fitted to the residuals.
         """
         return predict(self.law, self.resampled, self.residual, self.seed, N, D)
@@ -89,8 +106,8 @@ def predict(
     spread = residual - residual.mean()
     spread *= np.sqrt(len(spread) / (len(spread) - len(PARAMETERS)))
     noise = np.random.default_rng([seed, 1]).choice(spread, size=sample.shape)
-    low, high = interval(sample)
-    run_low, run_high = interval(sample * np.exp(noise))
+    low, high = percentile_interval(sample)
+    run_low, run_high = percentile_interval(sample * np.exp(noise))
     value = law.loss(N, D)
     return {"value": value, "low": low, "high": high, "run_low": run_low, "run_high": run_high}
 
@@ -120,18 +137,6 @@ class HoldOut:
         return float(self.points.compute.max() / self.fit.points.compute.max())
 
 
-def interval(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % percentile interval over the first axis."""
-    tail = (100 - LEVEL) / 2
-    return tuple(np.percentile(sample, [tail, 100 - tail], axis=0))
-
-
-def estimate(value: float | np.ndarray, sample: np.ndarray) -> dict[str, Any]:
-    """Return a value () or (n,) with the ends of its interval from a sample (S,) or (S, n)."""
-    low, high = interval(sample)
-    return {"value": value, "low": low, "high": high}
-
-
 def objective(law: Surface, points: Points) -> float:
     """Return the sum over the points of the Huber loss of log measured minus log predicted."""
     return float(huber(DELTA, np.log(points.loss / law.loss(points.N, points.D))).sum())
@@ -159,35 +164,44 @@ def fit_surface(
     def solve(theta: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         shape = len(theta), len(points)
         weight, targets = np.broadcast_to(weight, shape), np.broadcast_to(target, shape)
-        return minimise(model, theta, Problems(targets, weight, lower, upper, DELTA))[:2]
+        return minimize_huber(model, theta, Problems(targets, weight, lower, upper, DELTA))[:2]
 
-    begin = model.starts(points.loss, starts)
-    thetas, objectives = solve(begin, np.ones(1))
-    other, found = _second_optimiser(model, points.loss, begin, (lower, upper))
-    if found < objectives.min() * (1 - SAME):
-        polished = solve(other[None], np.ones(1))
-        thetas, objectives = (
-            np.concatenate(p) for p in zip((thetas, objectives), polished, strict=True)
-        )
-    best, least = thetas[objectives.argmin()], float(objectives.min())
-    at_optimum = float(np.mean(objectives[: len(begin)] <= least * (1 + SAME)))
-    excess, apart = (found - least) / max(least, FLOOR), float(np.abs(other - best).max())
-    check = Check(model.natural(other), found, excess, apart)
-    sample = _bootstrap(solve, best, len(points), resamples, seed)
+    search = _search(model, solve, points.loss, starts)
+    sample = _bootstrap(solve, search.theta, len(points), resamples, seed)
     fit = Fit(
-        points,
-        model.natural(best),
-        least,
-        len(begin),
-        at_optimum,
-        check,
-        target[0] - model.value(best[None])[0],
-        model.natural(sample),
-        seed,
-        [],
+        points=points,
+        law=model.law_of(search.theta),
+        objective=search.objective,
+        starts=search.starts,
+        share_at_optimum=search.share_at_optimum,
+        check=search.check,
+        residual=target[0] - model.value(search.theta[None])[0],
+        resampled=model.law_of(sample),
+        seed=seed,
+        warnings=[],
     )
-    fit.warnings.extend(_diagnose(fit, sample))
+    fit.warnings.extend(_fit_warnings(fit, sample))
     return fit
+
+
+def _search(model: SurfaceModel, solve: Solver, loss: np.ndarray, starts: int) -> Search:
+    """Return the best optimum of many starts; the second optimizer's, polished, where lower."""
+    begin = model.starts(loss, starts)  # (S, 5)
+    thetas, objectives = solve(begin, np.ones(1))
+    other, other_objective = _second_optimizer(model, loss, begin, model.bounds(loss))
+    if other_objective < objectives.min() * (1 - SAME_OBJECTIVE):
+        polished_theta, polished_objective = solve(other[None], np.ones(1))
+        thetas = np.concatenate((thetas, polished_theta))
+        objectives = np.concatenate((objectives, polished_objective))
+    best, least = thetas[objectives.argmin()], float(objectives.min())
+    share = float(np.mean(objectives[: len(begin)] <= least * (1 + SAME_OBJECTIVE)))
+    check = Check(
+        law=model.law_of(other),
+        objective=other_objective,
+        excess=(other_objective - least) / max(least, FLOOR),
+        parameter_difference=float(np.abs(other - best).max()),
+    )
+    return Search(best, least, len(begin), share, check)
 
 
 def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 0) -> HoldOut:
@@ -203,7 +217,7 @@ def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 
     Raises:
         InputError: The rule leaves out nothing, or what is left cannot be fitted.
     """
-    out = held_out(points, rule)
+    out = held_out_mask(points, rule)
     fit = fit_surface(points.select(~out), resamples, seed)
     held = points.select(out)
     return HoldOut(fit, held, fit.predict(held.N, held.D))
@@ -227,15 +241,18 @@ def try_hold_out(
         return None, [f"No run was held out: without the largest, {error}."]
 
 
-def held_out(points: Points, rule: str) -> np.ndarray:
-    """Return the mask (n,) of the runs that a rule of ``hold_out`` leaves out."""
+def held_out_mask(points: Points, rule: str) -> np.ndarray:
+    """Return the mask (n,) of the runs that a rule of ``hold_out`` leaves out.
+
+    Raises InputError where it leaves out none or all.
+    """
     if rule == "largest":
         out = points.compute >= points.compute.max() * (1 - 1e-6)
     else:
         out = points.match(rule)
     if not out.any() or out.all():
         raise InputError(
-            f"--holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some"
+            f"holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some"
         )
     return out
 
@@ -251,14 +268,14 @@ def check_design(points: Points) -> None:
     for name, what in (("N", "model sizes"), ("D", "numbers of tokens")):
         values = np.unique(getattr(points, name))
         if len(values) < 3:
-            found = " and ".join(f"{value:g}" for value in values)
+            all_values = " and ".join(f"{value:g}" for value in values)
             raise InputError(
-                f"{points.file}: all {len(points)} runs have {name} = {found}; a constant and an "
-                f"exponent cannot be told apart with fewer than 3 {what}: add runs"
+                f"{points.file}: all {len(points)} runs have {name} = {all_values}; a constant and "
+                f"an exponent cannot be told apart with fewer than 3 {what}: add runs"
             )
 
 
-def _second_optimiser(
+def _second_optimizer(
     model: SurfaceModel, loss: np.ndarray, starts: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, float]:
     """Return the optimum found by SciPy from two starts with its own functions, no gradient."""
@@ -266,6 +283,8 @@ def _second_optimiser(
 
     def scaled(theta: np.ndarray) -> float:
         a, alpha, b, beta, e = theta
+        # log(e^u + e^v + e^w) by logaddexp, which takes out the largest first: terms of e^800
+        # would be infinite, their log is 800.
         log_loss = np.logaddexp(np.logaddexp(a - alpha * model.x, b - beta * model.y), e)
         return float(huber(DELTA, target - log_loss).sum() / DELTA**2)
 
@@ -294,56 +313,61 @@ def _second_optimiser(
 def _bootstrap(solve: Solver, best: np.ndarray, n: int, resamples: int, seed: int) -> np.ndarray:
     """Refit resamples of the runs; return theta (S, 5).
 
-    Each starts from the optimum of all runs, then again from the solution of its neighbour, which
+    Each starts from the optimum of all runs, then again from the solution of its neighbor, which
     lies as far from the optimum as its own does.
     """
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    weight = counts.astype(float)  # (S, n)
+    # A run drawn twice has weight 2 in the objective, one not drawn weight 0: the S resamples are
+    # S problems on the same n runs, solved side by side. np.roll hands each the theta of the row
+    # above, so of rows (a, b, c) the second try starts from (c, a, b).
+    weight = resample_counts(n, resamples, seed).astype(float)  # (S, n)
     first, low = solve(np.tile(best, (resamples, 1)), weight)
     second, high = solve(np.roll(first, 1, axis=0), weight)
     return np.where((low <= high)[:, None], first, second)
 
 
-def _diagnose(fit: Fit, sample: np.ndarray) -> list[str]:
-    """Return what a reader of the fit must know, in words; ``sample`` (S, 5) is centred theta."""
-    found, law, points = [], fit.law, fit.points
+def _fit_warnings(fit: Fit, sample: np.ndarray) -> list[str]:
+    """Return what a reader of the fit must know, in words; ``sample`` (S, 5) is centered theta."""
+    warnings, law, points = [], fit.law, fit.points
     if len(points) < 10:
-        found.append(
+        warnings.append(
             f"{len(points)} runs for {len(PARAMETERS)} parameters: intervals from so few are rough."
         )
     if 0.01 * points.loss.min() > law.E:
-        found.append(
+        warnings.append(
             f"E is {law.E:.2g}, almost 0: the points do not show where the loss levels off, so "
             "predictions far beyond them are too low."
         )
-    names = (
-        "the N term at the middle of the points",
-        "alpha",
-        "the D term at the middle of the points",
-        "beta",
-        "E",
-    )
-    low, high = interval(sample)
-    for i, name in enumerate(names):
-        exponent = name in ("alpha", "beta")
-        a, b = (low[i], high[i]) if exponent else np.exp((low[i], high[i]))
-        edge = exponent and (a <= LOWER_EXPONENT * 1.001 or b >= UPPER_EXPONENT * 0.999)
-        value = getattr(law, name) if exponent else None
-        if exponent and not USUAL[0] <= value <= USUAL[1]:
-            found.append(
-                f"{name} = {value:.3g} lies outside [{USUAL[0]}, {USUAL[1]}], where those of "
-                "language models lie; check the points."
-            )
-        if edge or b > 10 * a:
-            found.append(f"The points do not identify {name}: its interval is {a:.3g} to {b:.3g}.")
-    if fit.at_optimum < 0.5:
-        found.append(
-            f"Only {fit.at_optimum:.0%} of {fit.starts} starts reached the optimum: there are "
-            "other minima nearly as good."
+    warnings += _parameter_warnings(law, sample)
+    if fit.share_at_optimum < 0.5:
+        warnings.append(
+            f"Only {fit.share_at_optimum:.0%} of {fit.starts} starts reached the optimum: there "
+            "are other minima nearly as good."
         )
     if abs(fit.check.excess) > 1e-4 or fit.check.parameter_difference > 0.05:
-        found.append(
-            f"A second optimiser ends {fit.check.excess:+.1e} (relative) from the objective, its "
+        warnings.append(
+            f"A second optimizer ends {fit.check.excess:+.1e} (relative) from the objective, its "
             f"parameters up to {fit.check.parameter_difference:.2g} away: the optimum is flat."
         )
-    return found
+    return warnings
+
+
+def _parameter_warnings(law: Surface, sample: np.ndarray) -> list[str]:
+    """Return a warning for each parameter that is unusual or that the points do not identify."""
+    warnings = []
+    low, high = percentile_interval(sample)  # (5,)
+    least, most = USUAL_EXPONENTS
+    for i, (key, name) in enumerate(THETA_NAMES):
+        is_exponent = key in ("alpha", "beta")
+        # The other entries of theta are logarithms.
+        a, b = (low[i], high[i]) if is_exponent else np.exp((low[i], high[i]))
+        if is_exponent and not least <= getattr(law, key) <= most:
+            warnings.append(
+                f"{name} = {getattr(law, key):.3g} lies outside [{least}, {most}], where those of "
+                "language models lie; check the points."
+            )
+        at_bound = a <= LOWER_EXPONENT * 1.001 or b >= UPPER_EXPONENT * 0.999
+        if (is_exponent and at_bound) or b > 10 * a:
+            warnings.append(
+                f"The points do not identify {name}: its interval is {a:.3g} to {b:.3g}."
+            )
+    return warnings

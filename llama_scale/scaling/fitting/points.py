@@ -36,7 +36,7 @@ class Points:
 
     ``N`` parameters, ``D`` tokens, ``loss`` and ``flops`` are float64 (n,); ``flops`` is None
     when the file has no such column. ``rows`` are the file's own cells, all columns kept.
-    ``numbers`` are the rows' positions in the file, counted from 1 after the header.
+    ``row_numbers`` are the rows' positions in the file, counted from 1 after the header.
     """
 
     N: np.ndarray
@@ -44,7 +44,7 @@ class Points:
     loss: np.ndarray
     flops: np.ndarray | None
     rows: list[dict[str, str]]
-    numbers: np.ndarray
+    row_numbers: np.ndarray
     file: str
     sha256: str
     n_read: int
@@ -67,6 +67,12 @@ class Points:
             return "6ND"
         return f"column {self.columns['flops']!r}"
 
+    @property
+    def of_this_project(self) -> bool:
+        """Whether a study of this project wrote the points, so that its conventions hold."""
+        sizes = any(map(self.has, NON_EMBEDDING)), self.has("n_params"), self.has("n_params_matmul")
+        return self.has("run") and all(sizes)
+
     def select(self, mask: np.ndarray) -> "Points":
         """Return the points where ``mask`` (n,) is true."""
         return replace(
@@ -76,7 +82,7 @@ class Points:
             loss=self.loss[mask],
             flops=None if self.flops is None else self.flops[mask],
             rows=[row for row, kept in zip(self.rows, mask, strict=True) if kept],
-            numbers=self.numbers[mask],
+            row_numbers=self.row_numbers[mask],
         )
 
     def has(self, column: str) -> bool:
@@ -95,7 +101,7 @@ class Points:
 
     def label(self, index: int) -> str:
         """Return the name of a run: its ``run`` cell, or its row number."""
-        return self.rows[index].get("run") or f"row {self.numbers[index]}"
+        return self.rows[index].get("run") or f"row {self.row_numbers[index]}"
 
     def match(self, condition: str) -> np.ndarray:
         """Return a mask (n,) of the rows that meet ``"N>5e7,annealed==true"`` (all of them).
@@ -104,7 +110,7 @@ class Points:
         condition cannot be read.
         """
         mask = np.ones(len(self), dtype=bool)
-        for part, name, sign, value in conditions(condition):
+        for part, name, sign, value in parse_conditions(condition):
             column = self.columns.get(name, name)
             if column not in self.rows[0]:
                 known = [*self.columns, *self.rows[0]]
@@ -127,29 +133,29 @@ class Points:
         try:
             return float(row[column])
         except ValueError:
-            where = f"{self.file}: row {self.numbers[index]}, column {column!r}"
+            where = f"{self.file}: row {self.row_numbers[index]}, column {column!r}"
             raise InputError(f"{where}: expected a number, found {row[column]!r}") from None
 
 
-def conditions(text: str) -> list[tuple[str, str, str, float | str]]:
+def parse_conditions(text: str) -> list[tuple[str, str, str, float | str]]:
     """Read ``"N>5e7,annealed==true"`` as (part, name, sign, value) for each part.
 
     A value is a number, or text in small letters. Raises InputError where a part cannot be read,
     or where text is to be larger or smaller.
     """
-    found = []
+    conditions: list[tuple[str, str, str, float | str]] = []
     for part in text.split(","):
         matched = CONDITION.match(part)
         if not matched:
             raise InputError(f"condition {part!r}: expected e.g. 'N>5e7' or 'annealed==true'")
         name, sign, value = matched.groups()
         try:
-            found.append((part, name, sign, float(value)))
+            conditions.append((part, name, sign, float(value)))
         except ValueError:
             if sign not in ("==", "!="):
                 raise InputError(f"condition {part!r}: {value!r} is not a number") from None
-            found.append((part, name, sign, value.lower()))
-    return found
+            conditions.append((part, name, sign, value.lower()))
+    return conditions
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
@@ -162,12 +168,12 @@ def parse_columns(text: str | None) -> dict[str, str]:
         name, equals, column = (piece.strip() for piece in part.partition("="))
         if not equals or not column or name not in NAMES:
             raise InputError(
-                f"--columns: {part.strip()!r}: expected NAME=COLUMN with a name of "
+                f"columns: {part.strip()!r}: expected NAME=COLUMN with a name of "
                 f"{', '.join(NAMES)}{nearest(name, NAMES)}"
             )
         if name in columns:
             raise InputError(
-                f"--columns: {name} is given twice, {columns[name]!r} and {column!r}; name one"
+                f"columns: {name} is given twice, {columns[name]!r} and {column!r}; name one"
             )
         columns[name] = column
     return columns
@@ -181,49 +187,36 @@ def read_points(
     Args:
         path: The CSV file, with a header; separated by commas, or by semicolons or tabs. Empty
             rows and lines that begin with # are left out.
-        columns: The file's names of N, D, loss and flops where they differ. Without a column
-            for D, D = flops / 6N.
+        columns: The file's names of N, D, loss and flops where they differ; N is also read from
+            n_params_non_embedding, D from tokens. Without a column for D, D = flops / 6N.
         where: Rows to keep, as in ``Points.match``.
 
     Raises:
         InputError: A file, column or value is missing, not a positive number, or the rows are
             annealed and un-annealed points mixed.
     """
-    rows, header = _read_rows(Path(path))
-    mapping = {}
-    for name in NAMES:
-        usual = DEFAULTS.get(name, (name,))
-        mapping[name] = (columns or {}).get(name) or next((c for c in usual if c in header), name)
-    derived = (
-        "D" not in (columns or {}) and mapping["D"] not in header and mapping["flops"] in header
-    )
-    if derived or (mapping["flops"] not in header and "flops" not in (columns or {})):
-        del mapping["D" if derived else "flops"]
-    for name, column in mapping.items():
-        if column not in header:
-            raise InputError(
-                f"{path}: no column {column!r}{nearest(column, header)} (it has "
-                f"{', '.join(header)}); name it with --columns {name}=COLUMN"
-            )
-    nothing = np.empty(len(rows))
+    rows, header = read_rows(path)
+    mapping = _map_columns(path, header, columns or {})
+    unread = np.empty(len(rows))
     points = Points(
-        nothing,
-        nothing,
-        nothing,
-        None,
-        rows,
-        np.arange(1, len(rows) + 1),
-        Path(path).name,
-        sha256(path),
-        len(rows),
-        mapping,
-        where,
+        N=unread,
+        D=unread,
+        loss=unread,
+        flops=None,
+        rows=rows,
+        row_numbers=np.arange(1, len(rows) + 1),
+        file=Path(path).name,
+        sha256=sha256(path),
+        n_read=len(rows),
+        columns=mapping,
+        where=where,
     )
     if where:
         points = points.select(points.match(where))
         if not len(points):
-            raise InputError(f"{path}: no row of {len(rows)} meets --where {where!r}")
+            raise InputError(f"{path}: no row of {len(rows)} meets where {where!r}")
     values = {name: _positive(points, column) for name, column in mapping.items()}
+    derived = "D" not in mapping
     if derived:
         values["D"] = values["flops"] / (6 * values["N"])
     points = replace(points, **values)
@@ -231,7 +224,31 @@ def read_points(
     return replace(points, warnings=_warnings(points, derived))
 
 
-def _read_rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
+def _map_columns(path: str | Path, header: list[str], columns: dict[str, str]) -> dict[str, str]:
+    """Return the file's column of N, D, loss and flops; without D or flops where it has none."""
+    mapping = {}
+    for name in NAMES:
+        usual = DEFAULTS.get(name, (name,))
+        mapping[name] = columns.get(name) or next((c for c in usual if c in header), name)
+    if "D" not in columns and mapping["D"] not in header and mapping["flops"] in header:
+        del mapping["D"]
+    elif "flops" not in columns and mapping["flops"] not in header:
+        del mapping["flops"]
+    for name, column in mapping.items():
+        if column not in header:
+            raise InputError(
+                f"{path}: no column {column!r}{nearest(column, header)} (it has "
+                f"{', '.join(header)}); name it with columns, as {name}=COLUMN"
+            )
+    return mapping
+
+
+def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the rows of a CSV file by column, as text, and its header.
+
+    Empty rows and lines that begin with # are left out. Raises InputError where the file is absent
+    or no CSV, or where a row has other fields than the header.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = [line for line in file if not line.startswith("#")]
@@ -276,9 +293,9 @@ def _positive(points: Points, column: str) -> np.ndarray:
     if len(bad):
         more = f" (and {len(bad) - 1} more rows)" if len(bad) > 1 else ""
         raise InputError(
-            f"{points.file}: row {points.numbers[bad[0]]}, column {column!r}: expected a positive "
-            f"number, found {points.rows[bad[0]][column]!r}{more}; correct it or leave it out "
-            "with --where"
+            f"{points.file}: row {points.row_numbers[bad[0]]}, column {column!r}: expected a "
+            f"positive number, found {points.rows[bad[0]][column]!r}{more}; correct it or leave it "
+            "out by a condition (where)"
         )
     return values
 
@@ -288,7 +305,7 @@ def annealed(points: Points) -> np.ndarray | None:
     if not points.has("annealed"):
         return None
     cells = [row["annealed"].strip().lower() for row in points.rows]
-    for number, cell in zip(points.numbers, cells, strict=True):
+    for number, cell in zip(points.row_numbers, cells, strict=True):
         if cell not in TRUE + FALSE:
             raise InputError(
                 f"{points.file}: row {number}, column 'annealed': expected true or false, "
@@ -300,44 +317,44 @@ def annealed(points: Points) -> np.ndarray | None:
 def _check_annealed(points: Points) -> None:
     done = annealed(points)
     if done is not None and done.any() and not done.all():
-        first = points.numbers[~done][0]
+        first = points.row_numbers[~done][0]
         raise InputError(
             f"{points.file}: {(~done).sum()} of {len(points)} runs are not annealed (row {first} "
             "is the first): their losses lie 1.3 to 2.8 % above those of annealed runs, so one fit "
-            "cannot take both; keep one kind with --where annealed==true"
+            "cannot take both; keep one kind, as where annealed==true"
         )
 
 
 def _warnings(points: Points, derived: bool) -> list[str]:
-    found = []
+    warnings = []
     if derived:
-        found.append(f"The file has no D; D = {points.columns['flops']} / 6N.")
+        warnings.append(f"The file has no D; D = {points.columns['flops']} / 6N.")
     for name, values in (("N", points.N), ("D", points.D)):
         if np.median(values) < SMALLEST:
-            found.append(
+            warnings.append(
                 f"{name} has a median of {np.median(values):g}: counted in millions or billions? "
                 "Write plain numbers, or compute and every advice about it are wrong."
             )
     if points.loss.max() > LARGEST_LOSS:
-        found.append(
+        warnings.append(
             f"The largest loss is {points.loss.max():g}: a perplexity, or a run that diverged? "
             "The law is of a loss in nats per token."
         )
     done = annealed(points)
     if done is not None and not done.any():
-        found.append(
+        warnings.append(
             "No run is annealed: losses from the middle of a schedule lie above those of "
             "finished runs by an amount that depends on D, which bends the fit."
         )
     seen: dict[tuple, int] = {}
-    for number, *values in zip(points.numbers, points.N, points.D, points.loss, strict=True):
+    for number, *values in zip(points.row_numbers, points.N, points.D, points.loss, strict=True):
         first = seen.setdefault(tuple(values), number)
         if first != number:
-            found.append(f"Rows {first} and {number} have equal N, D and loss: counted twice.")
+            warnings.append(f"Rows {first} and {number} have equal N, D and loss: counted twice.")
     if points.has("epochs") and np.nanmax(points.numeric("epochs")) > 4:
         repeated = int((points.numeric("epochs") > 4).sum())
-        found.append(
+        warnings.append(
             f"{repeated} of {len(points)} runs repeat their data more than 4 times: repeated "
             "tokens are worth less than fresh ones, which this law does not know."
         )
-    return found
+    return warnings

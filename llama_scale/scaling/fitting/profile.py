@@ -1,6 +1,6 @@
 """Profile intervals: how far a parameter can move before the fit becomes clearly worse.
 
-One parameter is held at each value of a grid while all others are fitted again. Its interval is
+One parameter is fixed at each value of a grid while all others are fitted again. Its interval is
 where the objective stays within a limit of its least value, so unlike a bootstrap's it shows at
 once when the points do not bound a parameter on one side.
 """
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, t
 
+from llama_scale.bootstrap import LEVEL
 from llama_scale.scaling.fitting.chinchilla import SurfaceModel
-from llama_scale.scaling.fitting.fit import DELTA, LEVEL, PARAMETERS, Fit
-from llama_scale.scaling.fitting.solver import Model, Problems, minimise
+from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, THETA_NAMES, Fit
+from llama_scale.scaling.fitting.solver import Model, Problems, minimize_huber
 
-ORDER = "A", "alpha", "B", "beta", "E"
+ORDER = [name for name, _ in THETA_NAMES]
 REACH, STEPS = 12.0, 30
 
 
@@ -35,16 +36,16 @@ class Profile:
 def profiles(fit: Fit) -> dict[str, Profile]:
     """Return the 95 % profile of each parameter of the law."""
     points = fit.points
-    centred = SurfaceModel(points.N, points.D)
-    plain = SurfaceModel(points.N, points.D, centre=(0.0, 0.0))
-    found = {}
-    for name in PARAMETERS:
-        model = plain if name in ("A", "B") else centred
-        found[name] = _profile(fit, model, name)
-    return found
+    centered = SurfaceModel(points.N, points.D)
+    uncentered = SurfaceModel(points.N, points.D, center=(0.0, 0.0))
+    # A is a parameter of the uncentered model; the centered one has A times e^(-alpha mean ln N).
+    return {
+        name: _profile(fit, uncentered if name in ("A", "B") else centered, name)
+        for name in PARAMETERS
+    }
 
 
-def limit(residual: np.ndarray, parameters: int) -> float:
+def objective_limit(residual: np.ndarray, parameters: int) -> float:
     """Return by how much the objective may rise within a 95 % interval of one parameter.
 
     Twice the rise of a sum of Huber losses is E[psi^2] / E[psi'] times chi-squared with one
@@ -58,17 +59,22 @@ def limit(residual: np.ndarray, parameters: int) -> float:
     width = max(min(residual.std(), (high - low) / 1.349), 1e-9) * 1.06 * n**-0.2
     inside = norm.cdf((DELTA - residual) / width) - norm.cdf((-DELTA - residual) / width)
     scale = np.mean(np.clip(residual, -DELTA, DELTA) ** 2) / inside.mean()
-    return float(scale * t.ppf(0.5 + LEVEL / 200, n - parameters) ** 2 / 2)
+    return float(scale * t.ppf(0.5 + LEVEL / 2, n - parameters) ** 2 / 2)
 
 
 def crossings(
-    value: np.ndarray, excess: np.ndarray, centre: float
+    value: np.ndarray, excess: np.ndarray, center: float
 ) -> tuple[float | None, float | None]:
-    """Return where ``excess`` (n,) first passes 1 below and above ``centre``; None where never."""
+    """Return where ``excess`` (n,) first passes 1 below and above ``center``; None where never.
+
+    Each side is walked outwards from the center: of excess (3, .4, 0, .2, 2) at values
+    (-2, -1, 0, 1, 2) the ends lie between -1 and -2 and between 1 and 2. A side whose first value
+    is past 1 already has no end to find.
+    """
     ends: list[float | None] = []
-    for side in (value <= centre, value >= centre):
+    for side in (value <= center, value >= center):
         x, y = value[side], excess[side]
-        order = np.argsort(np.abs(x - centre))
+        order = np.argsort(np.abs(x - center))
         x, y = x[order], y[order]
         past = np.flatnonzero(y > 1)
         if not len(past) or past[0] == 0:
@@ -83,16 +89,17 @@ def crossings(
 
 def _profile(fit: Fit, model: SurfaceModel, name: str) -> Profile:
     k, points = ORDER.index(name), fit.points
-    best = model.theta(fit.law)  # (5,)
+    best = model.theta_of(fit.law)  # (5,)
     lower, upper = model.bounds(points.loss)
     sample = getattr(fit.resampled, name)
     spread = np.log(sample) if name in ("A", "B", "E") else sample
     low, high = np.percentile(spread, [16, 84])
     reach = REACH * max((high - low) / 2, 1e-4)
+    # Squared steps: dense around the optimum, where most intervals end, and far-reaching.
     sides = [best[k] + side * reach * np.linspace(0, 1, STEPS) ** 2 for side in (-1, 1)]
     grid = np.unique(np.clip(np.concatenate(sides), lower[k], upper[k]))  # (S,)
-    excess = hold(model, points.loss, best, k, grid, (lower, upper)) - fit.objective
-    excess /= limit(fit.residual, len(PARAMETERS))
+    excess = profile_objective(model, points.loss, best, k, grid, (lower, upper)) - fit.objective
+    excess /= objective_limit(fit.residual, len(PARAMETERS))
     ends = crossings(grid, excess, best[k])
     if name in ("A", "B", "E"):
         grid = np.exp(grid)
@@ -100,7 +107,7 @@ def _profile(fit: Fit, model: SurfaceModel, name: str) -> Profile:
     return Profile(grid, excess, *ends)
 
 
-def hold(
+def profile_objective(
     model: Model,
     loss: np.ndarray,
     best: np.ndarray,
@@ -108,17 +115,18 @@ def hold(
     grid: np.ndarray,
     bounds: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """Return the least objective (S,) with parameter ``k`` held at each value of ``grid`` (S,).
+    """Return the least objective (S,) with parameter ``k`` fixed at each value of ``grid`` (S,).
 
-    All values are solved side by side from the optimum, then again from their neighbours'.
+    All values are solved side by side from the optimum, then again from what their neighbors on
+    either side found: of grid values (1, 2, 3) the second tries of 2 start at the theta of 1 and 3.
     """
     lower, upper = (np.tile(bound, (len(grid), 1)) for bound in bounds)  # (S, k)
-    lower[:, k] = upper[:, k] = grid
+    lower[:, k] = upper[:, k] = grid  # equal bounds leave the parameter no way to move
     target = np.tile(np.log(loss), (len(grid), 1))  # (S, n)
     problems = Problems(target, np.ones_like(target), lower, upper, DELTA)
-    theta, least, _ = minimise(model, np.tile(best, (len(grid), 1)), problems)
+    theta, least, _ = minimize_huber(model, np.tile(best, (len(grid), 1)), problems)
     for shift in (1, -1):
-        again, other, _ = minimise(model, np.roll(theta, shift, axis=0), problems)
+        again, other, _ = minimize_huber(model, np.roll(theta, shift, axis=0), problems)
         theta = np.where((other < least)[:, None], again, theta)
         least = np.minimum(least, other)
     return least

@@ -13,11 +13,11 @@ from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import Surface, SurfaceModel
 from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, Fit
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.scaling.fitting.profile import crossings, limit
-from llama_scale.scaling.fitting.solver import Problems, minimise
+from llama_scale.scaling.fitting.profile import crossings, objective_limit
+from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
 GRID = np.geomspace(0.1, 1e4, 51)
-MOST = 1.1
+LEAST_EPOCHS = 1.1
 
 
 @dataclass(frozen=True)
@@ -38,48 +38,58 @@ class Repeats:
         return self.low is not None and self.high is not None
 
 
-def worth(D: np.ndarray, epochs: np.ndarray, R: float) -> np.ndarray:
-    """Return the fresh tokens that are worth D tokens (n,) of ``epochs`` passes (n,)."""
+def effective_tokens(D: np.ndarray, epochs: np.ndarray, R: float) -> np.ndarray:
+    """Return the fresh tokens (n,) that D tokens (n,) of ``epochs`` passes (n,) are worth.
+
+    With R = 15, 100M unique tokens seen four times (D = 400M) count as
+    100M (1 + 15 (1 - e^(-3/15))) = 372M.
+    """
     unique = D / np.maximum(epochs, 1)
     return unique * (1 - R * np.expm1(-(np.maximum(epochs, 1) - 1) / R))
 
 
-def varies(points: Points) -> bool:
+def epochs_vary(points: Points) -> bool:
     """Return whether some runs repeat their data and the number of epochs differs."""
     if not points.has("epochs"):
         return False
     epochs = points.numeric("epochs")
-    return bool(np.isfinite(epochs).all() and epochs.max() > MOST and np.ptp(epochs) > MOST - 1)
+    return bool(
+        np.isfinite(epochs).all()
+        and epochs.max() > LEAST_EPOCHS
+        and np.ptp(epochs) > LEAST_EPOCHS - 1
+    )
 
 
 def fit_repeats(fit: Fit) -> Repeats:
     """Fit R and the surface together; raise InputError where no run repeats its data."""
     points = fit.points
-    if not varies(points):
+    if not epochs_vary(points):
         raise InputError(f"{points.file}: the number of epochs does not vary above 1")
     epochs, target = points.numeric("epochs"), np.log(points.loss)[None]
-    models = [SurfaceModel(points.N, worth(points.D, epochs, R)) for R in GRID]
+    models = [SurfaceModel(points.N, effective_tokens(points.D, epochs, R)) for R in GRID]
     lower, upper = models[0].bounds(points.loss)
     targets = np.repeat(target, 2, axis=0)
     problem = Problems(targets, np.ones_like(targets), lower, upper, DELTA)
-    found, thetas = np.full(len(GRID), np.inf), [model.theta(fit.law) for model in models]
-    for order in (range(len(GRID)), range(len(GRID) - 1, -1, -1)):
+    objectives, thetas = np.full(len(GRID), np.inf), [model.theta_of(fit.law) for model in models]
+    # Up the grid, then down: each R starts from its own theta and from the one just solved, so
+    # that a better optimum found at one R spreads to all. Going down, the neighbor of 3 is 4.
+    last = len(GRID) - 1
+    for step, order in ((-1, range(len(GRID))), (1, range(last, -1, -1))):
         for i in order:
-            # From the nearer end of the grid: its neighbour's law, or the fit of fresh tokens.
-            near = thetas[max(i - 1, 0)] if order.step > 0 else thetas[min(i + 1, len(GRID) - 1)]
-            begin = np.stack([thetas[i], near])
-            theta, objective, _ = minimise(models[i], begin, problem)
-            found[i], thetas[i] = objective.min(), theta[objective.argmin()]
-    i = int(found.argmin())
-    residual = target[0] - models[i].value(thetas[i][None])[0]
-    excess = (found - found[i]) / limit(residual, len(PARAMETERS) + 1)
-    low, high = crossings(np.log(GRID), excess, np.log(GRID[i]))
+            neighbor = min(max(i + step, 0), last)
+            begin = np.stack([thetas[i], thetas[neighbor]])
+            theta, objective, _ = minimize_huber(models[i], begin, problem)
+            objectives[i], thetas[i] = objective.min(), theta[objective.argmin()]
+    best = int(objectives.argmin())
+    residual = target[0] - models[best].value(thetas[best][None])[0]
+    excess = (objectives - objectives[best]) / objective_limit(residual, len(PARAMETERS) + 1)
+    low, high = crossings(np.log(GRID), excess, np.log(GRID[best]))
     return Repeats(
-        float(GRID[i]),
-        None if low is None else float(np.exp(low)),
-        None if high is None else float(np.exp(high)),
-        models[i].natural(thetas[i]),
-        float(found[i]),
-        GRID,
-        excess,
+        R=float(GRID[best]),
+        low=None if low is None else float(np.exp(low)),
+        high=None if high is None else float(np.exp(high)),
+        law=models[best].law_of(thetas[best]),
+        objective=float(objectives[best]),
+        grid=GRID,
+        excess=excess,
     )

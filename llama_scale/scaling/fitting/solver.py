@@ -39,7 +39,7 @@ class Problems:
     upper: np.ndarray
     delta: float
 
-    def of(self, index: np.ndarray | slice) -> "Problems":
+    def at(self, index: np.ndarray | slice) -> "Problems":
         """Return the problems at ``index``."""
         lower, upper = (b if b.ndim == 1 else b[index] for b in (self.lower, self.upper))
         return Problems(self.target[index], self.weight[index], lower, upper, self.delta)
@@ -51,38 +51,44 @@ class Problems:
         return (self.weight * clipped * (residual - 0.5 * clipped)).sum(1)
 
 
-def minimise(
+def minimize_huber(
     model: Model, theta: np.ndarray, problems: Problems, steps: int = 500, tolerance: float = 1e-10
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Minimise every problem from its start; return (S, k) parameters, (S,) objectives, bool (S,).
+    """Minimize every problem from its start; return (S, k) parameters, (S,) objectives, bool (S,).
 
     The third array says which problems converged: two steps in a row that lower the objective by
     less than ``tolerance`` of itself, or no step that lowers it at all.
     """
     batch = max(1, CHUNK // problems.target.shape[1])
     parts = [
-        _minimise(model, theta[i : i + batch], problems.of(slice(i, i + batch)), steps, tolerance)
+        _minimize_batch(
+            model, theta[i : i + batch], problems.at(slice(i, i + batch)), steps, tolerance
+        )
         for i in range(0, len(theta), batch)
     ]
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
-def _minimise(
+def _minimize_batch(
     model: Model, theta: np.ndarray, problems: Problems, steps: int, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     theta = np.clip(theta, problems.lower, problems.upper)
     damping = np.full(len(theta), 1e-2)
     stalls = np.zeros(len(theta), dtype=int)
-    objective = problems.objective(model.value(theta))
+    objective = problems.objective(model.value(theta))  # (S,)
+    # The problems still on their way: of S = 5 with the first and third done, [1, 3, 4]. Each step
+    # works on these rows alone and writes its results back through the same index.
     active = np.arange(len(theta))
     for _ in range(steps):
-        here, before, damp = problems.of(active), objective[active], damping[active]
-        trial = _step(model, theta[active], here, damp)
+        here, before, damp = problems.at(active), objective[active], damping[active]
+        trial = _newton_step(model, theta[active], here, damp)
         after = here.objective(model.value(trial))
         better = after < before
         theta[active[better]] = trial[better]
         objective[active] = np.where(better, after, before)
         damping[active] = np.where(better, np.maximum(damp / 4, 1e-12), damp * 4)
+        # A step that helped shrinks the damping (towards plain Newton), one that did not grows
+        # it (towards a short step downhill) and is not taken.
         small = np.where(better, before - after < tolerance * before, damp > 1e8)
         stalls[active] = np.where(small, stalls[active] + 1, np.where(better, 0, stalls[active]))
         active = active[stalls[active] < STALLS]
@@ -91,12 +97,19 @@ def _minimise(
     return theta, objective, stalls >= STALLS
 
 
-def _step(model: Model, theta: np.ndarray, problems: Problems, damping: np.ndarray) -> np.ndarray:
+def _newton_step(
+    model: Model, theta: np.ndarray, problems: Problems, damping: np.ndarray
+) -> np.ndarray:
     """Return the next trial parameters (S, k).
 
     Huber's second derivative is 1 within ``delta`` and 0 beyond, so the exact Hessian may be
     singular or indefinite: its eigenvalues are made positive and raised by the damping, in units
-    of the diagonal of the reweighted least-squares matrix, which is always positive.
+    of the diagonal of the reweighted least-squares matrix, which is always positive. With
+    eigenvalues (4, -2) and damping 1 the step is the descent direction over (5, 3): along the
+    second, where plain Newton would climb to a saddle, it goes downhill.
+
+    A parameter at a bound whose descent points outwards is taken out of the step: its row and
+    column of the Hessian are zeroed, so the others move as if it were a constant.
     """
     value, gradient, curvature = model.expand(theta)  # (S, n), (S, k, n)
     residual = problems.target - value  # (S, n)

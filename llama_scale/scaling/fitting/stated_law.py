@@ -1,11 +1,12 @@
-"""Judge a law that someone states of the same runs: is it an optimum, and within the intervals?"""
+"""Check a law that someone states of the same runs: is it an optimum, and within the intervals?"""
 
+from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import Surface
-from llama_scale.scaling.fitting.fit import PARAMETERS, Fit, interval, objective
+from llama_scale.scaling.fitting.fit import PARAMETERS, Fit, objective
 from llama_scale.scaling.fitting.profile import profiles
 
-EARLY = 1e-3
+TOLERATED_EXCESS = 1e-3
 
 
 def parse_law(text: str) -> Surface:
@@ -16,41 +17,41 @@ def parse_law(text: str) -> Surface:
         try:
             values[name] = float(value)
         except ValueError:
-            raise InputError(f"--against: {part.strip()!r}: expected NAME=NUMBER") from None
+            raise InputError(f"against: {part.strip()!r}: expected NAME=NUMBER") from None
     if set(values) != set(PARAMETERS):
-        raise InputError(f"--against: expected {', '.join(PARAMETERS)}, found {', '.join(values)}")
+        raise InputError(f"against: expected {', '.join(PARAMETERS)}, found {', '.join(values)}")
     if min(values["E"], values["A"], values["B"]) <= 0:
-        raise InputError("--against: E, A and B must be positive")
+        raise InputError("against: E, A and B must be positive")
     return Surface(**values)
 
 
-def judge(law: Surface, fit: Fit) -> list[str]:
+def check_stated_law(law: Surface, fit: Fit) -> list[str]:
     """Return what is wrong with a stated law of the fitted runs, in words; empty when nothing is.
 
     A law whose objective lies above the least was left before the optimum. That is the known
     error of approach 3 in Hoffmann et al. 2022: averaged over the runs the objective is so small
-    that an optimiser's default tolerance ends the search far away (arXiv 2404.10102).
+    that an optimizer's default tolerance ends the search far away (arXiv 2404.10102).
     """
-    found = []
+    complaints = []
     value = objective(law, fit.points)
     excess = value / max(fit.objective, 1e-12) - 1
-    if excess > EARLY:
-        found.append(
+    if excess > TOLERATED_EXCESS:
+        complaints.append(
             f"The stated law is no optimum of these runs: its objective is {value:.8f}, "
             f"{100 * excess:.2g} % above the least, {fit.objective:.8f}. An objective averaged "
-            "over the runs and minimised to a default tolerance stops early like this."
+            "over the runs and minimized to a default tolerance stops early like this."
         )
     profile = profiles(fit)
     for name in PARAMETERS:
         stated = getattr(law, name)
-        low, high = interval(getattr(fit.resampled, name))
+        low, high = percentile_interval(getattr(fit.resampled, name))
         ends = profile[name]
         beyond = (ends.low is not None and stated < ends.low) or (
             ends.high is not None and stated > ends.high
         )
         if beyond and not low <= stated <= high:
-            found.append(
+            complaints.append(
                 f"The stated {name} = {stated:.4g} lies outside both 95 % intervals of these runs "
                 f"(bootstrap {low:.4g} to {high:.4g})."
             )
-    return found
+    return complaints

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
+from llama_scale.bootstrap import LEVEL
 from llama_scale.errors import InputError
-from llama_scale.scaling.fitting.fit import LEVEL
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.training.recipe import step_law_batch, step_law_lr
 
-LEAST = 3
+MIN_VALUES = 3
 
 
 @dataclass(frozen=True)
-class Best:
+class BestValue:
     """The best value of a setting at one N and D, and its parabola of loss in the logarithm."""
 
     N: float
@@ -43,53 +43,62 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
     """
     rates = _column(points, lr)
     batches = _column(points, batch) if points.has(batch) else np.zeros(len(points))
-    groups: dict[tuple[float, float], dict[float, Best]] = {}
+    groups: dict[tuple[float, float], dict[float, BestValue]] = {}
+    # Each distinct (N, D, batch) once: of rows (1, 9, 4), (1, 9, 8), (1, 9, 4) the first two.
     for N, D, B in np.unique(np.stack([points.N, points.D, batches], 1), axis=0):
         index = (points.N == N) & (points.D == D) & (batches == B)
-        groups.setdefault((N, D), {})[B] = best(
+        groups.setdefault((N, D), {})[B] = best_value(
             points.file, lr, N, D, rates[index], points.loss[index]
         )
-    top = [min(found.values(), key=lambda b: b.loss) for found in groups.values()]
-    result = {"lr": _law(top, lambda b: step_law_lr(int(b.N), b.D))}
+    top = [min(by_batch.values(), key=lambda b: b.loss) for by_batch in groups.values()]
+    result = {"lr": _power_law(top, lambda b: step_law_lr(int(b.N), b.D))}
     result["by_batch"] = [
-        {"N": b.N, "D": b.D, "batch": float(B), "lr": b.value, "loss": b.loss}
-        for found in groups.values()
-        for B, b in found.items()
-        if len(found) > 1
+        {"model_size": b.N, "tokens": b.D, "batch_tokens": float(B), "lr": b.value, "loss": b.loss}
+        for by_batch in groups.values()
+        for B, b in by_batch.items()
+        if len(by_batch) > 1
     ]
-    several = {key: found for key, found in groups.items() if len(found) >= LEAST}
+    several = {key: bests for key, bests in groups.items() if len(bests) >= MIN_VALUES}
     if several:
-        sizes = []
-        for (N, D), found in several.items():
-            loss = np.array([b.loss for b in found.values()])
-            sizes.append(best(points.file, batch, N, D, np.array(list(found)), loss))
-        result["batch_tokens"] = _law(sizes, lambda b: step_law_batch(b.D))
+        best_batches = []
+        for (N, D), by_batch in several.items():
+            loss = np.array([b.loss for b in by_batch.values()])
+            best_batches.append(
+                best_value(points.file, batch, N, D, np.array(list(by_batch)), loss)
+            )
+        result["batch_tokens"] = _power_law(best_batches, lambda b: step_law_batch(b.D))
     return result
 
 
-def best(file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.ndarray) -> Best:
+def best_value(
+    file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.ndarray
+) -> BestValue:
     """Return the best of the values (n,) tried at N and D; InputError at the edge of the sweep.
 
     Runs of one value, as those of several seeds, take their mean loss.
     """
-    where = f"{file}: N = {N:g}, D = {D:g}"
+    place = f"{file}: N = {N:g}, D = {D:g}"
+    # Of values (1, 2, 1) tried is (0, 1, 0): the place of each run among the distinct values, by
+    # which bincount sums the losses and counts the runs.
     value, tried = np.unique(value, return_inverse=True)
     loss = np.bincount(tried, loss) / np.bincount(tried)
-    if len(value) < LEAST:
+    if len(value) < MIN_VALUES:
         raise InputError(
-            f"{where}: {len(value)} values of {name}; a best one needs at least {LEAST}"
+            f"{place}: {len(value)} values of {name}; a best one needs at least {MIN_VALUES}"
         )
     i = int(loss.argmin())
     if i in (0, len(value) - 1):
         side, way = ("smallest", "smaller") if i == 0 else ("largest", "larger")
         raise InputError(
-            f"{where}: the best {name}, {value[i]:g}, is the {side} of the sweep, so the best may "
+            f"{place}: the best {name}, {value[i]:g}, is the {side} of the sweep, so the best may "
             f"lie beyond; add {way} values"
         )
-    near = slice(i - 1, i + 2)
-    c2, c1, c0 = np.polyfit(np.log(value[near]), loss[near], 2)
+    three = slice(i - 1, i + 2)  # the best and its neighbors
+    c2, c1, c0 = np.polyfit(np.log(value[three]), loss[three], 2)
     x = -c1 / (2 * c2)
-    return Best(N, D, float(np.exp(x)), float(c0 + c1 * x + c2 * x * x), np.array([c2, c1, c0]))
+    return BestValue(
+        N, D, float(np.exp(x)), float(c0 + c1 * x + c2 * x * x), np.array([c2, c1, c0])
+    )
 
 
 def _column(points: Points, name: str) -> np.ndarray:
@@ -101,36 +110,39 @@ def _column(points: Points, name: str) -> np.ndarray:
     return values
 
 
-def _law(found: list[Best], usual: Callable[[Best], float]) -> dict[str, Any]:
+def _power_law(bests: list[BestValue], recipe: Callable[[BestValue], float]) -> dict[str, Any]:
     """Return ln value = c + a ln N + b ln D by least squares, with 95 % intervals.
 
     An exponent whose quantity does not vary, or that leaves no runs to judge it by, is None.
     """
-    N, D, value = (np.array([getattr(b, k) for b in found]) for k in ("N", "D", "value"))
+    N, D, value = (np.array([getattr(b, k) for b in bests]) for k in ("N", "D", "value"))
     names = ["c", *(n for n, x in (("N", N), ("D", D)) if len(np.unique(x)) > 1)]
+    # ln value = design @ (c, a, b): a column of ones, one of ln N and one of ln D where they vary.
     design = np.stack(
         [np.ones(len(N)), *({"N": np.log(N), "D": np.log(D)}[n] for n in names[1:])], 1
     )
     law: dict[str, Any] = {"c": None, "N": None, "D": None, "identified": False}
-    spare = len(found) - len(names)
-    if np.linalg.matrix_rank(design) == len(names) and spare > 0:
+    degrees_of_freedom = len(bests) - len(names)
+    if np.linalg.matrix_rank(design) == len(names) and degrees_of_freedom > 0:
         theta, *_ = np.linalg.lstsq(design, np.log(value), rcond=None)
         rest = np.log(value) - design @ theta
-        error = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * (rest @ rest) / spare)
-        reach = t.ppf(0.5 + LEVEL / 200, spare) * error
+        error = np.sqrt(
+            np.diag(np.linalg.inv(design.T @ design)) * (rest @ rest) / degrees_of_freedom
+        )
+        reach = t.ppf(0.5 + LEVEL / 2, degrees_of_freedom) * error
         for name, x, r in zip(names, theta, reach, strict=True):
             ends = {"value": x, "low": x - r, "high": x + r}
             law[name] = {k: float(np.exp(v) if name == "c" else v) for k, v in ends.items()}
         law["identified"] = True
     law["best"] = [
         {
-            "N": b.N,
-            "D": b.D,
+            "model_size": b.N,
+            "tokens": b.D,
             "value": b.value,
             "loss": b.loss,
-            "recipe": usual(b),
-            "recipe_excess_percent": 100 * b.excess(usual(b)),
+            "recipe": recipe(b),
+            "recipe_excess_percent": 100 * b.excess(recipe(b)),
         }
-        for b in found
+        for b in bests
     ]
     return law

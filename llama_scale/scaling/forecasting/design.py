@@ -11,14 +11,16 @@ from itertools import product
 
 import numpy as np
 
+from llama_scale.bootstrap import percentile_interval
 from llama_scale.scaling.fitting.chinchilla import BESIROGLU, Flops, Surface, SurfaceModel
-from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, interval
-from llama_scale.scaling.fitting.solver import Problems, minimise
+from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS
+from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
 NOISE = 0.002
-FURTHER = 10
+BEYOND = 10  # times the compute C
 STUDIES = 300
-QUICK, FINAL = 40, 6
+# Grids are ranked by few studies, the best of them again by many.
+QUICK_STUDIES, FINALISTS = 40, 6
 MOST_RUNS = 36
 RATIOS = ((10, 20, 40), (5, 20, 80), (2.5, 20, 160), (5, 14, 40, 110), (1, 5, 25, 125))
 USUAL_RATIO = 2.0, 2_000
@@ -47,7 +49,7 @@ class Design:
         return float(sum(r.flops_per_token * d for r, d in zip(self.rungs, self.D, strict=True)))
 
 
-def width(
+def forecast_width(
     N: np.ndarray,
     D: np.ndarray,
     target: tuple[float, float],
@@ -67,15 +69,15 @@ def width(
     scatter = np.random.default_rng(0).standard_normal((studies, len(N)))  # (S, n)
     targets = np.log(truth) + noise * scatter
     problems = Problems(targets, np.ones_like(targets), *model.bounds(truth), DELTA)
-    theta = np.tile(model.theta(law), (studies, 1))
-    found = model.natural(minimise(model, theta, problems)[0])
-    low, high = interval(found.loss(*target))
+    theta = np.tile(model.theta_of(law), (studies, 1))
+    laws = model.law_of(minimize_huber(model, theta, problems)[0])
+    low, high = percentile_interval(laws.loss(*target))
     return float(100 * (high - low) / 2 / law.loss(*target))
 
 
-def further(C: float, law: Surface = BESIROGLU) -> tuple[float, float]:
+def target_beyond(C: float, law: Surface = BESIROGLU) -> tuple[float, float]:
     """Return N and D of the compute-optimal model at ten times the compute C, by 6ND."""
-    N, D = law.optimum(np.array([FURTHER * C]), Flops("6ND"))
+    N, D = law.optimum(np.array([BEYOND * C]), Flops("6ND"))
     return float(N[0]), float(D[0])
 
 
@@ -92,14 +94,19 @@ def best_design(
     the size or equal for all, scaled together to spend the budget.
     """
     grids = list(_grids(sorted(rungs, key=lambda rung: rung.N), flops))
-    for studies, kept in ((QUICK, FINAL), (STUDIES, 1)):
-        widths = [width([r.N for r in sizes], D, target, noise, law, studies) for sizes, D in grids]
-        order = np.argsort(widths)[:kept]
+    for studies, finalists in ((QUICK_STUDIES, FINALISTS), (STUDIES, 1)):
+        widths = [
+            forecast_width([r.N for r in sizes], D, target, noise, law, studies)
+            for sizes, D in grids
+        ]
+        order = np.argsort(widths)[:finalists]
         grids = [grids[i] for i in order]
     return Design(*grids[0], widths[order[0]]) if grids else None
 
 
 def _grids(rungs: list[Rung], flops: float) -> Iterator[tuple[list[Rung], np.ndarray]]:
+    # Runs of n neighboring rungs, all or every second: of S1 to S5 for n = 3 S1-S2-S3, S2-S3-S4,
+    # S3-S4-S5 and, by steps of two, S1-S3-S5.
     spans = [
         rungs[i : i + (n - 1) * step + 1 : step]
         for step in (1, 2)

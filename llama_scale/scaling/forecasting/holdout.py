@@ -1,16 +1,22 @@
 """Held-out runs last: their forecast is written, with its date, before they are trained."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from llama_scale.config import load_size
 from llama_scale.cost.accounting import count_parameters
 from llama_scale.errors import InputError
-from llama_scale.scaling.fitting.fit import check_design, held_out
+from llama_scale.scaling.fitting.fit import check_design, held_out_mask
 from llama_scale.scaling.fitting.points import NAMES, NON_EMBEDDING, Points
-from llama_scale.scaling.study.settings import PlannedRun
+
+if TYPE_CHECKING:
+    from llama_scale.scaling.study.settings import PlannedRun
 
 
-def forecast_first(runs: list[PlannedRun], holdout: str, where: str | None) -> list[PlannedRun]:
+def runs_to_forecast(
+    runs: list["PlannedRun"], holdout: str, where: str | None
+) -> list["PlannedRun"]:
     """Return the runs that the others forecast, in the order of ``runs``; none if they cannot.
 
     ``holdout`` and ``where`` are those of the fit. A rule on what only a trained run has, such as
@@ -20,16 +26,18 @@ def forecast_first(runs: list[PlannedRun], holdout: str, where: str | None) -> l
         return []
     points = planned_points(runs)
     try:
-        kept = points.match(where) if where else np.ones(len(runs), dtype=bool)
-        check_design(points.select(kept))
-        out = held_out(points.select(kept), holdout)
-        check_design(points.select(kept).select(~out))
+        fitted = points.match(where) if where else np.ones(len(runs), dtype=bool)
+        check_design(points.select(fitted))
+        out = held_out_mask(points.select(fitted), holdout)
+        check_design(points.select(fitted).select(~out))
     except InputError:
         return []
-    return [runs[index] for index in np.flatnonzero(kept)[out]]
+    # ``out`` is over the fitted runs alone: of runs 0 to 4 with 0 and 2 left out by ``where``, the
+    # second of [1, 3, 4] is run 3.
+    return [runs[index] for index in np.flatnonzero(fitted)[out]]
 
 
-def planned_points(runs: list[PlannedRun]) -> Points:
+def planned_points(runs: list["PlannedRun"]) -> Points:
     """Return runs as points, with what is known of them; their losses are not and stand as 1."""
     rows = [
         {
@@ -50,13 +58,21 @@ def planned_points(runs: list[PlannedRun]) -> Points:
     ]
     N, D, flops = (np.array([float(row[name]) for row in rows]) for name in ("N", "D", "flops"))
     columns = {name: name for name in NAMES if name != "loss"}
-    numbers = np.arange(1, len(rows) + 1)
     return Points(
-        N, D, np.ones(len(rows)), flops, rows, numbers, "the plan", "", len(rows), columns
+        N=N,
+        D=D,
+        loss=np.ones(len(rows)),
+        flops=flops,
+        rows=rows,
+        row_numbers=np.arange(1, len(rows) + 1),
+        file="the plan",
+        sha256="",
+        n_read=len(rows),
+        columns=columns,
     )
 
 
-def request(runs: list[PlannedRun], column: str = "N") -> str:
+def forecast_request(runs: list["PlannedRun"], column: str = "N") -> str:
     """Return runs as launch/scaling.py forecast takes them, each size and tokens once.
 
     A size is its rung's name, or its parameters by ``column`` where the study reshaped it.
@@ -68,5 +84,5 @@ def request(runs: list[PlannedRun], column: str = "N") -> str:
         else row.get(column, row["N"])
         for run, row in zip(runs, rows, strict=True)
     ]
-    asked = zip(sizes, runs, strict=True)
-    return ",".join(dict.fromkeys(f"{size}:{run.recipe.tokens}" for size, run in asked))
+    pairs = zip(sizes, runs, strict=True)
+    return ",".join(dict.fromkeys(f"{size}:{run.recipe.tokens}" for size, run in pairs))

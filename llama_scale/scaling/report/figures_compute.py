@@ -1,13 +1,13 @@
 """Figures of what a budget buys: IsoFLOP curves, the approaches, cost, forecasts and outcomes."""
 
 from html import escape
-from typing import Any
 
 import numpy as np
 
 from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, ticks
-from llama_scale.scaling.fitting.approaches import front
+from llama_scale.scaling.fitting.approaches import pareto_front
+from llama_scale.scaling.forecasting.forecast import ScoredForecast
 from llama_scale.scaling.forecasting.recommend import HOUR, peak
 from llama_scale.scaling.report.figures_loss import ACCENT, GREY, HELD, Study, by_size, dots, ramp
 from llama_scale.text import between, count, digits, power, signed
@@ -16,20 +16,20 @@ GPU = "H200"
 APPROACHES = {"1": "#8a6bb8", "2": "#3d87c4", "3": ACCENT}
 
 
-def budget_figures(study: Study, scored: list[dict[str, Any]]) -> tuple[list[Figure], list[str]]:
+def budget_figures(study: Study, scored: list[ScoredForecast]) -> tuple[list[Figure], list[str]]:
     """Return the figures that the runs allow, and what was left out and why.
 
-    ``scored`` are forecasts of the study with their outcomes, as ``advice.score`` returns them.
+    ``scored`` are forecasts of the study with their outcomes, as ``forecast.score`` returns them.
     """
     made, left_out = [], []
-    if study.laws["approaches"]["isoflop"]:
+    if study.laws.approaches.isoflop:
         made.append(isoflop(study))
     else:
         left_out.append("IsoFLOP curves (no four sizes share a budget)")
-    if any(row["exponent"] for row in study.laws["approaches"]["table"]):
+    if any(row.exponent for row in study.laws.approaches.table):
         made.append(exponents(study))
     made.append(cost(study))
-    if any(row["measured"] for found in scored for row in found["runs"]):
+    if any(row.measured for found in scored for row in found.runs):
         made.append(outcome(scored))
     else:
         left_out.append("forecast against outcome (no forecast has been measured yet)")
@@ -38,18 +38,18 @@ def budget_figures(study: Study, scored: list[dict[str, Any]]) -> tuple[list[Fig
 
 def isoflop(study: Study) -> Figure:
     """Return loss against size at equal compute, with the parabolas and their minima."""
-    points, groups = study.points, study.laws["approaches"]["isoflop"]
+    points, groups = study.points, study.laws.approaches.isoflop
     curves, minima = [], []
-    where = {int(number): i for i, number in enumerate(points.numbers)}
+    where = {int(number): i for i, number in enumerate(points.row_numbers)}
     for group, color in zip(groups, ramp(len(groups)), strict=True):
-        index = np.array([where[int(row)] for row in group["rows"]])
+        index = np.array([where[int(row)] for row in group.rows])
         N = np.geomspace(points.N[index].min(), points.N[index].max(), 40)
-        loss = np.polyval(group["coefficients"][::-1], np.log(N / group["centre"]))
-        name = f"{power(group['C'])} FLOP"
+        loss = np.polyval(group.coefficients[::-1], np.log(N / group.center))
+        name = f"{power(group.C)} FLOP"
         curves.append(Series(name, "line", N, loss, color, legend=False, width=1.3))
         curves.append(dots(study, index, points.N, points.loss, name=name, color=color))
-        if group["inside"]:
-            minima.append((group["N"], group["loss"], group["C"]))
+        if group.inside:
+            minima.append((group.N, group.loss, group.C))
     if minima:
         N, loss = np.array(minima).T[:2]
         text = [f"{power(c)} FLOP<br>N* {count(n)}" for n, _, c in minima]
@@ -74,17 +74,17 @@ def isoflop(study: Study) -> Figure:
 
 def exponents(study: Study) -> Figure:
     """Return the exponent of the optimal size by approach, with its intervals."""
-    table = [row for row in study.laws["approaches"]["table"] if row["exponent"]]
-    kinds = list(dict.fromkeys(row["compute"] for row in table))
+    table = [row for row in study.laws.approaches.table if row.exponent]
+    kinds = list(dict.fromkeys(row.compute for row in table))
     series, values = [], []
-    for name in dict.fromkeys(row["approach"] for row in table):
-        rows = [row for row in table if row["approach"] == name]
+    for name in dict.fromkeys(row.approach for row in table):
+        rows = [row for row in table if row.approach == name]
         shift = 0.18 * (int(name[0]) - 2)
-        x = np.array([kinds.index(row["compute"]) + 1 + shift for row in rows])
+        x = np.array([kinds.index(row.compute) + 1 + shift for row in rows])
         y, low, high = (
-            np.array([r["exponent"][k] for r in rows]) for k in ("value", "low", "high")
+            np.array([getattr(r.exponent, k) for r in rows]) for k in ("value", "low", "high")
         )
-        hover = [f"{escape(name)}<br>a = {between(row['exponent'])}" for row in rows]
+        hover = [f"{escape(name)}<br>a = {between(row.exponent)}" for row in rows]
         series.append(Series(name, "points", x, y, APPROACHES[name[0]], low, high, hover))
         values += [y, low, high]
     labels = [(i + 1.0, kind.removesuffix(" attention")) for i, kind in enumerate(kinds)]
@@ -107,7 +107,7 @@ def cost(study: Study) -> Figure:
     known = np.isfinite(score)
     hours = points.compute / (peak(GPU) * DEFAULT_MFU * HOUR)
     index = np.flatnonzero(known)
-    best = index[front(hours[index], score[index])]
+    best = index[pareto_front(hours[index], score[index])]
     steps = Series("best for the money", "line", hours[best], score[best], ACCENT, width=2.2)
     what = "bits per byte" if bits else "validation loss"
     across = axis(f"hours of one {GPU} at {DEFAULT_MFU:.0%} of its peak", [hours], show="power")
@@ -124,17 +124,17 @@ def cost(study: Study) -> Figure:
     )
 
 
-def outcome(scored: list[dict[str, Any]]) -> Figure:
+def outcome(scored: list[ScoredForecast]) -> Figure:
     """Return forecasts with their intervals beside what was measured."""
-    rows = [row for found in scored for row in found["runs"] if row["measured"]]
+    rows = [row for found in scored for row in found.runs if row.measured]
     measured, value, low, high, C = (
-        np.array([row[key] for row in rows])
-        for key in ("measured", "value", "run_low", "run_high", "compute")
+        np.array([getattr(row, key) for row in rows])
+        for key in ("measured", "value", "run_low", "run_high", "flops")
     )
     text = [
-        f"<b>{escape(row['run'])}</b><br>forecast {digits(row['value'], 4)} "
-        f"[{digits(row['run_low'], 4)}, {digits(row['run_high'], 4)}]<br>measured "
-        f"{digits(row['measured'], 4)}<br>error {signed(row['error_percent'])}"
+        f"<b>{escape(row.run)}</b><br>forecast {digits(row.value, 4)} "
+        f"[{digits(row.run_low, 4)}, {digits(row.run_high, 4)}]<br>measured "
+        f"{digits(row.measured, 4)}<br>error {signed(row.error_percent)}"
         for row in rows
     ]
     error = [100 * (loss / measured - 1) for loss in (value, low, high)]
@@ -146,7 +146,7 @@ def outcome(scored: list[dict[str, Any]]) -> Figure:
         "measured", "line", np.array(across.range), np.zeros(2), GREY, width=1.2, legend=False
     )
     drawn = Series("forecast, 95 % interval", "points", C, error[0], HELD, *error[1:], text)
-    inside = sum(row["covered"] for row in rows)
+    inside = sum(row.covered for row in rows)
     return Figure(
         "outcome",
         "Forecast against outcome",

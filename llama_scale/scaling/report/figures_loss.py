@@ -8,6 +8,7 @@ import numpy as np
 
 from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, labels_apart, ticks
 from llama_scale.scaling.fitting.chinchilla import Surface
+from llama_scale.scaling.fitting.fitted_laws import FittedLaws, Frontier
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.text import between, count, digits, power, signed
 
@@ -33,16 +34,14 @@ class Study:
     """What every figure is drawn from."""
 
     points: Points
-    laws: dict[str, Any]
+    laws: FittedLaws
     law: Surface = field(init=False)
     groups: list[Group] = field(init=False)
     held: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        values = self.laws["laws"]["surface"]["parameters"]
-        law = Surface(**{name: value["value"] for name, value in values.items()})
-        held = np.array([run["held_out"] for run in self.laws["runs"]])
-        object.__setattr__(self, "law", law)
+        held = self.laws.column("held_out")
+        object.__setattr__(self, "law", self.laws.law)
         object.__setattr__(self, "held", held)
         object.__setattr__(self, "groups", group_sizes(self.points))
 
@@ -121,13 +120,14 @@ def curves(study: Study, per_token: bool) -> list[tuple[Group, np.ndarray, np.nd
     return found
 
 
-def optimum(best: dict[str, Any], what: str, names: tuple[str, str], legend: bool) -> list[Series]:
+def optimum(best: Frontier, what: str, names: tuple[str, str], legend: bool) -> list[Series]:
     """Return a compute-optimal curve: its band, and its line solid to the largest run, dashed on.
 
-    ``best`` is one entry of ``frontier`` in laws.json, ``what`` one of its curves.
+    ``what`` is one of its curves: N, D or loss.
     """
-    C, curve = np.array(best["C"]), {name: np.array(v) for name, v in best[what].items()}
-    last = np.searchsorted(C, best["largest"]["C"] * 1.0001)
+    C = np.array(best.C)
+    curve = {name: np.array(values) for name, values in vars(getattr(best, what)).items()}
+    last = np.searchsorted(C, best.largest.C * 1.0001)
     line = {"kind": "line", "color": ACCENT, "width": 2.6, "legend": legend}
     here, then = slice(0, last), slice(last - 1, None)
     return [
@@ -162,8 +162,8 @@ def loss_tokens(study: Study) -> Figure:
 
 def loss_compute(study: Study) -> Figure:
     """Return loss against compute: the runs, a curve for each size, and the frontier."""
-    points, best = study.points, study.laws["frontier"][-1]
-    known = best["determined"]
+    points, best = study.points, study.laws.best_frontier
+    known = best.determined
     band, *lines = optimum(best, "loss", ("compute-optimal frontier", "next 10× of compute"), True)
     sizes = [
         Series(group.label, "line", C, loss, group.color, legend=False, width=1.3)
@@ -173,8 +173,8 @@ def loss_compute(study: Study) -> Figure:
     held = rings(study, points.compute, points.loss)
     panel = Panel(
         "loss-compute",
-        axis("training compute (FLOP)", [points.compute, best["C"] if known else []], show="power"),
-        axis("validation loss", [points.loss, best["loss"]["value"] if known else []]),
+        axis("training compute (FLOP)", [points.compute, best.C if known else []], show="power"),
+        axis("validation loss", [points.loss, best.loss.value if known else []]),
         [band, *sizes, *runs, *held, *lines] if known else [*sizes, *runs, *held],
     )
     red = (
@@ -184,24 +184,25 @@ def loss_compute(study: Study) -> Figure:
     return Figure(
         "loss-compute",
         "Loss against compute" + (", and the best that any size reaches" if known else ""),
-        f"Compute is {study.laws['conventions']['compute']}.{red if known else ''}",
+        f"Compute is {study.laws.conventions.flops}.{red if known else ''}",
         [panel],
     )
 
 
 def frontier(study: Study) -> Figure:
     """Return N*(C) and D*(C) with the runs behind them."""
-    points, best = study.points, study.laws["frontier"][-1]
+    points, best = study.points, study.laws.best_frontier
     panels = []
     for name, label, measured in (("N", "parameters N", points.N), ("D", "tokens D", points.D)):
-        value, low, high = (np.array(best[name][side]) for side in ("value", "low", "high"))
+        curve = getattr(best, name)
+        value, low, high = (np.array(ends) for ends in (curve.value, curve.low, curve.high))
         shown = np.clip([low, high], value / 10, value * 10)
-        across = axis("training compute (FLOP)", [points.compute, best["C"]], show="power")
+        across = axis("training compute (FLOP)", [points.compute, best.C], show="power")
         up = axis(f"{label}, and optimal {name}*(C)", [measured, value, shown], show="count")
         band, *lines = optimum(best, name, (f"{name}*(C)", f"{name}*(C), extrapolated"), False)
         runs = by_size(study, points.compute, measured)
         panels.append(Panel(f"frontier-{name}", across, up, [band, *runs, *lines]))
-    a = best["exponent"]
+    a = best.exponent
     return Figure(
         "frontier",
         "The size and the data that make the best of a compute budget",
@@ -214,18 +215,18 @@ def frontier(study: Study) -> Figure:
 
 def prediction(study: Study) -> Figure:
     """Return predicted against measured loss, the held-out runs with their intervals."""
-    points, held = study.points, study.laws["holdout"]
-    fitted = Surface(**held["parameters"]).loss(points.N, points.D)
+    points, held = study.points, study.laws.holdout
+    fitted = Surface(**held.parameters).loss(points.N, points.D)
     rest = np.flatnonzero(~study.held)
     measured, value, low, high = (
-        np.array([row[name] for row in held["runs"]])
+        np.array([getattr(row, name) for row in held.runs])
         for name in ("measured", "predicted", "low", "high")
     )
     text = [
-        f"<b>{escape(row['run'])}</b><br>predicted {digits(row['predicted'], 4)} "
-        f"[{digits(row['low'], 4)}, {digits(row['high'], 4)}]<br>measured "
-        f"{digits(row['measured'], 4)}<br>error {signed(row['error_percent'])}"
-        for row in held["runs"]
+        f"<b>{escape(row.run)}</b><br>predicted {digits(row.predicted, 4)} "
+        f"[{digits(row.low, 4)}, {digits(row.high, 4)}]<br>measured "
+        f"{digits(row.measured, 4)}<br>error {signed(row.error_percent)}"
+        for row in held.runs
     ]
     past, ahead = fitted / points.loss, [loss / measured for loss in (value, low, high)]
     errors = [100 * (ratio - 1) for ratio in (past, *ahead)]
@@ -266,7 +267,7 @@ def prediction(study: Study) -> Figure:
 def residuals(study: Study) -> Figure:
     """Return what the law leaves unexplained, against N and against D."""
     points = study.points
-    percent = np.array([run["residual_percent"] for run in study.laws["runs"]])
+    percent = study.laws.column("residual_percent")
     edge = max(1.15 * float(np.abs(percent).max()), 1e-3)
     label = "measured over fitted loss (%)"
     up = Axis(label, False, (-edge, edge), ticks(-edge, edge, False, "plain"))

@@ -6,12 +6,12 @@ from typing import Any
 
 from llama_scale import text
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write, read_json, sha256
+from llama_scale.files import atomic_write, sha256
 from llama_scale.plotting import draw, page
 from llama_scale.plotting.figure import Figure
-from llama_scale.scaling.fitting.laws_file import FORMAT
+from llama_scale.scaling.fitting.fitted_laws import FittedLaws
 from llama_scale.scaling.fitting.points import Points, read_points
-from llama_scale.scaling.forecasting.recommend import read_forecast, score
+from llama_scale.scaling.forecasting.forecast import ScoredForecast, read_forecast, score
 from llama_scale.scaling.report.figures_compute import budget_figures
 from llama_scale.scaling.report.figures_loss import (
     Study,
@@ -60,27 +60,25 @@ def write_report(
 
 def load_study(folder: Path, path: Path) -> Study:
     """Read laws.json and the points that it was fitted to; raise InputError where they differ."""
-    laws = read_json(folder / "laws.json")
-    if not isinstance(laws, dict) or laws.get("format") != FORMAT:
-        raise InputError(f"{folder / 'laws.json'}: not {FORMAT}; run launch/scaling.py fit again")
-    if path.is_file() and sha256(path) != laws["points"]["sha256"]:
+    laws = FittedLaws.read(folder / "laws.json")
+    if path.is_file() and sha256(path) != laws.points.sha256:
         raise InputError(
             f"{path}: not the file that {folder / 'laws.json'} was fitted to; run "
             "launch/scaling.py fit again"
         )
-    points = read_points(path, laws["points"]["columns"], laws["points"]["where"])
+    points = read_points(path, laws.points.columns, laws.points.where)
     return Study(points, laws)
 
 
-def outcomes(folder: Path, points: Points) -> list[dict[str, Any]]:
+def outcomes(folder: Path, points: Points) -> list[ScoredForecast]:
     """Return the study's forecasts, oldest first, scored by its points."""
     paths = sorted((folder / "forecasts").glob("*.json"))
     found = [score(read_forecast(path), points) for path in paths]
-    return sorted(found, key=lambda forecast: forecast["made"])
+    return sorted(found, key=lambda forecast: forecast.written_at)
 
 
 def study_figures(
-    study: Study, scored: list[dict[str, Any]] | None = None
+    study: Study, scored: list[ScoredForecast] | None = None
 ) -> tuple[list[Figure], list[str]]:
     """Return the figures that the study's columns allow, and what was left out and why.
 
@@ -90,11 +88,11 @@ def study_figures(
     budgets, absent = budget_figures(study, scored or [])
     left_out += absent
     made = [loss_compute(study), loss_tokens(study)]
-    if study.laws["frontier"][-1]["determined"]:
+    if study.laws.best_frontier.determined:
         made.append(frontier(study))
     else:
         left_out.append(f"compute-optimal size ({UNDETERMINED})")
-    if study.laws["holdout"]:
+    if study.laws.holdout:
         made.append(prediction(study))
     else:
         left_out.append("predicted against measured (no run was held out)")
@@ -120,38 +118,38 @@ def render(
     )
 
 
-def tiles(laws: dict[str, Any]) -> list[tuple[str, str, str]]:
+def tiles(laws: FittedLaws) -> list[tuple[str, str, str]]:
     """Return the few numbers that stand first: (what, value, detail)."""
-    law, best, held = laws["laws"]["surface"], laws["frontier"][-1], laws["holdout"]
-    then, parameters = best["next"], law["parameters"]
+    best, held = laws.best_frontier, laws.holdout
+    then, parameters = best.next, laws.surface.parameters
     found = [
         (
             name,
-            text.digits(parameters[key]["value"]),
-            f"{text.digits(parameters[key]['low'])} to {text.digits(parameters[key]['high'])}",
+            text.digits(parameters[key].value),
+            f"{text.digits(parameters[key].low)} to {text.digits(parameters[key].high)}",
         )
         for key, name in (("alpha", "exponent of size, α"), ("beta", "exponent of data, β"))
     ]
     if held:
-        row, n = held["runs"][0], len(held["runs"])
+        row, n = held.runs[0], len(held.runs)
         found.append(
             (
                 "held-out run, error",
-                text.signed(row["error_percent"]),
-                f"{'inside' if row['covered'] else 'outside'} its 95 % interval",
+                text.signed(row.error_percent),
+                f"{'inside' if row.covered else 'outside'} its 95 % interval",
             )
             if n == 1
             else (
                 "held-out runs, median error",
-                f"{text.digits(held['median_absolute_error_percent'], 2)} %",
-                f"{held['covered']} of {n} inside their 95 % interval",
+                f"{text.digits(held.median_absolute_error_percent, 2)} %",
+                f"{held.covered} of {n} inside their 95 % interval",
             )
         )
-    loss = then["loss"]
-    if not best["determined"]:
+    loss = then.loss
+    if not best.determined:
         return found
-    detail = f"{text.digits(loss['run_low'])} to {text.digits(loss['run_high'])}"
-    found.append((f"loss at {then['factor']}× compute", text.digits(loss["value"]), detail))
+    detail = f"{text.digits(loss.run_low)} to {text.digits(loss.run_high)}"
+    found.append((f"loss at {then.factor}× compute", text.digits(loss.value), detail))
     return found
 
 
@@ -162,15 +160,15 @@ def run_table(study: Study) -> dict[str, Any]:
     scores = [(c, label) for ending, label in SCORES for c in columns if re.fullmatch(ending, c)]
     values = {column: points.numeric(column) for column, _ in scores}
     body = []
-    for i, run in enumerate(study.laws["runs"]):
+    for i, run in enumerate(study.laws.runs):
         cells = [
-            run["run"] + (" (held out)" if run["held_out"] else ""),
-            text.count(run["N"]),
-            text.count(run["D"]),
-            text.power(run["compute"]),
-            text.digits(run["loss"], 4),
-            text.digits(run["fitted"], 4),
-            text.signed(run["residual_percent"]),
+            run.run + (" (held out)" if run.held_out else ""),
+            text.count(run.model_size),
+            text.count(run.tokens),
+            text.power(run.flops),
+            text.digits(run.loss, 4),
+            text.digits(run.fitted, 4),
+            text.signed(run.residual_percent),
         ]
         body.append([*cells, *(text.digits(values[column][i]) for column, _ in scores)])
     head = ["run", "N", "D", "FLOP", "loss", "fitted", "residual", *(name for _, name in scores)]

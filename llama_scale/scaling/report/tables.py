@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llama_scale.scaling.fitting.thresholds import NOT_REACHED
+from llama_scale.scaling.fitting.downstream import NOT_REACHED
+from llama_scale.scaling.fitting.fitted_laws import Estimate, FittedLaws, ReachedEstimate
+from llama_scale.scaling.forecasting.forecast import ScoredForecast
 from llama_scale.text import between, count, digits, power, signed
 
 PERCENT = "parse_rate", "pass_at"
@@ -31,30 +33,30 @@ class Table:
         return "\n".join([f"{self.title}:", *lines])
 
 
-def tables(laws: dict[str, Any]) -> list[Table]:
+def tables(laws: FittedLaws) -> list[Table]:
     """Return the tables that the study has something for."""
     made = (parameters, conventions, approaches, kaplan, repeats, thresholds, links)
     return [table for table in (make(laws) for make in made) if table and table.body]
 
 
-def parameters(laws: dict[str, Any]) -> Table:
+def parameters(laws: FittedLaws) -> Table:
     """Return the law's parameters with both kinds of interval."""
-    law = laws["laws"]["surface"]
+    law = laws.surface
     greek = {"alpha": "α", "beta": "β"}
     body = [
         [
             greek.get(name, name),
-            digits(p["value"], 4),
-            f"{digits(p['low'], 4)} to {digits(p['high'], 4)}",
-            f"{_end(p['profile']['low'], 4)} to {_end(p['profile']['high'], 4)}",
+            digits(p.value, 4),
+            f"{digits(p.low, 4)} to {digits(p.high, 4)}",
+            f"{_end(p.profile.low, 4)} to {_end(p.profile.high, 4)}",
         ]
-        for name, p in law["parameters"].items()
+        for name, p in law.parameters.items()
     ]
     return Table(
         "parameters",
         "The fitted law",
         "L(N, D) = E + A/N^α + B/D^β with 95 % intervals of two kinds: from "
-        f"{law['bootstrap']['resamples']} resamples of the runs, and from the profile of the "
+        f"{law.bootstrap.resamples} resamples of the runs, and from the profile of the "
         "objective (how far a parameter moves, all others fitted again, before the fit is clearly "
         "worse). “open” means that the points give no end.",
         ["parameter", "value", "bootstrap", "profile"],
@@ -62,20 +64,20 @@ def parameters(laws: dict[str, Any]) -> Table:
     )
 
 
-def conventions(laws: dict[str, Any]) -> Table:
+def conventions(laws: FittedLaws) -> Table:
     """Return the exponents under each way to count parameters and compute."""
     body = [
         [
-            row["N"],
-            row["compute"],
-            between(row["alpha"]),
-            between(row["beta"]),
-            between(row["exponent"]),
-            power(row["C"]),
-            between(row["optimal_N"], count),
-            count(row["optimal_D"]),
+            row.N,
+            row.compute,
+            between(row.alpha),
+            between(row.beta),
+            between(row.exponent),
+            power(row.C),
+            between(row.optimal_N, count),
+            count(row.optimal_D),
         ]
-        for row in laws["side_by_side"]
+        for row in laws.side_by_side
     ]
     return Table(
         "side-by-side",
@@ -88,17 +90,17 @@ def conventions(laws: dict[str, Any]) -> Table:
     )
 
 
-def approaches(laws: dict[str, Any]) -> Table:
+def approaches(laws: FittedLaws) -> Table:
     """Return the exponents by each of the three approaches."""
     body = [
         [
-            row["approach"],
-            row["compute"],
-            str(row["from"]),
-            between(row["exponent"]) if row["exponent"] else "too few",
-            between(row["exponent_D"]) if row["exponent_D"] else "too few",
+            row.approach,
+            row.compute,
+            str(row.count),
+            between(row.exponent) if row.exponent else "too few",
+            between(row.exponent_D) if row.exponent_D else "too few",
         ]
-        for row in laws["approaches"]["table"]
+        for row in laws.approaches.table
     ]
     return Table(
         "approaches",
@@ -111,17 +113,17 @@ def approaches(laws: dict[str, Any]) -> Table:
     )
 
 
-def kaplan(laws: dict[str, Any]) -> Table:
+def kaplan(laws: FittedLaws) -> Table:
     """Return the power laws of one quantity."""
     body = [
         [
-            f"L({row['x']})",
-            str(row["runs"]),
-            between(row["alpha"]),
-            digits(row["scale"]),
-            digits(row["r2"], 4),
+            f"L({row.x})",
+            str(row.runs),
+            between(row.alpha),
+            digits(row.scale),
+            digits(row.r2, 4),
         ]
-        for row in laws["laws"]["power"]
+        for row in laws.power
     ]
     return Table(
         "power",
@@ -133,35 +135,35 @@ def kaplan(laws: dict[str, Any]) -> Table:
     )
 
 
-def repeats(laws: dict[str, Any]) -> Table | None:
+def repeats(laws: FittedLaws) -> Table | None:
     """Return what repeated tokens are worth, where the runs vary in it."""
-    found = laws["laws"]["repeats"]
+    found = laws.repeats
     if not found:
         return None
-    known = found["identified"]
+    known = found.identified
     return Table(
         "repeats",
         "What repeated tokens are worth",
         "U unique tokens seen for e epochs count as U + U R (1 - exp(-(e - 1) / R)). "
         + ("" if known else "Not identified: these runs give R no end on one side or both."),
         ["R", "from", "to", "identified"],
-        [[digits(found["R"]), _end(found["low"]), _end(found["high"]), "yes" if known else "no"]],
+        [[digits(found.R), _end(found.low), _end(found.high), "yes" if known else "no"]],
     )
 
 
-def thresholds(laws: dict[str, Any]) -> Table:
+def thresholds(laws: FittedLaws) -> Table:
     """Return the smallest model and the least compute to pass each level."""
     body = []
-    for row in laws["thresholds"]:
-        run, known = row["measured"], row.get("C") is not None
+    for row in laws.thresholds:
+        run, known = row.measured, row.C is not None
         body.append(
             [
-                row["score"],
-                level(row["score"], row["level"]),
-                f"{count(run['N'])} ({run['run']})" if run else NOT_REACHED,
-                power(run["least_compute"]) if run else NOT_REACHED,
-                _reach(row["N"], count) if known else f"no law: {row['reason']}",
-                _reach(row["C"], power) if known else "–",
+                row.score,
+                level(row.score, row.level),
+                f"{count(run.model_size)} ({run.run})" if run else NOT_REACHED,
+                power(run.least_flops) if run else NOT_REACHED,
+                _reach(row.N, count) if known else f"no law: {row.reason}",
+                _reach(row.C, power) if known else "–",
             ]
         )
     return Table(
@@ -176,20 +178,18 @@ def thresholds(laws: dict[str, Any]) -> Table:
     )
 
 
-def links(laws: dict[str, Any]) -> Table:
+def links(laws: FittedLaws) -> Table:
     """Return the links between loss and each score."""
     body = [
         [
             column,
-            row["formula"],
-            between(row["b"]),
-            digits(row["r2"], 4),
-            f"{digits(row['held_out_error_percent'], 2)} %",
-            f"{row['runs']} ({row['at_0_or_1']} at 0 or 1)"
-            if row["at_0_or_1"]
-            else f"{row['runs']}",
+            row.formula,
+            between(row.b),
+            digits(row.r2, 4),
+            f"{digits(row.held_out_error_percent, 2)} %",
+            f"{row.runs} ({row.at_0_or_1} at 0 or 1)" if row.at_0_or_1 else f"{row.runs}",
         ]
-        for column, found in laws["links"].items()
+        for column, found in laws.links.items()
         for row in found
     ]
     return Table(
@@ -202,24 +202,24 @@ def links(laws: dict[str, Any]) -> Table:
     )
 
 
-def outcome(scored: dict[str, Any]) -> Table:
+def outcome(scored: ScoredForecast) -> Table:
     """Return forecasts beside what was measured."""
     body = [
         [
-            row["run"],
-            count(row["N"]),
-            count(row["D"]),
+            row.run,
+            count(row.model_size),
+            count(row.tokens),
             between(row, lambda value: digits(value, 4), "run_low", "run_high"),
-            digits(row["measured"], 4) if row["measured"] else "not measured yet",
-            signed(row["error_percent"]) if row["measured"] else "–",
-            {True: "yes", False: "no", None: "–"}[row["covered"]],
+            digits(row.measured, 4) if row.measured else "not measured yet",
+            signed(row.error_percent) if row.measured else "–",
+            {True: "yes", False: "no", None: "–"}[row.covered],
         ]
-        for row in scored["runs"]
+        for row in scored.runs
     ]
     return Table(
         "outcome",
         "Forecast against outcome",
-        f"Forecasts written on {scored['made']}, with 95 % intervals of one run.",
+        f"Forecasts written on {scored.written_at}, with 95 % intervals of one run.",
         ["run", "N", "D", "forecast", "measured", "error", "inside"],
         body,
     )
@@ -230,7 +230,13 @@ def sweeps(found: dict[str, Any]) -> list[Table]:
     made = []
     if rows := found["by_batch"]:
         body = [
-            [count(r["N"]), count(r["D"]), count(r["batch"]), digits(r["lr"]), digits(r["loss"], 4)]
+            [
+                count(r["model_size"]),
+                count(r["tokens"]),
+                count(r["batch_tokens"]),
+                digits(r["lr"]),
+                digits(r["loss"], 4),
+            ]
             for r in rows
         ]
         head = ["N", "D", "batch", "best lr", "loss"]
@@ -240,8 +246,8 @@ def sweeps(found: dict[str, Any]) -> list[Table]:
             continue
         body = [
             [
-                count(b["N"]),
-                count(b["D"]),
+                count(b["model_size"]),
+                count(b["tokens"]),
                 digits(b["value"]),
                 digits(b["loss"], 4),
                 digits(b["recipe"]),
@@ -251,7 +257,7 @@ def sweeps(found: dict[str, Any]) -> list[Table]:
         ]
         head = ["N", "D", f"best {name}", "loss", "Step Law", "its excess loss"]
         power_of = "; ".join(
-            f"{key} = {between(law[key])}" if law[key] else f"{key} not identified"
+            f"{key} = {between(Estimate(**law[key]))}" if law[key] else f"{key} not identified"
             for key in ("c", "N", "D")
         )
         made.append(Table(name, f"{name}* = c N^a D^b: {power_of}", "", head, body))
@@ -267,13 +273,14 @@ def _end(value: float | None, places: int = 3) -> str:
     return "open" if value is None else digits(value, places)
 
 
-def _reach(estimate: dict[str, Any], show: Callable[[float], str]) -> str:
+def _reach(estimate: ReachedEstimate, show: Callable[[float], str]) -> str:
     """Return ``value [low, high]``, an end that is a bound after ≤; "not reached" without one."""
 
     def end(name: str) -> str:
-        if estimate[name] is None:
+        value = getattr(estimate, name)
+        if value is None:
             return NOT_REACHED
-        return "≤ " * (name in estimate.get("at_most", ())) + show(estimate[name])
+        return "≤ " * (name in estimate.at_most) + show(value)
 
     value = end("value")
-    return value if estimate["value"] is None else f"{value} [{end('low')}, {end('high')}]"
+    return value if estimate.value is None else f"{value} [{end('low')}, {end('high')}]"

@@ -1,9 +1,8 @@
 """A fit in words and numbers that a person reads: the printed table and the answer in prose."""
 
-from typing import Any
-
 import numpy as np
 
+from llama_scale.scaling.fitting.fitted_laws import FittedLaws
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.forecasting.recommend import UNDETERMINED
 from llama_scale.text import between, count, digits, power, signed
@@ -13,36 +12,35 @@ SMALL = 1e8
 SUITES = {"humaneval": "HumanEval", "mbpp": "MBPP", "apps": "APPS"}
 
 
-def held_out(laws: dict[str, Any]) -> str | None:
+def held_out(laws: FittedLaws) -> str | None:
     """Return the hold-out in one sentence; None where there is none."""
-    held = laws["holdout"]
+    held = laws.holdout
     if not held:
         return None
-    rows = held["runs"]
+    rows = held.runs
     if len(rows) > 1:
         return (
-            f"The {len(rows)} runs left out, up to {digits(held['compute_factor'])} times the "
+            f"The {len(rows)} runs left out, up to {digits(held.compute_factor)} times the "
             "compute of any run fitted, were predicted with a median error of "
-            f"{digits(held['median_absolute_error_percent'], 2)} %; {held['covered']} of "
+            f"{digits(held.median_absolute_error_percent, 2)} %; {held.covered} of "
             f"{len(rows)} measured losses lie inside their 95 % interval."
         )
     row = rows[0]
-    largest = "largest run" if held["compute_factor"] > 1 else "run"
+    largest = "largest run" if held.compute_factor > 1 else "run"
     return (
-        f"The {largest} ({row['run']}), left out of the fit, was predicted at "
-        f"{digits(row['predicted'], 4)} [{digits(row['low'], 4)}, {digits(row['high'], 4)}] "
-        f"and measured {digits(row['measured'], 4)}: an error of {signed(row['error_percent'])}, "
-        f"{'inside' if row['covered'] else 'outside'} the 95 % interval."
+        f"The {largest} ({row.run}), left out of the fit, was predicted at "
+        f"{digits(row.predicted, 4)} [{digits(row.low, 4)}, {digits(row.high, 4)}] "
+        f"and measured {digits(row.measured, 4)}: an error of {signed(row.error_percent)}, "
+        f"{'inside' if row.covered else 'outside'} the 95 % interval."
     )
 
 
-def answer(laws: dict[str, Any], points: Points) -> list[str]:
+def answer(laws: FittedLaws, points: Points) -> list[str]:
     """Return the study's answer as sentences made from its numbers."""
-    law = laws["laws"]["surface"]["parameters"]
-    frontier = laws["frontier"][-1]
-    here, then = frontier["largest"], frontier["next"]
-    halved = [100 * (1 - 2 ** -law[name]["value"]) for name in ("alpha", "beta")]
-    gain = 100 * (1 - then["loss"]["value"] / here["loss"]["value"])
+    frontier = laws.best_frontier
+    here, then = frontier.largest, frontier.next
+    halved = [100 * (1 - 2**-exponent) for exponent in (laws.law.alpha, laws.law.beta)]
+    gain = 100 * (1 - then.loss.value / here.loss.value)
     sizes = len(np.unique(points.N))
     sentences = [
         f"In this study of {len(points)} runs ({sizes} sizes of {count(points.N.min())} to "
@@ -50,12 +48,12 @@ def answer(laws: dict[str, Any], points: Points) -> list[str]:
         f"{count(points.D.max())} training tokens) the validation loss falls as a power of both: "
         f"twice the parameters take {halved[0]:.0f} % off the part of the loss that size "
         f"governs, twice the tokens {halved[1]:.0f} % off the part that data governs.",
-        f"Ten times the compute of the largest run ({power(then['C'])} FLOP) is best spent on "
-        f"{count(then['N']['value'])} parameters and {count(then['D']['value'])} tokens, and "
-        f"should take the best loss from {digits(here['loss']['value'])} to "
-        f"{between(then['loss'], digits, 'run_low', 'run_high')}, {gain:.0f} % lower.",
+        f"Ten times the compute of the largest run ({power(then.C)} FLOP) is best spent on "
+        f"{count(then.N.value)} parameters and {count(then.D.value)} tokens, and "
+        f"should take the best loss from {digits(here.loss.value)} to "
+        f"{between(then.loss, digits, 'run_low', 'run_high')}, {gain:.0f} % lower.",
     ]
-    if not frontier["determined"]:
+    if not frontier.determined:
         what = f"{len(points)} runs ({sizes} sizes, {len(np.unique(points.D))} numbers of tokens)"
         sentences = [f"The {what} do not show a law in both size and data: {UNDETERMINED}."]
     return [*sentences, *filter(None, [held_out(laws), *smallest(points)])]
@@ -103,44 +101,44 @@ def solved(suite: str, rate: np.ndarray, small: bool) -> str:
     )
 
 
-def table(laws: dict[str, Any]) -> str:
+def table(laws: FittedLaws) -> str:
     """Return the short table that ``launch/scaling.py fit`` prints."""
-    data, law, means = laws["points"], laws["laws"]["surface"], laws["conventions"]
-    chosen = f", {data['where']}" if data["where"] else ""
+    data, law, counted = laws.points, laws.surface, laws.conventions
+    chosen = f", {data.where}" if data.where else ""
     lines = [
-        f"{data['fitted']} of {data['rows']} runs of {data['file']}{chosen}",
-        f"N: {means['N']}; D: {means['D']}; loss: {means['loss']}",
-        f"{law['formula']}, with 95 % intervals from {law['bootstrap']['resamples']} resamples",
+        f"{data.fitted} of {data.rows} runs of {data.file}{chosen}",
+        f"N: {counted.model_size}; D: {counted.tokens}; loss: {counted.loss}",
+        f"{law.formula}, with 95 % intervals from {law.bootstrap.resamples} resamples",
     ]
     lines += [
-        f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law["parameters"].items()
+        f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law.parameters.items()
     ]
-    check = law["second_optimiser"]["relative_excess"]
+    check = law.second_optimizer.relative_excess
     lines += [
-        f"  {law['objective']['kind']}: {law['objective']['value']:.8f} "
-        f"({law['share_of_starts_at_optimum']:.0%} of {law['starts']} starts end there; a second "
-        f"optimiser {'agrees' if abs(check) < 1e-6 else f'differs by {check:+.1e}'})",
-        f"  residuals: rms {digits(law['residual_percent']['rms'], 2)} %",
+        f"  {law.objective.kind}: {law.objective.value:.8f} "
+        f"({law.share_of_starts_at_optimum:.0%} of {law.starts} starts end there; a second "
+        f"optimizer {'agrees' if abs(check) < 1e-6 else f'differs by {check:+.1e}'})",
+        f"  residuals: rms {digits(law.residual_percent.rms, 2)} %",
         "Compute-optimal size, N* ~ C^a:",
     ]
-    for frontier in laws["frontier"]:
-        then = frontier["next"]
-        if not frontier["determined"]:
-            lines.append(f"  C = {frontier['convention']}: {UNDETERMINED}")
+    for frontier in laws.frontier:
+        then = frontier.next
+        if not frontier.determined:
+            lines.append(f"  C = {frontier.convention}: {UNDETERMINED}")
             continue
         lines.append(
-            f"  C = {frontier['convention']}: a = {between(frontier['exponent'])}; at "
-            f"{power(then['C'])} FLOP ({then['factor']}x the largest run) N* = "
-            f"{between(then['N'], count)}, D* = {between(then['D'], count)}, loss "
-            f"{between(then['loss'], digits, 'run_low', 'run_high')}"
+            f"  C = {frontier.convention}: a = {between(frontier.exponent)}; at "
+            f"{power(then.C)} FLOP ({then.factor}x the largest run) N* = "
+            f"{between(then.N, count)}, D* = {between(then.D, count)}, loss "
+            f"{between(then.loss, digits, 'run_low', 'run_high')}"
         )
-    if laws["holdout"]:
+    if laws.holdout:
         lines.append(f"Held out: {held_out(laws)}")
-        for row in laws["holdout"]["runs"]:
+        for row in laws.holdout.runs:
             lines.append(
-                f"  {row['run']:<24} predicted {row['predicted']:.4f} [{row['low']:.4f}, "
-                f"{row['high']:.4f}]  measured {row['measured']:.4f}  "
-                f"{signed(row['error_percent'])}  {'inside' if row['covered'] else 'OUTSIDE'}"
+                f"  {row.run:<24} predicted {row.predicted:.4f} [{row.low:.4f}, "
+                f"{row.high:.4f}]  measured {row.measured:.4f}  "
+                f"{signed(row.error_percent)}  {'inside' if row.covered else 'OUTSIDE'}"
             )
-    lines += [f"warning: {text}" for text in laws["warnings"]]
+    lines += [f"warning: {text}" for text in laws.warnings]
     return "\n".join(lines)

@@ -1,13 +1,13 @@
 """Weights & Biases as a view of a study folder: it can be deleted and rebuilt at any time."""
 
-import csv
 import shutil
 from pathlib import Path
 from typing import Any
 
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, read_jsonl
-from llama_scale.scaling.fitting.laws_file import FORMAT
+from llama_scale.scaling.fitting.fitted_laws import READABLE, FittedLaws
+from llama_scale.scaling.fitting.points import read_rows
 from llama_scale.scaling.report.tables import tables
 from llama_scale.training.wandb_log import (
     Mode,
@@ -38,7 +38,9 @@ def mirror_study(study: Path, mode: str | None = None) -> dict[str, str]:
     mode = pick_mode(mode)
     if mode == "disabled":
         return {}
-    points = _read_points(study)
+    if not (study / "points.csv").exists():
+        raise InputError(f"{study}/points.csv: no such file; run launch/study.py first")
+    points, _ = read_rows(study / "points.csv")
     import wandb
 
     shutil.rmtree(study / "wandb", ignore_errors=True)
@@ -48,14 +50,6 @@ def mirror_study(study: Path, mode: str | None = None) -> dict[str, str]:
     ids[group] = _mirror_results(study, points, group, mode)
     wandb.teardown()  # waits until the last run's file is on disk, which finish() does not
     return ids
-
-
-def _read_points(study: Path) -> list[dict[str, str]]:
-    try:
-        with open(study / "points.csv", encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise InputError(f"{study}/points.csv: no such file; run launch/study.py first") from None
 
 
 def _mirror_run(study: Path, name: str, group: str, mode: Mode) -> tuple[str, Mode]:
@@ -90,9 +84,10 @@ def _mirror_results(study: Path, points: list[dict[str, str]], group: str, mode:
     ) as run:
         run.log({"points": table})
         if path.exists():
-            laws = read_json(path)
-            run.summary.update(scalars(laws, "laws"))
-            for shown in tables(laws) if laws.get("format") == FORMAT else ():
+            values = read_json(path)
+            run.summary.update(scalars(values, "laws"))
+            readable = values.get("format") in READABLE
+            for shown in tables(FittedLaws.from_dict(values)) if readable else ():
                 head: list[Any] = list(shown.head)
                 body: list[Any] = list(shown.body)
                 run.log({f"tables/{shown.key}": wandb.Table(columns=head, data=body)})

@@ -8,7 +8,13 @@ from llama_scale.cost.hardware import GIB
 from llama_scale.cost.memory import training_memory
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import check_design
-from llama_scale.scaling.forecasting.design import Design, Rung, best_design, further, width
+from llama_scale.scaling.forecasting.design import (
+    Design,
+    Rung,
+    best_design,
+    forecast_width,
+    target_beyond,
+)
 from llama_scale.scaling.forecasting.holdout import planned_points
 from llama_scale.scaling.forecasting.recommend import HOUR, peak
 from llama_scale.scaling.study.plan import Study
@@ -25,7 +31,7 @@ def describe(study: Study) -> str:
         f"hours: {hours(study, total):.3g} of one {budget.gpu} in all, at {budget.mfu:.0%} of its "
         "dense bf16 peak; memory: one sequence at a time, weights in float32, without compile",
         f"runs at a time: {config.parallel}; threads of each: {config.threads or 'auto'}",
-        *(forecast_width(study) if config.law == "loss" else []),
+        *(describe_forecast(study) if config.law == "loss" else []),
         "",
     ]
     lines += [f"{task.name}: python {shlex.join(task.argv[1:])}" for task in study.tasks]
@@ -60,7 +66,7 @@ def memory(run: PlannedRun) -> int:
     return training_memory(run.config.model, 1, bf16=run.config.precision != "fp32").total
 
 
-def forecast_width(study: Study) -> list[str]:
+def describe_forecast(study: Study) -> list[str]:
     """Return how well the runs would forecast, and the grid that would do best for their cost.
 
     Simulated (see design.py) for the compute-optimal model at ten times the largest run.
@@ -72,8 +78,8 @@ def forecast_width(study: Study) -> list[str]:
     except InputError as error:
         return [f"forecast at ten times the largest run: none; {error}"]
     N, D, noise = points.N, points.D, study.config.noise
-    target = further(float((6 * N * D).max()))
-    planned_width = width(N, D, target, noise)
+    target = target_beyond(float((6 * N * D).max()))
+    planned_width = forecast_width(N, D, target, noise)
     title = (
         f"forecast at ten times the largest run ({count(target[0])} parameters, "
         f"{count(target[1])} tokens), simulated with {100 * noise:g} % noise"

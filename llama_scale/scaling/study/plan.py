@@ -14,7 +14,7 @@ from llama_scale.cli import build, parse
 from llama_scale.config import find_config, flatten, load_size, read_yaml
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import check_name
-from llama_scale.scaling.fitting.points import conditions, parse_columns
+from llama_scale.scaling.fitting.points import parse_columns, parse_conditions
 from llama_scale.scaling.study.collect import HEADLINE, MODEL, RESULT, SHORT_NAMES
 from llama_scale.scaling.study.runs import plan_runs
 from llama_scale.scaling.study.settings import HEADLINE_SUITE, FitConfig, PlannedRun, StudyConfig
@@ -185,7 +185,7 @@ def _check_condition(config: StudyConfig, field: str, condition: Any) -> None:
     if not condition or condition in ("largest", "none"):
         return
     try:
-        names = [name for _, name, *_ in conditions(condition)]
+        names = [name for _, name, *_ in parse_conditions(condition)]
     except InputError as error:
         raise InputError(f"{field}: {error}") from None
     _check_columns(config, field, names)

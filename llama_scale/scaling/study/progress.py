@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
+from llama_scale.scaling.forecasting.forecast import read_forecast
 from llama_scale.scaling.study.backends.state import Attempt, Failure, State
 from llama_scale.scaling.study.plan import Study
 from llama_scale.scaling.study.tasks import FORECAST, Task
@@ -148,8 +149,8 @@ class Progress:
             if task.stage == "evaluate":
                 return f", {read_json(output)['bits_per_byte']:.4f} bits per byte"
             if task.name == FORECAST:
-                rows = read_json(max(output.glob("*.json")))["runs"]
-                losses = [f"{r['run']} {between(r, digits, 'run_low', 'run_high')}" for r in rows]
+                runs = read_forecast(max(output.glob("*.json"))).runs
+                losses = [f"{r.run} {between(r, digits, 'run_low', 'run_high')}" for r in runs]
                 return f", loss expected: {'; '.join(losses)}"
         return ""
 

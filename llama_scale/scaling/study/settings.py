@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llama_scale.bootstrap import RESAMPLES
 from llama_scale.config import Auto, TrainConfig
 from llama_scale.errors import InputError
-from llama_scale.scaling.fitting.fit import RESAMPLES
 from llama_scale.scaling.fitting.points import parse_columns
 from llama_scale.scaling.fitting.stated_law import parse_law
 from llama_scale.scaling.forecasting.design import NOISE

@@ -10,7 +10,7 @@ from typing import Any
 
 from llama_scale.config import flatten, nest
 from llama_scale.scaling.fitting.points import parse_columns
-from llama_scale.scaling.forecasting.holdout import forecast_first, request
+from llama_scale.scaling.forecasting.holdout import forecast_request, runs_to_forecast
 from llama_scale.scaling.study.runs import device_settings
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
 
@@ -78,7 +78,7 @@ def plan_tasks(
     scored = [run for run in runs if not run.is_trunk]
     held_out = []
     if config.law == "loss":
-        held_out = forecast_first(scored, config.holdout, config.fit.get("where"))
+        held_out = runs_to_forecast(scored, config.holdout, config.fit.get("where"))
     for run in runs:
         if run not in held_out:
             tasks += make.train_and_evaluate(run, "prepare")
@@ -151,7 +151,7 @@ class TaskMaker:
         collect = self.command("collect", self.folder, "--without", without, "--out", points)
         column = parse_columns(self.config.fit.get("columns")).get("N", "N")
         forecast = self.command(
-            "scaling", "forecast", folder, "--runs", request(held_out, column),
+            "scaling", "forecast", folder, "--runs", forecast_request(held_out, column),
             "--out", f"{self.folder}/forecasts",
         )  # fmt: skip
         return [

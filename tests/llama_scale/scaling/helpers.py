@@ -4,11 +4,10 @@ import csv
 
 import numpy as np
 
-from llama_scale.files import write_json
 from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
-from llama_scale.scaling.fitting.laws_file import summarise
 from llama_scale.scaling.fitting.points import Points, read_points
+from llama_scale.scaling.fitting.summarize import summarize
 from tests.conftest import ROOT
 
 SHARED = ROOT.parent / "shared" / "data" / "scaling"
@@ -80,7 +79,8 @@ def write_points(path, drop=()):
 
 
 def fit_study(folder, holdout="largest", drop=()):
+    """Write and fit a study's points in ``folder``; return them and its laws."""
     points = read_points(write_points(folder / "points.csv", drop))
-    laws = summarise(fit_surface(points, 200), *try_hold_out(points, holdout, 200))
-    write_json(folder / "laws.json", laws)
+    laws = summarize(fit_surface(points, 200), *try_hold_out(points, holdout, 200))
+    laws.write(folder / "laws.json")
     return points, laws

@@ -3,7 +3,7 @@ import pytest
 from scipy.optimize import approx_fprime, minimize_scalar
 
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface, SurfaceModel, fit_flops
-from llama_scale.scaling.fitting.solver import Problems, minimise
+from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
 LAW = Surface(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 EXACT = Flops("exact", c=140.0, g=0.45)
@@ -62,7 +62,7 @@ def test_flops_recovers_a_count_and_its_slope():
     assert law.error < 1e-9
     step = 1e-6
     slope = np.log(law.per_token(N * np.exp(step)) / law.per_token(N)) / step
-    np.testing.assert_allclose(law.slope(N), slope, rtol=1e-5)
+    np.testing.assert_allclose(law.elasticity(N), slope, rtol=1e-5)
 
 
 def test_flops_below_6nd_are_recovered():
@@ -73,9 +73,9 @@ def test_flops_below_6nd_are_recovered():
     np.testing.assert_allclose(law.per_token(N) * D, flops)
     step = 1e-6
     slope = np.log(law.per_token(N * np.exp(step)) / law.per_token(N)) / step
-    np.testing.assert_allclose(law.slope(N), slope, rtol=1e-5)
-    bend = np.log(law.slope(N * np.exp(step)) / law.slope(N)) / step
-    np.testing.assert_allclose(law.bend(N), bend, rtol=1e-3)
+    np.testing.assert_allclose(law.elasticity(N), slope, rtol=1e-5)
+    growth = np.log(law.elasticity(N * np.exp(step)) / law.elasticity(N)) / step
+    np.testing.assert_allclose(law.elasticity_growth(N), growth, rtol=1e-3)
 
 
 def test_three_sizes_promise_no_size_that_costs_nothing():
@@ -123,8 +123,8 @@ def test_gradient_and_curvature_equal_finite_differences(model):
 
 
 def test_natural_parameters_give_the_same_loss(model):
-    law = model.natural(THETA)
-    N, D = (np.exp(z + c) for z, c in zip((model.x, model.y), model.centre, strict=True))
+    law = model.law_of(THETA)
+    N, D = (np.exp(z + c) for z, c in zip((model.x, model.y), model.center, strict=True))
     np.testing.assert_allclose(np.log(law.loss(N, D)), model.value(THETA[None])[0])
 
 
@@ -133,10 +133,10 @@ def test_minimise_stays_within_bounds_and_finds_the_edge(model):
     lower, upper = model.bounds(np.exp(target[0]))
     upper[1] = 0.3
     problems = Problems(target, np.ones_like(target), lower, upper, 1e-3)
-    theta, objective, converged = minimise(model, THETA[None] + 0.1, problems)
+    theta, objective, converged = minimize_huber(model, THETA[None] + 0.1, problems)
     assert converged.all()
     assert theta[0, 1] == 0.3
     upper[1] = 4.0
-    free, least, _ = minimise(model, THETA[None] + 0.1, problems)
+    free, least, _ = minimize_huber(model, THETA[None] + 0.1, problems)
     np.testing.assert_allclose(free[0], THETA, atol=1e-6)
     assert least[0] < 1e-16 < objective[0]

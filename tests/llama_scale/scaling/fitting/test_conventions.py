@@ -1,16 +1,23 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.optimize import brentq, minimize, minimize_scalar
 
+from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting import approaches, conventions
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface
-from llama_scale.scaling.fitting.downstream import fit_links, inverse, straight
-from llama_scale.scaling.fitting.fit import DELTA, fit_surface, interval, objective
-from llama_scale.scaling.fitting.profile import limit, profiles
-from llama_scale.scaling.fitting.repeats import fit_repeats, worth
+from llama_scale.scaling.fitting.downstream import (
+    fit_links,
+    inverse_transform,
+    thresholds,
+    transform,
+)
+from llama_scale.scaling.fitting.fit import DELTA, fit_surface, objective
+from llama_scale.scaling.fitting.profile import objective_limit, profiles
+from llama_scale.scaling.fitting.repeats import effective_tokens, fit_repeats
 from llama_scale.scaling.fitting.sweep import fit_sweep
-from llama_scale.scaling.fitting.thresholds import thresholds
 from llama_scale.scaling.report import tables
 from tests.llama_scale.scaling.helpers import SHARED, TRUE, grid, points
 
@@ -36,32 +43,32 @@ def with_columns(runs, **columns):
 
 def test_all_approaches_find_the_true_exponent():
     fit = fit_surface(isoflop_points(), resamples=200)
-    found = conventions.approaches(fit)
-    rows = {row["approach"][0]: row for row in found["table"]}
-    assert [len(found["isoflop"]), rows["2"]["from"], rows["1"]["from"]] == [4, 4, 4]
+    found = conventions.compare_approaches(fit)
+    rows = {row.approach[0]: row for row in found.table}
+    assert [len(found.isoflop), rows["2"].count, rows["1"].count] == [4, 4, 4]
     for approach, tolerance in (("1", 0.06), ("2", 0.01), ("3", 0.01)):
-        exponent = rows[approach]["exponent"]
-        assert exponent["value"] == pytest.approx(TRUE.exponent, abs=tolerance)
-        assert exponent["low"] <= exponent["value"] <= exponent["high"]
-        assert rows[approach]["exponent_D"]["value"] == pytest.approx(1 - exponent["value"])
-    for group in found["isoflop"]:
-        best, data = TRUE.optimum(np.array([group["C"]]), Flops("6ND"))
-        assert group["N"] == pytest.approx(best[0], rel=0.08)
-        assert group["D"] == pytest.approx(data[0], rel=0.08)
+        exponent = rows[approach].exponent
+        assert exponent.value == pytest.approx(TRUE.exponent, abs=tolerance)
+        assert exponent.low <= exponent.value <= exponent.high
+        assert rows[approach].exponent_D.value == pytest.approx(1 - exponent.value)
+    for group in found.isoflop:
+        best, data = TRUE.optimum(np.array([group.C]), Flops("6ND"))
+        assert pytest.approx(best[0], rel=0.08) == group.N
+        assert pytest.approx(data[0], rel=0.08) == group.D
 
 
 def test_no_parabola_without_a_minimum_inside():
     runs = isoflop_points(noise=0)
     best, _ = TRUE.optimum(6 * runs.N * runs.D, Flops("6ND"))
     small = runs.select(0.95 * best > runs.N)
-    parabolas = approaches.isoflops(small, 6 * small.N * small.D)
+    parabolas = approaches.isoflop_parabolas(small, 6 * small.N * small.D)
     assert not parabolas or not any(p.inside for p in parabolas)
-    assert approaches.isoflop(small, 6 * small.N * small.D, parabolas) is None
+    assert approaches.isoflop_law(small, 6 * small.N * small.D, parabolas) is None
 
 
 def test_budgets_do_not_chain():
     """Each run lies within 5 % of the one before; a group within 5 % of its least."""
-    groups = approaches.budgets(np.array([1.12, 1.0, 1.08, 1.04, 2.0]))
+    groups = approaches.group_by_compute(np.array([1.12, 1.0, 1.08, 1.04, 2.0]))
     assert [group.tolist() for group in groups] == [[1, 3], [2, 0], [4]]
 
 
@@ -74,7 +81,9 @@ def test_parabolas_interval_has_the_spread_of_repeated_studies():
     for i in range(300):
         loss = np.tile(3 + 0.2 * z**2, 4) * np.exp(0.003 * rng.standard_normal(16))
         runs = points(N, C / 6 / N, loss)
-        found = approaches.isoflop(runs, C, approaches.isoflops(runs, C), i, 40 if i < 40 else 0)
+        found = approaches.isoflop_law(
+            runs, C, approaches.isoflop_parabolas(runs, C), i, 40 if i < 40 else 0
+        )
         slopes.append(found.slope)
         widths += [found.sample.std()] if i < 40 else []
     assert np.mean(slopes) == pytest.approx(0.5, abs=0.01)
@@ -83,19 +92,19 @@ def test_parabolas_interval_has_the_spread_of_repeated_studies():
 
 def test_front_keeps_the_runs_that_nothing_cheaper_beats():
     x, loss = np.array([4.0, 1, 2, 2, 3]), np.array([1.0, 5, 3, 4, 3.5])
-    np.testing.assert_array_equal(approaches.front(x, loss), [1, 2, 0])
+    np.testing.assert_array_equal(approaches.pareto_front(x, loss), [1, 2, 0])
 
 
 def test_power_laws_of_one_quantity():
     N, D = (x.ravel() for x in np.meshgrid(np.geomspace(1e5, 1e8, 6), np.geomspace(1e6, 1e9, 6)))
     runs = points(N, D, 30 * N**-0.076 * D**-0.05)
     fit = fit_surface(runs, resamples=100)
-    rows = {row["x"]: row for row in conventions.kaplan(fit)}
-    assert rows["N"]["alpha"]["value"] == pytest.approx(0.076, abs=1e-6)
-    assert rows["D"]["alpha"]["value"] == pytest.approx(0.05, abs=1e-6)
+    rows = {row.x: row for row in conventions.power_laws(fit)}
+    assert rows["N"].alpha.value == pytest.approx(0.076, abs=1e-6)
+    assert rows["D"].alpha.value == pytest.approx(0.05, abs=1e-6)
     scale = (30 * D.max() ** -0.05) ** (1 / 0.076)
-    assert rows["N"]["scale"] == pytest.approx(scale, rel=1e-4)
-    assert rows["N"]["r2"] == pytest.approx(1)
+    assert rows["N"].scale == pytest.approx(scale, rel=1e-4)
+    assert rows["N"].r2 == pytest.approx(1)
 
 
 def test_conventions_stand_side_by_side():
@@ -106,13 +115,13 @@ def test_conventions_stand_side_by_side():
     runs = with_columns(runs, **columns, flops=exact, flops_full=1.1 * exact)
     runs.columns["flops"] = "flops"
     object.__setattr__(runs, "flops", exact)
-    rows = conventions.conventions(fit_surface(runs, resamples=200))
-    assert [(row["N"], row["compute"]) for row in rows] == [
+    rows = conventions.fit_each_convention(fit_surface(runs, resamples=200))
+    assert [(row.N, row.compute) for row in rows] == [
         (N, compute)
         for N in ("non-embedding", "total")
         for compute in ("6ND", "exact, causal attention", "exact, full attention")
     ]
-    a = {(row["N"], row["compute"]): row["exponent"]["value"] for row in rows}
+    a = {(row.N, row.compute): row.exponent.value for row in rows}
     total, plain = a["total", "6ND"], a["non-embedding", "6ND"]
     assert abs(total - plain) > 0.02
     # With N = total, the exact count of these points is 6.3ND: the exponents agree.
@@ -124,7 +133,7 @@ def test_profile_is_the_objective_fitted_again():
     fit = fit_surface(runs, resamples=200)
     found = profiles(fit)["alpha"]
     assert found.low < fit.law.alpha < found.high
-    rise = limit(fit.residual, 5)
+    rise = objective_limit(fit.residual, 5)
 
     def least(alpha):
         def value(t):
@@ -146,14 +155,14 @@ def test_profile_is_the_objective_fitted_again():
 
 def test_profile_limit_is_that_of_least_squares_where_huber_is_quadratic():
     residual = np.random.default_rng(0).normal(scale=1e-4, size=4_000)
-    assert limit(residual, 5) == pytest.approx(1.96**2 * residual.var() / 2, rel=0.01)
+    assert objective_limit(residual, 5) == pytest.approx(1.96**2 * residual.var() / 2, rel=0.01)
 
 
 def test_profile_limit_of_few_runs_is_that_of_the_linear_model():
     """All residuals within delta: half of s^2 t^2, s^2 = RSS / (n - k), t of n - k degrees."""
     residual = 1e-5 * np.array([3.0, -1, 2, -4, 1, -2, 4, -3, 0.5])
     expected = (residual @ residual) / (9 - 5) * 2.776445**2 / 2
-    assert limit(residual, 5) == pytest.approx(expected, rel=1e-6)
+    assert objective_limit(residual, 5) == pytest.approx(expected, rel=1e-6)
 
 
 def test_profile_is_found_where_the_way_from_the_optimum_leads_astray():
@@ -173,7 +182,7 @@ def test_profile_is_found_where_the_way_from_the_optimum_leads_astray():
         start = [rng.uniform(-1, 1), alpha, beta * np.log(runs.D).mean(), beta]
         options = {"maxfev": 4_000, "maxiter": 4_000, "xatol": 1e-7, "fatol": 1e-7}
         least = min(least, minimize(value, start, method="Nelder-Mead", options=options).fun)
-    reached = found.excess[i] * limit(fit.residual, 5) + fit.objective
+    reached = found.excess[i] * objective_limit(fit.residual, 5) + fit.objective
     assert reached <= least * DELTA**2 * 1.01
 
 
@@ -188,14 +197,14 @@ def repeated(R, noise=0.002, most=40.0):
         for x in np.meshgrid(np.geomspace(1e5, 3e6, 5), [1e6, 1e7], np.geomspace(1, most, 4))
     )
     scatter = np.random.default_rng(1).standard_normal(len(N))
-    loss = TRUE.loss(N, worth(unique * epochs, epochs, R)) * np.exp(noise * scatter)
+    loss = TRUE.loss(N, effective_tokens(unique * epochs, epochs, R)) * np.exp(noise * scatter)
     return with_columns(points(N, unique * epochs, loss), epochs=epochs)
 
 
 def test_worth_of_repeats():
-    assert worth(np.array([1e9]), np.array([1.0]), 15.4) == pytest.approx(1e9)
-    assert worth(np.array([2e9]), np.array([2.0]), 1e9) == pytest.approx(2e9)
-    assert worth(np.array([1e15]), np.array([1e6]), 15.4) == pytest.approx(1e9 * 16.4)
+    assert effective_tokens(np.array([1e9]), np.array([1.0]), 15.4) == pytest.approx(1e9)
+    assert effective_tokens(np.array([2e9]), np.array([2.0]), 1e9) == pytest.approx(2e9)
+    assert effective_tokens(np.array([1e15]), np.array([1e6]), 15.4) == pytest.approx(1e9 * 16.4)
 
 
 def test_repeats_are_recovered_or_called_unidentified():
@@ -214,13 +223,13 @@ def test_link_that_made_the_scores_is_chosen(name):
     loss = np.linspace(1.0, 2.0, 16)
     x = np.log(loss) if name == "power" else loss
     b = -5.0 if name == "power" else -3.0
-    score = inverse(name, (-0.5 if name == "power" else 2.0) + b * x)
-    np.testing.assert_allclose(inverse(name, straight(name, score)), score)
+    score = inverse_transform(name, (-0.5 if name == "power" else 2.0) + b * x)
+    np.testing.assert_allclose(inverse_transform(name, transform(name, score)), score)
     runs = with_columns(points(loss * 1e6, loss * 1e8, loss), pass_at_1=score)
     best, *_ = fit_links(runs, "pass_at_1")[0]
     assert best.name == name
     assert (best.b, best.r2) == (pytest.approx(b), pytest.approx(1))
-    assert best.held_error < 1e-9
+    assert best.held_out_error < 1e-9
     assert best.loss(score[3]) == pytest.approx(loss[3])
     assert best.score(loss[3]) == pytest.approx(score[3])
 
@@ -252,19 +261,19 @@ def test_thresholds_are_where_the_frontier_crosses():
     runs = with_columns(runs, bits_per_byte=runs.loss / 2, x_parse_rate=1.2 - runs.loss / 5)
     fit = fit_surface(runs, resamples=200)
     rows, _ = thresholds(fit, Flops("6ND"))
-    bits = [row for row in rows if row["score"] == "bits_per_byte"]
-    C = bits[1]["C"]["value"]
+    bits = [row for row in rows if row.score == "bits_per_byte"]
+    C = bits[1].C.value
     N, D = fit.law.optimum(np.array([C]), Flops("6ND"))
-    assert fit.law.loss(N, D)[0] / 2 == pytest.approx(bits[1]["level"], rel=1e-3)
-    assert bits[1]["C"]["low"] < C < bits[1]["C"]["high"]
-    assert bits[1]["N"]["value"] == pytest.approx(N[0], rel=1e-2)
-    floor = bits[1]["least_N"]
-    assert fit.law.loss(floor, 1e30) / 2 == pytest.approx(bits[1]["level"], rel=1e-3)
-    reached = runs.N[runs.loss / 2 <= bits[0]["level"]]
-    assert bits[0]["measured"]["N"] == reached.min()
-    high = next(row for row in rows if row["score"] == "x_parse_rate" and row["level"] == 0.9)
-    assert high["measured"] is None
-    assert high["status"] == "not reached" or high["beyond"] > 1
+    assert fit.law.loss(N, D)[0] / 2 == pytest.approx(bits[1].level, rel=1e-3)
+    assert bits[1].C.low < C < bits[1].C.high
+    assert bits[1].N.value == pytest.approx(N[0], rel=1e-2)
+    floor = bits[1].least_N
+    assert fit.law.loss(floor, 1e30) / 2 == pytest.approx(bits[1].level, rel=1e-3)
+    reached = runs.N[runs.loss / 2 <= bits[0].level]
+    assert bits[0].measured.model_size == reached.min()
+    high = next(row for row in rows if row.score == "x_parse_rate" and row.level == 0.9)
+    assert high.measured is None
+    assert high.status == "not reached" or high.beyond > 1
 
 
 def test_smallest_and_cheapest_runs_are_told_apart():
@@ -274,9 +283,9 @@ def test_smallest_and_cheapest_runs_are_told_apart():
     short = np.isin(runs.N, second) & np.isin(runs.D, runs.D.min())
     runs = with_columns(runs, x_parse_rate=np.where(long | short, 0.6, 0.1))
     rows, _ = thresholds(fit_surface(runs, resamples=100), Flops("6ND"))
-    found = next(row for row in rows if row["score"] == "x_parse_rate")["measured"]
-    assert (found["N"], found["C"]) == (small, 6 * small * runs.D.max())
-    assert found["least_compute"] == 6 * second * runs.D.min() < found["C"]
+    found = next(row for row in rows if row.score == "x_parse_rate").measured
+    assert (found.model_size, found.flops) == (small, 6 * small * runs.D.max())
+    assert found.least_flops == 6 * second * runs.D.min() < found.flops
 
 
 def test_a_level_passed_at_the_least_compute_is_a_bound():
@@ -298,18 +307,18 @@ def test_a_level_passed_at_the_least_compute_is_a_bound():
     }
     fit = fit_surface(with_columns(runs, **rates), resamples=100)
     rows, _ = thresholds(fit, Flops("6ND"))
-    found = {(row["score"].split("_")[0], row["level"]): row for row in rows}
+    found = {(row.score.split("_")[0], row.level): row for row in rows}
     early, near, later = found["early", 0.5], found["near", 0.5], found["near", 0.9]
-    assert early["status"] == "at or below"
-    assert early["C"]["value"] == pytest.approx(least)
-    assert early["C"]["at_most"][:2] == early["N"]["at_most"][:2] == ["value", "low"]
-    assert early["beyond"] == pytest.approx(least / (6 * (runs.N * runs.D).max()))
-    assert near["C"]["at_most"] == ["low"] and near["status"] == ""
-    assert near["C"]["value"] == pytest.approx(1.2 * least, rel=0.02)
-    assert later["C"]["at_most"] == []
-    C = brentq(lambda c: frontier(fit.law, np.exp(c)) - later["loss"], 20, 60)
-    assert later["C"]["value"] == pytest.approx(np.exp(C), rel=0.02)
-    laws = {"thresholds": [early, near]}
+    assert early.status == "at or below"
+    assert early.C.value == pytest.approx(least)
+    assert early.C.at_most[:2] == early.N.at_most[:2] == ["value", "low"]
+    assert early.beyond == pytest.approx(least / (6 * (runs.N * runs.D).max()))
+    assert near.C.at_most == ["low"] and near.status == ""
+    assert near.C.value == pytest.approx(1.2 * least, rel=0.02)
+    assert later.C.at_most == []
+    C = brentq(lambda c: frontier(fit.law, np.exp(c)) - later.loss, 20, 60)
+    assert later.C.value == pytest.approx(np.exp(C), rel=0.02)
+    laws = SimpleNamespace(thresholds=[early, near])
     first, second = (row[-1] for row in tables.thresholds(laws).body)
     assert first.startswith("≤ 1.2×10⁹ [≤ 1.2×10⁹, ") and second.count("≤") == 1
 
@@ -361,10 +370,12 @@ def test_sweep_of_one_size_identifies_no_exponent_of_size():
 
 def test_interval_of_the_exponent_covers():
     fit = fit_surface(isoflop_points(noise=0.002), resamples=300)
-    low, high = interval(conventions.exponent(fit.resampled, Flops("6ND"), np.array([1e12, 1e15])))
+    low, high = percentile_interval(
+        conventions.optimal_size_exponent(fit.resampled, Flops("6ND"), np.array([1e12, 1e15]))
+    )
     assert low < TRUE.exponent < high
 
 
 def test_runs_of_one_budget_have_the_exponent_there():
     C = np.full(7, 1e18)
-    assert conventions.exponent(TRUE, Flops("6ND"), C) == pytest.approx(TRUE.exponent)
+    assert conventions.optimal_size_exponent(TRUE, Flops("6ND"), C) == pytest.approx(TRUE.exponent)

@@ -3,6 +3,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import huber, logsumexp
 
+from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting import fit
 from llama_scale.scaling.fitting.chinchilla import Surface
@@ -10,13 +11,12 @@ from llama_scale.scaling.fitting.fit import (
     PARAMETERS,
     fit_surface,
     hold_out,
-    interval,
     objective,
     predict,
     try_hold_out,
 )
 from llama_scale.scaling.fitting.points import Points, read_points
-from llama_scale.scaling.fitting.stated_law import judge, parse_law
+from llama_scale.scaling.fitting.stated_law import check_stated_law, parse_law
 from tests.llama_scale.scaling.helpers import SHARED, TRUE, grid, points
 
 
@@ -49,7 +49,7 @@ def test_public_points_reach_a_better_optimum_than_published(name):
     assert objective(fit.law, runs) == pytest.approx(fit.objective, rel=1e-9)
     for parameter, expected in parameters.items():
         assert getattr(fit.law, parameter) == pytest.approx(expected, abs=6e-5)
-    assert fit.at_optimum > 0.9
+    assert fit.share_at_optimum > 0.9
     assert abs(fit.check.excess) < 1e-9
     assert fit.warnings == []
 
@@ -69,7 +69,7 @@ def test_exponents_are_recovered_from_many_points():
     assert fit.law.alpha == pytest.approx(TRUE.alpha, abs=0.01)
     assert fit.law.beta == pytest.approx(TRUE.beta, abs=0.01)
     for name in PARAMETERS:
-        low, high = interval(getattr(fit.resampled, name))
+        low, high = percentile_interval(getattr(fit.resampled, name))
         assert low < getattr(fit.law, name) < high
 
 
@@ -101,12 +101,12 @@ def test_mean_objective_at_default_tolerance_is_the_known_error():
     runs = points(N, D, loss)
     fit = fit_surface(runs, resamples=400)
     assert objective(wrong, runs) > 1.5 * fit.objective
-    low, high = interval(fit.resampled.beta)
+    low, high = percentile_interval(fit.resampled.beta)
     assert wrong.beta < 0.3 < low < true.beta < high
-    early, *outside = judge(wrong, fit)
+    early, *outside = check_stated_law(wrong, fit)
     assert "no optimum of these runs" in early
     assert any("beta = 0.2" in text for text in outside)
-    assert judge(fit.law, fit) == []
+    assert check_stated_law(fit.law, fit) == []
 
 
 @pytest.mark.parametrize(
@@ -158,21 +158,21 @@ def test_interval_of_a_run_without_spread_of_the_law_is_that_of_the_residuals():
     assert found["low"][0] == found["high"][0] == pytest.approx(found["value"][0])
 
 
-def test_a_second_optimiser_elsewhere_is_measured_and_said(monkeypatch):
-    runs, real = grid(), fit._second_optimiser
+def test_a_second_optimizer_elsewhere_is_measured_and_said(monkeypatch):
+    runs, real = grid(), fit._second_optimizer
 
     def poor(model, loss, starts, bounds):
         theta, _ = real(model, loss, starts, bounds)
         theta = theta + np.array([0, 0.1, 0, 0, 0])
-        return theta, objective(model.natural(theta), runs)
+        return theta, objective(model.law_of(theta), runs)
 
-    monkeypatch.setattr(fit, "_second_optimiser", poor)
+    monkeypatch.setattr(fit, "_second_optimizer", poor)
     found = fit_surface(runs, resamples=100)
     worse = objective(found.check.law, runs) / objective(found.law, runs) - 1
     assert worse > 0.1 and found.check.excess == pytest.approx(worse, rel=1e-6)
     assert found.check.law.alpha == pytest.approx(found.law.alpha + 0.1, abs=1e-4)
     assert found.check.parameter_difference == pytest.approx(0.1, abs=1e-4)
-    said = f"A second optimiser ends {worse:+.1e} (relative) from the objective"
+    said = f"A second optimizer ends {worse:+.1e} (relative) from the objective"
     assert any(said in text for text in found.warnings)
 
 

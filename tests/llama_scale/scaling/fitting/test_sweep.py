@@ -75,7 +75,7 @@ def test_two_batches_are_set_side_by_side(tmp_path):
     (tmp_path / "sweep.csv").write_text(table([32_768, 65_536]))
     found = fit_sweep(read_points(str(tmp_path / "sweep.csv")))
     assert "batch_tokens" not in found, "two batches have no parabola"
-    assert [row["batch"] for row in found["by_batch"]] == [32_768, 65_536] * 2
+    assert [row["batch_tokens"] for row in found["by_batch"]] == [32_768, 65_536] * 2
     small = found["by_batch"][0]
     assert small["lr"] == pytest.approx(3e-3, rel=1e-6)
     assert small["loss"] == pytest.approx(3 + 1e-3 * np.log(32_768 / 40_000) ** 2, rel=1e-9)

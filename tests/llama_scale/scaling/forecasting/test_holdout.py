@@ -1,10 +1,12 @@
 """Held-out runs are trained last, when what the others say of them has been written down."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from llama_scale.scaling.forecasting import recommend
-from llama_scale.scaling.forecasting.holdout import forecast_first, request
+from llama_scale.scaling.forecasting.forecast import forecast, read_forecast, write_forecast
+from llama_scale.scaling.forecasting.holdout import forecast_request, runs_to_forecast
 from tests.llama_scale.scaling.helpers import TOY, fit_study
 
 GRID = {"sizes": ["S1", "S2", "S4"], "tokens": [3e5, 1e6, 3e6]}
@@ -56,18 +58,18 @@ def test_the_largest_run_waits_for_its_forecast(study):
 )
 def test_which_runs_are_forecast(study, holdout, where, expected):
     runs = study().runs
-    found = [run.name for run in forecast_first(runs, holdout, where)]
+    found = [run.name for run in runs_to_forecast(runs, holdout, where)]
     assert found == expected
 
 
 def test_runs_of_several_seeds_are_asked_for_once(plan):
     runs = plan(runs=[GRID | {"seeds": [0, 1]}]).runs
-    ahead = forecast_first(runs, "largest", None)
-    assert len(ahead) == 2 and request(ahead) == f"S4:{ahead[0].recipe.tokens}"
+    ahead = runs_to_forecast(runs, "largest", None)
+    assert len(ahead) == 2 and forecast_request(ahead) == f"S4:{ahead[0].recipe.tokens}"
     taller = TOY["train"] | {"model.n_layers": 3}
     reshaped = plan(runs=[GRID], train=taller, fit={"columns": "N=n_params"})
     run = reshaped.runs[-1]
-    assert request([run]) == f"{run.n_params_non_embedding}:{run.recipe.tokens}"
+    assert forecast_request([run]) == f"{run.n_params_non_embedding}:{run.recipe.tokens}"
     tied_table = 1024 * run.config.model.d_model
     tasks = {task.name: task for task in reshaped.tasks}
     wanted = f"{run.n_params_non_embedding + tied_table}:{run.recipe.tokens}"
@@ -76,15 +78,14 @@ def test_runs_of_several_seeds_are_asked_for_once(plan):
 
 def test_the_same_forecast_keeps_its_date(tmp_path):
     fit_study(tmp_path)
-    fitted = recommend.read_laws(tmp_path)
-    made = recommend.forecast(fitted, "76e6:2e9")
-    first = recommend.keep(made, tmp_path / "forecasts")
-    later = made | {"made": "2031-01-01T00:00:00+00:00"}
-    assert recommend.keep(later, tmp_path / "forecasts") == first
-    other = recommend.forecast(fitted, "76e6:4e9") | {"made": later["made"]}
-    assert recommend.keep(other, tmp_path / "forecasts").name == "2031-01-01T000000.json"
-    third = recommend.forecast(fitted, "76e6:8e9") | {"made": later["made"]}
-    assert recommend.keep(third, tmp_path / "forecasts").name == "2031-01-01T000000_2.json"
-    kept = [recommend.read_forecast(p) for p in sorted((tmp_path / "forecasts").glob("*.json"))]
-    assert kept == [made, other, third], "none is written over, and the newest is the last"
-    assert np.isfinite(recommend.read_forecast(first)["runs"][0]["value"])
+    folder, date = tmp_path / "forecasts", "2031-01-01T00:00:00+00:00"
+    made = forecast(tmp_path, "76e6:2e9")
+    first = write_forecast(made, folder)
+    assert write_forecast(replace(made, written_at=date), folder) == first
+    other = replace(forecast(tmp_path, "76e6:4e9"), written_at=date)
+    assert write_forecast(other, folder).name == "2031-01-01T000000.json"
+    third = replace(forecast(tmp_path, "76e6:8e9"), written_at=date)
+    assert write_forecast(third, folder).name == "2031-01-01T000000_2.json"
+    on_disk = [read_forecast(path) for path in sorted(folder.glob("*.json"))]
+    assert on_disk == [made, other, third], "none is written over, and the newest is the last"
+    assert np.isfinite(read_forecast(first).runs[0].value)

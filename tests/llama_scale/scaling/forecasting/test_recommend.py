@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -9,63 +8,60 @@ from scipy.optimize import minimize_scalar
 from llama_scale.config import load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, write_json
-from llama_scale.scaling.fitting import laws_file
+from llama_scale.files import read_json
+from llama_scale.scaling.fitting import summarize
 from llama_scale.scaling.fitting.chinchilla import fit_flops
+from llama_scale.scaling.fitting.fit import fit_surface
+from llama_scale.scaling.fitting.fitted_laws import FlopsFormula
 from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.forecasting import recommend
 from tests.conftest import run_script
-from tests.llama_scale.scaling.helpers import fit_study
 
 
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("advice")
-    fit_study(folder)
-    return recommend.read_laws(folder)
-
-
-def test_recommendation_is_the_least_loss_of_the_budget(fitted):
+def test_recommendation_is_the_least_loss_of_the_budget(laws):
     C = 3e15
-    found = recommend.recommend(fitted, C)
-    best = found["best"]
-    assert fitted.flops.per_token(best["N"]) * best["D"] == pytest.approx(C)
+    found = recommend.recommend(laws, C)
+    best = found.best
+    assert laws.flops.per_token(best.model_size) * best.tokens == pytest.approx(C)
 
     def loss(n):
-        return fitted.law.loss(np.exp(n), C / fitted.flops.per_token(np.exp(n)))
+        return laws.law.loss(np.exp(n), C / laws.flops.per_token(np.exp(n)))
 
     least = minimize_scalar(loss, bounds=(8, 25), method="bounded").fun
-    assert best["loss"]["value"] == pytest.approx(least, rel=1e-6)
-    assert best["N_interval"][0] < best["N"] < best["N_interval"][1]
-    assert best["loss"]["run_low"] < best["loss"]["low"] < best["loss"]["high"]
-    assert best["bits_per_byte"]["value"] == pytest.approx(best["loss"]["value"] / 2, rel=1e-4)
-    assert best["steps"] == pytest.approx(best["D"] / best["batch_tokens"])
-    largest = fitted.column("compute").max()
-    assert found["beyond"]["compute"] == pytest.approx(C / largest)
+    assert best.loss.value == pytest.approx(least, rel=1e-6)
+    assert best.model_size_interval[0] < best.model_size < best.model_size_interval[1]
+    assert best.loss.run_low < best.loss.low < best.loss.high
+    assert best.bits_per_byte.value == pytest.approx(best.loss.value / 2, rel=1e-4)
+    assert best.steps == pytest.approx(best.tokens / best.batch_tokens)
+    largest = laws.column("flops").max()
+    assert found.beyond.flops == pytest.approx(C / largest)
 
 
 @pytest.mark.parametrize("shape", [(1024, 256), (32_000, 2048)])
-def test_rung_costs_the_budget_in_the_studys_vocabulary_and_context(fitted, shape):
+def test_rung_costs_the_budget_in_the_studys_vocabulary_and_context(laws, shape):
     shape = dict(zip(("vocab_size", "context_length"), shape, strict=True))
     models = [load_size(f"S{i}", **shape) for i in range(2, 9)]
     N = np.array([count_parameters(model).non_embedding for model in models], dtype=float)
     flops = np.array([flops_per_token(model) for model in models]) * 1e8
-    own = replace(fitted, flops=fit_flops("exact", N, np.full(7, 1e8), flops))
+    exact = fit_flops("exact", N, np.full(7, 1e8), flops)
+    formula = FlopsFormula(exact.c, exact.g, exact.power)
+    frontier = replace(laws.best_frontier, convention="exact", flops=formula)
+    own = replace(laws, frontier=[frontier])
     for C in (3e15, 1e17):
-        rung = recommend.recommend(own, C)["rung"]
-        cost = rung["D"] * flops_per_token(load_size(rung["size"], **shape))
+        rung = recommend.recommend(own, C).rung
+        cost = rung.tokens * flops_per_token(load_size(rung.size, **shape))
         assert cost == pytest.approx(C, rel=0.03)
 
 
-def test_rung_is_the_nearest(fitted):
-    found = recommend.recommend(fitted, 1e19)
-    rung, N = found["rung"], found["best"]["N"]
-    config = load_size(rung["size"])
-    assert rung["N"] == count_parameters(config).non_embedding
+def test_rung_is_the_nearest(laws):
+    found = recommend.recommend(laws, 1e19)
+    rung, N = found.rung, found.best.model_size
+    config = load_size(rung.size)
+    assert rung.model_size == count_parameters(config).non_embedding
     for other in ("S1", "S4", "M1", "M2", "M3"):
         size = count_parameters(load_size(other)).non_embedding
-        assert abs(np.log(size / N)) >= abs(np.log(rung["N"] / N))
-    assert rung["excess_percent"] > 0
+        assert abs(np.log(size / N)) >= abs(np.log(rung.model_size / N))
+    assert rung.excess_percent > 0
 
 
 @pytest.mark.parametrize(
@@ -76,15 +72,14 @@ def test_rung_is_the_nearest(fitted):
         ("parameters of matrix products, output head included", 1),
     ],
 )
-def test_a_rung_is_counted_as_the_law_counts(fitted, means, tables):
+def test_a_rung_is_counted_as_the_law_counts(laws, means, tables):
     """Against the shape by hand: S1 with its norms and its tied table of 32,000 tokens."""
-    own = replace(fitted, laws=fitted.laws | {"conventions": {"N": means}})
+    own = replace(laws, conventions=replace(laws.conventions, model_size=means))
     model = load_size("S1")
     d, f, layers = model.d_model, model.d_ff, model.n_layers
     matrices, norms, table = layers * (4 * d * d + 3 * d * f), (2 * layers + 1) * d, 32_000 * d
     expected = {0: matrices + norms, 1: matrices + table, 2: matrices + norms + table}[tables]
-    (row,) = recommend.forecast(own, "S1:1e9")["runs"]
-    assert row["N"] == expected
+    assert recommend.rung_size(own, "S1") == expected
 
 
 @pytest.mark.parametrize(
@@ -95,25 +90,23 @@ def test_a_rung_is_counted_as_the_law_counts(fitted, means, tables):
         ("parameters of matrix products, output head included", 1),
     ],
 )
-def test_a_rung_has_the_vocabulary_of_the_fitted_runs(fitted, means, tables):
+def test_a_rung_has_the_vocabulary_of_the_fitted_runs(study, laws, means, tables):
     """Untied tables of 1,024 tokens, as points.csv of a study records them."""
-    points = read_points(fitted.path.parent / "points.csv")
+    points = read_points(study / "points.csv")
     for row in points.rows:
         row |= {"vocab_size": "1024", "context_length": "256", "tie_embeddings": "False"}
-    shared = laws_file.model(points)
+    shared = summarize.shared_model(points)
     assert shared == {"vocab_size": 1024, "context_length": 256, "tie_embeddings": False}
-    laws = fitted.laws | {"conventions": {"N": means}, "model": shared}
-    own = replace(fitted, laws=laws)
+    own = replace(laws, conventions=replace(laws.conventions, model_size=means), model=shared)
     shape = load_size("S1")
     matmul = shape.n_layers * (4 * shape.d_model**2 + 3 * shape.d_model * shape.d_ff)
     norms = 0 if tables == 1 else (2 * shape.n_layers + 1) * shape.d_model
-    (row,) = recommend.forecast(own, "S1:1e9")["runs"]
-    assert row["N"] == matmul + norms + tables * 1024 * shape.d_model
+    assert recommend.rung_size(own, "S1") == matmul + norms + tables * 1024 * shape.d_model
     found = recommend.recommend(own, 1e17)
-    assert "counted with a tied vocabulary" not in recommend.advise(found, means)
+    assert "counted with a tied vocabulary" not in recommend.recommendation_text(found, means)
     points.rows[0]["vocab_size"] = "2048"
-    unknown = replace(fitted, laws=laws | {"model": laws_file.model(points)})
-    text = recommend.advise(recommend.recommend(unknown, 1e17), means)
+    unknown = replace(own, model=summarize.shared_model(points))
+    text = recommend.recommendation_text(recommend.recommend(unknown, 1e17), means)
     assert ("counted with a tied vocabulary of 32,000 tokens" in text) == (tables > 0)
 
 
@@ -127,11 +120,11 @@ def test_a_rung_has_the_vocabulary_of_the_fitted_runs(fitted, means, tables):
         (20, "greatest", "20.0 times the compute of the largest run fitted", True),
     ],
 )
-def test_a_budget_is_placed_among_the_runs(fitted, factor, end, words, warned):
-    C = fitted.column("compute")
+def test_a_budget_is_placed_among_the_runs(laws, factor, end, words, warned):
+    C = laws.column("flops")
     least, greatest = C.min(), C.max()
-    text = recommend.advise(
-        recommend.recommend(fitted, factor * {"least": least}.get(end, greatest)), ""
+    text = recommend.recommendation_text(
+        recommend.recommend(laws, factor * {"least": least}.get(end, greatest)), ""
     )
     assert words in text and ("warning: more than ten times outside" in text) == warned
     where = "below" if factor < 1 else "within" if end == "least" else "an extrapolation beyond"
@@ -139,79 +132,38 @@ def test_a_budget_is_placed_among_the_runs(fitted, factor, end, words, warned):
 
 
 @pytest.mark.parametrize("C", [1e-3, 1e4])
-def test_a_budget_of_less_than_a_batch_is_refused(fitted, C):
+def test_a_budget_of_less_than_a_batch_is_refused(laws, C):
     with pytest.raises(InputError, match="less than one batch; the smallest run fitted took"):
-        recommend.recommend(fitted, C)
+        recommend.recommend(laws, C)
 
 
 def test_gpu_hours_are_flops():
     assert recommend.budget(None, 500, "h200", 0.4) == pytest.approx(500 * 3600 * 0.4 * 989e12)
     assert recommend.budget(1e21, None, "h200", 0.4) == 1e21
     for arguments, message in (
-        ((None, None, "h200", 0.4), "give one of --budget"),
-        ((1e21, 500, "h200", 0.4), "give one of --budget"),
+        ((None, None, "h200", 0.4), "give one of a budget in FLOPs and gpu_hours"),
+        ((1e21, 500, "h200", 0.4), "give one of a budget in FLOPs and gpu_hours"),
         ((None, 500, "h20", 0.4), r"'h20' is not known \(did you mean"),
-        ((-1.0, None, "h200", 0.4), "--budget: expected a positive number, found -1"),
-        ((None, -3.0, "h200", 0.4), "--gpu-hours: expected a positive number, found -3"),
-        ((1e21, None, "h200", 40), r"--mfu: expected a share .* found 40"),
+        ((-1.0, None, "h200", 0.4), "budget: expected a positive number, found -1"),
+        ((None, -3.0, "h200", 0.4), "gpu_hours: expected a positive number, found -3"),
+        ((1e21, None, "h200", 40), r"mfu: expected a share .* found 40"),
     ):
         with pytest.raises(InputError, match=message):
             recommend.budget(*arguments)
 
 
-def test_prediction_read_back_equals_the_fit(fitted):
-    from llama_scale.scaling.fitting.fit import fit_surface
-
-    points = read_points(fitted.path.parent / "points.csv")
-    own = fit_surface(points, 200).predict(5e6, 1e7)
-    read = fitted.predict(5e6, 1e7)
+def test_prediction_read_back_equals_the_fit(study, laws):
+    own = fit_surface(read_points(study / "points.csv"), 200).predict(5e6, 1e7)
+    read = laws.predict(5e6, 1e7)
     for name, value in own.items():
-        assert read[name][0] == pytest.approx(value[0], rel=1e-6), name
+        assert getattr(read, name) == pytest.approx(value[0], rel=1e-6), name
 
 
-def test_forecast_is_dated_scored_and_never_written_over(fitted, tmp_path):
-    made = recommend.forecast(fitted, "6e6:8e6, 6e6:1.6e7", datetime(2030, 1, 2, tzinfo=UTC))
-    assert made["made"] == "2030-01-02T00:00:00+00:00"
-    first, second = made["runs"]
-    path = tmp_path / "later.csv"
-    truth = first["value"] * 1.001
-    path.write_text(f"N,D,loss\n6000000,8001000,{truth}\n1e5,1e6,3\n")
-    scored = recommend.score(made, read_points(path))
-    assert scored["runs"][0]["error_percent"] == pytest.approx(100 * (1 / 1.001 - 1))
-    assert scored["runs"][0]["covered"] is True
-    assert scored["runs"][1]["measured"] is None
-    assert (scored["measured"], scored["covered"]) == (1, 1)
-    far = recommend.score(made, read_points(_row(tmp_path, second["value"] * 1.5)))
-    assert far["runs"][1]["covered"] is False
-    write_json(tmp_path / "f.json", made)
-    assert recommend.read_forecast(tmp_path / "f.json") == made
-
-
-def _row(folder, loss):
-    path = folder / "far.csv"
-    path.write_text(f"N,D,loss\n6e6,1.6e7,{loss}\n")
-    return path
-
-
-@pytest.mark.parametrize(
-    ("runs", "message"),
-    [
-        ("6e6", "'6e6': expected SIZE:TOKENS"),
-        ("6e6:-2", "expected SIZE:TOKENS"),
-        ("164000:250000", "the law was fitted to it"),
-        ("M99:1e9", "M99"),
-    ],
-)
-def test_bad_forecasts_are_refused(fitted, runs, message):
-    with pytest.raises(InputError, match=message):
-        recommend.forecast(fitted, runs)
-
-
-def test_commands(fitted):
-    folder = fitted.path.parent
+def test_commands(study):
+    folder = study
     done = run_script("scaling.py", "recommend", ".", "--gpu-hours", "0.01", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["C"] == pytest.approx(0.01 * 3600 * 0.4 * 989e12)
+    assert json.loads(done.stdout)["flops"] == pytest.approx(0.01 * 3600 * 0.4 * 989e12)
     flags = ("forecast", "laws.json", "--runs", "S4:1e8", "--out", "f.json")
     assert run_script("scaling.py", *flags, cwd=folder).returncode == 0
     again = run_script("scaling.py", *flags, cwd=folder)

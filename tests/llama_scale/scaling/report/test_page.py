@@ -7,11 +7,11 @@ import pytest
 
 from llama_scale.errors import InputError
 from llama_scale.files import write_json
-from llama_scale.scaling.fitting.chinchilla import Flops, Surface
+from llama_scale.scaling.fitting.chinchilla import Flops
 from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
-from llama_scale.scaling.fitting.laws_file import summarise
 from llama_scale.scaling.fitting.points import read_points
-from llama_scale.scaling.forecasting import recommend
+from llama_scale.scaling.fitting.summarize import summarize
+from llama_scale.scaling.forecasting.forecast import forecast, write_forecast
 from llama_scale.scaling.report.page import write_report
 from llama_scale.scaling.report.text import table
 from llama_scale.text import digits, power, signed
@@ -95,8 +95,8 @@ def drawn(panel):
 
 def test_figures_show_the_points_and_nothing_else(study):
     _, points, laws, _, page = study
-    held = laws["holdout"]
-    fitted = np.array([run["fitted"] for run in laws["runs"]])
+    held = laws.holdout
+    fitted = laws.column("fitted")
     expected = {
         "loss-tokens": (points.D, points.loss),
         "loss-compute": (points.flops, points.loss),
@@ -115,21 +115,20 @@ def test_figures_show_the_points_and_nothing_else(study):
             err_msg=key,
         )
     amber = page.panels["prediction"]["data"][-1]
-    assert amber["x"] == [held["runs"][0]["measured"]]
-    assert amber["y"] == [held["runs"][0]["predicted"]]
+    assert amber["x"] == [held.runs[0].measured]
+    assert amber["y"] == [held.runs[0].predicted]
     top = amber["y"][0] + amber["error_y"]["array"][0]
-    assert top == pytest.approx(held["runs"][0]["high"])
+    assert top == pytest.approx(held.runs[0].high)
 
 
 def test_curves_are_the_fitted_law(study):
     _, _, laws, _, page = study
-    law = Surface(**{k: v["value"] for k, v in laws["laws"]["surface"]["parameters"].items()})
     lines = [t for t in page.panels["loss-tokens"]["data"] if t["mode"] == "lines"]
     assert len(lines) == len(SIZES)
     for trace, (N, _) in zip(lines, SIZES.values(), strict=True):
-        np.testing.assert_allclose(trace["y"], law.loss(N, np.array(trace["x"])), rtol=1e-8)
+        np.testing.assert_allclose(trace["y"], laws.law.loss(N, np.array(trace["x"])), rtol=1e-8)
     best = next(t for t in page.panels["loss-compute"]["data"] if "frontier" in t["name"])
-    assert best["y"] == laws["frontier"][1]["loss"]["value"][: len(best["y"])]
+    assert best["y"] == laws.frontier[1].loss.value[: len(best["y"])]
 
 
 def test_plotly_accepts_every_panel(study):
@@ -145,11 +144,11 @@ def test_plotly_accepts_every_panel(study):
 
 def test_report_says_the_answer_in_words(study):
     _, points, laws, _, page = study
-    row = laws["holdout"]["runs"][0]
+    row = laws.holdout.runs[0]
     text = " ".join(page.text.split())
     for part in (
         "In this study of 16 runs (4 sizes of 164k to 3.1M parameters, 250k to 4M training tokens)",
-        f"an error of {signed(row['error_percent'])}",
+        f"an error of {signed(row.error_percent)}",
         "The smallest model within 5 % of the best loss",
         "No run solved a HumanEval task",
         "non-embedding parameters",
@@ -159,7 +158,7 @@ def test_report_says_the_answer_in_words(study):
     ):
         assert part in text, part
     cells = {row[0]: row[1:] for row in page.rows if row}
-    assert cells["α"][0] == digits(laws["laws"]["surface"]["parameters"]["alpha"]["value"], 4)
+    assert cells["α"][0] == digits(laws.surface.parameters["alpha"].value, 4)
     assert cells["6ND"][0] == power(60 * points.N.max() * points.D.max())
     assert len([row for row in page.rows if row and row[0][:2] in ("S1", "S2", "S3", "S4")]) == 16
 
@@ -174,13 +173,12 @@ def test_budgets_forecasts_and_outcomes_are_shown(tmp_path):
             rows.append((N, D, C, TRUE.loss(N, D), f"r{len(rows)}"))
     path.write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n")
     points = read_points(path)
-    few = summarise(fit_surface(points.select(points.flops < 5e14), 200), None)
-    write_json(tmp_path / "few" / "laws.json", few)
-    fitted = recommend.read_laws(tmp_path / "few")
+    few = summarize(fit_surface(points.select(points.flops < 5e14), 200), None)
+    few.write(tmp_path / "few" / "laws.json")
     runs = f"{points.N[-1]}:{points.D[-1]},1e9:1e10"
-    write_json(tmp_path / "forecasts" / "a.json", recommend.forecast(fitted, runs))
-    laws = summarise(fit_surface(points, 200), None)
-    write_json(tmp_path / "laws.json", laws)
+    write_forecast(forecast(tmp_path / "few", runs), tmp_path / "forecasts" / "a.json")
+    laws = summarize(fit_surface(points, 200), None)
+    laws.write(tmp_path / "laws.json")
     write_report(tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     curves = [t for t in page.panels["isoflop"]["data"] if t["mode"] == "lines"]
@@ -257,10 +255,10 @@ def test_no_optimum_is_drawn_where_size_makes_no_difference(tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     points = read_points(path)
-    laws = summarise(fit_surface(points, 100), None)
-    assert any("alpha = " in text for text in laws["warnings"])
+    laws = summarize(fit_surface(points, 100), None)
+    assert any("alpha = " in text for text in laws.warnings)
     assert "no best size can be given" in table(laws)
-    write_json(tmp_path / "laws.json", laws)
+    laws.write(tmp_path / "laws.json")
     write_report(tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     assert "frontier-N" not in page.panels
@@ -282,10 +280,10 @@ def test_pass_at_k_is_drawn_with_its_intervals(tmp_path):
         writer.writeheader()
         writer.writerows(points.rows)
     points = read_points(tmp_path / "points.csv")
-    laws = summarise(fit_surface(points, 100), *try_hold_out(points, "largest", 100))
-    assert "humaneval_pass_at_1" in laws["links"]
-    assert not [name for name in laws["links"] if name.endswith(("_low", "_high"))]
-    write_json(tmp_path / "laws.json", laws)
+    laws = summarize(fit_surface(points, 100), *try_hold_out(points, "largest", 100))
+    assert "humaneval_pass_at_1" in laws.links
+    assert not [name for name in laws.links if name.endswith(("_low", "_high"))]
+    laws.write(tmp_path / "laws.json")
     write_report(tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     for panel in ("compute", "size"):
@@ -302,7 +300,7 @@ def test_report_refuses_a_law_of_other_points(tmp_path):
     with pytest.raises(InputError, match=r"not the file that .* was fitted to"):
         write_report(tmp_path)
     write_json(tmp_path / "laws.json", {"format": "other"})
-    with pytest.raises(InputError, match=r"laws\.json: not llama_scale\.laws\.v1"):
+    with pytest.raises(InputError, match=r"laws\.json: not llama_scale\.laws\.v2"):
         write_report(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         write_report(tmp_path / "absent")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, write_json
+from llama_scale.files import write_json
+from llama_scale.scaling.fitting.fitted_laws import FittedLaws
 from llama_scale.scaling.report.page import write_report
 from llama_scale.scaling.report.tables import tables
 from llama_scale.scaling.report.wandb_study import mirror_study
@@ -117,7 +118,7 @@ def test_every_table_and_figure_of_a_fitted_study_arrives(tmp_path):
     identity = mirror_study(study)["fitted"]
     shown = read_run(study / "wandb", identity)
     logged = {key for row in shown["history"] for key in row}
-    expected = tables(read_json(study / "laws.json"))
+    expected = tables(FittedLaws.read(study))
     assert len(expected) > 4
     (folder,) = (study / "wandb").glob(f"offline-run-*-{identity}")
     stored = [json.loads(path.read_text()) for path in folder.rglob("*.table.json")]

@@ -7,7 +7,7 @@ import pytest
 from llama_scale.config import load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.errors import InputError
-from llama_scale.scaling.forecasting.design import further, width
+from llama_scale.scaling.forecasting.design import forecast_width, target_beyond
 from llama_scale.scaling.study.dry_run import describe, hours, memory, rungs
 from llama_scale.scaling.study.grids import Grid, grid_runs
 from tests.llama_scale.scaling.helpers import TOY
@@ -58,7 +58,7 @@ def test_budget_scales_the_runs_to_its_flops(plan):
     total = sum(run.flops for run in timed.runs)
     assert total == pytest.approx(0.01 * 3600 * 0.3 * 989e12, rel=0.01)
     assert hours(timed, total) == pytest.approx(0.01, rel=0.01)
-    with pytest.raises(InputError, match="one of --budget"):
+    with pytest.raises(InputError, match="one of a budget in FLOPs and gpu_hours"):
         plan(budget={"flops": 1e15, "gpu_hours": 1})
 
 
@@ -81,9 +81,9 @@ def test_dry_run_says_what_the_runs_cost_and_tell(plan):
     both = describe(plan("--parallel=3", threads=None))
     assert "runs at a time: 3; threads of each: auto\n" in both
     N, D = ([r.n_params_non_embedding for r in study.runs], [r.recipe.tokens for r in study.runs])
-    target = further(max(6 * n * d for n, d in zip(N, D, strict=True)))
+    target = target_beyond(max(6 * n * d for n, d in zip(N, D, strict=True)))
     said = float(re.search(r"noise: within ([0-9.]+) %", text)[1])
-    assert said == pytest.approx(width(N, D, target), rel=0.06)
+    assert said == pytest.approx(forecast_width(N, D, target), rel=0.06)
     alone = describe(plan(runs=[{"sizes": ["S1"], "tokens": [3e5, 1e6]}]))
     assert "largest run: none; the plan: 2 runs cannot fit the law's 5 parameters" in alone
 

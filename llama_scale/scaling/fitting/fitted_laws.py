@@ -1,0 +1,495 @@
+"""What a fit says about a study, and laws.json, the file that holds it.
+
+``FittedLaws`` is the schema of that file. Two kinds of names stand in it: what is known of a run
+has words (``model_size``, ``tokens``, ``flops``, ``loss``), what a formula says has its symbols
+(the parameters E, A, alpha, B, beta; N, D and C where they are the optimum of the law).
+``model_size`` is N as the law counts it, which ``conventions.model_size`` says: without embeddings
+in a study of this project, whatever a column counts in points of others.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_scale.bootstrap import percentile_interval
+from llama_scale.errors import InputError
+from llama_scale.files import read_json, write_json
+from llama_scale.records import from_json, to_json
+from llama_scale.scaling.fitting.chinchilla import Flops, Surface
+from llama_scale.scaling.fitting.fit import PARAMETERS, predict
+
+FORMAT = "llama_scale.laws.v2"
+READABLE = (FORMAT, "llama_scale.laws.v1")
+DIGITS = 10
+# In the file, these stand together under "laws".
+GROUPED = ("surface", "power", "repeats")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the ends of its 95 % interval; ``low`` is None where nothing bounds it."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: float, sample: np.ndarray) -> "Estimate":
+        """Return a value with the percentile interval of its resamples (S,)."""
+        low, high = percentile_interval(sample)
+        return cls(float(value), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class RunEstimate(Estimate):
+    """A loss with two intervals: of the law, and (``run_low``, ``run_high``) of one run there."""
+
+    run_low: float
+    run_high: float
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The ends of a profile interval; None where the points give none."""
+
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class ProfiledEstimate(Estimate):
+    """A parameter with its bootstrap interval and its profile interval."""
+
+    profile: Bounds
+
+
+@dataclass(frozen=True)
+class ReachedEstimate:
+    """Where a level is passed; None is not reached, and ends named in ``at_most`` are bounds."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    at_most: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A value at each compute of a frontier (n,), with the ends of its interval (n,)."""
+
+    value: list[float]
+    low: list[float]
+    high: list[float]
+
+    @classmethod
+    def of(cls, value: np.ndarray, sample: np.ndarray) -> "Curve":
+        """Return values (n,) with the percentile intervals of their resamples (S, n)."""
+        low, high = percentile_interval(sample)
+        return cls(value.tolist(), low.tolist(), high.tolist())
+
+    def at(self, index: int) -> Estimate:
+        """Return the estimate at one compute."""
+        return Estimate(self.value[index], self.low[index], self.high[index])
+
+    def first(self, count: int) -> "Curve":
+        """Return the curve at its first ``count`` computes."""
+        return Curve(self.value[:count], self.low[:count], self.high[:count])
+
+
+@dataclass(frozen=True)
+class PointsFile:
+    """The file that the law was fitted to, and what was taken from it."""
+
+    file: str
+    sha256: str
+    rows: int
+    fitted: int
+    columns: dict[str, str]
+    where: str | None
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What the size of a model, its tokens, its loss and its FLOPs mean in these points."""
+
+    model_size: str = field(metadata={"old": "N"})
+    tokens: str = field(metadata={"old": "D"})
+    loss: str
+    flops: str = field(metadata={"old": "compute"})
+
+    def by_symbol(self) -> dict[str, str]:
+        """Return the meanings under the symbols of the formula."""
+        return {"N": self.model_size, "D": self.tokens, "loss": self.loss, "compute": self.flops}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What was minimized, and its least value."""
+
+    kind: str
+    value: float
+
+
+@dataclass(frozen=True)
+class SecondOptimizer:
+    """What another optimizer found: its objective, relative to the least, and its parameters."""
+
+    kind: str
+    objective: float
+    relative_excess: float
+    parameters: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How the intervals were made."""
+
+    kind: str
+    resamples: int
+    seed: int
+    level: int
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Measured over fitted loss, in percent."""
+
+    rms: float
+    median_absolute: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class FittedSurface:
+    """The law L(N, D) = E + A N^-alpha + B D^-beta: parameters, resamples and how it was found."""
+
+    formula: str
+    parameters: dict[str, ProfiledEstimate]
+    sample: dict[str, list[float]]
+    objective: Objective
+    starts: int
+    share_of_starts_at_optimum: float
+    second_optimizer: SecondOptimizer = field(metadata={"old": "second_optimiser"})
+    bootstrap: Bootstrap
+    residual_percent: Residuals
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """Loss as a power of one quantity, ``x`` (N, D or C): L = (scale / x)^alpha."""
+
+    x: str
+    runs: int
+    alpha: Estimate
+    scale: float | None
+    r2: float
+
+
+@dataclass(frozen=True)
+class RepeatedTokens:
+    """What repeated tokens are worth: R, its profile interval and the surface beside it."""
+
+    formula: str
+    R: float
+    low: float | None
+    high: float | None
+    identified: bool
+    parameters: dict[str, float]
+    objective: float
+
+
+@dataclass(frozen=True)
+class ConventionFit:
+    """The surface and its optimum at compute C where N and compute are counted as named."""
+
+    N: str
+    compute: str
+    alpha: Estimate
+    beta: Estimate
+    E: Estimate
+    exponent: Estimate
+    C: float
+    optimal_N: Estimate
+    optimal_D: float
+
+
+@dataclass(frozen=True)
+class ApproachExponent:
+    """The exponents of N*(C) and D*(C) by one approach, from ``count`` runs or parabolas."""
+
+    approach: str
+    compute: str
+    count: int = field(metadata={"old": "from"})
+    exponent: Estimate | None
+    exponent_D: Estimate | None
+
+
+@dataclass(frozen=True)
+class IsoflopParabola:
+    """The parabola of loss in ln N through the runs (file rows) of compute C, and its minimum."""
+
+    C: float
+    rows: list[int]
+    coefficients: list[float]
+    center: float = field(metadata={"old": "centre"})
+    N: float | None
+    D: float | None
+    loss: float
+    inside: bool
+    compute: str
+
+
+@dataclass(frozen=True)
+class Approaches:
+    """The exponent of the optimal size by three approaches, and the parabolas of the second."""
+
+    table: list[ApproachExponent]
+    isoflop: list[IsoflopParabola]
+
+
+@dataclass(frozen=True)
+class ScoreLink:
+    """A score as a line a + b x in loss under one link."""
+
+    link: str
+    formula: str
+    a: float
+    b: Estimate
+    r2: float | None
+    held_out_error_percent: float
+    runs: int
+    at_0_or_1: int
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """The smallest run that reached a level, and the FLOPs of the cheapest."""
+
+    run: str
+    model_size: float = field(metadata={"old": "N"})
+    tokens: float = field(metadata={"old": "D"})
+    flops: float = field(metadata={"old": "C"})
+    least_flops: float = field(metadata={"old": "least_compute"})
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A level of a score: the run that reached it, and where the law expects it to be passed.
+
+    Without a link to expect by, ``reason`` says why and all that follows ``measured`` is None.
+    """
+
+    score: str
+    level: float
+    measured: MeasuredRun | None
+    link: str | None = None
+    loss: float | None = None
+    C: ReachedEstimate | None = None
+    N: ReachedEstimate | None = None
+    least_N: float | None = None
+    beyond: float | None = None
+    status: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class FlopsFormula:
+    """FLOPs of a token, 6N (1 + c N^-g)^power."""
+
+    c: float
+    g: float
+    power: int
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """The compute-optimal model at C, ``factor`` times the compute of the largest run."""
+
+    C: float
+    N: Estimate
+    D: Estimate
+    loss: RunEstimate
+    factor: int = 1
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The compute-optimal N*(C), D*(C) and loss, for one way to count FLOPs.
+
+    ``determined`` says whether the exponents lie where those of language models do; ``exponent``
+    is that of N*(C) around the largest run.
+    """
+
+    convention: str
+    determined: bool
+    flops_per_token: str
+    flops: FlopsFormula
+    largest_deviation: float
+    exponent: Estimate
+    C: list[float]
+    N: Curve
+    D: Curve
+    loss: Curve
+    largest: FrontierPoint
+    next: FrontierPoint
+
+
+@dataclass(frozen=True)
+class HeldOutRun:
+    """A run that was left out of the fit, and what the fit without it predicted."""
+
+    run: str
+    model_size: float = field(metadata={"old": "N"})
+    tokens: float = field(metadata={"old": "D"})
+    flops: float = field(metadata={"old": "compute"})
+    measured: float
+    predicted: float
+    low: float
+    high: float
+    error_percent: float
+    covered: bool
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The runs left out and how they were predicted; ``covered`` counts those in their interval."""
+
+    fitted_runs: int
+    compute_factor: float
+    interval: str
+    parameters: dict[str, float]
+    runs: list[HeldOutRun]
+    median_absolute_error_percent: float
+    covered: int
+
+
+@dataclass(frozen=True)
+class FittedRun:
+    """A run of the fit, ``row`` of its file, with the law's loss and the residual."""
+
+    run: str
+    row: int
+    model_size: float = field(metadata={"old": "N"})
+    tokens: float = field(metadata={"old": "D"})
+    flops: float = field(metadata={"old": "compute"})
+    loss: float
+    fitted: float
+    residual_percent: float
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class FittedLaws:
+    """The laws of a study, with everything a reader needs to judge and to use them.
+
+    ``frontier`` has an entry for 6ND and, where the points count FLOPs otherwise, one for that.
+    ``model`` are the settings that all models of a study share, ``links`` go from loss to each
+    column of scores. Numbers have ten digits, as in the file.
+    """
+
+    points: PointsFile
+    conventions: Conventions
+    model: dict[str, Any]
+    surface: FittedSurface
+    power: list[PowerLaw]
+    repeats: RepeatedTokens | None
+    side_by_side: list[ConventionFit]
+    approaches: Approaches
+    links: dict[str, list[ScoreLink]]
+    thresholds: list[Threshold]
+    frontier: list[Frontier]
+    holdout: HeldOut | None
+    runs: list[FittedRun]
+    warnings: list[str]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "FittedLaws":
+        """Read laws.json, or that of a study's folder; raise InputError where it is none."""
+        path = laws_path(path)
+        try:
+            return cls.from_dict(read_json(path))
+        except InputError as error:
+            text = str(error)
+            if text.startswith(str(path)):
+                raise
+            raise InputError(f"{path}: {text}; run launch/scaling.py fit again") from None
+
+    def write(self, path: str | Path) -> None:
+        """Write laws.json; equal laws give equal bytes."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "FittedLaws":
+        """Return the laws that ``to_dict`` turned into JSON types; also those of older files."""
+        if not isinstance(values, dict) or values.get("format") not in READABLE:
+            raise InputError(f"not {FORMAT}")
+        laws = values.get("laws")
+        return from_json(cls, {"model": {}} | values | (laws if isinstance(laws, dict) else {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contents of laws.json."""
+        values: dict[str, Any] = {"format": FORMAT}
+        for name, value in to_json(self, DIGITS).items():
+            place = values.setdefault("laws", {}) if name in GROUPED else values
+            place[name] = value
+        return values
+
+    def rounded(self) -> "FittedLaws":
+        """Return the laws as they are read back from their file."""
+        return self.from_dict(self.to_dict())
+
+    @property
+    def best_frontier(self) -> Frontier:
+        """The frontier by the points' own count of FLOPs, or by 6ND where they have none."""
+        return self.frontier[-1]
+
+    @cached_property
+    def law(self) -> Surface:
+        """The fitted law."""
+        return Surface(**{name: self.surface.parameters[name].value for name in PARAMETERS})
+
+    @cached_property
+    def resampled(self) -> Surface:
+        """The laws (S,) of resampled runs that the file keeps."""
+        return Surface(**{name: np.array(self.surface.sample[name]) for name in PARAMETERS})
+
+    @cached_property
+    def flops(self) -> Flops:
+        """The FLOPs of a token as ``best_frontier`` counts them."""
+        best = self.best_frontier
+        return Flops(best.convention, best.flops.c, best.flops.g, best.flops.power)
+
+    @cached_property
+    def fitted_flops(self) -> np.ndarray:
+        """Training FLOPs (n,) of the runs as ``best_frontier`` counts them."""
+        if self.flops.name == "6ND":
+            return 6 * self.column("model_size") * self.column("tokens")
+        return self.column("flops")
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a field of the fitted runs, (n,): model_size, tokens, flops, loss, ..."""
+        return np.array([getattr(run, name) for run in self.runs])
+
+    def predict(self, N: float, D: float) -> RunEstimate:
+        """Return the loss of one run of N parameters and D tokens (see ``fit.predict``)."""
+        residual = np.log1p(self.column("residual_percent") / 100)
+        seed = self.surface.bootstrap.seed
+        found = predict(self.law, self.resampled, residual, seed, np.array(N), np.array(D))
+        return RunEstimate(**{name: float(value[0]) for name, value in found.items()})
+
+    def bits_per_byte(self, loss: RunEstimate) -> RunEstimate | None:
+        """Return bits per byte at a loss and its ends; None where the runs had none."""
+        links = self.links.get("bits_per_byte")
+        if not links:
+            return None
+        line = links[0]
+        return RunEstimate(**{k: line.a + line.b.value * v for k, v in vars(loss).items()})
+
+
+def laws_path(study: str | Path) -> Path:
+    """Return the file of laws in a study's folder, or the path itself where it is no folder."""
+    path = Path(study)
+    return path / "laws.json" if path.is_dir() else path
