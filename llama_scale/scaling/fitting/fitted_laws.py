@@ -409,13 +409,11 @@ class FittedLaws:
     def read(cls, path: str | Path) -> "FittedLaws":
         """Read laws.json, or that of a study's folder; raise InputError where it is none."""
         path = laws_path(path)
+        values = read_json(path)
         try:
-            return cls.from_dict(read_json(path))
+            return cls.from_dict(values)
         except InputError as error:
-            text = str(error)
-            if text.startswith(str(path)):
-                raise
-            raise InputError(f"{path}: {text}; run launch/scaling.py fit again") from None
+            raise InputError(f"{path}: {error}; run launch/scaling.py fit again") from None
 
     def write(self, path: str | Path) -> None:
         """Write laws.json; equal laws give equal bytes."""

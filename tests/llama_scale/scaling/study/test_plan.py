@@ -170,7 +170,7 @@ def test_scripts_are_named_from_the_working_directory():
         ({"fit": {"sed": 3}}, "fit: unknown key 'sed' (did you mean 'seed'?)"),
         ({"fit": {"resamples": 5}}, "fit: resamples: expected at least 100, found 5"),
         ({"fit": {"seed": -1}}, "fit: seed: expected 0 to 2^32 - 1, found -1"),
-        ({"fit": {"against": "E=1"}}, "fit: --against: expected E, A, alpha, B, beta, found E"),
+        ({"fit": {"against": "E=1"}}, "fit: against: expected E, A, alpha, B, beta, found E"),
         ({"fit": {"out": "x"}}, "fit.out: the study sets it; leave it out"),
         ({"evaluate": {"suites": "mbpp"}}, "evaluate.suites: the study sets it; leave it out"),
         ({"noise": -1}, "noise: expected a share of the loss in (0, 1), found -1"),
