@@ -47,8 +47,8 @@ def fit(
 
     stated = parse_law(against) if against else None
     runs = read_points(points, columns, where)
-    law = fit_surface(runs, resamples, seed)
-    held, notes = try_hold_out(runs, holdout, resamples, seed)
+    surface = fit_surface(runs, resamples, seed)
+    hold_out, notes = try_hold_out(runs, holdout, resamples, seed)
     if stated:
-        notes += check_stated_law(stated, law)
-    return summarize(law, held, notes)
+        notes += check_stated_law(stated, surface)
+    return summarize(surface, hold_out, notes)

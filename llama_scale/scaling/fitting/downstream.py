@@ -247,13 +247,13 @@ def _expected(fit: Fit, flops: Flops, link: Link, threshold: Threshold) -> Thres
     )
 
 
-def _crossing_compute(C: np.ndarray, loss: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return where each falling curve of ``loss`` (S, n) over C (n,) meets ``wanted`` (S,).
+def _crossing_compute(C: np.ndarray, loss: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return where each falling curve of ``loss`` (S, n) over C (n,) meets ``target`` (S,).
 
     0 stands for a curve that lies below from the first C on, infinity for one that does not meet.
     """
     crossing = np.full(len(loss), np.inf)
-    for i, (curve, level) in enumerate(zip(loss, wanted, strict=True)):
+    for i, (curve, level) in enumerate(zip(loss, target, strict=True)):
         if np.isfinite(level) and curve[0] <= level:
             crossing[i] = 0
         elif np.isfinite(level) and curve[-1] <= level:

@@ -219,8 +219,8 @@ def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 
     """
     out = held_out_mask(points, rule)
     fit = fit_surface(points.select(~out), resamples, seed)
-    held = points.select(out)
-    return HoldOut(fit, held, fit.predict(held.N, held.D))
+    left_out = points.select(out)
+    return HoldOut(fit, left_out, fit.predict(left_out.N, left_out.D))
 
 
 def try_hold_out(

@@ -354,7 +354,7 @@ class HeldOutRun:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HoldOutSummary:
     """The runs left out and how they were predicted; ``covered`` counts those in their interval."""
 
     fitted_runs: int
@@ -401,7 +401,7 @@ class FittedLaws:
     links: dict[str, list[ScoreLink]]
     thresholds: list[Threshold]
     frontier: list[Frontier]
-    holdout: HeldOut | None
+    holdout: HoldOutSummary | None
     runs: list[FittedRun]
     warnings: list[str]
 
@@ -475,8 +475,8 @@ class FittedLaws:
         """Return the loss of one run of N parameters and D tokens (see ``fit.predict``)."""
         residual = np.log1p(self.column("residual_percent") / 100)
         seed = self.surface.bootstrap.seed
-        found = predict(self.law, self.resampled, residual, seed, np.array(N), np.array(D))
-        return RunEstimate(**{name: float(value[0]) for name, value in found.items()})
+        loss = predict(self.law, self.resampled, residual, seed, np.array(N), np.array(D))
+        return RunEstimate(**{name: float(value[0]) for name, value in loss.items()})
 
     def bits_per_byte(self, loss: RunEstimate) -> RunEstimate | None:
         """Return bits per byte at a loss and its ends; None where the runs had none."""

@@ -31,8 +31,8 @@ from llama_scale.scaling.fitting.fitted_laws import (
     FlopsFormula,
     Frontier,
     FrontierPoint,
-    HeldOut,
     HeldOutRun,
+    HoldOutSummary,
     Objective,
     PointsFile,
     ProfiledEstimate,
@@ -51,12 +51,12 @@ CURVE = 41
 SAMPLE = 400
 
 
-def summarize(fit: Fit, held: HoldOut | None, notes: list[str] | None = None) -> FittedLaws:
+def summarize(fit: Fit, hold_out: HoldOut | None, notes: list[str] | None = None) -> FittedLaws:
     """Return what laws.json holds of a fit, with the digits that the file keeps.
 
     Args:
         fit: The law of all points.
-        held: The hold-out, or None where there is none.
+        hold_out: The hold-out, or None where there is none.
         notes: Further warnings, such as why there is no hold-out.
     """
     points = fit.points
@@ -71,7 +71,7 @@ def summarize(fit: Fit, held: HoldOut | None, notes: list[str] | None = None) ->
             "The worth of repeated tokens is not identified: the runs give R no end on one side "
             "or both."
         )
-    warnings += _holdout_warnings(fit, held) if held else []
+    warnings += _holdout_warnings(fit, hold_out) if hold_out else []
     laws = FittedLaws(
         points=PointsFile(
             file=points.file,
@@ -95,8 +95,8 @@ def summarize(fit: Fit, held: HoldOut | None, notes: list[str] | None = None) ->
         },
         thresholds=levels,
         frontier=[_frontier(fit, flops) for flops in flops_counts],
-        holdout=_holdout(held) if held else None,
-        runs=_runs(fit, held),
+        holdout=_holdout(hold_out) if hold_out else None,
+        runs=_runs(fit, hold_out),
         warnings=warnings,
     )
     return laws.rounded()
@@ -113,14 +113,16 @@ def _flops_counts(points: Points) -> list[Flops]:
     return counts
 
 
-def _holdout_warnings(fit: Fit, held: HoldOut) -> list[str]:
+def _holdout_warnings(fit: Fit, hold_out: HoldOut) -> list[str]:
     """Return the warnings of the hold-out's fit that are not the fit's, and of its intervals."""
     known = {_without_numbers(text) for text in fit.warnings}
-    warnings = [f"Hold-out fit: {w}" for w in held.fit.warnings if _without_numbers(w) not in known]
-    if len(held.points) >= 4 and held.covered.mean() < 0.8:
+    warnings = [
+        f"Hold-out fit: {w}" for w in hold_out.fit.warnings if _without_numbers(w) not in known
+    ]
+    if len(hold_out.points) >= 4 and hold_out.covered.mean() < 0.8:
         warnings.append(
-            f"Only {held.covered.sum()} of {len(held.points)} held-out runs lie inside their "
-            "95 % interval: so far beyond the fitted runs the law errs by more than its "
+            f"Only {hold_out.covered.sum()} of {len(hold_out.points)} held-out runs lie inside "
+            "their 95 % interval: so far beyond the fitted runs the law errs by more than its "
             "intervals say."
         )
     return warnings
@@ -289,8 +291,8 @@ def _frontier(fit: Fit, flops: Flops) -> Frontier:
     )
 
 
-def _holdout(held: HoldOut) -> HeldOut:
-    points, level = held.points, round(100 * LEVEL)
+def _holdout(hold_out: HoldOut) -> HoldOutSummary:
+    points, level = hold_out.points, round(100 * LEVEL)
     runs = [
         HeldOutRun(
             run=points.label(i),
@@ -298,28 +300,28 @@ def _holdout(held: HoldOut) -> HeldOut:
             tokens=points.D[i],
             flops=points.compute[i],
             measured=points.loss[i],
-            predicted=held.predicted["value"][i],
-            low=held.predicted["run_low"][i],
-            high=held.predicted["run_high"][i],
-            error_percent=100 * held.error[i],
-            covered=held.covered[i],
+            predicted=hold_out.predicted["value"][i],
+            low=hold_out.predicted["run_low"][i],
+            high=hold_out.predicted["run_high"][i],
+            error_percent=100 * hold_out.error[i],
+            covered=hold_out.covered[i],
         )
         for i in range(len(points))
     ]
-    return HeldOut(
-        fitted_runs=len(held.fit.points),
-        compute_factor=held.factor,
+    return HoldOutSummary(
+        fitted_runs=len(hold_out.fit.points),
+        compute_factor=hold_out.factor,
         interval=f"{level} % for one run: bootstrap of the law times a residual drawn at random",
-        parameters=asdict(held.fit.law),
+        parameters=asdict(hold_out.fit.law),
         runs=runs,
-        median_absolute_error_percent=100 * np.median(np.abs(held.error)),
-        covered=held.covered.sum(),
+        median_absolute_error_percent=100 * np.median(np.abs(hold_out.error)),
+        covered=hold_out.covered.sum(),
     )
 
 
-def _runs(fit: Fit, held: HoldOut | None) -> list[FittedRun]:
+def _runs(fit: Fit, hold_out: HoldOut | None) -> list[FittedRun]:
     points = fit.points
-    held_out = set() if held is None else set(held.points.row_numbers.tolist())
+    held_out = set() if hold_out is None else set(hold_out.points.row_numbers.tolist())
     fitted = fit.law.loss(points.N, points.D)
     return [
         FittedRun(

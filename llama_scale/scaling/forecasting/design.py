@@ -90,7 +90,7 @@ def best_design(
 ) -> Design | None:
     """Return the grid of least forecast width among those that cost ``flops``; None without one.
 
-    Tried are three to seven neighbouring rungs with tokens in several spreads, in proportion to
+    Tried are three to seven neighboring rungs with tokens in several spreads, in proportion to
     the size or equal for all, scaled together to spend the budget.
     """
     grids = list(_grids(sorted(rungs, key=lambda rung: rung.N), flops))

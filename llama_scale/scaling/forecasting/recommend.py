@@ -17,7 +17,7 @@ from llama_scale.scaling.fitting.summarize import EMBEDDED, HEADED
 from llama_scale.text import between, count, digits, power, signed
 from llama_scale.training.recipe import LR_CAP, step_law_batch, step_law_lr
 
-HOUR = 3_600
+HOUR = 3_600  # seconds
 UNDETERMINED = "an exponent lies outside the usual range, so no best size can be given"
 USUAL_VOCABULARY = (
     "  counted with a tied vocabulary of 32,000 tokens: the points name no one vocabulary of theirs"
@@ -194,16 +194,17 @@ def _vocabulary_recorded(laws: FittedLaws) -> bool:
     return all(name in laws.model for name in names)
 
 
-def recommendation_text(found: Recommendation, counted: str) -> str:
+def recommendation_text(recommendation: Recommendation, counted: str) -> str:
     """Return a recommendation as text; ``counted`` says what the law's parameters count."""
-    best, rung = found.best, found.rung
+    best, rung = recommendation.best, recommendation.rung
+    hours = digits(recommendation.gpu_hours)
     sizes, tokens = (
         ", ".join(count(end) for end in ends)
         for ends in (best.model_size_interval, best.tokens_interval)
     )
     lines = [
-        f"{power(found.flops)} FLOP ({found.convention}): {digits(found.gpu_hours)} hours of "
-        f"one {found.gpu} at {found.mfu:.0%} of its bf16 peak",
+        f"{power(recommendation.flops)} FLOP ({recommendation.convention}): {hours} hours of "
+        f"one {recommendation.gpu} at {recommendation.mfu:.0%} of its bf16 peak",
         f"  size    {count(best.model_size)} [{sizes}] ({counted})",
         f"  tokens  {count(best.tokens)} [{tokens}]",
         *_recipe_text(best),
@@ -211,7 +212,7 @@ def recommendation_text(found: Recommendation, counted: str) -> str:
         f"{count(rung.tokens)} tokens (loss {signed(rung.excess_percent)} from the best)",
         *_recipe_text(rung),
         *([] if rung.vocabulary_recorded else [USUAL_VOCABULARY]),
-        *_multiples_text(found.beyond, found.below),
+        *_multiples_text(recommendation.beyond, recommendation.below),
     ]
     return "\n".join(lines)
 
