@@ -1,4 +1,4 @@
-"""Figures of what a budget buys: IsoFLOP curves, the approaches, cost, forecasts and outcomes."""
+"""Figures of compute: the loss, the compute-optimal frontier, IsoFLOP curves, cost, outcomes."""
 
 from html import escape
 
@@ -7,16 +7,29 @@ import numpy as np
 from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, ticks
 from llama_scale.scaling.fitting.approaches import pareto_front
+from llama_scale.scaling.fitting.fitted_laws import Frontier
 from llama_scale.scaling.forecasting.forecast import ScoredForecast
 from llama_scale.scaling.forecasting.recommend import HOUR, peak
-from llama_scale.scaling.report.figures_loss import ACCENT, GREY, HELD, Study, by_size, dots, ramp
+from llama_scale.scaling.report.series import (
+    ACCENT,
+    GREY,
+    HELD_OUT,
+    FittedStudy,
+    color_ramp,
+    fitted_curves,
+    held_out_rings,
+    points_by_size,
+    run_points,
+)
 from llama_scale.text import between, count, digits, power, signed
 
 GPU = "H200"
 APPROACHES = {"1": "#8a6bb8", "2": "#3d87c4", "3": ACCENT}
 
 
-def budget_figures(study: Study, scored: list[ScoredForecast]) -> tuple[list[Figure], list[str]]:
+def compute_figures(
+    study: FittedStudy, scored: list[ScoredForecast]
+) -> tuple[list[Figure], list[str]]:
     """Return the figures that the runs allow, and what was left out and why.
 
     ``scored`` are forecasts of the study with their outcomes, as ``forecast.score`` returns them.
@@ -36,18 +49,92 @@ def budget_figures(study: Study, scored: list[ScoredForecast]) -> tuple[list[Fig
     return made, left_out
 
 
-def isoflop(study: Study) -> Figure:
+def loss_compute(study: FittedStudy) -> Figure:
+    """Return loss against compute: the runs, a curve for each size, and the frontier."""
+    points, best = study.points, study.laws.best_frontier
+    known = best.determined
+    band, *lines = optimal_curve(
+        best, "loss", ("compute-optimal frontier", "next 10× of compute"), True
+    )
+    sizes = [
+        Series(group.label, "line", C, loss, group.color, legend=False, width=1.3)
+        for group, C, loss in fitted_curves(study, per_token=True)
+    ]
+    runs = points_by_size(study, points.compute, points.loss)
+    held = held_out_rings(study, points.compute, points.loss)
+    panel = Panel(
+        "loss-compute",
+        axis("training compute (FLOP)", [points.compute, best.C if known else []], show="power"),
+        axis("validation loss", [points.loss, best.loss.value if known else []]),
+        [band, *sizes, *runs, *held, *lines] if known else [*sizes, *runs, *held],
+    )
+    red = (
+        " The red line is the least loss at each compute according to the fit, its band the 95 % "
+        "interval of the law; dashes extrapolate to ten times the largest run."
+    )
+    return Figure(
+        "loss-compute",
+        "Loss against compute" + (", and the best that any size reaches" if known else ""),
+        f"Compute is {study.laws.conventions.flops}.{red if known else ''}",
+        [panel],
+    )
+
+
+def frontier(study: FittedStudy) -> Figure:
+    """Return N*(C) and D*(C) with the runs behind them."""
+    points, best = study.points, study.laws.best_frontier
+    panels = []
+    for name, label, measured in (("N", "parameters N", points.N), ("D", "tokens D", points.D)):
+        curve = getattr(best, name)
+        value, low, high = (np.array(ends) for ends in (curve.value, curve.low, curve.high))
+        shown = np.clip([low, high], value / 10, value * 10)
+        across = axis("training compute (FLOP)", [points.compute, best.C], show="power")
+        up = axis(f"{label}, and optimal {name}*(C)", [measured, value, shown], show="count")
+        band, *lines = optimal_curve(
+            best, name, (f"{name}*(C)", f"{name}*(C), extrapolated"), False
+        )
+        runs = points_by_size(study, points.compute, measured)
+        panels.append(Panel(f"frontier-{name}", across, up, [band, *runs, *lines]))
+    a = best.exponent
+    return Figure(
+        "frontier",
+        "The size and the data that make the best of a compute budget",
+        f"Around the largest run the optimal size N* grows as compute to the power "
+        f"{between(a, lambda value: digits(value, 2))}, the optimal data D* with the rest. Points "
+        "are the runs; bands are 95 % intervals of the law.",
+        panels,
+    )
+
+
+def optimal_curve(best: Frontier, what: str, names: tuple[str, str], legend: bool) -> list[Series]:
+    """Return a compute-optimal curve: its band, and its line solid to the largest run, dashed on.
+
+    ``what`` is one of its curves: N, D or loss.
+    """
+    C = np.array(best.C)
+    curve = {name: np.array(values) for name, values in vars(getattr(best, what)).items()}
+    last = np.searchsorted(C, best.largest.C * 1.0001)
+    line = {"kind": "line", "color": ACCENT, "width": 2.6, "legend": legend}
+    here, then = slice(0, last), slice(last - 1, None)
+    return [
+        Series("95 % interval", "band", C, None, ACCENT, curve["low"], curve["high"], legend=False),
+        Series(names[0], x=C[here], y=curve["value"][here], **line),
+        Series(names[1], x=C[then], y=curve["value"][then], dash=True, **line),
+    ]
+
+
+def isoflop(study: FittedStudy) -> Figure:
     """Return loss against size at equal compute, with the parabolas and their minima."""
     points, groups = study.points, study.laws.approaches.isoflop
     curves, minima = [], []
     where = {int(number): i for i, number in enumerate(points.row_numbers)}
-    for group, color in zip(groups, ramp(len(groups)), strict=True):
+    for group, color in zip(groups, color_ramp(len(groups)), strict=True):
         index = np.array([where[int(row)] for row in group.rows])
         N = np.geomspace(points.N[index].min(), points.N[index].max(), 40)
         loss = np.polyval(group.coefficients[::-1], np.log(N / group.center))
         name = f"{power(group.C)} FLOP"
         curves.append(Series(name, "line", N, loss, color, legend=False, width=1.3))
-        curves.append(dots(study, index, points.N, points.loss, name=name, color=color))
+        curves.append(run_points(study, index, points.N, points.loss, name=name, color=color))
         if group.inside:
             minima.append((group.N, group.loss, group.C))
     if minima:
@@ -66,13 +153,13 @@ def isoflop(study: Study) -> Figure:
     return Figure(
         "isoflop",
         "Equal compute, different sizes",
-        "Each colour is one compute budget; the parabola's minimum is the best size for it "
+        "Each color is one compute budget; the parabola's minimum is the best size for it "
         f"(approach 2).{edge if outside else ''}",
         [Panel("isoflop", across, up, curves)],
     )
 
 
-def exponents(study: Study) -> Figure:
+def exponents(study: FittedStudy) -> Figure:
     """Return the exponent of the optimal size by approach, with its intervals."""
     table = [row for row in study.laws.approaches.table if row.exponent]
     kinds = list(dict.fromkeys(row.compute for row in table))
@@ -99,7 +186,7 @@ def exponents(study: Study) -> Figure:
     )
 
 
-def cost(study: Study) -> Figure:
+def cost(study: FittedStudy) -> Figure:
     """Return quality against what it cost, with the best run at each cost."""
     points = study.points
     bits = points.has("bits_per_byte")
@@ -112,7 +199,7 @@ def cost(study: Study) -> Figure:
     what = "bits per byte" if bits else "validation loss"
     across = axis(f"hours of one {GPU} at {DEFAULT_MFU:.0%} of its peak", [hours], show="power")
     panel = Panel(
-        "cost", across, axis(what, [score[known]]), [steps, *by_size(study, hours, score)]
+        "cost", across, axis(what, [score[known]]), [steps, *points_by_size(study, hours, score)]
     )
     return Figure(
         "cost",
@@ -145,7 +232,7 @@ def outcome(scored: list[ScoredForecast]) -> Figure:
     zero = Series(
         "measured", "line", np.array(across.range), np.zeros(2), GREY, width=1.2, legend=False
     )
-    drawn = Series("forecast, 95 % interval", "points", C, error[0], HELD, *error[1:], text)
+    drawn = Series("forecast, 95 % interval", "points", C, error[0], HELD_OUT, *error[1:], text)
     inside = sum(row.covered for row in rows)
     return Figure(
         "outcome",

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, ticks
-from llama_scale.scaling.report.figures_loss import GREY, MOST_GROUPS, Study, by_size
+from llama_scale.scaling.report.series import GREY, MOST_GROUPS, FittedStudy, points_by_size
 from llama_scale.scaling.report.text import SMALL, SUITES, solved
 from llama_scale.text import count
 
 
-def quality_figures(study: Study) -> tuple[list[Figure], list[str]]:
+def score_figures(study: FittedStudy) -> tuple[list[Figure], list[str]]:
     """Return a figure for each column of scores (``KINDS``), and what is absent."""
     points, made, left_out = study.points, [], []
     for pattern, what, draw, title, caption in KINDS:
@@ -27,7 +27,7 @@ def quality_figures(study: Study) -> tuple[list[Figure], list[str]]:
     return made, left_out
 
 
-def _joined(study: Study, x: np.ndarray, y: np.ndarray, **ends: Any) -> list[Series]:
+def _joined(study: FittedStudy, x: np.ndarray, y: np.ndarray, **ends: Any) -> list[Series]:
     """Return each size's runs as points joined by thin lines, in order of x."""
     series = []
     for group in study.groups:
@@ -35,10 +35,10 @@ def _joined(study: Study, x: np.ndarray, y: np.ndarray, **ends: Any) -> list[Ser
         index = index[np.argsort(x[index])]
         line = {"color": group.color, "width": 1.2, "legend": False}
         series.append(Series(group.label, "line", x[index], y[index], **line))
-    return series + by_size(study, x, y, **ends)
+    return series + points_by_size(study, x, y, **ends)
 
 
-def _by_data(study: Study, y: np.ndarray, **intervals: Any) -> list[Series]:
+def _by_data(study: FittedStudy, y: np.ndarray, **intervals: Any) -> list[Series]:
     """Return the runs against size, those of equal data joined where the runs form a grid."""
     N, D, series = study.points.N, study.points.D, []
     budgets = np.unique(D)
@@ -54,10 +54,10 @@ def _by_data(study: Study, y: np.ndarray, **intervals: Any) -> list[Series]:
             line["label"] = count(budget)
             ends.append(y[index[-1]])
         series.append(Series(f"{count(budget)} tokens", "line", N[index], y[index], **line))
-    return series + by_size(study, N, y, **intervals)
+    return series + points_by_size(study, N, y, **intervals)
 
 
-def _interval(study: Study, column: str) -> dict[str, np.ndarray]:
+def _interval(study: FittedStudy, column: str) -> dict[str, np.ndarray]:
     """Return the ends (n,) of the intervals of a score, where the runs have them."""
     names = {end: f"{column}_{end}" for end in ("low", "high")}
     if not all(study.points.has(name) for name in names.values()):
@@ -67,7 +67,7 @@ def _interval(study: Study, column: str) -> dict[str, np.ndarray]:
     return {end: np.where(np.isfinite(found), found, values) for end, found in ends.items()}
 
 
-def _figure(study: Study, column: str, title: str, caption: str, up: Axis) -> Figure:
+def _figure(study: FittedStudy, column: str, title: str, caption: str, up: Axis) -> Figure:
     points, values = study.points, study.points.numeric(column)
     ends = _interval(study, column)
     across = (
@@ -88,12 +88,12 @@ def _figure(study: Study, column: str, title: str, caption: str, up: Axis) -> Fi
     )
 
 
-def _bits(study: Study, column: str, title: str, caption: str) -> Figure:
+def _bits(study: FittedStudy, column: str, title: str, caption: str) -> Figure:
     up = axis("bits per byte", [study.points.numeric(column)])
     return _figure(study, column, title, caption, up)
 
 
-def _rate(study: Study, column: str, title: str, caption: str) -> Figure:
+def _rate(study: FittedStudy, column: str, title: str, caption: str) -> Figure:
     highest = _interval(study, column).get("high", study.points.numeric(column))
     top = max(1.1 * float(np.nanmax(highest)), 0.02)
     shown = [(value, f"{100 * value:g} %") for value, _ in ticks(0.0, top, False, "plain")]

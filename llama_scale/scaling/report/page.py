@@ -12,16 +12,10 @@ from llama_scale.plotting.figure import Figure
 from llama_scale.scaling.fitting.fitted_laws import FittedLaws
 from llama_scale.scaling.fitting.points import Points, read_points
 from llama_scale.scaling.forecasting.forecast import ScoredForecast, read_forecast, score
-from llama_scale.scaling.report.figures_compute import budget_figures
-from llama_scale.scaling.report.figures_loss import (
-    Study,
-    frontier,
-    loss_compute,
-    loss_tokens,
-    prediction,
-    residuals,
-)
-from llama_scale.scaling.report.figures_scores import quality_figures
+from llama_scale.scaling.report.figures_compute import compute_figures, frontier, loss_compute
+from llama_scale.scaling.report.figures_loss import loss_tokens, prediction, residuals
+from llama_scale.scaling.report.figures_scores import score_figures
+from llama_scale.scaling.report.series import FittedStudy
 from llama_scale.scaling.report.tables import Table, outcome, tables
 from llama_scale.scaling.report.text import UNDETERMINED, answer
 
@@ -58,7 +52,7 @@ def write_report(
     return [folder / "report.html", *written]
 
 
-def load_study(folder: Path, path: Path) -> Study:
+def load_study(folder: Path, path: Path) -> FittedStudy:
     """Read laws.json and the points that it was fitted to; raise InputError where they differ."""
     laws = FittedLaws.read(folder / "laws.json")
     if path.is_file() and sha256(path) != laws.points.sha256:
@@ -67,7 +61,7 @@ def load_study(folder: Path, path: Path) -> Study:
             "launch/scaling.py fit again"
         )
     points = read_points(path, laws.points.columns, laws.points.where)
-    return Study(points, laws)
+    return FittedStudy(points, laws)
 
 
 def outcomes(folder: Path, points: Points) -> list[ScoredForecast]:
@@ -78,14 +72,14 @@ def outcomes(folder: Path, points: Points) -> list[ScoredForecast]:
 
 
 def study_figures(
-    study: Study, scored: list[ScoredForecast] | None = None
+    study: FittedStudy, scored: list[ScoredForecast] | None = None
 ) -> tuple[list[Figure], list[str]]:
     """Return the figures that the study's columns allow, and what was left out and why.
 
     ``scored`` are the study's forecasts with their outcomes.
     """
-    quality, left_out = quality_figures(study)
-    budgets, absent = budget_figures(study, scored or [])
+    quality, left_out = score_figures(study)
+    budgets, absent = compute_figures(study, scored or [])
     left_out += absent
     made = [loss_compute(study), loss_tokens(study)]
     if study.laws.best_frontier.determined:
@@ -100,7 +94,7 @@ def study_figures(
 
 
 def render(
-    study: Study, made: list[Figure], left_out: list[str], shown: list[Table], title: str
+    study: FittedStudy, made: list[Figure], left_out: list[str], shown: list[Table], title: str
 ) -> str:
     """Return the page: everything it needs is inside it."""
     return page.render(
@@ -153,7 +147,7 @@ def tiles(laws: FittedLaws) -> list[tuple[str, str, str]]:
     return found
 
 
-def run_table(study: Study) -> dict[str, Any]:
+def run_table(study: FittedStudy) -> dict[str, Any]:
     """Return the head and the cells of the table of runs."""
     points = study.points
     columns = [column for column in points.rows[0] if points.has(column)]
