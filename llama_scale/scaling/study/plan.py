@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.cli import build, parse
-from llama_scale.config import find_config, flatten, load_size, read_yaml
+from llama_scale.config import ROOT, find_config, flatten, load_size, read_yaml
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import check_name
 from llama_scale.scaling.fitting.points import parse_columns, parse_conditions
@@ -21,6 +21,7 @@ from llama_scale.scaling.study.settings import HEADLINE_SUITE, FitConfig, Planne
 from llama_scale.scaling.study.tasks import Task, plan_tasks
 from llama_scale.text import relative_path
 
+SCRIPTS = ROOT / "launch"
 # Lists of a grid that may not be empty.
 REQUIRED_LISTS = "sizes", "seeds"
 SET_BY_STUDY = {
@@ -73,7 +74,7 @@ class Study:
         return self.root / "runs" / self.config.name
 
 
-def read_study(root: Path, argv: list[str] | None = None, *, scripts: Path) -> Study:
+def read_study(root: Path, argv: list[str] | None = None, *, scripts: Path = SCRIPTS) -> Study:
     """Read the study file that the command line names and plan it.
 
     Args:

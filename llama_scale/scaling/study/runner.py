@@ -31,8 +31,8 @@ def run_study(study: Study) -> None:
     study.folder.mkdir(parents=True, exist_ok=True)
     busy = f"{relative_path(study.folder)}: {{}} is running this study; wait for it or stop it"
     with locked(study.folder / "lock", busy) as handle:
+        check_same_study(study)
         past = read_past_settings(study)
-        check_same_study(study, past)
         move_earlier_folders(study.folder)
         state = State(study.folder / "state", study.root, study.tasks)
         adopt_finished(study, past, state)
@@ -73,12 +73,13 @@ def trained_runs(study: Study) -> list[str]:
     return [name for name in names if (study.runs_folder / name / "config.yaml").exists()]
 
 
-def check_same_study(study: Study, past: dict[str, Any] | None) -> None:
+def check_same_study(study: Study) -> None:
     """Raise InputError if runs exist that were trained by other settings than the study's.
 
     Runs may be added and left out and the scores and the fit may change; the data, the shapes of
-    the sizes and the training of an existing run may not. ``past`` is what study.yaml recorded.
+    the sizes and the training of an existing run may not.
     """
+    past = read_past_settings(study)
     if past is None:
         return
     before, now = _identity(past), _identity(study.settings)
