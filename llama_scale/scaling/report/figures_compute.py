@@ -34,19 +34,19 @@ def compute_figures(
 
     ``scored`` are forecasts of the study with their outcomes, as ``forecast.score`` returns them.
     """
-    made, left_out = [], []
+    figures, left_out = [], []
     if study.laws.approaches.isoflop:
-        made.append(isoflop(study))
+        figures.append(isoflop(study))
     else:
         left_out.append("IsoFLOP curves (no four sizes share a budget)")
     if any(row.exponent for row in study.laws.approaches.table):
-        made.append(exponents(study))
-    made.append(cost(study))
-    if any(row.measured for found in scored for row in found.runs):
-        made.append(outcome(scored))
+        figures.append(exponents(study))
+    figures.append(cost(study))
+    if any(row.measured for forecast in scored for row in forecast.runs):
+        figures.append(outcome(scored))
     else:
         left_out.append("forecast against outcome (no forecast has been measured yet)")
-    return made, left_out
+    return figures, left_out
 
 
 def loss_compute(study: FittedStudy) -> Figure:
@@ -213,7 +213,7 @@ def cost(study: FittedStudy) -> Figure:
 
 def outcome(scored: list[ScoredForecast]) -> Figure:
     """Return forecasts with their intervals beside what was measured."""
-    rows = [row for found in scored for row in found.runs if row.measured]
+    rows = [row for forecast in scored for row in forecast.runs if row.measured]
     measured, value, low, high, C = (
         np.array([getattr(row, key) for row in rows])
         for key in ("measured", "value", "run_low", "run_high", "flops")

@@ -13,7 +13,7 @@ from llama_scale.text import count
 
 def score_figures(study: FittedStudy) -> tuple[list[Figure], list[str]]:
     """Return a figure for each column of scores (``KINDS``), and what is absent."""
-    points, made, left_out = study.points, [], []
+    points, figures, left_out = study.points, [], []
     for pattern, what, draw, title, caption in KINDS:
         matches = [re.fullmatch(pattern, name) for name in points.rows[0] if points.has(name)]
         if not any(matches):
@@ -23,8 +23,8 @@ def score_figures(study: FittedStudy) -> tuple[list[Figure], list[str]]:
             text = caption.format(suite, *k)
             if k == ["1"]:
                 text = solved(suite, points.numeric(match[0]), points.N.max() < SMALL)
-            made.append(draw(study, match[0], title.format(suite, *k), text))
-    return made, left_out
+            figures.append(draw(study, match[0], title.format(suite, *k), text))
+    return figures, left_out
 
 
 def _joined(study: FittedStudy, x: np.ndarray, y: np.ndarray, **ends: Any) -> list[Series]:
@@ -64,7 +64,10 @@ def _interval(study: FittedStudy, column: str) -> dict[str, np.ndarray]:
         return {}
     values = study.points.numeric(column)
     ends = {end: study.points.numeric(name) for end, name in names.items()}
-    return {end: np.where(np.isfinite(found), found, values) for end, found in ends.items()}
+    return {
+        end: np.where(np.isfinite(end_values), end_values, values)
+        for end, end_values in ends.items()
+    }
 
 
 def _figure(study: FittedStudy, column: str, title: str, caption: str, up: Axis) -> Figure:

@@ -43,10 +43,10 @@ def write_report(
     folder = Path(study)
     loaded = load_study(folder, Path(points) if points else folder / "points.csv")
     scored = outcomes(folder, loaded.points)
-    made, left_out = study_figures(loaded, scored)
-    written = [path for figure in made for path in draw.save(figure, folder / "figures")]
-    shown = [*tables(loaded.laws), *(outcome(found) for found in scored)]
-    html = render(loaded, made, left_out, shown, title or folder.resolve().name)
+    figures, left_out = study_figures(loaded, scored)
+    written = [path for figure in figures for path in draw.save(figure, folder / "figures")]
+    shown_tables = [*tables(loaded.laws), *(outcome(forecast) for forecast in scored)]
+    html = render(loaded, figures, left_out, shown_tables, title or folder.resolve().name)
     with atomic_write(folder / "report.html") as file:
         file.write(html)
     return [folder / "report.html", *written]
@@ -67,8 +67,8 @@ def load_study(folder: Path, path: Path) -> FittedStudy:
 def outcomes(folder: Path, points: Points) -> list[ScoredForecast]:
     """Return the study's forecasts, oldest first, scored by its points."""
     paths = sorted((folder / "forecasts").glob("*.json"))
-    found = [score(read_forecast(path), points) for path in paths]
-    return sorted(found, key=lambda forecast: forecast.written_at)
+    scored = [score(read_forecast(path), points) for path in paths]
+    return sorted(scored, key=lambda forecast: forecast.written_at)
 
 
 def study_figures(
@@ -78,35 +78,39 @@ def study_figures(
 
     ``scored`` are the study's forecasts with their outcomes.
     """
-    quality, left_out = score_figures(study)
-    budgets, absent = compute_figures(study, scored or [])
-    left_out += absent
-    made = [loss_compute(study), loss_tokens(study)]
+    scores, left_out = score_figures(study)
+    compute, compute_left_out = compute_figures(study, scored or [])
+    left_out += compute_left_out
+    figures = [loss_compute(study), loss_tokens(study)]
     if study.laws.best_frontier.determined:
-        made.append(frontier(study))
+        figures.append(frontier(study))
     else:
         left_out.append(f"compute-optimal size ({UNDETERMINED})")
     if study.laws.holdout:
-        made.append(prediction(study))
+        figures.append(prediction(study))
     else:
         left_out.append("predicted against measured (no run was held out)")
-    return [*made, *budgets, *quality, residuals(study)], left_out
+    return [*figures, *compute, *scores, residuals(study)], left_out
 
 
 def render(
-    study: FittedStudy, made: list[Figure], left_out: list[str], shown: list[Table], title: str
+    study: FittedStudy,
+    figures: list[Figure],
+    left_out: list[str],
+    shown_tables: list[Table],
+    title: str,
 ) -> str:
     """Return the page: everything it needs is inside it."""
     return page.render(
         "llama_scale.scaling.report",
-        made,
+        figures,
         title=title,
         laws=study.laws,
         points=study.points,
         answer=answer(study.laws, study.points),
         tiles=tiles(study.laws),
         left_out=left_out,
-        tables=shown,
+        tables=shown_tables,
         table=run_table(study),
         w=text,
     )
@@ -116,7 +120,7 @@ def tiles(laws: FittedLaws) -> list[tuple[str, str, str]]:
     """Return the few numbers that stand first: (what, value, detail)."""
     best, held = laws.best_frontier, laws.holdout
     then, parameters = best.next, laws.surface.parameters
-    found = [
+    shown = [
         (
             name,
             text.digits(parameters[key].value),
@@ -126,7 +130,7 @@ def tiles(laws: FittedLaws) -> list[tuple[str, str, str]]:
     ]
     if held:
         row, n = held.runs[0], len(held.runs)
-        found.append(
+        shown.append(
             (
                 "held-out run, error",
                 text.signed(row.error_percent),
@@ -141,10 +145,10 @@ def tiles(laws: FittedLaws) -> list[tuple[str, str, str]]:
         )
     loss = then.loss
     if not best.determined:
-        return found
+        return shown
     detail = f"{text.digits(loss.run_low)} to {text.digits(loss.run_high)}"
-    found.append((f"loss at {then.factor}× compute", text.digits(loss.value), detail))
-    return found
+    shown.append((f"loss at {then.factor}× compute", text.digits(loss.value), detail))
+    return shown
 
 
 def run_table(study: FittedStudy) -> dict[str, Any]:

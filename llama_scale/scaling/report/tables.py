@@ -35,8 +35,8 @@ class Table:
 
 def tables(laws: FittedLaws) -> list[Table]:
     """Return the tables that the study has something for."""
-    made = (parameters, conventions, approaches, kaplan, repeats, thresholds, links)
-    return [table for table in (make(laws) for make in made) if table and table.body]
+    makers = (parameters, conventions, approaches, kaplan, repeats, thresholds, links)
+    return [table for table in (make(laws) for make in makers) if table and table.body]
 
 
 def parameters(laws: FittedLaws) -> Table:
@@ -137,17 +137,17 @@ def kaplan(laws: FittedLaws) -> Table:
 
 def repeats(laws: FittedLaws) -> Table | None:
     """Return what repeated tokens are worth, where the runs vary in it."""
-    found = laws.repeats
-    if not found:
+    fitted = laws.repeats
+    if not fitted:
         return None
-    known = found.identified
+    known = fitted.identified
     return Table(
         "repeats",
         "What repeated tokens are worth",
         "U unique tokens seen for e epochs count as U + U R (1 - exp(-(e - 1) / R)). "
         + ("" if known else "Not identified: these runs give R no end on one side or both."),
         ["R", "from", "to", "identified"],
-        [[digits(found.R), _end(found.low), _end(found.high), "yes" if known else "no"]],
+        [[digits(fitted.R), _end(fitted.low), _end(fitted.high), "yes" if known else "no"]],
     )
 
 
@@ -189,8 +189,8 @@ def links(laws: FittedLaws) -> Table:
             f"{digits(row.held_out_error_percent, 2)} %",
             f"{row.runs} ({row.at_0_or_1} at 0 or 1)" if row.at_0_or_1 else f"{row.runs}",
         ]
-        for column, found in laws.links.items()
-        for row in found
+        for column, by_link in laws.links.items()
+        for row in by_link
     ]
     return Table(
         "links",
@@ -225,10 +225,10 @@ def outcome(scored: ScoredForecast) -> Table:
     )
 
 
-def sweeps(found: dict[str, Any]) -> list[Table]:
+def sweeps(swept: dict[str, Any]) -> list[Table]:
     """Return the laws of a sweep and the best values that they were fitted to."""
-    made = []
-    if rows := found["by_batch"]:
+    shown = []
+    if rows := swept["by_batch"]:
         body = [
             [
                 count(r["model_size"]),
@@ -240,8 +240,8 @@ def sweeps(found: dict[str, Any]) -> list[Table]:
             for r in rows
         ]
         head = ["N", "D", "batch", "best lr", "loss"]
-        made.append(Table("batches", "Best rate of each batch", "", head, body))
-    for name, law in found.items():
+        shown.append(Table("batches", "Best rate of each batch", "", head, body))
+    for name, law in swept.items():
         if name == "by_batch":
             continue
         body = [
@@ -260,8 +260,8 @@ def sweeps(found: dict[str, Any]) -> list[Table]:
             f"{key} = {between(Estimate(**law[key]))}" if law[key] else f"{key} not identified"
             for key in ("c", "N", "D")
         )
-        made.append(Table(name, f"{name}* = c N^a D^b: {power_of}", "", head, body))
-    return made
+        shown.append(Table(name, f"{name}* = c N^a D^b: {power_of}", "", head, body))
+    return shown
 
 
 def level(score: str, value: float) -> str:

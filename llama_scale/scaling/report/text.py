@@ -64,7 +64,7 @@ def smallest(points: Points) -> list[str]:
     best = points.loss.min()
     near = np.flatnonzero(points.loss <= (1 + NEAR_BEST) * best)
     first = near[np.lexsort((points.compute[near], points.N[near]))[0]]
-    found = [
+    sentences = [
         f"The smallest model within {100 * NEAR_BEST:.0f} % of the best loss measured has "
         f"{count(points.N[first])} parameters ({digits(points.loss[first])} against "
         f"{digits(best)})."
@@ -75,18 +75,20 @@ def smallest(points: Points) -> list[str]:
         reached = np.flatnonzero(rate >= 0.5)
         if len(reached):
             first = reached[np.lexsort((points.compute[reached], points.N[reached]))[0]]
-            found.append(
+            sentences.append(
                 f"The smallest model whose completions parse at least half the time has "
                 f"{count(points.N[first])} parameters (after {count(points.D[first])} tokens)."
             )
         else:
             most = 100 * np.nanmax(rate)
-            found.append(f"No model's completions parse half the time; at most {most:.0f} % do.")
+            sentences.append(
+                f"No model's completions parse half the time; at most {most:.0f} % do."
+            )
     for column in (c for c in columns if c.endswith("_pass_at_1") and points.has(c)):
         rate = points.numeric(column)
         small = points.N.max() < SMALL
-        found.append(solved(column.removesuffix("_pass_at_1"), rate, small))
-    return found
+        sentences.append(solved(column.removesuffix("_pass_at_1"), rate, small))
+    return sentences
 
 
 def solved(suite: str, rate: np.ndarray, small: bool) -> str:
