@@ -85,9 +85,7 @@ def compare_near_duplicates(config: DataBenchmark) -> dict[str, Any]:
     return {
         "files": len(records),
         "mb": size,
-        "filters_mb_per_second": float(
-            document_sizes(source.records).sum() / 1e6 / filters.seconds
-        ),
+        "filters_mb_per_second": float(document_sizes(source.records).sum() / 1e6 / filters.seconds),
         "similar_pairs": len(truth),
         "contenders": [
             {
@@ -119,9 +117,7 @@ def as_source(documents: Iterable[Document]) -> OpenAt:
     return lambda start: islice(documents, start, None)
 
 
-def on_files(
-    find: FindDuplicates, folder: Path, records: list[Record]
-) -> Callable[[int], set[int]]:
+def on_files(find: FindDuplicates, folder: Path, records: list[Record]) -> Callable[[int], set[int]]:
     """Return ``find`` on these files, as a contender that is called with its round."""
     return lambda _: find(folder, records)
 
@@ -129,9 +125,7 @@ def on_files(
 def time_filters(source: Corpus) -> Timed[list[Record]]:
     """Time the content filters without the parse; the value is what they keep."""
     contents = list(read_contents(source.folder, source.records))
-    filtered = time_call(
-        lambda: [rules.content_rejection(content) for content in contents], time.process_time
-    )
+    filtered = time_call(lambda: [rules.content_rejection(content) for content in contents], time.process_time)
     pairs = zip(source.records, filtered.value, strict=True)
     return Timed([record for record, reason in pairs if not reason], filtered.seconds)
 
@@ -260,8 +254,5 @@ def memory_table(peaks: dict[str, dict[str, float]]) -> str:
     """Return the peak memory after each step of a build, a column for each number of files."""
     head = ["peak memory after", *(f"MB, {name}" for name in peaks)]
     steps = dict.fromkeys(step for column in peaks.values() for step in column)
-    rows = [
-        [step, *(f"{column[step]:,.0f}" if step in column else "-" for column in peaks.values())]
-        for step in steps
-    ]
+    rows = [[step, *(f"{column[step]:,.0f}" if step in column else "-" for column in peaks.values())] for step in steps]
     return format_table(head, rows)

@@ -33,12 +33,8 @@ def memory_growth(packages: list[str] | None, n_files: int) -> dict[str, dict[st
     with tempfile.TemporaryDirectory() as folder:
         for n in (n_files, 10 * n_files):
             write_files(Path(folder) / f"{n}.jsonl", packages, n)
-            command = module_command(
-                "benchmarks.data_memory", f"{folder}/{n}.jsonl", f"{folder}/{n}"
-            )
-            done = subprocess.run(
-                command, env=child_environment(), stdout=subprocess.PIPE, text=True, check=True
-            )
+            command = module_command("benchmarks.data_memory", f"{folder}/{n}.jsonl", f"{folder}/{n}")
+            done = subprocess.run(command, env=child_environment(), stdout=subprocess.PIPE, text=True, check=True)
             peaks[f"{n:,} files"] = json.loads(done.stdout.splitlines()[-1])
     return peaks
 

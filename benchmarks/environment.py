@@ -52,9 +52,7 @@ def peer_python(name: str) -> str:
     except (subprocess.CalledProcessError, OSError) as error:
         output = (getattr(error, "stderr", "") or str(error)).strip().splitlines() or [""]
         shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(
-            f"peers: {name} cannot be installed ({output[-1][:300]}); leave it out"
-        ) from None
+        raise InputError(f"peers: {name} cannot be installed ({output[-1][:300]}); leave it out") from None
     (folder / "installed").touch()
     return str(python)
 

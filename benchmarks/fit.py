@@ -19,11 +19,7 @@ from llama_scale.scaling.fitting.points import Points, parse_columns, read_point
 from llama_scale.scaling.fitting.profile import profiles
 
 COVERED_PARAMETERS = "alpha", "beta", "E"
-DESIGNS = {
-    "240 runs, .2 %": (240, 0.002),
-    "48 runs, .5 %": (48, 0.005),
-    "18 runs, .2 %": (18, 0.002),
-}
+DESIGNS = {"240 runs, .2 %": (240, 0.002), "48 runs, .5 %": (48, 0.005), "18 runs, .2 %": (18, 0.002)}
 
 
 @dataclass(frozen=True)
@@ -56,9 +52,7 @@ def run(config: FitBenchmark) -> dict[str, Any]:
         points = synthetic_points(*DESIGNS["240 runs, .2 %"], seed=0)
     result = {"speed": time_fit(points), "peer": compare_with_chinchilla(points)}
     if config.coverage:
-        result["coverage"] = {
-            name: coverage(*design, config.coverage) for name, design in DESIGNS.items()
-        }
+        result["coverage"] = {name: coverage(*design, config.coverage) for name, design in DESIGNS.items()}
     return result
 
 
@@ -230,13 +224,7 @@ def fit_with_chinchilla(points: Points) -> Surface:
         residual = np.abs(np.log(measured) - np.log(predicted)) / DELTA
         return np.where(residual < 1, residual**2 / 2, residual - 0.5)
 
-    starts = {
-        "E": [0.5, 1.5],
-        "a": [2.0, 6.0, 10.0],
-        "b": [2.0, 6.0, 10.0],
-        "alpha": [0.3, 0.6],
-        "beta": [0.3, 0.6],
-    }
+    starts = {"E": [0.5, 1.5], "a": [2.0, 6.0, 10.0], "b": [2.0, 6.0, 10.0], "alpha": [0.3, 0.6], "beta": [0.3, 0.6]}
     with tempfile.TemporaryDirectory() as folder:
         peer = Chinchilla(folder, param_grid=starts, loss_fn=loss_fn, log_level=50)
         for N, D, loss in zip(points.N, points.D, points.loss, strict=True):

@@ -21,11 +21,7 @@ from llama_scale.generation.generate import encode_prompt, generate
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.llama import Llama
 
-TRANSFORMERS_MODES = {
-    "single": "a prompt at a time",
-    "together": "prompts together",
-    "static": "static cache",
-}
+TRANSFORMERS_MODES = {"single": "a prompt at a time", "together": "prompts together", "static": "static cache"}
 LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # shares of the largest logit
 Sampler = Callable[[list[str]], int]  # prompts -> tokens drawn
 
@@ -94,28 +90,17 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
     if config.cuda_graphs and device == "cpu":
         raise InputError("cuda_graphs: CUDA graphs need a GPU; leave it out on a CPU")
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device == "cuda")
-    model, tokenizer = load_model_and_tokenizer(
-        config, device, torch.bfloat16 if bf16 else torch.float32
-    )
+    model, tokenizer = load_model_and_tokenizer(config, device, torch.bfloat16 if bf16 else torch.float32)
     prompts = [problem["prompt"] for problem in read_problems().values()][: config.prompts]
-    sampling = SamplingConfig(
-        temperature=config.temperature,
-        top_p=config.top_p,
-        max_new_tokens=config.max_new_tokens,
-    )
+    sampling = SamplingConfig(temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens)
     peer = transformers_llama(model)
     check_logits(model, peer, tokenizer, prompts[:3])
     contenders = samplers(config, model, peer, tokenizer, sampling)
     for draw in contenders.values():
         draw(prompts[:1])  # warm, and compiled where it compiles
-    groups = [
-        prompts[start : start + config.together]
-        for start in range(0, len(prompts), config.together)
-    ]
+    groups = [prompts[start : start + config.together] for start in range(0, len(prompts), config.together)]
     calls = time_in_turn(
-        {name: on_groups(draw, groups) for name, draw in contenders.items()},
-        len(groups),
-        device_clock(device),
+        {name: on_groups(draw, groups) for name, draw in contenders.items()}, len(groups), device_clock(device)
     )
     return {
         "size": config.size,
@@ -134,11 +119,7 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
 
 
 def samplers(
-    config: GenerateBenchmark,
-    model: Llama,
-    peer: Any,
-    tokenizer: Tokenizer,
-    sampling: SamplingConfig,
+    config: GenerateBenchmark, model: Llama, peer: Any, tokenizer: Tokenizer, sampling: SamplingConfig
 ) -> dict[str, Sampler]:
     """Return every contender by its name, ours first."""
     contenders = {"llama_scale": llama_scale_sampler(model, tokenizer, sampling, config.n_samples)}
@@ -164,17 +145,13 @@ def on_groups(draw: Sampler, groups: list[list[str]]) -> Callable[[int], int]:
     return lambda number: draw(groups[number])
 
 
-def load_model_and_tokenizer(
-    config: GenerateBenchmark, device: str, dtype: torch.dtype
-) -> tuple[Llama, Tokenizer]:
+def load_model_and_tokenizer(config: GenerateBenchmark, device: str, dtype: torch.dtype) -> tuple[Llama, Tokenizer]:
     """Return the weights and the tokenizer; raise InputError where they do not fit."""
     if config.checkpoint:
         folder = resolve(config.checkpoint)
         model = load_model(folder, device, dtype)
         if model.config != config.model:
-            raise InputError(
-                f"checkpoint: {folder} is not of size {config.size}; set size to its own"
-            )
+            raise InputError(f"checkpoint: {folder} is not of size {config.size}; set size to its own")
         return model, Tokenizer(folder / "tokenizer.model")
     tokenizer = Tokenizer(Path(config.tokenizer))
     if tokenizer.vocab_size > config.model.vocab_size:
@@ -187,23 +164,13 @@ def load_model_and_tokenizer(
 
 
 def llama_scale_sampler(
-    model: Llama,
-    tokenizer: Tokenizer,
-    sampling: SamplingConfig,
-    n_samples: int,
-    cuda_graphs: bool = False,
+    model: Llama, tokenizer: Tokenizer, sampling: SamplingConfig, n_samples: int, cuda_graphs: bool = False
 ) -> Sampler:
     """Return the function that draws with ours, all of its prompts in one batch."""
 
     def draw(prompts: list[str]) -> int:
         rows = generate(
-            model,
-            tokenizer,
-            prompts,
-            sampling,
-            n_samples,
-            batch_size=n_samples * len(prompts),
-            cuda_graphs=cuda_graphs,
+            model, tokenizer, prompts, sampling, n_samples, batch_size=n_samples * len(prompts), cuda_graphs=cuda_graphs
         )
         return sum(len(row.tokens) for row in rows)
 

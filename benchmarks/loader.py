@@ -19,9 +19,7 @@ SHARDS, SHARD_TOKENS = 2, 1 << 24
 DOCUMENT_TOKENS = 1 << 12
 
 
-def compare_loaders(
-    context_length: int = 2_048, batch: int = 64, rounds: int = 9, batches: int = 20
-) -> dict[str, Any]:
+def compare_loaders(context_length: int = 2_048, batch: int = 64, rounds: int = 9, batches: int = 20) -> dict[str, Any]:
     """Time our loader and a memory map in turn, on one thread of this process.
 
     Returns:

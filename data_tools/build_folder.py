@@ -39,8 +39,7 @@ def find_finished_build(config: PrepareConfig) -> dict | None:
         return None
     if not (folder / MANIFEST).is_file():
         raise InputError(
-            f"{folder}: is there already but is no build (no manifest.json); choose another out "
-            "or move it away"
+            f"{folder}: is there already but is no build (no manifest.json); choose another out or move it away"
         )
     manifest = upgrade_manifest(read_manifest(folder))
     built_with = PrepareConfig(config.name).settings | manifest.get("settings", {})
@@ -117,9 +116,7 @@ def _remove_unusable(work: Path, config: PrepareConfig) -> None:
 
 
 def _is_build_of(config: PrepareConfig, manifest: dict) -> bool:
-    return (
-        manifest["format"] == FORMAT and upgrade_manifest(manifest)["settings"] == config.settings
-    )
+    return manifest["format"] == FORMAT and upgrade_manifest(manifest)["settings"] == config.settings
 
 
 def _remove(path: Path) -> None:

@@ -75,9 +75,7 @@ class PrepareConfig:
 
     name: str
     out: str | None = None
-    until: Literal["collect", "filter", "dedup", "decontaminate", "tokenizer", "encode"] | None = (
-        None
-    )
+    until: Literal["collect", "filter", "dedup", "decontaminate", "tokenizer", "encode"] | None = None
     source: SourceName = "installed"
     path: str | None = None
     language: str = "Python"
@@ -116,18 +114,14 @@ class PrepareConfig:
         if not -(2**63) <= self.seed < 2**63:
             raise InputError(f"seed: expected a number of 64 bits, found {self.seed}")
         if self.vocab_size > MAX_VOCAB:
-            raise InputError(
-                f"vocab_size: shards hold ids below {MAX_VOCAB}, found {self.vocab_size}"
-            )
+            raise InputError(f"vocab_size: shards hold ids below {MAX_VOCAB}, found {self.vocab_size}")
         if not 0 < self.val_share < 1:
             raise InputError(f"val_share: expected between 0 and 1, found {self.val_share}")
         for name in ("fim_rate", "fim_spm"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}: expected 0 to 1, found {getattr(self, name)}")
         if self.packing == "best_fit" and self.shard_tokens < self.pack_length:
-            raise InputError(
-                f"shard_tokens: {self.shard_tokens} is less than pack_length {self.pack_length}"
-            )
+            raise InputError(f"shard_tokens: {self.shard_tokens} is less than pack_length {self.pack_length}")
 
     @property
     def folder(self) -> Path:

@@ -38,14 +38,12 @@ def lookup(config: LookupConfig) -> dict:
     tokens = open_tokens(config.data, config.split, verify=False)
     if not 0 <= config.shard < len(tokens.shards):
         raise InputError(
-            f"shard: {config.data} has {len(tokens.shards)} {config.split} shards, "
-            f"counted from 0; found {config.shard}"
+            f"shard: {config.data} has {len(tokens.shards)} {config.split} shards, counted from 0; found {config.shard}"
         )
     shard = tokens.shards[config.shard]
     if not 0 <= config.token < len(shard):
         raise InputError(
-            f"token: {config.split} shard {config.shard} has {len(shard)} tokens, "
-            f"counted from 0; found {config.token}"
+            f"token: {config.split} shard {config.shard} has {len(shard)} tokens, counted from 0; found {config.token}"
         )
     documents = read_documents(config.data)
     row = next((row for row in documents if _holds(row, config)), None)

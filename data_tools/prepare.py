@@ -69,10 +69,7 @@ def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[s
     """
     with _timed("collect"):
         collected = load_corpus(work) or collect(
-            lambda start: source_documents(config, start),
-            work,
-            source_rules(config),
-            read_limit(config),
+            lambda start: source_documents(config, start), work, source_rules(config), read_limit(config)
         )
     yield "collect", None
     with _timed("filter"):
@@ -92,13 +89,9 @@ def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[s
     yield "decontaminate", None
     with _timed("tokenizer"):
         with _collected_anew_if_unfit(work):
-            splits = split_by_package(
-                passed, positions, work=work, val_share=config.val_share, seed=config.seed
-            )
+            splits = split_by_package(passed, positions, work=work, val_share=config.val_share, seed=config.seed)
         if not (work / TOKENIZER).exists():
-            texts = sample_tokenizer_text(
-                splits["train"], config.tokenizer_bytes, config.tokenizer_even
-            )
+            texts = sample_tokenizer_text(splits["train"], config.tokenizer_bytes, config.tokenizer_even)
             list(map_(train_on_records, [work], [texts], [config.vocab_size]))
         tokenizer = Tokenizer(work / TOKENIZER)
     yield "tokenizer", None
@@ -107,12 +100,7 @@ def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[s
         _, summary = _run_once(work, "encode", map_, *arguments)
     yield "encode", None
     manifest = make_manifest(
-        config,
-        collected=collected,
-        losses=losses,
-        splits=splits,
-        summary=summary,
-        tokenizer=tokenizer,
+        config, collected=collected, losses=losses, splits=splits, summary=summary, tokenizer=tokenizer
     )
     with _timed("report"):
         write_report(work, manifest, read_json(work / CONTAMINATION))
@@ -145,22 +133,16 @@ def benchmark_parts(config: PrepareConfig) -> list[Iterator[Part]]:
     return found
 
 
-def check_files_left(
-    n_files: int, dropped: dict[str, dict[str, int]], config: PrepareConfig
-) -> None:
+def check_files_left(n_files: int, dropped: dict[str, dict[str, int]], config: PrepareConfig) -> None:
     """Raise InputError with the reasons where no file is left to train on."""
     if n_files:
         return
     where = f"path: {config.path}" if config.path else f"source: {config.source}"
     if not dropped:
-        raise InputError(
-            f"{where}: no file was read; it holds none, or packages, exclude or max_bytes leave "
-            "out all"
-        )
+        raise InputError(f"{where}: no file was read; it holds none, or packages, exclude or max_bytes leave out all")
     why = ", ".join(f"{row['files']} {reason}" for reason, row in dropped.items())
     raise InputError(
-        f"{where}: no file is left to train on, left out: {why} (docs/data.md says what each "
-        "reason means)"
+        f"{where}: no file is left to train on, left out: {why} (docs/data.md says what each reason means)"
     )
 
 
@@ -168,9 +150,7 @@ def encode(
     splits: dict[str, Records], work: Path, tokenizer: Path, layout: ShardLayout, map_: Callable
 ) -> tuple[np.ndarray, dict]:
     """Write the shards; return no positions and the manifest's "splits"."""
-    return np.empty(0), write_splits(
-        splits, contents=work, folder=work, tokenizer=tokenizer, layout=layout, map_=map_
-    )
+    return np.empty(0), write_splits(splits, contents=work, folder=work, tokenizer=tokenizer, layout=layout, map_=map_)
 
 
 def shard_layout(config: PrepareConfig) -> ShardLayout:

@@ -42,17 +42,14 @@ def process_map(workers: int) -> Iterator[Callable]:
                 process.terminate()
         if isinstance(error, BrokenProcessPool):
             raise InputError(
-                f"workers: one of {workers} worker processes was killed, perhaps for want of "
-                "memory; try fewer"
+                f"workers: one of {workers} worker processes was killed, perhaps for want of memory; try fewer"
             ) from None
         raise
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _bounded_map(
-    executor: ProcessPoolExecutor, max_running: int, function: Callable, *arguments: Iterable
-) -> Iterator:
+def _bounded_map(executor: ProcessPoolExecutor, max_running: int, function: Callable, *arguments: Iterable) -> Iterator:
     """Yield results in order with at most ``max_running`` tasks under way, for bounded memory.
 
     ``executor.map`` would take all tasks from their iterator at once.

@@ -9,11 +9,7 @@ T = TypeVar("T")
 
 
 def with_progress(
-    items: Iterable[T],
-    step: str,
-    total: int | None = None,
-    unit: str = "MB",
-    amounts: Iterable[int] | None = None,
+    items: Iterable[T], step: str, total: int | None = None, unit: str = "MB", amounts: Iterable[int] | None = None
 ) -> Iterator[T]:
     """Yield ``items`` with a progress line on a terminal; elsewhere nothing is printed.
 

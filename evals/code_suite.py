@@ -23,9 +23,7 @@ def evenly_spread(count: int | None, total: int) -> list[int]:
     return [i * total // count for i in range(count)]
 
 
-def evaluate(
-    suite: Suite, model: Completer, execution: Execution
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def evaluate(suite: Suite, model: Completer, execution: Execution) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score the reference solutions, then draw and judge completions.
 
     Returns the result and a row for each completion.
@@ -52,8 +50,7 @@ def score_references(suite: Suite, model: Completer) -> dict[str, Any]:
     return {
         "gold_bits_per_byte": total.bits_per_byte,
         "gold_bits_per_byte_interval": interval(
-            [task.bits_per_byte for task in references.tasks],
-            weights=[task.bytes for task in references.tasks],
+            [task.bits_per_byte for task in references.tasks], weights=[task.bytes for task in references.tasks]
         ),
         "gold_tasks": len(references.tasks),
         "gold_tokens": total.tokens,
@@ -78,11 +75,7 @@ def sample(suite: Suite, model: Completer, execution: Execution) -> list[dict[st
     if left:
         request = Request(left, config.sampling, config.n_samples, config.batch_size)
         for completion in tqdm(
-            model.complete(request),
-            f"{suite.name} samples",
-            len(left) * config.n_samples,
-            disable=None,
-            leave=False,
+            model.complete(request), f"{suite.name} samples", len(left) * config.n_samples, disable=None, leave=False
         ):
             drawn.append(completion)
             execution.keep_completion(suite.name, completion)
@@ -159,9 +152,7 @@ def _combined(task: Task, verdicts: Sequence[Verdict] | None) -> Verdict:
     return task.combine(verdicts) if verdicts else Verdict(False, "no tests")
 
 
-def summarize(
-    samples: Sequence[dict[str, Any]], ks: Sequence[int], contaminated: Mapping[str, Any]
-) -> dict[str, Any]:
+def summarize(samples: Sequence[dict[str, Any]], ks: Sequence[int], contaminated: Mapping[str, Any]) -> dict[str, Any]:
     """Return what judged samples say together; those that were not measured are only counted.
 
     ``parse_rate`` is the share of completions that are not blank and parse after their prompt;
@@ -182,9 +173,7 @@ def summarize(
     if len(measured) < len(samples):
         result["not_measured"] = len(samples) - len(measured)
     result |= {
-        "prompts_truncated": sum(
-            s.get("prompt_truncated", False) and s["sample"] == 0 for s in samples
-        ),
+        "prompts_truncated": sum(s.get("prompt_truncated", False) and s["sample"] == 0 for s in samples),
         "contaminated": sorted(name for name in counts if name in contaminated),
         "labeled": sorted({s["task_id"] for s in samples if "judged_by" in s}),
     }
@@ -215,7 +204,4 @@ def pass_rates(counts: dict[str, list[int]], ks: Sequence[int]) -> dict[str, Any
             result["pass_at_k_interval"][str(k)] = interval(values)
             result["pass_at_k_exact_interval"][str(k)] = exact_interval(sum(values), len(values))
     logs = [math.log((c + 0.5) / (n + 1)) for n, c in counts.values()]
-    return result | {
-        "log_pass_rate": float(np.mean(logs)),
-        "log_pass_rate_interval": interval(logs),
-    }
+    return result | {"log_pass_rate": float(np.mean(logs)), "log_pass_rate_interval": interval(logs)}

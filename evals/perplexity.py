@@ -135,9 +135,7 @@ def reference_bits_per_byte(
     solutions = tokenizer.encode_batch([solution for _, solution in pairs])
     pieces = []  # (task, tokens, targets at the end of them)
     for task, (prompt, solution) in enumerate(zip(prompts, solutions, strict=True)):
-        for window, targets in windows(
-            [tokenizer.eos, *prompt], solution, model.config.context_length
-        ):
+        for window, targets in windows([tokenizer.eos, *prompt], solution, model.config.context_length):
             pieces.append((task, window, targets))
     pieces.sort(key=lambda item: -len(item[1]))
     nats = torch.zeros(len(pairs), dtype=torch.float64)
@@ -154,9 +152,7 @@ def reference_bits_per_byte(
     return References(scores, truncated)
 
 
-def evaluate(
-    model: Llama, tokenizer: Tokenizer, tokens: Tokens, config: PerplexityConfig
-) -> dict[str, Any]:
+def evaluate(model: Llama, tokenizer: Tokenizer, tokens: Tokens, config: PerplexityConfig) -> dict[str, Any]:
     """Return the scores of the validation split ``tokens``, and those of each of its sources.
 
     Raises InputError if the shards were not made with the model's tokenizer.
@@ -164,9 +160,7 @@ def evaluate(
     check_tokenizer(tokens, tokenizer)
     count = min(tokens.n_tokens - 1, config.max_tokens or tokens.n_tokens)
     each = np.zeros(max(count, 0), dtype=np.float32)
-    result = score(
-        model, tokens, tokenizer.byte_lengths, config.max_tokens, config.batch_tokens, each=each
-    )
+    result = score(model, tokens, tokenizer.byte_lengths, config.max_tokens, config.batch_tokens, each=each)
     return {
         "loss": result.loss,
         "perplexity": result.perplexity,
@@ -245,9 +239,7 @@ def _cross_entropy(model: Llama, hidden: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def windows(
-    context: list[int], solution: list[int], length: int
-) -> Iterator[tuple[list[int], int]]:
+def windows(context: list[int], solution: list[int], length: int) -> Iterator[tuple[list[int], int]]:
     """Yield windows of at most ``length`` + 1 tokens and how many at their end are targets.
 
     Every token of ``solution`` is a target once. One that is longer than ``length`` is split into

@@ -49,9 +49,7 @@ def is_finished(path: Path, settings: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     result, samples = read_result(path), samples_path(path)
-    intact = "samples_sha256" not in result or (
-        samples.exists() and sha256(samples) == result["samples_sha256"]
-    )
+    intact = "samples_sha256" not in result or (samples.exists() and sha256(samples) == result["samples_sha256"])
     return intact and all(result.get(name) == value for name, value in settings.items())
 
 
@@ -113,8 +111,7 @@ def compare(other: str, path: Path) -> str:
         raise InputError(f"compare: {other_path} and {path} have no task in common")
     gap, (low, high) = paired_difference([first[t] for t in tasks], [second[t] for t in tasks])
     return (
-        f"  {path.stem:<11} pass@1 minus that of {other} on {len(tasks)} tasks: "
-        f"{gap:+.4f}  [{low:+.4f}, {high:+.4f}]"
+        f"  {path.stem:<11} pass@1 minus that of {other} on {len(tasks)} tasks: {gap:+.4f}  [{low:+.4f}, {high:+.4f}]"
     )
 
 
@@ -131,11 +128,7 @@ def aggregate(paths: Sequence[Path], seed: int = 0) -> dict[str, Any]:
     )  # (suites, RESAMPLES)
     counts = np.array([len(r) for r in rates.values()])
     accuracy = {name: float(r.mean()) for name, r in rates.items()}
-    result = {
-        "suite": AGGREGATE,
-        "n_tasks": {name: len(r) for name, r in rates.items()},
-        "accuracy": accuracy,
-    }
+    result = {"suite": AGGREGATE, "n_tasks": {name: len(r) for name, r in rates.items()}, "accuracy": accuracy}
     for name, weights in (("macro", np.ones(len(counts))), ("micro", counts)):
         value = np.average(list(accuracy.values()), weights=weights)
         low, high = percentile_interval(np.average(means, axis=0, weights=weights), TAIL)
@@ -158,9 +151,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"  {sampled} of {result['tasks_of_suite']} tasks have samples")
     if contaminated := result.get("contaminated"):
         count = len(contaminated)
-        lines.append(
-            f"  {count} tasks were found among the training data's sources and removed there"
-        )
+        lines.append(f"  {count} tasks were found among the training data's sources and removed there")
     if unknown := result.get("not_measured"):
         lines.append(f"  {unknown} samples were not measured: no tool for their language here")
     if isolation := result.get("isolation"):

@@ -79,9 +79,7 @@ def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None
         else:
             execution = open_execution(config, run.path.parent, run.settings, contaminated)
             with execution:
-                scores, samples = code_suite.evaluate(
-                    data[run.name], subject.in_processes(model), execution
-                )
+                scores, samples = code_suite.evaluate(data[run.name], subject.in_processes(model), execution)
                 write_result(run.path, {"suite": run.name, **scores, **run.settings}, samples)
                 execution.finish(run.name)
         show(config, run.path)
@@ -100,9 +98,7 @@ def plan_suite(config: EvalConfig, name: str, subject: Subject) -> SuiteRun:
     own = getattr(config, name)
     if name == "perplexity":
         if subject.external:
-            raise InputError(
-                "suites: perplexity needs a checkpoint of this project; name others, as humaneval"
-            )
+            raise InputError("suites: perplexity needs a checkpoint of this project; name others, as humaneval")
         if own.data is None and subject.data is None:
             raise InputError(
                 f"perplexity.data: {subject.name} does not say what it was trained on; set it to "
@@ -139,10 +135,7 @@ def read_data(config: EvalConfig, name: str, own: CodeConfig | PerplexityConfig)
 
 
 def open_execution(
-    config: EvalConfig,
-    folder: Path,
-    settings: dict[str, Any],
-    contaminated: Contamination,
+    config: EvalConfig, folder: Path, settings: dict[str, Any], contaminated: Contamination
 ) -> Execution:
     """Return where programs are run, with the verdicts that earlier runs came to."""
     own = config.execution
@@ -159,10 +152,7 @@ def judge_samples(config: EvalConfig) -> None:
         raise InputError("out: name a folder for the results")
     file, own, path = Path(config.samples), getattr(config, name), Path(config.out) / f"{name}.json"
     rows, suite = read_completions(file), read_data(config, name, own)
-    settings = {
-        "samples_file_sha256": sha256(file),
-        "llama_scale": llama_scale.__version__,
-    } | suite_settings(own)
+    settings = {"samples_file_sha256": sha256(file), "llama_scale": llama_scale.__version__} | suite_settings(own)
     with open_execution(config, path.parent, settings, {}) as execution:
         scores, samples = code_suite.score(rows, suite, execution)
     write_result(path, {"suite": name, **suite.about, **scores, **settings}, samples)

@@ -18,9 +18,7 @@ class Validation:
         self.byte_lengths = Tokenizer(self.tokens.folder / "tokenizer.model").byte_lengths
         self.every, self.max_tokens = every, max_tokens
 
-    def __call__(
-        self, trainer: pl.Trainer, module: pl.LightningModule, step: int
-    ) -> dict[str, float]:
+    def __call__(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> dict[str, float]:
         """Return val_loss (nats per token) and val_bits_per_byte when it is time, else nothing."""
         if step % self.every and step != trainer.max_steps:
             return {}

@@ -73,9 +73,7 @@ class Execution:
         """Return the level that programs run under and what it holds."""
         return self.sandbox.describe()
 
-    def judge(
-        self, programs: Sequence[Program | Script], timeout: float, title: str
-    ) -> list[Verdict]:
+    def judge(self, programs: Sequence[Program | Script], timeout: float, title: str) -> list[Verdict]:
         """Return the verdict of each program; each distinct one is run once."""
         limits = [timeout, MEMORY_BYTES, OUTPUT_BYTES, self.sandbox.level]
         keys = [digest(program, limits) for program in programs]
@@ -83,9 +81,7 @@ class Execution:
         new = {key: p for key, p in zip(keys, programs, strict=True) if key not in verdicts}
         new_keys = list(new)
         judged = self.sandbox.run_any(list(new.values()), timeout)
-        for number, verdict in tqdm(
-            judged, f"{title} programs", len(new), disable=None, leave=False
-        ):
+        for number, verdict in tqdm(judged, f"{title} programs", len(new), disable=None, leave=False):
             verdicts[new_keys[number]] = verdict
             if self.cache and verdict.reason != SANDBOX_LOST:
                 append_row(self.cache, {"key": new_keys[number]} | asdict(verdict))

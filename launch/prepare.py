@@ -25,10 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     elif manifest := prepare(config):
         print(build_table(manifest, config.folder))
     else:
-        print(
-            f"{config.folder}: stopped after {config.until}; the same command without --until "
-            "goes on from there"
-        )
+        print(f"{config.folder}: stopped after {config.until}; the same command without --until goes on from there")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ def check_evaluation(study: "Study") -> None:
     for suite in study.config.suites:
         if suite not in KNOWN:
             raise UserError(
-                f"{study.source}: suites: no suite {suite!r}{nearest(suite, KNOWN)}; known: "
-                f"{', '.join(KNOWN)}"
+                f"{study.source}: suites: no suite {suite!r}{nearest(suite, KNOWN)}; known: {', '.join(KNOWN)}"
             )
     settings = next(task.settings for task in study.tasks if task.stage == "evaluate")
     try:

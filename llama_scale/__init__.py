@@ -27,9 +27,7 @@ LAZY = {
 }
 
 
-def load(
-    path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto"
-) -> tuple["Llama", "Tokenizer"]:
+def load(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> tuple["Llama", "Tokenizer"]:
     """Load a trained model and its tokenizer, ready to ``generate``.
 
     Args:

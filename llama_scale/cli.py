@@ -11,14 +11,7 @@ from itertools import pairwise
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from llama_scale.config import (
-    find_config,
-    nest,
-    read_yaml,
-    renamed_fields,
-    size_path,
-    with_new_names,
-)
+from llama_scale.config import find_config, nest, read_yaml, renamed_fields, size_path, with_new_names
 from llama_scale.errors import InputError, UserError, nearest
 
 if TYPE_CHECKING:

@@ -53,13 +53,10 @@ class ModelConfig:
         check("a positive number", positive, "rope_theta norm_eps")
         if self.d_model % (2 * self.n_heads):
             raise InputError(
-                f"model.n_heads: {self.n_heads} heads do not divide d_model = {self.d_model} into "
-                "even head dimensions"
+                f"model.n_heads: {self.n_heads} heads do not divide d_model = {self.d_model} into even head dimensions"
             )
         if self.n_heads % self.kv_heads:
-            raise InputError(
-                f"model.n_kv_heads: {self.kv_heads} does not divide n_heads = {self.n_heads}"
-            )
+            raise InputError(f"model.n_kv_heads: {self.kv_heads} does not divide n_heads = {self.n_heads}")
 
     @property
     def head_dim(self) -> int:
@@ -257,9 +254,7 @@ def nest(settings: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def find_config(
-    name: str, folder: str, root: Path | None = None, hint: str = "a YAML file"
-) -> Path:
+def find_config(name: str, folder: str, root: Path | None = None, hint: str = "a YAML file") -> Path:
     """Return the settings file that a person means by ``name``.
 
     It is looked for from ``root`` (the working directory), then in the shipped configs/; a bare
@@ -282,9 +277,7 @@ def size_path(name: str) -> Path:
     path = CONFIGS / "size" / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise InputError(
-            f"size: no configs/size/{name}.yaml{nearest(name, known)}; known: {', '.join(known)}"
-        )
+        raise InputError(f"size: no configs/size/{name}.yaml{nearest(name, known)}; known: {', '.join(known)}")
     return path
 
 

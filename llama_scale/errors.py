@@ -38,9 +38,7 @@ def at_least_1(value: float) -> bool:
     return 1 <= value < math.inf
 
 
-def check_fields(
-    config: Any, wanted: str, holds: Callable[[Any], bool], names: str, prefix: str = ""
-) -> None:
+def check_fields(config: Any, wanted: str, holds: Callable[[Any], bool], names: str, prefix: str = "") -> None:
     """Raise InputError on the first of the fields ``names`` that is not as ``wanted``.
 
     auto and null are as wanted, and a list is if each of its items is.

@@ -131,6 +131,4 @@ def sha256(path: str | Path) -> str:
 def check_name(field: str, name: str) -> None:
     """Raise InputError where ``name``, of the setting ``field``, cannot be a folder's own name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(
-            f"{field}: {name!r} is no folder name; use letters, digits and, after the first, . _ -"
-        )
+        raise InputError(f"{field}: {name!r} is no folder name; use letters, digits and, after the first, . _ -")

@@ -56,12 +56,7 @@ def signed(percent: float) -> str:
     return f"{round(percent, 2) + 0.0:+.2f} %".replace("-", "−")
 
 
-def between(
-    estimate: Any,
-    show: Callable[[float | None], str] = digits,
-    low: str = "low",
-    high: str = "high",
-) -> str:
+def between(estimate: Any, show: Callable[[float | None], str] = digits, low: str = "low", high: str = "high") -> str:
     """Return ``value [low, high]`` of what has these attributes, such as an ``Estimate``."""
     ends = (show(getattr(estimate, end)) for end in (low, high))
     return f"{show(estimate.value)} [{', '.join(ends)}]"

@@ -24,9 +24,7 @@ SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def workplace(tiny_data, tmp_path_factory):
     """A folder with the run and the study that the README makes, here tiny ones."""
     folder = tmp_path_factory.mktemp("workplace")
-    config = ModelConfig(
-        d_model=32, n_layers=1, n_heads=2, d_ff=64, vocab_size=VOCAB, context_length=128
-    )
+    config = ModelConfig(d_model=32, n_layers=1, n_heads=2, d_ff=64, vocab_size=VOCAB, context_length=128)
     weights = Llama(config).init_weights(seed=0).state_dict()
     meta = {"model": asdict(config), "step": 7, "tokens": 448, "data": str(tiny_data)}
     checkpoint = folder / "runs" / "M1-201k-seed0" / "checkpoints" / "step-00000007"

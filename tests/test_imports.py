@@ -20,13 +20,7 @@ ALLOWED = {
 }
 # A part of llama_scale imports its own row and those above; no circle of folders within a row.
 FILES = tuple(sorted(path.stem for path in (ROOT / "llama_scale").glob("*.py")))
-LEVELS = (
-    FILES,
-    ("plotting",),
-    ("data", "model", "cost"),
-    ("generation", "checkpoint"),
-    ("training",),
-)
+LEVELS = (FILES, ("plotting",), ("data", "model", "cost"), ("generation", "checkpoint"), ("training",))
 SCALING_READS = (
     *FILES, "plotting", "cost", "training.recipe", "training.optim", "training.wandb_log"
 )  # fmt: skip

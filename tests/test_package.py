@@ -22,9 +22,7 @@ def bare(argv: list, cwd: Path) -> str:
     """Run a command that sees no checkout and no network setting of ours; return what it says."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     environment |= {"OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"}
-    done = subprocess.run(
-        list(map(str, argv)), cwd=cwd, capture_output=True, text=True, timeout=240, env=environment
-    )
+    done = subprocess.run(list(map(str, argv)), cwd=cwd, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -28,9 +28,7 @@ class BareLoop(StepCallback):
         self.trainer_seconds: list[float] = []
         self.bare_seconds: list[float] = []
         self.clock = device_clock(run.device)
-        self.model = (
-            Llama.empty_model(run.config.model).init_weights(run.config.seed).to(run.device)
-        )
+        self.model = Llama.empty_model(run.config.model).init_weights(run.config.seed).to(run.device)
         if run.compile:
             self.model.compile_parts()
         self.optimizer = build_optimizer(self.model, run.config.optim, run.recipe.lr)

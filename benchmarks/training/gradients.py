@@ -54,10 +54,7 @@ def compare_block(config: ModelConfig, batch: int, device: str, bf16: bool) -> d
         block.compile()
         compiled = gradients(block, x, rope, bf16)
     torch._dynamo.reset()
-    return {
-        "compiled": largest_deviation(compiled, eager),
-        "eager": largest_deviation(eager, exact),
-    }
+    return {"compiled": largest_deviation(compiled, eager), "eager": largest_deviation(eager, exact)}
 
 
 def within_rounding(deviations: dict[str, float]) -> bool:
@@ -70,9 +67,7 @@ def main() -> None:
     settings: dict[str, Any] = json.loads(sys.argv[1])
     for name, (model, batch) in settings["sizes"].items():
         try:
-            deviations = compare_block(
-                ModelConfig(**model), batch, settings["device"], settings["bf16"]
-            )
+            deviations = compare_block(ModelConfig(**model), batch, settings["device"], settings["bf16"])
         except RuntimeError as error:
             print(json.dumps({"size": name, "error": str(error)[:300]}), flush=True)
         else:

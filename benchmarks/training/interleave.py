@@ -64,11 +64,7 @@ class Worker:
         """Start the process; raise ContenderError if it cannot hold the contender."""
         errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115, read when the process dies
         process = subprocess.Popen(
-            module_command(
-                "benchmarks.training.worker",
-                json.dumps(asdict(contender.job)),
-                python=contender.python,
-            ),
+            module_command("benchmarks.training.worker", json.dumps(asdict(contender.job)), python=contender.python),
             env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -170,9 +166,7 @@ def check_losses(workers: Sequence[Worker]) -> None:
                 raise ContenderError(other.name, f"{reason}; not compared")
 
 
-def summarize(
-    worker: Worker, workers: Sequence[Worker], ceiling: float, gpu: str | None
-) -> dict[str, Any]:
+def summarize(worker: Worker, workers: Sequence[Worker], ceiling: float, gpu: str | None) -> dict[str, Any]:
     """Return a contender's rate, its memory and, step by step, its time over each of ours.
 
     ``ceiling`` is what the machine's matrix products reach in FLOP/s.
@@ -193,9 +187,7 @@ def summarize(
         "ms_per_step": 1e3 * seconds,
         "peak_memory": worker.memory,
         "share_of_ceiling": rate * full / ceiling,
-        "ratios": {
-            own.name: step_ratios(worker, own) for own in workers if own.job.peer == "llama_scale"
-        },
+        "ratios": {own.name: step_ratios(worker, own) for own in workers if own.job.peer == "llama_scale"},
         "losses": worker.losses,
         "seconds": worker.seconds,
     }

@@ -118,11 +118,7 @@ def seconds_to_first_step(config: OverheadBenchmark, folder: Path) -> float:
         command += ["--threads", str(config.threads)]
     start = time.perf_counter()
     process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=child_environment(),
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=child_environment()
     )
     rows = run / "metrics.jsonl"
     while not (rows.exists() and rows.stat().st_size):
@@ -139,10 +135,7 @@ def table(result: dict[str, Any]) -> str:
     """Return the measurements as text for the terminal."""
     low, high = result["overhead_quartiles"]
     overhead = f"{result['overhead']:+.2%} ({low:+.2%} to {high:+.2%})"
-    rows = [
-        ["trainer", f"{result['trainer_ms']:.1f}", overhead],
-        ["bare loop", f"{result['bare_ms']:.1f}", "-"],
-    ]
+    rows = [["trainer", f"{result['trainer_ms']:.1f}", overhead], ["bare loop", f"{result['bare_ms']:.1f}", "-"]]
     compiled = ", compiled" if result["compile"] else ""
     return (
         f"{result['size']}, {result['tokens_per_step']:,} tokens a step, {result['precision']}"

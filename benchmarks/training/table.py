@@ -7,22 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.environment import (
-    TRAINING_PEERS,
-    child_environment,
-    module_command,
-    peer_python,
-    project_folder,
-)
+from benchmarks.environment import TRAINING_PEERS, child_environment, module_command, peer_python, project_folder
 from benchmarks.hardware import matmul_ceiling, processor_name, provenance
 from benchmarks.tables import format_markdown, format_ratio, format_table
-from benchmarks.training.interleave import (
-    Contender,
-    ContenderError,
-    ContenderOutOfMemory,
-    run_interleaved,
-    summarize,
-)
+from benchmarks.training.interleave import Contender, ContenderError, ContenderOutOfMemory, run_interleaved, summarize
 from benchmarks.training.train import format_mfu
 from benchmarks.training.worker import TrainingJob
 from llama_scale.config import CONFIGS, ModelConfig, load_size
@@ -66,9 +54,7 @@ class TableRow:
             raise InputError(f"{self.size}: micro_batches: {self.micro_batches} must be positive")
         first = self.micro_batches[0]
         if any(first % count for count in self.micro_batches):
-            raise InputError(
-                f"{self.size}: micro_batches {self.micro_batches} must divide the first"
-            )
+            raise InputError(f"{self.size}: micro_batches {self.micro_batches} must divide the first")
         for peer in self.peers:
             if peer not in TRAINING_PEERS:
                 known = ", ".join(TRAINING_PEERS)
@@ -217,9 +203,7 @@ def check_gradients(rows: list[TableRow], config: TableBenchmark) -> dict[str, d
     return deviations
 
 
-def measure(
-    row: TableRow, config: TableBenchmark, ceiling: float, gpu: str | None
-) -> dict[str, Any]:
+def measure(row: TableRow, config: TableBenchmark, ceiling: float, gpu: str | None) -> dict[str, Any]:
     """Time the row's contenders at the largest micro-batch that fits ours; add the dry run.
 
     A peer that fails, for lack of memory too, is left out with its reason. Raises InputError when
@@ -270,9 +254,7 @@ def make_job(row: TableRow, config: TableBenchmark, micro_batch: int) -> Trainin
     )
 
 
-def dry_run_estimate(
-    config: ModelConfig, job: TrainingJob, gpu: str | None
-) -> dict[str, float | None]:
+def dry_run_estimate(config: ModelConfig, job: TrainingJob, gpu: str | None) -> dict[str, float | None]:
     """Return what the dry run says before the run: bytes, and tokens a second on a known GPU."""
     need = training_memory(
         config,

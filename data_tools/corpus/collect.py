@@ -8,15 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from data_tools.corpus.corpus import (
-    CONTENTS,
-    RECORDS,
-    RECORDS_INDEX,
-    SUMMARY,
-    Corpus,
-    add_example,
-    count_file,
-)
+from data_tools.corpus.corpus import CONTENTS, RECORDS, RECORDS_INDEX, SUMMARY, Corpus, add_example, count_file
 from data_tools.corpus.records import Record, format_row, write_sorted
 from data_tools.corpus.redact import redact
 from data_tools.sources.document import Document
@@ -53,9 +45,7 @@ class CollectState:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
 
-def collect(
-    open_at: OpenAt, folder: str | Path, rules: SourceRules | None = None, limit: int | None = None
-) -> Corpus:
+def collect(open_at: OpenAt, folder: str | Path, rules: SourceRules | None = None, limit: int | None = None) -> Corpus:
     """Copy the usable documents of a source into ``folder``; records.json is written last.
 
     Every CHECKPOINT_BYTES a checkpoint is written. A later call goes on from it, unless the source
@@ -96,9 +86,7 @@ def collect(
     return Corpus(folder, records, **summary)
 
 
-def _start_or_resume(
-    open_at: OpenAt, folder: Path
-) -> tuple[CollectState, Iterator[Document | None]]:
+def _start_or_resume(open_at: OpenAt, folder: Path) -> tuple[CollectState, Iterator[Document | None]]:
     """Return how far an earlier call came, and the documents from there on.
 
     The source is opened one document early, at the last that was seen: is it still the same one,

@@ -27,9 +27,7 @@ def line_hashes(content: bytes) -> np.ndarray:
     return np.array(hashes, dtype=np.uint32)
 
 
-def shared_line_share(
-    folder: Path, owners: np.ndarray, positions: np.ndarray, n_packages: int
-) -> np.ndarray:
+def shared_line_share(folder: Path, owners: np.ndarray, positions: np.ndarray, n_packages: int) -> np.ndarray:
     """Return the share of each package's distinct lines that another one has as well: (P,) float64.
 
     Args:
@@ -54,9 +52,7 @@ def shared_line_share(
             inside &= owner >= 0
             owners_here.append(owner[inside])
             hashes_here.append(hashes[inside])
-        counts = count_shared_lines(
-            np.concatenate(owners_here), np.concatenate(hashes_here), n_packages
-        )
+        counts = count_shared_lines(np.concatenate(owners_here), np.concatenate(hashes_here), n_packages)
         shared, distinct = shared + counts[0], distinct + counts[1]
     return shared / np.maximum(distinct, 1)
 
@@ -82,9 +78,7 @@ def count_shared_lines(owners: np.ndarray, hashes: np.ndarray, n_packages: int) 
     return np.stack([shared, np.bincount(packages, minlength=n_packages)])
 
 
-def _blocks(
-    path: Path, package: np.ndarray, lengths: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(path: Path, package: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the package of each line, -1 for none, and its hash, some documents at a time."""
     with open(path, "rb") as file:
         for start in range(0, len(lengths), BLOCK_DOCUMENTS):

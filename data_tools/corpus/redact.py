@@ -3,9 +3,7 @@
 import ipaddress
 import re
 
-EMAIL = re.compile(
-    rb"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w@(])"
-)
+EMAIL = re.compile(rb"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w@(])")
 IPV4 = re.compile(rb"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
 EMAIL_MARK = re.compile(rb"@[A-Za-z0-9-]+\.")  # begins with a literal: a fast way to say no
 IPV4_MARK = re.compile(rb"\.\d{1,3}\.\d")

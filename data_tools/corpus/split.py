@@ -38,17 +38,11 @@ def split_by_package(
     sizes = np.bincount(owners, weights=remaining.sizes, minlength=len(names)).astype(int)  # (P,)
     shared = shared_line_share(work, owners, positions, len(names))  # (P,)
     val_packages = choose_validation_packages(
-        dict(zip(names, sizes.tolist(), strict=True)),
-        dict(zip(names, shared.tolist(), strict=True)),
-        val_share,
-        seed,
+        dict(zip(names, sizes.tolist(), strict=True)), dict(zip(names, shared.tolist(), strict=True)), val_share, seed
     )
     in_val = np.isin(owners, [i for i, name in enumerate(names) if name in val_packages])  # (n,)
     order = shuffled_order(remaining, seed)
-    return {
-        "train": remaining.take(order[~in_val[order]]),
-        "val": remaining.take(order[in_val[order]]),
-    }
+    return {"train": remaining.take(order[~in_val[order]]), "val": remaining.take(order[in_val[order]])}
 
 
 def number_packages(records: Records) -> tuple[list[str], np.ndarray]:
@@ -59,9 +53,7 @@ def number_packages(records: Records) -> tuple[list[str], np.ndarray]:
     return list(numbers), owners
 
 
-def choose_validation_packages(
-    sizes: dict[str, int], shared: dict[str, float], share: float, seed: int
-) -> set[str]:
+def choose_validation_packages(sizes: dict[str, int], shared: dict[str, float], share: float, seed: int) -> set[str]:
     """Choose whole packages whose bytes come close to ``share`` of all.
 
     Packages are tried in the order of a hash of (seed, name) and taken while they fit. One with
@@ -78,10 +70,7 @@ def choose_validation_packages(
         InputError: There are fewer than two packages.
     """
     if len(sizes) < 2:
-        raise InputError(
-            f"packages: found source code in {len(sizes)}, but validation by package needs two or "
-            "more"
-        )
+        raise InputError(f"packages: found source code in {len(sizes)}, but validation by package needs two or more")
     target = share * sum(sizes.values())
     chosen, total = set(), 0
     for name in shuffled_names(sizes, seed):

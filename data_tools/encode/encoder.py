@@ -108,12 +108,7 @@ def _write_concatenated(
     for record, document in zip(records, encoded, strict=True):
         shard, start = writer.add(document.ids)
         row = _document_row(
-            record,
-            split=writer.split,
-            shard=shard,
-            start=start,
-            tokens=len(document.ids),
-            size=record.size,
+            record, split=writer.split, shard=shard, start=start, tokens=len(document.ids), size=record.size
         )
         rows.write(json.dumps(row | ({"fim": document.fim} if document.fim else {})) + "\n")
     return {}
@@ -152,9 +147,7 @@ def _write_packed(
             shard, start = writer.add(np.concatenate([*pieces, ends]))
             for (d, first, n), piece in zip(sequence, pieces, strict=True):
                 n_bytes = int(model.byte_lengths[piece].sum())
-                row = _document_row(
-                    records[d], split=writer.split, shard=shard, start=start, tokens=n, size=n_bytes
-                )
+                row = _document_row(records[d], split=writer.split, shard=shard, start=start, tokens=n, size=n_bytes)
                 row |= {"fim": FIM_KINDS[kinds[d]]} if kinds[d] else {}
                 row |= {"first": first, "of": int(lengths[d])} if lengths[d] > n else {}
                 rows.write(json.dumps(row) + "\n")
@@ -166,11 +159,7 @@ def _write_packed(
 
 
 def _encode(
-    records: Sequence[Record],
-    contents: Path,
-    tokenizer: Path,
-    fim: FimSettings | None,
-    map_: Callable,
+    records: Sequence[Record], contents: Path, tokenizer: Path, fim: FimSettings | None, map_: Callable
 ) -> Iterator[EncodedDocument]:
     """Yield each record encoded."""
     task = functools.partial(encode_batch, contents, tokenizer, sha256(tokenizer), fim)
@@ -197,8 +186,7 @@ def encode_batch(
     model = _load_tokenizer(tokenizer, checksum)
     raw = list(read_contents(contents, batch))
     cuts = [
-        cut_for_fim(content.decode("utf-8"), record.sha256, fim)
-        for content, record in zip(raw, batch, strict=True)
+        cut_for_fim(content.decode("utf-8"), record.sha256, fim) for content, record in zip(raw, batch, strict=True)
     ]
     kinds = [kind for kind, _ in cuts]
     # Three texts a document, most of them empty without fill-in-the-middle, in one call.
@@ -222,9 +210,7 @@ def _load_tokenizer(path: Path, checksum: str) -> Tokenizer:
     return Tokenizer(path)
 
 
-def _document_row(
-    record: Record, *, split: str, shard: int, start: int, tokens: int, size: int
-) -> dict:
+def _document_row(record: Record, *, split: str, shard: int, start: int, tokens: int, size: int) -> dict:
     row = {
         "split": split,
         "shard": shard,

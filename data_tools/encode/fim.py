@@ -27,9 +27,7 @@ class FimSettings:
     seed: int
 
 
-def cut_for_fim(
-    text: str, key: str, fim: FimSettings | None
-) -> tuple[str | None, tuple[str, str, str]]:
+def cut_for_fim(text: str, key: str, fim: FimSettings | None) -> tuple[str | None, tuple[str, str, str]]:
     """Return "psm", "spm" or None, and the prefix, middle and suffix of a document.
 
     The numbers are a hash of (seed, key), so a document is cut the same way whatever process
@@ -41,9 +39,7 @@ def cut_for_fim(
     # 32 bytes of hash are four numbers in [0, 1): is it chosen, which order, and the two cuts. A
     # text of n characters has n + 1 places to cut, both ends among them.
     digest = hashlib.sha256(f"fim/{fim.seed}/{key}".encode()).digest()
-    chosen, order, *cuts = (
-        int.from_bytes(digest[i : i + 8], "little") / 2**64 for i in range(0, 32, 8)
-    )
+    chosen, order, *cuts = (int.from_bytes(digest[i : i + 8], "little") / 2**64 for i in range(0, 32, 8))
     if chosen >= fim.rate:
         return None, (text, "", "")
     first, second = sorted(min(len(text), int(cut * (len(text) + 1))) for cut in cuts)
@@ -52,11 +48,7 @@ def cut_for_fim(
 
 
 def with_fim_marks(
-    kind: str | None,
-    prefix: list[int],
-    middle: list[int],
-    suffix: list[int],
-    marks: tuple[int, int, int],
+    kind: str | None, prefix: list[int], middle: list[int], suffix: list[int], marks: tuple[int, int, int]
 ) -> list[int]:
     """Return the ids of a document in the order of ``kind``; ``marks`` are the ids of the three.
 

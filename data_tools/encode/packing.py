@@ -68,9 +68,7 @@ def best_fit(lengths: np.ndarray, size: int, seed: int) -> tuple[int, Iterator[l
     return n_sequences, _sequences(shuffled, members, ends, np.stack([document, start, tokens]))
 
 
-def _sequences(
-    order: np.ndarray, members: np.ndarray, ends: np.ndarray, pieces: np.ndarray
-) -> Iterator[list[Piece]]:
+def _sequences(order: np.ndarray, members: np.ndarray, ends: np.ndarray, pieces: np.ndarray) -> Iterator[list[Piece]]:
     """Yield the pieces of each sequence in ``order``.
 
     Those of sequence s are numbered by members[ends[s - 1] : ends[s]], from 0 for the first.

@@ -52,12 +52,7 @@ class BenchmarkIndex:
 
 
 def decontaminate(
-    records: Records,
-    positions: np.ndarray,
-    losses: dict[str, dict],
-    parts: Iterable[Part],
-    work: Path,
-    map_: Callable,
+    records: Records, positions: np.ndarray, losses: dict[str, dict], parts: Iterable[Part], work: Path, map_: Callable
 ) -> tuple[np.ndarray, dict[str, dict]]:
     """Remove files with benchmark tasks and write contamination.json.
 
@@ -268,9 +263,7 @@ def summary(parts: list[Part], index: BenchmarkIndex, files: list[dict]) -> dict
         },
         "files": files,
         "tasks": {
-            name: {
-                task: {"contaminated": count > 0, "files": count} for task, count in counts.items()
-            }
+            name: {task: {"contaminated": count > 0, "files": count} for task, count in counts.items()}
             for name, counts in tasks.items()
         },
     }

@@ -7,14 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.corpus.corpus import (
-    Corpus,
-    add_example,
-    count_file,
-    document_sizes,
-    map_batches,
-    read_contents,
-)
+from data_tools.corpus.corpus import Corpus, add_example, count_file, document_sizes, map_batches, read_contents
 from data_tools.corpus.line_overlap import LENGTHS, LINES, line_hashes
 from data_tools.corpus.records import Record, write_array
 from data_tools.filters import rules
@@ -22,9 +15,7 @@ from data_tools.filters import rules
 SAMPLED_ABOVE = 1 << 29  # bytes of source above which only some lines are compared
 
 
-def filter_corpus(
-    collected: Corpus, must_parse: bool, map_: Callable
-) -> tuple[np.ndarray, dict[str, dict]]:
+def filter_corpus(collected: Corpus, must_parse: bool, map_: Callable) -> tuple[np.ndarray, dict[str, dict]]:
     """Filter a corpus by content and write the hashes of the kept files' lines beside it.
 
     Returns:
@@ -42,9 +33,7 @@ def filter_corpus(
     verdicts = (verdict for rows in results for verdict in rows)
     kept, lengths = array("q"), array("q")
     with open(collected.folder / LINES, "wb") as file:
-        for i, (record, (reason, lines)) in enumerate(
-            zip(collected.records, verdicts, strict=True)
-        ):
+        for i, (record, (reason, lines)) in enumerate(zip(collected.records, verdicts, strict=True)):
             if reason:
                 count_file(dropped, reason, record.size)
                 add_example(examples, reason, record)

@@ -45,9 +45,7 @@ def _source_to_shards(manifest: dict, unit: str, scale: float, label: str) -> Fi
         rows.append((f"− {reason.replace('_', ' ')}", row[unit], DROPPED))
     rows += [(name, row[field], KEPT) for name, row in splits.items()]
     bars = [Bar(name, value * scale, color) for name, value, color in rows]
-    return _bar_figure(
-        f"source-to-shards-{unit}", f"From source to shards, {label}", label, bars, log=True
-    )
+    return _bar_figure(f"source-to-shards-{unit}", f"From source to shards, {label}", label, bars, log=True)
 
 
 def _largest(key: str, title: str, label: str, values: dict[str, float]) -> Figure:

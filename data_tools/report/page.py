@@ -28,11 +28,7 @@ def write_report(folder: Path, manifest: dict, contamination: dict) -> None:
     figures = build_figures(manifest, lengths[lengths > 0], near)
     save_sheet(figures, folder / "report.png")
     text = page.render(
-        "data_tools.report",
-        figures,
-        manifest=manifest,
-        contamination=contamination,
-        tiles=tiles(manifest),
+        "data_tools.report", figures, manifest=manifest, contamination=contamination, tiles=tiles(manifest)
     )
     with atomic_write(folder / "report.html") as file:
         file.write(text)
@@ -76,9 +72,7 @@ def build_table(manifest: dict, folder: Path) -> str:
     for row in kept:
         licenses[row["license"]] += row["bytes"]
     total = sum(licenses.values())
-    common = [
-        f"{shorten(name, 40)} {100 * size / total:.0f} %" for name, size in licenses.most_common(6)
-    ]
+    common = [f"{shorten(name, 40)} {100 * size / total:.0f} %" for name, size in licenses.most_common(6)]
     barred = [row for row in manifest["left_out"] if row["reason"] == "license"]
     out = [f"{row['package']} ({row['license']})" for row in barred]
     val = [row["package"] for row in kept if row["split"] == "val"]

@@ -47,9 +47,7 @@ def open_store(address: str | None, limit: int) -> Read:
         folder = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path))
         if not folder.is_dir():
             raise InputError(f"store: {folder}: no such folder")
-        read_raw = _decompressing(
-            lambda blob: _read_first(folder / f"{blob}.gz", folder / blob), limit
-        )
+        read_raw = _decompressing(lambda blob: _read_first(folder / f"{blob}.gz", folder / blob), limit)
     elif kind in ("https", "http", "s3"):
         if kind == "s3":
             bucket, _, prefix = rest.removeprefix("//").partition("/")

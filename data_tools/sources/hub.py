@@ -33,9 +33,7 @@ def hub_documents(
         yield from stack_documents(rows, license)
         return
     read = open_store(store, limit)
-    yield from stack_v2_documents(
-        dataset_rows(source, language, path), read, language, limit, start
-    )
+    yield from stack_v2_documents(dataset_rows(source, language, path), read, language, limit, start)
 
 
 def dataset_rows(source: str, language: str, path: str | None, start: int = 0) -> Iterator[Row]:
@@ -47,14 +45,10 @@ def dataset_rows(source: str, language: str, path: str | None, start: int = 0) -
         InputError: There is no token, its owner has not accepted the terms, there is no such data,
             or the network stays away.
     """
-    yield from rows_with_retries(
-        lambda row: _open_dataset(source, language, path, row), source, start
-    )
+    yield from rows_with_retries(lambda row: _open_dataset(source, language, path, row), source, start)
 
 
-def rows_with_retries(
-    open_at: Callable[[int], Iterator[Row]], name: str, start: int = 0
-) -> Iterator[Row]:
+def rows_with_retries(open_at: Callable[[int], Iterator[Row]], name: str, start: int = 0) -> Iterator[Row]:
     """Yield what ``open_at(start)`` yields; after a network failure go on at the next row.
 
     Raises:
@@ -111,25 +105,19 @@ def _open_dataset(source: str, language: str, path: str | None, start: int) -> I
         rows = iter(datasets.load_dataset(*positional, **arguments).skip(start))
         yield from rows
     except GatedRepoError:
-        raise InputError(
-            f"source: {name}: your token has no access; accept the terms at {page}"
-        ) from None
+        raise InputError(f"source: {name}: your token has no access; accept the terms at {page}") from None
     except DatasetNotFoundError as error:
         if "gated" in str(error):
-            raise InputError(
-                f"source: {name}: your token has no access; accept the terms at {page}"
-            ) from None
+            raise InputError(f"source: {name}: your token has no access; accept the terms at {page}") from None
         raise InputError(f"source: {name}: no such data set ({_first_line(error)})") from None
     except (FileNotFoundError, datasets.exceptions.DataFilesNotFoundError, ValueError) as error:
         raise InputError(
-            f"source: {name}: no {language} data there ({_first_line(error)}); check path and "
-            "language"
+            f"source: {name}: no {language} data there ({_first_line(error)}); check path and language"
         ) from None
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
             raise InputError(
-                f"source: {name}: the token was refused; accept the terms at {page} and log in "
-                "again"
+                f"source: {name}: the token was refused; accept the terms at {page} and log in again"
             ) from None
         raise
 

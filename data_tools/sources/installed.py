@@ -67,9 +67,7 @@ def installed_documents(
         yield Document(package.name, package.version, package.license, path, content)
 
 
-def installed_packages(
-    packages: list[str] | None = None, exclude: list[str] | None = None
-) -> list[Package]:
+def installed_packages(packages: list[str] | None = None, exclude: list[str] | None = None) -> list[Package]:
     """Return the standard library and the installed packages but this project, by name.
 
     A package's files are those that its RECORD lists, and its license is the one its metadata

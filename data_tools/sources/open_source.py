@@ -16,11 +16,7 @@ def source_documents(config: PrepareConfig, start: int) -> Iterator[Document | N
     """
     if config.source == "installed":
         yield from installed.installed_documents(
-            config.packages,
-            config.exclude,
-            max_bytes=config.max_bytes,
-            seed=config.seed,
-            start=start,
+            config.packages, config.exclude, max_bytes=config.max_bytes, seed=config.seed, start=start
         )
         return
     excluded = set(config.exclude)
@@ -34,11 +30,7 @@ def source_documents(config: PrepareConfig, start: int) -> Iterator[Document | N
 def _all_documents(config: PrepareConfig, start: int) -> Iterator[Document]:
     if config.source == "folder":
         return local.folder_documents(
-            config.path,
-            config.language,
-            license=config.license,
-            limit=config.max_file_bytes,
-            start=start,
+            config.path, config.language, license=config.license, limit=config.max_file_bytes, start=start
         )
     if config.source == "jsonl":
         return local.jsonl_documents(config.path, config.license, start)

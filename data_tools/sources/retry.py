@@ -34,7 +34,6 @@ class NetworkRetries:
         self.failures += 1
         if self.failures == MAX_FAILURES:
             raise InputError(
-                f"{what}: the network failed {MAX_FAILURES} times ({reason}); run the same command "
-                "again later"
+                f"{what}: the network failed {MAX_FAILURES} times ({reason}); run the same command again later"
             ) from None
         time.sleep(min(MAX_PAUSE, 2.0**self.failures))

@@ -99,8 +99,5 @@ def _task(problem: dict[str, str], profile: str) -> Task:
     if profile == "bigcode":
         prompt, whole = prompt.strip(), whole.lstrip()
     return Task(
-        problem["task_id"],
-        prompt,
-        lambda completion: [program(problem, completion, prompt)],
-        whole[len(prompt) :],
+        problem["task_id"], prompt, lambda completion: [program(problem, completion, prompt)], whole[len(prompt) :]
     )

@@ -21,10 +21,7 @@ from llama_scale.errors import InputError
 SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974),
           "all": (1, 974)}  # fmt: skip
 SHOTS = (2, 3, 4)
-STOPS = {
-    "google": ("[DONE]",),
-    "incoder": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
-}
+STOPS = {"google": ("[DONE]",), "incoder": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")}
 REMEDY = "give mbpp.jsonl or sanitized-mbpp.json as published"
 BY_REFERENCE = "tests hold the program's objects by reference"
 

@@ -34,9 +34,7 @@ class Row:
 
     def error(self, name: str, found: str, expected: str) -> InputError:
         """Return what is raised where a field is not as expected."""
-        return InputError(
-            f"{self.where}: field {name!r} is {found}, expected {expected}; {self.remedy}"
-        )
+        return InputError(f"{self.where}: field {name!r} is {found}, expected {expected}; {self.remedy}")
 
     def either(self, *names: str) -> str:
         """Return the first of the ``names`` that is a field, or the first of all."""

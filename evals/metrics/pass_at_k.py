@@ -26,9 +26,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
 
 
-def interval(
-    values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0
-) -> tuple[float, float]:
+def interval(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the (weighted) mean of ``values``, one for each task.
 
     Bootstrapped over tasks, which are a sample of what could have been asked; the seed makes it
@@ -56,9 +54,7 @@ def exact_interval(successes: float, trials: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired_difference(
-    first: Sequence[float], second: Sequence[float]
-) -> tuple[float, tuple[float, float]]:
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Mean of ``second`` - ``first`` over the same tasks, and its 95 % bootstrap interval.
 
     Raises InputError if the tasks are not as many.

@@ -51,11 +51,7 @@ class CheckpointCompleter:
 
 
 def open_checkpoint(
-    folder: Path,
-    device: str,
-    bf16: bool = False,
-    threads: int | None = None,
-    cuda_graphs: bool = False,
+    folder: Path, device: str, bf16: bool = False, threads: int | None = None, cuda_graphs: bool = False
 ) -> CheckpointCompleter:
     """Load a checkpoint folder with its tokenizer; raise InputError if it cannot be."""
     set_threads(threads)

@@ -64,9 +64,7 @@ class TransformersCompleter:
                 for index, row in enumerate(out[:, inputs.shape[1] :].tolist()):
                     yield self._completion(task, start + index, row, request, len(ids) > room)
 
-    def _completion(
-        self, task: int, sample: int, drawn: list[int], request: Request, truncated: bool
-    ) -> Completion:
+    def _completion(self, task: int, sample: int, drawn: list[int], request: Request, truncated: bool) -> Completion:
         """Return a completion of the tokens ``drawn``, with what pads them at the end."""
         whole = self.tokenizer.decode(drawn, skip_special_tokens=True)
         text = cut_at_stop(whole, request.sampling.stop)

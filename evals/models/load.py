@@ -18,13 +18,7 @@ from evals.models.parallel import ParallelCompleter
 from evals.models.request import Completer
 from evals.models.server import ServerCompleter
 from evals.results import eval_folder
-from llama_scale.checkpoint.folder import (
-    list_checkpoints,
-    load_meta,
-    resolve,
-    verify,
-    weights_sha256,
-)
+from llama_scale.checkpoint.folder import list_checkpoints, load_meta, resolve, verify, weights_sha256
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.device import pick_device
@@ -75,13 +69,7 @@ def checkpoint_subject(config: EvalConfig, path: str | Path) -> Subject:
         "llama_scale": llama_scale.__version__,
     }
     bf16 = precision == "bf16"
-    load = partial(
-        open_checkpoint,
-        path,
-        bf16=bf16,
-        threads=config.threads,
-        cuda_graphs=config.cuda_graphs,
-    )
+    load = partial(open_checkpoint, path, bf16=bf16, threads=config.threads, cuda_graphs=config.cuda_graphs)
     return Subject(
         str(path),
         eval_folder(path),
@@ -166,9 +154,7 @@ def score_each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None])
     if not seen:
         raise InputError(f"{run}: no checkpoints/ to score; all and watch want a run folder")
     if damaged:
-        raise InputError(
-            f"{run}: damaged and not scored: {', '.join(damaged)}; delete them or train them again"
-        )
+        raise InputError(f"{run}: damaged and not scored: {', '.join(damaged)}; delete them or train them again")
 
 
 def _damage(folder: Path) -> InputError | None:

@@ -38,9 +38,7 @@ class ServerCompleter:
 
     def _ask(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         url = f"{self.url.rstrip('/').removesuffix('/completions')}/completions"
-        request = urllib.request.Request(
-            url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+        request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as reply:
                 return json.load(reply)["choices"]

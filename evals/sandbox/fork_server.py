@@ -70,9 +70,7 @@ def raise_walls(level: str, tool: dict[str, Any] | None) -> list[str]:
     return [*walls, "limits on CPU time, memory, output and open files"]
 
 
-def confine(
-    limits: dict[str, Any], rules: bytes | None, tool: bool = False, shared: bool = False
-) -> None:
+def confine(limits: dict[str, Any], rules: bytes | None, tool: bool = False, shared: bool = False) -> None:
     """Limit this process, for good, before untrusted code runs in it.
 
     A user ``shared`` with the programs of other workers has their threads counted as its own. The

@@ -116,9 +116,7 @@ class Sandbox:
                 return Worker(self.level, None if language == "python" else find_tool(language))
         return None
 
-    def _run(
-        self, program: Program | Script, timeout: float, alone: bool = False
-    ) -> tuple[Verdict, bool]:
+    def _run(self, program: Program | Script, timeout: float, alone: bool = False) -> tuple[Verdict, bool]:
         language = getattr(program, "language", "python")
         if language != "python" and (self.level != "isolated" or find_tool(language) is None):
             return Verdict(False, NOT_MEASURED), False
@@ -153,9 +151,7 @@ class Sandbox:
                 yield done.pop(due)
                 due += 1
 
-    def run_any(
-        self, programs: Sequence[Program | Script], timeout: float
-    ) -> Iterator[tuple[int, Verdict]]:
+    def run_any(self, programs: Sequence[Program | Script], timeout: float) -> Iterator[tuple[int, Verdict]]:
         """Yield the number and the verdict of each program, those that are run again last.
 
         ``timeout`` is CPU seconds; the clock allows more. What runs out of time is run again

@@ -76,8 +76,7 @@ def serve(source: bytes) -> int:
             return len(objects) - 1
 
         answer = _answer(
-            lambda request=request: _perform(request, names, objects),
-            number if request["objects"] else None,
+            lambda request=request: _perform(request, names, objects), number if request["objects"] else None
         )
         wire.write_frame(CHANNEL, answer)
 

@@ -27,8 +27,7 @@ ATTACKS = {
         "class E:\n    def __eq__(self, o): return True\n    __hash__ = None\ndef f(x): return E()"
     ),
     "equal integer": _program(
-        "class E(int):\n    def __eq__(self, o): return True\n    __hash__ = None\n"
-        "def f(x): return E(7)"
+        "class E(int):\n    def __eq__(self, o): return True\n    __hash__ = None\ndef f(x): return E(7)"
     ),
     "patched builtins": _program("import builtins\nbuiltins.abs = len\ndef f(x): return 0"),
     "forged verdict": _program(

@@ -98,9 +98,7 @@ def drop_capabilities() -> None:
     call(LIBC.syscall(CAPSET[platform.machine()], header, bytes(24)))
 
 
-def restrict_files(
-    readable: list[str], writable: list[str], programs: list[str] | None = None
-) -> bool:
+def restrict_files(readable: list[str], writable: list[str], programs: list[str] | None = None) -> bool:
     """Let this process and its children read below ``readable`` and write ``writable`` only.
 
     Below ``programs`` they may also read and start programs.

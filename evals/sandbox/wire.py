@@ -153,9 +153,7 @@ def _decode(form: Any, handle: Any) -> Any:
     if kind == "int":
         return int(body, 16)
     if kind in ("float", "Decimal", "Fraction"):
-        return {"float": float, "Decimal": decimal.Decimal, "Fraction": fractions.Fraction}[kind](
-            body
-        )
+        return {"float": float, "Decimal": decimal.Decimal, "Fraction": fractions.Fraction}[kind](body)
     if kind == "complex":
         return complex(float(body[0]), float(body[1]))
     if kind in ("bytes", "bytearray"):

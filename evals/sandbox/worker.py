@@ -167,15 +167,11 @@ def _script_verdict(reply: dict, timeout: float, cpu: float, output: str) -> tup
     reason = late or names.get(status, "raised" if status >= 0 else "ended early")
     if status == UNSTARTED:
         repeat = cpu > timeout
-    verdict = Verdict(
-        reason == "passed", reason, parses=status != SYNTAX, output=output, seconds=seconds
-    )
+    verdict = Verdict(reason == "passed", reason, parses=status != SYNTAX, output=output, seconds=seconds)
     return verdict, repeat
 
 
-def _judged_verdict(
-    reply: dict, timeout: float, cpu: float, said: str, output: str
-) -> tuple[Verdict, bool]:
+def _judged_verdict(reply: dict, timeout: float, cpu: float, said: str, output: str) -> tuple[Verdict, bool]:
     """Return what the judge ``said``, unless the program was late, and whether to repeat it."""
     try:
         verdict = json.loads(said)

@@ -32,9 +32,7 @@ class Snapshot:
             torch.cuda.current_stream().synchronize()
         return result
 
-    def _copy(
-        self, value: Any, path: tuple, seen: dict[tuple, Tensor], mesh: DeviceMesh | None
-    ) -> Any:
+    def _copy(self, value: Any, path: tuple, seen: dict[tuple, Tensor], mesh: DeviceMesh | None) -> Any:
         if isinstance(value, dict):
             return {k: self._copy(item, (*path, k), seen, mesh) for k, item in value.items()}
         if isinstance(value, list | tuple):
@@ -43,9 +41,7 @@ class Snapshot:
         if isinstance(value, DTensor):
             part = self._copy(value.to_local(), path, seen, mesh)
             shape, stride = value.shape, value.stride()
-            return DTensor.from_local(
-                part, mesh, value.placements, run_check=False, shape=shape, stride=stride
-            )
+            return DTensor.from_local(part, mesh, value.placements, run_check=False, shape=shape, stride=stride)
         if not isinstance(value, Tensor):
             return copy.deepcopy(value)
         identity = (value.data_ptr(), value.shape, value.dtype)

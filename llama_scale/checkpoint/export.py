@@ -12,14 +12,7 @@ from llama_scale.checkpoint import folder as folders
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
-from llama_scale.model.hf import (
-    check_weights,
-    from_hf,
-    hf_config,
-    model_config,
-    to_hf,
-    tokenizer_json,
-)
+from llama_scale.model.hf import check_weights, from_hf, hf_config, model_config, to_hf, tokenizer_json
 from llama_scale.model.llama import EOS
 
 

@@ -40,9 +40,7 @@ def save(folder: Path, state: dict[str, Any], meta: dict[str, Any], tokenizer: P
     _write_atomically(folder, meta, lambda inside: _write_parts(inside, dict(state), tokenizer))
 
 
-def save_weights(
-    folder: str | Path, weights: dict[str, Tensor], meta: dict[str, Any], tokenizer: Path | None
-) -> None:
+def save_weights(folder: str | Path, weights: dict[str, Tensor], meta: dict[str, Any], tokenizer: Path | None) -> None:
     """Write ``weights`` alone as a checkpoint folder: for evaluation, not to go on training."""
 
     def write(inside: Path) -> None:
@@ -53,9 +51,7 @@ def save_weights(
     _write_atomically(folder, meta, write)
 
 
-def _write_atomically(
-    folder: str | Path, meta: dict[str, Any], write: Callable[[Path], None]
-) -> None:
+def _write_atomically(folder: str | Path, meta: dict[str, Any], write: Callable[[Path], None]) -> None:
     """Have ``write`` fill a hidden folder; add the manifest, sync and give it its name."""
     folder = Path(folder)
     temporary = _begin(folder)
@@ -68,11 +64,7 @@ def _write_atomically(
 
 
 def save_shards(
-    folder: Path,
-    state: dict[str, Any],
-    meta: dict[str, Any],
-    tokenizer: Path,
-    group: torch.distributed.ProcessGroup,
+    folder: Path, state: dict[str, Any], meta: dict[str, Any], tokenizer: Path, group: torch.distributed.ProcessGroup
 ) -> None:
     """Write the parts of ``state`` that the processes of ``group`` hold; each of them calls this.
 
@@ -94,9 +86,7 @@ def save_shards(
                 _write_rest(temporary, rest, tokenizer)
 
         sharded.run_together(group, add)
-        sharded.run_together(
-            group, (lambda: _finish(temporary, folder, meta)) if rank == 0 else None
-        )
+        sharded.run_together(group, (lambda: _finish(temporary, folder, meta)) if rank == 0 else None)
     except BaseException:
         if rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -151,9 +141,7 @@ def clear_leftovers(run: Path) -> None:
             shutil.rmtree(folder)
 
 
-def write_tensors(
-    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file; a failure of the disk is an OSError that names it."""
     try:
         save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
@@ -192,9 +180,7 @@ def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor],
     weights = {k.removeprefix(LIGHTNING_PREFIX): v for k, v in state.pop("state_dict").items()}
     (optimizer,) = state.pop("optimizer_states")
     moments = {
-        f"{index}.{name}": value
-        for index, values in optimizer["state"].items()
-        for name, value in values.items()
+        f"{index}.{name}": value for index, values in optimizer["state"].items() for name, value in values.items()
     }
     return weights, moments, state | {"param_groups": optimizer["param_groups"]}
 

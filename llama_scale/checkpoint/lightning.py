@@ -41,9 +41,7 @@ class FolderCheckpointIO(CheckpointIO):
             job = partial(checkpoints.save_shards, Path(path), state, meta, self.tokenizer, group)
         self.writer.submit(job, f"step {step}")
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict:
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict:
         """Read the folder ``path`` back."""
         state = checkpoints.load_state(path) if self.mesh is None else checkpoints.load_rest(path)
         step = state["global_step"]

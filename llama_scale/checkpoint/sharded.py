@@ -52,9 +52,7 @@ def read_whole(folder: Path, is_wanted: Callable[[str], bool]) -> dict[str, Tens
     """Return the tensors of ``folder`` whose names satisfy ``is_wanted``, in host memory."""
     known = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in known.items()
-        if is_wanted(name)
+        name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in known.items() if is_wanted(name)
     }
     read(folder, tensors)
     return tensors

@@ -28,9 +28,7 @@ def count_parameters(config: ModelConfig) -> Parameters:
     non_embedding = config.n_layers * block + norms
     tables = embedding if config.tie_embeddings else 2 * embedding
     return Parameters(
-        total=non_embedding + tables,
-        non_embedding=non_embedding,
-        matmul=config.n_layers * block + embedding,
+        total=non_embedding + tables, non_embedding=non_embedding, matmul=config.n_layers * block + embedding
     )
 
 

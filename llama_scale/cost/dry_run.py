@@ -51,9 +51,7 @@ class RunCost:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the cost as JSON values; memory has its total."""
-        return dataclasses.asdict(self) | {
-            "memory": dataclasses.asdict(self.memory) | {"total": self.memory.total}
-        }
+        return dataclasses.asdict(self) | {"memory": dataclasses.asdict(self.memory) | {"total": self.memory.total}}
 
     def __str__(self) -> str:
         def law(name: str) -> str:
@@ -75,14 +73,12 @@ class RunCost:
                 f"{self.flops_per_token_full:,} with full; {self.flops:.3g} in all (causal)",
                 f"  tokens        {self.tokens:,}{epochs}" + law("tokens"),
                 f"  batch         {self.batch_tokens:,} tokens" + law("batch_tokens"),
-                f"  steps         {self.steps:,}, warmup {self.warmup_steps:,}"
-                + law("warmup_steps"),
+                f"  steps         {self.steps:,}, warmup {self.warmup_steps:,}" + law("warmup_steps"),
                 f"  learning rate {self.lr:.3g}, {self.schedule}" + law("lr"),
                 f"  layout        {self.layout}, {self.precision}",
                 f"  memory        {self.memory} of {self.memory_available / GIB:.1f} GiB "
                 f"on each device ({'compiled' if self.compile else 'eager'} blocks, estimate)",
-                f"  time          {_hours(self.hours)} hours, {_hours(self.device_hours)} "
-                f"device-hours ({self.rate})",
+                f"  time          {_hours(self.hours)} hours, {_hours(self.device_hours)} device-hours ({self.rate})",
                 f"  verdict       {verdict}",
             ]
         )
@@ -107,12 +103,7 @@ def _data_tokens(config: TrainConfig) -> int | None:
     return read_json(manifest)["splits"]["train"]["tokens"] if manifest.is_file() else None
 
 
-def dry_run(
-    config: TrainConfig,
-    recipe: "Recipe",
-    hardware: str | None = None,
-    mfu: float = DEFAULT_MFU,
-) -> RunCost:
+def dry_run(config: TrainConfig, recipe: "Recipe", hardware: str | None = None, mfu: float = DEFAULT_MFU) -> RunCost:
     """Tell what the run costs on the named hardware, or on this machine.
 
     ``recipe`` is that of ``config``: its tokens, batch and rate without any auto.
@@ -123,12 +114,7 @@ def dry_run(
     bf16 = _computes_in_bf16(config, machine.device, named=hardware is not None)
     compiled = pick_compile(config, recipe.tokens, machine)
     layout = pick_layout(
-        config,
-        recipe.batch,
-        bf16=bf16,
-        compiled=compiled,
-        device=machine.device,
-        memory=machine.memory,
+        config, recipe.batch, bf16=bf16, compiled=compiled, device=machine.device, memory=machine.memory
     )
     memory = layout_memory(config, layout, bf16=bf16, compiled=compiled, device=machine.device)
     fits = memory.total <= machine.memory

@@ -29,15 +29,10 @@ class Layout:
     def __str__(self) -> str:
         share = "fsdp" if self.shards > 1 else ("ddp" if self.devices > 1 else "")
         count = f"{self.devices} device{'s' if self.devices > 1 else ''} {share}".strip()
-        return (
-            f"{count}, micro-batch {self.micro_batch} x {self.micro_steps}, "
-            f"recompute {self.checkpoint_activations}"
-        )
+        return f"{count}, micro-batch {self.micro_batch} x {self.micro_steps}, recompute {self.checkpoint_activations}"
 
 
-def layout_memory(
-    config: TrainConfig, layout: Layout, bf16: bool, compiled: bool, device: str
-) -> Memory:
+def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, compiled: bool, device: str) -> Memory:
     """Return the peak memory of a device under a layout."""
     return training_memory(
         config.model,
@@ -83,9 +78,7 @@ def pick_compile(config: TrainConfig, tokens: int, machine: Machine) -> bool:
     return seconds > COMPILE_PAYS_SECONDS[machine.device]
 
 
-def pick_layout(
-    config: TrainConfig, batch: int, bf16: bool, compiled: bool, device: str, memory: float
-) -> Layout:
+def pick_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, device: str, memory: float) -> Layout:
     """Return the fastest layout that fits in ``memory`` bytes, or the smallest if none does.
 
     Fast is a micro-batch of at least BUSY_TOKENS tokens, then whole weights, then a larger
@@ -106,8 +99,7 @@ def pick_layout(
         )
     layouts = list(candidates(config, batch, device))
     need = {
-        layout: layout_memory(config, layout, bf16=bf16, compiled=compiled, device=device).total
-        for layout in layouts
+        layout: layout_memory(config, layout, bf16=bf16, compiled=compiled, device=device).total for layout in layouts
     }
     fitting = [layout for layout in layouts if need[layout] <= COMFORTABLE * memory]
     if not fitting:
@@ -120,9 +112,7 @@ def pick_layout(
     return max(fitting, key=speed)
 
 
-def nearest_fit(
-    config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine
-) -> str | None:
+def nearest_fit(config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine) -> str | None:
     """Return the smallest change of flags that makes the run fit, or None."""
 
     def fits(devices: int, shards: int, recompute: str) -> bool:

@@ -35,6 +35,4 @@ def read_documents(folder: str | Path) -> Iterator[dict[str, Any]]:
             for line in file:
                 yield json.loads(line)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(
-            f"{path}: damaged ({error}); delete the folder and run launch/prepare.py again"
-        ) from None
+        raise InputError(f"{path}: damaged ({error}); delete the folder and run launch/prepare.py again") from None

@@ -132,8 +132,5 @@ def batch_number(step: int, skipped: list[int]) -> int:
 def build_loader(dataset: TokenWindows, sampler: StepSampler) -> DataLoader:
     """Return a loader of (B, T + 1) batches, in this process: worker processes cost more."""
     return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=lambda windows: windows,
-        pin_memory=torch.cuda.is_available(),
+        dataset, batch_sampler=sampler, collate_fn=lambda windows: windows, pin_memory=torch.cuda.is_available()
     )

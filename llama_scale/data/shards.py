@@ -70,19 +70,14 @@ class ShardWriter:
 
     def _close(self) -> None:
         self._open.close()
-        self.shards.append(
-            {"file": self._name, "tokens": self._tokens, "sha256": self._digest.hexdigest()}
-        )
+        self.shards.append({"file": self._name, "tokens": self._tokens, "sha256": self._digest.hexdigest()})
         self._file, self._tokens = None, 0
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind:
             self._open.__exit__(kind, error, traceback)
@@ -146,8 +141,7 @@ class Tokens:
         """
         if start < 0 or length < 0 or start + length > self.n_tokens:
             raise IndexError(
-                f"tokens {start} to {start + length} of {self.folder}/{self.split}, "
-                f"which has {self.n_tokens}"
+                f"tokens {start} to {start + length} of {self.folder}/{self.split}, which has {self.n_tokens}"
             )
         tokens = np.empty(length, dtype=DTYPE)
         self._copy(int(start), tokens)
@@ -259,10 +253,7 @@ def _open_shard(path: Path, entry: dict[str, Any], verify: bool) -> np.ndarray:
         raise InputError(f"{path}: no such file, but manifest.json lists it; {REBUILD}")
     size = path.stat().st_size
     if size != expected:
-        raise InputError(
-            f"{path}: {size} bytes, but manifest.json says {expected}: the file is damaged; "
-            f"{REBUILD}"
-        )
+        raise InputError(f"{path}: {size} bytes, but manifest.json says {expected}: the file is damaged; {REBUILD}")
     if verify and (checksum := sha256(path)) != entry["sha256"]:
         raise InputError(
             f"{path}: checksum {checksum[:12]} does not match manifest.json "

@@ -112,9 +112,7 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
 
-def train_tokenizer(
-    texts: Iterable[str], path: str | Path, vocab_size: int, threads: int = 1
-) -> None:
+def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int, threads: int = 1) -> None:
     """Train a byte-pair encoding with byte fallback on ``texts`` and write the model to ``path``.
 
     The pieces depend on the texts and the vocabulary size alone. Ids: 0 ``<unk>`` (never made),

@@ -131,9 +131,7 @@ def generate(
         yield from batch
 
 
-def stream(
-    model: Llama, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig
-) -> Iterator[str]:
+def stream(model: Llama, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> Iterator[str]:
     """Yield the completion of one prompt as it comes: whole characters, never a stop string."""
     ids, truncated = encode_prompt(tokenizer, prompt, model.config, sampling.max_new_tokens)
     completion = Completion(0, 0, ids, truncated)
@@ -201,9 +199,7 @@ def _decode(
         hidden = decoder(tokens)  # (B, D)
 
 
-def _prefill(
-    model: Llama, completions: Sequence[Completion], growth: int
-) -> tuple[Tensor, KVCache]:
+def _prefill(model: Llama, completions: Sequence[Completion], growth: int) -> tuple[Tensor, KVCache]:
     """Return each completion's last hidden state (B, D) and the cache, one pass per prompt.
 
     The samples of a prompt have one and the same list as context, so its identity tells the
@@ -224,12 +220,7 @@ def _prefill(
 
 
 def _choose(
-    model: Llama,
-    hidden: Tensor,
-    completions: Sequence[Completion],
-    keys: Tensor,
-    step: int,
-    sampling: SamplingConfig,
+    model: Llama, hidden: Tensor, completions: Sequence[Completion], keys: Tensor, step: int, sampling: SamplingConfig
 ) -> Tensor:
     """Return the next token (B,) of each completion from its last ``hidden`` state (B, D).
 

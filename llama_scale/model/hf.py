@@ -151,10 +151,7 @@ def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
         "normalizer": None,
         "pre_tokenizer": None,
         "post_processor": None,
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}],
-        },
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -189,7 +186,6 @@ def check_weights(weights: dict[str, Tensor], config: ModelConfig, path: Path) -
             raise InputError(f"{path}: the weights lack {name}")
         if shape != shapes[name]:
             raise InputError(
-                f"{path}: {name} is {shape} and config.json asks for {shapes[name]}; they are not "
-                "of one model"
+                f"{path}: {name} is {shape} and config.json asks for {shapes[name]}; they are not of one model"
             )
     return list(ours)

@@ -129,9 +129,7 @@ class Block(nn.Module):
         attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(
-                self._transform, x, rope, mask, use_reentrant=False, preserve_rng_state=False
-            )
+            return checkpoint(self._transform, x, rope, mask, use_reentrant=False, preserve_rng_state=False)
         return self._transform(x, rope, mask, attend)
 
     def _transform(
@@ -234,6 +232,4 @@ class Llama(nn.Module):
     def loss(self, tokens: Tensor) -> Tensor:
         """Return the mean cross-entropy in nats of ``tokens`` (B, T + 1), each after its past."""
         hidden = self.hidden(tokens[:, :-1]).flatten(0, 1)  # (B T, D)
-        return linear_cross_entropy(
-            hidden, self.head.weight, tokens[:, 1:].flatten(), self.nll_and_grad
-        )
+        return linear_cross_entropy(hidden, self.head.weight, tokens[:, 1:].flatten(), self.nll_and_grad)

@@ -70,12 +70,7 @@ def linear_cross_entropy(
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        rows: int,
-        nll_and_grad: NllAndGrad,
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, nll_and_grad: NllAndGrad
     ) -> Tensor:
         share = 1.0 / len(targets)
         hidden_grad = torch.empty_like(hidden)

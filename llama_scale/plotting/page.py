@@ -17,9 +17,7 @@ def render(package: str, figures: list[Figure], **values: Any) -> str:
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files(package).joinpath("report.html.j2").read_text(encoding="utf-8")
     panels = [plotly(panel) for figure in figures for panel in figure.panels]
     return environment.from_string(template).render(

@@ -217,9 +217,7 @@ class StopOnSignal(StepCallback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Take over the signals from Lightning, which would save inside the handler."""
         super().on_train_start(trainer, module)
-        self.previous_handlers = {
-            number: signal.signal(number, self._handle) for number in self.SIGNALS
-        }
+        self.previous_handlers = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
         if trainer.world_size > 1:
             self.group = torch.distributed.new_group(backend="gloo")
 
@@ -244,9 +242,7 @@ class StopOnSignal(StepCallback):
             work.wait()
             agreed = int(highest)
         highest = torch.tensor(self.pending or 0)  # ()
-        work = torch.distributed.all_reduce(
-            highest, torch.distributed.ReduceOp.MAX, group=self.group, async_op=True
-        )
+        work = torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, group=self.group, async_op=True)
         self.vote = (work, highest)
         return agreed or None
 
@@ -282,9 +278,7 @@ class GarbageCollection(StepCallback):
         gc.enable()
         gc.unfreeze()
 
-    def on_exception(
-        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         """Give the collector back."""
         self.on_train_end(trainer, module)
 

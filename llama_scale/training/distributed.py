@@ -40,9 +40,7 @@ def find_rank(devices: int, nodes: int, environment: Mapping[str, str] = os.envi
         process = ProcessRank("slurm", *_numbers(names, environment))
         advice = f"srun --nodes {nodes} --ntasks-per-node {devices}"
     elif nodes > 1:
-        raise InputError(
-            f"nodes: {nodes} nodes need a launcher; use torchrun or srun (docs/distributed.md)"
-        )
+        raise InputError(f"nodes: {nodes} nodes need a launcher; use torchrun or srun (docs/distributed.md)")
     else:
         return ProcessRank("self", int(environment.get("LOCAL_RANK", "0")), n_processes)
     if process.world != n_processes:

@@ -79,15 +79,11 @@ class ShardedStrategy(ModelParallelStrategy):
         """Return this process's part of the moments."""
         return getattr(optimizer, "_optimizer", optimizer).state_dict()
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         """Write on every rank through the checkpoint plugin."""
         self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
 
-    def load_checkpoint(
-        self, checkpoint_path: str | Path, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Read all but the tensors, which are read when there is a place for them."""
         self.source = Path(checkpoint_path)
         return self.checkpoint_io.load_checkpoint(checkpoint_path)
@@ -114,8 +110,4 @@ def _moments(parameter: Tensor) -> dict[str, Tensor]:
     """Return an empty state of AdamW for ``parameter``."""
     step = torch.zeros((), dtype=torch.float32, device=parameter.device)
     like = parameter.detach()
-    return {
-        "step": step,
-        "exp_avg": torch.zeros_like(like),
-        "exp_avg_sq": torch.zeros_like(like),
-    }
+    return {"step": step, "exp_avg": torch.zeros_like(like), "exp_avg_sq": torch.zeros_like(like)}

@@ -8,9 +8,7 @@ from torch import nn
 from llama_scale.config import OptimConfig
 
 
-def lr_ratio(
-    step: int, config: OptimConfig, warmup_steps: int, steps: int, first_step: int = 0
-) -> float:
+def lr_ratio(step: int, config: OptimConfig, warmup_steps: int, steps: int, first_step: int = 0) -> float:
     """Return the learning rate of optimizer step ``step`` (from 0) as a share of the peak.
 
     Linear warmup, then a cosine to ``min_lr_ratio`` at the last step, or constant. A cooldown is
@@ -23,10 +21,7 @@ def lr_ratio(
         return 1.0
     first = first_step if config.schedule == "cooldown" else warmup_steps
     progress = min(1.0, (step + 1 - first) / max(1, steps - first))
-    if config.schedule == "cooldown":
-        left = 1.0 - progress
-    else:
-        left = 0.5 * (1.0 + math.cos(math.pi * progress))
+    left = 1.0 - progress if config.schedule == "cooldown" else 0.5 * (1.0 + math.cos(math.pi * progress))
     return config.min_lr_ratio + (1.0 - config.min_lr_ratio) * left
 
 

@@ -53,9 +53,7 @@ def newest_checkpoint(run: Path, rollbacks: list[dict[str, Any]]) -> Path | None
     return None
 
 
-def record_rollback(
-    run: Path, windows: TokenWindows, recipe: Recipe, first: int, last: int
-) -> dict[str, Any]:
+def record_rollback(run: Path, windows: TokenWindows, recipe: Recipe, first: int, last: int) -> dict[str, Any]:
     """Record that steps ``first`` to ``last`` (from 1) were skipped, and undo what followed.
 
     The run continues from the newest checkpoint that is as many steps older than ``first`` as

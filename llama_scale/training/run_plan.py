@@ -15,14 +15,7 @@ import yaml
 
 import llama_scale
 from llama_scale.checkpoint.folder import verify
-from llama_scale.config import (
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-    flatten,
-    read_yaml,
-    with_new_names,
-)
+from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml, with_new_names
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, layout_memory, pick_compile, pick_layout
@@ -105,9 +98,7 @@ def plan_run(config: TrainConfig) -> Run:
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
     tokens = open_tokens(config.data, "train")
     if config.model.document_mask and tokens.eos != EOS:
-        raise InputError(
-            f"model.document_mask: {config.data} ends a document with id {tokens.eos}, not {EOS}"
-        )
+        raise InputError(f"model.document_mask: {config.data} ends a document with id {tokens.eos}, not {EOS}")
     check_parent(config, tokens)
     if tokens.vocab_size != config.model.vocab_size:
         raise InputError(
@@ -137,14 +128,11 @@ def check_parent(config: TrainConfig, tokens: Tokens) -> None:
     meta = verify(config.branch_from)
     if meta["data_fingerprint"] != tokens.fingerprint:
         raise InputError(
-            f"branch_from: {config.branch_from} was trained on {meta['data']}, which is not the "
-            f"data in {config.data}"
+            f"branch_from: {config.branch_from} was trained on {meta['data']}, which is not the data in {config.data}"
         )
 
 
-def fit_layout(
-    config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine
-) -> Layout:
+def fit_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine) -> Layout:
     """Return how a step is laid out on the devices.
 
     Raises InputError when the device cannot hold the model, or when devices or micro_batch do not
@@ -154,9 +142,7 @@ def fit_layout(
     if device == "cpu":
         have /= config.devices
     elif config.devices > torch.cuda.device_count():
-        raise InputError(
-            f"devices: {config.devices} asked for, this machine has {torch.cuda.device_count()}"
-        )
+        raise InputError(f"devices: {config.devices} asked for, this machine has {torch.cuda.device_count()}")
     layout = pick_layout(config, batch, bf16, compiled, device, have)
     need = layout_memory(config, layout, bf16, compiled, device)
     if need.total > have:
@@ -267,18 +253,13 @@ def describe(run: Run) -> str:
     return "\n".join(
         [
             f"{config.size} -> {run.folder} ({mode})",
-            f"  parameters    {count.total:,} total, {count.non_embedding:,} non-embedding, "
-            f"{count.matmul:,} matmul",
-            f"  tokens        {recipe.tokens:,} ({epochs:.2f} epochs of {run.tokens.n_tokens:,})"
-            + law("tokens"),
+            f"  parameters    {count.total:,} total, {count.non_embedding:,} non-embedding, {count.matmul:,} matmul",
+            f"  tokens        {recipe.tokens:,} ({epochs:.2f} epochs of {run.tokens.n_tokens:,})" + law("tokens"),
             f"  batch         {recipe.batch_tokens:,} tokens = {recipe.batch} x "
             f"{config.model.context_length} ({run.layout})" + law("batch_tokens"),
-            f"  steps         {recipe.steps:,}, warmup {recipe.warmup_steps:,}"
-            + law("warmup_steps"),
+            f"  steps         {recipe.steps:,}, warmup {recipe.warmup_steps:,}" + law("warmup_steps"),
             f"  learning rate {recipe.lr:.3g}" + law("lr"),
             f"  compute       {flops:.3g} FLOPs (exact, causal attention)",
-            f"  memory        "
-            f"{layout_memory(config, run.layout, run.bf16, run.compile, run.device)} "
-            "on each device",
+            f"  memory        {layout_memory(config, run.layout, run.bf16, run.compile, run.device)} on each device",
         ]
     )

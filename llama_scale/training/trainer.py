@@ -11,11 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.pytorch.plugins.environments import (
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -115,20 +111,13 @@ class Pretraining(pl.LightningModule):
     def lr_at(self, step: int) -> float:
         """Return the learning rate of optimizer step ``step`` (from 0)."""
         recipe = self.recipe
-        return recipe.lr * lr_ratio(
-            step, self.config.optim, recipe.warmup_steps, recipe.steps, recipe.first_step
-        )
+        return recipe.lr * lr_ratio(step, self.config.optim, recipe.warmup_steps, recipe.steps, recipe.first_step)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW whose rate follows ``lr_at``."""
         optimizer = build_optimizer(self.model, self.config.optim, self.recipe.lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.lr_at(step) / self.recipe.lr
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_at(step) / self.recipe.lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float, gradient_clip_algorithm: str | None = None
@@ -197,9 +186,7 @@ def checkpoint_meta(run: Run, rollbacks: int, skipped: list[int]) -> dict[str, A
     }
 
 
-def build_trainer(
-    run: Run, callbacks: list[pl.Callback], checkpoint_io: FolderCheckpointIO
-) -> pl.Trainer:
+def build_trainer(run: Run, callbacks: list[pl.Callback], checkpoint_io: FolderCheckpointIO) -> pl.Trainer:
     """Assemble the Trainer; checkpoints, metrics and signals are ours."""
     config = run.config
     environments = {
@@ -240,10 +227,7 @@ def step_cost(run: Run) -> StepCost:
 
 
 def fit(
-    run: Run,
-    callbacks: Sequence[pl.Callback] = (),
-    scorers: Sequence[Scorer] = (),
-    listeners: Sequence[Listener] = (),
+    run: Run, callbacks: Sequence[pl.Callback] = (), scorers: Sequence[Scorer] = (), listeners: Sequence[Listener] = ()
 ) -> int | None:
     """Train from the newest checkpoint to the end; return the signal that stopped it, or None.
 
@@ -266,25 +250,13 @@ def fit(
 
 
 def _fit(
-    run: Run,
-    *,
-    callbacks: Sequence[pl.Callback],
-    scorers: Sequence[Scorer],
-    listeners: Sequence[Listener],
+    run: Run, *, callbacks: Sequence[pl.Callback], scorers: Sequence[Scorer], listeners: Sequence[Listener]
 ) -> int | None:
     """Train, going back when steps fail; return the signal that stopped the run, or None."""
     while True:
         stop, skip_limit = StopOnSignal(), SkipLimit(run.config.max_skips)
         windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
-        _fit_once(
-            run,
-            windows,
-            stop,
-            skip_limit=skip_limit,
-            callbacks=callbacks,
-            scorers=scorers,
-            listeners=listeners,
-        )
+        _fit_once(run, windows, stop, skip_limit=skip_limit, callbacks=callbacks, scorers=scorers, listeners=listeners)
         if skip_limit.first is None:
             return stop.received
         if run.process.rank == 0:
@@ -354,9 +326,7 @@ def _fit_once(
         shards=run.layout.shards,
         seed=seed,
     )
-    sampler = StepSampler(
-        recipe.batch, run.micro_batch, first_step, process.rank, run.world, skipped
-    )
+    sampler = StepSampler(recipe.batch, run.micro_batch, first_step, process.rank, run.world, skipped)
     with attention_backends(run.device):
         trainer.fit(module, build_loader(windows, sampler), ckpt_path=resume)
 

@@ -64,13 +64,7 @@ def mirror_scores(run: Path, project: str, mode: str | None = None) -> str | Non
 
     identity = run_id(project, run.name, repr(rows))
     with open_run(
-        run,
-        identity,
-        mode=mode,
-        name=f"{run.name} scores",
-        job="evaluate",
-        config={},
-        project=project,
+        run, identity, mode=mode, name=f"{run.name} scores", job="evaluate", config={}, project=project
     ) as shown:
         define_axes(shown)
         for row in rows:
@@ -111,14 +105,7 @@ def live_mirror(
 
     identity = run_id(project, group or "", str(folder.resolve()))
     with open_run(
-        folder,
-        identity,
-        mode=mode,
-        name=folder.name,
-        job="train",
-        config=config,
-        group=group,
-        project=project,
+        folder, identity, mode=mode, name=folder.name, job="train", config=config, group=group, project=project
     ) as run:
         if run.offline:
             for old in (folder / "wandb").glob(f"offline-run-*-{identity}*"):

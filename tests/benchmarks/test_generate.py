@@ -12,9 +12,7 @@ from llama_scale.model.llama import Llama
 
 
 def config(tiny_data, **changes) -> generate.GenerateBenchmark:
-    model = ModelConfig(
-        d_model=32, n_layers=2, n_heads=2, d_ff=64, vocab_size=512, context_length=512
-    )
+    model = ModelConfig(d_model=32, n_layers=2, n_heads=2, d_ff=64, vocab_size=512, context_length=512)
     settings = {
         "model": model, "tokenizer": str(tiny_data / "tokenizer.model"), "prompts": 4,
         "n_samples": 3, "max_new_tokens": 6, "together": 2, "device": "cpu",

@@ -6,15 +6,7 @@ from dataclasses import replace
 import pytest
 
 from data_tools import prepare
-from tests.data_tools.helpers import (
-    CONTENTS,
-    FOLDERS,
-    LIBRARY,
-    SIZE,
-    V2,
-    install_packages,
-    tiny_config,
-)
+from tests.data_tools.helpers import CONTENTS, FOLDERS, LIBRARY, SIZE, V2, install_packages, tiny_config
 
 
 @pytest.fixture(scope="session")

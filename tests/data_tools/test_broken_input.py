@@ -55,9 +55,7 @@ def test_broken_files_in_a_folder(tmp_path):
     assert dropped["unreadable"] == 1
     assert examples["unreadable"] == ["json: gone.py"]
     assert examples["long_line"] == ["code: line.py"]
-    done = run_script(
-        "prepare.py", "--name=x", f"--out={tmp_path}/x", "--workers=1", *flags, cwd=tmp_path
-    )
+    done = run_script("prepare.py", "--name=x", f"--out={tmp_path}/x", "--workers=1", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())
     assert manifest["examples"]["nul"] == ["code: nul.py"]
@@ -80,9 +78,7 @@ def test_broken_rows_of_the_stack(tmp_path):
     folder = tmp_path / "stack" / "data" / "python"
     folder.mkdir(parents=True)
     parquet.write_table(pa.Table.from_pylist(V1), folder / "train.parquet")
-    dropped, examples = filtered(
-        tmp_path, "--source=the-stack-dedup", f"--path={tmp_path / 'stack'}"
-    )
+    dropped, examples = filtered(tmp_path, "--source=the-stack-dedup", f"--path={tmp_path / 'stack'}")
     assert dropped == V1_COUNTS | {"nul": 1}
     assert examples["nul"] == ["frank/six: a.py"]
 
@@ -93,8 +89,7 @@ def test_broken_rows_of_the_stack_v2(tmp_path, objects):
     table = pa.Table.from_pylist(list(v2_rows()))
     parquet.write_table(table, folder / "data" / "Python" / "train-00000.parquet")
     (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: Python\n  data_files:\n  - split: train\n"
-        "    path: data/Python/*.parquet\n---\n"
+        "---\nconfigs:\n- config_name: Python\n  data_files:\n  - split: train\n    path: data/Python/*.parquet\n---\n"
     )
     flags = ["--source=the-stack-v2", f"--path={folder}", f"--store={objects.as_uri()}"]
     dropped, examples = filtered(tmp_path, *flags)

@@ -62,9 +62,7 @@ def test_what_was_left_out_is_said_when_nothing_is_left(config, tmp_path):
 def test_a_source_set_right_is_read_anew(config, tmp_path):
     """The same command went on from the rows that it had refused."""
     path = tmp_path / "rows.jsonl"
-    settings = replace(
-        config, source="jsonl", path=str(path), packages=None, vocab_size=300, humaneval=False
-    )
+    settings = replace(config, source="jsonl", path=str(path), packages=None, vocab_size=300, humaneval=False)
     rows = [{"content": f"def f{i}(x):\n    return x + {i}\n" * 9, "package": f"p{i}",
              "license": "MIT" if i else "none"} for i in range(4)]  # fmt: skip
     for n, message in ((1, "left out: 1 license"), (2, "source code in 1, but validation")):

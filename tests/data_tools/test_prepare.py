@@ -75,8 +75,7 @@ def test_what_is_left_out_is_counted_and_named(built, site):
     assert dropped["generated"]["files"] >= 1
     assert dropped["license"]["files"] == len(list((site / "fake_html").rglob("*.py")))
     assert manifest["left_out"] == [
-        {"package": "fake-copy", "version": "1.0", "license": "MIT", "reason": "vendored"}
-        | dropped["vendored"],
+        {"package": "fake-copy", "version": "1.0", "license": "MIT", "reason": "vendored"} | dropped["vendored"],
         {"package": "fake-html", "version": "1.0", "license": "MPL-2.0 AND MIT"}
         | {"reason": "license"}
         | dropped["license"],
@@ -98,9 +97,7 @@ def test_the_tokenizer_saw_no_validation_text(built, config, monkeypatch):
     _, manifest = built
     val = {row["package"] for row in manifest["sources"] if row["split"] == "val"}
     seen = []
-    monkeypatch.setattr(
-        prepare, "train_on_records", lambda work, records, *_: seen.extend(records) or 1 / 0
-    )
+    monkeypatch.setattr(prepare, "train_on_records", lambda work, records, *_: seen.extend(records) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare.prepare(config)
     assert seen
@@ -153,9 +150,7 @@ def test_a_folder_that_is_no_build_or_damaged_is_refused(built, config):
         find_finished_build(config)
 
 
-@pytest.mark.parametrize(
-    "stage", ["records.json", "dedup.json", "tokenizer.model", "train-00000.bin", "encode.json"]
-)
+@pytest.mark.parametrize("stage", ["records.json", "dedup.json", "tokenizer.model", "train-00000.bin", "encode.json"])
 def test_sigkill_and_rerun_make_the_same_bytes(built, config, site, tmp_path, stage):
     reference, _ = built
     flags, environment = flags_and_environment(replace(config, workers=2), site)
@@ -284,8 +279,6 @@ def test_one_package_cannot_be_split(config):
 def test_shipped_configs(name):
     from llama_scale.cli import parse
 
-    config = parse(
-        PrepareConfig, "x", ["--config", str(ROOT / "configs" / "data" / f"{name}.yaml")]
-    )
+    config = parse(PrepareConfig, "x", ["--config", str(ROOT / "configs" / "data" / f"{name}.yaml")])
     assert config.name == name
     assert config.folder == Path("data") / name

@@ -94,9 +94,7 @@ def test_judges_samples_from_elsewhere(samples, tmp_path, launch):
     packed = (tmp_path / "out" / "humaneval-samples.jsonl.gz").read_bytes()
     rows = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
     assert [r["reason"] for r in rows] == ["passed"] * 3 + ["ended early", "syntax error"]
-    code, out, err = launch(
-        "evaluate.py", *argv, f"--out={tmp_path / 'two'}", f"--compare={tmp_path / 'out'}"
-    )
+    code, out, err = launch("evaluate.py", *argv, f"--out={tmp_path / 'two'}", f"--compare={tmp_path / 'out'}")
     assert code == 0 and "on 3 tasks: +0.0000" in out, err
 
 

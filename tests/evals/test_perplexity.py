@@ -125,9 +125,7 @@ def test_references_equal_one_token_at_a_time(model, tokenizer):
         ids = [tokenizer.eos, *tokenizer.encode(prompt), *targets]
         assert (found.tokens, found.bytes) == (len(targets), len(solution.encode()))
         if len(ids) <= CONTEXT + 1:
-            expected = sum(
-                nats_alone(model, ids, i) for i in range(len(ids) - len(targets), len(ids))
-            )
+            expected = sum(nats_alone(model, ids, i) for i in range(len(ids) - len(targets), len(ids)))
             assert found.nats == pytest.approx(expected, rel=1e-5)
         nats, size = nats + found.nats, size + found.bytes
     assert result.total.bits_per_byte == pytest.approx(nats / math.log(2) / size)
@@ -138,9 +136,7 @@ def test_long_references_lose_context_but_no_target(model, tokenizer):
     cut, long = reference_bits_per_byte(model, tokenizer, PAIRS[2:]).tasks
     prompt, solution = map(tokenizer.encode, PAIRS[2])
     window = (prompt + solution)[-CONTEXT - 1 :]
-    expected = sum(
-        nats_alone(model, window, i) for i in range(len(window) - len(solution), len(window))
-    )
+    expected = sum(nats_alone(model, window, i) for i in range(len(window) - len(solution), len(window)))
     assert cut.nats == pytest.approx(expected, rel=1e-5)
 
     prompt, solution = map(tokenizer.encode, PAIRS[3])

@@ -61,6 +61,4 @@ def test_accuracy_over_suites(tmp_path):
     second = np.array(np.meshgrid(*[[1, 0, 0, 0, 0]] * 5)).reshape(5, -1).mean(0)
     for name, weights in (("macro", (0.5, 0.5)), ("micro", (3 / 8, 5 / 8))):
         every = np.add.outer(weights[0] * first, weights[1] * second).ravel()
-        assert found[f"{name}_interval"] == pytest.approx(
-            np.quantile(every, [0.025, 0.975]), abs=0.04
-        )
+        assert found[f"{name}_interval"] == pytest.approx(np.quantile(every, [0.025, 0.975]), abs=0.04)

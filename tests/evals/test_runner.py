@@ -36,10 +36,7 @@ def test_all_data_is_read_before_anything_is_drawn(run, launch, monkeypatch):
     hub = [arg for arg in SMALL if not arg.startswith("--mbpp.data")]
     for argv, message in (
         ([*SMALL, "--mbpp.data=none.jsonl"], "mbpp.data: none.jsonl cannot be read"),
-        (
-            hub,
-            "mbpp: the Hub gave no data (ConnectionError); set mbpp.data to the published",
-        ),
+        (hub, "mbpp: the Hub gave no data (ConnectionError); set mbpp.data to the published"),
         ([*SMALL, "--apps.n_tasks=5"], "apps.n_tasks: expected 1 to 4, found 5"),
         ([*SMALL, "--suites=humaneval,perplexity", "--perplexity.data=no"], "no: no such folder"),
         ([*SMALL, "--compare=none"], "compare: none/humaneval-samples.jsonl.gz is missing"),
@@ -107,9 +104,7 @@ def test_references_of_local_files_as_samples(suite, tmp_path, launch):
     file = tmp_path / "samples.jsonl"
     lines = [json.dumps({"task_id": task, "completion": code}) for task, code in rows]
     file.write_text("\n".join(lines))
-    code, _, err = launch(
-        "evaluate.py", f"--samples={file}", f"--suite={suite}", f"--out={tmp_path}", *argv
-    )
+    code, _, err = launch("evaluate.py", f"--samples={file}", f"--suite={suite}", f"--out={tmp_path}", *argv)
     assert code == 0, err
     result = json.loads((tmp_path / f"{suite}.json").read_text())
     assert result["pass_at_k"] == {"1": 1.0} and result["n_tasks"] == len(rows)

@@ -11,8 +11,7 @@ SHAPE = read_yaml(CONFIGS / "size/S1.yaml")
 
 def test_a_mapping_is_what_the_command_line_is():
     config = build(
-        TrainConfig,
-        {"model": SHAPE, "model.vocab_size": 512, "size": "S1", "tokens": 1e6, "optim.lr": 1e-3},
+        TrainConfig, {"model": SHAPE, "model.vocab_size": 512, "size": "S1", "tokens": 1e6, "optim.lr": 1e-3}
     )
     argv = ["--size=S1", "--model.vocab_size=512", "--tokens=1e6", "--optim.lr=1e-3"]
     assert config == parse(TrainConfig, "", argv)
@@ -37,10 +36,7 @@ def test_bad_mappings_are_refused_in_one_line(settings, message):
 
 
 def test_dotted_settings_are_nested():
-    assert nest({"a.b": 1, "a": {"c.d": None}, "e": []}) == {
-        "a": {"b": 1, "c": {"d": None}},
-        "e": [],
-    }
+    assert nest({"a.b": 1, "a": {"c.d": None}, "e": []}) == {"a": {"b": 1, "c": {"d": None}}, "e": []}
 
 
 def test_the_working_directory_comes_before_the_shipped_configs(tmp_path, monkeypatch):

@@ -22,9 +22,7 @@ def test_size_file_overrides_and_types():
     assert config.model == load_size("M3")
     assert config.size == "M3"
     assert (config.optim.lr, config.tokens, config.compile) == (1e-3, 2e6, False)
-    assert train("--size=M1", "--model.vocab_size", "2048").model == load_size(
-        "M1", vocab_size=2048
-    )
+    assert train("--size=M1", "--model.vocab_size", "2048").model == load_size("M1", vocab_size=2048)
 
 
 def test_config_file_then_flags(tmp_path):

@@ -78,9 +78,7 @@ def log_log_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(slope), float(level)
 
 
-def _front_law(
-    x: np.ndarray, loss: np.ndarray, y: np.ndarray, seed: int, resamples: int
-) -> PowerFit | None:
+def _front_law(x: np.ndarray, loss: np.ndarray, y: np.ndarray, seed: int, resamples: int) -> PowerFit | None:
     """Return the power law of ``y`` along the front of ``loss`` over ``x``, runs resampled."""
     index = pareto_front(x, loss)
     slope, level = log_log_line(x[index], y[index])
@@ -94,21 +92,14 @@ def _front_law(
     return PowerFit(slope, level, sample[np.isfinite(sample)], x[index], y[index])
 
 
-def single_quantity_laws(
-    points: Points, seed: int = 0, resamples: int = RESAMPLES
-) -> dict[str, PowerFit]:
+def single_quantity_laws(points: Points, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, PowerFit]:
     """Return loss as a power of N, of D and of compute, each along the best runs."""
     columns = {"N": points.N, "D": points.D, "C": points.compute}  # (n,)
-    laws = {
-        name: _front_law(x, points.loss, points.loss, seed, resamples)
-        for name, x in columns.items()
-    }
+    laws = {name: _front_law(x, points.loss, points.loss, seed, resamples) for name, x in columns.items()}
     return {name: law for name, law in laws.items() if law}
 
 
-def envelope_law(
-    points: Points, C: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
-) -> PowerFit | None:
+def envelope_law(points: Points, C: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> PowerFit | None:
     """Return N of the best runs as a power of their compute (approach 1); None where under 3."""
     level = C.copy()
     for index in group_by_compute(C):
@@ -149,11 +140,7 @@ def _parabola(points: Points, C: np.ndarray, index: np.ndarray, loss: np.ndarray
 
 
 def isoflop_law(
-    points: Points,
-    C: np.ndarray,
-    parabolas: list[Parabola],
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    points: Points, C: np.ndarray, parabolas: list[Parabola], seed: int = 0, resamples: int = RESAMPLES
 ) -> PowerFit | None:
     """Return N of the parabolas' minima as a power of compute (approach 2); None where under 3.
 
@@ -163,9 +150,7 @@ def isoflop_law(
     inside = [p for p in parabolas if p.inside]
     if len(inside) < MIN_POINTS:
         return None
-    fitted = [
-        np.polyval(p.coefficients[::-1], np.log(points.N[p.index] / p.center)) for p in inside
-    ]
+    fitted = [np.polyval(p.coefficients[::-1], np.log(points.N[p.index] / p.center)) for p in inside]
     # Relative residuals, n of a parabola with n - 3 degrees of freedom: enlarged as s^2 is.
     residuals = [
         (points.loss[p.index] / f - 1) * np.sqrt(len(f) / max(len(f) - 3, 1))

@@ -47,9 +47,7 @@ class Surface:
         C^(beta / (alpha + beta)). Where a token costs 6N + c, as with attention, it is below 1 at
         small N: size is cheaper there than 6ND says, and the optimum larger.
         """
-        A, alpha, B, beta = (
-            np.asarray(x)[..., None] for x in (self.A, self.alpha, self.B, self.beta)
-        )
+        A, alpha, B, beta = (np.asarray(x)[..., None] for x in (self.A, self.alpha, self.B, self.beta))
         ratio = np.log(alpha * A) - np.log(beta * B)
         n = (ratio + beta * np.log(np.asarray(C) / 6)) / (alpha + beta)  # ln N
         n = np.clip(n, 0, LN_LARGEST)

@@ -63,9 +63,7 @@ def compute_counts(points: Points, N: np.ndarray) -> dict[str, np.ndarray]:
         columns["flops_full"] = points.numeric("flops_full")
     known = COMPUTE if points.has(OUR_COUNT) else {}
     return {"6ND": six_nd} | {
-        known.get(name, f"column {name!r}"): C
-        for name, C in columns.items()
-        if np.abs(C / six_nd - 1).max() > 0.01
+        known.get(name, f"column {name!r}"): C for name, C in columns.items() if np.abs(C / six_nd - 1).max() > 0.01
     }
 
 

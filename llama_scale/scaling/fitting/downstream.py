@@ -15,13 +15,7 @@ from scipy.special import expit
 from llama_scale.bootstrap import percentile_interval, resample_indices
 from llama_scale.scaling.fitting.chinchilla import Flops
 from llama_scale.scaling.fitting.fit import Fit
-from llama_scale.scaling.fitting.fitted_laws import (
-    Estimate,
-    MeasuredRun,
-    ReachedEstimate,
-    ScoreLink,
-    Threshold,
-)
+from llama_scale.scaling.fitting.fitted_laws import Estimate, MeasuredRun, ReachedEstimate, ScoreLink, Threshold
 from llama_scale.scaling.fitting.points import Points
 
 RATE = re.compile(r"(?:.*_)?(?:pass_at_[0-9]+(?:_.*)?|parse_rate)(?<!_low)(?<!_high)")
@@ -120,9 +114,7 @@ def fit_links(points: Points, column: str, seed: int = 0) -> tuple[list[Link], s
     return sorted(links, key=lambda link: link.held_out_error), None
 
 
-def _link(
-    column: str, name: str, loss: np.ndarray, score: np.ndarray, zeros: int, seed: int
-) -> Link:
+def _link(column: str, name: str, loss: np.ndarray, score: np.ndarray, zeros: int, seed: int) -> Link:
     x, y = loss_axis(name, loss), transform(name, score)
     b, a = np.polyfit(x, y, 1)
     # The quarter of lowest loss is left out of a second line and predicted by it.

@@ -15,12 +15,7 @@ from scipy.special import huber
 
 from llama_scale.bootstrap import RESAMPLES, percentile_interval, resample_counts
 from llama_scale.errors import InputError
-from llama_scale.scaling.fitting.chinchilla import (
-    LOWER_EXPONENT,
-    UPPER_EXPONENT,
-    Surface,
-    SurfaceModel,
-)
+from llama_scale.scaling.fitting.chinchilla import LOWER_EXPONENT, UPPER_EXPONENT, Surface, SurfaceModel
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
@@ -93,12 +88,7 @@ class Fit:
 
 
 def predict(
-    law: Surface,
-    resampled: Surface,
-    residual: np.ndarray,
-    seed: int,
-    N: np.ndarray,
-    D: np.ndarray,
+    law: Surface, resampled: Surface, residual: np.ndarray, seed: int, N: np.ndarray, D: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return what ``Fit.predict`` does, of a law, its resamples (S,) and its residuals (n,)."""
     N, D = np.atleast_1d(N), np.atleast_1d(D)
@@ -142,9 +132,7 @@ def objective(law: Surface, points: Points) -> float:
     return float(huber(DELTA, np.log(points.loss / law.loss(points.N, points.D))).sum())
 
 
-def fit_surface(
-    points: Points, resamples: int = RESAMPLES, seed: int = 0, starts: int = STARTS
-) -> Fit:
+def fit_surface(points: Points, resamples: int = RESAMPLES, seed: int = 0, starts: int = STARTS) -> Fit:
     """Fit the law to ``points``.
 
     Args:
@@ -246,14 +234,9 @@ def held_out_mask(points: Points, rule: str) -> np.ndarray:
 
     Raises InputError where it leaves out none or all.
     """
-    if rule == "largest":
-        out = points.compute >= points.compute.max() * (1 - 1e-6)
-    else:
-        out = points.match(rule)
+    out = points.compute >= points.compute.max() * (1 - 1e-6) if rule == "largest" else points.match(rule)
     if not out.any() or out.all():
-        raise InputError(
-            f"holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some"
-        )
+        raise InputError(f"holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some")
     return out
 
 
@@ -301,11 +284,7 @@ def _second_optimizer(
     ]
     best = min(runs, key=lambda run: run.fun)
     best = minimize(
-        scaled,
-        best.x,
-        method="Nelder-Mead",
-        bounds=box,
-        options={"maxfev": 4_000, "xatol": 1e-9, "fatol": 1e-9},
+        scaled, best.x, method="Nelder-Mead", bounds=box, options={"maxfev": 4_000, "xatol": 1e-9, "fatol": 1e-9}
     )
     return best.x, best.fun * DELTA**2
 
@@ -329,9 +308,7 @@ def _fit_warnings(fit: Fit, sample: np.ndarray) -> list[str]:
     """Return what a reader of the fit must know, in words; ``sample`` (S, 5) is centered theta."""
     warnings, law, points = [], fit.law, fit.points
     if len(points) < 10:
-        warnings.append(
-            f"{len(points)} runs for {len(PARAMETERS)} parameters: intervals from so few are rough."
-        )
+        warnings.append(f"{len(points)} runs for {len(PARAMETERS)} parameters: intervals from so few are rough.")
     if 0.01 * points.loss.min() > law.E:
         warnings.append(
             f"E is {law.E:.2g}, almost 0: the points do not show where the loss levels off, so "
@@ -367,7 +344,5 @@ def _parameter_warnings(law: Surface, sample: np.ndarray) -> list[str]:
             )
         at_bound = a <= LOWER_EXPONENT * 1.001 or b >= UPPER_EXPONENT * 0.999
         if (is_exponent and at_bound) or b > 10 * a:
-            warnings.append(
-                f"The points do not identify {name}: its interval is {a:.3g} to {b:.3g}."
-            )
+            warnings.append(f"The points do not identify {name}: its interval is {a:.3g} to {b:.3g}.")
     return warnings

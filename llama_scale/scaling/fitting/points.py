@@ -114,10 +114,7 @@ class Points:
             column = self.columns.get(name, name)
             if column not in self.rows[0]:
                 known = [*self.columns, *self.rows[0]]
-                raise InputError(
-                    f"condition {part!r}: {self.file} has no column {column!r}"
-                    f"{nearest(column, known)}"
-                )
+                raise InputError(f"condition {part!r}: {self.file} has no column {column!r}{nearest(column, known)}")
             mask &= self._compare(column, sign, value)
         return mask
 
@@ -172,16 +169,12 @@ def parse_columns(text: str | None) -> dict[str, str]:
                 f"{', '.join(NAMES)}{nearest(name, NAMES)}"
             )
         if name in columns:
-            raise InputError(
-                f"columns: {name} is given twice, {columns[name]!r} and {column!r}; name one"
-            )
+            raise InputError(f"columns: {name} is given twice, {columns[name]!r} and {column!r}; name one")
         columns[name] = column
     return columns
 
 
-def read_points(
-    path: str | Path, columns: dict[str, str] | None = None, where: str | None = None
-) -> Points:
+def read_points(path: str | Path, columns: dict[str, str] | None = None, where: str | None = None) -> Points:
     """Read and check the points of a CSV file.
 
     Args:
@@ -307,10 +300,7 @@ def annealed(points: Points) -> np.ndarray | None:
     cells = [row["annealed"].strip().lower() for row in points.rows]
     for number, cell in zip(points.row_numbers, cells, strict=True):
         if cell not in TRUE + FALSE:
-            raise InputError(
-                f"{points.file}: row {number}, column 'annealed': expected true or false, "
-                f"found {cell!r}"
-            )
+            raise InputError(f"{points.file}: row {number}, column 'annealed': expected true or false, found {cell!r}")
     return np.array([cell in TRUE for cell in cells])
 
 

@@ -39,10 +39,7 @@ def profiles(fit: Fit) -> dict[str, Profile]:
     centered = SurfaceModel(points.N, points.D)
     uncentered = SurfaceModel(points.N, points.D, center=(0.0, 0.0))
     # A is a parameter of the uncentered model; the centered one has A times e^(-alpha mean ln N).
-    return {
-        name: _profile(fit, uncentered if name in ("A", "B") else centered, name)
-        for name in PARAMETERS
-    }
+    return {name: _profile(fit, uncentered if name in ("A", "B") else centered, name) for name in PARAMETERS}
 
 
 def objective_limit(residual: np.ndarray, parameters: int) -> float:
@@ -62,9 +59,7 @@ def objective_limit(residual: np.ndarray, parameters: int) -> float:
     return float(scale * t.ppf(0.5 + LEVEL / 2, n - parameters) ** 2 / 2)
 
 
-def crossings(
-    value: np.ndarray, excess: np.ndarray, center: float
-) -> tuple[float | None, float | None]:
+def crossings(value: np.ndarray, excess: np.ndarray, center: float) -> tuple[float | None, float | None]:
     """Return where ``excess`` (n,) first passes 1 below and above ``center``; None where never.
 
     Each side is walked outwards from the center: of excess (3, .4, 0, .2, 2) at values
@@ -108,12 +103,7 @@ def _profile(fit: Fit, model: SurfaceModel, name: str) -> Profile:
 
 
 def profile_objective(
-    model: Model,
-    loss: np.ndarray,
-    best: np.ndarray,
-    k: int,
-    grid: np.ndarray,
-    bounds: tuple[np.ndarray, np.ndarray],
+    model: Model, loss: np.ndarray, best: np.ndarray, k: int, grid: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
     """Return the least objective (S,) with parameter ``k`` fixed at each value of ``grid`` (S,).
 

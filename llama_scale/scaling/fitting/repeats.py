@@ -53,11 +53,7 @@ def epochs_vary(points: Points) -> bool:
     if not points.has("epochs"):
         return False
     epochs = points.numeric("epochs")
-    return bool(
-        np.isfinite(epochs).all()
-        and epochs.max() > LEAST_EPOCHS
-        and np.ptp(epochs) > LEAST_EPOCHS - 1
-    )
+    return bool(np.isfinite(epochs).all() and epochs.max() > LEAST_EPOCHS and np.ptp(epochs) > LEAST_EPOCHS - 1)
 
 
 def fit_repeats(fit: Fit) -> Repeats:

@@ -61,9 +61,7 @@ def minimize_huber(
     """
     batch = max(1, CHUNK // problems.target.shape[1])
     parts = [
-        _minimize_batch(
-            model, theta[i : i + batch], problems.at(slice(i, i + batch)), steps, tolerance
-        )
+        _minimize_batch(model, theta[i : i + batch], problems.at(slice(i, i + batch)), steps, tolerance)
         for i in range(0, len(theta), batch)
     ]
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
@@ -97,9 +95,7 @@ def _minimize_batch(
     return theta, objective, stalls >= STALLS
 
 
-def _newton_step(
-    model: Model, theta: np.ndarray, problems: Problems, damping: np.ndarray
-) -> np.ndarray:
+def _newton_step(model: Model, theta: np.ndarray, problems: Problems, damping: np.ndarray) -> np.ndarray:
     """Return the next trial parameters (S, k).
 
     Huber's second derivative is 1 within ``delta`` and 0 beyond, so the exact Hessian may be

@@ -46,9 +46,7 @@ def check_stated_law(law: Surface, fit: Fit) -> list[str]:
         stated = getattr(law, name)
         low, high = percentile_interval(getattr(fit.resampled, name))
         ends = profile[name]
-        beyond = (ends.low is not None and stated < ends.low) or (
-            ends.high is not None and stated > ends.high
-        )
+        beyond = (ends.low is not None and stated < ends.low) or (ends.high is not None and stated > ends.high)
         if beyond and not low <= stated <= high:
             complaints.append(
                 f"The stated {name} = {stated:.4g} lies outside both 95 % intervals of these runs "

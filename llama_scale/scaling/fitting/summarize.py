@@ -11,11 +11,7 @@ import numpy as np
 
 from llama_scale.bootstrap import LEVEL
 from llama_scale.scaling.fitting.chinchilla import Flops, fit_flops
-from llama_scale.scaling.fitting.conventions import (
-    compare_approaches,
-    fit_each_convention,
-    power_laws,
-)
+from llama_scale.scaling.fitting.conventions import compare_approaches, fit_each_convention, power_laws
 from llama_scale.scaling.fitting.downstream import link_record, thresholds
 from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, USUAL_EXPONENTS, Fit, HoldOut
 from llama_scale.scaling.fitting.fitted_laws import (
@@ -67,10 +63,7 @@ def summarize(fit: Fit, hold_out: HoldOut | None, notes: list[str] | None = None
     warnings = [*points.warnings, *fit.warnings, *(notes or [])]
     warnings += [*_open_profiles(profile), *_disagreeing(approaches.table)]
     if repeats and not repeats.identified:
-        warnings.append(
-            "The worth of repeated tokens is not identified: the runs give R no end on one side "
-            "or both."
-        )
+        warnings.append("The worth of repeated tokens is not identified: the runs give R no end on one side or both.")
     warnings += _holdout_warnings(fit, hold_out) if hold_out else []
     laws = FittedLaws(
         points=PointsFile(
@@ -116,9 +109,7 @@ def _flops_counts(points: Points) -> list[Flops]:
 def _holdout_warnings(fit: Fit, hold_out: HoldOut) -> list[str]:
     """Return the warnings of the hold-out's fit that are not the fit's, and of its intervals."""
     known = {_without_numbers(text) for text in fit.warnings}
-    warnings = [
-        f"Hold-out fit: {w}" for w in hold_out.fit.warnings if _without_numbers(w) not in known
-    ]
+    warnings = [f"Hold-out fit: {w}" for w in hold_out.fit.warnings if _without_numbers(w) not in known]
     if len(hold_out.points) >= 4 and hold_out.covered.mean() < 0.8:
         warnings.append(
             f"Only {hold_out.covered.sum()} of {len(hold_out.points)} held-out runs lie inside "
@@ -192,9 +183,7 @@ def _open_profiles(profile: dict[str, Profile]) -> list[str]:
     for name, ends in profile.items():
         sides = [word for word, end in (("below", ends.low), ("above", ends.high)) if end is None]
         if sides:
-            warnings.append(
-                f"The profile of {name} is flat: the points do not bound it {' or '.join(sides)}."
-            )
+            warnings.append(f"The profile of {name} is flat: the points do not bound it {' or '.join(sides)}.")
     return warnings
 
 

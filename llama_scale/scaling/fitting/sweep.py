@@ -47,9 +47,7 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
     # Each distinct (N, D, batch) once: of rows (1, 9, 4), (1, 9, 8), (1, 9, 4) the first two.
     for N, D, B in np.unique(np.stack([points.N, points.D, batches], 1), axis=0):
         index = (points.N == N) & (points.D == D) & (batches == B)
-        groups.setdefault((N, D), {})[B] = best_value(
-            points.file, lr, N, D, rates[index], points.loss[index]
-        )
+        groups.setdefault((N, D), {})[B] = best_value(points.file, lr, N, D, rates[index], points.loss[index])
     top = [min(by_batch.values(), key=lambda b: b.loss) for by_batch in groups.values()]
     result = {"lr": _power_law(top, lambda b: step_law_lr(int(b.N), b.D))}
     result["by_batch"] = [
@@ -63,16 +61,12 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
         best_batches = []
         for (N, D), by_batch in several.items():
             loss = np.array([b.loss for b in by_batch.values()])
-            best_batches.append(
-                best_value(points.file, batch, N, D, np.array(list(by_batch)), loss)
-            )
+            best_batches.append(best_value(points.file, batch, N, D, np.array(list(by_batch)), loss))
         result["batch_tokens"] = _power_law(best_batches, lambda b: step_law_batch(b.D))
     return result
 
 
-def best_value(
-    file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.ndarray
-) -> BestValue:
+def best_value(file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.ndarray) -> BestValue:
     """Return the best of the values (n,) tried at N and D; InputError at the edge of the sweep.
 
     Runs of one value, as those of several seeds, take their mean loss.
@@ -83,9 +77,7 @@ def best_value(
     value, tried = np.unique(value, return_inverse=True)
     loss = np.bincount(tried, loss) / np.bincount(tried)
     if len(value) < MIN_VALUES:
-        raise InputError(
-            f"{place}: {len(value)} values of {name}; a best one needs at least {MIN_VALUES}"
-        )
+        raise InputError(f"{place}: {len(value)} values of {name}; a best one needs at least {MIN_VALUES}")
     i = int(loss.argmin())
     if i in (0, len(value) - 1):
         side, way = ("smallest", "smaller") if i == 0 else ("largest", "larger")
@@ -96,9 +88,7 @@ def best_value(
     three = slice(i - 1, i + 2)  # the best and its neighbors
     c2, c1, c0 = np.polyfit(np.log(value[three]), loss[three], 2)
     x = -c1 / (2 * c2)
-    return BestValue(
-        N, D, float(np.exp(x)), float(c0 + c1 * x + c2 * x * x), np.array([c2, c1, c0])
-    )
+    return BestValue(N, D, float(np.exp(x)), float(c0 + c1 * x + c2 * x * x), np.array([c2, c1, c0]))
 
 
 def _column(points: Points, name: str) -> np.ndarray:
@@ -118,17 +108,13 @@ def _power_law(bests: list[BestValue], recipe: Callable[[BestValue], float]) -> 
     N, D, value = (np.array([getattr(b, k) for b in bests]) for k in ("N", "D", "value"))
     names = ["c", *(n for n, x in (("N", N), ("D", D)) if len(np.unique(x)) > 1)]
     # ln value = design @ (c, a, b): a column of ones, one of ln N and one of ln D where they vary.
-    design = np.stack(
-        [np.ones(len(N)), *({"N": np.log(N), "D": np.log(D)}[n] for n in names[1:])], 1
-    )
+    design = np.stack([np.ones(len(N)), *({"N": np.log(N), "D": np.log(D)}[n] for n in names[1:])], 1)
     law: dict[str, Any] = {"c": None, "N": None, "D": None, "identified": False}
     degrees_of_freedom = len(bests) - len(names)
     if np.linalg.matrix_rank(design) == len(names) and degrees_of_freedom > 0:
         theta, *_ = np.linalg.lstsq(design, np.log(value), rcond=None)
         rest = np.log(value) - design @ theta
-        error = np.sqrt(
-            np.diag(np.linalg.inv(design.T @ design)) * (rest @ rest) / degrees_of_freedom
-        )
+        error = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * (rest @ rest) / degrees_of_freedom)
         reach = t.ppf(0.5 + LEVEL / 2, degrees_of_freedom) * error
         for name, x, r in zip(names, theta, reach, strict=True):
             ends = {"value": x, "low": x - r, "high": x + r}

@@ -82,11 +82,7 @@ def target_beyond(C: float, law: Surface = BESIROGLU) -> tuple[float, float]:
 
 
 def best_design(
-    rungs: list[Rung],
-    flops: float,
-    target: tuple[float, float],
-    noise: float = NOISE,
-    law: Surface = BESIROGLU,
+    rungs: list[Rung], flops: float, target: tuple[float, float], noise: float = NOISE, law: Surface = BESIROGLU
 ) -> Design | None:
     """Return the grid of least forecast width among those that cost ``flops``; None without one.
 
@@ -95,10 +91,7 @@ def best_design(
     """
     grids = list(_grids(sorted(rungs, key=lambda rung: rung.N), flops))
     for studies, finalists in ((QUICK_STUDIES, FINALISTS), (STUDIES, 1)):
-        widths = [
-            forecast_width([r.N for r in sizes], D, target, noise, law, studies)
-            for sizes, D in grids
-        ]
+        widths = [forecast_width([r.N for r in sizes], D, target, noise, law, studies) for sizes, D in grids]
         order = np.argsort(widths)[:finalists]
         grids = [grids[i] for i in order]
     return Design(*grids[0], widths[order[0]]) if grids else None

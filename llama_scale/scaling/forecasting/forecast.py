@@ -10,11 +10,7 @@ import numpy as np
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, sha256, write_json
 from llama_scale.records import from_json, to_json
-from llama_scale.scaling.fitting.fitted_laws import (
-    Conventions,
-    FittedLaws,
-    laws_path,
-)
+from llama_scale.scaling.fitting.fitted_laws import Conventions, FittedLaws, laws_path
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.forecasting.recommend import rung_size
 

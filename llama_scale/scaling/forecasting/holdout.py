@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from llama_scale.scaling.study.settings import PlannedRun
 
 
-def runs_to_forecast(
-    runs: list["PlannedRun"], holdout: str, where: str | None
-) -> list["PlannedRun"]:
+def runs_to_forecast(runs: list["PlannedRun"], holdout: str, where: str | None) -> list["PlannedRun"]:
     """Return the runs that the others forecast, in the order of ``runs``; none if they cannot.
 
     ``holdout`` and ``where`` are those of the fit. A rule on what only a trained run has, such as

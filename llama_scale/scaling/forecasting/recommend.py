@@ -19,9 +19,7 @@ from llama_scale.training.recipe import LR_CAP, step_law_batch, step_law_lr
 
 HOUR = 3_600  # seconds
 UNDETERMINED = "an exponent lies outside the usual range, so no best size can be given"
-USUAL_VOCABULARY = (
-    "  counted with a tied vocabulary of 32,000 tokens: the points name no one vocabulary of theirs"
-)
+USUAL_VOCABULARY = "  counted with a tied vocabulary of 32,000 tokens: the points name no one vocabulary of theirs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +104,7 @@ def peak(gpu: str) -> float:
     return HARDWARE[gpu.lower()].peak
 
 
-def recommend(
-    laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAULT_MFU
-) -> Recommendation:
+def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAULT_MFU) -> Recommendation:
     """Return the best use of C FLOPs: by the law, and on the rung nearest to it.
 
     Both spend C as the law's runs count it, in their vocabulary and context. Raises InputError
@@ -147,9 +143,7 @@ def recommend(
     )
 
 
-def _multiples(
-    laws: FittedLaws, end: Callable[[np.ndarray], float], C: float, N: float, D: float
-) -> Multiples:
+def _multiples(laws: FittedLaws, end: Callable[[np.ndarray], float], C: float, N: float, D: float) -> Multiples:
     """Return C, N and D over the greatest, or the least, of the runs."""
     return Multiples(
         flops=float(C / end(laws.fitted_flops)),
@@ -198,10 +192,7 @@ def recommendation_text(recommendation: Recommendation, counted: str) -> str:
     """Return a recommendation as text; ``counted`` says what the law's parameters count."""
     best, rung = recommendation.best, recommendation.rung
     hours = digits(recommendation.gpu_hours)
-    sizes, tokens = (
-        ", ".join(count(end) for end in ends)
-        for ends in (best.model_size_interval, best.tokens_interval)
-    )
+    sizes, tokens = (", ".join(count(end) for end in ends) for ends in (best.model_size_interval, best.tokens_interval))
     lines = [
         f"{power(recommendation.flops)} FLOP ({recommendation.convention}): {hours} hours of "
         f"one {recommendation.gpu} at {recommendation.mfu:.0%} of its bf16 peak",

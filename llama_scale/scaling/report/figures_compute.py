@@ -27,9 +27,7 @@ GPU = "H200"
 APPROACHES = {"1": "#8a6bb8", "2": "#3d87c4", "3": ACCENT}
 
 
-def compute_figures(
-    study: FittedStudy, scored: list[ScoredForecast]
-) -> tuple[list[Figure], list[str]]:
+def compute_figures(study: FittedStudy, scored: list[ScoredForecast]) -> tuple[list[Figure], list[str]]:
     """Return the figures that the runs allow, and what was left out and why.
 
     ``scored`` are forecasts of the study with their outcomes, as ``forecast.score`` returns them.
@@ -53,9 +51,7 @@ def loss_compute(study: FittedStudy) -> Figure:
     """Return loss against compute: the runs, a curve for each size, and the frontier."""
     points, best = study.points, study.laws.best_frontier
     known = best.determined
-    band, *lines = optimal_curve(
-        best, "loss", ("compute-optimal frontier", "next 10× of compute"), True
-    )
+    band, *lines = optimal_curve(best, "loss", ("compute-optimal frontier", "next 10× of compute"), True)
     sizes = [
         Series(group.label, "line", C, loss, group.color, legend=False, width=1.3)
         for group, C, loss in fitted_curves(study, per_token=True)
@@ -90,9 +86,7 @@ def frontier(study: FittedStudy) -> Figure:
         shown = np.clip([low, high], value / 10, value * 10)
         across = axis("training compute (FLOP)", [points.compute, best.C], show="power")
         up = axis(f"{label}, and optimal {name}*(C)", [measured, value, shown], show="count")
-        band, *lines = optimal_curve(
-            best, name, (f"{name}*(C)", f"{name}*(C), extrapolated"), False
-        )
+        band, *lines = optimal_curve(best, name, (f"{name}*(C)", f"{name}*(C), extrapolated"), False)
         runs = points_by_size(study, points.compute, measured)
         panels.append(Panel(f"frontier-{name}", across, up, [band, *runs, *lines]))
     a = best.exponent
@@ -168,9 +162,7 @@ def exponents(study: FittedStudy) -> Figure:
         rows = [row for row in table if row.approach == name]
         shift = 0.18 * (int(name[0]) - 2)
         x = np.array([kinds.index(row.compute) + 1 + shift for row in rows])
-        y, low, high = (
-            np.array([getattr(r.exponent, k) for r in rows]) for k in ("value", "low", "high")
-        )
+        y, low, high = (np.array([getattr(r.exponent, k) for r in rows]) for k in ("value", "low", "high"))
         hover = [f"{escape(name)}<br>a = {between(row.exponent)}" for row in rows]
         series.append(Series(name, "points", x, y, APPROACHES[name[0]], low, high, hover))
         values += [y, low, high]
@@ -198,9 +190,7 @@ def cost(study: FittedStudy) -> Figure:
     steps = Series("best for the money", "line", hours[best], score[best], ACCENT, width=2.2)
     what = "bits per byte" if bits else "validation loss"
     across = axis(f"hours of one {GPU} at {DEFAULT_MFU:.0%} of its peak", [hours], show="power")
-    panel = Panel(
-        "cost", across, axis(what, [score[known]]), [steps, *points_by_size(study, hours, score)]
-    )
+    panel = Panel("cost", across, axis(what, [score[known]]), [steps, *points_by_size(study, hours, score)])
     return Figure(
         "cost",
         "Cost against quality",
@@ -215,8 +205,7 @@ def outcome(scored: list[ScoredForecast]) -> Figure:
     """Return forecasts with their intervals beside what was measured."""
     rows = [row for forecast in scored for row in forecast.runs if row.measured]
     measured, value, low, high, C = (
-        np.array([getattr(row, key) for row in rows])
-        for key in ("measured", "value", "run_low", "run_high", "flops")
+        np.array([getattr(row, key) for row in rows]) for key in ("measured", "value", "run_low", "run_high", "flops")
     )
     text = [
         f"<b>{escape(row.run)}</b><br>forecast {digits(row.value, 4)} "
@@ -229,9 +218,7 @@ def outcome(scored: list[ScoredForecast]) -> Figure:
     edge = 1.15 * max(float(np.abs(error).max()), 1e-3)
     label = "forecast over measured loss (%)"
     up = Axis(label, False, (-edge, edge), ticks(-edge, edge, False, "plain"))
-    zero = Series(
-        "measured", "line", np.array(across.range), np.zeros(2), GREY, width=1.2, legend=False
-    )
+    zero = Series("measured", "line", np.array(across.range), np.zeros(2), GREY, width=1.2, legend=False)
     drawn = Series("forecast, 95 % interval", "points", C, error[0], HELD_OUT, *error[1:], text)
     inside = sum(row.covered for row in rows)
     return Figure(

@@ -47,8 +47,7 @@ def prediction(study: FittedStudy) -> Figure:
     fitted = Surface(**held.parameters).loss(points.N, points.D)
     rest = np.flatnonzero(~study.held_out)
     measured, value, low, high = (
-        np.array([getattr(row, name) for row in held.runs])
-        for name in ("measured", "predicted", "low", "high")
+        np.array([getattr(row, name) for row in held.runs]) for name in ("measured", "predicted", "low", "high")
     )
     text = [
         f"<b>{escape(row.run)}</b><br>predicted {digits(row.predicted, 4)} "
@@ -73,13 +72,7 @@ def prediction(study: FittedStudy) -> Figure:
             ],
         )
         for key, up, line, known, new in (
-            (
-                "prediction",
-                axis("predicted loss", drawn),
-                ends,
-                fitted,
-                (value, HELD_OUT, low, high),
-            ),
+            ("prediction", axis("predicted loss", drawn), ends, fitted, (value, HELD_OUT, low, high)),
             (
                 "prediction-error",
                 axis("predicted over measured loss (%)", [*errors, [0.0]], log=False),
@@ -110,9 +103,7 @@ def residuals(study: FittedStudy) -> Figure:
         across = axis(label, [x], show="count")
         ends = np.array(across.range)
         zero = Series("fitted", "line", ends, np.zeros(2), GREY, width=1.2, legend=False)
-        panels.append(
-            Panel(f"residuals-{name}", across, up, [zero, *points_by_size(study, x, percent)])
-        )
+        panels.append(Panel(f"residuals-{name}", across, up, [zero, *points_by_size(study, x, percent)]))
     return Figure(
         "residuals",
         "What the law leaves unexplained",

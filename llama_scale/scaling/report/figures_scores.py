@@ -64,10 +64,7 @@ def _interval(study: FittedStudy, column: str) -> dict[str, np.ndarray]:
         return {}
     values = study.points.numeric(column)
     ends = {end: study.points.numeric(name) for end, name in names.items()}
-    return {
-        end: np.where(np.isfinite(end_values), end_values, values)
-        for end, end_values in ends.items()
-    }
+    return {end: np.where(np.isfinite(end_values), end_values, values) for end, end_values in ends.items()}
 
 
 def _figure(study: FittedStudy, column: str, title: str, caption: str, up: Axis) -> Figure:
@@ -86,9 +83,7 @@ def _figure(study: FittedStudy, column: str, title: str, caption: str, up: Axis)
         ),
     )
     key = column.replace("_", "-")
-    return Figure(
-        key, title, caption, [Panel(f"{key}-{name}", x, up, series) for name, x, series in across]
-    )
+    return Figure(key, title, caption, [Panel(f"{key}-{name}", x, up, series) for name, x, series in across])
 
 
 def _bits(study: FittedStudy, column: str, title: str, caption: str) -> Figure:
@@ -109,8 +104,7 @@ KINDS = (
         "bits per byte",
         _bits,
         "Bits per byte of held-out code",
-        "Loss in bits for each byte of source code, so comparable between tokenizers; lower is "
-        "better.",
+        "Loss in bits for each byte of source code, so comparable between tokenizers; lower is better.",
     ),
     (
         "(.*)_gold_bits_per_byte",
@@ -132,7 +126,6 @@ KINDS = (
         "pass@k",
         _rate,
         "{} pass@{}",
-        "Estimated chance that one of {1} programs passes the tests. Bars are exact 95 % intervals "
-        "over the tasks.",
+        "Estimated chance that one of {1} programs passes the tests. Bars are exact 95 % intervals over the tasks.",
     ),
 )

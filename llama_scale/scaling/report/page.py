@@ -27,9 +27,7 @@ SCORES = (
 )
 
 
-def write_report(
-    study: str | Path, points: str | Path | None = None, title: str | None = None
-) -> list[Path]:
+def write_report(study: str | Path, points: str | Path | None = None, title: str | None = None) -> list[Path]:
     """Write report.html and figures/*.png, *.svg into the study's folder; return the paths.
 
     Args:
@@ -57,8 +55,7 @@ def load_study(folder: Path, path: Path) -> FittedStudy:
     laws = FittedLaws.read(folder / "laws.json")
     if path.is_file() and sha256(path) != laws.points.sha256:
         raise InputError(
-            f"{path}: not the file that {folder / 'laws.json'} was fitted to; run "
-            "launch/scaling.py fit again"
+            f"{path}: not the file that {folder / 'laws.json'} was fitted to; run launch/scaling.py fit again"
         )
     points = read_points(path, laws.points.columns, laws.points.where)
     return FittedStudy(points, laws)
@@ -71,9 +68,7 @@ def outcomes(folder: Path, points: Points) -> list[ScoredForecast]:
     return sorted(scored, key=lambda forecast: forecast.written_at)
 
 
-def study_figures(
-    study: FittedStudy, scored: list[ScoredForecast] | None = None
-) -> tuple[list[Figure], list[str]]:
+def study_figures(study: FittedStudy, scored: list[ScoredForecast] | None = None) -> tuple[list[Figure], list[str]]:
     """Return the figures that the study's columns allow, and what was left out and why.
 
     ``scored`` are the study's forecasts with their outcomes.
@@ -94,11 +89,7 @@ def study_figures(
 
 
 def render(
-    study: FittedStudy,
-    figures: list[Figure],
-    left_out: list[str],
-    shown_tables: list[Table],
-    title: str,
+    study: FittedStudy, figures: list[Figure], left_out: list[str], shown_tables: list[Table], title: str
 ) -> str:
     """Return the page: everything it needs is inside it."""
     return page.render(

@@ -88,9 +88,7 @@ def run_text(points: Points, i: int) -> str:
     return f"{text} · {digits(float(bits), 4)} bits per byte" if bits else text
 
 
-def run_points(
-    study: FittedStudy, index: np.ndarray, x: np.ndarray, y: np.ndarray, **how: Any
-) -> Series:
+def run_points(study: FittedStudy, index: np.ndarray, x: np.ndarray, y: np.ndarray, **how: Any) -> Series:
     """Return the runs at ``index`` as points; ``x``, ``y``, ``low``, ``high`` are (n,) of all."""
     index = index[np.isfinite(y[index])]
     hover = [run_text(study.points, i) for i in index]
@@ -100,10 +98,7 @@ def run_points(
 
 def points_by_size(study: FittedStudy, x: np.ndarray, y: np.ndarray, **how: Any) -> list[Series]:
     """Return all runs as points in the color of their size."""
-    return [
-        run_points(study, group.index, x, y, name=group.label, color=group.color, **how)
-        for group in study.groups
-    ]
+    return [run_points(study, group.index, x, y, name=group.label, color=group.color, **how) for group in study.groups]
 
 
 def held_out_rings(study: FittedStudy, x: np.ndarray, y: np.ndarray) -> list[Series]:
@@ -113,9 +108,7 @@ def held_out_rings(study: FittedStudy, x: np.ndarray, y: np.ndarray) -> list[Ser
     return [ring] if len(index) else []
 
 
-def fitted_curves(
-    study: FittedStudy, per_token: bool
-) -> list[tuple[Group, np.ndarray, np.ndarray]]:
+def fitted_curves(study: FittedStudy, per_token: bool) -> list[tuple[Group, np.ndarray, np.ndarray]]:
     """Return each group's fitted loss against tokens, or against compute if ``per_token``."""
     curves = []
     for group in study.groups:

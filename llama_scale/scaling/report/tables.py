@@ -26,10 +26,7 @@ class Table:
         """Return the table as aligned lines."""
         rows = [self.head, *self.body]
         wide = [max(len(row[i]) for row in rows) for i in range(len(self.head))]
-        lines = [
-            "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip()
-            for row in rows
-        ]
+        lines = ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows]
         return "\n".join([f"{self.title}:", *lines])
 
 
@@ -116,14 +113,7 @@ def approaches(laws: FittedLaws) -> Table:
 def kaplan(laws: FittedLaws) -> Table:
     """Return the power laws of one quantity."""
     body = [
-        [
-            f"L({row.x})",
-            str(row.runs),
-            between(row.alpha),
-            digits(row.scale),
-            digits(row.r2, 4),
-        ]
-        for row in laws.power
+        [f"L({row.x})", str(row.runs), between(row.alpha), digits(row.scale), digits(row.r2, 4)] for row in laws.power
     ]
     return Table(
         "power",

@@ -81,9 +81,7 @@ def smallest(points: Points) -> list[str]:
             )
         else:
             most = 100 * np.nanmax(rate)
-            sentences.append(
-                f"No model's completions parse half the time; at most {most:.0f} % do."
-            )
+            sentences.append(f"No model's completions parse half the time; at most {most:.0f} % do.")
     for column in (c for c in columns if c.endswith("_pass_at_1") and points.has(c)):
         rate = points.numeric(column)
         small = points.N.max() < SMALL
@@ -112,9 +110,7 @@ def table(laws: FittedLaws) -> str:
         f"N: {counted.model_size}; D: {counted.tokens}; loss: {counted.loss}",
         f"{law.formula}, with 95 % intervals from {law.bootstrap.resamples} resamples",
     ]
-    lines += [
-        f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law.parameters.items()
-    ]
+    lines += [f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law.parameters.items()]
     check = law.second_optimizer.relative_excess
     lines += [
         f"  {law.objective.kind}: {law.objective.value:.8f} "

@@ -9,16 +9,7 @@ from llama_scale.files import read_json, read_jsonl
 from llama_scale.scaling.fitting.fitted_laws import READABLE, FittedLaws
 from llama_scale.scaling.fitting.points import read_rows
 from llama_scale.scaling.report.tables import tables
-from llama_scale.training.wandb_log import (
-    Mode,
-    by_flops,
-    define_axes,
-    open_run,
-    pick_mode,
-    run_id,
-    scalars,
-    score_rows,
-)
+from llama_scale.training.wandb_log import Mode, by_flops, define_axes, open_run, pick_mode, run_id, scalars, score_rows
 
 
 def mirror_study(study: Path, mode: str | None = None) -> dict[str, str]:
@@ -58,9 +49,7 @@ def _mirror_run(study: Path, name: str, group: str, mode: Mode) -> tuple[str, Mo
     result, metrics = read_json(folder / "result.json"), folder / "metrics.jsonl"
     scores = repr(score_rows(folder))
     identity = run_id(group, name, metrics.read_text(encoding="utf-8"), scores)
-    with open_run(
-        study, identity, mode=mode, name=name, job="train", config=result, group=group
-    ) as run:
+    with open_run(study, identity, mode=mode, name=name, job="train", config=result, group=group) as run:
         define_axes(run)
         rows = {row["step"]: by_flops(row) for row in read_jsonl(metrics)}
         for row in score_rows(folder):
@@ -79,9 +68,7 @@ def _mirror_results(study: Path, points: list[dict[str, str]], group: str, mode:
     table = wandb.Table(columns=list(points[0]), data=rows)
     identity = run_id(group, repr(points), path.read_text() if path.exists() else "")
     config = {"runs": len(points)}
-    with open_run(
-        study, identity, mode=mode, name=group, job="study", config=config, group=group
-    ) as run:
+    with open_run(study, identity, mode=mode, name=group, job="study", config=config, group=group) as run:
         run.log({"points": table})
         if path.exists():
             values = read_json(path)

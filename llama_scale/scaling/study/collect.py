@@ -23,9 +23,7 @@ HEADLINE = ("loss", "bits_per_byte")
 SCORES = ("gold_bits_per_byte", "parse_rate")
 
 
-def collect(
-    study: Path, without: list[str] | None = None, out: Path | None = None
-) -> list[dict[str, Any]]:
+def collect(study: Path, without: list[str] | None = None, out: Path | None = None) -> list[dict[str, Any]]:
     """Write the points of a study folder and return its rows, sorted by size, tokens and seed.
 
     They go to ``out``, or to points.csv in the folder; the runs ``without`` are left out.

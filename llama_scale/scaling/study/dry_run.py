@@ -8,13 +8,7 @@ from llama_scale.cost.hardware import GIB
 from llama_scale.cost.memory import training_memory
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import check_design
-from llama_scale.scaling.forecasting.design import (
-    Design,
-    Rung,
-    best_design,
-    forecast_width,
-    target_beyond,
-)
+from llama_scale.scaling.forecasting.design import Design, Rung, best_design, forecast_width, target_beyond
 from llama_scale.scaling.forecasting.holdout import planned_points
 from llama_scale.scaling.forecasting.recommend import HOUR, peak
 from llama_scale.scaling.study.plan import Study
@@ -88,10 +82,7 @@ def describe_forecast(study: Study) -> list[str]:
     best = best_design(rungs(study), float(points.compute.sum()), target, noise)
     if best is None or best.width > 0.95 * planned_width:
         return [*lines, "no grid of the ladder's rungs would do clearly better for the same FLOPs"]
-    return [
-        *lines,
-        f"for the same FLOPs, within {digits(best.width, 2)} %: {describe_design(best)}",
-    ]
+    return [*lines, f"for the same FLOPs, within {digits(best.width, 2)} %: {describe_design(best)}"]
 
 
 def rungs(study: Study) -> list[Rung]:

@@ -107,9 +107,7 @@ def grid_runs(grid: Grid, shapes: dict[str, ModelConfig], factor: float = 1.0) -
     kinds = ("tokens", "tokens_per_parameter", "isoflop")
     given = [kind for kind in kinds if getattr(grid, kind)]
     if len(given) != 1:
-        raise InputError(
-            f"expected one of {', '.join(kinds)}, found {' and '.join(given) or 'none'}"
-        )
+        raise InputError(f"expected one of {', '.join(kinds)}, found {' and '.join(given) or 'none'}")
     values = getattr(grid, given[0])
     for value in values:
         tokens = value * 1e9 if given[0] == "tokens_per_parameter" else value

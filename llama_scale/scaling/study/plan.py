@@ -118,10 +118,7 @@ def read_study(root: Path, argv: list[str] | None = None, *, scripts: Path = SCR
 
 
 def _recorded_settings(
-    config: StudyConfig,
-    data: dict[str, Any],
-    evaluation_file: str | None,
-    runs: list[PlannedRun],
+    config: StudyConfig, data: dict[str, Any], evaluation_file: str | None, runs: list[PlannedRun]
 ) -> dict[str, Any]:
     """Return what study.yaml records."""
     evaluate = flatten(config.evaluate)
@@ -154,9 +151,7 @@ def _check_settings(config: StudyConfig) -> None:
     if isinstance(columns := config.fit.get("columns"), str):
         _check_columns(config, "fit.columns", parse_columns(columns).values())
     if HEADLINE_SUITE not in config.suites:
-        raise InputError(
-            f"suites: {HEADLINE_SUITE} is missing; the law is fitted to its loss, so add it"
-        )
+        raise InputError(f"suites: {HEADLINE_SUITE} is missing; the law is fitted to its loss, so add it")
     _check_lists(config)
 
 
@@ -198,9 +193,7 @@ def _check_columns(config: StudyConfig, field: str, names: Iterable[str]) -> Non
     scores = tuple(f"{suite}_" for suite in config.suites)
     for name in names:
         if name not in known and not name.startswith(scores):
-            raise InputError(
-                f"{field}: the study's points will have no column {name!r}{nearest(name, known)}"
-            )
+            raise InputError(f"{field}: the study's points will have no column {name!r}{nearest(name, known)}")
 
 
 def _check_fit(tasks: list[Task]) -> None:

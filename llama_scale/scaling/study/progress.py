@@ -67,8 +67,7 @@ class Progress:
         """Show that a task succeeded, what it found and the time left."""
         task = attempt.task
         self.write(
-            f"{self._count()} {task.name} finished in {clock(attempt.seconds)}"
-            f"{self._result(task)}; {self._times()}",
+            f"{self._count()} {task.name} finished in {clock(attempt.seconds)}{self._result(task)}; {self._times()}",
             attempt.tail(SHOWN_LINES[task.stage]) if task.stage in SHOWN_LINES else None,
         )
 

@@ -45,9 +45,7 @@ def run_study(study: Study) -> None:
             executor = (
                 SlurmExecutor(state, logs, config.slurm, progress, import_path=packages)
                 if jobs
-                else LocalExecutor(
-                    state, logs, slots, progress, import_path=packages, keep_open=(handle,)
-                )
+                else LocalExecutor(state, logs, slots, progress, import_path=packages, keep_open=(handle,))
             )
             failures = executor.run()
         if failures:

@@ -5,15 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llama_scale.cli import build
-from llama_scale.config import (
-    ModelConfig,
-    TrainConfig,
-    flatten,
-    nest,
-    read_yaml,
-    size_path,
-    with_new_names,
-)
+from llama_scale.config import ModelConfig, TrainConfig, flatten, nest, read_yaml, size_path, with_new_names
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.errors import InputError
 from llama_scale.scaling.study.grids import Grid, GridRun, grid_runs
@@ -137,9 +129,7 @@ def device_settings(config: StudyConfig) -> dict[str, Any]:
     return {"device": config.device, **threads}
 
 
-def _sweep(
-    planner: RunPlanner, grid: Grid, size: str, tokens: float, seed: int
-) -> list[PlannedRun]:
+def _sweep(planner: RunPlanner, grid: Grid, size: str, tokens: float, seed: int) -> list[PlannedRun]:
     """Return a run for each multiple of the law's batch and rate, all of equally many tokens.
 
     Batches of 512 and 768 tokens, for example, both divide multiples of 1,536: the tokens are
@@ -156,19 +146,14 @@ def _sweep(
             f"{count_in_name(tokens)}-batch{batch:g}x-lr{rate:g}x",
             equal_tokens,
             seed,
-            {
-                "optim.batch_tokens": batches[batch],
-                "optim.lr": float(f"{rate * by_law.lr:.6g}"),
-            },
+            {"optim.batch_tokens": batches[batch], "optim.lr": float(f"{rate * by_law.lr:.6g}")},
         )
         for batch in grid.batch_factors
         for rate in grid.lr_factors
     ]
 
 
-def _trunks_and_branches(
-    planner: RunPlanner, requested: list[GridRun], cooldown: float
-) -> list[PlannedRun]:
+def _trunks_and_branches(planner: RunPlanner, requested: list[GridRun], cooldown: float) -> list[PlannedRun]:
     """Return a constant-rate trunk for each size and seed, and a branch of it for each budget.
 
     A branch of D tokens leaves its trunk at (1 - cooldown) D. Batch and rate are the trunk's,
@@ -189,11 +174,7 @@ def _trunks_and_branches(
                     f"cooldown: {size} at {count_in_name(D)} tokens has {last_step} steps, too few "
                     f"for the warmup and a cooldown of {cooldown:g}; ask for more tokens"
                 )
-        constant = {
-            "optim.schedule": "constant",
-            "optim.batch_tokens": batch,
-            "keep_steps": branch_steps,
-        }
+        constant = {"optim.schedule": "constant", "optim.batch_tokens": batch, "keep_steps": branch_steps}
         trunk = planner.plan(size, "trunk", branch_steps[-1] * batch, seed, constant)
         trunk = replace(trunk, is_trunk=True)
         runs.append(trunk)
@@ -202,9 +183,7 @@ def _trunks_and_branches(
     return runs
 
 
-def _branch(
-    planner: RunPlanner, trunk: PlannedRun, tokens_label: str, branch_step: int, last_step: int
-) -> PlannedRun:
+def _branch(planner: RunPlanner, trunk: PlannedRun, tokens_label: str, branch_step: int, last_step: int) -> PlannedRun:
     """Return the run that leaves ``trunk`` at ``branch_step`` and cools down to ``last_step``."""
     parent = f"{trunk.config.run}/checkpoints/step-{branch_step:08d}"
     recipe = replace(
@@ -242,8 +221,4 @@ def trained_as_planned(run: PlannedRun, resolved: dict[str, Any]) -> bool:
         "optim.warmup_steps": recipe.warmup_steps,
     }
     anywhere = {"device", "threads", "run"}
-    return all(
-        value == "auto" or past[name] == value
-        for name, value in planned.items()
-        if name not in anywhere
-    )
+    return all(value == "auto" or past[name] == value for name, value in planned.items() if name not in anywhere)

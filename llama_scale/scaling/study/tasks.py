@@ -69,11 +69,7 @@ def plan_tasks(
     """
     make = TaskMaker(config, evaluation_settings(config, evaluation_file), scripts)
     tasks = [
-        Task(
-            "prepare",
-            make.command("prepare", "--config", data["file"]),
-            outputs=(f"{data['folder']}/manifest.json",),
-        )
+        Task("prepare", make.command("prepare", "--config", data["file"]), outputs=(f"{data['folder']}/manifest.json",))
     ]
     scored = [run for run in runs if not run.is_trunk]
     held_out = []
@@ -191,9 +187,7 @@ class TaskMaker:
         )
 
 
-def evaluation_settings(
-    config: StudyConfig, evaluation_file: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def evaluation_settings(config: StudyConfig, evaluation_file: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the settings of launch/evaluate.py for every run of a study.
 
     The study's own go over those of the file that it names; its suites are its own.

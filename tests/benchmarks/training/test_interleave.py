@@ -65,9 +65,7 @@ def test_a_contender_that_cannot_be_built_is_one_line():
 
 def test_a_reply_of_out_of_memory_is_told_apart(monkeypatch):
     victim = measured_worker()
-    victim.process = SimpleNamespace(
-        stdout=SimpleNamespace(readline=lambda: '{"error": "out of memory"}')
-    )
+    victim.process = SimpleNamespace(stdout=SimpleNamespace(readline=lambda: '{"error": "out of memory"}'))
     with pytest.raises(ContenderOutOfMemory):
         victim.read_reply()
 
@@ -83,8 +81,6 @@ def test_a_failure_stops_every_process(monkeypatch):
     monkeypatch.setattr(Worker, "start", classmethod(record))
     with pytest.raises(InputError, match="No module named 'litgpt'"):
         run_interleaved(
-            [Contender("a", JOB), Contender("b", TrainingJob("litgpt", asdict(TINY), 2))],
-            steps=1,
-            warmup=1,
+            [Contender("a", JOB), Contender("b", TrainingJob("litgpt", asdict(TINY), 2))], steps=1, warmup=1
         )
     assert len(started) == 1 and started[0].process.poll() is not None

@@ -78,9 +78,7 @@ def test_a_peer_that_fails_is_left_out_and_ours_is_measured(monkeypatch):
 
     monkeypatch.setattr(table, "run_interleaved", run_interleaved)
     config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1)
-    measured = table.measure(
-        table.TableRow("Q1", [8, 4], peers=["transformers"]), config, 1e9, None
-    )
+    measured = table.measure(table.TableRow("Q1", [8, 4], peers=["transformers"]), config, 1e9, None)
     assert tried == [[("llama_scale", 8), ("transformers", 8)], [("llama_scale", 8)]]
     assert measured["left_out"] == {"transformers": "out of memory"}
     assert "transformers: out of memory" in table.row_cells("Q1", measured | {"gradients": None})

@@ -97,11 +97,7 @@ def test_sigkill_inside_collect(built, config, site, tmp_path):
     opened = []
     documents = prepare.source_documents
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            prepare,
-            "source_documents",
-            lambda c, start: opened.append(start) or documents(c, start),
-        )
+        patch.setattr(prepare, "source_documents", lambda c, start: opened.append(start) or documents(c, start))
         prepare.prepare(config)
     assert opened[0] >= 39
     assert len(opened) == 1

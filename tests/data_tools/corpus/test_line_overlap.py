@@ -13,9 +13,7 @@ def test_shared_lines_equal_brute_force():
     hashes[:2] = 0, 2**32 - 1
     lines = [{int(h) for h, o in zip(hashes, owners, strict=True) if o == p} for p in range(8)]
     expected = [
-        sum(any(h in lines[q] for q in range(8) if q != p) for h in lines[p])
-        / max(1, len(lines[p]))
-        for p in range(8)
+        sum(any(h in lines[q] for q in range(8) if q != p) for h in lines[p]) / max(1, len(lines[p])) for p in range(8)
     ]
     shared, count = count_shared_lines(owners, hashes, 8)
     assert shared / np.maximum(count, 1) == pytest.approx(expected)

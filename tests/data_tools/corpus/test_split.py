@@ -4,10 +4,7 @@ import random
 
 import pytest
 
-from data_tools.corpus.split import (
-    MAX_SHARED_LINES,
-    choose_validation_packages,
-)
+from data_tools.corpus.split import MAX_SHARED_LINES, choose_validation_packages
 from llama_scale.errors import InputError
 
 
@@ -39,18 +36,14 @@ def test_choice_follows_the_seed_and_not_the_order():
 
 def test_copies_are_passed_over():
     sizes = dict.fromkeys("abcdefghijklmnopqrstuvwxyz", 1000)
-    shared = {
-        name: MAX_SHARED_LINES + 0.01 if name in "aeiou" else MAX_SHARED_LINES for name in sizes
-    }
+    shared = {name: MAX_SHARED_LINES + 0.01 if name in "aeiou" else MAX_SHARED_LINES for name in sizes}
     chosen = choose_validation_packages(sizes, shared, 0.9, 0)
     assert not chosen & set("aeiou")
     assert len(chosen) == 21
 
 
 def test_few_packages():
-    assert choose_validation_packages(
-        {"a": 100, "b": 10, "c": 10}, dict.fromkeys("abc", 1.0), 0.1, 0
-    ) == {"b"}
+    assert choose_validation_packages({"a": 100, "b": 10, "c": 10}, dict.fromkeys("abc", 1.0), 0.1, 0) == {"b"}
     with pytest.raises(InputError, match="source code in 1, but validation by package needs two"):
         choose_validation_packages({"a": 100}, {"a": 0.0}, 0.1, 0)
     with pytest.raises(InputError, match="source code in 0"):

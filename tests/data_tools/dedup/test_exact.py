@@ -33,8 +33,7 @@ def test_the_original_survives_in_any_order():
 def test_survivors_have_every_content_once():
     rng = random.Random(0)
     records = [
-        record(f"p{rng.randrange(9)}", f"{'d/' * rng.randrange(4)}{i}.py", str(rng.randrange(80)))
-        for i in range(300)
+        record(f"p{rng.randrange(9)}", f"{'d/' * rng.randrange(4)}{i}.py", str(rng.randrange(80))) for i in range(300)
     ]
     survivors = [records[i] for i in exact_survivors(records)]
     hashes = [r.sha256 for r in survivors]

@@ -87,9 +87,7 @@ def test_removals_equal_brute_force(found):
         assert row["jaccard"] == pytest.approx(exact(sets[i], sets[like]))
         assert row["jaccard"] >= 0.7
         assert survivor_order(records[like]) < survivor_order(records[i])
-    truth = [
-        (i, j) for i in range(len(records)) for j in range(i) if exact(sets[i], sets[j]) >= 0.7
-    ]
+    truth = [(i, j) for i in range(len(records)) for j in range(i) if exact(sets[i], sets[j]) >= 0.7]
     missed = [pair for pair in truth if not removed.keys() & set(pair)]
     assert len(truth) > 100
     assert len(missed) <= 0.01 * len(truth)

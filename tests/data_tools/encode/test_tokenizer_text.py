@@ -40,6 +40,4 @@ def test_an_even_sample_equals_a_plain_count(tmp_path):
             if total < limit:
                 expected.append(i)
                 total += shuffled[i].size
-        assert list(sample_tokenizer_text(records, limit, True)) == [
-            shuffled[i] for i in sorted(expected)
-        ]
+        assert list(sample_tokenizer_text(records, limit, True)) == [shuffled[i] for i in sorted(expected)]

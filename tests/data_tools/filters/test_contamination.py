@@ -131,9 +131,7 @@ def test_nothing_to_look_for():
 
 
 def test_small_mbpp_and_apps_of_their_own_schemas():
-    full, sanitized = (
-        list(benchmark_texts.mbpp(SMALL / name)) for name in ("mbpp.jsonl", "sanitized-mbpp.json")
-    )
+    full, sanitized = (list(benchmark_texts.mbpp(SMALL / name)) for name in ("mbpp.jsonl", "sanitized-mbpp.json"))
     assert len({part.task for part in full}) == 7 and len(full) == 21
     assert {part.task for part in sanitized} < {part.task for part in full}
     setups = [part.text for part in full if part.task == "MBPP/12" and part.kind == "test"]
@@ -172,9 +170,7 @@ def test_mbpp_and_apps_of_their_own_schemas():
     chosen = [*parts, *rows]
     index = contamination.build_index(chosen)
     prompts = [part for part in rows if part.kind == "prompt"]
-    for part, found in zip(
-        prompts, contamination.search([p.text.encode() for p in prompts], index), strict=True
-    ):
+    for part, found in zip(prompts, contamination.search([p.text.encode() for p in prompts], index), strict=True):
         assert part.task in {match["task"] for match in found}
 
 
@@ -216,10 +212,7 @@ def test_a_benchmark_of_the_wrong_types(tmp_path, field):
     row = {"problem_id": 1, "question": "?", "task_id": 1, "text": "?", "test_list": []}
     row |= {field: [3], "code": 3}
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
-    for name, read, part in (
-        ("mbpp", benchmark_texts.mbpp, "code"),
-        ("apps", benchmark_texts.apps, field),
-    ):
+    for name, read, part in (("mbpp", benchmark_texts.mbpp, "code"), ("apps", benchmark_texts.apps, field)):
         with pytest.raises(InputError, match=rf"{name}: .*field '{part}' is .*\[?3.*expected a"):
             list(read(tmp_path / "a.jsonl"))
 

@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.filters.rules import (
-    content_rejection,
-    line_statistics,
-    parses,
-)
+from data_tools.filters.rules import content_rejection, line_statistics, parses
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 CODE = "def f(value):\n    return value + 1\n"

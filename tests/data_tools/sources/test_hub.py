@@ -17,18 +17,7 @@ from data_tools.sources import blob_store, hub, retry
 from data_tools.sources.open_source import read_limit, source_documents, source_rules
 from llama_scale.errors import InputError
 from tests.conftest import run_script
-from tests.data_tools.helpers import (
-    CODE,
-    LATIN,
-    REPOSITORY,
-    UNNAMED,
-    V1,
-    V1_COUNTS,
-    V2,
-    V2_COUNTS,
-    git_id,
-    v2_rows,
-)
+from tests.data_tools.helpers import CODE, LATIN, REPOSITORY, UNNAMED, V1, V1_COUNTS, V2, V2_COUNTS, git_id, v2_rows
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +35,7 @@ def config(tmp_path, source, **other):
 def collected(settings, tmp_path):
     shutil.rmtree(tmp_path / "work", ignore_errors=True)
     return collect(
-        lambda start: source_documents(settings, start),
-        tmp_path / "work",
-        source_rules(settings),
-        read_limit(settings),
+        lambda start: source_documents(settings, start), tmp_path / "work", source_rules(settings), read_limit(settings)
     )
 
 
@@ -103,8 +89,7 @@ def test_the_stack_v2(tmp_path, objects):
     assert len(table.schema) == 26
     parquet.write_table(table, folder / "data" / "Python" / "train-00000.parquet")
     (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: Python\n  data_files:\n  - split: train\n"
-        "    path: data/Python/*.parquet\n---\n"
+        "---\nconfigs:\n- config_name: Python\n  data_files:\n  - split: train\n    path: data/Python/*.parquet\n---\n"
     )
     settings = config(tmp_path, "the-stack-v2", path=str(folder), store=objects.as_uri())
     found = collected(settings, tmp_path)

@@ -58,9 +58,7 @@ def test_documents(site):
         ("beta", "beta.py", "MPL-2.0"),
     ]
     assert documents[1].content == (site / "alpha/core.py").read_bytes()
-    assert [
-        d.package for d in installed_documents(["alpha-one", "beta"], exclude=["Alpha-One"])
-    ] == ["beta"]
+    assert [d.package for d in installed_documents(["alpha-one", "beta"], exclude=["Alpha-One"])] == ["beta"]
 
 
 def test_a_file_that_cannot_be_read(site):
@@ -79,9 +77,7 @@ def test_max_bytes_takes_a_fair_sample():
     packages = ["numpy", STDLIB]
     every = {(d.package, d.path): len(d.content) for d in installed_documents(packages)}
     limit = sum(every.values()) // 10
-    some = {
-        (d.package, d.path): len(d.content) for d in installed_documents(packages, max_bytes=limit)
-    }
+    some = {(d.package, d.path): len(d.content) for d in installed_documents(packages, max_bytes=limit)}
     assert some.items() <= every.items()
     assert 0.9 * limit < sum(some.values()) <= limit
     again = {(d.package, d.path) for d in installed_documents(packages[::-1], max_bytes=limit)}

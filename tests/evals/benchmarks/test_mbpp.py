@@ -35,9 +35,7 @@ def test_small_references_pass_and_those_of_others_fail(name, count):
     tasks = problems(str(SMALL / name))
     right = [task.code for task in tasks]
     verdicts = judged(tasks * 2, right + right[1:] + right[:1])
-    assert [(v.passed, v.assertions_passed, v.assertions) for v in verdicts[:count]] == [
-        (True, 3, 3)
-    ] * count
+    assert [(v.passed, v.assertions_passed, v.assertions) for v in verdicts[:count]] == [(True, 3, 3)] * count
     assert not any(v.passed for v in verdicts[count:]) and len(tasks) == count
 
 
@@ -61,8 +59,7 @@ def test_small_files_are_read_whole():
 
 def test_prompts_of_the_small_file():
     google, incoder = (
-        read(MbppConfig(data=str(SMALL / FILES[0]), profile=profile))
-        for profile in ("google", "incoder")
+        read(MbppConfig(data=str(SMALL / FILES[0]), profile=profile)) for profile in ("google", "incoder")
     )
     ask = "You are an expert Python programmer, and here is your task: {} Your code should pass"
     double = ask.format("Write a function that doubles a number.") + (
@@ -70,15 +67,13 @@ def test_prompts_of_the_small_file():
         "[BEGIN]\ndef double(n):\n    return 2 * n\n[DONE]\n\n"
     )
     area = ask.format("Write a function for the area of a circle, to two places.") + (
-        " these tests:\n\nassert area(1) == 3.14\nassert area(0) == 0\n"
-        "assert math.isclose(area(2), 12.57)\n[BEGIN]\n"
+        " these tests:\n\nassert area(1) == 3.14\nassert area(0) == 0\nassert math.isclose(area(2), 12.57)\n[BEGIN]\n"
     )
     prompt = google.tasks[0].prompt
     assert prompt.startswith(double) and prompt.endswith("[DONE]\n\n" + area)
     assert prompt.count("[BEGIN]") == 4 and google.config.sampling.stop == ("[DONE]",)
     assert incoder.tasks[0].prompt == (
-        '"""\nWrite a function for the area of a circle, to two places.\n'
-        'assert area(1) == 3.14\n"""\n'
+        '"""\nWrite a function for the area of a circle, to two places.\nassert area(1) == 3.14\n"""\n'
     )
     assert "\nclass" in incoder.config.sampling.stop
 

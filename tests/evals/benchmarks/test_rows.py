@@ -109,9 +109,7 @@ def test_a_folder_of_something_else_is_named(tmp_path):
     message = refused(read, "apps", tmp_path)
     assert f"{folder}: field 'problem_id' is 'figures', expected a whole number" in message
     (folder / "metadata.json").write_text("[]")
-    assert f"{folder}: field 'metadata' is [], expected an object" in refused(
-        read, "apps", tmp_path
-    )
+    assert f"{folder}: field 'metadata' is [], expected an object" in refused(read, "apps", tmp_path)
     assert f"mbpp.data: {tmp_path} cannot be read (" in refused(read, "mbpp", tmp_path)
 
 

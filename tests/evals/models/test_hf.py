@@ -46,9 +46,7 @@ def test_a_transformers_folder_completes_and_is_scored(folder):
     again = list(model.complete(request))
     assert rows == again
     references = model.score_references([("def f():", "\n    return 1\n"), ("", "é" * 100)])
-    assert (
-        references.tasks[0].bytes == references.tasks[0].tokens == 14 and references.truncated == 1
-    )
+    assert references.tasks[0].bytes == references.tasks[0].tokens == 14 and references.truncated == 1
 
 
 def nats_alone(model, ids, position):

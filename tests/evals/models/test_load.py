@@ -74,9 +74,7 @@ def test_watching_a_run_that_trains(many, tiny_data, launch, monkeypatch):
 
 
 @pytest.mark.parametrize("flag", ["--all", "--watch"])
-def test_a_checkpoint_deleted_while_it_is_checked_is_passed_over(
-    many, tiny_data, launch, monkeypatch, flag
-):
+def test_a_checkpoint_deleted_while_it_is_checked_is_passed_over(many, tiny_data, launch, monkeypatch, flag):
     """Training saves and prunes between the look at the folder and the reading of its files."""
     write_json(many / "result.json", {})
     whole = folder.sha256
@@ -102,9 +100,7 @@ def test_a_damaged_checkpoint_stops_no_other(many, tiny_data, launch):
     code, _, err = launch("evaluate.py", many, "--all", *LOSS)
     assert code == 2 and scored(many, tiny_data) == [21]
     first, second, last = err.splitlines()
-    assert (
-        first.startswith("skipping a damaged checkpoint: ") and "checksum does not match" in first
-    )
+    assert first.startswith("skipping a damaged checkpoint: ") and "checksum does not match" in first
     assert second.startswith("skipping a damaged checkpoint: ") and "manifest.json" in second
     assert f"damaged and not scored: {MANY[0]}, {MANY[1]}" in last
     # What is wrong with more than a checkpoint is said once.

@@ -74,8 +74,7 @@ JAVASCRIPT = {
 BOMBS = {
     "java": [
         "public class Main { public static void main(String[] a) { while (true) { } } }",
-        "public class Main { public static void main(String[] a) {"
-        ' while (true) System.out.println("harm"); } }',
+        'public class Main { public static void main(String[] a) { while (true) System.out.println("harm"); } }',
         "import java.util.*; public class Main { public static void main(String[] a) {"
         " List<long[]> l = new ArrayList<>(); while (true) l.add(new long[1 << 20]); } }",
         'public class Main { public static void main(String[] a) { System.out.println("harm");'

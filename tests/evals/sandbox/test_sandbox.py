@@ -101,10 +101,7 @@ def test_values_keep_their_exact_types(sandbox):
         "__import__('collections').OrderedDict(b=1, a=2)", "__import__('collections').deque([1])",
         "__import__('datetime').date(2020, 1, 2)", "{'a': 1}.keys()",
     ]  # fmt: skip
-    checks = [
-        f"a = f({v!r})\nb = {v}\nassert type(a) is type(b)\nassert repr(a) == repr(b)"
-        for v in values
-    ]
+    checks = [f"a = f({v!r})\nb = {v}\nassert type(a) is type(b)\nassert repr(a) == repr(b)" for v in values]
     programs = [Program("def f(s): return eval(s)", check, ("f",)) for check in checks]
     verdicts = judge(sandbox, programs)
     failed = [v for v, verdict in zip(values, verdicts, strict=True) if not verdict.passed]
@@ -134,9 +131,7 @@ def test_generators_arguments_and_exceptions_reach_the_other_side(sandbox):
 def test_a_failing_assertion_does_not_hide_the_others(sandbox):
     (verdict,) = judge(sandbox, [square("def f(x): return 4 if x == 2 else 0")])
     assert (verdict.passed, verdict.assertions_passed, verdict.assertions) == (False, 1, 4)
-    (verdict,) = judge(
-        sandbox, [square("import os\ndef f(x): return 4 if x == 2 else os._exit(0)")]
-    )
+    (verdict,) = judge(sandbox, [square("import os\ndef f(x): return 4 if x == 2 else os._exit(0)")])
     assert (verdict.passed, verdict.assertions_passed, verdict.assertions) == (False, 1, 4)
 
 
@@ -155,16 +150,13 @@ def test_scripts_read_and_write(sandbox):
 
 def test_hash_order_is_fixed(sandbox):
     code = "print(list({'a', 'b', 'c', 'd'}))"
-    out = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "0"}, capture_output=True, text=True
-    )
+    out = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "0"}, capture_output=True, text=True)
     assert judge(sandbox, [Script(code)])[0].output == out.stdout
 
 
 def test_programs_run_in_parallel_and_keep_order(sandbox):
     programs = [
-        square(f"import time\ntime.sleep({n % 3} / 50)\ndef f(x): return x * x * ({n} % 4 > 0)")
-        for n in range(24)
+        square(f"import time\ntime.sleep({n % 3} / 50)\ndef f(x): return x * x * ({n} % 4 > 0)") for n in range(24)
     ]
     assert [v.passed for v in judge(sandbox, programs)] == [n % 4 != 0 for n in range(24)]
 

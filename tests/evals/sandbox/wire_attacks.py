@@ -1,7 +1,5 @@
 """More hostile programs: forged frames, values of every kind, handlers, and rarer system calls."""
 
-# ruff: noqa: E501
-
 SEND = "import os, struct\ndef send(b): os.write(3, struct.pack('<I', len(b)) + b)\n"
 CHEATS = {
     "long exception name": SEND + "for _ in range(9): send(b'{\"raised\":[\"' + b'A' * 70000 + "

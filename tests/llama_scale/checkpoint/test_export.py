@@ -77,9 +77,7 @@ def test_logits_and_greedy_text_equal_ours(run, exported):
     for prompt, completion in zip(PROMPTS, greedy(model, ours, sampling), strict=True):
         ids = [EOS, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
         with torch.no_grad():
-            out = theirs.generate(
-                torch.tensor([ids]), max_new_tokens=40, do_sample=False, pad_token_id=EOS
-            )
+            out = theirs.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False, pad_token_id=EOS)
         new = [i for i in out[0, len(ids) :].tolist() if i != EOS]
         assert ours.decode(new) == completion, prompt
 

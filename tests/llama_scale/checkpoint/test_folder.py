@@ -23,13 +23,7 @@ PARTS = ["model.safetensors", "optimizer.safetensors", "trainer.json", "tokenize
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def trained(request):
     config = ModelConfig(
-        d_model=32,
-        n_layers=2,
-        n_heads=2,
-        d_ff=64,
-        vocab_size=64,
-        context_length=16,
-        tie_embeddings=request.param,
+        d_model=32, n_layers=2, n_heads=2, d_ff=64, vocab_size=64, context_length=16, tie_embeddings=request.param
     )
     model = Llama(config).init_weights(0)
     optimizer = build_optimizer(model, OptimConfig(), 1e-2)
@@ -50,12 +44,7 @@ def saved(trained, tmp_path):
             "global_step": step,
         }
         meta = {"model": vars(model.config), "step": step}
-        checkpoint.save(
-            tmp_path / "run/checkpoints" / f"step-{step:08d}",
-            state,
-            meta,
-            tmp_path / "tokenizer.model",
-        )
+        checkpoint.save(tmp_path / "run/checkpoints" / f"step-{step:08d}", state, meta, tmp_path / "tokenizer.model")
     return tmp_path / "run"
 
 
@@ -125,12 +114,7 @@ def test_a_save_that_fails_leaves_what_was_there(saved, trained, monkeypatch, tm
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, name, full)
             with pytest.raises(OSError, match="No space"):
-                checkpoint.save(
-                    saved / "checkpoints/step-00000002",
-                    dict(state),
-                    {},
-                    tmp_path / "tokenizer.model",
-                )
+                checkpoint.save(saved / "checkpoints/step-00000002", dict(state), {}, tmp_path / "tokenizer.model")
         assert read_json(saved / "checkpoints/step-00000002/manifest.json") == before
         names = sorted(p.name for p in (saved / "checkpoints").iterdir())
         assert names == ["step-00000001", "step-00000002"]
@@ -163,18 +147,14 @@ def test_a_kill_at_any_write_leaves_a_valid_checkpoint(tmp_path):
 
 def test_retention(saved):
     for step in range(3, 9):
-        shutil.copytree(
-            saved / "checkpoints/step-00000002", saved / "checkpoints" / f"step-{step:08d}"
-        )
+        shutil.copytree(saved / "checkpoints/step-00000002", saved / "checkpoints" / f"step-{step:08d}")
     checkpoint.prune(saved, keep_last=2, keep_every=3)
     assert [int(p.name[5:]) for p in sorted((saved / "checkpoints").iterdir())] == [3, 6, 7, 8]
 
 
 def test_retention_of_named_steps(saved):
     for step in range(3, 7):
-        shutil.copytree(
-            saved / "checkpoints/step-00000002", saved / "checkpoints" / f"step-{step:08d}"
-        )
+        shutil.copytree(saved / "checkpoints/step-00000002", saved / "checkpoints" / f"step-{step:08d}")
     checkpoint.prune(saved, keep_last=1, keep_steps=[2, 4])
     assert [int(p.name[5:]) for p in sorted((saved / "checkpoints").iterdir())] == [2, 4, 6]
 

@@ -4,14 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llama_scale.cost.hardware import (
-    DEFAULT_MFU,
-    GIB,
-    HARDWARE,
-    USABLE,
-    bf16_peak,
-    describe_machine,
-)
+from llama_scale.cost.hardware import DEFAULT_MFU, GIB, HARDWARE, USABLE, bf16_peak, describe_machine
 from llama_scale.errors import InputError
 
 

@@ -25,10 +25,7 @@ def test_auto_splits_the_weights_where_that_makes_room():
 
 
 def test_recomputing_makes_room_for_a_larger_micro_batch():
-    plain, recompute = (
-        run_cost("M4", "h200"),
-        run_cost("M4", "h200", checkpoint_activations="block"),
-    )
+    plain, recompute = (run_cost("M4", "h200"), run_cost("M4", "h200", checkpoint_activations="block"))
     assert recompute.layout.micro_batch > 2 * plain.layout.micro_batch
 
 

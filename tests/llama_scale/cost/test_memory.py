@@ -72,9 +72,7 @@ def test_recomputed_blocks_keep_their_input_alone(compiled):
     head = 4 * (4 * 256 + 700) * 128
     one_block = 4 * 256 * block_activations(config, False, fused_norm=False, compiled=False)
     expected = training_memory(config, 4, False, "block", device="cpu").activations - one_block
-    assert kept_for_backward(config, 4, False, True, compiled) == pytest.approx(
-        expected + head, rel=0.01
-    )
+    assert kept_for_backward(config, 4, False, True, compiled) == pytest.approx(expected + head, rel=0.01)
 
 
 def test_gradients_take_the_place_of_what_the_backward_pass_frees():

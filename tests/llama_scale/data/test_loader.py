@@ -69,9 +69,7 @@ def take(sampler: StepSampler, steps: int, per_step: int) -> list[list[int]]:
 @pytest.mark.parametrize("micro_batch", [1, 2])
 def test_global_batch_is_the_same_for_any_split(world, micro_batch):
     per_step = 8 // world // micro_batch
-    ranks = [
-        take(StepSampler(8, micro_batch, 3, rank, world), 5, per_step) for rank in range(world)
-    ]
+    ranks = [take(StepSampler(8, micro_batch, 3, rank, world), 5, per_step) for rank in range(world)]
     for step in range(5):
         samples = [i for rank in ranks for i in rank[step]]
         assert samples == list(range((step + 3) * 8, (step + 4) * 8))

@@ -7,13 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from llama_scale.data.shards import (
-    ShardWriter,
-    check_tokenizer,
-    data_fingerprint,
-    load_tokenizer,
-    open_tokens,
-)
+from llama_scale.data.shards import ShardWriter, check_tokenizer, data_fingerprint, load_tokenizer, open_tokens
 from llama_scale.data.tokenizer import Tokenizer, train_tokenizer
 from llama_scale.errors import InputError
 
@@ -59,10 +53,7 @@ def test_an_interrupted_shard_leaves_nothing(tmp_path):
         for _ in range(3):
             writer.add(range(6))
         raise KeyboardInterrupt
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "train-00000.bin",
-        "train-00001.bin",
-    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train-00000.bin", "train-00001.bin"]
 
 
 def test_full_disk_names_the_file(tmp_path, monkeypatch):

@@ -90,9 +90,7 @@ def test_greedy_does_not_depend_on_the_batch(model, tokenizer, twins):
         half = len(weight) // 2
         weight[half:] = weight[:half] * (1 + 1e-7 * torch.randn(half, 1).sign())
     prompts = [p + "a" * n for n in range(3) for p in PROMPTS]
-    results = [
-        by_key(generate(copy, tokenizer, prompts, GREEDY, batch_size=size)) for size in (1, 4, 64)
-    ]
+    results = [by_key(generate(copy, tokenizer, prompts, GREEDY, batch_size=size)) for size in (1, 4, 64)]
     assert results[0] == results[1] == results[2]
     assert len({text for _, text, _ in results[0].values()}) > 5
 
@@ -115,9 +113,7 @@ def test_the_earliest_stop_string_ends_the_text(letters):
     """Whichever tokens the bytes come in: one may hold a stop string, several or part of one."""
     rng = random.Random(letters)
     for _ in range(1500):
-        stops = [
-            "".join(rng.choices(letters, k=rng.randint(1, 4))) for _ in range(rng.randrange(4))
-        ]
+        stops = ["".join(rng.choices(letters, k=rng.randint(1, 4))) for _ in range(rng.randrange(4))]
         parts = ["".join(rng.choices(f"{letters}c", k=rng.randint(0, 4))) for _ in range(3)]
         text = "".join(rng.sample([*parts, *stops], k=len(parts) + len(stops))).encode()
         ends = sorted(rng.randint(0, len(text)) for _ in range(rng.choice([0, 3, 9])))
@@ -228,7 +224,6 @@ def test_cuda_graphs_change_nothing(model, tokenizer):
     on_gpu.cuda().eval()
     sampling = SamplingConfig(temperature=0.8, max_new_tokens=60)
     plain, replayed = (
-        by_key(generate(on_gpu, tokenizer, PROMPTS, sampling, 4, cuda_graphs=replay))
-        for replay in (False, True)
+        by_key(generate(on_gpu, tokenizer, PROMPTS, sampling, 4, cuda_graphs=replay)) for replay in (False, True)
     )
     assert plain == replayed

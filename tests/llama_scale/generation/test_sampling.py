@@ -10,13 +10,7 @@ from transformers.generation.logits_process import (
 )
 
 from llama_scale.errors import InputError
-from llama_scale.generation.sampling import (
-    SamplingConfig,
-    draw_tokens,
-    greedy_tokens,
-    sample_keys,
-    uniforms,
-)
+from llama_scale.generation.sampling import SamplingConfig, draw_tokens, greedy_tokens, sample_keys, uniforms
 from tests.llama_scale.helpers import splitmix64
 
 DRAWS = 200_000
@@ -25,9 +19,7 @@ DRAWS = 200_000
 def test_uniforms_are_splitmix():
     keys = torch.tensor([1234567, -5, 2**63 - 1, -(2**63)])
     for step, attempt in ((0, 0), (1, 0), (2047, 0), (3, 1), (0, 70_000)):
-        expected = [
-            (splitmix64(key, step + (attempt << 32) + 1) >> 11) * 2.0**-53 for key in keys.tolist()
-        ]
+        expected = [(splitmix64(key, step + (attempt << 32) + 1) >> 11) * 2.0**-53 for key in keys.tolist()]
         assert uniforms(keys, step, attempt).tolist() == expected
 
 
@@ -68,8 +60,7 @@ def test_pick_draws_from_the_right_distribution(vocab, temperature, top_k, top_p
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     keys = sample_keys(3, [(0, 0)]) + torch.arange(DRAWS) * 0x5851F42D4C957F2D
     tokens = [
-        draw_tokens(torch.from_numpy(logits).repeat(len(part), 1), part, 5, sampling)
-        for part in keys.split(10_000)
+        draw_tokens(torch.from_numpy(logits).repeat(len(part), 1), part, 5, sampling) for part in keys.split(10_000)
     ]
     counts = np.bincount(torch.cat(tokens), minlength=vocab)
     p = expected(logits, temperature, top_k, top_p)

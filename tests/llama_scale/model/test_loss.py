@@ -11,14 +11,7 @@ compiled = torch.compile(nll_and_grad_of_copy, dynamic=False)
 
 
 @pytest.mark.parametrize(
-    ("rows", "how"),
-    [
-        (1, nll_and_grad),
-        (7, nll_and_grad),
-        (50, nll_and_grad),
-        (1000, nll_and_grad),
-        (25, compiled),
-    ],
+    ("rows", "how"), [(1, nll_and_grad), (7, nll_and_grad), (50, nll_and_grad), (1000, nll_and_grad), (25, compiled)]
 )
 def test_equals_the_plain_form(rows, how, monkeypatch):
     monkeypatch.setitem(module.HEAD_LOGITS, "cpu", rows * 40)

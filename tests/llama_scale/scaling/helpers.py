@@ -29,10 +29,7 @@ TOY = {
 
 
 def points(N, D, loss) -> Points:
-    rows = [
-        dict(zip(("N", "D", "loss"), map(str, row), strict=True))
-        for row in zip(N, D, loss, strict=True)
-    ]
+    rows = [dict(zip(("N", "D", "loss"), map(str, row), strict=True)) for row in zip(N, D, loss, strict=True)]
     names = {"N": "N", "D": "D", "loss": "loss"}
     return Points(N, D, loss, None, rows, np.arange(1, len(N) + 1), "x.csv", "", len(N), names)
 
@@ -70,9 +67,7 @@ def write_points(path, drop=()):
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(
-            file, [name for name in rows[0] if name not in drop], extrasaction="ignore"
-        )
+        writer = csv.DictWriter(file, [name for name in rows[0] if name not in drop], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     return path

@@ -87,9 +87,7 @@ def test_a_branch_leaves_out_what_its_trunk_left_out(trunk, tiny_data, tmp_path)
     assert batch_number(20, list(planned.recipe.skipped)) == 22
 
 
-def test_a_branch_that_goes_back_past_its_start_begins_again(
-    trunk, tiny_data, tmp_path, monkeypatch, capsys
-):
+def test_a_branch_that_goes_back_past_its_start_begins_again(trunk, tiny_data, tmp_path, monkeypatch, capsys):
     """Bad batches before the branch's first checkpoint: it goes back to its parent's step."""
     step = Pretraining.training_step
 

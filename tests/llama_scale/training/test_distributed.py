@@ -84,9 +84,7 @@ def test_ddp_fsdp_and_one_process_continue_each_other(alone, tiny_data, tmp_path
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--"]
     script = [str(ROOT / "launch/train.py"), *two, "--strategy=fsdp"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *command, *script], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, *command, *script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "continuing from" in done.stdout and "step-00000005" in done.stdout
     check_same(run, alone)
@@ -95,9 +93,7 @@ def test_ddp_fsdp_and_one_process_continue_each_other(alone, tiny_data, tmp_path
     saved = run / "checkpoints/step-00000010"
     assert len(list(saved.glob("shard-*.safetensors"))) == 2  # a part of each process
     ours, theirs = load_model(saved), load_model(alone / "checkpoints/step-00000010")
-    for (name, value), expected in zip(
-        ours.state_dict().items(), theirs.state_dict().values(), strict=True
-    ):
+    for (name, value), expected in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
         torch.testing.assert_close(value, expected, atol=2e-6, rtol=0, msg=name)
     done = run_script("train.py", *arguments(tiny_data, run), cwd=tmp_path)
     assert done.returncode == 0 and "step-00000010" in done.stdout, done.stderr

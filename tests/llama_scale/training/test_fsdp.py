@@ -52,9 +52,7 @@ def draw_and_save(rank, folder):
         expected = Llama(config(tied)).init_weights(7)
         assert torch.equal(model.rope, expected.rope)
         mine = 0
-        for (name, value), whole in zip(
-            model.state_dict().items(), expected.state_dict().values(), strict=True
-        ):
+        for (name, value), whole in zip(model.state_dict().items(), expected.state_dict().values(), strict=True):
             assert torch.equal(value.full_tensor(), whole), name
             assert value.to_local().shape[0] <= -(-whole.shape[0] // 2), name
             mine += 0 if tied and name == "head.weight" else value.to_local().numel()
@@ -92,9 +90,7 @@ def test_parts_are_drawn_saved_and_read_as_a_whole(tmp_path):
 def fail_on_one(rank, folder):
     group = dist.new_group(backend="gloo")
     with pytest.raises(OSError if rank == 1 else RuntimeError):
-        sharded.run_together(
-            group, (lambda: (folder / "none" / "x").write_text("")) if rank == 1 else None
-        )
+        sharded.run_together(group, (lambda: (folder / "none" / "x").write_text("")) if rank == 1 else None)
     sharded.run_together(group, None)
     (folder / f"rank-{rank}").mkdir()
     (folder / f"rank-{rank}" / "file").write_text("")

@@ -59,10 +59,7 @@ def kill(process: subprocess.Popen, run: Path, chance: random.Random, kind: str)
 
 def content(run: Path) -> tuple:
     # metrics, weights and moments, result, Lightning's and our own state (with random generators)
-    rows = [
-        {k: v for k, v in row.items() if k not in MEASURED}
-        for row in read_jsonl(run / "metrics.jsonl")
-    ]
+    rows = [{k: v for k, v in row.items() if k not in MEASURED} for row in read_jsonl(run / "metrics.jsonl")]
     folder = checkpoint.newest(run)
     files = [(folder / f"{n}.safetensors").read_bytes() for n in ("model", "optimizer")]
     result = {k: v for k, v in read_json(run / "result.json").items() if k != "run"}

@@ -20,12 +20,7 @@ from llama_scale.training import trainer as training
 from llama_scale.training.loss_spikes import MIN_ACCEPTED, SIGMAS, WINDOW, SkipLimit, SpikeGuard
 from llama_scale.training.optim import build_optimizer
 from llama_scale.training.result import write_result
-from llama_scale.training.rollback import (
-    documents_of,
-    is_undone,
-    read_rollbacks,
-    skipped_batches,
-)
+from llama_scale.training.rollback import documents_of, is_undone, read_rollbacks, skipped_batches
 from llama_scale.training.run_plan import plan_run
 from llama_scale.training.trainer import Pretraining, fit
 from tests.conftest import TINY_MODEL
@@ -66,9 +61,7 @@ def test_state_round_trip_is_exact():
         guard.check_step(torch.tensor(loss), torch.tensor(1.0))
     again = SpikeGuard()
     again.load_state_dict(json.loads(json.dumps(guard.state_dict())))
-    assert all(
-        torch.equal(a, b) for a, b in zip(vars(guard).values(), vars(again).values(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(vars(guard).values(), vars(again).values(), strict=True))
 
 
 def test_a_skipped_step_leaves_weights_and_moments_untouched():
@@ -203,9 +196,7 @@ def test_one_bad_batch_costs_one_step(clean, tiny_data, tmp_path, poison, kind):
 
 
 @pytest.mark.parametrize("kind", ["nan", "garbage"])
-def test_many_bad_batches_are_left_out_after_going_back(
-    clean, tiny_data, tmp_path, poison, kind, capsys
-):
+def test_many_bad_batches_are_left_out_after_going_back(clean, tiny_data, tmp_path, poison, kind, capsys):
     bad = set(range(100, 107))
     poison(bad, kind)
     result = train(tiny_data, tmp_path / "run")
@@ -245,12 +236,8 @@ def test_what_a_rollback_undid_is_deleted_after_the_choice(tiny_data, tmp_path, 
     train(tiny_data, run, steps=30)
     (run / "skipped.jsonl").write_text('{"from_step": 10, "batches": [12]}\n')
     choose, discard = training.newest_checkpoint, checkpoint.discard
-    monkeypatch.setattr(
-        training, "newest_checkpoint", lambda *a: order.append("choose") or choose(*a)
-    )
-    monkeypatch.setattr(
-        checkpoint, "discard", lambda folder: order.append(folder.name) or discard(folder)
-    )
+    monkeypatch.setattr(training, "newest_checkpoint", lambda *a: order.append("choose") or choose(*a))
+    monkeypatch.setattr(checkpoint, "discard", lambda folder: order.append(folder.name) or discard(folder))
     monkeypatch.setattr(Pretraining, "training_step", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tiny_data, run, steps=30)
@@ -274,6 +261,4 @@ def test_a_kill_between_record_and_deletion_changes_nothing(tiny_data, tmp_path,
     train(tiny_data, run)
     ends = [checkpoint.newest(r) / "model.safetensors" for r in (run, tmp_path / "whole")]
     assert ends[0].read_bytes() == ends[1].read_bytes()
-    assert skipped_batches(read_rollbacks(run)) == skipped_batches(
-        read_rollbacks(tmp_path / "whole")
-    )
+    assert skipped_batches(read_rollbacks(run)) == skipped_batches(read_rollbacks(tmp_path / "whole"))

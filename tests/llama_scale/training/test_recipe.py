@@ -4,13 +4,7 @@ import pytest
 
 from llama_scale.config import ModelConfig, OptimConfig, TrainConfig
 from llama_scale.errors import InputError
-from llama_scale.training.recipe import (
-    resolve,
-    round_batch,
-    step_law_batch,
-    step_law_lr,
-    warmup_law,
-)
+from llama_scale.training.recipe import resolve, round_batch, step_law_batch, step_law_lr, warmup_law
 
 SHAPE = ModelConfig(d_model=64, n_layers=2, n_heads=2, d_ff=128, vocab_size=50, context_length=32)
 

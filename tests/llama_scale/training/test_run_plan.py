@@ -95,9 +95,7 @@ def test_one_process_trains_a_run(settings, begun, monkeypatch):
         file.truncate(0)
         file.write("4711")
         file.flush()
-        with pytest.raises(
-            InputError, match=r"run: process 4711 is training this run; wait for it"
-        ):
+        with pytest.raises(InputError, match=r"run: process 4711 is training this run; wait for it"):
             fit(plan(settings, begun))
     assert fit(plan(settings, begun)) is None
 

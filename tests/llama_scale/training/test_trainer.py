@@ -30,13 +30,7 @@ from llama_scale.training.run_plan import plan_run, validation_interval
 from llama_scale.training.trainer import Pretraining, fit
 from tests.conftest import ROOT, TINY_MODEL, VOCAB, run_script
 
-COMMON = [
-    *TINY_MODEL,
-    "--optim.batch_tokens=512",
-    "--val_tokens=2000",
-    "--threads=1",
-    "--val_every=4",
-]
+COMMON = [*TINY_MODEL, "--optim.batch_tokens=512", "--val_tokens=2000", "--threads=1", "--val_every=4"]
 
 
 def arguments(data: Path, run: Path, *more: str, tokens: int = 20_480) -> list[str]:
@@ -46,9 +40,7 @@ def arguments(data: Path, run: Path, *more: str, tokens: int = 20_480) -> list[s
 def train(data: Path, run: Path, *more: str, tokens: int = 20_480) -> dict:
     config = parse(TrainConfig, "Train.", arguments(data, run, *more, tokens=tokens))
     planned = plan_run(config)
-    validation = Validation(
-        config.data, validation_interval(config, planned.recipe), config.val_tokens
-    )
+    validation = Validation(config.data, validation_interval(config, planned.recipe), config.val_tokens)
     assert fit(planned, scorers=[validation]) is None
     return write_result(planned)
 
@@ -148,9 +140,7 @@ def run_until(step: int, number: int, *argv: str) -> subprocess.CompletedProcess
     """Run launch/train.py in a process that gets the signal ``number`` in ``step``."""
     command = [sys.executable, "-c", SIGNAL_AT, str(ROOT / "launch/train.py"), str(step)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, str(int(number)), *argv], capture_output=True, text=True, env=environment
-    )
+    return subprocess.run([*command, str(int(number)), *argv], capture_output=True, text=True, env=environment)
 
 
 def test_killed_runs_end_with_identical_bytes(finished, tiny_data, tmp_path):
@@ -233,9 +223,7 @@ def test_finished_run_is_left_alone(finished, tiny_data):
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
 
 
-def test_a_failed_checkpoint_is_reported_and_training_goes_on(
-    tiny_data, tmp_path, monkeypatch, capsys
-):
+def test_a_failed_checkpoint_is_reported_and_training_goes_on(tiny_data, tmp_path, monkeypatch, capsys):
     real = checkpoint.save
 
     def full(folder, *rest):
@@ -251,10 +239,7 @@ def test_a_failed_checkpoint_is_reported_and_training_goes_on(
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [
-        (["--seed=1"], ["seed = 0", "asks for 1", "choose another run"]),
-        (["--optim.lr=0.001"], ["optim", "0.001"]),
-    ],
+    [(["--seed=1"], ["seed = 0", "asks for 1", "choose another run"]), (["--optim.lr=0.001"], ["optim", "0.001"])],
 )
 def test_another_configuration_is_refused(finished, tiny_data, more, words):
     with pytest.raises(InputError) as error:
@@ -321,13 +306,7 @@ def test_constant_schedule_is_marked_as_not_annealed(tiny_data, tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "tokens", "interval"),
-    [
-        ("auto", 10_240_000, 2_000),
-        ("auto", 51_200, 33),
-        ("auto", 5_120, 10),
-        (7, 51_200, 7),
-        (0, 51_200, 100),
-    ],
+    [("auto", 10_240_000, 2_000), ("auto", 51_200, 33), ("auto", 5_120, 10), (7, 51_200, 7), (0, 51_200, 100)],
 )
 def test_validation_costs_at_most_a_tenth(tiny_data, tmp_path, setting, tokens, interval):
     """A run of 100 steps of 512 tokens affords 3 x 10 % x 51,200 / 5,000 = 3 validations."""

@@ -112,9 +112,7 @@ class LocalExecutor:
                 stderr=subprocess.STDOUT,
                 process_group=group,
             )
-        attempt = LocalAttempt(
-            task=task, number=number, log=log, log_start=start, process=process, slot=slot
-        )
+        attempt = LocalAttempt(task=task, number=number, log=log, log_start=start, process=process, slot=slot)
         self.running.append(attempt)
 
     def _check_ended(self, group: int) -> None:

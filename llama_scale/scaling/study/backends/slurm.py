@@ -50,9 +50,7 @@ class Command:
         with open(self.log, "ab") as log:
             log.write(f"$ {shlex.join(self.argv)}\n".encode())
             log.flush()
-            process = subprocess.Popen(
-                self.argv, cwd=self.root, stdout=log, stderr=subprocess.STDOUT
-            )
+            process = subprocess.Popen(self.argv, cwd=self.root, stdout=log, stderr=subprocess.STDOUT)
             self.__dict__["process"] = process
             return process.wait()
 
@@ -115,9 +113,7 @@ class SlurmExecutor:
         try:
             import submitit
         except ImportError:
-            raise InputError(
-                "executor: slurm needs submitit; install it with pip install llama_scale[slurm]"
-            ) from None
+            raise InputError("executor: slurm needs submitit; install it with pip install llama_scale[slurm]") from None
         self.state, self.logs, self.observer, self.poll = state, logs, observer, poll
         self.import_path = import_path
         logs.mkdir(parents=True, exist_ok=True)
@@ -183,9 +179,7 @@ class SlurmExecutor:
         try:
             with self.executor.batch():
                 jobs = [
-                    self.executor.submit(
-                        Command(task.argv, str(self.state.root), str(self._log(task.name)))
-                    )
+                    self.executor.submit(Command(task.argv, str(self.state.root), str(self._log(task.name))))
                     for task in tasks
                 ]
         finally:
@@ -227,9 +221,7 @@ class SlurmExecutor:
                 self._submit_array([attempt.task], attempt.number + 1)
             else:
                 reason = (
-                    f"job {attempt.job.job_id} {attempt.job.state}"
-                    if code is None
-                    else describe_exit(code, missing)
+                    f"job {attempt.job.job_id} {attempt.job.state}" if code is None else describe_exit(code, missing)
                 )
                 failure = Failure(attempt.task, reason, attempt.tail(), code == USER_ERROR)
                 self.failures.append(failure)

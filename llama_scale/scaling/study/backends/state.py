@@ -103,9 +103,7 @@ class State:
 
     def ready(self) -> list[Task]:
         """Return the tasks to be done whose inputs are: short ones, then by work, longest first."""
-        ready = [
-            t for t in self.tasks if t.name not in self.done and self.done.issuperset(t.inputs)
-        ]
+        ready = [t for t in self.tasks if t.name not in self.done and self.done.issuperset(t.inputs)]
         return sorted(ready, key=lambda task: (task.flops > 0, -task.flops))
 
     def finish(self, attempt: Attempt) -> None:

@@ -114,10 +114,7 @@ def test_gradient_and_curvature_equal_finite_differences(model):
     for i in range(30):
         numeric = approx_fprime(THETA, lambda t, i=i: model.value(t[None])[0, i], 1e-7)
         np.testing.assert_allclose(gradient[0, :, i], numeric, atol=2e-6)
-    second = [
-        approx_fprime(THETA, lambda t, k=k: v[0] @ model.expand(t[None])[1][0, k], 1e-7)
-        for k in range(5)
-    ]
+    second = [approx_fprime(THETA, lambda t, k=k: v[0] @ model.expand(t[None])[1][0, k], 1e-7) for k in range(5)]
     outer = np.einsum("n,kn,jn->kj", u[0], gradient[0], gradient[0])
     np.testing.assert_allclose(curvature(u, v)[0], outer - second, atol=2e-5)
 

@@ -8,12 +8,7 @@ from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting import approaches, conventions
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface
-from llama_scale.scaling.fitting.downstream import (
-    fit_links,
-    inverse_transform,
-    thresholds,
-    transform,
-)
+from llama_scale.scaling.fitting.downstream import fit_links, inverse_transform, thresholds, transform
 from llama_scale.scaling.fitting.fit import DELTA, fit_surface, objective
 from llama_scale.scaling.fitting.profile import objective_limit, profiles
 from llama_scale.scaling.fitting.repeats import effective_tokens, fit_repeats
@@ -81,9 +76,7 @@ def test_parabolas_interval_has_the_spread_of_repeated_studies():
     for i in range(300):
         loss = np.tile(3 + 0.2 * z**2, 4) * np.exp(0.003 * rng.standard_normal(16))
         runs = points(N, C / 6 / N, loss)
-        found = approaches.isoflop_law(
-            runs, C, approaches.isoflop_parabolas(runs, C), i, 40 if i < 40 else 0
-        )
+        found = approaches.isoflop_law(runs, C, approaches.isoflop_parabolas(runs, C), i, 40 if i < 40 else 0)
         slopes.append(found.slope)
         widths += [found.sample.std()] if i < 40 else []
     assert np.mean(slopes) == pytest.approx(0.5, abs=0.01)
@@ -193,8 +186,7 @@ def test_flat_profile_is_open():
 
 def repeated(R, noise=0.002, most=40.0):
     N, unique, epochs = (
-        x.ravel()
-        for x in np.meshgrid(np.geomspace(1e5, 3e6, 5), [1e6, 1e7], np.geomspace(1, most, 4))
+        x.ravel() for x in np.meshgrid(np.geomspace(1e5, 3e6, 5), [1e6, 1e7], np.geomspace(1, most, 4))
     )
     scatter = np.random.default_rng(1).standard_normal(len(N))
     loss = TRUE.loss(N, effective_tokens(unique * epochs, epochs, R)) * np.exp(noise * scatter)
@@ -343,19 +335,13 @@ def test_rate_law_is_recovered_from_a_sweep():
     assert found["N"]["value"] == pytest.approx(-0.713, abs=1e-6)
     assert found["D"]["value"] == pytest.approx(0.307, abs=1e-6)
     assert found["c"]["value"] == pytest.approx(1.79, rel=1e-4)
-    assert all(
-        abs(row["recipe_excess_percent"]) < 1e-6 or row["recipe"] == 6e-3 for row in found["best"]
-    )
+    assert all(abs(row["recipe_excess_percent"]) < 1e-6 or row["recipe"] == 6e-3 for row in found["best"])
 
 
-@pytest.mark.parametrize(
-    ("factors", "side"), [((0.1, 0.3, 0.6), "largest"), ((2, 3, 5), "smallest")]
-)
+@pytest.mark.parametrize(("factors", "side"), [((0.1, 0.3, 0.6), "largest"), ((2, 3, 5), "smallest")])
 def test_best_rate_at_the_edge_is_an_error(factors, side):
     runs = sweep_points(law, lambda N, D: law(N, D) * np.array(factors))
-    with pytest.raises(
-        InputError, match=f"N = 1e\\+07, D = 1e\\+09: the best lr, .*, is the {side}"
-    ):
+    with pytest.raises(InputError, match=f"N = 1e\\+07, D = 1e\\+09: the best lr, .*, is the {side}"):
         fit_sweep(runs)
 
 

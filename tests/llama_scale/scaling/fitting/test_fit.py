@@ -7,14 +7,7 @@ from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting import fit
 from llama_scale.scaling.fitting.chinchilla import Surface
-from llama_scale.scaling.fitting.fit import (
-    PARAMETERS,
-    fit_surface,
-    hold_out,
-    objective,
-    predict,
-    try_hold_out,
-)
+from llama_scale.scaling.fitting.fit import PARAMETERS, fit_surface, hold_out, objective, predict, try_hold_out
 from llama_scale.scaling.fitting.points import Points, read_points
 from llama_scale.scaling.fitting.stated_law import check_stated_law, parse_law
 from tests.llama_scale.scaling.helpers import SHARED, TRUE, grid, points
@@ -194,9 +187,7 @@ def test_equal_seed_gives_equal_bootstrap():
     one, two, other = (fit_surface(runs, 100, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.resampled.alpha, two.resampled.alpha)
     assert not np.array_equal(one.resampled.alpha, other.resampled.alpha)
-    np.testing.assert_array_equal(
-        one.predict(1e6, 1e7)["run_low"], two.predict(1e6, 1e7)["run_low"]
-    )
+    np.testing.assert_array_equal(one.predict(1e6, 1e7)["run_low"], two.predict(1e6, 1e7)["run_low"])
 
 
 @pytest.mark.parametrize(

@@ -93,11 +93,7 @@ def test_fit_is_one_call(tmp_path):
     laws.write(tmp_path / "laws.json")
     assert FittedLaws.read(tmp_path) == laws
     again = scaling.fit(
-        path,
-        {"loss": "bits_per_byte"},
-        holdout="none",
-        resamples=100,
-        against="E=9,A=1,alpha=1,B=1,beta=1",
+        path, {"loss": "bits_per_byte"}, holdout="none", resamples=100, against="E=9,A=1,alpha=1,B=1,beta=1"
     )
     assert again.holdout is None
     assert any("The stated law is no optimum" in text for text in again.warnings)
@@ -125,6 +121,4 @@ def test_parameters_and_tokens_are_found_under_either_name(tmp_path):
     np.testing.assert_array_equal(points.N, old.select((old.N > 2e5) & (old.D > 3e5)).N)
     laws = scaling.fit(tmp_path / "new.csv", resamples=100)
     assert laws.conventions.model_size == "non-embedding parameters"
-    assert [row.N for row in laws.side_by_side] == [
-        row.N for row in scaling.fit(path, resamples=100).side_by_side
-    ]
+    assert [row.N for row in laws.side_by_side] == [row.N for row in scaling.fit(path, resamples=100).side_by_side]

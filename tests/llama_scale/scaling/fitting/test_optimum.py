@@ -46,10 +46,7 @@ def brute(points, law, starts=12):
         begin.append([*rng.uniform(0, 15, 2), *rng.uniform(0.05, 1, 2), rng.uniform(-3, 1.3)])
     bounds = [(None, None), (None, None), (0.01, 3), (0.01, 3), (None, None)]
     options = {"maxiter": 3_000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-9}
-    runs = (
-        minimize(value, s, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        for s in begin
-    )
+    runs = (minimize(value, s, jac=True, method="L-BFGS-B", bounds=bounds, options=options) for s in begin)
     return min(run.fun for run in runs) * DELTA**2
 
 

@@ -8,13 +8,7 @@ from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.scaling.fitting.chinchilla import Flops
 from llama_scale.scaling.fitting.fit import fit_surface
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.scaling.forecasting.design import (
-    BESIROGLU,
-    Rung,
-    best_design,
-    forecast_width,
-    target_beyond,
-)
+from llama_scale.scaling.forecasting.design import BESIROGLU, Rung, best_design, forecast_width, target_beyond
 
 N, D = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 3e7, 5), np.geomspace(2e7, 2e9, 4)))
 TARGET = (1e9, 2e10)
@@ -51,10 +45,7 @@ def test_target_is_ten_times_the_compute():
 def test_best_design_spends_the_budget_and_is_no_worse():
     names = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "M2")
     configs = {name: load_size(name) for name in names}
-    rungs = [
-        Rung(name, count_parameters(c).non_embedding, flops_per_token(c))
-        for name, c in configs.items()
-    ]
+    rungs = [Rung(name, count_parameters(c).non_embedding, flops_per_token(c)) for name, c in configs.items()]
     small = rungs[:4]
     sizes = [rung for rung in small for _ in range(3)]
     tokens = np.array([ratio * rung.N for rung in small for ratio in (18, 20, 22)])

@@ -7,12 +7,7 @@ import pytest
 from llama_scale.errors import InputError
 from llama_scale.files import write_json
 from llama_scale.scaling.fitting.points import read_points
-from llama_scale.scaling.forecasting.forecast import (
-    forecast,
-    read_forecast,
-    score,
-    write_forecast,
-)
+from llama_scale.scaling.forecasting.forecast import forecast, read_forecast, score, write_forecast
 
 # A forecast as it was written before its fields had the names they have now.
 V1 = {

@@ -123,9 +123,7 @@ def test_a_rung_has_the_vocabulary_of_the_fitted_runs(study, laws, means, tables
 def test_a_budget_is_placed_among_the_runs(laws, factor, end, words, warned):
     C = laws.column("flops")
     least, greatest = C.min(), C.max()
-    text = recommend.recommendation_text(
-        recommend.recommend(laws, factor * {"least": least}.get(end, greatest)), ""
-    )
+    text = recommend.recommendation_text(recommend.recommend(laws, factor * {"least": least}.get(end, greatest)), "")
     assert words in text and ("warning: more than ten times outside" in text) == warned
     where = "below" if factor < 1 else "within" if end == "least" else "an extrapolation beyond"
     assert f"{where} the compute measured." in text
@@ -169,9 +167,7 @@ def test_commands(study):
     again = run_script("scaling.py", *flags, cwd=folder)
     assert again.returncode == 2
     assert "f.json exists; a forecast is not written over" in again.stderr
-    done = run_script(
-        "scaling.py", "score", "f.json", "--points=points.csv", "--out=s.json", cwd=folder
-    )
+    done = run_script("scaling.py", "score", "f.json", "--points=points.csv", "--out=s.json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "0 of 1 measured" in done.stdout
     assert read_json(folder / "s.json")["measured"] == 0

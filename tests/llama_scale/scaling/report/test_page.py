@@ -108,11 +108,7 @@ def test_figures_show_the_points_and_nothing_else(study):
     }
     for key, (x, y) in expected.items():
         np.testing.assert_allclose(
-            drawn(page.panels[key]),
-            sorted(zip(x, y, strict=True)),
-            rtol=1e-6,
-            atol=1e-6,
-            err_msg=key,
+            drawn(page.panels[key]), sorted(zip(x, y, strict=True)), rtol=1e-6, atol=1e-6, err_msg=key
         )
     amber = page.panels["prediction"]["data"][-1]
     assert amber["x"] == [held.runs[0].measured]

@@ -29,9 +29,7 @@ def study(tmp_path):
         run = study / "runs" / name
         run.mkdir(parents=True)
         (run / "result.json").write_text(json.dumps({"run": name, "n_params": size * 1000}))
-        rows = [
-            {"step": s, "tokens": 100 * s, "flops": 6e5 * s, "loss": 7.0 - s} for s in (1, 2, 4)
-        ]
+        rows = [{"step": s, "tokens": 100 * s, "flops": 6e5 * s, "loss": 7.0 - s} for s in (1, 2, 4)]
         rows[-1] |= {"val_loss": 2.5, "val_bits_per_byte": 1.25}
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     lines = [f"{name},{i},2.5,True" for i, name in enumerate(names)]

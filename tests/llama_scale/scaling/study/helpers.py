@@ -24,9 +24,7 @@ def task(name, code, inputs=(), outputs=(), flops=0.0, metrics=None):
 
 
 def make_study(root, tasks, runs=(), parallel=2, train=TRAIN, **settings):
-    config = StudyConfig(
-        "toy", [Grid(["S1"], [1e5])], device="cpu", threads=1, parallel=parallel, train=dict(train)
-    )
+    config = StudyConfig("toy", [Grid(["S1"], [1e5])], device="cpu", threads=1, parallel=parallel, train=dict(train))
     settings = {"data": {"name": "d"}, "sizes": {}, "train": dict(train)} | settings
     return Study(config, "toy.yaml", root, ROOT / "launch", list(runs), list(tasks), settings)
 

@@ -80,19 +80,13 @@ def test_collect(tmp_path):
     with pytest.raises(InputError, match=r"^run S1-10k-seed0: .*perplexity.json: loss is nan"):
         collect(study)
     (scores / "perplexity.json").unlink()
-    with pytest.raises(
-        InputError, match=r"^run S1-10k-seed0: .*perplexity.json: no such file; run"
-    ):
+    with pytest.raises(InputError, match=r"^run S1-10k-seed0: .*perplexity.json: no such file; run"):
         collect(study)
     (study / "runs/S1-20k-seed0/config.yaml").write_text("model: {vocab_size: 512}\n")
-    with pytest.raises(
-        InputError, match=r"^run S1-20k-seed0: .*config.yaml has no 'context_length'"
-    ):
+    with pytest.raises(InputError, match=r"^run S1-20k-seed0: .*config.yaml has no 'context_length'"):
         collect(study)
     (study / "runs/S1-20k-seed0/result.json").write_text("[]")
-    with pytest.raises(
-        InputError, match=r"^run S1-20k-seed0: .*result.json: not a mapping .*; run"
-    ):
+    with pytest.raises(InputError, match=r"^run S1-20k-seed0: .*result.json: not a mapping .*; run"):
         collect(study)
     (study / "runs/S1-20k-seed0/result.json").write_text("{}")
     with pytest.raises(InputError, match=r"^run S1-20k-seed0: .*result.json has no 'run'"):

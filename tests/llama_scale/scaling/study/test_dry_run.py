@@ -50,9 +50,7 @@ def test_budget_scales_the_runs_to_its_flops(plan):
     usual = plan()
     study = plan(budget={"flops": 1e15})
     assert sum(run.flops for run in study.runs) == pytest.approx(1e15, rel=0.01)
-    ratios = [
-        b.recipe.tokens / a.recipe.tokens for a, b in zip(usual.runs, study.runs, strict=True)
-    ]
+    ratios = [b.recipe.tokens / a.recipe.tokens for a, b in zip(usual.runs, study.runs, strict=True)]
     assert max(ratios) / min(ratios) < 1.02
     timed = plan(budget={"gpu_hours": 0.01, "gpu": "h100", "mfu": 0.3})
     total = sum(run.flops for run in timed.runs)

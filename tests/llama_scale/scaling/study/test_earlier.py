@@ -18,11 +18,7 @@ def write_finished(study):
         recipe = run.recipe
         resolved = asdict(run.config) | {"tokens": recipe.tokens, "precision": "fp32"}
         resolved |= {"compile": False, "micro_batch": 2, "threads": 7}
-        resolved["optim"] |= {
-            "lr": recipe.lr,
-            "batch_tokens": recipe.batch_tokens,
-            "warmup_steps": recipe.warmup_steps,
-        }
+        resolved["optim"] |= {"lr": recipe.lr, "batch_tokens": recipe.batch_tokens, "warmup_steps": recipe.warmup_steps}
         folder = study.runs_folder / run.name
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(resolved))

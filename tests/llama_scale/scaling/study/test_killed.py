@@ -30,12 +30,7 @@ STUDY = {
         {"sizes": ["Q1", "Q2"], "tokens": [2e4, 4e4, 8e4, 16e4]},
         {"sizes": ["Q3"], "tokens": [2e4, 4e4, 8e4, 16e4], "cooldown": 0.2},
     ],
-    "train": {
-        "model.vocab_size": 1024,
-        "model.context_length": 64,
-        "compile": False,
-        "checkpoint_every": 20,
-    },
+    "train": {"model.vocab_size": 1024, "model.context_length": 64, "compile": False, "checkpoint_every": 20},
     "suites": ["perplexity"],
     "evaluate": {"config": "configs/eval/quick.yaml"},
     "fit": {"resamples": 200},

@@ -262,10 +262,7 @@ def test_quickstart_is_a_ladder():
     budgets = {size: {run.config.tokens for run in study.runs if run.config.size == size}
                for size in sizes}  # fmt: skip
     assert len(sizes) >= 4 and all(len(tokens) >= 3 for tokens in budgets.values())
-    n, d = (
-        [run.n_params_non_embedding for run in study.runs],
-        [run.recipe.tokens for run in study.runs],
-    )
+    n, d = ([run.n_params_non_embedding for run in study.runs], [run.recipe.tokens for run in study.runs])
     assert max(n) / min(n) >= 5 and max(d) / min(d) >= 3.9
     for size, model in sizes.items():
         width = model.d_model

@@ -14,12 +14,7 @@ import psutil
 import pytest
 
 from llama_scale.errors import InputError
-from llama_scale.scaling.study.backends.local import (
-    LocalExecutor,
-    cpu_count,
-    gpus,
-    pick_slots,
-)
+from llama_scale.scaling.study.backends.local import LocalExecutor, cpu_count, gpus, pick_slots
 from llama_scale.scaling.study.backends.slurm import SlurmAttempt
 from llama_scale.scaling.study.backends.state import State, describe_exit
 from llama_scale.scaling.study.progress import Progress, clock
@@ -183,10 +178,7 @@ def test_interrupt_stops_the_tasks_and_exits_130(tmp_path, number):
 
 
 def test_processes_have_a_grace_to_stop_and_are_then_killed(tmp_path):
-    polite = (
-        "signal.signal(signal.SIGTERM, lambda *_: (note('stopped'), exit(143)))\n"
-        "note('start'); time.sleep(60)"
-    )
+    polite = "signal.signal(signal.SIGTERM, lambda *_: (note('stopped'), exit(143)))\nnote('start'); time.sleep(60)"
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); note('start'); time.sleep(60)"
     tasks = [task("train-polite", polite), task("train-deaf", deaf)]
     state = State(tmp_path / "state", tmp_path, tasks)
@@ -199,9 +191,7 @@ def test_processes_have_a_grace_to_stop_and_are_then_killed(tmp_path):
     thread = threading.Thread(target=interrupt)
     thread.start()
     with Progress(study, state, 2) as progress, pytest.raises(KeyboardInterrupt):
-        executor = LocalExecutor(
-            state, tmp_path / "logs", [{}, {}], progress, import_path=ROOT, grace=0.5
-        )
+        executor = LocalExecutor(state, tmp_path / "logs", [{}, {}], progress, import_path=ROOT, grace=0.5)
         executor.run()
     thread.join()
     assert [name for word, name, _ in events(tmp_path) if word == "stopped"] == ["train-polite"]
@@ -219,9 +209,7 @@ def test_what_crashes_while_stopping_is_not_run_again(tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
 
     with Progress(make_study(tmp_path, tasks), state, 1) as progress:
-        executor = LocalExecutor(
-            state, tmp_path / "logs", [{}], progress, import_path=ROOT, grace=0.5
-        )
+        executor = LocalExecutor(state, tmp_path / "logs", [{}], progress, import_path=ROOT, grace=0.5)
         monkeypatch.setattr("llama_scale.scaling.study.backends.local.time.sleep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             executor.run()
@@ -312,10 +300,7 @@ def test_time_left(tmp_path):
 def test_slots(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
     assert gpus() == ["2", "GPU-abc"]
-    assert pick_slots("auto", "auto", None) == [
-        {"CUDA_VISIBLE_DEVICES": "2"},
-        {"CUDA_VISIBLE_DEVICES": "GPU-abc"},
-    ]
+    assert pick_slots("auto", "auto", None) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "GPU-abc"}]
     used = [slot["CUDA_VISIBLE_DEVICES"] for slot in pick_slots("cuda", 3, None)]
     assert used == ["2", "GPU-abc", "2"]
     one = {"OMP_NUM_THREADS": "1"}
@@ -337,9 +322,7 @@ def test_time_in_the_queue_and_output_of_earlier_tries_are_left_out(tmp_path, mo
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     log = tmp_path / "one.log"
     log.write_text("said the first time\n")
-    job = SlurmAttempt(
-        task=task("one", ""), number=2, log=log, log_start=20, job=None, started=clock[0]
-    )
+    job = SlurmAttempt(task=task("one", ""), number=2, log=log, log_start=20, job=None, started=clock[0])
     for clock[0] in (500.0, 900.0):
         job.restart_clock_in_queue()
         assert (job.seconds, job.tail()) == (0, [])

@@ -46,7 +46,5 @@ def test_bad_cooldowns_are_refused(plan):
     for cooldown in (0, 1, -0.1):
         with pytest.raises(InputError, match=r"runs\[0\]: cooldown: expected a share"):
             plan(runs=[GRID | {"cooldown": cooldown}])
-    with pytest.raises(
-        InputError, match=r"runs\[0\]: cooldown: S1 at 2k tokens has \d+ steps, too"
-    ):
+    with pytest.raises(InputError, match=r"runs\[0\]: cooldown: S1 at 2k tokens has \d+ steps, too"):
         plan(runs=[GRID | {"tokens": [2e3, 6e6]}])

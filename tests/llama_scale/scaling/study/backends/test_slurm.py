@@ -30,13 +30,7 @@ class Silent:
 def executor(root, tasks):
     state = State(root / "studies/toy/state", root, tasks)
     return SlurmExecutor(
-        state,
-        root / "logs",
-        {"timeout_min": 5},
-        Silent(),
-        import_path=ROOT,
-        cluster="local",
-        poll=0.2,
+        state, root / "logs", {"timeout_min": 5}, Silent(), import_path=ROOT, cluster="local", poll=0.2
     )
 
 
@@ -99,11 +93,4 @@ def test_command_saves_and_goes_back_into_the_queue(tmp_path):
 def test_unknown_parameters_are_refused(tmp_path):
     state = State(tmp_path / "state", tmp_path, [])
     with pytest.raises(InputError, match=r"slurm: .*partitoin"):
-        SlurmExecutor(
-            state,
-            tmp_path / "logs",
-            {"partitoin": "gpu"},
-            Silent(),
-            import_path=ROOT,
-            cluster="local",
-        )
+        SlurmExecutor(state, tmp_path / "logs", {"partitoin": "gpu"}, Silent(), import_path=ROOT, cluster="local")
