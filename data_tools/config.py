@@ -31,10 +31,8 @@ class PrepareConfig:
         name: Name of the build: letters, digits and . _ - after the first.
         out: Folder of the build; null is data/<name>.
         until: Stop after this step and keep its files; null is the whole build.
-        source: Where the files come from; installed is this interpreter's standard library and
-            installed packages.
-        path: The folder or file of the sources folder, jsonl and parquet; for a data set a local
-            copy.
+        source: Where the files come from; installed is this interpreter's standard library and installed packages.
+        path: The folder or file of the sources folder, jsonl and parquet; for a data set a local copy.
         language: Programming language to take from a data set that has several.
         store: Where the-stack-v2 contents are: s3://, https:// or file:// with one gzip file for
             each blob id, or git: and the path of a clone.
@@ -58,8 +56,7 @@ class PrepareConfig:
             proportion to their size.
         fim_rate: Share of training documents rearranged for fill-in-the-middle.
         fim_spm: Share of those with the suffix first.
-        packing: How training documents follow each other; best_fit cuts none that fits
-            pack_length.
+        packing: How training documents follow each other; best_fit cuts none that fits pack_length.
         pack_length: Tokens of a sequence under best_fit: the model's context length.
         shard_tokens: Most tokens in one shard.
         seed: Seed of the choice of files, the validation packages and the document order.

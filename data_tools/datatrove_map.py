@@ -1,9 +1,8 @@
 """The map that runs each step's batches on several machines, by datatrove's executors.
 
-The build's folder, which every machine must see, carries tasks and results: rank r of n has the
-tasks r, r + n ... in a file and leaves their results in another. They are read in the order of
-the tasks, so the build is the same as that of processes on one machine. An interrupted map goes
-on with the ranks that have not finished.
+The build's folder, which every machine must see, carries tasks and results: rank r of n has the tasks r, r + n ... in a
+file and leaves their results in another. They are read in the order of the tasks, so the build is the same as that of
+processes on one machine. An interrupted map goes on with the ranks that have not finished.
 """
 
 import functools

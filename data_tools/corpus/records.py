@@ -1,8 +1,7 @@
 """One row for each document, on disk: memory holds two numbers of each.
 
-A row is a JSON list of a Record's values, without their names. Its line's place in the file and the
-document's size are in an array beside it, so the sum of sizes, an order or a choice of documents
-need no row to be read.
+A row is a JSON list of a Record's values, without their names. Its line's place in the file and the document's size are
+in an array beside it, so the sum of sizes, an order or a choice of documents need no row to be read.
 """
 
 import heapq
@@ -97,9 +96,8 @@ def write_sorted(unsorted: Path, path: Path) -> Records:
     nor open files grow with their number.
     """
     runs = deque(_write_runs(unsorted, path))
-    # Merged runs go to the end of the queue, so that each row is copied about as often as any
-    # other: 1,000 runs become 745 by one merge of 256, then 490, then 235, which the last merge
-    # below takes at once.
+    # Merged runs go to the end of the queue, so that each row is copied about as often as any other: 1,000 runs become
+    # 745 by one merge of 256, then 490, then 235, which the last merge below takes at once.
     while len(runs) > MERGED_RUNS:
         merged = path.with_name(f"{path.name}.merged-{len(runs)}")
         with open(merged, "wb") as file:

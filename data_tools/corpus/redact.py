@@ -23,8 +23,7 @@ RESERVED = (b"example.com", b"example.org", b"example.net", b".example", b".inva
 def redact(content: bytes) -> tuple[bytes, int]:
     """Replace emails, keys and public IPv4 addresses; return the content and how many there were.
 
-    Reserved names and addresses (example.com, private and documentation ranges) name nobody and
-    stay.
+    Reserved names and addresses (example.com, private and documentation ranges) name nobody and stay.
     """
     count = 0
 

@@ -71,12 +71,11 @@ def _constants(count: int, name: str) -> np.ndarray:
 def minhash_signature(shingles: np.ndarray, size: int) -> np.ndarray:
     """Return a MinHash signature: two sets agree in about their Jaccard's share of the places.
 
-    Why: the least hash of a set is the least of its union with another, too, as often as it lies
-    in their intersection, which is their Jaccard index. ``size`` such trials estimate it. Plain
-    MinHash takes ``size`` hash functions; here one hash, cut into ``size`` ranges, gives the least
-    member of each range (one permutation hashing), so a sort does for all. A range without members
-    takes that of another range, in a random order of its own that is the same for every set
-    (optimal densification, Shrivastava 2017), so equal sets still agree everywhere.
+    Why: the least hash of a set is the least of its union with another, too, as often as it lies in their intersection,
+    which is their Jaccard index. ``size`` such trials estimate it. Plain MinHash takes ``size`` hash functions; here
+    one hash, cut into ``size`` ranges, gives the least member of each range (one permutation hashing), so a sort does
+    for all. A range without members takes that of another range, in a random order of its own that is the same for
+    every set (optimal densification, Shrivastava 2017), so equal sets still agree everywhere.
 
     Example: 4 ranges of hashes 0 to 15, the set {1, 2, 9, 14}. Range 0 (0 to 3) gives 1, range 2
     gives 9, range 3 gives 14; range 1 is empty and its order says 3, 0, 2: it takes 14.

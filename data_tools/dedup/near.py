@@ -1,8 +1,7 @@
 """Near duplicates: MinHash finds candidates, the exact Jaccard index decides.
 
-Files are compared as sets of word 5-grams. Of 250 places of a signature in bands of 5, a pair at
-the threshold shares a band with probability 1 - (1 - .7^5)^50 = .9999 (25 bands of 10 rows, a
-common choice, find half of such pairs).
+Files are compared as sets of word 5-grams. Of 250 places of a signature in bands of 5, a pair at the threshold shares a
+band with probability 1 - (1 - .7^5)^50 = .9999 (25 bands of 10 rows, a common choice, find half of such pairs).
 """
 
 import functools
@@ -28,9 +27,8 @@ THRESHOLD = 0.7
 def near_duplicates(folder: Path, records: Sequence[Record], map_: Callable) -> dict[int, dict]:
     """Find the records to remove so that no two that stay are near duplicates.
 
-    Records are taken in ``survivor_order``; one whose Jaccard index with a record that stays is at
-    least THRESHOLD goes. So each removed record has a survivor that it is as close to, whatever
-    the order of ``records``.
+    Records are taken in ``survivor_order``; one whose Jaccard index with a record that stays is at least THRESHOLD
+    goes. So each removed record has a survivor that it is as close to, whatever the order of ``records``.
 
     Returns:
         Position of each removed record -> {"like": position of the survivor, "jaccard"}.
@@ -128,9 +126,8 @@ def _connected_groups(bands: Iterator[np.ndarray], n: int) -> np.ndarray:
     groups so far. Sorted by their key in the next band, records with equal keys are neighbors, and
     an edge between the labels of each two neighbors is enough to join all of them.
 
-    Example: labels 0 1 2 3, keys 7 5 7 5. Sorted by key: records 1 3 (5), 0 2 (7); edges 1-3 and
-    0-2, so labels are 0 1 0 1. The next band, keys 4 4 6 8, has the edge of records 0 and 1, which
-    joins their groups: labels 0 0 0 0.
+    Example: labels 0 1 2 3, keys 7 5 7 5. Sorted by key: records 1 3 (5), 0 2 (7); edges 1-3 and 0-2, so labels are 0 1
+    0 1. The next band, keys 4 4 6 8, has the edge of records 0 and 1, which joins their groups: labels 0 0 0 0.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -145,8 +142,7 @@ def _connected_groups(bands: Iterator[np.ndarray], n: int) -> np.ndarray:
         if new.any():
             ones = np.ones(int(new.sum()), dtype=bool)
             graph = coo_array((ones, (left[new], right[new])), (n, n))
-            # A component of the graph of labels is a group: new label of each old one, then of
-            # each record.
+            # A component of the graph of labels is a group: new label of each old one, then of each record.
             labels = connected_components(graph, directed=False)[1][labels]
     return labels
 

@@ -13,13 +13,11 @@ Piece = tuple[int, int, int]  # document, its first token, tokens
 def best_fit(lengths: np.ndarray, size: int, seed: int) -> tuple[int, Iterator[list[Piece]]]:
     """Pack documents into sequences of at most ``size`` tokens (arXiv 2404.10830).
 
-    A document longer than ``size`` is cut into full sequences and a rest. Then the pieces, the
-    longest first, go each where the least room is left that holds it. Memory: about 60 bytes a
-    piece.
+    A document longer than ``size`` is cut into full sequences and a rest. Then the pieces, the longest first, go each
+    where the least room is left that holds it. Memory: about 60 bytes a piece.
 
-    Example with size 10: documents of 13, 6, 4 and 3 tokens are pieces 10 and 3, 6, 4 and 3. The
-    10 fills sequence 0; 6 begins sequence 1, where 4 fits exactly; 3 begins sequence 2, and the
-    other 3 joins it.
+    Example with size 10: documents of 13, 6, 4 and 3 tokens are pieces 10 and 3, 6, 4 and 3. The 10 fills sequence 0; 6
+    begins sequence 1, where 4 fits exactly; 3 begins sequence 2, and the other 3 joins it.
 
     Args:
         lengths: (D,) tokens of each document, at least 1.
@@ -59,8 +57,7 @@ def best_fit(lengths: np.ndarray, size: int, seed: int) -> tuple[int, Iterator[l
         if remaining := room - need:
             with_room[remaining].append(sequence)
             rooms |= 1 << remaining
-    # Full sequences of long documents would come first: the order is shuffled by a hash of (seed,
-    # number).
+    # Full sequences of long documents would come first: the order is shuffled by a hash of (seed, number).
     steps = np.arange(n_sequences, dtype=np.uint64) * np.uint64(GOLDEN_GAMMA)
     shuffled = np.argsort(mix(steps + mix(np.array([seed], dtype=np.int64).view(np.uint64))))
     members = order[np.argsort(owner, kind="stable")]  # (P,) by sequence

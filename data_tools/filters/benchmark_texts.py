@@ -62,9 +62,8 @@ def apps(path: str | Path) -> Iterator[Part]:
     """Yield the question, the solutions and the tests of each APPS problem.
 
     Args:
-        path: A JSONL file (problem_id, question, solutions, input_output), or a folder with one
-            folder for each problem (question.txt, solutions.json, input_output.json), at any
-            depth.
+        path: A JSONL file (problem_id, question, solutions, input_output), or a folder with one folder for each problem
+            (question.txt, solutions.json, input_output.json), at any depth.
 
     Raises:
         InputError: There are no such problems.

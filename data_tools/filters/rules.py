@@ -53,9 +53,8 @@ BETWEEN_HEX = b",\\x \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
 def content_rejection(content: bytes) -> str | None:
     """Return the first reason to leave a file out, or None.
 
-    Reasons: ``not_utf8`` (lone surrogates too), ``nul``, ``empty``, ``long_line``,
-    ``long_mean_line``, ``few_alphanumeric``, ``few_alphabetic``, ``many_lines``, ``xml``,
-    ``generated``, ``encoded_data``.
+    Reasons: ``not_utf8`` (lone surrogates too), ``nul``, ``empty``, ``long_line``, ``long_mean_line``,
+    ``few_alphanumeric``, ``few_alphabetic``, ``many_lines``, ``xml``, ``generated``, ``encoded_data``.
     """
     try:
         text = content.decode("utf-8")
@@ -126,10 +125,9 @@ def _count(content: bytes, members: bytes) -> int:
 
 def _is_encoded_data(text: str, content: bytes) -> bool:
     """Whether one stretch of encoded data is long or all of them fill half of the file."""
-    # Each expression is slow, so it is tried only where it could match: BASE64 needs 64 such bytes
-    # in a row, which in the translated content are 64 times x; HEX needs 16 digits in a row once
-    # what may stand between them ("0x12, 0x34") is deleted. Digits outside ASCII count as such for
-    # neither table, so text with any is always searched.
+    # Each expression is slow, so it is tried only where it could match: BASE64 needs 64 such bytes in a row, which in
+    # the translated content are 64 times x; HEX needs 16 digits in a row once what may stand between them ("0x12,
+    # 0x34") is deleted. Digits outside ASCII count as such for neither table, so text with any is always searched.
     patterns = []
     if b"x" * 64 in content.translate(IS_BASE64):
         patterns.append(BASE64)

@@ -26,9 +26,8 @@ class SourceRules:
 def source_rejection(document: Document, rules: SourceRules | None = None) -> str | None:
     """Return why a document may not be used whatever its content, or None.
 
-    Reasons: what the source says is wrong with it; ``license`` (not permissive), ``vendored`` (a
-    copy of another project inside this one, under a license that the package's metadata does not
-    state), ``unreadable``, ``too_large``.
+    Reasons: what the source says is wrong with it; ``license`` (not permissive), ``vendored`` (a copy of another
+    project inside this one, under a license that the package's metadata does not state), ``unreadable``, ``too_large``.
     """
     rules = rules or SourceRules()
     if document.problem:

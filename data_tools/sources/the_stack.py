@@ -44,9 +44,8 @@ def stack_v2_documents(
 
     Contents are read some ahead by threads and come in the order of the rows.
     """
-    # A row of -train-smol-ids is a repository with a list of files, any other row is a file: both
-    # become pairs of a file and the row that names its repository. ``start`` counts those pairs,
-    # and passing over them fetches nothing.
+    # A row of -train-smol-ids is a repository with a list of files, any other row is a file: both become pairs of a
+    # file and the row that names its repository. ``start`` counts those pairs, and passing over them fetches nothing.
     entries = ((file, row) for row in rows for file in _files(row, language))
     with ThreadPoolExecutor(MAX_FETCHES) as threads:
         running: deque = deque()
