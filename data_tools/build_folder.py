@@ -22,8 +22,7 @@ from llama_scale.files import locked, read_json, write_json
 
 SETTINGS = "settings.json"
 LOCK = "lock"
-STEPS = ("filter", "dedup", "decontaminate", "encode")
-STEP_FILES = tuple(f"{step}.{kind}" for step in STEPS for kind in ("json", "npy"))
+STEP_FILES = [f"{step}.{kind}" for step in ("filter", "dedup", "decontaminate", "encode") for kind in ("json", "npy")]
 SCRATCH = (*collect.FILES, LINES, LENGTHS, *STEP_FILES)  # of no use after the build
 CONTINUABLE = (*SCRATCH, TOKENIZER, CONTAMINATION, NEAR)  # what a later run may continue from
 
@@ -76,8 +75,9 @@ def open_work_folder(config: PrepareConfig) -> Iterator[Path]:
         raise InputError(f"{work}: cannot be made ({error.strerror}); choose another out") from None
     busy = f"{folder}: another launch/prepare.py is building it; wait for it to end"
     with locked(work / LOCK, busy):
-        _remove_unusable(work, config)
-        write_json(work / SETTINGS, _work_settings(config))
+        settings = {"format": FORMAT, **config.settings}
+        _remove_unusable(work, settings)
+        write_json(work / SETTINGS, settings)
         try:
             yield work
         except BaseException:
@@ -91,32 +91,23 @@ def open_work_folder(config: PrepareConfig) -> Iterator[Path]:
             work.replace(folder)
 
 
-def _work_settings(config: PrepareConfig) -> dict:
-    return {"format": FORMAT, **config.settings}
+def _remove_unusable(work: Path, settings: dict) -> None:
+    """Remove what an earlier run left that one with these settings and format cannot continue from.
 
-
-def _remove_unusable(work: Path, config: PrepareConfig) -> None:
-    """Remove what an earlier run left that this one cannot continue from.
-
-    A complete build of these settings only lacks its name and stays whole. Otherwise all of other
-    settings goes, and of these settings what is no step's finished file: shards before the encode
-    step was done, and the temporary files of a kill.
+    A complete build of these settings only lacks its name and stays whole. Otherwise all of other settings goes, and of
+    these what is no step's finished file: shards before the encode step was done, and the temporary files of a kill.
     """
-    if (work / MANIFEST).exists() and _is_build_of(config, read_json(work / MANIFEST)):
-        return
-    settings = _work_settings(config)
+    if (work / MANIFEST).exists():
+        manifest = upgrade_manifest(read_json(work / MANIFEST))
+        if settings == {"format": manifest["format"], **manifest.get("settings", {})}:
+            return
     same_settings = (work / SETTINGS).exists() and read_json(work / SETTINGS) == settings
     encoded = (work / "encode.json").exists()
     for path in work.iterdir():
         is_shard = path.suffix == ".bin" or path.name == DOCUMENTS
-        usable = path.name in (*CONTINUABLE, ENGINE_FOLDER) or ".journal." in path.name
-        usable = same_settings and (usable or (encoded and is_shard))
-        if path.name != LOCK and not usable:
+        usable = path.name in (*CONTINUABLE, ENGINE_FOLDER) or ".journal." in path.name or (encoded and is_shard)
+        if path.name != LOCK and not (same_settings and usable):
             _remove(path)
-
-
-def _is_build_of(config: PrepareConfig, manifest: dict) -> bool:
-    return manifest["format"] == FORMAT and upgrade_manifest(manifest)["settings"] == config.settings
 
 
 def _remove(path: Path) -> None:

@@ -8,19 +8,9 @@ from llama_scale.data.shards import MAX_VOCAB
 from llama_scale.errors import InputError, at_least_1, check_fields
 from llama_scale.files import check_name
 
-SourceName = Literal[
-    "installed",
-    "folder",
-    "jsonl",
-    "parquet",
-    "the-stack",
-    "the-stack-dedup",
-    "the-stack-smol",
-    "the-stack-v2",
-    "the-stack-v2-dedup",
-    "the-stack-v2-train-smol-ids",
-    "starcoderdata",
-]
+TheStack = Literal["the-stack", "the-stack-dedup", "the-stack-smol"]
+TheStackV2 = Literal["the-stack-v2", "the-stack-v2-dedup", "the-stack-v2-train-smol-ids"]
+SourceName = Literal["installed", "folder", "jsonl", "parquet", TheStack, TheStackV2, "starcoderdata"]
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def map_over_ranks(
         n_ranks: Number of ranks.
         run_ranks: Function of (step, ranks, folder of logs) that runs them to their end.
         function: What is done to each task.
-        tasks: Its arguments.
+        tasks: The arguments of each.
     """
     new = folder / "new"
     shutil.rmtree(new, ignore_errors=True)
@@ -109,24 +109,17 @@ def _slurm_runner(config: PrepareConfig) -> Callable:
 
         path = os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))
         programs = Path(sys.executable).parent
+        env_command = f'export PYTHONPATH="{path}" PATH="{programs}:$PATH"'
+        options = {"job_name": f"prepare-{config.name}", "logging_dir": str(logs.resolve()), "mail_type": "NONE"}
         executor = SlurmPipelineExecutor(
-            [step],
-            n_ranks,
-            config.time,
-            config.partition,
-            job_name=f"prepare-{config.name}",
-            logging_dir=str(logs.resolve()),
-            env_command=f'export PYTHONPATH="{path}" PATH="{programs}:$PATH"',
-            mail_type="NONE",
+            [step], n_ranks, config.time, config.partition, env_command=env_command, **options
         )
         executor.run()
         while unfinished := executor.get_incomplete_ranks():
             time.sleep(POLL_SECONDS)
             if not _is_queued(executor.job_id) and executor.get_incomplete_ranks():
-                raise InputError(
-                    f"engine: {len(unfinished)} of {n_ranks} tasks ended unfinished, see {logs}; "
-                    "run the same command again for those"
-                )
+                found = f"{len(unfinished)} of {n_ranks} tasks ended unfinished, see {logs}"
+                raise InputError(f"engine: {found}; run the same command again for those")
 
     return run_ranks
 

@@ -45,8 +45,8 @@ def lookup(config: LookupConfig) -> dict:
         raise InputError(
             f"token: {config.split} shard {config.shard} has {len(shard)} tokens, counted from 0; found {config.token}"
         )
-    documents = read_documents(config.data)
-    row = next((row for row in documents if _holds(row, config)), None)
+    rows = (row for row in read_documents(config.data) if (row["split"], row["shard"]) == (config.split, config.shard))
+    row = next((row for row in rows if 0 <= config.token - row["start"] < row["tokens"]), None)
     if row is None:
         raise InputError(f"token: {config.token} is padding between packed documents")
     if "licence" in row:  # an older build
@@ -63,20 +63,12 @@ def lookup(config: LookupConfig) -> dict:
     }
 
 
-def _holds(row: dict, config: LookupConfig) -> bool:
-    place = row["split"], row["shard"]
-    within = 0 <= config.token - row["start"] < row["tokens"]
-    return within and place == (config.split, config.shard)
-
-
-def describe(found: dict) -> str:
+def describe(row: dict) -> str:
     """Return a lookup as lines for the terminal."""
-    return "\n".join(
-        [
-            f"{found['package']}: {found['path']}",
-            f"license   {found['license']}",
-            f"sha256    {found['sha256']}",
-            f"token     {found['offset']} of the document, id {found['id']}, {found['text']!r}",
-            f"around    {found['before']!r} {found['text']!r} {found['after']!r}",
-        ]
+    return (
+        f"{row['package']}: {row['path']}\n"
+        f"license   {row['license']}\n"
+        f"sha256    {row['sha256']}\n"
+        f"token     {row['offset']} of the document, id {row['id']}, {row['text']!r}\n"
+        f"around    {row['before']!r} {row['text']!r} {row['after']!r}"
     )

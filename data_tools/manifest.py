@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_tools.config import PrepareConfig
-from data_tools.corpus.corpus import Corpus
+from data_tools.corpus.corpus import Corpus, count_file
 from data_tools.corpus.records import Record
 from llama_scale.data.shards import FORMAT, data_fingerprint
 from llama_scale.data.tokenizer import Tokenizer
@@ -35,34 +35,18 @@ def make_manifest(
 ) -> dict:
     """Return the manifest of a build.
 
-    Args:
-        config: Its settings.
-        collected: What was collected.
-        losses: ``dropped`` and ``examples`` of all steps.
-        splits: The documents of each split.
-        summary: What ``write_splits`` returned.
-        tokenizer: The tokenizer.
+    ``losses`` are ``dropped`` and ``examples`` of all steps, ``summary`` is what ``write_splits`` returned.
     """
     packages: dict[str, dict] = {}
     licenses: dict[str, dict] = {}
     redacted = 0
-    for name, records in splits.items():
+    for split, records in splits.items():
         for record in records:
             redacted += record.redacted
-            row = packages.setdefault(
-                record.package,
-                {
-                    "package": record.package,
-                    "version": record.version,
-                    "license": record.license,
-                    "files": 0,
-                    "bytes": 0,
-                    "split": name,
-                },
-            )
-            for counts in (row, licenses.setdefault(record.license, {"files": 0, "bytes": 0})):
-                counts["files"] += 1
-                counts["bytes"] += record.size
+            source = {"package": record.package, "version": record.version, "license": record.license}
+            packages.setdefault(record.package, source | {"files": 0, "bytes": 0, "split": split})
+            count_file(packages, record.package, record.size)
+            count_file(licenses, record.license, record.size)
     return {
         "format": FORMAT,
         "name": config.name,

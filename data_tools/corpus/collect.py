@@ -24,36 +24,27 @@ OpenAt = Callable[[int], Iterable[Document | None]]
 
 @dataclass
 class CollectState:
-    """How far ``collect`` is: what its checkpoint holds.
+    """How far ``collect`` is: what its checkpoint holds; the last three are as in Corpus."""
 
-    Attributes:
-        seen: Documents of the source.
-        last: The last of them, to recognize the source by.
-        bytes: Their bytes.
-        contents: Bytes of contents.bin.
-        rows: Bytes of rows.jsonl.
-        dropped, left_out, examples: As in Corpus, ``left_out`` by its row as JSON.
-    """
-
-    seen: int = 0
-    last: list[str] | None = None
-    bytes: int = 0
-    contents: int = 0
-    rows: int = 0
+    seen: int = 0  # documents of the source
+    last: list[str] | None = None  # the last of them, to recognize the source by
+    bytes: int = 0  # of all of them
+    contents: int = 0  # bytes of contents.bin
+    rows: int = 0  # bytes of rows.jsonl
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
-    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)  # by the row as JSON
     examples: dict[str, list[str]] = field(default_factory=dict)
 
 
 def collect(open_at: OpenAt, folder: str | Path, rules: SourceRules | None = None, limit: int | None = None) -> Corpus:
     """Copy the usable documents of a source into ``folder``; records.json is written last.
 
-    Every CHECKPOINT_BYTES a checkpoint is written. A later call goes on from it, unless the source
-    has another document in its place.
+    Every CHECKPOINT_BYTES a checkpoint is written. A later call goes on from it, unless the source has another document
+    in its place.
 
     Args:
-        open_at: Function of a number n that gives the documents after the first n, in an order
-            that is always the same; None stands for one that is not used.
+        open_at: Function of a number n that gives the documents after the first n, in an order that is always the same;
+            None stands for one that is not used.
         folder: Where the corpus goes.
         rules: What is decided before the content is looked at.
         limit: Most bytes to read; None is all.
@@ -106,8 +97,7 @@ def _start_or_resume(open_at: OpenAt, folder: Path) -> tuple[CollectState, Itera
 def _identity(document: Document | None) -> list[str] | None:
     if document is None:
         return None
-    digest = hashlib.sha1(document.content or b"").hexdigest()
-    return [document.package, document.path, digest]
+    return [document.package, document.path, hashlib.sha1(document.content or b"").hexdigest()]
 
 
 def _open_truncated(path: Path, size: int) -> IO[bytes]:
@@ -129,37 +119,23 @@ def _save_checkpoint(folder: Path, state: CollectState, *files: IO[bytes]) -> No
 
 
 def _add_document(
-    document: Document, rules: SourceRules, state: CollectState, contents: IO[bytes],
-    rows: IO[bytes],
-) -> None:  # fmt: skip
+    document: Document, rules: SourceRules, state: CollectState, contents: IO[bytes], rows: IO[bytes]
+) -> None:
     content = document.content or b""
-    names = ("package", "version", "license", "path")
-    document = replace(document, **{name: _utf8_safe(getattr(document, name)) for name in names})
+    names = {name: getattr(document, name) for name in ("package", "version", "license", "path")}
+    # What UTF-8 cannot hold (a file name of other bytes) is written as escapes.
+    names = {name: value.encode("utf-8", "backslashreplace").decode() for name, value in names.items()}
+    document = replace(document, **names)
     if reason := source_rejection(document, rules):
         count_file(state.dropped, reason, len(content))
         add_example(state.examples, reason, document)
-        row = {name: getattr(document, name) for name in names[:3]} | {"reason": reason}
+        row = {"package": names["package"], "version": names["version"], "license": names["license"], "reason": reason}
         count_file(state.left_out, json.dumps(row), len(content))
         return
     digest, redacted = hashlib.sha256(content).hexdigest(), 0
     if rules.redact:
         content, redacted = redact(content)
-    record = Record(
-        package=document.package,
-        version=document.version,
-        license=document.license,
-        path=document.path,
-        sha256=digest,
-        offset=state.contents,
-        size=len(content),
-        stars=document.stars,
-        forks=document.forks,
-        redacted=redacted,
-    )
+    counts = {"stars": document.stars, "forks": document.forks, "redacted": redacted}
+    record = Record(**names, sha256=digest, offset=state.contents, size=len(content), **counts)
     state.rows += rows.write(format_row(record))
     state.contents += contents.write(content)
-
-
-def _utf8_safe(name: str) -> str:
-    """Return a name with what UTF-8 cannot hold (a file name of other bytes) as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()

@@ -7,8 +7,9 @@ documents is a list of positions: no step copies contents or holds them all.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,25 +24,18 @@ RECORDS_INDEX = "records.npy"
 SUMMARY = "records.json"  # written last
 MAX_EXAMPLES = 5
 BATCH_BYTES = 1 << 20  # of source that a worker takes at a time
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What ``collect`` made in ``folder``.
+    """What ``collect`` made in ``folder``."""
 
-    Attributes:
-        folder: Where contents.bin is.
-        records: The documents, by (package, path).
-        dropped: Reason -> {"files", "bytes"} of what was left out by its source.
-        left_out: The packages of those, with license and reason.
-        examples: Reason -> a few of those files.
-    """
-
-    folder: Path
-    records: Sequence[Record]
-    dropped: dict[str, dict[str, int]]
-    left_out: list[dict]
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    folder: Path  # of contents.bin
+    records: Sequence[Record]  # by (package, path)
+    dropped: dict[str, dict[str, int]]  # reason -> {"files", "bytes"} of what was left out by its source
+    left_out: list[dict]  # the packages of those, with license and reason
+    examples: dict[str, list[str]] = field(default_factory=dict)  # reason -> a few of those files
 
 
 def load_corpus(folder: str | Path) -> Corpus | None:
@@ -55,8 +49,7 @@ def load_corpus(folder: str | Path) -> Corpus | None:
 def read_contents(folder: str | Path, records: Iterable[Record]) -> Iterator[bytes]:
     """Yield the bytes of each record, read from where they begin in contents.bin.
 
-    Records in the order of the source are read straight through; a shuffled or chosen list works
-    as well and costs a seek each.
+    Records in the order of the source are read straight through; a shuffled or chosen list costs a seek each.
     """
     with open(Path(folder) / CONTENTS, "rb") as file:
         for record in records:
@@ -64,12 +57,12 @@ def read_contents(folder: str | Path, records: Iterable[Record]) -> Iterator[byt
             yield file.read(record.size)
 
 
-def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Group records, in order, into lists of about BATCH_BYTES of content."""
+def batches(items: Iterable[T], size: Callable[[T], int] = attrgetter("size")) -> Iterator[list[T]]:
+    """Group items, in order, into lists of about BATCH_BYTES of content; ``size`` gives the bytes of one."""
     batch, n_bytes = [], 0
-    for record in records:
-        batch.append(record)
-        n_bytes += record.size
+    for item in items:
+        batch.append(item)
+        n_bytes += size(item)
         if n_bytes >= BATCH_BYTES:
             yield batch
             batch, n_bytes = [], 0

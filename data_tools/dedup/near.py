@@ -36,12 +36,13 @@ def near_duplicates(folder: Path, records: Sequence[Record], map_: Callable) -> 
     task = functools.partial(band_keys_of_batch, folder)
     keys = corpus.map_batches(task, records, map_, "near duplicates")
     labels = _connected_groups(_keys_by_band(folder, keys, len(records)), len(records))
-    # The positions are used three times: by the map that reads their records, and beside its
-    # results to count their bytes and to name what goes.
-    to_compare, to_count, compared = tee(_group_batches(records, labels), 3)
+    sizes = corpus.document_sizes(records)  # (D,)
+    batches = corpus.batches(_groups(records, labels), size=lambda group: int(sizes[group].sum()))
+    # The positions are used three times: by the map that reads their records, and beside its results to count their
+    # bytes and to name what goes.
+    to_compare, to_count, compared = tee(batches, 3)
     groups = ([[records[i] for i in group] for group in batch] for batch in to_compare)
     results = map_(functools.partial(compare_groups, folder), groups)
-    sizes = corpus.document_sizes(records)  # (D,)
     total = int(sizes[np.bincount(labels)[labels] > 1].sum())  # bytes in groups of two or more
     amounts = (int(sizes[np.concatenate(batch)].sum()) for batch in to_count)
     removed = {}
@@ -147,25 +148,13 @@ def _connected_groups(bands: Iterator[np.ndarray], n: int) -> np.ndarray:
     return labels
 
 
-def _group_batches(records: Sequence[Record], labels: np.ndarray) -> Iterator[list[list[int]]]:
-    """Yield the groups of two or more, in lists of about corpus.BATCH_BYTES of content.
-
-    A group is the positions of its records in survivor order.
-    """
+def _groups(records: Sequence[Record], labels: np.ndarray) -> Iterator[list[int]]:
+    """Yield each group of two or more: the positions of its records in survivor order."""
     # labels 0 1 0 2 1 sorted are 0 0 1 1 2: a group ends where the next label differs, ends are
     # 2 4 5, begins 0 2 4, and the last group has one record only.
     order = np.argsort(labels, kind="stable").astype(np.int32)
     ends = np.flatnonzero(np.diff(labels[order], append=-1)) + 1
     begins = np.concatenate([[0], ends[:-1]])[: len(ends)]
     several = ends - begins > 1
-    batch, n_bytes = [], 0
     for begin, end in zip(begins[several], ends[several], strict=True):
-        members = [(records[i], i) for i in order[begin:end].tolist()]
-        members = [(survivor_order(record), i, record.size) for record, i in members]
-        batch.append([i for _, i, _ in sorted(members)])
-        n_bytes += sum(size for _, _, size in members)
-        if n_bytes >= corpus.BATCH_BYTES:
-            yield batch
-            batch, n_bytes = [], 0
-    if batch:
-        yield batch
+        yield sorted(order[begin:end].tolist(), key=lambda i: survivor_order(records[i]))
