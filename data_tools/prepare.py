@@ -15,7 +15,7 @@ from data_tools.build_folder import open_work_folder
 from data_tools.config import PrepareConfig
 from data_tools.corpus.collect import collect
 from data_tools.corpus.corpus import SUMMARY, load_corpus
-from data_tools.corpus.records import Records, write_array
+from data_tools.corpus.records import write_array
 from data_tools.corpus.split import split_by_package
 from data_tools.datatrove_map import datatrove_map
 from data_tools.dedup.deduplicate import deduplicate
@@ -96,12 +96,10 @@ def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[s
         tokenizer = Tokenizer(work / TOKENIZER)
     yield "tokenizer", None
     with _timed("encode"):
-        arguments = encode, splits, work, tokenizer.path, shard_layout(config)
-        _, summary = _run_once(work, "encode", map_, *arguments)
+        arguments = splits, work, tokenizer.path, shard_layout(config)
+        _, summary = _run_once(work, "encode", map_, encode, *arguments)
     yield "encode", None
-    manifest = make_manifest(
-        config, collected=collected, losses=losses, splits=splits, summary=summary, tokenizer=tokenizer
-    )
+    manifest = make_manifest(config, collected, losses, splits=splits, summary=summary, tokenizer=tokenizer)
     with _timed("report"):
         write_report(work, manifest, read_json(work / CONTAMINATION))
     write_json(work / MANIFEST, manifest)
@@ -127,10 +125,10 @@ def _run_once(
 
 def benchmark_parts(config: PrepareConfig) -> list[Iterator[Part]]:
     """Return the parts of each benchmark that training text may not hold, read when asked for."""
-    found = [benchmark_texts.humaneval()] if config.humaneval else []
-    found += [benchmark_texts.mbpp(config.mbpp)] if config.mbpp else []
-    found += [benchmark_texts.apps(config.apps)] if config.apps else []
-    return found
+    benchmarks = [benchmark_texts.humaneval()] if config.humaneval else []
+    benchmarks += [benchmark_texts.mbpp(config.mbpp)] if config.mbpp else []
+    benchmarks += [benchmark_texts.apps(config.apps)] if config.apps else []
+    return benchmarks
 
 
 def check_files_left(n_files: int, dropped: dict[str, dict[str, int]], config: PrepareConfig) -> None:
@@ -146,22 +144,16 @@ def check_files_left(n_files: int, dropped: dict[str, dict[str, int]], config: P
     )
 
 
-def encode(
-    splits: dict[str, Records], work: Path, tokenizer: Path, layout: ShardLayout, map_: Callable
-) -> tuple[np.ndarray, dict]:
+def encode(*arguments: Any) -> tuple[np.ndarray, dict]:
     """Write the shards; return no positions and the manifest's "splits"."""
-    return np.empty(0), write_splits(splits, contents=work, folder=work, tokenizer=tokenizer, layout=layout, map_=map_)
+    return np.empty(0), write_splits(*arguments)
 
 
 def shard_layout(config: PrepareConfig) -> ShardLayout:
     """Return how the settings lay documents out in shards."""
-    fim = FimSettings(config.fim_rate, config.fim_spm, config.seed)
-    return ShardLayout(
-        shard_tokens=config.shard_tokens,
-        seed=config.seed,
-        pack_length=config.pack_length if config.packing == "best_fit" else None,
-        fim=fim if config.fim_rate else None,
-    )
+    fim = FimSettings(config.fim_rate, config.fim_spm, config.seed) if config.fim_rate else None
+    pack_length = config.pack_length if config.packing == "best_fit" else None
+    return ShardLayout(config.shard_tokens, config.seed, pack_length=pack_length, fim=fim)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,36 +29,20 @@ UNPACKED = "train.ids"  # the encoded documents of a split before they are packe
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """How documents are laid out in shards.
+    """How documents are laid out in shards."""
 
-    Attributes:
-        shard_tokens: Most tokens in a shard.
-        seed: Seed of the order of packed sequences.
-        pack_length: Tokens of a packed sequence; None joins the documents.
-        fim: Fill-in-the-middle, or None.
-    """
-
-    shard_tokens: int
-    seed: int = 0
-    pack_length: int | None = None
-    fim: FimSettings | None = None
+    shard_tokens: int  # at most, in one shard
+    seed: int = 0  # of the order of packed sequences
+    pack_length: int | None = None  # tokens of a packed sequence; None joins the documents
+    fim: FimSettings | None = None  # None leaves all as they are
 
 
-@dataclass(frozen=True)
-class EncodedDocument:
-    """One document's ids, its end included, (n,) uint16; ``fim`` is "psm", "spm" or None."""
-
-    ids: np.ndarray
-    fim: str | None
+# A document's ids, its end included, (n,) uint16, and how it is rearranged: "psm", "spm" or None.
+EncodedDocument = tuple[np.ndarray, str | None]
 
 
 def write_splits(
-    splits: dict[Split, Sequence[Record]],
-    contents: Path,
-    folder: Path,
-    tokenizer: Path,
-    layout: ShardLayout,
-    map_: Callable,
+    splits: dict[Split, Sequence[Record]], folder: Path, tokenizer: Path, layout: ShardLayout, map_: Callable
 ) -> dict[str, dict]:
     """Write the shards of each split and documents.jsonl.gz; return the manifest's "splits".
 
@@ -65,8 +50,7 @@ def write_splits(
 
     Args:
         splits: The documents of each split in shard order.
-        contents: Folder of contents.bin.
-        folder: Where the shards go.
+        folder: Folder of contents.bin, where the shards go.
         tokenizer: The model file.
         layout: How they are laid out.
         map_: Ordered map, see ``process_map.process_map``.
@@ -83,58 +67,54 @@ def write_splits(
     ):
         for split, records in splits.items():
             fim = layout.fim if split == "train" else None
-            encoded = _encode(records, contents, tokenizer, fim, map_)
+            encoded = _encode(records, folder, tokenizer, fim, map_)
             sizes = document_sizes(records)
             encoded = with_progress(encoded, f"encoding {split}", int(sizes.sum()), "B", sizes)
-            pack = split == "train" and layout.pack_length
-            write = _write_packed if pack else _write_concatenated
             with ShardWriter(folder, split, layout.shard_tokens) as writer:
-                extra = write(writer, records, encoded, rows, tokenizer, layout)
+                if split == "train" and layout.pack_length:
+                    model = Tokenizer(tokenizer)
+                    packing = _write_packed(writer, records, encoded, rows, model, layout.pack_length, layout.seed)
+                else:
+                    packing = None
+                    _write_concatenated(writer, records, encoded, rows)
             summary[split] = {
                 "tokens": sum(shard["tokens"] for shard in writer.shards),
                 "bytes": int(sizes.sum()),
                 "documents": len(records),
                 "shards": writer.shards,
-                **extra,
-            }
+            } | ({"packing": packing} if packing else {})
     return summary
 
 
 def _write_concatenated(
-    writer: ShardWriter, records: Sequence[Record], encoded: Iterator[EncodedDocument],
-    rows: io.TextIOBase, tokenizer: Path, layout: ShardLayout,
-) -> dict:  # fmt: skip
-    """Write one document after another."""
-    for record, document in zip(records, encoded, strict=True):
-        shard, start = writer.add(document.ids)
-        row = _document_row(
-            record, split=writer.split, shard=shard, start=start, tokens=len(document.ids), size=record.size
-        )
-        rows.write(json.dumps(row | ({"fim": document.fim} if document.fim else {})) + "\n")
-    return {}
+    writer: ShardWriter, records: Sequence[Record], encoded: Iterator[EncodedDocument], rows: io.TextIOBase
+) -> None:
+    for record, (ids, fim) in zip(records, encoded, strict=True):
+        shard, start = writer.add(ids)
+        extent = {"split": writer.split, "shard": shard, "start": start, "tokens": len(ids), "bytes": record.size}
+        rows.write(json.dumps(_document_row(record, fim, extent)) + "\n")
 
 
 def _write_packed(
-    writer: ShardWriter, records: Sequence[Record], encoded: Iterator[EncodedDocument],
-    rows: io.TextIOBase, tokenizer: Path, layout: ShardLayout,
+    writer: ShardWriter, records: Sequence[Record], encoded: Iterator[EncodedDocument], rows: io.TextIOBase,
+    model: Tokenizer, size: int, seed: int,
 ) -> dict:  # fmt: skip
-    """Write sequences of ``layout.pack_length`` tokens; what they lack is document ends.
+    """Write sequences of ``size`` tokens; what they lack is document ends. Return the manifest's "packing".
 
     One more document end follows the last sequence, so that its last token has a target.
     """
-    size, model = layout.pack_length, Tokenizer(tokenizer)
     # Packing takes the documents in the order of their lengths, which are known only when all are
     # encoded: the ids wait in a file, document d at offsets[d], and are read from there by pieces.
     lengths, kinds = array("q"), bytearray()
     unpacked = writer.folder / UNPACKED
     with open(unpacked, "wb") as file:
-        for document in encoded:
-            file.write(document.ids.astype("<u2").tobytes())
-            lengths.append(len(document.ids))
-            kinds.append(FIM_KINDS.index(document.fim))
+        for ids, fim in encoded:
+            file.write(ids.astype("<u2").tobytes())
+            lengths.append(len(ids))
+            kinds.append(FIM_KINDS.index(fim))
     lengths = np.array(lengths, dtype=np.int64)  # (D,)
     offsets = np.cumsum(lengths) - lengths  # (D,)
-    n_sequences, sequences = best_fit(lengths, size, layout.seed)
+    n_sequences, sequences = best_fit(lengths, size, seed)
     padding, n_cut = 0, int((lengths > size).sum())
     if len(lengths):
         ids = np.memmap(unpacked, dtype="<u2", mode="r")  # (tokens,)
@@ -146,31 +126,29 @@ def _write_packed(
             ends = np.full(n_padding, model.eos, dtype="<u2")
             shard, start = writer.add(np.concatenate([*pieces, ends]))
             for (d, first, n), piece in zip(sequence, pieces, strict=True):
-                n_bytes = int(model.byte_lengths[piece].sum())
-                row = _document_row(records[d], split=writer.split, shard=shard, start=start, tokens=n, size=n_bytes)
-                row |= {"fim": FIM_KINDS[kinds[d]]} if kinds[d] else {}
+                extent = {"split": writer.split, "shard": shard, "start": start, "tokens": n}
+                extent["bytes"] = int(model.byte_lengths[piece].sum())
+                row = _document_row(records[d], FIM_KINDS[kinds[d]], extent)
                 row |= {"first": first, "of": int(lengths[d])} if lengths[d] > n else {}
                 rows.write(json.dumps(row) + "\n")
                 start += n
         del ids
     unpacked.unlink()
-    packing = {"length": size, "sequences": n_sequences, "padding": padding, "cut": n_cut}
-    return {"packing": packing}
+    return {"length": size, "sequences": n_sequences, "padding": padding, "cut": n_cut}
 
 
 def _encode(
-    records: Sequence[Record], contents: Path, tokenizer: Path, fim: FimSettings | None, map_: Callable
+    records: Sequence[Record], folder: Path, tokenizer: Path, fim: FimSettings | None, map_: Callable
 ) -> Iterator[EncodedDocument]:
-    """Yield each record encoded."""
-    task = functools.partial(encode_batch, contents, tokenizer, sha256(tokenizer), fim)
+    task = functools.partial(encode_batch, folder, tokenizer, sha256(tokenizer), fim)
     for ids, lengths, kinds in map_(task, batches(records)):
-        # One array of all ids and their lengths travel from the worker: ends at 3 and 5 cut an
-        # array of 9 into 3, 2 and 4.
-        yield from map(EncodedDocument, np.split(ids, np.cumsum(lengths[:-1])), kinds)
+        # One array of all ids and their lengths travel from the worker: ends at 3 and 5 cut an array of 9 into 3, 2
+        # and 4.
+        yield from zip(np.split(ids, np.cumsum(lengths[:-1])), kinds, strict=True)
 
 
 def encode_batch(
-    contents: Path, tokenizer: Path, checksum: str, fim: FimSettings | None, batch: list[Record]
+    folder: Path, tokenizer: Path, checksum: str, fim: FimSettings | None, batch: list[Record]
 ) -> tuple[np.ndarray, list[int], list[str | None]]:
     """Encode documents and decode them again.
 
@@ -184,10 +162,9 @@ def encode_batch(
         InputError: A document does not come back byte for byte.
     """
     model = _load_tokenizer(tokenizer, checksum)
-    raw = list(read_contents(contents, batch))
-    cuts = [
-        cut_for_fim(content.decode("utf-8"), record.sha256, fim) for content, record in zip(raw, batch, strict=True)
-    ]
+    raw = list(read_contents(folder, batch))
+    pairs = zip(raw, batch, strict=True)
+    cuts = [cut_for_fim(content.decode("utf-8"), record.sha256, fim) for content, record in pairs]
     kinds = [kind for kind, _ in cuts]
     # Three texts a document, most of them empty without fill-in-the-middle, in one call.
     encoded = iter(model.encode_batch([text for _, parts in cuts for text in parts]))
@@ -195,10 +172,8 @@ def encode_batch(
     for record, content, kind in zip(batch, raw, kinds, strict=True):
         prefix, middle, suffix = next(encoded), next(encoded), next(encoded)
         if model.decode_bytes([*prefix, *middle, *suffix]) != content:
-            raise InputError(
-                f"{record.package}: {record.path}: does not come back byte for byte from the "
-                "tokenizer; nothing was written"
-            )
+            name = f"{record.package}: {record.path}"
+            raise InputError(f"{name}: does not come back byte for byte from the tokenizer; nothing was written")
         ids = with_fim_marks(kind, prefix, middle, suffix, model.fim)
         documents.append(np.array([*ids, model.eos], dtype=np.uint16))
     return np.concatenate(documents), [len(ids) for ids in documents], kinds
@@ -210,16 +185,7 @@ def _load_tokenizer(path: Path, checksum: str) -> Tokenizer:
     return Tokenizer(path)
 
 
-def _document_row(record: Record, *, split: str, shard: int, start: int, tokens: int, size: int) -> dict:
-    row = {
-        "split": split,
-        "shard": shard,
-        "start": start,
-        "tokens": tokens,
-        "bytes": size,
-        "package": record.package,
-        "path": record.path,
-        "license": record.license,
-        "sha256": record.sha256,
-    }
-    return row | ({"redacted": record.redacted} if record.redacted else {})
+def _document_row(record: Record, fim: str | None, extent: dict[str, Any]) -> dict[str, Any]:
+    row = extent | {name: getattr(record, name) for name in ("package", "path", "license", "sha256")}
+    row |= {"redacted": record.redacted} if record.redacted else {}
+    return row | ({"fim": fim} if fim else {})

@@ -14,17 +14,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FimSettings:
-    """How often and how (Bavarian et al. 2022, arXiv 2207.14255).
+    """How often and how (Bavarian et al. 2022, arXiv 2207.14255)."""
 
-    Attributes:
-        rate: Share of documents rearranged.
-        spm: Share of those with the suffix first.
-        seed: Seed of the choice.
-    """
-
-    rate: float
-    spm: float
-    seed: int
+    rate: float  # share of documents rearranged
+    spm: float  # share of those with the suffix first
+    seed: int  # of the choice
 
 
 def cut_for_fim(text: str, key: str, fim: FimSettings | None) -> tuple[str | None, tuple[str, str, str]]:
@@ -50,10 +44,7 @@ def cut_for_fim(text: str, key: str, fim: FimSettings | None) -> tuple[str | Non
 def with_fim_marks(
     kind: str | None, prefix: list[int], middle: list[int], suffix: list[int], marks: tuple[int, int, int]
 ) -> list[int]:
-    """Return the ids of a document in the order of ``kind``; ``marks`` are the ids of the three.
-
-    The marks are, in this order, that of the prefix, the suffix and the middle.
-    """
+    """Return a document's ids in the order of ``kind``; ``marks`` are those of prefix, suffix and middle."""
     prefix_mark, suffix_mark, middle_mark = marks
     if kind == "psm":
         return [prefix_mark, *prefix, suffix_mark, *suffix, middle_mark, *middle]

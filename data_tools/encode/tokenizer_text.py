@@ -14,13 +14,10 @@ THREADS = 4  # stored in the model file, so the same on every machine
 
 
 def sample_tokenizer_text(records: Records, limit: int, even: bool) -> Records:
-    """Return about ``limit`` bytes of records; all when they are less.
+    """Return about ``limit`` bytes of records, which come in a random order; all when they are less.
 
-    Args:
-        records: Documents in a random order.
-        limit: Bytes.
-        even: Take small packages whole and of large ones equal shares, instead of the first
-            records, which are of a package as its share of all is.
+    ``even`` takes small packages whole and of large ones equal shares, instead of the first records, which are of a
+    package as its share of all is.
     """
     if not even:
         return records.take(np.arange(_count_reaching(records.sizes, limit)))
@@ -36,12 +33,7 @@ def sample_tokenizer_text(records: Records, limit: int, even: bool) -> Records:
 
 
 def _bytes_before(owners: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return the bytes of the same package before each document: (D,) int64.
-
-    Args:
-        owners: (D,) package number of each document.
-        sizes: (D,) bytes of each.
-    """
+    """Return the bytes of the same package before each document: (D,) int64; both arguments are (D,)."""
     # Sorted by package, one running sum has all of them, less where each package began.
     #     sorted  a 5  a 5  a 5  b 2  b 2
     #     starts    0    5   10   15   17      the running sum before each

@@ -36,16 +36,12 @@ def humaneval() -> Iterator[Part]:
     except InputError as error:
         raise InputError(f"{error}, or set humaneval: false") from None
     for problem in problems:
-        yield Part("humaneval", problem["task_id"], "prompt", problem["prompt"])
-        yield Part("humaneval", problem["task_id"], "solution", problem["canonical_solution"])
-        yield Part("humaneval", problem["task_id"], "test", problem["test"])
+        for kind, name in (("prompt", "prompt"), ("solution", "canonical_solution"), ("test", "test")):
+            yield Part("humaneval", problem["task_id"], kind, problem[name])
 
 
 def mbpp(path: str | Path) -> Iterator[Part]:
-    """Yield the prompt, the solution and the tests of each MBPP task.
-
-    Args:
-        path: mbpp.jsonl or sanitized-mbpp.json as published.
+    """Yield the prompt, the solution and the tests of each task of mbpp.jsonl or sanitized-mbpp.json as published.
 
     Raises:
         InputError: The file is missing or has no such tasks.
@@ -61,9 +57,8 @@ def mbpp(path: str | Path) -> Iterator[Part]:
 def apps(path: str | Path) -> Iterator[Part]:
     """Yield the question, the solutions and the tests of each APPS problem.
 
-    Args:
-        path: A JSONL file (problem_id, question, solutions, input_output), or a folder with one folder for each problem
-            (question.txt, solutions.json, input_output.json), at any depth.
+    ``path`` is a JSONL file (problem_id, question, solutions, input_output), or a folder with one folder for each
+    problem (question.txt, solutions.json, input_output.json), at any depth.
 
     Raises:
         InputError: There are no such problems.

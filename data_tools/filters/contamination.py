@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from data_tools.corpus.corpus import add_example, count_file, map_batches, read_
 from data_tools.corpus.records import Record, Records
 from data_tools.dedup.minhash import word_shingles
 from data_tools.filters.benchmark_texts import Part
-from llama_scale.files import atomic_write, write_json
+from llama_scale.files import atomic_write, sha256, write_json
 from llama_scale.splitmix import GOLDEN_GAMMA, mix
 
 CONTAMINATION = "contamination.json"
@@ -36,19 +37,13 @@ WORD = re.compile(rb"[A-Za-z_0-9]+")
 
 @dataclass
 class BenchmarkIndex:
-    """What to look for: made once from the parts, sent to every worker.
+    """What to look for: made once from the parts, sent to every worker."""
 
-    Attributes:
-        part_names: (benchmark, task, kind) of each part.
-        needles: Hash of the first MIN_LENGTH bytes -> (normalized text, part numbers).
-        grams: Hash of a 13-gram -> part numbers.
-        too_short: Parts that are neither long enough nor have a 13-gram.
-    """
-
-    part_names: list[tuple[str, str, str]]
+    part_names: list[tuple[str, str, str]]  # (benchmark, task, kind) of each part
+    # Hash of the first MIN_LENGTH bytes -> (normalized text, part number).
     needles: dict[int, list[tuple[bytes, int]]] = field(default_factory=dict)
-    grams: dict[int, list[int]] = field(default_factory=dict)
-    too_short: list[int] = field(default_factory=list)
+    grams: dict[int, list[int]] = field(default_factory=dict)  # hash of a 13-gram -> part numbers
+    too_short: list[int] = field(default_factory=list)  # parts that are neither long enough nor have a 13-gram
 
 
 def decontaminate(
@@ -87,7 +82,7 @@ def build_index(parts: Sequence[Part]) -> BenchmarkIndex:
     index = BenchmarkIndex([(part.benchmark, part.task, part.kind) for part in parts])
     for number, part in enumerate(parts):
         content = part.text.encode("utf-8", "replace")
-        needle = normalized(content)
+        needle = content.lower().translate(None, SPACE)
         long_enough = len(needle) >= MIN_LENGTH and len(set(needle)) >= MIN_DISTINCT
         if long_enough:
             key = int(window_hashes(needle[:MIN_LENGTH])[0])
@@ -100,44 +95,30 @@ def build_index(parts: Sequence[Part]) -> BenchmarkIndex:
         has_gram = False
         for start, gram in enumerate(hashes.tolist()):
             run = words[start : start + NGRAM]
-            if len({w for w in run if not w[:1].isdigit()}) < MIN_WORDS:
-                continue
-            if b" ".join(run).decode() in stop:
+            if len({w for w in run if not w[:1].isdigit()}) < MIN_WORDS or b" ".join(run).decode() in stop:
                 continue
             numbers = index.grams.setdefault(gram, [])
             if number not in numbers[-1:]:
                 numbers.append(number)
             has_gram = True
-        if not long_enough and not has_gram:
+        if not (long_enough or has_gram):
             index.too_short.append(number)
     return index
-
-
-def normalized(content: bytes) -> bytes:
-    """Return the content in lower case without white space."""
-    return content.lower().translate(None, SPACE)
 
 
 def find_contaminated(
     folder: Path, records: Sequence[Record], index: BenchmarkIndex, map_: Callable
 ) -> dict[int, list[dict]]:
     """Return position of each record that holds benchmark text -> what it matched."""
-    content = pickle.dumps(index)
     with atomic_write(folder / INDEX_FILE, "wb") as file:
-        file.write(content)
-    checksum = hashlib.sha256(content).hexdigest()
-    task = functools.partial(search_batch, folder, checksum)
-    matches_at, position = {}, 0
-    for rows in map_batches(task, records, map_, "benchmark copies"):
-        for matches in rows:
-            if matches:
-                matches_at[position] = matches
-            position += 1
-    return matches_at
+        pickle.dump(index, file)
+    task = functools.partial(search_batch, folder, sha256(folder / INDEX_FILE))
+    all_matches = chain.from_iterable(map_batches(task, records, map_, "benchmark copies"))
+    return {position: matches for position, matches in enumerate(all_matches) if matches}
 
 
 def search_batch(folder: Path, checksum: str, batch: list[Record]) -> list[list[dict]]:
-    """Return what each record matches: benchmark, task, part and how, in that order."""
+    """Return what each record matches, see ``search``."""
     return search(list(read_contents(folder, batch)), _load_index(folder / INDEX_FILE, checksum))
 
 
@@ -148,7 +129,7 @@ def _load_index(path: Path, checksum: str) -> BenchmarkIndex:
 
 
 def search(contents: list[bytes], index: BenchmarkIndex) -> list[list[dict]]:
-    """Return what each content matches, a part at most once for each way of matching."""
+    """Return what each content matches, a part at most once for each way: benchmark, task, part, how, in order."""
     lowered = [content.lower() for content in contents]
     # All contents are searched at once, as one text with a zero byte between two. A match at byte
     # i belongs to the first content that ends after i: contents of 3 and 2 bytes end at 4 and 7
@@ -169,12 +150,9 @@ def search(contents: list[bytes], index: BenchmarkIndex) -> list[list[dict]]:
     for i in _positions_of_members(grams, index.grams).tolist():
         owner = int(np.searchsorted(ends, i, side="right"))
         hits[owner].update((number, "13-gram") for number in index.grams[int(grams[i])])
-    rows = []
-    for hit in hits:
-        matches = {(*index.part_names[number], how) for number, how in hit}
-        fields = ("benchmark", "task", "part", "how")
-        rows.append([dict(zip(fields, match, strict=True)) for match in sorted(matches)])
-    return rows
+    fields = ("benchmark", "task", "part", "how")
+    matches = (sorted({(*index.part_names[number], how) for number, how in hit}) for hit in hits)
+    return [[dict(zip(fields, match, strict=True)) for match in row] for row in matches]
 
 
 def window_hashes(content: bytes) -> np.ndarray:
@@ -230,13 +208,7 @@ def _positions_of_members(values: np.ndarray, members: dict[int, list]) -> np.nd
 
 
 def summary(parts: list[Part], index: BenchmarkIndex, files: list[dict]) -> dict:
-    """Return contamination.json: files removed, and a flag for each task.
-
-    Args:
-        parts: What was looked for.
-        index: Its index.
-        files: Rows of package, path and ``matches``.
-    """
+    """Return contamination.json: ``files`` removed, with package, path and ``matches``, and a flag for each task."""
     tasks: dict[str, dict[str, int]] = {}
     for part in parts:
         tasks.setdefault(part.benchmark, {})[part.task] = 0
