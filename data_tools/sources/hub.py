@@ -29,8 +29,7 @@ def hub_documents(
         InputError: See ``dataset_rows`` and ``blob_store.open_store``.
     """
     if not source.startswith("the-stack-v2"):
-        rows = dataset_rows(source, language, path, start)
-        yield from stack_documents(rows, license)
+        yield from stack_documents(dataset_rows(source, language, path, start), license)
         return
     read = open_store(store, limit)
     yield from stack_v2_documents(dataset_rows(source, language, path), read, language, limit, start)
@@ -92,22 +91,17 @@ def _open_dataset(source: str, language: str, path: str | None, start: int) -> I
             f"source: {name} needs a Hugging Face token; accept the terms at {page}, then run "
             "`hf auth login` or set HF_TOKEN"
         )
+    positional = [name]
     arguments: dict[str, Any] = {"split": "train", "streaming": True, "token": token}
-    if source.endswith("-ids"):
-        positional = [name]
-    elif source.startswith("the-stack-v2"):
-        positional = [name, language]
-    else:
-        positional = [name]
+    if not source.startswith("the-stack-v2"):
         folder = language.lower()
         arguments["data_dir"] = folder if source == "starcoderdata" else f"data/{folder}"
+    elif not source.endswith("-ids"):
+        positional.append(language)
     try:
-        rows = iter(datasets.load_dataset(*positional, **arguments).skip(start))
-        yield from rows
-    except GatedRepoError:
-        raise InputError(f"source: {name}: your token has no access; accept the terms at {page}") from None
-    except DatasetNotFoundError as error:
-        if "gated" in str(error):
+        yield from datasets.load_dataset(*positional, **arguments).skip(start)
+    except (GatedRepoError, DatasetNotFoundError) as error:
+        if isinstance(error, GatedRepoError) or "gated" in str(error):
             raise InputError(f"source: {name}: your token has no access; accept the terms at {page}") from None
         raise InputError(f"source: {name}: no such data set ({_first_line(error)})") from None
     except (FileNotFoundError, datasets.exceptions.DataFilesNotFoundError, ValueError) as error:

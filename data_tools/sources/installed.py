@@ -6,8 +6,10 @@ import os
 import platform
 import re
 import sysconfig
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from data_tools.progress import with_progress
@@ -31,12 +33,9 @@ class Package:
 
 
 def installed_documents(
-    packages: list[str] | None = None,
-    exclude: list[str] | None = None,
-    max_bytes: int | None = None,
-    seed: int = 0,
-    start: int = 0,
-) -> Iterator[Document]:
+    packages: list[str] | None = None, exclude: list[str] | None = None, max_bytes: int | None = None,
+    seed: int = 0, start: int = 0,
+) -> Iterator[Document]:  # fmt: skip
     """Yield the Python files of this interpreter: its standard library and installed packages.
 
     Args:
@@ -54,16 +53,18 @@ def installed_documents(
     for package in installed_packages(packages, exclude):
         for path in package.files:
             name = f"{seed}/{package.name}/{path}".encode("utf-8", "backslashreplace")
-            key = hashlib.sha256(name).digest()
-            entries.append((key, package, path))
+            entries.append((hashlib.sha256(name).digest(), package, path))
     entries.sort(key=lambda entry: entry[0])
     if max_bytes is not None:
-        sizes = [_size(package.root / path) for _, package, path in entries]
-        entries = entries[: _count_within(sizes, max_bytes)]
+        sizes = (_size(package.root / path) for _, package, path in entries)
+        entries = entries[: bisect_right(list(accumulate(sizes)), max_bytes)]
     entries.sort(key=lambda entry: (entry[1].name, entry[2]))
     rest = entries[start:]
     for _, package, path in with_progress(rest, "reading", len(rest), "file"):
-        content = _read(package.root / path)
+        try:
+            content = (package.root / path).read_bytes()
+        except OSError:
+            content = None
         yield Document(package.name, package.version, package.license, path, content)
 
 
@@ -83,8 +84,7 @@ def installed_packages(packages: list[str] | None = None, exclude: list[str] | N
             available.setdefault(name, distribution)
     for name in packages or []:
         if canonical(name) not in available:
-            hint = nearest(canonical(name), available)
-            raise InputError(f"packages: {name!r} is not installed{hint}")
+            raise InputError(f"packages: {name!r} is not installed{nearest(canonical(name), available)}")
     names = set(available if packages is None else map(canonical, packages))
     names -= set(map(canonical, exclude or []))
     return [_package(name, available[name]) for name in sorted(names)]
@@ -94,22 +94,15 @@ def _package(name: str, distribution: importlib.metadata.Distribution | None) ->
     if distribution is None:
         root = Path(sysconfig.get_path("stdlib"))
         return Package(name, platform.python_version(), "PSF-2.0", root, _stdlib_files(root))
-    return Package(
-        name=name,
-        version=distribution.version,
-        license=licenses.from_metadata(distribution.metadata),
-        root=Path(distribution.locate_file("")),
-        files=sorted({str(f) for f in distribution.files or [] if _inside(f)}),
-    )
+    listed = [f for f in distribution.files or [] if f.suffix == ".py" and ".." not in f.parts and not f.is_absolute()]
+    license = licenses.from_metadata(distribution.metadata)
+    root = Path(distribution.locate_file(""))
+    return Package(name, distribution.version, license, root, sorted(set(map(str, listed))))
 
 
 def canonical(name: str) -> str:
     """Return a package name in its canonical spelling: lower case with hyphens."""
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _inside(path: importlib.metadata.PackagePath) -> bool:
-    return path.suffix == ".py" and ".." not in path.parts and not path.is_absolute()
 
 
 def _stdlib_files(root: Path) -> list[str]:
@@ -125,20 +118,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _count_within(sizes: list[int], limit: int) -> int:
-    """Return how many leading ``sizes`` sum to at most ``limit``."""
-    total = 0
-    for count, size in enumerate(sizes):
-        total += size
-        if total > limit:
-            return count
-    return len(sizes)
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None

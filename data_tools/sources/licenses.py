@@ -5,45 +5,33 @@ from collections.abc import Collection
 from email.message import Message
 
 UNKNOWN = "unknown"
-PERMISSIVE = frozenset(
-    re.findall(
-        r"\S+",
-        """
-        0BSD AFL-3.0 Apache-2.0 Artistic-2.0 BSD BSD-2-Clause BSD-3-Clause BSL-1.0 CC0-1.0
-        CNRI-Python HPND ISC MIT MIT-0 MIT-CMU MulanPSL-2.0 NCSA PSF-2.0 Python-2.0 Unlicense
-        UPL-1.0 WTFPL X11 ZPL-2.1 Zlib
-        """,
-    )
-)
+PERMISSIVE = frozenset({
+    "0BSD", "AFL-3.0", "Apache-2.0", "Artistic-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
+    "CNRI-Python", "HPND", "ISC", "MIT", "MIT-0", "MIT-CMU", "MulanPSL-2.0", "NCSA", "PSF-2.0", "Python-2.0",
+    "Unlicense", "UPL-1.0", "WTFPL", "X11", "ZPL-2.1", "Zlib",
+})  # fmt: skip
 OPERATORS = frozenset({"AND", "OR", "WITH", "(", ")"})
-# Beginnings of what packages write, in lower case with "license", "the" and punctuation removed.
+# Beginnings of what packages write, in lower case with "license", "the" and punctuation removed. The first that fits
+# counts: "mit cmu" before "mit".
 SPELLINGS = {
-    "0bsd": "0BSD",
-    "academic free": "AFL-3.0",
-    "apache": "Apache-2.0",
-    "bsd 2 clause": "BSD-2-Clause",
-    "2 clause bsd": "BSD-2-Clause",
-    "simplified bsd": "BSD-2-Clause",
-    "bsd 3 clause": "BSD-3-Clause",
-    "3 clause bsd": "BSD-3-Clause",
-    "new bsd": "BSD-3-Clause",
-    "modified bsd": "BSD-3-Clause",
-    "bsd": "BSD",
-    "boost software": "BSL-1.0",
-    "cc0": "CC0-1.0",
-    "historical permission notice": "HPND",
-    "hpnd": "HPND",
-    "isc": "ISC",
-    "mit no attribution": "MIT-0",
-    "mit cmu": "MIT-CMU",
-    "mit": "MIT",
-    "mozilla public 2 0": "MPL-2.0",
-    "mpl 2 0": "MPL-2.0",
-    "psf": "PSF-2.0",
-    "python software foundation": "PSF-2.0",
-    "unlicense": "Unlicense",
-    "zlib": "Zlib",
-    "zope public": "ZPL-2.1",
+    "0BSD": "0bsd",
+    "AFL-3.0": "academic free",
+    "Apache-2.0": "apache",
+    "BSD-2-Clause": "bsd 2 clause|2 clause bsd|simplified bsd",
+    "BSD-3-Clause": "bsd 3 clause|3 clause bsd|new bsd|modified bsd",
+    "BSD": "bsd",
+    "BSL-1.0": "boost software",
+    "CC0-1.0": "cc0",
+    "HPND": "historical permission notice|hpnd",
+    "ISC": "isc",
+    "MIT-0": "mit no attribution",
+    "MIT-CMU": "mit cmu",
+    "MIT": "mit",
+    "MPL-2.0": "mozilla public 2 0|mpl 2 0",
+    "PSF-2.0": "psf|python software foundation",
+    "Unlicense": "unlicense",
+    "Zlib": "zlib",
+    "ZPL-2.1": "zope public",
 }
 SPDX = re.compile(r"[A-Za-z0-9.+]+(-[A-Za-z0-9.+]+)+|MIT|ISC|BSD|Zlib|0BSD")
 TOKEN = re.compile(r"\(|\)|[^\s()]+")
@@ -52,9 +40,8 @@ TOKEN = re.compile(r"\(|\)|[^\s()]+")
 def from_metadata(metadata: Message) -> str:
     """Return the license that a package's metadata states, as an SPDX expression where plain.
 
-    Read in this order: License-Expression; a License field of one line; the license
-    classifiers, all of them together; the first line of a longer License field. Text that names
-    no known license is returned as it stands, and ``"unknown"`` where there is none.
+    Read in this order: License-Expression; a License field of one line; the license classifiers, all of them together;
+    the first line of a longer License field. Text that names no known license stays as it is; none is ``"unknown"``.
     """
     if expression := (metadata.get("License-Expression") or "").strip():
         return expression
@@ -63,8 +50,7 @@ def from_metadata(metadata: Message) -> str:
     if len(lines) == 1 and (name := spdx(stated)):
         return name
     classifiers = metadata.get_all("Classifier") or []
-    names = [c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License :: ")]
-    names = [name for name in names if name != "OSI Approved"]
+    names = {c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License :: ")} - {"OSI Approved"}
     if names:
         return " AND ".join(sorted({spdx(name) or name for name in names}))
     return (spdx(lines[0]) or lines[0][:80]) if lines else UNKNOWN
@@ -78,10 +64,7 @@ def spdx(text: str) -> str | None:
         return text
     plain = re.sub(r"\b(the|licen[cs]e[sd]?|copyright)\b|[^a-z0-9]+", " ", text.lower())
     plain = " ".join(plain.split())
-    for beginning, name in SPELLINGS.items():
-        if re.match(rf"{beginning}\b", plain):
-            return name
-    return None
+    return next((name for name, spellings in SPELLINGS.items() if re.match(rf"(?:{spellings})\b", plain)), None)
 
 
 def permissive(expression: str, allowed: Collection[str] = PERMISSIVE) -> bool:

@@ -19,31 +19,22 @@ def source_documents(config: PrepareConfig, start: int) -> Iterator[Document | N
             config.packages, config.exclude, max_bytes=config.max_bytes, seed=config.seed, start=start
         )
         return
-    excluded = set(config.exclude)
-    included = None if config.packages is None else set(config.packages)
+    excluded, included = set(config.exclude), set(config.packages or [])
     for document in _all_documents(config, start):
-        name = document.package
-        used = name not in excluded and (included is None or name in included)
-        yield document if used else None
+        used = config.packages is None or document.package in included
+        yield document if used and document.package not in excluded else None
 
 
 def _all_documents(config: PrepareConfig, start: int) -> Iterator[Document]:
+    path, license, limit = config.path, config.license, config.max_file_bytes
     if config.source == "folder":
-        return local.folder_documents(
-            config.path, config.language, license=config.license, limit=config.max_file_bytes, start=start
-        )
+        return local.folder_documents(path, config.language, license, limit=limit, start=start)
     if config.source == "jsonl":
-        return local.jsonl_documents(config.path, config.license, start)
+        return local.jsonl_documents(path, license, start)
     if config.source == "parquet":
-        return local.parquet_documents(config.path, config.license, start)
+        return local.parquet_documents(path, license, start)
     return hub.hub_documents(
-        config.source,
-        config.language,
-        path=config.path,
-        store=config.store,
-        license=config.license,
-        limit=config.max_file_bytes,
-        start=start,
+        config.source, config.language, path=path, store=config.store, license=license, limit=limit, start=start
     )
 
 

@@ -22,18 +22,13 @@ class NetworkRetries:
         self.failures = 0
 
     def failed(self, what: str, reason: str) -> None:
-        """Wait before the next try.
-
-        Args:
-            what: What was asked for, named in the message.
-            reason: How the network failed.
+        """Wait before the next try for ``what``, which failed for this reason.
 
         Raises:
             InputError: It was the failure number MAX_FAILURES in a row.
         """
         self.failures += 1
         if self.failures == MAX_FAILURES:
-            raise InputError(
-                f"{what}: the network failed {MAX_FAILURES} times ({reason}); run the same command again later"
-            ) from None
+            failures = f"the network failed {MAX_FAILURES} times ({reason})"
+            raise InputError(f"{what}: {failures}; run the same command again later") from None
         time.sleep(min(MAX_PAUSE, 2.0**self.failures))

@@ -10,17 +10,11 @@ VENDORED = frozenset({"_vendor", "vendor", "_vendored", "vendored", "third_party
 
 @dataclass(frozen=True)
 class SourceRules:
-    """What a document must be to be collected, and what is done to it then.
+    """What a document must be to be collected, and what is done to it then."""
 
-    Attributes:
-        licenses: SPDX names that may be used; None is ``licenses.PERMISSIVE``.
-        max_file_bytes: Larger files are left out unread by the later steps.
-        redact: Replace secrets and personal data.
-    """
-
-    licenses: frozenset[str] | None = None
-    max_file_bytes: int = 10 << 20
-    redact: bool = False
+    licenses: frozenset[str] | None = None  # SPDX names that may be used; None is ``licenses.PERMISSIVE``
+    max_file_bytes: int = 10 << 20  # larger files are left out unread by the later steps
+    redact: bool = False  # replace secrets and personal data
 
 
 def source_rejection(document: Document, rules: SourceRules | None = None) -> str | None:
