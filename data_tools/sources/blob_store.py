@@ -29,13 +29,11 @@ class UnusableContent(Exception):
 def open_store(address: str | None, limit: int) -> Read:
     """Return a function of (blob_id, content_id) that gives a file's bytes, checked by both.
 
-    blob_id is the SHA-1 of the bytes, content_id the one that git gives them. The function raises
-    UnusableContent: ``missing_content``, ``truncated_gzip``, ``hash_mismatch``, ``too_large``.
+    blob_id is the SHA-1 of the bytes, content_id the one that git gives them. The function raises UnusableContent:
+    ``missing_content``, ``truncated_gzip``, ``hash_mismatch``, ``too_large`` (more than ``limit`` bytes).
 
-    Args:
-        address: s3://BUCKET/PREFIX (public, read by HTTPS), https://... or file://FOLDER, with a
-            gzip file for each blob_id; or git:PATH of a clone that has the objects.
-        limit: Most bytes of one file.
+    The address is s3://BUCKET/PREFIX (public, read by HTTPS), https://... or file://FOLDER, with a gzip file for each
+    blob_id; or git:PATH of a clone that has the objects.
 
     Raises:
         InputError: The address is missing, of no known kind or not there.
@@ -54,18 +52,15 @@ def open_store(address: str | None, limit: int) -> Read:
             address = f"https://{bucket}.s3.amazonaws.com/{prefix}"
         read_raw = _decompressing(lambda blob: _download(f"{address.rstrip('/')}/{blob}"), limit)
     else:
-        raise InputError(
-            f"store: expected s3://, https://, file:// or git:PATH, found {address!r}; the rows of "
-            "this source have no contents, only their hashes"
-        )
+        found = f"expected s3://, https://, file:// or git:PATH, found {address!r}"
+        raise InputError(f"store: {found}; the rows of this source have no contents, only their hashes")
 
     def read(blob_id: str, content_id: str) -> bytes:
         content = read_raw(blob_id, content_id)
         if len(content) > limit:
             raise UnusableContent("too_large")
-        if kind != "git" and hashlib.sha1(content).hexdigest() != blob_id:
-            raise UnusableContent("hash_mismatch")
-        if git_hash(content) != content_id:
+        is_blob = kind == "git" or hashlib.sha1(content).hexdigest() == blob_id
+        if not is_blob or git_hash(content) != content_id:
             raise UnusableContent("hash_mismatch")
         return content
 
@@ -122,12 +117,8 @@ def _git_reader(clone: Path) -> Read:
         raise InputError(f"store: {clone}: no such clone")
     if not shutil.which("git"):
         raise InputError(f"store: git:{clone} needs git, which is not installed")
-    process = subprocess.Popen(
-        ["git", "-C", str(clone), "cat-file", "--batch"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+    command = ["git", "-C", str(clone), "cat-file", "--batch"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     lock = threading.Lock()
 
     def read(blob_id: str, content_id: str) -> bytes:
@@ -142,8 +133,7 @@ def _git_reader(clone: Path) -> Read:
                 raise InputError(f"store: {clone}: git cannot read it; is it a clone?")
             if not header[-1].isdigit():  # "ID missing", "ID ambiguous"
                 raise UnusableContent("missing_content")
-            content = process.stdout.read(int(header[-1]))
-            process.stdout.read(1)
+            content = process.stdout.read(int(header[-1]) + 1)[:-1]  # less the line feed after it
             if header[1] != b"blob":
                 raise UnusableContent("missing_content")
             return content

@@ -84,35 +84,29 @@ def _open_dataset(source: str, language: str, path: str | None, start: int) -> I
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     name = path or f"bigcode/{source}"
-    page = f"https://huggingface.co/datasets/bigcode/{source}"
+    accept = f"accept the terms at https://huggingface.co/datasets/bigcode/{source}"
     token = get_token()
     if path is None and not token:
-        raise InputError(
-            f"source: {name} needs a Hugging Face token; accept the terms at {page}, then run "
-            "`hf auth login` or set HF_TOKEN"
-        )
-    positional = [name]
+        login = "then run `hf auth login` or set HF_TOKEN"
+        raise InputError(f"source: {name} needs a Hugging Face token; {accept}, {login}")
     arguments: dict[str, Any] = {"split": "train", "streaming": True, "token": token}
     if not source.startswith("the-stack-v2"):
         folder = language.lower()
         arguments["data_dir"] = folder if source == "starcoderdata" else f"data/{folder}"
     elif not source.endswith("-ids"):
-        positional.append(language)
+        arguments["name"] = language
     try:
-        yield from datasets.load_dataset(*positional, **arguments).skip(start)
+        yield from datasets.load_dataset(name, **arguments).skip(start)
     except (GatedRepoError, DatasetNotFoundError) as error:
         if isinstance(error, GatedRepoError) or "gated" in str(error):
-            raise InputError(f"source: {name}: your token has no access; accept the terms at {page}") from None
+            raise InputError(f"source: {name}: your token has no access; {accept}") from None
         raise InputError(f"source: {name}: no such data set ({_first_line(error)})") from None
     except (FileNotFoundError, datasets.exceptions.DataFilesNotFoundError, ValueError) as error:
-        raise InputError(
-            f"source: {name}: no {language} data there ({_first_line(error)}); check path and language"
-        ) from None
+        found = f"no {language} data there ({_first_line(error)})"
+        raise InputError(f"source: {name}: {found}; check path and language") from None
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
-            raise InputError(
-                f"source: {name}: the token was refused; accept the terms at {page} and log in again"
-            ) from None
+            raise InputError(f"source: {name}: the token was refused; {accept} and log in again") from None
         raise
 
 

@@ -40,13 +40,15 @@ def folder_documents(
         raise InputError(f"language: {language!r} is not known{nearest(language, SUFFIXES)}")
     projects = [root]
     if not (root / ".git").exists():
-        projects += sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink()
-                           and not p.name.startswith("."))  # fmt: skip
+        folders = (p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
+        projects += sorted(p for p in folders if not p.name.startswith("."))
     # ``start`` counts the files of all projects: one that has fewer is passed over, and the next is
     # asked for the rest. With projects of 3 and 5 files, start 4 begins at file 1 of the second.
     for project in projects:
-        only_own = project == root and len(projects) > 1
-        names = _own_files(project) if only_own else _project_files(project)
+        if project == root and len(projects) > 1:  # the folders in it are projects of their own
+            names = sorted(p.name for p in root.iterdir() if not p.is_dir() or p.is_symlink())
+        else:
+            names = _project_files(project)
         stated = _stated_license(project) or license or UNKNOWN
         names = [name for name in names if name.endswith((*SUFFIXES[language], "/"))]
         for name in names[start:]:
@@ -59,8 +61,7 @@ def _project_files(project: Path) -> list[str]:
     if (project / ".git").exists():
         if not shutil.which("git"):
             raise InputError(f"path: {project}: a git repository needs git, which is not installed")
-        command = ["git", "-C", str(project), "ls-files", "-z"]
-        done = subprocess.run(command, capture_output=True, check=False)
+        done = subprocess.run(["git", "-C", str(project), "ls-files", "-z"], capture_output=True, check=False)
         if done.returncode:
             reason = os.fsdecode(done.stderr).partition("\n")[0][:200]
             raise InputError(f"path: {project}: git ls-files failed ({reason})")
@@ -77,10 +78,6 @@ def _project_files(project: Path) -> list[str]:
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in links)
         files += [(here / name).as_posix() for name in [*names, *links]]
     return sorted(files)
-
-
-def _own_files(root: Path) -> list[str]:
-    return sorted(p.name for p in root.iterdir() if not p.is_dir() or p.is_symlink())
 
 
 def _read(path: Path, limit: int) -> tuple[bytes | None, str | None]:
@@ -106,8 +103,8 @@ def _stated_license(project: Path) -> str | None:
             text = (project / name).read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        lines = [line.strip(" #=") for line in text.splitlines() if line.strip(" #=")]
-        return spdx(lines[0]) if lines else None
+        title = next(filter(None, (line.strip(" #=") for line in text.splitlines())), None)
+        return spdx(title) if title else None
     return None
 
 
@@ -120,17 +117,16 @@ def jsonl_documents(path: str | None, license: str | None, start: int = 0) -> It
     for file in _files(path, "jsonl", (".jsonl", ".jsonl.gz")):
         opener = gzip.open if file.suffix == ".gz" else open
         with opener(file, "rb") as lines:
-            number = -1
+            number = 0
             try:
-                for number, line in enumerate(lines):
-                    if number >= start:
-                        yield _line_document(line, f"{file.name}:{number + 1}", license)
+                for number, line in enumerate(lines, 1):
+                    if number > start:
+                        yield _line_document(line, f"{file.name}:{number}", license)
             except (EOFError, OSError, zlib.error):
                 number += 1
-                if number >= start:
-                    name = f"{file.name}:{number + 1}"
-                    yield Document(name, "", license or UNKNOWN, name, None, "truncated_gzip")
-            start = max(0, start - number - 1)
+                if number > start:
+                    yield _unusable(f"{file.name}:{number}", license, "truncated_gzip")
+            start = max(0, start - number)
 
 
 def _line_document(line: bytes, name: str, license: str | None) -> Document:
@@ -138,9 +134,11 @@ def _line_document(line: bytes, name: str, license: str | None) -> Document:
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
-    if not isinstance(row, dict):
-        return Document(name, "", license or UNKNOWN, name, None, "bad_json")
-    return _row_document(row, name, license)
+    return _row_document(row, name, license) if isinstance(row, dict) else _unusable(name, license, "bad_json")
+
+
+def _unusable(name: str, license: str | None, problem: str) -> Document:
+    return Document(name, "", license or UNKNOWN, name, None, problem)
 
 
 def parquet_documents(path: str | None, license: str | None, start: int = 0) -> Iterator[Document]:
@@ -152,13 +150,12 @@ def parquet_documents(path: str | None, license: str | None, start: int = 0) -> 
         try:
             table = parquet.ParquetFile(file)
             first, start = start, max(0, start - table.metadata.num_rows)
-            rows = (row for batch in table.iter_batches(256) for row in batch.to_pylist())
-            rows = islice(rows, first, None)
+            rows = islice((row for batch in table.iter_batches(256) for row in batch.to_pylist()), first, None)
             if "max_stars_repo_name" in table.schema_arrow.names:
                 yield from stack_documents(rows, license)
             else:
-                for number, row in enumerate(rows, first):
-                    yield _row_document(row, f"{file.name}:{number + 1}", license)
+                for number, row in enumerate(rows, first + 1):
+                    yield _row_document(row, f"{file.name}:{number}", license)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).partition("\n")[0][:100]
             raise InputError(f"path: {file}: not a Parquet file, or damaged ({reason})") from None

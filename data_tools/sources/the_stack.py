@@ -20,11 +20,12 @@ def stack_documents(rows: Iterator[Row], license: str | None) -> Iterator[Docume
     for row in rows:
         text, problem = row.get("content"), None
         content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None
+        digest = git_hash(content or b"")
         if content is None:
             problem = "no_content"
-        elif row.get("hexsha") and git_hash(content) != row["hexsha"]:
+        elif row.get("hexsha") and digest != row["hexsha"]:
             problem = "hash_mismatch"
-        name = f"unnamed-{git_hash(content or b'')[:12]}"
+        name = f"unnamed-{digest[:12]}"
         yield Document(
             package=row.get("max_stars_repo_name") or name,
             version=row.get("max_stars_repo_head_hexsha") or "",
@@ -57,13 +58,10 @@ def stack_v2_documents(
             yield _v2_document(*running.popleft())
 
 
-def _files(row: Row, language: str) -> Iterator[Row]:
+def _files(row: Row, language: str) -> list[Row]:
     if "files" not in row:
-        yield row
-        return
-    for file in row["files"] or []:
-        if file.get("language") == language:
-            yield file
+        return [row]
+    return [file for file in row["files"] or [] if file.get("language") == language]
 
 
 def _fetch_content(file: Row, read: Read, limit: int) -> tuple[bytes | None, str | None]:
@@ -109,9 +107,7 @@ def whole_number(value: Any) -> int:
 
 
 def license_expression(licenses: Any) -> str:
-    """Return a list of SPDX names, or one, as an expression: all of them hold; "" for none.
-
-    What is no text stays visible as one, which no license is called.
-    """
+    """Return a list of SPDX names, or one, as an expression: all of them hold; "" for none."""
+    # What is no text stays visible as one, which no license is called.
     names = licenses if isinstance(licenses, list) else [licenses]
     return " AND ".join(sorted({str(name) for name in names if name}))
