@@ -60,7 +60,7 @@ def map_over_ranks(
         n_ranks: Number of ranks.
         run_ranks: Function of (step, ranks, folder of logs) that runs them to their end.
         function: What is done to each task.
-        tasks: The arguments of each.
+        tasks: The arguments of each call.
     """
     new = folder / "new"
     shutil.rmtree(new, ignore_errors=True)
@@ -118,14 +118,13 @@ def _slurm_runner(config: PrepareConfig) -> Callable:
         while unfinished := executor.get_incomplete_ranks():
             time.sleep(POLL_SECONDS)
             if not _is_queued(executor.job_id) and executor.get_incomplete_ranks():
-                found = f"{len(unfinished)} of {n_ranks} tasks ended unfinished, see {logs}"
-                raise InputError(f"engine: {found}; run the same command again for those")
+                problem = f"{len(unfinished)} of {n_ranks} tasks ended unfinished, see {logs}"
+                raise InputError(f"engine: {problem}; run the same command again for those")
 
     return run_ranks
 
 
 def _is_queued(job: str) -> bool:
     """Whether SLURM still has a job; also where it cannot be asked just now."""
-    command = ["squeue", "--noheader", "--jobs", str(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(["squeue", "--noheader", "--jobs", str(job)], capture_output=True, text=True, check=False)
     return bool(done.stdout.strip()) or (done.returncode != 0 and "Invalid job" not in done.stderr)

@@ -21,11 +21,10 @@ def with_journal(path: Path, map_: Callable) -> Callable:
     After a kill the same maps over the same tasks read the whole results that they find and make
     the rest. The n-th map has the file ``path`` with n behind its name.
     """
-    numbers = count()
+    files = (path.with_name(f"{path.name}.{n}") for n in count())
 
     def journaled_map(function: Callable, *arguments: Iterable) -> Iterator:
-        file = path.with_name(f"{path.name}.{next(numbers)}")
-        return _resume_map(file, map_, function, zip(*arguments, strict=False))
+        return _resume_map(next(files), map_, function, zip(*arguments, strict=False))
 
     return journaled_map
 

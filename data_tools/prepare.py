@@ -77,8 +77,7 @@ def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[s
         passed = collected.records.take(positions)
     yield "filter", None
     with _timed("dedup"):
-        arguments = deduplicate, passed, losses, config.near_duplicates, work
-        positions, losses = _run_once(work, "dedup", map_, *arguments)
+        positions, losses = _run_once(work, "dedup", map_, deduplicate, passed, losses, config.near_duplicates, work)
     yield "dedup", None
     with _timed("decontaminate"):
         parts = chain.from_iterable(benchmark_parts(config))

@@ -58,15 +58,12 @@ def shared_line_share(folder: Path, owners: np.ndarray, positions: np.ndarray, n
 
 
 def count_shared_lines(owners: np.ndarray, hashes: np.ndarray, n_packages: int) -> np.ndarray:
-    """Return how many distinct lines of each package another one has as well, and how many it has.
+    """Return how many distinct lines of each package another one has as well, and how many it has: (2, P) float64.
 
     Args:
         owners: (n,) package of each line, from 0 to n_packages - 1.
         hashes: (n,) uint32 hash of each line.
         n_packages: P.
-
-    Returns:
-        (2, P) float64.
     """
     # (hash, package) as one number, hash in the upper half: np.unique then leaves each line once
     # for each package, and a hash that is still there twice belongs to two packages.

@@ -47,8 +47,8 @@ def redact(content: bytes) -> tuple[bytes, int]:
         return b"<IP_ADDRESS>"
 
     if any(mark in content for mark in KEY_MARKS):
-        content, found = KEYS.subn(b"<KEY>", content)
-        count += found
+        content, n_keys = KEYS.subn(b"<KEY>", content)
+        count += n_keys
     if EMAIL_MARK.search(content):
         content = EMAIL.sub(email, content)
     if IPV4_MARK.search(content):

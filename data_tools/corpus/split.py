@@ -73,17 +73,12 @@ def choose_validation_packages(sizes: dict[str, int], shared: dict[str, float], 
         raise InputError(f"packages: found source code in {len(sizes)}, but validation by package needs two or more")
     target = share * sum(sizes.values())
     chosen, total = set(), 0
-    for name in shuffled_names(sizes, seed):
+    for name in sorted(sizes, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()):
         fits = sizes[name] <= MAX_PACKAGE_SHARE * target and total + sizes[name] <= target
         if fits and shared[name] <= MAX_SHARED_LINES:
             chosen.add(name)
             total += sizes[name]
     return chosen or {min(sizes, key=lambda name: (sizes[name], name))}
-
-
-def shuffled_names(names: Iterable[str], seed: int) -> list[str]:
-    """Return the names in a shuffled order that depends on the seed and the names alone."""
-    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
 def shuffled_order(records: Iterable[Record], seed: int) -> np.ndarray:

@@ -18,17 +18,12 @@ NEAR = "near.jsonl"
 def deduplicate(
     records: Records, losses: dict[str, dict], remove_near: bool, work: Path, map_: Callable
 ) -> tuple[np.ndarray, dict[str, dict]]:
-    """Remove exact and near duplicates.
+    """Remove exact and, with ``remove_near``, near duplicates from what passed the filters.
 
-    Args:
-        records: What passed the filters.
-        losses: ``dropped`` and ``examples`` so far.
-        remove_near: Whether near duplicates go as well.
-        work: Folder of contents.bin, where near.jsonl goes: what went for a likeness and to what.
-        map_: Ordered map.
+    ``work`` is the folder of contents.bin, where near.jsonl goes: what went for a likeness and to what.
 
     Returns:
-        Positions in ``records`` of what is left, and ``losses`` with these added.
+        Positions in ``records`` of what is left, and ``losses`` (``dropped`` and ``examples`` so far) with these added.
     """
     survivors = exact_survivors(records)
     unique = records.take(survivors)

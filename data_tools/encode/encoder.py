@@ -70,19 +70,22 @@ def write_splits(
             encoded = _encode(records, folder, tokenizer, fim, map_)
             sizes = document_sizes(records)
             encoded = with_progress(encoded, f"encoding {split}", int(sizes.sum()), "B", sizes)
+            size = layout.pack_length if split == "train" else None
+            extra = {}
             with ShardWriter(folder, split, layout.shard_tokens) as writer:
-                if split == "train" and layout.pack_length:
-                    model = Tokenizer(tokenizer)
-                    packing = _write_packed(writer, records, encoded, rows, model, layout.pack_length, layout.seed)
+                if size:
+                    model, seed = Tokenizer(tokenizer), layout.seed
+                    packing = _write_packed(writer, records, encoded, rows=rows, model=model, size=size, seed=seed)
+                    extra = {"packing": packing}
                 else:
-                    packing = None
                     _write_concatenated(writer, records, encoded, rows)
             summary[split] = {
                 "tokens": sum(shard["tokens"] for shard in writer.shards),
                 "bytes": int(sizes.sum()),
                 "documents": len(records),
                 "shards": writer.shards,
-            } | ({"packing": packing} if packing else {})
+                **extra,
+            }
     return summary
 
 
@@ -142,8 +145,7 @@ def _encode(
 ) -> Iterator[EncodedDocument]:
     task = functools.partial(encode_batch, folder, tokenizer, sha256(tokenizer), fim)
     for ids, lengths, kinds in map_(task, batches(records)):
-        # One array of all ids and their lengths travel from the worker: ends at 3 and 5 cut an array of 9 into 3, 2
-        # and 4.
+        # All ids in one array and their lengths travel from the worker: ends at 3 and 5 cut 9 ids into 3, 2 and 4.
         yield from zip(np.split(ids, np.cumsum(lengths[:-1])), kinds, strict=True)
 
 

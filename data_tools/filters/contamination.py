@@ -49,18 +49,12 @@ class BenchmarkIndex:
 def decontaminate(
     records: Records, positions: np.ndarray, losses: dict[str, dict], parts: Iterable[Part], work: Path, map_: Callable
 ) -> tuple[np.ndarray, dict[str, dict]]:
-    """Remove files with benchmark tasks and write contamination.json.
+    """Remove files with benchmark tasks, and write contamination.json into ``work``, the folder of contents.bin.
 
-    Args:
-        records: What passed the filters.
-        positions: (n,) which of them are left.
-        losses: ``dropped`` and ``examples`` so far.
-        parts: The texts of the benchmarks.
-        work: Folder of contents.bin, where contamination.json goes.
-        map_: Ordered map.
+    Of ``records``, what passed the filters, those at ``positions`` (n,) are left.
 
     Returns:
-        Positions in ``records`` of what is left, and ``losses`` with these added.
+        Positions in ``records`` of what is left, and ``losses`` (``dropped`` and ``examples`` so far) with these added.
     """
     parts = list(parts)
     index = build_index(parts)

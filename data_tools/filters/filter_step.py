@@ -51,10 +51,9 @@ def filter_batch(
     """Return for each document why it is left out, or None and the hashes of its lines."""
     rows = []
     for content in read_contents(folder, batch):
-        reason = rules.content_rejection(content)
+        reason, lines = rules.content_rejection(content), None
         if reason is None and must_parse and not rules.parses(content):
             reason = "does_not_parse"
-        lines = None
         if reason is None:
             lines = line_hashes(content)
             lines = lines[lines % np.uint32(keep_one_in) == 0]

@@ -103,12 +103,8 @@ def parses(content: bytes) -> int:
 def line_statistics(content: bytes, text: str, lines: list[str]) -> tuple[float, int, float]:
     """Return The Stack's avg_line_length, max_line_length and alphanum_fraction of a file.
 
-    The mean counts line ends; the share is that of ``\\w``, so underscores count.
-
-    Args:
-        content: The file.
-        text: The same, decoded; not empty.
-        lines: The same, split at line ends.
+    The mean counts line ends; the share is that of ``\\w``, so underscores count. ``text`` is the content decoded, not
+    empty, and ``lines`` the text split at line ends.
     """
     n_lines = len(lines) - (not lines[-1])
     words = _count(content, WORD) + sum(map(str.isalnum, _non_ascii(content, text)))

@@ -52,8 +52,8 @@ def open_store(address: str | None, limit: int) -> Read:
             address = f"https://{bucket}.s3.amazonaws.com/{prefix}"
         read_raw = _decompressing(lambda blob: _download(f"{address.rstrip('/')}/{blob}"), limit)
     else:
-        found = f"expected s3://, https://, file:// or git:PATH, found {address!r}"
-        raise InputError(f"store: {found}; the rows of this source have no contents, only their hashes")
+        problem = f"expected s3://, https://, file:// or git:PATH, found {address!r}"
+        raise InputError(f"store: {problem}; the rows of this source have no contents, only their hashes")
 
     def read(blob_id: str, content_id: str) -> bytes:
         content = read_raw(blob_id, content_id)

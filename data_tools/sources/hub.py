@@ -102,8 +102,8 @@ def _open_dataset(source: str, language: str, path: str | None, start: int) -> I
             raise InputError(f"source: {name}: your token has no access; {accept}") from None
         raise InputError(f"source: {name}: no such data set ({_first_line(error)})") from None
     except (FileNotFoundError, datasets.exceptions.DataFilesNotFoundError, ValueError) as error:
-        found = f"no {language} data there ({_first_line(error)})"
-        raise InputError(f"source: {name}: {found}; check path and language") from None
+        problem = f"no {language} data there ({_first_line(error)})"
+        raise InputError(f"source: {name}: {problem}; check path and language") from None
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
             raise InputError(f"source: {name}: the token was refused; {accept} and log in again") from None
