@@ -33,10 +33,7 @@ def make_manifest(
     summary: dict[str, dict],
     tokenizer: Tokenizer,
 ) -> dict:
-    """Return the manifest of a build.
-
-    ``losses`` are ``dropped`` and ``examples`` of all steps, ``summary`` is what ``write_splits`` returned.
-    """
+    """Return the manifest; ``losses`` (``dropped``, ``examples``) are of all steps, ``summary`` of ``write_splits``."""
     packages: dict[str, dict] = {}
     licenses: dict[str, dict] = {}
     redacted = 0

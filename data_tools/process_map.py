@@ -50,11 +50,8 @@ def process_map(workers: int) -> Iterator[Callable]:
 
 
 def _bounded_map(executor: ProcessPoolExecutor, max_running: int, function: Callable, *arguments: Iterable) -> Iterator:
-    """Yield results in order with at most ``max_running`` tasks under way, for bounded memory.
-
-    ``executor.map`` would take all tasks from their iterator at once.
-    """
-    running = deque()
+    """Yield results in order with at most ``max_running`` tasks under way, for bounded memory."""
+    running = deque()  # executor.map would take all tasks from their iterator at once
     for task in zip(*arguments, strict=False):
         if len(running) >= max_running:
             yield running.popleft().result()

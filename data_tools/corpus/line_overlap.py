@@ -18,10 +18,7 @@ BLOCK_DOCUMENTS = 4096  # read at a time
 
 
 def line_hashes(content: bytes) -> np.ndarray:
-    """Return the CRC-32 of each line, indentation aside: (n,) uint32.
-
-    Lines of fewer than MIN_LINE_BYTES are left out.
-    """
+    """Return the CRC-32 of each line of MIN_LINE_BYTES or more, indentation aside: (n,) uint32."""
     lines = [line.strip() for line in content.split(b"\n") if len(line) >= MIN_LINE_BYTES]
     hashes = [zlib.crc32(line) for line in lines if len(line) >= MIN_LINE_BYTES]
     return np.array(hashes, dtype=np.uint32)
@@ -43,7 +40,7 @@ def shared_line_share(folder: Path, owners: np.ndarray, positions: np.ndarray, n
     # the ranges add up. With 2 ranges: all hashes below 2**31 first, the others in a second pass.
     # Memory is that of one range; the file is read once for each.
     n_ranges = -(-int(lengths.sum()) // RANGE_LINES)
-    shared, distinct = np.zeros((2, n_packages))
+    counts = np.zeros((2, n_packages))  # shared lines, distinct lines
     for number in range(n_ranges):
         owners_here, hashes_here = [np.empty(0, np.int32)], [np.empty(0, np.uint32)]
         for owner, hashes in _blocks(folder / LINES, package, lengths):
@@ -52,9 +49,8 @@ def shared_line_share(folder: Path, owners: np.ndarray, positions: np.ndarray, n
             inside &= owner >= 0
             owners_here.append(owner[inside])
             hashes_here.append(hashes[inside])
-        counts = count_shared_lines(np.concatenate(owners_here), np.concatenate(hashes_here), n_packages)
-        shared, distinct = shared + counts[0], distinct + counts[1]
-    return shared / np.maximum(distinct, 1)
+        counts += count_shared_lines(np.concatenate(owners_here), np.concatenate(hashes_here), n_packages)
+    return counts[0] / np.maximum(counts[1], 1)
 
 
 def count_shared_lines(owners: np.ndarray, hashes: np.ndarray, n_packages: int) -> np.ndarray:

@@ -82,10 +82,7 @@ def choose_validation_packages(sizes: dict[str, int], shared: dict[str, float], 
 
 
 def shuffled_order(records: Iterable[Record], seed: int) -> np.ndarray:
-    """Return the order of the records by a hash of (seed, package, path): (D,) int64.
-
-    Any prefix of it is a fair sample.
-    """
+    """Return the order of the records by a hash of (seed, package, path): (D,) int64. A prefix is a fair sample."""
     # 16 bytes of each hash as two numbers, 16 bytes of memory a record. np.lexsort sorts by its
     # last key first: big-endian halves in this order are the order of the hashes as bytes.
     keys = array("Q")

@@ -66,10 +66,7 @@ def best_fit(lengths: np.ndarray, size: int, seed: int) -> tuple[int, Iterator[l
 
 
 def _sequences(order: np.ndarray, members: np.ndarray, ends: np.ndarray, pieces: np.ndarray) -> Iterator[list[Piece]]:
-    """Yield the pieces of each sequence in ``order``.
-
-    Those of sequence s are numbered by members[ends[s - 1] : ends[s]], from 0 for the first.
-    """
+    """Yield the pieces of each sequence in ``order``: members[ends[s - 1] : ends[s]], from 0 for the first."""
     for number in order.tolist():
         begin = int(ends[number - 1]) if number else 0
         yield [tuple(pieces[:, i].tolist()) for i in members[begin : ends[number]]]

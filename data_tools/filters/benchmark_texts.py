@@ -86,10 +86,7 @@ def _apps_rows(path: Path) -> Iterator[Row]:
 
 
 def _apps_number(row: Row) -> int | str:
-    """Return a problem's number as evaluations know it, without zeros.
-
-    They ask the test split: its folder test/0041 is 41, while train/0041 stays a path.
-    """
+    """Return a number as evaluations, which ask the test split, know it: test/0041 is 41, train/0041 stays a path."""
     field = evals.benchmarks.apps.number_field(row)
     if type(row.fields.get(field)) is not str:
         return row.number(field)

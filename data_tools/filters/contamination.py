@@ -10,7 +10,6 @@ import pickle
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -116,7 +115,7 @@ def search_batch(folder: Path, checksum: str, batch: list[Record]) -> list[list[
     return search(list(read_contents(folder, batch)), _load_index(folder / INDEX_FILE, checksum))
 
 
-@lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)
 def _load_index(path: Path, checksum: str) -> BenchmarkIndex:
     """Read the index once in each process; this program wrote it a moment ago."""
     return pickle.loads(path.read_bytes())
@@ -150,10 +149,7 @@ def search(contents: list[bytes], index: BenchmarkIndex) -> list[list[dict]]:
 
 
 def window_hashes(content: bytes) -> np.ndarray:
-    """Return the hash of each run of MIN_LENGTH bytes: (n - MIN_LENGTH + 1,) uint64.
-
-    Runs with the same bytes have the same hash wherever they stand.
-    """
+    """Return a hash of each run of MIN_LENGTH bytes, wherever it stands the same: (n - MIN_LENGTH + 1,) uint64."""
     data = np.frombuffer(content, dtype=np.uint8)
     if len(data) < MIN_LENGTH:
         return np.empty(0, np.uint64)
@@ -169,7 +165,7 @@ def window_hashes(content: bytes) -> np.ndarray:
     return keys * np.uint64(GOLDEN_GAMMA)
 
 
-@lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)
 def _window_powers(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return a value of each byte, and the powers 0 to size - 1 of an odd base and its inverse.
 

@@ -41,10 +41,7 @@ def stack_documents(rows: Iterator[Row], license: str | None) -> Iterator[Docume
 def stack_v2_documents(
     rows: Iterator[Row], read: Read, language: str, limit: int, start: int = 0
 ) -> Iterator[Document]:
-    """Yield the files of The Stack v2: rows are files, or repositories with a list of files.
-
-    Contents are read some ahead by threads and come in the order of the rows.
-    """
+    """Yield the files of The Stack v2 in the order of the rows; threads read contents some ahead."""
     # A row of -train-smol-ids is a repository with a list of files, any other row is a file: both become pairs of a
     # file and the row that names its repository. ``start`` counts those pairs, and passing over them fetches nothing.
     entries = ((file, row) for row in rows for file in _files(row, language))

@@ -13,10 +13,11 @@ from data_tools import build_folder, prepare
 from data_tools.build_folder import find_finished_build
 from data_tools.config import PrepareConfig
 from data_tools.lookup import LookupConfig, lookup
-from data_tools.report import figures
 from data_tools.report.page import build_table
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
+from llama_scale.plotting.draw import save_sheet
+from llama_scale.plotting.figure import Bar, Figure, bar_panel
 from tests.conftest import run_script
 from tests.data_tools.helpers import file_contents
 
@@ -166,10 +167,11 @@ def test_a_complete_build_of_other_settings_is_not_taken(built, config):
         assert not (work / "manifest.json").exists()
 
 
-def test_names_with_dollars_are_drawn_as_they_are():
+def test_names_with_dollars_are_drawn_as_they_are(tmp_path):
     """Between two of them matplotlib would read a formula, and stop at a wrong one."""
-    bars = [(name, 1.0, "#000000") for name in ("$x_{$", "a$b$", "plain")]
-    assert figures.draw_png([figures.Figure("t", "MB", bars)]).startswith(b"\x89PNG")
+    bars = [Bar(name, 1.0, "#000000") for name in ("$x_{$", "a$b$", "plain")]
+    save_sheet([Figure("t", "t", "", [bar_panel("t", "MB", bars)])], tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
 def old_names(value):
