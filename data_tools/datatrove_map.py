@@ -110,10 +110,9 @@ def _slurm_runner(config: PrepareConfig) -> Callable:
         path = os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))
         programs = Path(sys.executable).parent
         env_command = f'export PYTHONPATH="{path}" PATH="{programs}:$PATH"'
-        options = {"job_name": f"prepare-{config.name}", "logging_dir": str(logs.resolve()), "mail_type": "NONE"}
-        executor = SlurmPipelineExecutor(
-            [step], n_ranks, config.time, config.partition, env_command=env_command, **options
-        )
+        options: dict[str, Any] = {"env_command": env_command, "mail_type": "NONE"}
+        options |= {"job_name": f"prepare-{config.name}", "logging_dir": str(logs.resolve())}
+        executor = SlurmPipelineExecutor([step], n_ranks, config.time, config.partition, **options)
         executor.run()
         while unfinished := executor.get_incomplete_ranks():
             time.sleep(POLL_SECONDS)
@@ -124,7 +123,7 @@ def _slurm_runner(config: PrepareConfig) -> Callable:
     return run_ranks
 
 
-def _is_queued(job: str) -> bool:
+def _is_queued(job: int | str | None) -> bool:
     """Whether SLURM still has a job; also where it cannot be asked just now."""
     done = subprocess.run(["squeue", "--noheader", "--jobs", str(job)], capture_output=True, text=True, check=False)
     return bool(done.stdout.strip()) or (done.returncode != 0 and "Invalid job" not in done.stderr)

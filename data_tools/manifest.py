@@ -1,12 +1,11 @@
 """manifest.json: the same for the same sources and settings on any machine."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from data_tools.config import PrepareConfig
 from data_tools.corpus.corpus import Corpus, count_file
-from data_tools.corpus.records import Record
-from llama_scale.data.shards import FORMAT, data_fingerprint
+from data_tools.corpus.records import Records
+from llama_scale.data.shards import FORMAT, Split, data_fingerprint
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.files import sha256
 
@@ -29,7 +28,7 @@ def make_manifest(
     config: PrepareConfig,
     collected: Corpus,
     losses: dict[str, Any],
-    splits: dict[str, Sequence[Record]],
+    splits: dict[Split, Records],
     summary: dict[str, dict],
     tokenizer: Tokenizer,
 ) -> dict:

@@ -135,7 +135,9 @@ def _add_document(
     digest, redacted = hashlib.sha256(content).hexdigest(), 0
     if rules.redact:
         content, redacted = redact(content)
-    counts = {"stars": document.stars, "forks": document.forks, "redacted": redacted}
-    record = Record(**names, sha256=digest, offset=state.contents, size=len(content), **counts)
+    stars, forks, size = document.stars, document.forks, len(content)
+    record = Record(
+        **names, sha256=digest, offset=state.contents, size=size, stars=stars, forks=forks, redacted=redacted
+    )
     state.rows += rows.write(format_row(record))
     state.contents += contents.write(content)

@@ -32,7 +32,7 @@ class Corpus:
     """What ``collect`` made in ``folder``."""
 
     folder: Path  # of contents.bin
-    records: Sequence[Record]  # by (package, path)
+    records: Records  # by (package, path)
     dropped: dict[str, dict[str, int]]  # reason -> {"files", "bytes"} of what was left out by its source
     left_out: list[dict]  # the packages of those, with license and reason
     examples: dict[str, list[str]] = field(default_factory=dict)  # reason -> a few of those files

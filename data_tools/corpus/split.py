@@ -15,6 +15,7 @@ import numpy as np
 
 from data_tools.corpus.line_overlap import shared_line_share
 from data_tools.corpus.records import Record, Records
+from llama_scale.data.shards import Split
 from llama_scale.errors import InputError
 
 MAX_SHARED_LINES = 0.1  # share of a validation package's lines that others may have
@@ -23,7 +24,7 @@ MAX_PACKAGE_SHARE = 0.25  # of the target: a larger package would rule the loss 
 
 def split_by_package(
     records: Records, positions: np.ndarray, work: Path, val_share: float, seed: int
-) -> dict[str, Records]:
+) -> dict[Split, Records]:
     """Return {"train", "val"}: the documents of each split in shard order.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.corpus.corpus import batches, document_sizes, read_contents
-from data_tools.corpus.records import Record
+from data_tools.corpus.records import Record, Records
 from data_tools.encode.fim import FimSettings, cut_for_fim, with_fim_marks
 from data_tools.encode.packing import best_fit
 from data_tools.progress import with_progress
@@ -42,7 +42,7 @@ EncodedDocument = tuple[np.ndarray, str | None]
 
 
 def write_splits(
-    splits: dict[Split, Sequence[Record]], folder: Path, tokenizer: Path, layout: ShardLayout, map_: Callable
+    splits: dict[Split, Records], folder: Path, tokenizer: Path, layout: ShardLayout, map_: Callable
 ) -> dict[str, dict]:
     """Write the shards of each split and documents.jsonl.gz; return the manifest's "splits".
 

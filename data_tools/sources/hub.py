@@ -79,7 +79,7 @@ def _is_network_failure(error: Exception) -> bool:
 
 def _open_dataset(source: str, language: str, path: str | None, start: int) -> Iterator[Row]:
     import datasets
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
     from huggingface_hub import get_token
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
@@ -101,7 +101,7 @@ def _open_dataset(source: str, language: str, path: str | None, start: int) -> I
         if isinstance(error, GatedRepoError) or "gated" in str(error):
             raise InputError(f"source: {name}: your token has no access; {accept}") from None
         raise InputError(f"source: {name}: no such data set ({_first_line(error)})") from None
-    except (FileNotFoundError, datasets.exceptions.DataFilesNotFoundError, ValueError) as error:
+    except (FileNotFoundError, DataFilesNotFoundError, ValueError) as error:
         problem = f"no {language} data there ({_first_line(error)})"
         raise InputError(f"source: {name}: {problem}; check path and language") from None
     except HfHubHTTPError as error:
