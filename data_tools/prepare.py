@@ -15,7 +15,7 @@ from data_tools.build_folder import open_work_folder
 from data_tools.config import PrepareConfig
 from data_tools.corpus.collect import collect
 from data_tools.corpus.corpus import SUMMARY, load_corpus
-from data_tools.corpus.records import write_array
+from data_tools.corpus.records import Records, write_array
 from data_tools.corpus.split import split_by_package
 from data_tools.datatrove_map import datatrove_map
 from data_tools.dedup.deduplicate import deduplicate
@@ -31,7 +31,7 @@ from data_tools.manifest import make_manifest, upgrade_manifest
 from data_tools.process_map import process_map
 from data_tools.report.page import write_report
 from data_tools.sources.open_source import read_limit, source_documents, source_rules
-from llama_scale.data.shards import MANIFEST, read_manifest
+from llama_scale.data.shards import MANIFEST, Split, read_manifest
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
@@ -143,9 +143,11 @@ def check_files_left(n_files: int, dropped: dict[str, dict[str, int]], config: P
     )
 
 
-def encode(*arguments: Any) -> tuple[np.ndarray, dict]:
+def encode(
+    splits: dict[Split, Records], work: Path, tokenizer: Path, layout: ShardLayout, map_: Callable
+) -> tuple[np.ndarray, dict]:
     """Write the shards; return no positions and the manifest's "splits"."""
-    return np.empty(0), write_splits(*arguments)
+    return np.empty(0), write_splits(splits, work, tokenizer, layout, map_)
 
 
 def shard_layout(config: PrepareConfig) -> ShardLayout:
