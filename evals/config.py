@@ -17,8 +17,8 @@ class EvalConfig:
     """What to measure, and of what.
 
     Args:
-        checkpoint: A checkpoint folder, a run folder for its newest checkpoint, a folder that
-            transformers can load, or the URL of an OpenAI-compatible server (http://host/v1).
+        checkpoint: A checkpoint folder, a run folder for its newest checkpoint, a folder that transformers can load, or
+            the URL of an OpenAI-compatible server (http://host/v1).
         suites: Names separated by commas: perplexity, humaneval, mbpp, apps.
         all: Every checkpoint of the run.
         watch: Every checkpoint of the run, and new ones until the run has its result.
@@ -35,8 +35,7 @@ class EvalConfig:
         device: Where to compute; auto is the GPU if there is one.
         precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
         threads: CPU threads of the model; null leaves the library's choice.
-        processes: Processes that draw completions, each with a copy of the model; auto is one for
-            each GPU.
+        processes: Processes that draw completions, each with a copy of the model; auto is one for each GPU.
         cuda_graphs: Replay the kernels of a decoding step as one CUDA graph (a GPU alone).
         wandb: Show the scores of the run in this Weights & Biases project.
     """

@@ -42,10 +42,8 @@ class CodeConfig:
             self.check(name, getattr(self, name) is None or getattr(self, name) > 0)
         self.check("k", all(k > 0 for k in self.k))
         if self.n_samples > 1 and self.sampling.temperature == 0:
-            raise InputError(
-                f"{self.suite}.n_samples: {self.n_samples} samples at temperature 0 are all equal; "
-                "use 1, or a temperature"
-            )
+            found = f"{self.n_samples} samples at temperature 0 are all equal"
+            raise InputError(f"{self.suite}.n_samples: {found}; use 1, or a temperature")
 
     @property
     def local_data(self) -> Path | None:
@@ -55,8 +53,7 @@ class CodeConfig:
     def check(self, name: str, holds: bool, expected: str = "more than 0") -> None:
         """Raise InputError on the setting ``name`` unless what is ``expected`` of it ``holds``."""
         if not holds:
-            found = getattr(self, name)
-            raise InputError(f"{self.suite}.{name}: expected {expected}, found {found}")
+            raise InputError(f"{self.suite}.{name}: expected {expected}, found {getattr(self, name)}")
 
     def with_stops(self, stops: tuple[str, ...]) -> Self:
         """Return these settings with the stop strings ``stops`` where they have none."""
@@ -67,9 +64,9 @@ class CodeConfig:
 class Task:
     """One task: what the model continues, and how a completion becomes programs and a verdict.
 
-    ``programs(completion)`` are run, and ``combine`` makes one verdict of theirs. ``reference`` is
-    the published solution as a completion of ``prompt``, if there is one. ``label`` says what is
-    special about how the task is judged.
+    ``programs(completion)`` are run, and ``combine`` makes one verdict of theirs. ``reference`` is the published
+    solution as a completion of ``prompt``, if there is one. ``label`` says what is special about how the task is
+    judged.
     """
 
     task_id: str

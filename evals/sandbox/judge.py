@@ -1,7 +1,7 @@
 """The trusted side: runs tests in a process of its own, calling the program's functions by wire.
 
-Nothing of the program is in this process but plain data that it answered. Each assertion that
-stands outside of a ``try`` is counted; a wrong one does not end the tests.
+Nothing of the program is in this process but plain data that it answered. Each assertion that stands outside of a
+``try`` is counted; a wrong one does not end the tests.
 """
 
 import ast

@@ -77,8 +77,8 @@ def bind_read_only(base: str, path: str) -> None:
         os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     syscalls.mount(path, target, None, syscalls.BIND)
-    # A user namespace may not take away what the mount forbids already: nosuid, nodev, noexec,
-    # noatime and nodiratime (the same bits in statvfs and mount) and relatime (another bit).
+    # A user namespace may not take away what the mount forbids already: nosuid, nodev, noexec, noatime and nodiratime
+    # (the same bits in statvfs and mount) and relatime (another bit).
     flags = os.statvfs(path).f_flag
     forbidden = flags & (2 | 4 | 8 | 1024 | 2048) | (1 << 21 if flags & 4096 else 0)
     remount = syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY

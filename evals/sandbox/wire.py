@@ -1,12 +1,12 @@
 """Plain data over a pipe: what a judge and an untrusted program say to each other.
 
-A frame is a length of four bytes and JSON. Values keep their exact built-in type; whatever is not
-plain data arrives as an opaque object, so nothing with behavior of its own reaches the judge.
+A frame is a length of four bytes and JSON. Values keep their exact built-in type; whatever is not plain data arrives as
+an opaque object, so nothing with behavior of its own reaches the judge.
 
-JSON has no tuple, set or NaN, and the keys of its objects are texts only. So None, booleans,
-texts, lists, finite floats and integers below 2^62 stand for themselves, and everything else is an
-object of one key, its type: (1, {2}) is {"tuple": [1, {"set": [2]}]}, {1: "a"} is {"dict":
-[[1, "a"]]}. A dict always has that form, so none can be mistaken for the form of something else.
+JSON has no tuple, set or NaN, and the keys of its objects are texts only. So None, booleans, texts, lists, finite
+floats and integers below 2^62 stand for themselves, and everything else is an object of one key, its type: (1, {2}) is
+{"tuple": [1, {"set": [2]}]}, {1: "a"} is {"dict": [[1, "a"]]}. A dict always has that form, so none can be mistaken for
+the form of something else.
 """
 
 import builtins
@@ -73,10 +73,7 @@ def _read(fd: int, length: int) -> bytes:
 
 
 def encode(value: Any, handle: Any = None) -> Any:
-    """Return the JSON form of a value.
-
-    ``handle(value)``, if given, numbers a value that is not plain. Raises WireError.
-    """
+    """Return the JSON form of a value; ``handle(value)``, if given, numbers one that is not plain. Raises WireError."""
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return value
@@ -89,8 +86,7 @@ def encode(value: Any, handle: Any = None) -> Any:
     if kind in (tuple, set, frozenset, collections.deque):
         return {kind.__name__: [encode(v, handle) for v in value]}
     if kind in (dict, collections.OrderedDict, collections.Counter, collections.defaultdict):
-        pairs = [[encode(k, handle), encode(v, handle)] for k, v in value.items()]
-        return {kind.__name__: pairs}
+        return {kind.__name__: [[encode(k, handle), encode(v, handle)] for k, v in value.items()]}
     if kind in (bytes, bytearray):
         return {kind.__name__: value.hex()}
     if kind is complex:
@@ -117,9 +113,7 @@ def _encode_other(value: Any, handle: Any) -> Any:
             plain = int.__int__(value) if base is int else base(value)
             if type(plain) is base:
                 return encode(plain, handle)
-    if handle is None:
-        return {"opaque": ""}
-    return {"handle": handle(value)}
+    return {"opaque": ""} if handle is None else {"handle": handle(value)}
 
 
 def _some(iterator: Any) -> list:
@@ -144,52 +138,42 @@ def decode(form: Any, handle: Any = None) -> Any:
         raise WireError(type(error).__name__) from None
 
 
+# How the value of a kind is made of its body, and a container of its decoded items; pairs are lists of two.
+FROM_BODY = {
+    "int": lambda body: int(body, 16),
+    "float": float,
+    "Decimal": decimal.Decimal,
+    "Fraction": fractions.Fraction,
+    "complex": lambda body: complex(float(body[0]), float(body[1])),
+    "bytes": bytes.fromhex,
+    "bytearray": bytearray.fromhex,
+    "opaque": lambda body: Opaque(),
+} | {kind.__name__: kind.fromisoformat for kind in DATES}
+FROM_ITEMS = {kind.__name__: kind for kind in (tuple, set, frozenset, collections.deque)} | {
+    "range": lambda items: range(*items),
+    "iterator": iter,
+    "dict": lambda pairs: dict(map(tuple, pairs)),
+    "OrderedDict": lambda pairs: collections.OrderedDict(dict(map(tuple, pairs))),
+    "Counter": lambda pairs: collections.Counter(dict(map(tuple, pairs))),
+    "defaultdict": lambda pairs: collections.defaultdict(None, dict(map(tuple, pairs))),
+    "keys": lambda items: dict.fromkeys(items).keys(),
+    "values": lambda items: dict(enumerate(items)).values(),
+    "items": lambda items: dict(items).items(),
+}
+
+
 def _decode(form: Any, handle: Any) -> Any:
     if type(form) is list:
         return [_decode(v, handle) for v in form]
     if type(form) is not dict:
         return form
     ((kind, body),) = form.items()
-    if kind == "int":
-        return int(body, 16)
-    if kind in ("float", "Decimal", "Fraction"):
-        return {"float": float, "Decimal": decimal.Decimal, "Fraction": fractions.Fraction}[kind](body)
-    if kind == "complex":
-        return complex(float(body[0]), float(body[1]))
-    if kind in ("bytes", "bytearray"):
-        return getattr(builtins, kind).fromhex(body)
-    if kind in ("datetime", "date", "time"):
-        return getattr(datetime, kind).fromisoformat(body)
+    if kind in FROM_BODY:
+        return FROM_BODY[kind](body)
     if kind == "type" and body in TYPES:
         return getattr(builtins, body)
-    if kind == "opaque":
-        return Opaque()
     if kind == "handle" and handle is not None:
         return handle(int(body))
-    return _decode_items(kind, [_decode(v, handle) for v in body])
-
-
-def _decode_items(kind: str, items: list) -> Any:
-    """Make the container ``kind`` of decoded items; pairs are lists of two."""
-    if kind in ("tuple", "set", "frozenset"):
-        return getattr(builtins, kind)(items)
-    if kind == "deque":
-        return collections.deque(items)
-    if kind == "range":
-        return range(*items)
-    if kind == "iterator":
-        return iter(items)
-    if kind in ("dict", "OrderedDict", "Counter", "defaultdict"):
-        pairs = dict(map(tuple, items))
-        if kind == "dict":
-            return pairs
-        if kind == "defaultdict":
-            return collections.defaultdict(None, pairs)
-        return getattr(collections, kind)(pairs)
-    if kind == "keys":
-        return dict.fromkeys(items).keys()
-    if kind == "values":
-        return dict(enumerate(items)).values()
-    if kind == "items":
-        return dict(items).items()
+    if kind in FROM_ITEMS:
+        return FROM_ITEMS[kind]([_decode(v, handle) for v in body])
     raise WireError(kind)
