@@ -34,10 +34,7 @@ def evaluate(suite: Suite, model: Completer, execution: Execution) -> tuple[dict
 
 
 def score_references(suite: Suite, model: Completer) -> dict[str, Any]:
-    """Score the reference solutions after their prompts, teacher-forced, where it can be done.
-
-    In a result they are called gold, as in its settings.
-    """
+    """Score the reference solutions after their prompts, teacher-forced; results and settings call them gold."""
     known = [task for task in suite.tasks if task.reference is not None]
     chosen = [known[i] for i in evenly_spread(suite.config.gold_tasks, len(known))]
     pairs = [(task.prompt, task.reference) for task in chosen]
@@ -86,8 +83,7 @@ def sample(suite: Suite, model: Completer, execution: Execution) -> list[Row]:
 def score(rows: Sequence[Row], suite: Suite, execution: Execution) -> tuple[dict[str, Any], list[Row]]:
     """Judge completions (rows of task_id, completion); return the result and a row for each.
 
-    The result counts the tasks of the suite and those that have samples, which the scores are of. Raises InputError on
-    a task_id that the suite does not have.
+    The result counts the tasks of the suite and those that have samples, which the scores are of.
     """
     tasks = {task.task_id: task for task in suite.tasks}
     for row in rows:
@@ -115,13 +111,13 @@ def score(rows: Sequence[Row], suite: Suite, execution: Execution) -> tuple[dict
 
 
 def _programs(task: Task, row: Row) -> Sequence[Program | Script] | None:
-    """Return the programs of a completion, None where the task's tests cannot call its language."""
+    """Return the programs of a completion (a whole one, if not Python), None where tests cannot call its language."""
     programs, language = task.programs(row["completion"]), row.get("language", "python")
     if language == "python":
         return programs
     if not all(isinstance(program, Script) for program in programs):
         return None
-    return [replace(p, source=row["completion"], language=language) for p in programs]  # the completion is whole
+    return [replace(p, source=row["completion"], language=language) for p in programs]
 
 
 def _combined(task: Task, verdicts: Sequence[Verdict] | None) -> Verdict:
@@ -134,8 +130,8 @@ def summarize(samples: Sequence[Row], ks: Sequence[int], contaminated: Mapping[s
     """Return what judged samples say together; those that were not measured are only counted.
 
     ``parse_rate`` is the share of completions that are not blank and parse after their prompt; ``assertion_pass_rate``
-    the mean share of a task's assertions or cases that passed; ``log_pass_rate`` the mean over tasks of ln((c + 1/2) /
-    (n + 1)), finite at no pass. ``contaminated`` are the tasks that the training data's sources held.
+    the mean share of a task's assertions or cases that passed; ``log_pass_rate`` the mean over tasks of
+    ln((c + 1/2) / (n + 1)), finite at no pass. ``contaminated`` are the tasks that the training data's sources held.
     """
     measured = [s for s in samples if s["reason"] != NOT_MEASURED]
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -163,8 +159,7 @@ def summarize(samples: Sequence[Row], ks: Sequence[int], contaminated: Mapping[s
 def pass_rates(counts: dict[str, list[int]], ks: Sequence[int]) -> dict[str, Any]:
     """Return pass@k with its intervals for ``{task: [samples, passes]}``.
 
-    Two intervals, both 95 % over tasks: bootstrapped, which has no width where all tasks agree, and Clopper-Pearson's,
-    which stays honest at no pass.
+    Both are 95 % over tasks: bootstrapped, of no width where all agree, and Clopper-Pearson's, honest at no pass.
     """
     fewest = min(n for n, _ in counts.values())
     values = {str(k): [pass_at_k(n, c, k) for n, c in counts.values()] for k in ks if k <= fewest}

@@ -9,7 +9,7 @@ from evals.benchmarks.mbpp import MbppConfig
 from evals.perplexity import PerplexityConfig
 from evals.verdicts import ExecutionConfig
 from llama_scale.config import Auto
-from llama_scale.errors import InputError
+from llama_scale.errors import at_least_1, check_fields
 
 
 @dataclass(frozen=True)
@@ -64,5 +64,4 @@ class EvalConfig:
     wandb: str | None = None
 
     def __post_init__(self) -> None:
-        if self.processes != "auto" and self.processes < 1:
-            raise InputError(f"processes: expected at least 1 or auto, found {self.processes}")
+        check_fields(self, "at least 1 or auto", at_least_1, "processes")

@@ -86,8 +86,8 @@ def score(
     """Score the first ``max_tokens`` targets of a split (all by default).
 
     Windows of context_length + 1 tokens, context_length apart, from the start of the split: every token but the first
-    is a target exactly once. With a context of 3, tokens 0 to 3 give the targets 1 to 3 and tokens 3 to 6 the targets 4
-    to 6. Document ends are targets, so they count in the nats and, standing for no byte, not in the bytes.
+    is a target exactly once. With a context of 3, tokens 0 to 3 give the targets 1 to 3, tokens 3 to 6 the targets 4 to
+    6. Document ends are targets, so they count in the nats and, standing for no byte, not in the bytes.
     ``byte_lengths`` (V,) are the bytes that each id stands for. Every batch has the same shape. ``each`` (M,), if
     given, is filled with the nats of each target. Raises InputError on an empty split.
     """

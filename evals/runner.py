@@ -35,10 +35,7 @@ def suite_names(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """One suite of a command: its own ``config``, and the result that it leaves at ``path``.
-
-    The result has the ``settings`` in it: all that it depends on, so that one with the same settings is finished.
-    """
+    """One suite of a command: a result at ``path`` with the same ``settings`` in it is finished."""
 
     name: str
     config: CodeConfig | PerplexityConfig

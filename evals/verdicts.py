@@ -16,7 +16,7 @@ from evals.models.request import Completion
 from evals.sandbox.pool import Sandbox
 from evals.sandbox.types import SANDBOX_LOST, Program, Script, Verdict
 from evals.sandbox.worker import MEMORY_BYTES, OUTPUT_BYTES
-from llama_scale.errors import InputError
+from llama_scale.errors import at_least_1, check_fields
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class ExecutionConfig:
     allow_unsandboxed: bool = False
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise InputError(f"execution.workers: expected at least 1, found {self.workers}")
+        check_fields(self, "at least 1", at_least_1, "workers", "execution.")
 
 
 @dataclass

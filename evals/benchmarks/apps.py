@@ -98,10 +98,7 @@ class Problem:
 
 
 def problems(config: AppsConfig) -> list[Problem]:
-    """Read the problems of a difficulty, by number.
-
-    Raises InputError if the data cannot be read, is of another form or has no such problem.
-    """
+    """Read the problems of a difficulty, by number; raise InputError if there is none or the data cannot be read."""
     path = config.local_data
     if path is None:
         loaded = from_hub(
@@ -112,7 +109,7 @@ def problems(config: AppsConfig) -> list[Problem]:
         folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
         rows = [read_folder(folder, folder.name) for folder in folders]
     else:
-        rows = read_file(path)
+        rows = read_rows(path, "apps.data", REMEDY)
     if not rows:
         raise InputError(f"apps.data: {path} has no problem's folder; {REMEDY}")
     chosen = [row for row in rows if config.difficulty in ("all", _difficulty(row))]
@@ -121,11 +118,6 @@ def problems(config: AppsConfig) -> list[Problem]:
         raise InputError(f"apps.difficulty: {source} has no {config.difficulty} problem; {REMEDY}")
     known = [parse_problem(row, row.number(number_field(row))) for row in chosen]
     return sorted(known, key=lambda problem: problem.number)
-
-
-def read_file(path: Path, setting: str = "apps.data") -> list[Row]:
-    """Read a file with a problem to a line; InputErrors name the ``setting`` it is from."""
-    return read_rows(path, setting, REMEDY)
 
 
 def read_folder(folder: Path, number: str, setting: str = "apps.data") -> Row:
@@ -198,8 +190,10 @@ def _as_text(lines: Any) -> str:
 def same_output(output: str, expected: Any, judge: str) -> bool:
     """Compare standard output: line by line, ends of lines and of the text aside."""
     lines = [[line.rstrip() for line in text.rstrip().split("\n")] for text in (output, _as_text(expected))]
-    if lines[0] == lines[1] or judge == "strict":
-        return lines[0] == lines[1]
+    if lines[0] == lines[1]:
+        return True
+    if judge == "strict":
+        return False
     words = [[line.split() for line in text if line.split()] for text in lines]
     if words[0] == words[1] or sorted(words[0]) == sorted(words[1]):
         return True
@@ -230,10 +224,7 @@ def combine_verdicts(problem: Problem, verdicts: Sequence[Verdict], config: Apps
 
 
 def read(config: AppsConfig) -> Suite:
-    """Read the problems as tasks; one without tests can never pass.
-
-    pass@1 is the strict accuracy, ``assertion_pass_rate`` the test-case average.
-    """
+    """Read the problems as tasks. pass@1 is the strict accuracy, ``assertion_pass_rate`` the test-case average."""
     about = {"profile": "hendrycks", "judge": config.judge, "split": config.split}
     return Suite(config, [_task(problem, config) for problem in problems(config)], about)
 

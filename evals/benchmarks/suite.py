@@ -1,7 +1,4 @@
-"""What every programming benchmark is made of: settings, tasks, a suite of them.
-
-Readable without torch, as are the readers of the benchmarks' files beside it.
-"""
+"""What every programming benchmark is made of: settings, tasks, a suite. Needs no torch, as all beside it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,8 +62,7 @@ class Task:
     """One task: what the model continues, and how a completion becomes programs and a verdict.
 
     ``programs(completion)`` are run, and ``combine`` makes one verdict of theirs. ``reference`` is the published
-    solution as a completion of ``prompt``, if there is one. ``label`` says what is special about how the task is
-    judged.
+    solution as a completion of ``prompt``, if there is one. ``label`` says what is special about its judging.
     """
 
     task_id: str
@@ -79,10 +75,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that have been read, and the settings that they are run with.
-
-    ``about`` says in the result how they are asked and judged.
-    """
+    """Tasks that have been read, their settings, and what a result says ``about`` how they are asked and judged."""
 
     config: CodeConfig
     tasks: Sequence[Task]

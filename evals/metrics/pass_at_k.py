@@ -25,8 +25,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def interval(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the (weighted) mean of ``values``, one for each task.
 
-    Bootstrapped over tasks, which are a sample of what could have been asked; the seed makes it repeatable. Equal
-    values give no width.
+    Bootstrapped over tasks, a sample of what could have been asked. Equal values give no width.
     """
     values = np.asarray(values, dtype=np.float64)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -37,10 +36,9 @@ def interval(values: Sequence[float], weights: Sequence[float] | None = None, se
 
 
 def exact_interval(successes: float, trials: int) -> tuple[float, float]:
-    """95 % interval of Clopper and Pearson (1934) for ``successes`` out of ``trials`` tasks.
+    """95 % interval of Clopper and Pearson (1934) for ``successes``, maybe a sum of shares, out of ``trials`` tasks.
 
-    Wider than it need be, never too narrow; at no success its upper end is 1 - .025^(1/trials). ``successes`` may be a
-    sum of shares.
+    Wider than it need be, never too narrow; at no success its upper end is 1 - .025^(1/trials).
     """
     from scipy.stats import beta
 

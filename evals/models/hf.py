@@ -66,10 +66,7 @@ class TransformersCompleter:
 
     @torch.inference_mode()
     def score_references(self, pairs: Sequence[tuple[str, str]]) -> References:
-        """Score (prompt, solution) pairs one at a time, the solution encoded by itself.
-
-        A solution longer than the context is scored in pieces, as in ``reference_bits_per_byte``.
-        """
+        """Score (prompt, solution) pairs one at a time, each solution encoded by itself, a long one in pieces."""
         scores, truncated = [], 0
         for prompt, solution in pairs:
             before = self.tokenizer(prompt)["input_ids"] or [self.tokenizer.eos_token_id or 0]

@@ -16,10 +16,9 @@ PATIENCE = 1.0  # seconds between looks whether a process has died
 
 @dataclass
 class ParallelCompleter:
-    """A ``model`` whose tasks are shared out to ``count`` processes.
+    """A ``model`` whose tasks are shared out to ``count`` processes, each of which opens it by the picklable ``load``.
 
-    ``load(device)`` opens the model in each of them; it must be picklable. The completions are those of one process,
-    because each depends on its seed, task and number alone.
+    The completions are those of one process, because each depends on its seed, task and number alone.
     """
 
     model: Completer

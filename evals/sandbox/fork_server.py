@@ -99,10 +99,7 @@ ROLES = {"program": program.serve, "judge": judge.serve, "script": program.run_s
 
 
 class ForkServer:
-    """Forks the processes of one request at a time and reports what became of them.
-
-    A process of each role last asked for is forked ahead, while the request before it runs.
-    """
+    """Forks the processes of one request, and the next one's ahead, and reports what became of them."""
 
     def __init__(self, control: socket.socket, level: str, tool: dict[str, Any] | None):
         self.control, self.level, self.tool = control, level, tool
@@ -133,8 +130,7 @@ class ForkServer:
     def perform(self, role: str, waiting: socket.socket) -> int:
         """Wait for limits and files, confine this process and play the role in it.
 
-        The first file holds the source; the others become descriptors 0, 1 (and 2), 3 and 4. Those that are missing are
-        the null device.
+        The first file holds the source; the others, or the null device, become descriptors 0, 1 (and 2), 3 and 4.
         """
         data, fds, _, _ = socket.recv_fds(waiting, 4096, 8)
         if not data:
@@ -210,7 +206,7 @@ class ForkServer:
                 if used - before > STARVED * wall and extra < EXTENSIONS and not timed_out:
                     before, extra, deadline = used, extra + 1, deadline + wall
                     continue
-                os.kill(late[0], 9)
+                os.kill(late, 9)
                 timed_out, deadline = True, time.monotonic() + GRACE
         return {"ended": [ended[pid] for pid in pids], "timed_out": timed_out}
 

@@ -149,8 +149,7 @@ class Sandbox:
     def run_any(self, programs: Sequence[Program | Script], timeout: float) -> Iterator[tuple[int, Verdict]]:
         """Yield the number and the verdict of each program, those that are run again last.
 
-        ``timeout`` is CPU seconds; the clock allows more. What runs out of time is run again alone after all others, if
-        load could have been the cause.
+        ``timeout`` is CPU seconds; the clock allows more. What load could have made late is run again, alone.
         """
         again: list[int] = []
         pool = ThreadPoolExecutor(self.workers)

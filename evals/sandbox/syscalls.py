@@ -1,7 +1,4 @@
-"""The kernel's walls by system call, with libc alone; the numbers are those of the kernel's headers.
-
-See namespaces(7), landlock(7), seccomp(2), capabilities(7).
-"""
+"""The kernel's walls by system call, numbers as in its headers: landlock(7), seccomp(2), capabilities(7)."""
 
 import ctypes
 import os

@@ -19,8 +19,7 @@ class Tool:
     """How a language's programs are run.
 
     ``argv`` starts the program in ``file``; ``paths`` are the files and folders that it reads; ``libraries`` are
-    folders of its own shared libraries; ``start`` is the CPU time in seconds that it takes before the first line of the
-    program.
+    folders of its own shared libraries; ``start`` is the CPU seconds that it takes before a program's first line.
     """
 
     language: str

@@ -14,6 +14,7 @@ import collections
 import datetime
 import decimal
 import fractions
+import itertools
 import json
 import math
 import os
@@ -29,7 +30,8 @@ ITERATORS = {
     type(iter(())), type(iter([])), type(iter({})), type(iter(set())), type(iter(range(0))), map,
     filter, zip, enumerate, reversed, type(iter("")), type(reversed([])), type(x for x in ()),
 }  # fmt: skip
-VIEWS = {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
+SEQUENCES = {kind: kind.__name__ for kind in (tuple, set, frozenset, collections.deque)}
+SEQUENCES |= {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
 
 
 class WireError(Exception):
@@ -83,8 +85,8 @@ def encode(value: Any, handle: Any = None) -> Any:
         return value if math.isfinite(value) else {"float": repr(value)}
     if kind is list:
         return [encode(v, handle) for v in value]
-    if kind in (tuple, set, frozenset, collections.deque):
-        return {kind.__name__: [encode(v, handle) for v in value]}
+    if kind in SEQUENCES:
+        return {SEQUENCES[kind]: [encode(v, handle) for v in value]}
     if kind in (dict, collections.OrderedDict, collections.Counter, collections.defaultdict):
         return {kind.__name__: [[encode(k, handle), encode(v, handle)] for k, v in value.items()]}
     if kind in (bytes, bytearray):
@@ -99,8 +101,6 @@ def encode(value: Any, handle: Any = None) -> Any:
         return {"range": [encode(v) for v in (value.start, value.stop, value.step)]}
     if kind is type and value.__name__ in TYPES and getattr(builtins, value.__name__) is value:
         return {"type": value.__name__}
-    if kind in VIEWS:
-        return {VIEWS[kind]: [encode(v, handle) for v in value]}
     if kind in ITERATORS or kind.__module__ == "itertools":
         return {"iterator": [encode(v, handle) for v in _some(value)]}
     return _encode_other(value, handle)
@@ -117,11 +117,9 @@ def _encode_other(value: Any, handle: Any) -> Any:
 
 
 def _some(iterator: Any) -> list:
-    values = []
-    for value in iterator:
-        values.append(value)
-        if len(values) > ITEMS:
-            raise WireError("endless iterator")
+    values = list(itertools.islice(iterator, ITEMS + 1))
+    if len(values) > ITEMS:
+        raise WireError("endless iterator")
     return values
 
 
@@ -149,7 +147,11 @@ FROM_BODY = {
     "bytearray": bytearray.fromhex,
     "opaque": lambda body: Opaque(),
 } | {kind.__name__: kind.fromisoformat for kind in DATES}
-FROM_ITEMS = {kind.__name__: kind for kind in (tuple, set, frozenset, collections.deque)} | {
+FROM_ITEMS = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "deque": collections.deque,
     "range": lambda items: range(*items),
     "iterator": iter,
     "dict": lambda pairs: dict(map(tuple, pairs)),

@@ -31,10 +31,9 @@ class WorkerLostError(Exception):
 
 
 class Worker:
-    """One fork server and the socket to it.
+    """One fork server and the socket to it; ``tool`` runs the programs of another language.
 
     ``greeting`` is what it said at its start: {"walls"}, or {"error"} where this machine does not permit the level.
-    ``tool`` runs the programs of another language.
     """
 
     def __init__(self, level: str, tool: Tool | None = None):
@@ -74,14 +73,11 @@ class Worker:
             self.process.wait()
 
     def run(self, program: Program | Script, timeout: float, cpu: float) -> tuple[Verdict, bool]:
-        """Run one program for at most ``cpu`` seconds; return its verdict and whether to repeat.
-
-        To be repeated alone is what ran out of time in a way that other load could have caused.
-        """
+        """Run one program for at most ``cpu`` seconds; return its verdict and whether load may have made it late."""
         if self.tool:
             timeout, cpu = timeout + self.tool.start, cpu + self.tool.start
-        # One second more than the verdict allows: the kernel's limit goes by coarse ticks.
         memory = TOOL_BYTES if self.tool else MEMORY_BYTES
+        # One second more than the verdict allows: the kernel's limit goes by coarse ticks.
         limits = {"cpu": math.ceil(cpu) + (cpu <= timeout), "memory": memory, "output": OUTPUT_BYTES}
         wall = WALL * (1 + timeout)
         if isinstance(program, Script):
@@ -107,8 +103,7 @@ class Worker:
             program_end,
             judge_end,
         ):
-            files = [source, output, program_end, tests, judge_end, verdict]
-            self._send("judged", limits, wall, files)
+            self._send("judged", limits, wall, [source, output, program_end, tests, judge_end, verdict])
             for end in (program_end, judge_end):  # else neither side would see the other go
                 end.close()
             reply = self._receive()
@@ -142,14 +137,13 @@ def _clock(reply: dict, timeout: float, cpu: float, gone: bool) -> tuple[float, 
 
     A program may take ``timeout`` CPU seconds and is killed after ``cpu``, twice as many in its first run. Only one
     that was killed for its CPU time needs no second run: one that took between one and two limits, or whose clock ran
-    out, may have had a busy core. ``gone``: it ended by itself or was killed by the kernel, not because its judge was
-    done.
+    out, may have had a busy core. ``gone``: it ended by itself or by the kernel, not because its judge was done.
     """
     status, seconds = reply["ended"][0]
     killed = gone and status == -9
-    if killed or seconds >= timeout or reply["timed_out"]:
-        return seconds, "timeout", cpu > timeout and not (killed and seconds >= timeout)
-    return seconds, "", False
+    late = killed or seconds >= timeout or reply["timed_out"]
+    again = status == UNSTARTED or (late and not (killed and seconds >= timeout))
+    return seconds, "timeout" if late else "", again and cpu > timeout
 
 
 def _script_verdict(reply: dict, timeout: float, cpu: float, output: str) -> tuple[Verdict, bool]:
@@ -157,7 +151,6 @@ def _script_verdict(reply: dict, timeout: float, cpu: float, output: str) -> tup
     status = reply["ended"][0][0]
     names = {ENDED: "passed", SYNTAX: "syntax error", MEMORY: "out of memory", OUTPUT: "too much output"}
     reason = late or names.get(status, "raised" if status >= 0 else "ended early")
-    repeat = cpu > timeout if status == UNSTARTED else repeat
     return Verdict(reason == "passed", reason, parses=status != SYNTAX, output=output, seconds=seconds), repeat
 
 
@@ -169,8 +162,6 @@ def _judged_verdict(reply: dict, timeout: float, cpu: float, said: str, output: 
     seconds, late, repeat = _clock(reply, timeout, cpu, gone=verdict.get("reason") == "ended early")
     if not verdict:  # the judge itself ran out of time or memory on what the program answered
         return Verdict(False, late or "no verdict", output=output, seconds=seconds), cpu > timeout
-    if reply["ended"][0][0] == UNSTARTED:
-        repeat = cpu > timeout
     if late:
         verdict |= {"passed": False, "reason": late}
     return Verdict(**verdict, output=output, seconds=seconds), repeat
