@@ -16,6 +16,8 @@ from evals.sandbox.types import NOT_MEASURED, Program, Script, Verdict
 from evals.verdicts import Execution, digest_text
 from llama_scale.errors import InputError
 
+Row = dict[str, Any]  # a completion: task_id, sample, completion, ...; with its verdict once it is judged
+
 
 def evenly_spread(count: int | None, total: int) -> list[int]:
     """Return ``count`` numbers evenly spread over 0 to ``total`` - 1; all if it is None."""
@@ -23,47 +25,38 @@ def evenly_spread(count: int | None, total: int) -> list[int]:
     return [i * total // count for i in range(count)]
 
 
-def evaluate(suite: Suite, model: Completer, execution: Execution) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Score the reference solutions, then draw and judge completions.
-
-    Returns the result and a row for each completion.
-    """
-    execution.describe()  # a machine without a sandbox says so before anything is drawn
-    references = score_references(suite, model)
+def evaluate(suite: Suite, model: Completer, execution: Execution) -> tuple[dict[str, Any], list[Row]]:
+    """Score the reference solutions, draw and judge completions; return the result and a row for each completion."""
+    execution.sandbox.describe()  # a machine without a sandbox says so before anything is drawn
+    about = suite.about | {"stops": list(suite.config.sampling.stop)} | score_references(suite, model)
     result, samples = score(sample(suite, model, execution), suite, execution)
-    stops = {"stops": list(suite.config.sampling.stop)}
-    return suite.about | stops | references | result, samples
+    return about | result, samples
 
 
 def score_references(suite: Suite, model: Completer) -> dict[str, Any]:
-    """Score the reference solutions after their prompts, teacher-forced, where it can be done.
-
-    In a result they are called gold, as in its settings.
-    """
+    """Score the reference solutions after their prompts, teacher-forced; results and settings call them gold."""
     known = [task for task in suite.tasks if task.reference is not None]
     chosen = [known[i] for i in evenly_spread(suite.config.gold_tasks, len(known))]
     pairs = [(task.prompt, task.reference) for task in chosen]
     references = model.score_references(pairs) if pairs else None
     if references is None:
         return {}
-    total = references.total
+    total, tasks = references.total, references.tasks
+    rates, sizes = [task.bits_per_byte for task in tasks], [task.bytes for task in tasks]
     return {
         "gold_bits_per_byte": total.bits_per_byte,
-        "gold_bits_per_byte_interval": interval(
-            [task.bits_per_byte for task in references.tasks], weights=[task.bytes for task in references.tasks]
-        ),
-        "gold_tasks": len(references.tasks),
+        "gold_bits_per_byte_interval": interval(rates, weights=sizes),
+        "gold_tasks": len(tasks),
         "gold_tokens": total.tokens,
         "gold_bytes": total.bytes,
         "gold_prompts_truncated": references.truncated,
     }
 
 
-def sample(suite: Suite, model: Completer, execution: Execution) -> list[dict[str, Any]]:
+def sample(suite: Suite, model: Completer, execution: Execution) -> list[Row]:
     """Draw the completions: rows of task_id, sample, completion, ordered by task and sample.
 
-    Those of a run that was stopped are taken from ``execution``; a task that it had begun is drawn
-    again.
+    Those of a run that was stopped are taken from ``execution``; a task that it had begun is drawn again.
     """
     config, tasks = suite.config, suite.tasks
     prompts = {i: tasks[i].prompt for i in evenly_spread(config.n_tasks, len(tasks))}
@@ -73,39 +66,29 @@ def sample(suite: Suite, model: Completer, execution: Execution) -> list[dict[st
     drawn = [c for c in earlier if counts[c.task] == config.n_samples]
     left = {i: prompt for i, prompt in prompts.items() if counts[i] != config.n_samples}
     if left:
-        request = Request(left, config.sampling, config.n_samples, config.batch_size)
-        for completion in tqdm(
-            model.complete(request), f"{suite.name} samples", len(left) * config.n_samples, disable=None, leave=False
-        ):
+        drawing = model.complete(Request(left, config.sampling, config.n_samples, config.batch_size))
+        total = len(left) * config.n_samples
+        for completion in tqdm(drawing, f"{suite.name} samples", total, disable=None, leave=False):
             drawn.append(completion)
             execution.keep_completion(suite.name, completion)
     drawn.sort(key=lambda completion: (completion.task, completion.sample))
-    return [
-        {
-            "task_id": tasks[completion.task].task_id,
-            "sample": completion.sample,
-            "completion": completion.text,
-            "tokens": completion.tokens,
-            "finish_reason": completion.finish_reason,
-            "prompt_truncated": completion.prompt_truncated,
-        }
-        for completion in drawn
-    ]
+    rows = []
+    for completion in drawn:
+        fields = asdict(completion)
+        row = {"task_id": tasks[fields.pop("task")].task_id, "sample": fields.pop("sample")}
+        rows.append(row | {"completion": fields.pop("text")} | fields)
+    return rows
 
 
-def score(
-    rows: Sequence[dict[str, Any]], suite: Suite, execution: Execution
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def score(rows: Sequence[Row], suite: Suite, execution: Execution) -> tuple[dict[str, Any], list[Row]]:
     """Judge completions (rows of task_id, completion); return the result and a row for each.
 
     The result counts the tasks of the suite and those that have samples, which the scores are of.
-    Raises InputError on a task_id that the suite does not have.
     """
     tasks = {task.task_id: task for task in suite.tasks}
     for row in rows:
         if row["task_id"] not in tasks:
-            first = suite.tasks[0].task_id
-            raise InputError(f"{suite.name}: no task {row['task_id']!r}; the first is {first}")
+            raise InputError(f"{suite.name}: no task {row['task_id']!r}; the first is {suite.tasks[0].task_id}")
     groups = [_programs(tasks[row["task_id"]], row) for row in rows]
     programs = [program for group in groups for program in group or ()]
     verdicts = iter(execution.judge(programs, suite.config.timeout, suite.name))
@@ -113,15 +96,10 @@ def score(
     samples = []
     for row, group in zip(rows, groups, strict=True):
         task = tasks[row["task_id"]]
-        verdict = _combined(task, group and [next(verdicts) for _ in group])
-        judged = {
-            "passed": verdict.passed,
-            "reason": verdict.reason,
-            "parses": bool(row["completion"].strip()) and verdict.parses,
-            "assertions_passed": verdict.assertions_passed,
-            "assertions": verdict.assertions,
-            "output": verdict.output[:1000],
-        }
+        judged = asdict(_combined(task, group and [next(verdicts) for _ in group]))
+        judged["parses"] &= bool(row["completion"].strip())
+        judged["output"] = judged["output"][:1000]
+        del judged["seconds"]  # of one run, not of the program
         if task.label:
             judged["judged_by"] = task.label
         if task.task_id in contaminated:
@@ -129,14 +107,11 @@ def score(
         samples.append(row | judged)
     counts = {"tasks_with_samples": len({r["task_id"] for r in rows}), "tasks_of_suite": len(tasks)}
     result = summarize(samples, suite.config.k, contaminated) | counts
-    return result | {"isolation": execution.describe()}, samples
+    return result | {"isolation": execution.sandbox.describe()}, samples
 
 
-def _programs(task: Task, row: dict[str, Any]) -> Sequence[Program | Script] | None:
-    """Return the programs of a completion; in another language it is a whole one of its own.
-
-    None where the task's tests cannot call that language.
-    """
+def _programs(task: Task, row: Row) -> Sequence[Program | Script] | None:
+    """Return the programs of a completion (a whole one, if not Python), None where tests cannot call its language."""
     programs, language = task.programs(row["completion"]), row.get("language", "python")
     if language == "python":
         return programs
@@ -146,19 +121,17 @@ def _programs(task: Task, row: dict[str, Any]) -> Sequence[Program | Script] | N
 
 
 def _combined(task: Task, verdicts: Sequence[Verdict] | None) -> Verdict:
-    """Return one verdict on a completion of those on its programs."""
     if verdicts is None or any(verdict.reason == NOT_MEASURED for verdict in verdicts):
         return Verdict(False, NOT_MEASURED)
     return task.combine(verdicts) if verdicts else Verdict(False, "no tests")
 
 
-def summarize(samples: Sequence[dict[str, Any]], ks: Sequence[int], contaminated: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(samples: Sequence[Row], ks: Sequence[int], contaminated: Mapping[str, Any]) -> dict[str, Any]:
     """Return what judged samples say together; those that were not measured are only counted.
 
-    ``parse_rate`` is the share of completions that are not blank and parse after their prompt;
-    ``assertion_pass_rate`` the mean share of a task's assertions or cases that passed;
-    ``log_pass_rate`` the mean over tasks of ln((c + 1/2) / (n + 1)), finite at no pass.
-    ``contaminated`` are the tasks that the training data's sources held.
+    ``parse_rate`` is the share of completions that are not blank and parse after their prompt; ``assertion_pass_rate``
+    the mean share of a task's assertions or cases that passed; ``log_pass_rate`` the mean over tasks of
+    ln((c + 1/2) / (n + 1)), finite at no pass. ``contaminated`` are the tasks that the training data's sources held.
     """
     measured = [s for s in samples if s["reason"] != NOT_MEASURED]
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -186,22 +159,17 @@ def summarize(samples: Sequence[dict[str, Any]], ks: Sequence[int], contaminated
 def pass_rates(counts: dict[str, list[int]], ks: Sequence[int]) -> dict[str, Any]:
     """Return pass@k with its intervals for ``{task: [samples, passes]}``.
 
-    Two intervals, both 95 % over tasks: bootstrapped, which has no width where all tasks agree,
-    and Clopper-Pearson's, which stays honest at no pass.
+    Both are 95 % over tasks: bootstrapped, of no width where all agree, and Clopper-Pearson's, honest at no pass.
     """
     fewest = min(n for n, _ in counts.values())
-    result: dict[str, Any] = {
+    values = {str(k): [pass_at_k(n, c, k) for n, c in counts.values()] for k in ks if k <= fewest}
+    logs = [math.log((c + 0.5) / (n + 1)) for n, c in counts.values()]
+    return {
         "n_tasks": len(counts),
         "n_samples": fewest,
-        "pass_at_k": {},
-        "pass_at_k_interval": {},
-        "pass_at_k_exact_interval": {},
+        "pass_at_k": {k: float(np.mean(v)) for k, v in values.items()},
+        "pass_at_k_interval": {k: interval(v) for k, v in values.items()},
+        "pass_at_k_exact_interval": {k: exact_interval(sum(v), len(v)) for k, v in values.items()},
+        "log_pass_rate": float(np.mean(logs)),
+        "log_pass_rate_interval": interval(logs),
     }
-    for k in ks:
-        if k <= fewest:
-            values = [pass_at_k(n, c, k) for n, c in counts.values()]
-            result["pass_at_k"][str(k)] = float(np.mean(values))
-            result["pass_at_k_interval"][str(k)] = interval(values)
-            result["pass_at_k_exact_interval"][str(k)] = exact_interval(sum(values), len(values))
-    logs = [math.log((c + 0.5) / (n + 1)) for n, c in counts.values()]
-    return result | {"log_pass_rate": float(np.mean(logs)), "log_pass_rate_interval": interval(logs)}

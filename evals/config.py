@@ -9,7 +9,7 @@ from evals.benchmarks.mbpp import MbppConfig
 from evals.perplexity import PerplexityConfig
 from evals.verdicts import ExecutionConfig
 from llama_scale.config import Auto
-from llama_scale.errors import InputError
+from llama_scale.errors import at_least_1, check_fields
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class EvalConfig:
     """What to measure, and of what.
 
     Args:
-        checkpoint: A checkpoint folder, a run folder for its newest checkpoint, a folder that
-            transformers can load, or the URL of an OpenAI-compatible server (http://host/v1).
+        checkpoint: A checkpoint folder, a run folder for its newest checkpoint, a folder that transformers can load, or
+            the URL of an OpenAI-compatible server (http://host/v1).
         suites: Names separated by commas: perplexity, humaneval, mbpp, apps.
         all: Every checkpoint of the run.
         watch: Every checkpoint of the run, and new ones until the run has its result.
@@ -35,8 +35,7 @@ class EvalConfig:
         device: Where to compute; auto is the GPU if there is one.
         precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
         threads: CPU threads of the model; null leaves the library's choice.
-        processes: Processes that draw completions, each with a copy of the model; auto is one for
-            each GPU.
+        processes: Processes that draw completions, each with a copy of the model; auto is one for each GPU.
         cuda_graphs: Replay the kernels of a decoding step as one CUDA graph (a GPU alone).
         wandb: Show the scores of the run in this Weights & Biases project.
     """
@@ -65,5 +64,4 @@ class EvalConfig:
     wandb: str | None = None
 
     def __post_init__(self) -> None:
-        if self.processes != "auto" and self.processes < 1:
-            raise InputError(f"processes: expected at least 1 or auto, found {self.processes}")
+        check_fields(self, "at least 1 or auto", at_least_1, "processes")

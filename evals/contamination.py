@@ -10,10 +10,7 @@ Contamination = dict[str, dict[str, list[str]]]  # {suite: {task_id: files of th
 
 
 def contamination(data: str | None) -> Contamination:
-    """Return the tasks that sources of the training data held, which were removed for it.
-
-    Raises InputError where contamination.json is not what launch/prepare.py writes.
-    """
+    """Return the tasks that sources of the training data held, which were removed for it; none if not known."""
     path = Path(data or "") / "contamination.json"
     if not data or not path.is_file():
         return {}

@@ -20,10 +20,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_journal(path: Path | None) -> list[dict[str, Any]]:
-    """Read a journal, if it is there; rows torn by a kill are left out.
-
-    Unlike files that are written whole (``llama_scale.files``), where such a row is an error.
-    """
+    """Read a journal, if it is there; unlike in files that are written whole, rows torn by a kill are left out."""
     rows = []
     if path and path.exists():
         for line in path.read_bytes().splitlines():

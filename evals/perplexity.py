@@ -1,8 +1,4 @@
-"""Loss on held-out text: nats per token, perplexity and bits per byte.
-
-Bits per byte, total nats / ln 2 / source bytes, is comparable across tokenizers; the loss per
-token and the perplexity are not.
-"""
+"""Loss on held-out text: nats per token, perplexity and bits per byte, which alone compares across tokenizers."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -61,7 +57,7 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits per source byte."""
+        """Total nats / ln 2 / source bytes."""
         return self.nats / math.log(2) / self.bytes
 
 
@@ -89,12 +85,11 @@ def score(
 ) -> Score:
     """Score the first ``max_tokens`` targets of a split (all by default).
 
-    Windows of context_length + 1 tokens, context_length apart, from the start of the split:
-    every token but the first is a target exactly once. With a context of 3, tokens 0 to 3 give the
-    targets 1 to 3 and tokens 3 to 6 the targets 4 to 6. Document ends are targets, so they count
-    in the nats and, standing for no byte, not in the bytes. ``byte_lengths`` (V,) are the bytes
-    that each id stands for. Every batch has the same shape. ``each`` (M,), if given, is filled
-    with the nats of each target. Raises InputError on an empty split.
+    Windows of context_length + 1 tokens, context_length apart, from the start of the split: every token but the first
+    is a target exactly once. With a context of 3, tokens 0 to 3 give the targets 1 to 3, tokens 3 to 6 the targets 4 to
+    6. Document ends are targets, so they count in the nats and, standing for no byte, not in the bytes.
+    ``byte_lengths`` (V,) are the bytes that each id stands for. Every batch has the same shape. ``each`` (M,), if
+    given, is filled with the nats of each target. Raises InputError on an empty split.
     """
     length, device = model.config.context_length, model.embedding.weight.device
     count = min(tokens.n_tokens - 1, max_tokens or tokens.n_tokens)
@@ -126,58 +121,48 @@ def reference_bits_per_byte(
 ) -> References:
     """Score given solutions, teacher-forced: nats of their tokens over their UTF-8 bytes.
 
-    Each of ``pairs`` is (prompt, solution), encoded separately; the context is one document end
-    and the prompt, as in generate, and no document end follows the solution. A prompt loses its
-    start where the two do not fit the context; a solution longer than the context is scored in
-    pieces, each after as much as fits. ``References.total.bits_per_byte`` is over all tasks.
+    Each of ``pairs`` is (prompt, solution), encoded separately; the context is one document end and the prompt, as in
+    generate, and no document end follows the solution. A prompt loses its start where the two do not fit the context; a
+    solution longer than the context is scored in pieces, each after as much as fits. ``References.total.bits_per_byte``
+    is over all tasks.
     """
     prompts = tokenizer.encode_batch([prompt for prompt, _ in pairs])
     solutions = tokenizer.encode_batch([solution for _, solution in pairs])
-    pieces = []  # (task, tokens, targets at the end of them)
-    for task, (prompt, solution) in enumerate(zip(prompts, solutions, strict=True)):
-        for window, targets in windows([tokenizer.eos, *prompt], solution, model.config.context_length):
-            pieces.append((task, window, targets))
-    pieces.sort(key=lambda item: -len(item[1]))
-    nats = torch.zeros(len(pairs), dtype=torch.float64)
-    with _evaluating(model), autocast or nullcontext():
-        for batch in _by_length(pieces, batch_tokens):
-            tasks, values = _score_windows(model, batch)
-            nats.index_add_(0, tasks, values.double().cpu())
-    scores = [
-        Score(value, len(ids), len(solution.encode()))
-        for value, ids, (_, solution) in zip(nats.tolist(), solutions, pairs, strict=True)
+    length = model.config.context_length
+    pieces = [  # (task, tokens, targets at the end of them), longest first
+        (task, window, targets)
+        for task, (prompt, solution) in enumerate(zip(prompts, solutions, strict=True))
+        for window, targets in windows([tokenizer.eos, *prompt], solution, length)
     ]
-    room = model.config.context_length + 1
-    truncated = sum(1 + len(p) + len(s) > room for p, s in zip(prompts, solutions, strict=True))
-    return References(scores, truncated)
+    pieces.sort(key=lambda piece: -len(piece[1]))
+    nats, start = torch.zeros(len(pairs), dtype=torch.float64), 0
+    with _evaluating(model), autocast or nullcontext():
+        while start < len(pieces):  # batches of about batch_tokens, padding included
+            rows = max(1, batch_tokens // len(pieces[start][1]))
+            tasks, values = _score_windows(model, pieces[start : start + rows])
+            nats.index_add_(0, tasks, values.double().cpu())
+            start += rows
+    sizes = [len(solution.encode()) for _, solution in pairs]
+    scores = [Score(*row) for row in zip(nats.tolist(), map(len, solutions), sizes, strict=True)]
+    return References(scores, sum(len(p) + len(s) > length for p, s in zip(prompts, solutions, strict=True)))
 
 
 def evaluate(model: Llama, tokenizer: Tokenizer, tokens: Tokens, config: PerplexityConfig) -> dict[str, Any]:
-    """Return the scores of the validation split ``tokens``, and those of each of its sources.
-
-    Raises InputError if the shards were not made with the model's tokenizer.
-    """
+    """Return the scores of the validation split ``tokens``, and those of each of its sources."""
     check_tokenizer(tokens, tokenizer)
     count = min(tokens.n_tokens - 1, config.max_tokens or tokens.n_tokens)
     each = np.zeros(max(count, 0), dtype=np.float32)
     result = score(model, tokens, tokenizer.byte_lengths, config.max_tokens, config.batch_tokens, each=each)
-    return {
-        "loss": result.loss,
-        "perplexity": result.perplexity,
-        "bits_per_byte": result.bits_per_byte,
-        "tokens": result.tokens,
-        "bytes": result.bytes,
-        "data_fingerprint": tokens.fingerprint,
-        **by_source(tokens.folder, each),
-    }
+    names = ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")
+    scores = {name: getattr(result, name) for name in names} | {"data_fingerprint": tokens.fingerprint}
+    return scores | by_source(tokens.folder, each)
 
 
 def by_source(data: Path, each: np.ndarray) -> dict[str, Any]:
     """Return bits per byte of each source and of all, with 95 % intervals over documents.
 
-    ``each`` (M,) are the nats of the validation split's tokens from its second on. Documents that
-    were not scored whole are left out; a document's end counts in its nats. Empty if the data
-    folder does not say where its documents are.
+    ``each`` (M,) are the nats of the validation split's tokens from its second on. Documents that were not scored whole
+    are left out; a document's end counts in its nats. Empty if the data folder does not say where its documents are.
     """
     if not has_documents(data):
         return {}
@@ -188,8 +173,8 @@ def by_source(data: Path, each: np.ndarray) -> dict[str, Any]:
     for row in read_documents(data):
         if row["split"] != "val" or not row["bytes"]:
             continue
-        # The token at position p of the split is target p - 1: a document at 5 to 8 has the
-        # targets 4 to 7, sums[8] - sums[4]. The split's first token is no target.
+        # The token at position p of the split is target p - 1: a document at 5 to 8 has the targets 4 to 7,
+        # sums[8] - sums[4]. The split's first token is no target.
         first = int(offsets[row["shard"]]) + row["start"]
         last = first + row["tokens"] - 1
         if last <= len(each):
@@ -197,20 +182,17 @@ def by_source(data: Path, each: np.ndarray) -> dict[str, Any]:
             sources.setdefault(row["package"], []).append((float(bits), row["bytes"]))
     if not sources:
         return {}
-    everything = [document for documents in sources.values() for document in documents]
-    return {
-        "bits_per_byte_interval": _rate(everything)["bits_per_byte_interval"],
-        "sources": {name: _rate(documents) for name, documents in sorted(sources.items())},
-    }
+    everything = _rate([document for documents in sources.values() for document in documents])
+    by_name = {name: _rate(documents) for name, documents in sorted(sources.items())}
+    return {"bits_per_byte_interval": everything["bits_per_byte_interval"], "sources": by_name}
 
 
 def _rate(documents: list[tuple[float, int]]) -> dict[str, Any]:
     """Return bits per byte over documents (bits, bytes) with its interval."""
     bits, sizes = zip(*documents, strict=True)
-    rates = [b / size for b, size in documents]
     return {
         "bits_per_byte": sum(bits) / sum(sizes),
-        "bits_per_byte_interval": interval(rates, weights=sizes),
+        "bits_per_byte_interval": interval([b / size for b, size in documents], weights=sizes),
         "documents": len(documents),
         "bytes": sum(sizes),
     }
@@ -231,20 +213,16 @@ def _evaluating(model: Llama) -> Iterator[None]:
 def _cross_entropy(model: Llama, hidden: Tensor, targets: Tensor) -> Tensor:
     """Nats (M,) of ``targets`` (M,) after ``hidden`` (M, D), some logits at a time."""
     rows = max(1, LOGITS // model.config.vocab_size)
-    return torch.cat(
-        [
-            F.cross_entropy(model.head(h).float(), t, reduction="none")
-            for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
-        ]
-    )
+    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+    return torch.cat([F.cross_entropy(model.head(h).float(), t, reduction="none") for h, t in parts])
 
 
 def windows(context: list[int], solution: list[int], length: int) -> Iterator[tuple[list[int], int]]:
     """Yield windows of at most ``length`` + 1 tokens and how many at their end are targets.
 
-    Every token of ``solution`` is a target once. One that is longer than ``length`` is split into
-    pieces of half of it, each after as much as fits: context [c], solution [1, 2, 3, 4, 5] and
-    length 4 give ([c, 1, 2], 2), ([c, 1, 2, 3, 4], 2) and ([1, 2, 3, 4, 5], 1).
+    Every token of ``solution`` is a target once. One that is longer than ``length`` is split into pieces of half of it,
+    each after as much as fits: context [c], solution [1, 2, 3, 4, 5] and length 4 give ([c, 1, 2], 2),
+    ([c, 1, 2, 3, 4], 2) and ([1, 2, 3, 4, 5], 1).
     """
     ids = context + solution
     step = length if len(solution) <= length else max(1, length // 2)
@@ -253,25 +231,14 @@ def windows(context: list[int], solution: list[int], length: int) -> Iterator[tu
         yield ids[max(0, end - length - 1) : end], end - start
 
 
-def _by_length(pieces: list[tuple], batch_tokens: int) -> Iterator[list[tuple]]:
-    """Split windows, longest first, into batches of about ``batch_tokens`` padded tokens."""
-    start = 0
-    while start < len(pieces):
-        rows = max(1, batch_tokens // len(pieces[start][1]))
-        yield pieces[start : start + rows]
-        start += rows
-
-
 def _score_windows(model: Llama, batch: list[tuple[int, list[int], int]]) -> tuple[Tensor, Tensor]:
     """Return the task (M,) and the nats (M,) of each target token of the windows.
 
-    The token at i + 1 of a window is what the model says after position i. A window of 4 tokens
-    whose last 2 are targets is scored at positions 1 and 2 of its 3 inputs.
+    The token at i + 1 of a window is what the model says after position i. A window of 4 tokens whose last 2 are
+    targets is scored at positions 1 and 2 of its 3 inputs.
     """
-    longest = len(batch[0][1]) - 1
-    inputs = torch.tensor(
-        [ids[:-1] + [0] * (longest + 1 - len(ids)) for _, ids, _ in batch]
-    )  # (B, longest), padded at the end, which no earlier position sees
+    longest = len(batch[0][1])  # padded at the end, which no earlier position sees
+    inputs = torch.tensor([ids[:-1] + [0] * (longest - len(ids)) for _, ids, _ in batch])  # (B, longest - 1)
     spots = [
         (row, position, ids[position + 1], task)
         for row, (task, ids, targets) in enumerate(batch)

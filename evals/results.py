@@ -20,10 +20,8 @@ from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json, read_jsonl, sha256, write_json
 from llama_scale.text import relative_path
 
-HEADLINES = (
-    "loss", "perplexity", "bits_per_byte", "gold_bits_per_byte", "parse_rate",
-    "assertion_pass_rate", "log_pass_rate",
-)  # fmt: skip
+HEADLINES = ("loss", "perplexity", "bits_per_byte", "gold_bits_per_byte",
+             "parse_rate", "assertion_pass_rate", "log_pass_rate")  # fmt: skip
 AGGREGATE = "aggregate"
 
 
@@ -100,39 +98,31 @@ def other_result(other: str, suite: str) -> Path:
 
 
 def compare(other: str, path: Path) -> str:
-    """Return the paired difference of pass@1 to the results in the folder ``other`` in words.
-
-    Raises InputError if that folder has no samples of the suite, or none of the same tasks.
-    """
+    """Return the paired difference of pass@1 to the results in the folder ``other`` in words."""
     other_path = other_result(other, path.stem)
     first, second = pass_rates(other_path), pass_rates(path)
     tasks = sorted(first.keys() & second.keys())
     if not tasks:
         raise InputError(f"compare: {other_path} and {path} have no task in common")
     gap, (low, high) = paired_difference([first[t] for t in tasks], [second[t] for t in tasks])
-    return (
-        f"  {path.stem:<11} pass@1 minus that of {other} on {len(tasks)} tasks: {gap:+.4f}  [{low:+.4f}, {high:+.4f}]"
-    )
+    words = f"{path.stem:<11} pass@1 minus that of {other} on {len(tasks)} tasks"
+    return f"  {words}: {gap:+.4f}  [{low:+.4f}, {high:+.4f}]"
 
 
 def aggregate(paths: Sequence[Path], seed: int = 0) -> dict[str, Any]:
     """Return the accuracy (pass@1) over several suites of tasks, with 95 % bootstrap intervals.
 
-    ``macro`` is the mean of the suites, ``micro`` that of all their tasks. Tasks are resampled
-    within their suite.
+    ``macro`` is the mean of the suites, ``micro`` that of all their tasks. Tasks are resampled within their suite.
     """
     rates = {path.stem: np.array(list(pass_rates(path).values())) for path in paths}
     random = np.random.default_rng(seed)
-    means = np.stack(
-        [r[random.integers(len(r), size=(RESAMPLES, len(r)))].mean(1) for r in rates.values()]
-    )  # (suites, RESAMPLES)
-    counts = np.array([len(r) for r in rates.values()])
+    means = [r[random.integers(len(r), size=(RESAMPLES, len(r)))].mean(1) for r in rates.values()]  # (RESAMPLES,) each
+    counts = {name: len(r) for name, r in rates.items()}
     accuracy = {name: float(r.mean()) for name, r in rates.items()}
-    result = {"suite": AGGREGATE, "n_tasks": {name: len(r) for name, r in rates.items()}, "accuracy": accuracy}
-    for name, weights in (("macro", np.ones(len(counts))), ("micro", counts)):
-        value = np.average(list(accuracy.values()), weights=weights)
+    result = {"suite": AGGREGATE, "n_tasks": counts, "accuracy": accuracy}
+    for name, weights in (("macro", None), ("micro", list(counts.values()))):
         low, high = percentile_interval(np.average(means, axis=0, weights=weights), TAIL)
-        result[name] = float(value)
+        result[name] = float(np.average(list(accuracy.values()), weights=weights))
         result[f"{name}_interval"] = [float(low), float(high)]
     return result
 
@@ -149,8 +139,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"  {result['suite']:<11} {name:<20} {value:>10.4f}{spread}")
     if sampled := result.get("tasks_with_samples"):
         lines.append(f"  {sampled} of {result['tasks_of_suite']} tasks have samples")
-    if contaminated := result.get("contaminated"):
-        count = len(contaminated)
+    if count := len(result.get("contaminated", ())):
         lines.append(f"  {count} tasks were found among the training data's sources and removed there")
     if unknown := result.get("not_measured"):
         lines.append(f"  {unknown} samples were not measured: no tool for their language here")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import llama_scale
-from evals import code_suite, perplexity
+from evals import code_suite, perplexity, results
 from evals.benchmarks import apps, humaneval, mbpp
 from evals.benchmarks.rows import content_sha256
 from evals.benchmarks.suite import CodeConfig, Suite
@@ -15,17 +15,6 @@ from evals.config import EvalConfig
 from evals.contamination import Contamination, contamination
 from evals.models.load import Subject
 from evals.perplexity import PerplexityConfig
-from evals.results import (
-    AGGREGATE,
-    aggregate,
-    compare,
-    is_finished,
-    other_result,
-    read_completions,
-    read_result,
-    table,
-    write_result,
-)
 from evals.verdicts import Execution
 from llama_scale.data.shards import Tokens, open_tokens, read_manifest
 from llama_scale.errors import InputError, nearest
@@ -40,18 +29,13 @@ def suite_names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in KNOWN:
-            known = ", ".join(KNOWN)
-            raise InputError(f"suites: no suite {name!r}{nearest(name, KNOWN)}; known: {known}")
+            raise InputError(f"suites: no suite {name!r}{nearest(name, KNOWN)}; known: {', '.join(KNOWN)}")
     return names
 
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """One suite of a command: its own ``config``, and the result that it leaves at ``path``.
-
-    The result has the ``settings`` in it: all that it depends on, so that one with the same
-    settings is finished.
-    """
+    """One suite of a command: a result at ``path`` with the same ``settings`` in it is finished."""
 
     name: str
     config: CodeConfig | PerplexityConfig
@@ -60,13 +44,10 @@ class SuiteRun:
 
 
 def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None:
-    """Score a model with each suite that is not finished, and print what each gave.
-
-    The data of all of them is read before the first one draws a completion.
-    """
+    """Score a model with each suite that is not finished, all data read before, and print what each gave."""
     runs = [plan_suite(config, name, subject) for name in names]
     print(f"{subject.name} -> {subject.folder}", flush=True)
-    unfinished = [run for run in runs if not is_finished(run.path, run.settings)]
+    unfinished = [run for run in runs if not results.is_finished(run.path, run.settings)]
     data = {run.name: read_data(config, run.name, run.config) for run in unfinished}
     contaminated = contamination(subject.data) if unfinished else {}
     model = subject.load(subject.device) if unfinished else None
@@ -75,45 +56,35 @@ def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None
             print(f"{run.name}: already scored with these settings, nothing to do ({run.path})")
         elif run.name == "perplexity":
             scores = perplexity.evaluate(model.model, model.tokenizer, data[run.name], run.config)
-            write_result(run.path, {"suite": run.name, **scores, **run.settings}, [])
+            results.write_result(run.path, {"suite": run.name, **scores, **run.settings}, [])
         else:
-            execution = open_execution(config, run.path.parent, run.settings, contaminated)
-            with execution:
+            with open_execution(config, run.path.parent, run.settings, contaminated) as execution:
                 scores, samples = code_suite.evaluate(data[run.name], subject.in_processes(model), execution)
-                write_result(run.path, {"suite": run.name, **scores, **run.settings}, samples)
+                results.write_result(run.path, {"suite": run.name, **scores, **run.settings}, samples)
                 execution.finish(run.name)
         show(config, run.path)
     scored = [run.path for run in runs if run.name in SUITES]
     if len(scored) > 1:
-        path = subject.folder / f"{AGGREGATE}.json"
-        write_json(path, aggregate(scored))
+        path = subject.folder / f"{results.AGGREGATE}.json"
+        write_json(path, results.aggregate(scored))
         show(config, path)
 
 
 def plan_suite(config: EvalConfig, name: str, subject: Subject) -> SuiteRun:
-    """Return what a suite needs to be run on a model; its own data stands for none.
-
-    Raises InputError where perplexity has no data or the model cannot give it.
-    """
+    """Return what a suite needs to be run on a model; perplexity takes the model's data where it has none."""
     own = getattr(config, name)
     if name == "perplexity":
         if subject.external:
             raise InputError("suites: perplexity needs a checkpoint of this project; name others, as humaneval")
         if own.data is None and subject.data is None:
-            raise InputError(
-                f"perplexity.data: {subject.name} does not say what it was trained on; set it to "
-                "a folder of tokens, or leave perplexity out of suites"
-            )
+            remedy = "set it to a folder of tokens, or leave perplexity out of suites"
+            raise InputError(f"perplexity.data: {subject.name} does not say what it was trained on; {remedy}")
         own = replace(own, data=own.data or subject.data)
-    settings = subject.identity | suite_settings(own)
-    return SuiteRun(name, own, settings, subject.folder / f"{name}.json")
+    return SuiteRun(name, own, subject.identity | suite_settings(own), subject.folder / f"{name}.json")
 
 
 def suite_settings(own: CodeConfig | PerplexityConfig) -> dict[str, Any]:
-    """Return what a result depends on beside the model: the suite's settings and its data.
-
-    The data stands there by its content: the same path may hold something else.
-    """
+    """Return what a result depends on beside the model: the suite's settings and the content of its data."""
     settings: dict[str, Any] = {"settings": json.loads(json.dumps(asdict(own)))}
     if isinstance(own, PerplexityConfig):
         settings["data_fingerprint"] = read_manifest(own.data)["fingerprint"]
@@ -123,24 +94,18 @@ def suite_settings(own: CodeConfig | PerplexityConfig) -> dict[str, Any]:
 
 
 def read_data(config: EvalConfig, name: str, own: CodeConfig | PerplexityConfig) -> Suite | Tokens:
-    """Open the tokens of perplexity, or read a suite's tasks.
-
-    Raises InputError if that cannot be done, or if there is nothing to compare the suite to.
-    """
+    """Open the tokens of perplexity, or read a suite's tasks; raise InputError if there is nothing to compare it to."""
     if isinstance(own, PerplexityConfig):
         return open_tokens(own.data, "val")
     if config.compare:
-        other_result(config.compare, name)
+        results.other_result(config.compare, name)
     return SUITES[name].read(own)
 
 
-def open_execution(
-    config: EvalConfig, folder: Path, settings: dict[str, Any], contaminated: Contamination
-) -> Execution:
+def open_execution(config: EvalConfig, folder: Path, settings: dict, contaminated: Contamination) -> Execution:
     """Return where programs are run, with the verdicts that earlier runs came to."""
-    own = config.execution
-    cache = Path(own.cache) if own.cache else folder / "verdicts.jsonl"
-    return Execution(own, cache, folder, json.dumps(settings, sort_keys=True), contaminated)
+    cache, identity = Path(config.execution.cache or folder / "verdicts.jsonl"), json.dumps(settings, sort_keys=True)
+    return Execution(config.execution, cache, folder, identity, contaminated)
 
 
 def judge_samples(config: EvalConfig) -> None:
@@ -151,17 +116,17 @@ def judge_samples(config: EvalConfig) -> None:
     if config.out is None:
         raise InputError("out: name a folder for the results")
     file, own, path = Path(config.samples), getattr(config, name), Path(config.out) / f"{name}.json"
-    rows, suite = read_completions(file), read_data(config, name, own)
+    rows, suite = results.read_completions(file), read_data(config, name, own)
     settings = {"samples_file_sha256": sha256(file), "llama_scale": llama_scale.__version__} | suite_settings(own)
     with open_execution(config, path.parent, settings, {}) as execution:
         scores, samples = code_suite.score(rows, suite, execution)
-    write_result(path, {"suite": name, **suite.about, **scores, **settings}, samples)
+    results.write_result(path, {"suite": name, **suite.about, **scores, **settings}, samples)
     print(f"{config.samples} -> {path}", flush=True)
     show(config, path)
 
 
 def show(config: EvalConfig, path: Path) -> None:
     """Print a result, and what sets it apart from another model's."""
-    print(table(read_result(path)), flush=True)
+    print(results.table(results.read_result(path)), flush=True)
     if config.compare and path.stem in SUITES:
-        print(compare(config.compare, path))
+        print(results.compare(config.compare, path))

@@ -8,10 +8,7 @@ from llama_scale.data.tokenizer import Tokenizer
 
 
 class Validation:
-    """Scores the first ``max_tokens`` of the validation split every ``every`` steps and at the end.
-
-    The set is the same for every model of a study.
-    """
+    """Scores the same first ``max_tokens`` of the validation split every ``every`` steps and at the end."""
 
     def __init__(self, data: str, every: int, max_tokens: int) -> None:
         self.tokens = open_tokens(data, "val")

@@ -16,7 +16,7 @@ from evals.models.request import Completion
 from evals.sandbox.pool import Sandbox
 from evals.sandbox.types import SANDBOX_LOST, Program, Script, Verdict
 from evals.sandbox.worker import MEMORY_BYTES, OUTPUT_BYTES
-from llama_scale.errors import InputError
+from llama_scale.errors import at_least_1, check_fields
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,16 @@ class ExecutionConfig:
     allow_unsandboxed: bool = False
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise InputError(f"execution.workers: expected at least 1, found {self.workers}")
+        check_fields(self, "at least 1", at_least_1, "workers", "execution.")
 
 
 @dataclass
 class Execution:
     """A sandbox, opened when first needed, and the verdicts that it gave.
 
-    ``cache`` is a JSONL file that a row is added to as each program ends: a run that was killed
-    goes on where it was. ``folder`` keeps completions in the same way, drawn by the model that
-    ``identity`` stands for. ``contamination`` are the tasks that the training data's sources held.
+    ``cache`` is a JSONL file that a row is added to as each program ends: a run that was killed goes on where it was.
+    ``folder`` keeps completions in the same way, drawn by the model that ``identity`` stands for. ``contamination`` are
+    the tasks that the training data's sources held.
     """
 
     config: ExecutionConfig = field(default_factory=ExecutionConfig)
@@ -65,19 +64,17 @@ class Execution:
     @property
     def sandbox(self) -> Sandbox:
         """The sandbox; its self-test has passed."""
-        if self._sandbox is None:
-            self._sandbox = Sandbox(self.config.workers, self.config.allow_unsandboxed)
+        self._sandbox = self._sandbox or Sandbox(self.config.workers, self.config.allow_unsandboxed)
         return self._sandbox
-
-    def describe(self) -> dict[str, Any]:
-        """Return the level that programs run under and what it holds."""
-        return self.sandbox.describe()
 
     def judge(self, programs: Sequence[Program | Script], timeout: float, title: str) -> list[Verdict]:
         """Return the verdict of each program; each distinct one is run once."""
         limits = [timeout, MEMORY_BYTES, OUTPUT_BYTES, self.sandbox.level]
-        keys = [digest(program, limits) for program in programs]
-        verdicts = self._cached_verdicts()
+        keys, verdicts = [digest(program, limits) for program in programs], {}
+        for row in read_journal(self.cache):
+            with suppress(TypeError, KeyError):  # what is no verdict is passed over
+                key = row.pop("key")
+                verdicts[key] = Verdict(**row)
         new = {key: p for key, p in zip(keys, programs, strict=True) if key not in verdicts}
         new_keys = list(new)
         judged = self.sandbox.run_any(list(new.values()), timeout)
@@ -87,25 +84,12 @@ class Execution:
                 append_row(self.cache, {"key": new_keys[number]} | asdict(verdict))
         return [verdicts[key] for key in keys]
 
-    def _cached_verdicts(self) -> dict[str, Verdict]:
-        """Read the cache; what is no verdict in it is passed over."""
-        verdicts = {}
-        for row in read_journal(self.cache):
-            with suppress(TypeError, KeyError):
-                key = row.pop("key")
-                verdicts[key] = Verdict(**row)
-        return verdicts
-
     def _completions_path(self, suite: str) -> Path | None:
         return self.folder / f"{suite}-completions.jsonl" if self.folder else None
 
     def completions(self, suite: str, key: str) -> list[Completion]:
-        """Return the completions that a stopped run drew with these settings, and begin anew.
-
-        ``key`` stands for the settings beside ``identity``.
-        """
-        path = self._completions_path(suite)
-        head = {"settings": digest_text([self.identity, key])}
+        """Return what a stopped run drew with ``identity`` and the other settings, ``key``; else begin anew."""
+        path, head = self._completions_path(suite), {"settings": digest_text([self.identity, key])}
         rows = read_journal(path)
         if rows[:1] == [head]:
             # A task half drawn when a run was stopped was drawn again: its rows stand twice.

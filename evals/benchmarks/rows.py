@@ -19,8 +19,8 @@ WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"
 class Row:
     """A row as it was found: ``where`` begins messages, ``remedy`` ends them.
 
-    Null stands for a field that is not there. All methods but ``either`` raise InputError, as in
-    "mbpp.data: mbpp.jsonl: line 3: field 'code' is 5, expected a text; give mbpp.jsonl as ...".
+    Null stands for a field that is not there. All methods but ``either`` raise InputError, as in "mbpp.data:
+    mbpp.jsonl: line 3: field 'code' is 5, expected a text; give mbpp.jsonl as ...".
     """
 
     where: str
@@ -29,8 +29,7 @@ class Row:
 
     def __post_init__(self) -> None:
         if type(self.fields) is not dict:
-            found = reprlib.repr(self.fields)
-            raise InputError(f"{self.where} is {found}, expected an object; {self.remedy}")
+            raise InputError(f"{self.where} is {reprlib.repr(self.fields)}, expected an object; {self.remedy}")
 
     def error(self, name: str, found: str, expected: str) -> InputError:
         """Return what is raised where a field is not as expected."""
@@ -45,16 +44,13 @@ class Row:
         value = self.fields.get(name)
         value = default if value is None else value
         if type(value) is not kind:
-            found = "missing" if value is None else reprlib.repr(value)
-            raise self.error(name, found, WORDS[kind])
+            raise self.error(name, "missing" if value is None else reprlib.repr(value), WORDS[kind])
         return value
 
     def number(self, name: str) -> int:
         """Return a whole number, which may be written as a text."""
         value = self.fields.get(name)
-        if type(value) is str and value.isdecimal():
-            return int(value)
-        return self.take(name, int)
+        return int(value) if type(value) is str and value.isdecimal() else self.take(name, int)
 
     def unpack(self, name: str, kind: type, default: Any) -> Any:
         """Return a field of a ``kind`` that may be written as JSON; a blank text is none."""
@@ -79,16 +75,16 @@ class Row:
 def read_rows(path: Path, setting: str, remedy: str) -> list[Row]:
     """Read a file of JSON lines, gzipped or not, or of one JSON list, which begins with ``[``.
 
-    ``setting`` names what the path is from, ``remedy`` what to give instead, in messages. Raises
-    InputError on a file that cannot be read, is empty or holds something else.
+    ``setting`` names what the path is from, ``remedy`` what to give instead, in messages. Raises InputError on a file
+    that cannot be read, is empty or holds something else.
     """
     name = f"{setting}: {path}"
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{name} cannot be read ({reason.lower()}); {remedy}") from None
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise InputError(f"{name} cannot be read ({reason}); {remedy}") from None
     try:
         if data.lstrip().startswith(b"["):
             rows = [(f"row {n}", row) for n, row in enumerate(json.loads(data), start=1)]
@@ -103,11 +99,19 @@ def read_rows(path: Path, setting: str, remedy: str) -> list[Row]:
     return [Row(f"{name}: {number}", remedy, row) for number, row in rows]
 
 
-def content_sha256(path: Path, setting: str) -> str:
-    """Return the SHA-256 of a file, or of what sha256sum prints of a folder's files in order.
+def from_hub(benchmark: str, published: str, *args: str, **options: str) -> Any:
+    """Load a data set of the Hub; raise InputError that says to give what is ``published`` if that fails."""
+    try:
+        from datasets import load_dataset
 
-    Raises InputError if they cannot be read.
-    """
+        return load_dataset(*args, **options)
+    except Exception as error:
+        reason = f"the Hub gave no data ({type(error).__name__})"
+        raise InputError(f"{benchmark}: {reason}; set {benchmark}.data to the published {published}") from None
+
+
+def content_sha256(path: Path, setting: str) -> str:
+    """Return the SHA-256 of a file, or of what sha256sum prints of a folder's files in order."""
     try:
         if not path.is_dir():
             return sha256(path)

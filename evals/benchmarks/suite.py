@@ -1,7 +1,4 @@
-"""What every programming benchmark is made of: settings, tasks, a suite of them.
-
-Readable without torch, as are the readers of the benchmarks' files beside it.
-"""
+"""What every programming benchmark is made of: settings, tasks, a suite. Needs no torch, as all beside it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,10 +39,8 @@ class CodeConfig:
             self.check(name, getattr(self, name) is None or getattr(self, name) > 0)
         self.check("k", all(k > 0 for k in self.k))
         if self.n_samples > 1 and self.sampling.temperature == 0:
-            raise InputError(
-                f"{self.suite}.n_samples: {self.n_samples} samples at temperature 0 are all equal; "
-                "use 1, or a temperature"
-            )
+            found = f"{self.n_samples} samples at temperature 0 are all equal"
+            raise InputError(f"{self.suite}.n_samples: {found}; use 1, or a temperature")
 
     @property
     def local_data(self) -> Path | None:
@@ -55,8 +50,7 @@ class CodeConfig:
     def check(self, name: str, holds: bool, expected: str = "more than 0") -> None:
         """Raise InputError on the setting ``name`` unless what is ``expected`` of it ``holds``."""
         if not holds:
-            found = getattr(self, name)
-            raise InputError(f"{self.suite}.{name}: expected {expected}, found {found}")
+            raise InputError(f"{self.suite}.{name}: expected {expected}, found {getattr(self, name)}")
 
     def with_stops(self, stops: tuple[str, ...]) -> Self:
         """Return these settings with the stop strings ``stops`` where they have none."""
@@ -67,9 +61,8 @@ class CodeConfig:
 class Task:
     """One task: what the model continues, and how a completion becomes programs and a verdict.
 
-    ``programs(completion)`` are run, and ``combine`` makes one verdict of theirs. ``reference`` is
-    the published solution as a completion of ``prompt``, if there is one. ``label`` says what is
-    special about how the task is judged.
+    ``programs(completion)`` are run, and ``combine`` makes one verdict of theirs. ``reference`` is the published
+    solution as a completion of ``prompt``, if there is one. ``label`` says what is special about its judging.
     """
 
     task_id: str
@@ -82,10 +75,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that have been read, and the settings that they are run with.
-
-    ``about`` says in the result how they are asked and judged.
-    """
+    """Tasks that have been read, their settings, and what a result says ``about`` how they are asked and judged."""
 
     config: CodeConfig
     tasks: Sequence[Task]

@@ -13,24 +13,19 @@ TAIL = (1 - LEVEL) / 2
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased estimate from ``c`` passes among ``n`` samples: 1 - C(n - c, k) / C(n, k).
 
-    The fraction is the chance that k samples drawn without putting back are all among the n - c
-    that failed. As a product over the passes, 1 - k / i for i from n - c + 1 to n, it needs no
-    factorial: n = 4, c = 2, k = 2 is 1 - (1 - 2/3)(1 - 2/4) = 5/6, as 1 of 6 pairs has no pass.
-
-    Raises InputError unless 1 <= k <= n and 0 <= c <= n.
+    The fraction is the chance that k samples drawn without putting back are all among the n - c that failed. As a
+    product over the passes, 1 - k / i for i from n - c + 1 to n, it needs no factorial: n = 4, c = 2, k = 2 is
+    1 - (1 - 2/3)(1 - 2/4) = 5/6, as 1 of 6 pairs has no pass.
     """
     if not 1 <= k <= n or not 0 <= c <= n:
         raise InputError(f"pass@{k}: needs 1 <= k <= n and 0 <= c <= n, found n = {n}, c = {c}")
-    if n - c < k:
-        return 1.0
-    return float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
+    return 1.0 if n - c < k else float(1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
 
 
 def interval(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the (weighted) mean of ``values``, one for each task.
 
-    Bootstrapped over tasks, which are a sample of what could have been asked; the seed makes it
-    repeatable. Equal values give no width.
+    Bootstrapped over tasks, a sample of what could have been asked. Equal values give no width.
     """
     values = np.asarray(values, dtype=np.float64)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -41,24 +36,20 @@ def interval(values: Sequence[float], weights: Sequence[float] | None = None, se
 
 
 def exact_interval(successes: float, trials: int) -> tuple[float, float]:
-    """95 % interval of Clopper and Pearson (1934) for ``successes`` out of ``trials`` tasks.
+    """95 % interval of Clopper and Pearson (1934) for ``successes``, maybe a sum of shares, out of ``trials`` tasks.
 
     Wider than it need be, never too narrow; at no success its upper end is 1 - .025^(1/trials).
-    ``successes`` may be a sum of shares.
     """
     from scipy.stats import beta
 
-    low = beta.ppf(TAIL, successes, trials - successes + 1) if successes > 0 else 0.0
     left = trials - successes
+    low = beta.ppf(TAIL, successes, left + 1) if successes > 0 else 0.0
     high = beta.ppf(1 - TAIL, successes + 1, left) if left > 1e-12 else 1.0
     return float(low), float(high)
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """Mean of ``second`` - ``first`` over the same tasks, and its 95 % bootstrap interval.
-
-    Raises InputError if the tasks are not as many.
-    """
+    """Mean of ``second`` - ``first`` over the same tasks, and its 95 % bootstrap interval."""
     if len(first) != len(second):
         raise InputError(f"compare: {len(first)} tasks beside {len(second)}; score the same tasks")
     gaps = np.subtract(second, first)

@@ -25,25 +25,13 @@ class CheckpointCompleter:
 
     def complete(self, request: Request) -> Iterator[Completion]:
         """Yield completions batch by batch; each depends on (seed, task, sample) alone."""
+        prompts = list(request.prompts.values())
+        options = {"tasks": list(request.prompts), "cuda_graphs": self.cuda_graphs}
         drawn = generate(
-            self.model,
-            self.tokenizer,
-            list(request.prompts.values()),
-            request.sampling,
-            request.n_samples,
-            request.batch_size,
-            tasks=list(request.prompts),
-            cuda_graphs=self.cuda_graphs,
+            self.model, self.tokenizer, prompts, request.sampling, request.n_samples, request.batch_size, **options
         )
         for row in drawn:
-            yield Completion(
-                task=row.task,
-                sample=row.sample,
-                text=row.text,
-                tokens=len(row.tokens),
-                finish_reason=row.finish_reason,
-                prompt_truncated=row.prompt_truncated,
-            )
+            yield Completion(row.task, row.sample, row.text, len(row.tokens), row.finish_reason, row.prompt_truncated)
 
     def score_references(self, pairs: Sequence[tuple[str, str]]) -> References:
         """Score (prompt, solution) pairs in batches."""

@@ -26,40 +26,32 @@ class TransformersCompleter:
 
             load = {"trust_remote_code": False, "local_files_only": True}
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **load)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                self.folder, dtype=self.dtype, use_safetensors=True, **load
-            )
+            load |= {"dtype": self.dtype, "use_safetensors": True}
+            model = transformers.AutoModelForCausalLM.from_pretrained(self.folder, **load)
         except ImportError:
             raise InputError("transformers is not installed; pip install transformers") from None
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{self.folder}: transformers cannot load it ({reason})") from None
+            raise InputError(f"{self.folder}: transformers cannot load it ({str(error).splitlines()[0]})") from None
         self.model = model.to(self.device).eval()
-
-    @property
-    def context(self) -> int:
-        """Most tokens that the model sees."""
-        return getattr(self.model.config, "max_position_embeddings", None) or 2048
+        self.context = getattr(model.config, "max_position_embeddings", None) or 2048  # most tokens that it sees
 
     def complete(self, request: Request) -> Iterator[Completion]:
         """Yield the completions of one prompt after another, with transformers' own sampler."""
         sampling = request.sampling
-        sampled = sampling.temperature > 0
-        options = {"temperature": sampling.temperature, "top_p": sampling.top_p,
-                   "top_k": sampling.top_k or 0} if sampled else {}  # fmt: skip
+        options = {"do_sample": sampling.temperature > 0, "max_new_tokens": sampling.max_new_tokens,
+                   "pad_token_id": self.tokenizer.eos_token_id or 0, "tokenizer": self.tokenizer,
+                   "stop_strings": list(sampling.stop) or None}  # fmt: skip
+        if options["do_sample"]:
+            options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or 0}
+        room = max(1, self.context - sampling.max_new_tokens)
         for task, prompt in request.prompts.items():
             ids = self.tokenizer(prompt)["input_ids"]
-            room = max(1, self.context - sampling.max_new_tokens)
             inputs = torch.tensor([ids[-room:]], device=self.device)  # (1, T)
             for start in range(0, request.n_samples, request.batch_size):
                 count = min(request.batch_size, request.n_samples - start)
                 torch.manual_seed(sampling.seed + 1_000_003 * task + start)
-                out = self.model.generate(
-                    inputs, attention_mask=torch.ones_like(inputs), do_sample=sampled,
-                    num_return_sequences=count, max_new_tokens=sampling.max_new_tokens,
-                    pad_token_id=self.tokenizer.eos_token_id or 0, tokenizer=self.tokenizer,
-                    stop_strings=list(sampling.stop) or None, **options,
-                )  # fmt: skip
+                mask = torch.ones_like(inputs)
+                out = self.model.generate(inputs, attention_mask=mask, num_return_sequences=count, **options)
                 # out is (count, T + new), padded where a row ended before the others.
                 for index, row in enumerate(out[:, inputs.shape[1] :].tolist()):
                     yield self._completion(task, start + index, row, request, len(ids) > room)
@@ -69,16 +61,12 @@ class TransformersCompleter:
         whole = self.tokenizer.decode(drawn, skip_special_tokens=True)
         text = cut_at_stop(whole, request.sampling.stop)
         ended = len(text) < len(whole) or self.tokenizer.eos_token_id in drawn
-        short = len(drawn) < request.sampling.max_new_tokens
-        reason = "stop" if ended or short else "length"
+        reason = "stop" if ended or len(drawn) < request.sampling.max_new_tokens else "length"
         return Completion(task, sample, text, len(drawn), reason, truncated)
 
     @torch.inference_mode()
     def score_references(self, pairs: Sequence[tuple[str, str]]) -> References:
-        """Score (prompt, solution) pairs one at a time, the solution encoded by itself.
-
-        A solution longer than the context is scored in pieces, as in ``reference_bits_per_byte``.
-        """
+        """Score (prompt, solution) pairs one at a time, each solution encoded by itself, a long one in pieces."""
         scores, truncated = [], 0
         for prompt, solution in pairs:
             before = self.tokenizer(prompt)["input_ids"] or [self.tokenizer.eos_token_id or 0]

@@ -32,10 +32,9 @@ POLL = 20.0  # seconds between looks for a new checkpoint
 class Subject:
     """A model to score, not loaded yet.
 
-    ``folder`` is for its results; ``identity`` is what they depend on beside the settings of a
-    suite. ``load(device)`` opens the model and is picklable; so many ``processes`` do it. ``data``
-    is the folder of tokens that it was trained on, if that is known. An ``external`` model is not
-    of this project: a server or a transformers folder.
+    ``folder`` is for its results; ``identity`` is what they depend on beside the settings of a suite. ``load(device)``
+    opens the model and is picklable; so many ``processes`` do it. ``data`` is the folder of tokens that it was trained
+    on, if that is known. An ``external`` model is not of this project: a server or a transformers folder.
     """
 
     name: str
@@ -49,9 +48,7 @@ class Subject:
 
     def in_processes(self, model: Completer) -> Completer:
         """Return ``model``, or several processes that load it where more are asked for."""
-        if self.processes == 1:
-            return model
-        return ParallelCompleter(model, self.load, self.processes, self.device)
+        return model if self.processes == 1 else ParallelCompleter(model, self.load, self.processes, self.device)
 
 
 def checkpoint_subject(config: EvalConfig, path: str | Path) -> Subject:
@@ -68,17 +65,9 @@ def checkpoint_subject(config: EvalConfig, path: str | Path) -> Subject:
         "precision": precision,
         "llama_scale": llama_scale.__version__,
     }
-    bf16 = precision == "bf16"
-    load = partial(open_checkpoint, path, bf16=bf16, threads=config.threads, cuda_graphs=config.cuda_graphs)
-    return Subject(
-        str(path),
-        eval_folder(path),
-        identity,
-        load,
-        device,
-        processes=_processes(config, device),
-        data=meta.get("data"),
-    )
+    settings = {"bf16": precision == "bf16", "threads": config.threads, "cuda_graphs": config.cuda_graphs}
+    load, processes = partial(open_checkpoint, path, **settings), _processes(config, device)
+    return Subject(str(path), eval_folder(path), identity, load, device, processes, data=meta.get("data"))
 
 
 def is_external(model: str) -> bool:
@@ -94,12 +83,8 @@ def external_subject(config: EvalConfig) -> Subject:
         raise InputError("out: name a folder for the results of a model from elsewhere")
     name, out, device = config.checkpoint, Path(config.out), pick_device(config.device)
     precision = _precision(config, device)
-    identity = {
-        "model": name,
-        "model_name": config.name,
-        "precision": precision,
-        "llama_scale": llama_scale.__version__,
-    }
+    identity = {"model": name, "model_name": config.name, "precision": precision}
+    identity["llama_scale"] = llama_scale.__version__
     if "://" in name:
         server = ServerCompleter(name, config.name)
         return Subject(name, out, identity, lambda device: server, device, external=True)
@@ -107,8 +92,7 @@ def external_subject(config: EvalConfig) -> Subject:
     identity["weights_sha256"] = {file.name: sha256(file) for file in weights}
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     load = partial(TransformersCompleter, Path(name), dtype=dtype)
-    processes = _processes(config, device)
-    return Subject(name, out, identity, load, device, processes, external=True)
+    return Subject(name, out, identity, load, device, _processes(config, device), external=True)
 
 
 def _precision(config: EvalConfig, device: str) -> str:
@@ -124,10 +108,9 @@ def _processes(config: EvalConfig, device: str) -> int:
 def score_each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None]) -> None:
     """Call ``score`` with every checkpoint of a run, oldest first.
 
-    With ``watch``, also with those that appear until the run has its result. One that training
-    deletes meanwhile is passed over, a damaged one too, with a line on stderr. Raises InputError
-    when all are done if any was damaged or there was none, and at once on what is wrong with more
-    than a checkpoint.
+    With ``watch``, also with those that appear until the run has its result. One that training deletes meanwhile is
+    passed over, a damaged one too, with a line on stderr. Raises InputError when all are done if any was damaged or
+    there was none, and at once on what is wrong with more than a checkpoint.
     """
     if not run.is_dir():
         raise InputError(f"{run}: no such folder; name a run that training has begun")
@@ -144,22 +127,17 @@ def score_each_checkpoint(run: Path, watch: bool, score: Callable[[Path], None])
             try:
                 score(folder)
             except InputError:
-                if (damage := _damage(folder)) is None:
+                try:
+                    verify(folder)
+                except InputError as damage:
+                    damaged += [folder.name] if folder.exists() else []
+                    kind = "damaged" if folder.exists() else "deleted"
+                    print(f"skipping a {kind} checkpoint: {damage}", file=sys.stderr)
+                else:
                     raise
-                damaged += [folder.name] if folder.exists() else []
-                kind = "damaged" if folder.exists() else "deleted"
-                print(f"skipping a {kind} checkpoint: {damage}", file=sys.stderr)
         if not done:
             time.sleep(POLL)
     if not seen:
         raise InputError(f"{run}: no checkpoints/ to score; all and watch want a run folder")
     if damaged:
         raise InputError(f"{run}: damaged and not scored: {', '.join(damaged)}; delete them or train them again")
-
-
-def _damage(folder: Path) -> InputError | None:
-    try:
-        verify(folder)
-    except InputError as error:
-        return error
-    return None

@@ -16,10 +16,9 @@ PATIENCE = 1.0  # seconds between looks whether a process has died
 
 @dataclass
 class ParallelCompleter:
-    """A ``model`` whose tasks are shared out to ``count`` processes.
+    """A ``model`` whose tasks are shared out to ``count`` processes, each of which opens it by the picklable ``load``.
 
-    ``load(device)`` opens the model in each of them; it must be picklable. The completions are
-    those of one process, because each depends on its seed, task and number alone.
+    The completions are those of one process, because each depends on its seed, task and number alone.
     """
 
     model: Completer
@@ -29,15 +28,12 @@ class ParallelCompleter:
 
     def device_of(self, number: int) -> str:
         """Return the device of a process."""
-        if self.device != "cuda":
-            return self.device
-        return f"cuda:{number % torch.cuda.device_count()}"
+        return self.device if self.device != "cuda" else f"cuda:{number % torch.cuda.device_count()}"
 
     def complete(self, request: Request) -> Iterator[Completion]:
         """Yield completions as they come; raise InputError if a process fails or dies."""
         context = torch.multiprocessing.get_context("spawn")
-        results = context.Queue()
-        processes = []
+        results, processes = context.Queue(), []
         prompts = list(request.prompts.items())
         try:
             for number in range(min(self.count, len(prompts))):
@@ -61,10 +57,8 @@ class ParallelCompleter:
             except queue.Empty:
                 for number, process in enumerate(processes):
                     if process.exitcode:
-                        raise InputError(
-                            f"processes: number {number} on {self.device_of(number)} ended with "
-                            f"exit code {process.exitcode}; the same command goes on, or try fewer"
-                        ) from None
+                        ended = f"number {number} on {self.device_of(number)} ended with exit code {process.exitcode}"
+                        raise InputError(f"processes: {ended}; the same command goes on, or try fewer") from None
                 continue
             if isinstance(result, str):
                 raise InputError(result)

@@ -25,9 +25,9 @@ class Request:
 class Completion:
     """Completion ``sample`` of the prompt of ``task``, cut before the first stop string.
 
-    ``tokens`` is how many were drawn, None where that is not known. ``finish_reason`` is "stop" (a
-    stop string or the end of the document) or "length"; of a server, whatever it says.
-    ``prompt_truncated`` says that the prompt lost its start to fit the context.
+    ``tokens`` is how many were drawn, None where that is not known. ``finish_reason`` is "stop" (a stop string or the
+    end of the document) or "length"; of a server, whatever it says. ``prompt_truncated`` says that the prompt lost its
+    start to fit the context.
     """
 
     task: int

@@ -23,12 +23,9 @@ class ServerCompleter:
         """Ask for the completions of one prompt at a time; raise InputError if that fails."""
         sampling, count = request.sampling, request.n_samples
         for number, prompt in request.prompts.items():
-            body = {
-                "model": self.name, "prompt": prompt, "n": count,
-                "max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature,
-                "top_p": sampling.top_p, "seed": sampling.seed + number,
-                "stop": list(sampling.stop[:4]) or None,
-            }  # fmt: skip
+            body = {"model": self.name, "prompt": prompt, "n": count, "max_tokens": sampling.max_new_tokens,
+                    "temperature": sampling.temperature, "top_p": sampling.top_p,
+                    "seed": sampling.seed + number, "stop": list(sampling.stop[:4]) or None}  # fmt: skip
             choices = self._ask(body)
             if len(choices) < count:
                 raise InputError(f"{self.url}: {len(choices)} completions of {count} asked for")

@@ -1,8 +1,7 @@
 """A fork server: a clean interpreter behind walls that forks a process for each program.
 
-Started by worker.py with the number of a socket, the level and the language's tool. No program,
-test or key is ever read by this process: requests carry limits and open files, which go straight
-to the forked processes.
+Started by worker.py with the number of a socket, the level and the language's tool. No program, test or key is ever
+read by this process: requests carry limits and open files, which go straight to the forked processes.
 """
 
 import fcntl
@@ -30,33 +29,30 @@ GRACE = 1.0  # seconds that a judge has left when the clock of its program has r
 STARVED = 0.005  # of a core: a program that gets more than this is at work, not asleep
 EXTENSIONS = 7  # times that the clock of a program at work may be set again
 PRELOADED = [
-    "abc", "array", "base64", "binascii", "bisect", "bz2", "calendar", "cmath",
-    "collections.abc", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum",
-    "fractions", "functools", "hashlib", "heapq", "io", "itertools", "lzma", "math",
-    "numbers", "operator", "pprint", "queue", "random", "re", "secrets", "string", "struct",
-    "statistics", "sys", "textwrap", "threading", "time", "traceback", "types", "typing",
-    "unicodedata", "warnings", "zlib", "encodings.idna", "encodings.ascii",
-    "encodings.latin_1", "encodings.utf_16", "encodings.unicode_escape",
+    "abc", "array", "base64", "binascii", "bisect", "bz2", "calendar", "cmath", "collections.abc", "contextlib", "copy",
+    "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools",
+    "lzma", "math", "numbers", "operator", "pprint", "queue", "random", "re", "secrets", "string", "struct",
+    "statistics", "sys", "textwrap", "threading", "time", "traceback", "types", "typing", "unicodedata", "warnings",
+    "zlib", "encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.utf_16", "encodings.unicode_escape",
 ]  # fmt: skip
 
 
 def raise_walls(level: str, tool: dict[str, Any] | None) -> list[str]:
     """Put up the walls of ``level`` around this process and its children; return their names.
 
-    With a ``tool`` (tools.py) Landlock and seccomp stand around each program only: its file must
-    be put into a folder of its own first. Raises OSError where the level cannot be reached.
+    With a ``tool`` (tools.py) Landlock and seccomp stand around each program only: its file must be put into a folder
+    of its own first. Raises OSError where the level cannot be reached.
     """
     library = os.path.realpath(sysconfig.get_path("stdlib"))
     if tool and level != "isolated":
         raise OSError("programs in this language are run at level isolated alone")
+    walls = []
     if level == "isolated":
-        walls = namespaces.enter_namespaces([library, *(tool or {"paths": []})["paths"]])
+        walls = namespaces.enter_namespaces([library, *(tool["paths"] if tool else ())])
         if os.fork():  # the PID namespace begins with the next child
             os._exit(os.waitstatus_to_exitcode(os.wait()[1]) & 127)
-    else:
-        walls = []
-        if level == "restricted":
-            namespaces.drop_root()
+    elif level == "restricted":
+        namespaces.drop_root()
     syscalls.drop_bounding_set()
     syscalls.prctl(syscalls.NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.SET_DUMPABLE, 0)
@@ -73,8 +69,8 @@ def raise_walls(level: str, tool: dict[str, Any] | None) -> list[str]:
 def confine(limits: dict[str, Any], rules: bytes | None, tool: bool = False, shared: bool = False) -> None:
     """Limit this process, for good, before untrusted code runs in it.
 
-    A user ``shared`` with the programs of other workers has their threads counted as its own. The
-    run time of a ``tool`` reserves far more addresses than it uses, and has threads.
+    A user ``shared`` with the programs of other workers has their threads counted as its own. The run time of a
+    ``tool`` reserves far more addresses than it uses, and has threads.
     """
     cpu, size = limits["cpu"], limits["output"]
     for kind, most in (
@@ -93,8 +89,8 @@ def confine(limits: dict[str, Any], rules: bytes | None, tool: bool = False, sha
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time of a process so far, by its clock (see clock_getcpuclockid(3)).
 
-    The kernel's number of that clock is the process id, inverted, above three bits: 2 stands for
-    "time on the CPU of the whole process". Process 1 has the clock -14: ~1 << 3 | 2.
+    The kernel's number of that clock is the process id, inverted, above three bits: 2 stands for "time on the CPU of
+    the whole process". Process 1 has the clock -14: ~1 << 3 | 2.
     """
     return time.clock_gettime(~pid << 3 | 2)
 
@@ -103,10 +99,7 @@ ROLES = {"program": program.serve, "judge": judge.serve, "script": program.run_s
 
 
 class ForkServer:
-    """Forks the processes of one request at a time and reports what became of them.
-
-    A process of each role last asked for is forked ahead, while the request before it runs.
-    """
+    """Forks the processes of one request, and the next one's ahead, and reports what became of them."""
 
     def __init__(self, control: socket.socket, level: str, tool: dict[str, Any] | None):
         self.control, self.level, self.tool = control, level, tool
@@ -131,14 +124,13 @@ class ForkServer:
                 os._exit(status)
         theirs.close()
         if self.level == "isolated":
-            syscalls.set_namespace(self.home, syscalls.NEW_PID)
+            syscalls.call(syscalls.LIBC.setns(self.home, syscalls.NEW_PID))
         return pid, ours
 
     def perform(self, role: str, waiting: socket.socket) -> int:
         """Wait for limits and files, confine this process and play the role in it.
 
-        The first file holds the source; the others become descriptors 0, 1 (and 2), 3 and 4.
-        Those that are missing are the null device.
+        The first file holds the source; the others, or the null device, become descriptors 0, 1 (and 2), 3 and 4.
         """
         data, fds, _, _ = socket.recv_fds(waiting, 4096, 8)
         if not data:
@@ -146,8 +138,8 @@ class ForkServer:
         order, limits = json.loads(data)
         source = program.read_all(fds[0])
         null = os.open(os.devnull, os.O_RDWR)
-        # Copied to 64 and above first: dup2 to 0 to 4 would overwrite a file still to be moved.
-        # Order [-1, 1, 2] makes 0 the null device, 1 (and 2) the second file and 3 the third.
+        # Copied to 64 and above first: dup2 to 0 to 4 would overwrite a file still to be moved. Order [-1, 1, 2] makes
+        # 0 the null device, 1 (and 2) the second file and 3 the third.
         chosen = [null if index < 0 else fds[index] for index in order]
         moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in chosen]
         waiting.detach()
@@ -155,9 +147,7 @@ class ForkServer:
             os.dup2(fd, target)
         os.dup2(1, 2)
         os.closerange(3 + max(0, len(moved) - 2), 1 << 16)
-        rules = self.rules
-        if self.level == "restricted":
-            rules = syscalls.syscall_filter(os.getpid())
+        rules = syscalls.syscall_filter(os.getpid()) if self.level == "restricted" else self.rules
         if self.tool:
             self.install(source)
         confine(limits, rules, bool(self.tool), shared=self.level != "isolated")
@@ -173,11 +163,9 @@ class ForkServer:
         syscalls.mount("tmpfs", "/tmp", "tmpfs", quiet, "size=8m,mode=755")
         with open(self.tool["file"], "wb") as file:
             file.write(source)
-        flags = syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet
-        syscalls.mount(None, "/tmp", None, flags)
+        syscalls.mount(None, "/tmp", None, syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet)
         os.chdir("/tmp")
-        devices = ["/dev/null", "/dev/urandom", "/dev/random"]
-        syscalls.restrict_files(["/tmp", *devices[1:]], devices[:1], self.tool["paths"])
+        syscalls.restrict_files(["/tmp", "/dev/urandom", "/dev/random"], ["/dev/null"], self.tool["paths"])
 
     def start(self, role: str, fds: list[int], order: list[int], limits: dict[str, Any]) -> int:
         """Give a process its files; ``order`` says which become its descriptors (-1: null)."""
@@ -189,10 +177,9 @@ class ForkServer:
     def wait(self, pids: list[int], wall: float) -> dict[str, Any]:
         """Wait for the processes (program, judge); kill them when their clock has run out.
 
-        The clock is set again for one that computes, only slowly, on a machine that is overloaded:
-        one that got more than STARVED of a core since. The last process ends the wait, as it is
-        the judge, which is done then. Returns {"ended": [[exit code, CPU seconds], ...]} in the
-        order of ``pids`` and whether the clock ran out.
+        The clock is set again for one that computes, only slowly, on a machine that is overloaded: one that got more
+        than STARVED of a core since. The last process ends the wait, as it is the judge, which is done then. Returns
+        {"ended": [[exit code, CPU seconds], ...]} in the order of ``pids`` and whether the clock ran out.
         """
         handles = {os.pidfd_open(pid): pid for pid in pids}
         poll, ended, deadline, timed_out = select.poll(), {}, time.monotonic() + wall, False
@@ -211,20 +198,17 @@ class ForkServer:
                 code = os.waitstatus_to_exitcode(status)
                 ended[pid] = [code, usage.ru_utime + usage.ru_stime]
                 if pid == pids[-1]:  # its judge is done with the program
-                    self._kill(p for p in pids if p not in ended)
+                    for other in handles.values():
+                        os.kill(other, 9)
             if not events and time.monotonic() >= deadline:
-                late = [p for p in pids if p not in ended]
-                used = cpu_seconds(late[0])
+                late = next(pid for pid in pids if pid not in ended)
+                used = cpu_seconds(late)
                 if used - before > STARVED * wall and extra < EXTENSIONS and not timed_out:
                     before, extra, deadline = used, extra + 1, deadline + wall
                     continue
-                self._kill(late[:1])
+                os.kill(late, 9)
                 timed_out, deadline = True, time.monotonic() + GRACE
         return {"ended": [ended[pid] for pid in pids], "timed_out": timed_out}
-
-    def _kill(self, pids: Any) -> None:
-        for pid in pids:
-            os.kill(pid, 9)
 
     def serve(self) -> None:
         """Answer requests until the other side hangs up."""
@@ -237,11 +221,9 @@ class ForkServer:
             if request["kind"] == "script":
                 pids = {"script": self.start("script", fds, [1, 2], limits)}
             else:
+                pids = {"program": self.start("program", fds[:3], [-1, 1, 2], limits)}
                 patient = limits | {"cpu": 2 * limits["cpu"] + 2}
-                pids = {
-                    "program": self.start("program", fds[:3], [-1, 1, 2], limits),
-                    "judge": self.start("judge", fds[3:], [-1, -1, 1, 2], patient),
-                }
+                pids["judge"] = self.start("judge", fds[3:], [-1, -1, 1, 2], patient)
             for fd in fds:
                 os.close(fd)
             self.ready |= {role: self.fork(role) for role in pids if role not in self.ready}

@@ -1,7 +1,7 @@
 """The trusted side: runs tests in a process of its own, calling the program's functions by wire.
 
-Nothing of the program is in this process but plain data that it answered. Each assertion that
-stands outside of a ``try`` is counted; a wrong one does not end the tests.
+Nothing of the program is in this process but plain data that it answered. Each assertion that stands outside of a
+``try`` is counted; a wrong one does not end the tests.
 """
 
 import ast
@@ -34,13 +34,11 @@ class Session:
         self.objects = objects
         self.gone = ""
 
-    def begin(self) -> bool:
-        """Wait for the program to be read and run; return whether it is Python."""
-        frame = self._receive()
-        if frame.get("parses") is not True:
+    def begin(self) -> None:
+        """Wait for the program to be read and run."""
+        if self._receive().get("parses") is not True:
             self.leave("syntax error")
         self._unpack(self._receive())
-        return True
 
     def ask(self, **request: Any) -> Any:
         """Send a request, return the plain value of the answer or raise what it raised."""
@@ -106,8 +104,7 @@ class Remote:
         object.__setattr__(self, "_number", number)
 
     def __getattr__(self, name: str) -> Any:
-        session, number = self._session, self._number
-        return session.ask(do="get", name=name, handle=number, args=[])
+        return self._session.ask(do="get", name=name, handle=self._number, args=[])
 
     def __setattr__(self, name: str, value: Any) -> None:
         args = wire.encode([value], handle_number)
@@ -145,8 +142,7 @@ def count(body: list[ast.stmt], frame: ast.Try) -> None:
     """Wrap each assertion of ``body`` outside of a ``try`` in one like ``frame``, in place."""
     for i, node in enumerate(body):
         if isinstance(node, ast.Assert):
-            wrapped = ast.Try([node], frame.handlers, frame.orelse, [])
-            body[i] = ast.copy_location(wrapped, node)
+            body[i] = ast.copy_location(ast.Try([node], frame.handlers, frame.orelse, []), node)
         elif not isinstance(node, ast.Try):
             for inner in (getattr(node, "body", None), getattr(node, "orelse", None)):
                 if isinstance(inner, list):
@@ -187,16 +183,15 @@ class Tally:
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
     """Run the tests of ``task`` (setup, tests, names, objects); return the verdict."""
-    session, tally, parses = Session(task["objects"]), Tally(), False
-    names: dict[str, Any] = {"__name__": "__tests__"}
-    names |= {"__right": tally.right, "__wrong": tally.wrong}
+    session, tally, parses = Session(task["objects"]), Tally(), True
+    names: dict[str, Any] = {"__name__": "__tests__", "__right": tally.right, "__wrong": tally.wrong}
     exec(compile(task["setup"], "<setup>", "exec"), names)
     names |= {name: stand_in(session, name) for name in task["names"]}
     tree = ast.parse(task["tests"])
     count(tree.body, ast.parse(COUNTED).body[0])
     code = compile(tree, "<tests>", "exec")
     try:
-        parses = session.begin()
+        session.begin()
     except BaseException as error:
         parses = session.gone != "syntax error"
         session.gone = session.gone or "ended early"
@@ -218,6 +213,5 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 def serve(source: bytes) -> int:
     """Judge one program and write the verdict."""
     gc.disable()
-    verdict = run(json.loads(source))
-    os.write(VERDICT, json.dumps(verdict).encode())
+    os.write(VERDICT, json.dumps(run(json.loads(source))).encode())
     return 0

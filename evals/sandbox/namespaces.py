@@ -1,7 +1,4 @@
-"""Namespaces of a process's own, and a root that has nothing but what is to be read.
-
-See namespaces(7), user_namespaces(7) and pivot_root(2).
-"""
+"""A process's own namespaces, and a root of what is to be read alone: user_namespaces(7), pivot_root(2)."""
 
 import os
 import socket
@@ -22,10 +19,9 @@ def enter_namespaces(readable: list[str]) -> list[str]:
     if root and helper == 0:  # stays outside, where it may map the unprivileged user
         os.close(ready[1])
         os.read(ready[0], 1)
-        with open(f"/proc/{os.getppid()}/uid_map", "w") as file:
-            file.write(f"0 {NOBODY} 1\n1 {user} 1\n")
-        with open(f"/proc/{os.getppid()}/gid_map", "w") as file:
-            file.write(f"0 {NOBODY} 1\n1 {group} 1\n")
+        for name, number in (("uid_map", user), ("gid_map", group)):
+            with open(f"/proc/{os.getppid()}/{name}", "w") as file:
+                file.write(f"0 {NOBODY} 1\n1 {number} 1\n")
         os._exit(0)
     new = syscalls.NEW_USER | syscalls.NEW_NS | syscalls.NEW_PID | syscalls.NEW_NET
     try:
@@ -37,8 +33,7 @@ def enter_namespaces(readable: list[str]) -> list[str]:
         if os.waitpid(helper, 0)[1] != 0:
             raise OSError("the user map was refused")
     else:
-        for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"),
-                           ("gid_map", f"0 {group} 1")):  # fmt: skip
+        for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(line)
     build_root(readable)
@@ -77,8 +72,8 @@ def bind_read_only(base: str, path: str) -> None:
         os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     syscalls.mount(path, target, None, syscalls.BIND)
-    # A user namespace may not take away what the mount forbids already: nosuid, nodev, noexec,
-    # noatime and nodiratime (the same bits in statvfs and mount) and relatime (another bit).
+    # A user namespace may not take away what the mount forbids already: nosuid, nodev, noexec, noatime and nodiratime
+    # (the same bits in statvfs and mount) and relatime (another bit).
     flags = os.statvfs(path).f_flag
     forbidden = flags & (2 | 4 | 8 | 1024 | 2048) | (1 << 21 if flags & 4096 else 0)
     remount = syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY

@@ -1,10 +1,11 @@
 """Runs untrusted programs side by side: Sandbox(workers).run(programs, timeout) yields verdicts.
 
-Three processes take part. The fork server (fork_server.py) is clean and forks; the program's
-process (program.py) has the program and no test; the judge's process (judge.py) has the tests and
-never runs a line of the program. A verdict is the judge's alone.
+Three processes take part. The fork server (fork_server.py) is clean and forks; the program's process (program.py) has
+the program and no test; the judge's process (judge.py) has the tests and never runs a line of the program. A verdict is
+the judge's alone.
 """
 
+import itertools
 import os
 import threading
 import time
@@ -29,13 +30,13 @@ class Sandbox:
     """Fork servers for ``workers`` programs at a time, at the best level that this machine permits.
 
     Attributes:
-        level: "isolated" (namespaces, read-only root, Landlock if the kernel has it, seccomp),
-            "restricted" (Landlock and seccomp alone) or "none".
+        level: "isolated" (namespaces, read-only root, Landlock if the kernel has it, seccomp), "restricted" (Landlock
+            and seccomp alone) or "none".
         walls: What holds, in words.
 
     Raises:
-        InputError: Neither of the first two levels can be reached and ``allow_unsandboxed`` is not
-            given, or an attack of the self-test succeeded.
+        InputError: Neither of the first two levels can be reached and ``allow_unsandboxed`` is not given, or an attack
+            of the self-test succeeded.
     """
 
     def __init__(self, workers: int | None = None, allow_unsandboxed: bool = False,
@@ -51,10 +52,8 @@ class Sandbox:
                 break
             refused.append(f"{level}: {worker.greeting['error']}")
         else:
-            raise InputError(
-                f"no sandbox on this machine ({'; '.join(refused)}); untrusted programs are not "
-                "run without one unless execution.allow_unsandboxed is true"
-            )
+            remedy = "untrusted programs are not run without one unless execution.allow_unsandboxed is true"
+            raise InputError(f"no sandbox on this machine ({'; '.join(refused)}); {remedy}")
         self.level, self.walls = level, worker.greeting["walls"]
         self._all["python"].append(worker)
         self._idle["python"].put(worker)
@@ -68,7 +67,7 @@ class Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in (worker for workers in self._all.values() for worker in workers):
+        for worker in itertools.chain(*self._all.values()):
             worker.close()
 
     def describe(self) -> dict[str, Any]:
@@ -84,13 +83,10 @@ class Sandbox:
         for name, program in HONEST.items():
             verdict = self._run(program, 5.0)[0]
             if not verdict.passed:
-                raise InputError(
-                    f"sandbox: the honest program {name!r} fails in it ({verdict.reason}); level "
-                    f"{self.level}: nothing can be judged on this machine"
-                )
+                found = f"the honest program {name!r} fails in it ({verdict.reason}); level {self.level}"
+                raise InputError(f"sandbox: {found}: nothing can be judged on this machine")
         for name, program in ATTACKS.items():
-            harm = name.startswith("harm: ")
-            if self.level == "none" and harm:
+            if self.level == "none" and name.startswith("harm: "):
                 continue
             if self._run(program, 5.0)[0].passed:
                 raise InputError(f"sandbox: the attack {name!r} succeeded; nothing is judged")
@@ -143,8 +139,7 @@ class Sandbox:
 
     def run(self, programs: Sequence[Program | Script], timeout: float) -> Iterator[Verdict]:
         """Yield the verdict of each program in order; see ``run_any``."""
-        done: dict[int, Verdict] = {}
-        due = 0
+        done, due = {}, 0
         for number, verdict in self.run_any(programs, timeout):
             done[number] = verdict
             while due in done:
@@ -154,8 +149,7 @@ class Sandbox:
     def run_any(self, programs: Sequence[Program | Script], timeout: float) -> Iterator[tuple[int, Verdict]]:
         """Yield the number and the verdict of each program, those that are run again last.
 
-        ``timeout`` is CPU seconds; the clock allows more. What runs out of time is run again
-        alone after all others, if load could have been the cause.
+        ``timeout`` is CPU seconds; the clock allows more. What load could have made late is run again, alone.
         """
         again: list[int] = []
         pool = ThreadPoolExecutor(self.workers)

@@ -2,6 +2,7 @@
 
 import builtins
 import errno
+import functools
 import os
 import sys
 from typing import Any
@@ -65,20 +66,18 @@ def serve(source: bytes) -> int:
     names = main_module()
     objects: list[Any] = []
     wire.write_frame(CHANNEL, _answer(lambda: exec(code, names) or 0, None))
+
+    def number(value: Any) -> int:
+        objects.append(value)
+        return len(objects) - 1
+
     while True:
         try:
             request = wire.read_frame(CHANNEL)
         except EOFError:
             return ENDED
-
-        def number(value: Any) -> int:
-            objects.append(value)
-            return len(objects) - 1
-
-        answer = _answer(
-            lambda request=request: _perform(request, names, objects), number if request["objects"] else None
-        )
-        wire.write_frame(CHANNEL, answer)
+        action = functools.partial(_perform, request, names, objects)
+        wire.write_frame(CHANNEL, _answer(action, number if request["objects"] else None))
 
 
 def _perform(request: dict[str, Any], names: dict[str, Any], objects: list[Any]) -> Any:

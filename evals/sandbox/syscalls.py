@@ -1,8 +1,4 @@
-"""The kernel's walls by system call: namespaces, Landlock, seccomp, capabilities.
-
-Nothing here needs a package or a C library beyond libc. See namespaces(7), landlock(7),
-seccomp(2), capabilities(7); numbers are those of the kernel's headers.
-"""
+"""The kernel's walls by system call, numbers as in its headers: landlock(7), seccomp(2), capabilities(7)."""
 
 import ctypes
 import os
@@ -24,22 +20,20 @@ AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # What an interpreter needs, and nothing else: read, write, memory, time, threads, its own signals.
 ALLOWED = {
     "x86_64": (
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24,
-        25, 26, 28, 32, 33, 35, 36, 37, 38, 39, 60, 63, 72, 73, 74, 77, 79, 80, 81, 89, 95,
-        96, 97, 98, 99, 100, 102, 104, 107, 108, 110, 111, 115, 118, 120, 121, 124, 131, 137,
-        138, 158, 186, 201, 202, 204, 217, 218, 219, 228, 229, 230, 231, 232, 233, 257, 262,
-        267, 269, 270, 271, 273, 281, 290, 291, 292, 293, 309, 318, 324, 332, 334, 439,
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 32, 33, 35,
+        36, 37, 38, 39, 60, 63, 72, 73, 74, 77, 79, 80, 81, 89, 95, 96, 97, 98, 99, 100, 102, 104, 107, 108, 110, 111,
+        115, 118, 120, 121, 124, 131, 137, 138, 158, 186, 201, 202, 204, 217, 218, 219, 228, 229, 230, 231, 232, 233,
+        257, 262, 267, 269, 270, 271, 273, 281, 290, 291, 292, 293, 309, 318, 324, 332, 334, 439,
     ),
     "aarch64": (
-        17, 19, 20, 21, 22, 23, 24, 25, 32, 43, 44, 46, 48, 49, 50, 56, 57, 59, 61, 62, 63,
-        64, 65, 66, 67, 68, 72, 73, 78, 79, 80, 82, 93, 94, 96, 98, 99, 101, 102, 103, 113,
-        114, 115, 123, 124, 128, 132, 134, 135, 139, 148, 150, 153, 155, 156, 158, 160, 163,
-        165, 166, 168, 169, 172, 173, 174, 175, 176, 177, 178, 179, 214, 215, 216, 222, 226,
-        227, 233, 278, 283, 291, 293, 439,
+        17, 19, 20, 21, 22, 23, 24, 25, 32, 43, 44, 46, 48, 49, 50, 56, 57, 59, 61, 62, 63, 64, 65, 66, 67, 68, 72, 73,
+        78, 79, 80, 82, 93, 94, 96, 98, 99, 101, 102, 103, 113, 114, 115, 123, 124, 128, 132, 134, 135, 139, 148, 150,
+        153, 155, 156, 158, 160, 163, 165, 166, 168, 169, 172, 173, 174, 175, 176, 177, 178, 179, 214, 215, 216, 222,
+        226, 227, 233, 278, 283, 291, 293, 439,
     ),
 }  # fmt: skip
-# clone (threads only), clone3 (absent, so that libc falls back to clone), tgkill (itself only),
-# ioctl (of terminals and lengths, which touch nothing), prlimit64 (its own limits).
+# clone (threads only), clone3 (absent, so that libc falls back to clone), tgkill (itself only), ioctl (of terminals and
+# lengths, which touch nothing), prlimit64 (its own limits).
 SPECIAL = {
     "x86_64": {"clone": 56, "clone3": 435, "tgkill": 234, "ioctl": 16, "prlimit64": 302},
     "aarch64": {"clone": 220, "clone3": 435, "tgkill": 131, "ioctl": 29, "prlimit64": 261},
@@ -60,11 +54,6 @@ def call(result: int) -> int:
 def unshare(flags: int) -> None:
     """Move this process (PID: its next children) into new namespaces."""
     call(LIBC.unshare(flags))
-
-
-def set_namespace(fd: int, kind: int) -> None:
-    """Move back into the namespace of ``fd``."""
-    call(LIBC.setns(fd, kind))
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str = "") -> None:
@@ -101,10 +90,8 @@ def drop_capabilities() -> None:
 def restrict_files(readable: list[str], writable: list[str], programs: list[str] | None = None) -> bool:
     """Let this process and its children read below ``readable`` and write ``writable`` only.
 
-    Below ``programs`` they may also read and start programs.
-
-    Also no TCP port, abstract socket or signal outwards where the kernel can refuse them.
-    Returns False if the kernel has no Landlock.
+    Below ``programs`` they may also read and start programs. Also no TCP port, abstract socket or signal outwards where
+    the kernel can refuse them. Returns False if the kernel has no Landlock.
     """
     version = LIBC.syscall(444, None, 0, 1)
     if version < 1:
@@ -113,11 +100,9 @@ def restrict_files(readable: list[str], writable: list[str], programs: list[str]
     rules = struct.pack("<QQQ", (1 << access) - 1, 3 if version >= 4 else 0, 3 * (version >= 6))
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = call(LIBC.syscall(444, rules, ctypes.c_size_t(size), 0))
-    for paths, rights in (
-        (readable, READ_FILE | READ_DIR),
-        (writable, READ_FILE | WRITE_FILE),
-        (programs or [], READ_FILE | READ_DIR | EXECUTE),
-    ):
+    rights_of = [(readable, READ_FILE | READ_DIR), (writable, READ_FILE | WRITE_FILE),
+                 (programs or [], READ_FILE | READ_DIR | EXECUTE)]  # fmt: skip
+    for paths, rights in rights_of:
         for path in filter(os.path.exists, paths):
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
             rule = struct.pack("<Qi", rights if os.path.isdir(path) else rights & ~READ_DIR, fd)
@@ -136,12 +121,11 @@ def _step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
 def syscall_filter(pid: int, more: Sequence[int] = ()) -> bytes:
     """Return the seccomp program (classic BPF) for a process with this id; ``more`` is allowed too.
 
-    A list of what is allowed; all else fails with EPERM. Raises KeyError on a processor whose
-    numbers are not known here.
+    A list of what is allowed; all else fails with EPERM. Raises KeyError on a processor whose numbers are not here.
 
-    The program reads the kernel's struct seccomp_data (the call's number at 0, the processor at 4,
-    the arguments from 16) into one register and compares it. For each call it has a branch that
-    is skipped, whole, where the number is another; read(2), number 0, is two instructions:
+    The program reads the kernel's struct seccomp_data (the call's number at 0, the processor at 4, the arguments from
+    16) into one register and compares it. For each call it has a branch that is skipped, whole, where the number is
+    another; read(2), number 0, is two instructions:
 
         if the number is 0: go on, else skip 1
         return ALLOW
@@ -151,24 +135,18 @@ def syscall_filter(pid: int, more: Sequence[int] = ()) -> bytes:
     special = SPECIAL[machine]
     low = 16  # offset of the first argument's low half; the others follow 8 bytes apart
     allow, deny = _step(give, ALLOW), _step(give, ERRNO | 1)
-    program = _step(load, 4) + _step(equal, AUDIT_ARCH[machine], 1, 0) + _step(give, KILL)
-    program += _step(load, 0)
+    program = _step(load, 4) + _step(equal, AUDIT_ARCH[machine], 1, 0) + _step(give, KILL) + _step(load, 0)
 
     def branch(number: int, body: bytes) -> bytes:  # an instruction has 8 bytes
         return _step(equal, number, 0, len(body) // 8) + body
 
     program += branch(special["clone3"], _step(give, ERRNO | 38))
-    threads = _step(load, low) + _step(any_bit, THREAD, 0, 1) + allow + deny
-    program += branch(special["clone"], threads)
-    itself = _step(load, low) + _step(equal, pid, 0, 1) + allow + deny
-    program += branch(special["tgkill"], itself)
+    program += branch(special["clone"], _step(load, low) + _step(any_bit, THREAD, 0, 1) + allow + deny)
+    program += branch(special["tgkill"], _step(load, low) + _step(equal, pid, 0, 1) + allow + deny)
     program += branch(special["prlimit64"], _step(load, low) + _step(equal, 0, 0, 1) + allow + deny)
-    asks = _step(load, low + 8)
-    for request in IOCTLS:
-        asks += _step(equal, request, 0, 1) + allow
-    program += branch(special["ioctl"], asks + deny)
-    for number in (*ALLOWED[machine], *more):
-        program += _step(equal, number, 0, 1) + allow
+    asks = b"".join(_step(equal, request, 0, 1) + allow for request in IOCTLS)
+    program += branch(special["ioctl"], _step(load, low + 8) + asks + deny)
+    program += b"".join(_step(equal, number, 0, 1) + allow for number in (*ALLOWED[machine], *more))
     return program + deny
 
 

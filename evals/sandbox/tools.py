@@ -9,8 +9,8 @@ from glob import glob
 
 LANGUAGES = ("python", "java", "javascript")
 HEAP_MEGABYTES = 256
-# Beside Python's: execve (which finds only the tool itself behind the walls), socketpair (which
-# leads nowhere else), sched_setaffinity, fadvise64, pkey_alloc.
+# Beside Python's: execve (which finds only the tool itself behind the walls), socketpair (which leads nowhere else),
+# sched_setaffinity, fadvise64, pkey_alloc.
 CALLS = {"x86_64": (59, 53, 203, 221, 330), "aarch64": (221, 199, 122, 223, 289)}
 
 
@@ -18,9 +18,8 @@ CALLS = {"x86_64": (59, 53, 203, 221, 330), "aarch64": (221, 199, 122, 223, 289)
 class Tool:
     """How a language's programs are run.
 
-    ``argv`` starts the program in ``file``; ``paths`` are the files and folders that it reads;
-    ``libraries`` are folders of its own shared libraries; ``start`` is the CPU time in seconds
-    that it takes before the first line of the program.
+    ``argv`` starts the program in ``file``; ``paths`` are the files and folders that it reads; ``libraries`` are
+    folders of its own shared libraries; ``start`` is the CPU seconds that it takes before a program's first line.
     """
 
     language: str
@@ -45,23 +44,17 @@ def _java() -> Tool | None:
     program = f"{home}/bin/java"
     libraries = _libraries(program, *glob(f"{home}/lib/server/*.so"), *glob(f"{home}/lib/lib*.so"))
     # One file is compiled in memory and run: its first class has the main method.
-    argv = [
-        program, f"-Xmx{HEAP_MEGABYTES}m", "-Xss1m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-        "-XX:-UsePerfData", "-Xshare:auto", "-Djava.io.tmpdir=/tmp", "/tmp/Main.java",
-    ]  # fmt: skip
+    argv = [program, f"-Xmx{HEAP_MEGABYTES}m", "-Xss1m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+            "-XX:-UsePerfData", "-Xshare:auto", "-Djava.io.tmpdir=/tmp", "/tmp/Main.java"]  # fmt: skip
     paths = [home, *glob("/etc/java*"), *libraries]
     return Tool("java", argv, "/tmp/Main.java", paths, [f"{home}/lib", f"{home}/lib/server"], 3.0)
 
 
 def _javascript() -> Tool | None:
-    node = shutil.which("node")
-    if not node:
+    if not (node := shutil.which("node")):
         return None
     program = os.path.realpath(node)
-    argv = [
-        program, f"--max-old-space-size={HEAP_MEGABYTES}",
-        "--no-addons", "/tmp/main.js",
-    ]  # fmt: skip
+    argv = [program, f"--max-old-space-size={HEAP_MEGABYTES}", "--no-addons", "/tmp/main.js"]
     return Tool("javascript", argv, "/tmp/main.js", [program, *_libraries(program)], [], 0.5)
 
 

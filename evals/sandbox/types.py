@@ -11,9 +11,8 @@ SANDBOX_LOST = "sandbox lost"
 class Program:
     """An untrusted program whose functions are called by trusted tests.
 
-    ``tests`` run in the judge, after ``setup``, with each of ``names`` calling the program's
-    function of that name. ``objects`` lets tests hold objects of the program's classes by
-    reference: for tasks whose tests build them.
+    ``tests`` run in the judge, after ``setup``, with each of ``names`` calling the program's function of that name.
+    ``objects`` lets tests hold objects of the program's classes by reference: for tasks whose tests build them.
     """
 
     source: str
@@ -27,8 +26,7 @@ class Program:
 class Script:
     """An untrusted program that reads standard input; its output is compared by the caller.
 
-    ``language`` is python, java or javascript. Where the machine does not have the tool, or not
-    the level isolated, such a program's verdict is NOT_MEASURED.
+    One in java or javascript is NOT_MEASURED where the machine does not have the tool, or not the level isolated.
     """
 
     source: str
@@ -40,9 +38,8 @@ class Script:
 class Verdict:
     """Whether a program passed, and if not why, in a few words.
 
-    A script passes if it comes to its end; ``output`` is what it wrote. ``assertions_passed`` of
-    ``assertions`` held: the assertions of a program's tests, or the cases of a problem with many.
-    ``seconds`` of CPU time are a measurement and differ from run to run.
+    A script passes if it comes to its end; ``output`` is what it wrote. ``assertions_passed`` of ``assertions`` held:
+    those of a program's tests, or the cases of a problem. ``seconds`` of CPU time differ from run to run.
     """
 
     passed: bool

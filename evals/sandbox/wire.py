@@ -1,12 +1,12 @@
 """Plain data over a pipe: what a judge and an untrusted program say to each other.
 
-A frame is a length of four bytes and JSON. Values keep their exact built-in type; whatever is not
-plain data arrives as an opaque object, so nothing with behavior of its own reaches the judge.
+A frame is a length of four bytes and JSON. Values keep their exact built-in type; whatever is not plain data arrives as
+an opaque object, so nothing with behavior of its own reaches the judge.
 
-JSON has no tuple, set or NaN, and the keys of its objects are texts only. So None, booleans,
-texts, lists, finite floats and integers below 2^62 stand for themselves, and everything else is an
-object of one key, its type: (1, {2}) is {"tuple": [1, {"set": [2]}]}, {1: "a"} is {"dict":
-[[1, "a"]]}. A dict always has that form, so none can be mistaken for the form of something else.
+JSON has no tuple, set or NaN, and the keys of its objects are texts only. So None, booleans, texts, lists, finite
+floats and integers below 2^62 stand for themselves, and everything else is an object of one key, its type: (1, {2}) is
+{"tuple": [1, {"set": [2]}]}, {1: "a"} is {"dict": [[1, "a"]]}. A dict always has that form, so none can be mistaken for
+the form of something else.
 """
 
 import builtins
@@ -14,6 +14,7 @@ import collections
 import datetime
 import decimal
 import fractions
+import itertools
 import json
 import math
 import os
@@ -29,7 +30,8 @@ ITERATORS = {
     type(iter(())), type(iter([])), type(iter({})), type(iter(set())), type(iter(range(0))), map,
     filter, zip, enumerate, reversed, type(iter("")), type(reversed([])), type(x for x in ()),
 }  # fmt: skip
-VIEWS = {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
+SEQUENCES = {kind: kind.__name__ for kind in (tuple, set, frozenset, collections.deque)}
+SEQUENCES |= {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
 
 
 class WireError(Exception):
@@ -73,10 +75,7 @@ def _read(fd: int, length: int) -> bytes:
 
 
 def encode(value: Any, handle: Any = None) -> Any:
-    """Return the JSON form of a value.
-
-    ``handle(value)``, if given, numbers a value that is not plain. Raises WireError.
-    """
+    """Return the JSON form of a value; ``handle(value)``, if given, numbers one that is not plain. Raises WireError."""
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return value
@@ -86,11 +85,10 @@ def encode(value: Any, handle: Any = None) -> Any:
         return value if math.isfinite(value) else {"float": repr(value)}
     if kind is list:
         return [encode(v, handle) for v in value]
-    if kind in (tuple, set, frozenset, collections.deque):
-        return {kind.__name__: [encode(v, handle) for v in value]}
+    if kind in SEQUENCES:
+        return {SEQUENCES[kind]: [encode(v, handle) for v in value]}
     if kind in (dict, collections.OrderedDict, collections.Counter, collections.defaultdict):
-        pairs = [[encode(k, handle), encode(v, handle)] for k, v in value.items()]
-        return {kind.__name__: pairs}
+        return {kind.__name__: [[encode(k, handle), encode(v, handle)] for k, v in value.items()]}
     if kind in (bytes, bytearray):
         return {kind.__name__: value.hex()}
     if kind is complex:
@@ -103,8 +101,6 @@ def encode(value: Any, handle: Any = None) -> Any:
         return {"range": [encode(v) for v in (value.start, value.stop, value.step)]}
     if kind is type and value.__name__ in TYPES and getattr(builtins, value.__name__) is value:
         return {"type": value.__name__}
-    if kind in VIEWS:
-        return {VIEWS[kind]: [encode(v, handle) for v in value]}
     if kind in ITERATORS or kind.__module__ == "itertools":
         return {"iterator": [encode(v, handle) for v in _some(value)]}
     return _encode_other(value, handle)
@@ -117,17 +113,13 @@ def _encode_other(value: Any, handle: Any) -> Any:
             plain = int.__int__(value) if base is int else base(value)
             if type(plain) is base:
                 return encode(plain, handle)
-    if handle is None:
-        return {"opaque": ""}
-    return {"handle": handle(value)}
+    return {"opaque": ""} if handle is None else {"handle": handle(value)}
 
 
 def _some(iterator: Any) -> list:
-    values = []
-    for value in iterator:
-        values.append(value)
-        if len(values) > ITEMS:
-            raise WireError("endless iterator")
+    values = list(itertools.islice(iterator, ITEMS + 1))
+    if len(values) > ITEMS:
+        raise WireError("endless iterator")
     return values
 
 
@@ -144,52 +136,46 @@ def decode(form: Any, handle: Any = None) -> Any:
         raise WireError(type(error).__name__) from None
 
 
+# How the value of a kind is made of its body, and a container of its decoded items; pairs are lists of two.
+FROM_BODY = {
+    "int": lambda body: int(body, 16),
+    "float": float,
+    "Decimal": decimal.Decimal,
+    "Fraction": fractions.Fraction,
+    "complex": lambda body: complex(float(body[0]), float(body[1])),
+    "bytes": bytes.fromhex,
+    "bytearray": bytearray.fromhex,
+    "opaque": lambda body: Opaque(),
+} | {kind.__name__: kind.fromisoformat for kind in DATES}
+FROM_ITEMS = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "deque": collections.deque,
+    "range": lambda items: range(*items),
+    "iterator": iter,
+    "dict": lambda pairs: dict(map(tuple, pairs)),
+    "OrderedDict": lambda pairs: collections.OrderedDict(dict(map(tuple, pairs))),
+    "Counter": lambda pairs: collections.Counter(dict(map(tuple, pairs))),
+    "defaultdict": lambda pairs: collections.defaultdict(None, dict(map(tuple, pairs))),
+    "keys": lambda items: dict.fromkeys(items).keys(),
+    "values": lambda items: dict(enumerate(items)).values(),
+    "items": lambda items: dict(items).items(),
+}
+
+
 def _decode(form: Any, handle: Any) -> Any:
     if type(form) is list:
         return [_decode(v, handle) for v in form]
     if type(form) is not dict:
         return form
     ((kind, body),) = form.items()
-    if kind == "int":
-        return int(body, 16)
-    if kind in ("float", "Decimal", "Fraction"):
-        return {"float": float, "Decimal": decimal.Decimal, "Fraction": fractions.Fraction}[kind](body)
-    if kind == "complex":
-        return complex(float(body[0]), float(body[1]))
-    if kind in ("bytes", "bytearray"):
-        return getattr(builtins, kind).fromhex(body)
-    if kind in ("datetime", "date", "time"):
-        return getattr(datetime, kind).fromisoformat(body)
+    if kind in FROM_BODY:
+        return FROM_BODY[kind](body)
     if kind == "type" and body in TYPES:
         return getattr(builtins, body)
-    if kind == "opaque":
-        return Opaque()
     if kind == "handle" and handle is not None:
         return handle(int(body))
-    return _decode_items(kind, [_decode(v, handle) for v in body])
-
-
-def _decode_items(kind: str, items: list) -> Any:
-    """Make the container ``kind`` of decoded items; pairs are lists of two."""
-    if kind in ("tuple", "set", "frozenset"):
-        return getattr(builtins, kind)(items)
-    if kind == "deque":
-        return collections.deque(items)
-    if kind == "range":
-        return range(*items)
-    if kind == "iterator":
-        return iter(items)
-    if kind in ("dict", "OrderedDict", "Counter", "defaultdict"):
-        pairs = dict(map(tuple, items))
-        if kind == "dict":
-            return pairs
-        if kind == "defaultdict":
-            return collections.defaultdict(None, pairs)
-        return getattr(collections, kind)(pairs)
-    if kind == "keys":
-        return dict.fromkeys(items).keys()
-    if kind == "values":
-        return dict(enumerate(items)).values()
-    if kind == "items":
-        return dict(items).items()
+    if kind in FROM_ITEMS:
+        return FROM_ITEMS[kind]([_decode(v, handle) for v in body])
     raise WireError(kind)

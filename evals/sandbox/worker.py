@@ -1,7 +1,7 @@
 """One fork server and the socket to it: Worker(level).run(program, ...) gives a verdict.
 
-A request is limits and open files. A program with tests needs two processes, each with files of
-its own: the program's source, and the judge's tests and a file for the verdict.
+A request is limits and open files. A program with tests needs two processes, each with files of its own: the program's
+source, and the judge's tests and a file for the verdict.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,9 @@ class WorkerLostError(Exception):
 
 
 class Worker:
-    """One fork server and the socket to it.
+    """One fork server and the socket to it; ``tool`` runs the programs of another language.
 
-    ``greeting`` is what it said at its start: {"walls"}, or {"error"} where this machine
-    does not permit the level. ``tool`` runs the programs of another language.
+    ``greeting`` is what it said at its start: {"walls"}, or {"error"} where this machine does not permit the level.
     """
 
     def __init__(self, level: str, tool: Tool | None = None):
@@ -49,18 +49,16 @@ class Worker:
                 start_new_session=True,
             )  # fmt: skip
         self.socket.settimeout(60)
-        try:
+        self.greeting = {"error": "the sandbox process ended at its start"}
+        with suppress(WorkerLostError):
             self.greeting = self._receive()
-        except WorkerLostError:
-            self.greeting = {"error": "the sandbox process ended at its start"}
         if "error" in self.greeting:
             self.close()
 
     def _receive(self) -> dict[str, Any]:
-        try:
+        data = b""
+        with suppress(OSError):
             data = self.socket.recv(4096)
-        except OSError:
-            data = b""
         if not data:
             raise WorkerLostError
         return json.loads(data)
@@ -75,18 +73,12 @@ class Worker:
             self.process.wait()
 
     def run(self, program: Program | Script, timeout: float, cpu: float) -> tuple[Verdict, bool]:
-        """Run one program for at most ``cpu`` seconds; return its verdict and whether to repeat.
-
-        To be repeated alone is what ran out of time in a way that other load could have caused.
-        """
+        """Run one program for at most ``cpu`` seconds; return its verdict and whether load may have made it late."""
         if self.tool:
             timeout, cpu = timeout + self.tool.start, cpu + self.tool.start
+        memory = TOOL_BYTES if self.tool else MEMORY_BYTES
         # One second more than the verdict allows: the kernel's limit goes by coarse ticks.
-        limits = {
-            "cpu": math.ceil(cpu) + (cpu <= timeout),
-            "memory": TOOL_BYTES if self.tool else MEMORY_BYTES,
-            "output": OUTPUT_BYTES,
-        }
+        limits = {"cpu": math.ceil(cpu) + (cpu <= timeout), "memory": memory, "output": OUTPUT_BYTES}
         wall = WALL * (1 + timeout)
         if isinstance(program, Script):
             reply, output = self._run_script(program, limits, wall)
@@ -95,15 +87,13 @@ class Worker:
         return _judged_verdict(reply, timeout, cpu, said, output)
 
     def _run_script(self, script: Script, limits: dict, wall: float) -> tuple[dict, str]:
-        """Return how the script's process ended, and its output."""
         with _file(script.source) as source, _file(script.stdin) as stdin, _file() as output:
             self._send("script", limits, wall, [source, stdin, output])
             return self._receive(), _read(output.fileno(), OUTPUT_BYTES)
 
     def _run_judged(self, program: Program, limits: dict, wall: float) -> tuple[dict, str, str]:
         """Return how the two processes ended, what the judge wrote, and the program's output."""
-        job = {"setup": program.setup, "tests": program.tests, "names": program.names,
-               "objects": program.objects}  # fmt: skip
+        job = {name: getattr(program, name) for name in ("setup", "tests", "names", "objects")}
         program_end, judge_end = socket.socketpair()
         with (
             _file(program.source) as source,
@@ -113,8 +103,7 @@ class Worker:
             program_end,
             judge_end,
         ):
-            files = [source, output, program_end, tests, judge_end, verdict]
-            self._send("judged", limits, wall, files)
+            self._send("judged", limits, wall, [source, output, program_end, tests, judge_end, verdict])
             for end in (program_end, judge_end):  # else neither side would see the other go
                 end.close()
             reply = self._receive()
@@ -146,44 +135,33 @@ def _read(fd: int, most: int) -> str:
 def _clock(reply: dict, timeout: float, cpu: float, gone: bool) -> tuple[float, str, bool]:
     """Return CPU seconds, "timeout" or "", and whether the program should be repeated alone.
 
-    A program may take ``timeout`` CPU seconds and is killed after ``cpu``, twice as many in its
-    first run. Only one that was killed for its CPU time needs no second run: one that took between
-    one and two limits, or whose clock ran out, may have had a busy core. ``gone``: it ended by
-    itself or was killed by the kernel, not because its judge was done.
+    A program may take ``timeout`` CPU seconds and is killed after ``cpu``, twice as many in its first run. Only one
+    that was killed for its CPU time needs no second run: one that took between one and two limits, or whose clock ran
+    out, may have had a busy core. ``gone``: it ended by itself or by the kernel, not because its judge was done.
     """
     status, seconds = reply["ended"][0]
     killed = gone and status == -9
-    if killed or seconds >= timeout or reply["timed_out"]:
-        return seconds, "timeout", cpu > timeout and not (killed and seconds >= timeout)
-    return seconds, "", False
+    late = killed or seconds >= timeout or reply["timed_out"]
+    again = status == UNSTARTED or (late and not (killed and seconds >= timeout))
+    return seconds, "timeout" if late else "", again and cpu > timeout
 
 
 def _script_verdict(reply: dict, timeout: float, cpu: float, output: str) -> tuple[Verdict, bool]:
-    """Return the verdict on a script and whether to repeat it, by how its process ended."""
     seconds, late, repeat = _clock(reply, timeout, cpu, gone=True)
     status = reply["ended"][0][0]
-    names = {ENDED: "passed", SYNTAX: "syntax error", MEMORY: "out of memory",
-             OUTPUT: "too much output"}  # fmt: skip
+    names = {ENDED: "passed", SYNTAX: "syntax error", MEMORY: "out of memory", OUTPUT: "too much output"}
     reason = late or names.get(status, "raised" if status >= 0 else "ended early")
-    if status == UNSTARTED:
-        repeat = cpu > timeout
-    verdict = Verdict(reason == "passed", reason, parses=status != SYNTAX, output=output, seconds=seconds)
-    return verdict, repeat
+    return Verdict(reason == "passed", reason, parses=status != SYNTAX, output=output, seconds=seconds), repeat
 
 
 def _judged_verdict(reply: dict, timeout: float, cpu: float, said: str, output: str) -> tuple[Verdict, bool]:
     """Return what the judge ``said``, unless the program was late, and whether to repeat it."""
-    try:
+    verdict = {}
+    with suppress(ValueError):  # none, or none that can be read
         verdict = json.loads(said)
-    except ValueError:  # none, or none that can be read
-        verdict = {}
-    gone = verdict.get("reason") == "ended early"
-    seconds, late, repeat = _clock(reply, timeout, cpu, gone)
+    seconds, late, repeat = _clock(reply, timeout, cpu, gone=verdict.get("reason") == "ended early")
     if not verdict:  # the judge itself ran out of time or memory on what the program answered
-        no_verdict = Verdict(False, late or "no verdict", output=output, seconds=seconds)
-        return no_verdict, cpu > timeout
-    if reply["ended"][0][0] == UNSTARTED:
-        repeat = cpu > timeout
+        return Verdict(False, late or "no verdict", output=output, seconds=seconds), cpu > timeout
     if late:
         verdict |= {"passed": False, "reason": late}
     return Verdict(**verdict, output=output, seconds=seconds), repeat

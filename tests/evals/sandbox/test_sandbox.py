@@ -176,6 +176,15 @@ def test_a_lost_fork_server_is_replaced():
         assert judge(box, [square("def f(x): return x * x")])[0].passed
 
 
+def test_a_program_that_sleeps_is_ended_by_the_clock():
+    asleep = "import time\ntime.sleep(60)"
+    with Sandbox(1) as box:
+        server = box._all["python"][0]
+        verdicts = judge(box, [Script(asleep), square(asleep), square("def f(x): return x * x")], 0.1)
+        assert [v.reason for v in verdicts] == ["timeout", "timeout", "passed"]
+        assert box._all["python"] == [server], "a server was lost"
+
+
 def test_no_process_or_memory_is_left():
     with Sandbox(1) as box:
         program = square("def f(x): return x * x")
