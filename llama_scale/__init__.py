@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from llama_scale.config import ModelConfig
     from llama_scale.data.tokenizer import Tokenizer
+    from llama_scale.generation.config import SamplingConfig
     from llama_scale.generation.generate import generate, stream
-    from llama_scale.generation.sampling import SamplingConfig
     from llama_scale.model.llama import Llama
 
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ __all__ = ["Llama", "ModelConfig", "SamplingConfig", "Tokenizer", "generate", "l
 LAZY = {
     "Llama": "llama_scale.model.llama",
     "ModelConfig": "llama_scale.config",
-    "SamplingConfig": "llama_scale.generation.sampling",
+    "SamplingConfig": "llama_scale.generation.config",
     "Tokenizer": "llama_scale.data.tokenizer",
     "generate": "llama_scale.generation.generate",
     "stream": "llama_scale.generation.generate",

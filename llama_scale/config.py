@@ -77,8 +77,7 @@ class OptimConfig:
         lr: Peak learning rate; auto is the Step Law, capped.
         batch_tokens: Tokens in one optimizer step, whole sequences; auto is the Step Law.
         warmup_steps: Steps of linear warmup; auto is about one token per parameter.
-        schedule: Decay after the warmup; cooldown is the linear end of a constant run that
-            branch_from names.
+        schedule: Decay after the warmup; cooldown is the linear end of a constant run that branch_from names.
         min_lr_ratio: Final learning rate as a share of the peak.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
@@ -194,17 +193,20 @@ def read_yaml(path: str | Path) -> Any:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
+def nested_classes(config_class: type) -> dict[str, type]:
+    """Return the class of each field of a settings class that is made of settings itself."""
+    return {f.name: f.type for f in fields(config_class) if isinstance(f.type, type) and is_dataclass(f.type)}
+
+
 def renamed_fields(config_class: type) -> dict[str, str]:
     """Return the old dotted name of each renamed setting with its new one.
 
-    A settings class lists its own in ``RENAMED``, a ClassVar as {"clip": "grad_clip"}; those of a
-    nested class get its field's name in front: {"optim.clip": "optim.grad_clip"}.
+    A settings class lists its own in ``RENAMED``, a ClassVar as {"clip": "grad_clip"}; those of a nested class get its
+    field's name in front: {"optim.clip": "optim.grad_clip"}.
     """
     renamed = dict(getattr(config_class, "RENAMED", {}))
-    for item in fields(config_class):
-        if is_dataclass(item.type):
-            nested = renamed_fields(item.type).items()
-            renamed |= {f"{item.name}.{old}": f"{item.name}.{new}" for old, new in nested}
+    for name, inner in nested_classes(config_class).items():
+        renamed |= {f"{name}.{old}": f"{name}.{new}" for old, new in renamed_fields(inner).items()}
     return renamed
 
 
@@ -218,9 +220,9 @@ def with_new_names(values: dict[str, Any], config_class: type) -> dict[str, Any]
         if old in values and new in values:
             raise InputError(f"{old}: is the old name of {new}, which is given too; delete {old}")
     result = {renamed.get(name, name): value for name, value in values.items()}
-    for item in fields(config_class):
-        if is_dataclass(item.type) and isinstance(result.get(item.name), dict):
-            result[item.name] = with_new_names(result[item.name], item.type)
+    for name, inner in nested_classes(config_class).items():
+        if isinstance(result.get(name), dict):
+            result[name] = with_new_names(result[name], inner)
     return result
 
 

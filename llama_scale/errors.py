@@ -7,10 +7,7 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """A file, field or value that cannot be used.
-
-    The message names it, what was found and what to do. A command prints it as one line.
-    """
+    """A file, field or value that cannot be used; the message is one line: which, what was found, what to do."""
 
 
 class UserError(InputError):
@@ -39,22 +36,19 @@ def at_least_1(value: float) -> bool:
 
 
 def check_fields(config: Any, wanted: str, holds: Callable[[Any], bool], names: str, prefix: str = "") -> None:
-    """Raise InputError on the first of the fields ``names`` that is not as ``wanted``.
-
-    auto and null are as wanted, and a list is if each of its items is.
+    """Raise InputError on the first of the fields ``names`` that is not ``wanted``: a value, or an item of a list, for
+    which ``holds`` is false. Auto and null are always wanted.
     """
     for name in names.split():
-        found = getattr(config, name)
-        items = found if isinstance(found, list) else [found]
-        if not all(item in ("auto", None) or holds(item) for item in items):
-            raise InputError(f"{prefix}{name}: expected {wanted}, found {found}")
+        value = getattr(config, name)
+        if not all(item in ("auto", None) or holds(item) for item in (value if isinstance(value, list) else [value])):
+            raise InputError(f"{prefix}{name}: expected {wanted}, found {value}")
 
 
 def listed(field: str, names: str, known: Iterable[str]) -> list[str]:
     """Return the comma-separated ``names``; raise InputError on the first that is not ``known``."""
-    found = [name.strip() for name in names.split(",") if name.strip()]
-    for name in found:
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    for name in given:
         if name not in known:
-            hint = f"{nearest(name, known)}; known: {', '.join(known)}"
-            raise InputError(f"{field}: unknown {name!r}{hint}")
-    return found
+            raise InputError(f"{field}: unknown {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    return given

@@ -55,8 +55,7 @@ class Completion:
         prompt_truncated: Whether the prompt's start was cut to fit the context.
         tokens: All that were drawn, without a document end.
         raw: Their bytes, without the stop string and what follows it.
-        finish_reason: "stop" (a stop string or the document's end), "length", or None while it
-            grows.
+        finish_reason: "stop" (a stop string or the document's end), "length", or None while it grows.
     """
 
     task: int
@@ -224,9 +223,8 @@ def _choose(
 ) -> Tensor:
     """Return the next token (B,) of each completion from its last ``hidden`` state (B, D).
 
-    Where batching could decide between two greedy tokens, the completion's own forward pass, alone
-    and without cache, decides. This holds in float32; in bfloat16 near ties are too many for it,
-    and are left to the batch.
+    Where batching could decide between two greedy tokens, the completion's own forward pass, alone and without cache,
+    decides. This holds in float32; in bfloat16 near ties are too many for it, and are left to the batch.
     """
     tokens = []
     count = max(1, STEP_LOGITS[hidden.device.type] // model.config.vocab_size)

@@ -16,11 +16,10 @@ GROWTH = 32  # slots that a full cache grows by, unless it is told otherwise
 class KVCache:
     """The keys and values of P prompts and of the B sequences that continue them.
 
-    The first pass through the model takes the prompts, right-padded (P, S), and keeps their keys
-    and values; ``start_sequences`` then says which prompt each sequence continues, and every
-    further pass takes one token of each sequence (B, 1). All sequences of a prompt attend to the
-    one copy of it in one matrix product, so that memory moved does not grow with the samples drawn
-    of it.
+    The first pass through the model takes the prompts, right-padded (P, S), and keeps their keys and values;
+    ``start_sequences`` then says which prompt each sequence continues, and every further pass takes one token of each
+    sequence (B, 1). All sequences of a prompt attend to the one copy of it in one matrix product, so that memory moved
+    does not grow with the samples drawn of it.
 
     Attributes:
         lengths: (P,) tokens of each prompt.
@@ -68,11 +67,10 @@ class KVCache:
     def _arrange(self, prompt_of: Tensor) -> None:
         """Put the sequences in a table (P, N) with a row for each prompt.
 
-        One matrix product for each prompt needs its sequences side by side, and as many of them
-        for each. If sequences 0, 2 and 3 continue prompt 0 and sequence 1 continues prompt 1, then
-        ``prompt_of`` is [0, 1, 0, 0] and the table [[0, 2, 3], [1, 0, 0]]: where a prompt has fewer
-        than N, sequence 0 stands in, and what comes of it is not read. ``place_of``, the way back,
-        is [0, 3, 1, 2]. The comments below go on with this example.
+        One matrix product for each prompt needs its sequences side by side, and as many of them for each. If sequences
+        0, 2 and 3 continue prompt 0 and sequence 1 continues prompt 1, then ``prompt_of`` is [0, 1, 0, 0] and the table
+        [[0, 2, 3], [1, 0, 0]]: where a prompt has fewer than N, sequence 0 stands in, and what comes of it is not read.
+        ``place_of``, the way back, is [0, 3, 1, 2]. The comments below go on with this example.
         """
         self.prompt_of = prompt_of
         numbers = torch.arange(len(prompt_of), device=prompt_of.device)  # (B,) [0, 1, 2, 3]

@@ -112,11 +112,10 @@ def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
 def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
     """Return tokenizer.json of the ``tokenizers`` library for a SentencePiece BPE of ours.
 
-    Its ids equal ours. Pieces hold real spaces, so that U+2581 in a text falls back to its bytes
-    as it does here. A merge stands for each way to put a piece together from two others, in the
-    order of the pieces and with the longer left part first: SentencePiece joins the leftmost of
-    equal pairs, and runs of one character grow from the left. The piece "abc" gives the merges
-    (ab, c) and (a, bc), as far as those are pieces too.
+    Its ids equal ours. Pieces hold real spaces, so that U+2581 in a text falls back to its bytes as it does here. A
+    merge stands for each way to put a piece together from two others, in the order of the pieces and with the longer
+    left part first: SentencePiece joins the leftmost of equal pairs, and runs of one character grow from the left. The
+    piece "abc" gives the merges (ab, c) and (a, bc), as far as those are pieces too.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
     names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
