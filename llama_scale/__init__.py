@@ -30,12 +30,8 @@ LAZY = {
 def load(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> tuple["Llama", "Tokenizer"]:
     """Load a trained model and its tokenizer, ready to ``generate``.
 
-    Args:
-        path: A run folder, for its newest checkpoint, or a checkpoint folder.
-        device: Where the model goes; auto is the GPU if there is one.
-
-    Raises:
-        InputError: There is no checkpoint, it is damaged, or there is no such device.
+    ``path`` is a run folder, for its newest checkpoint, or a checkpoint folder; the device auto is the GPU if there is
+    one. Raises InputError if there is no checkpoint, it is damaged, or there is no such device.
     """
     from llama_scale.checkpoint.folder import load_model, resolve
     from llama_scale.data.tokenizer import Tokenizer

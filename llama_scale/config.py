@@ -48,13 +48,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check = partial(check_fields, self, prefix="model.")
-        sizes = "d_model n_layers n_heads d_ff n_kv_heads vocab_size context_length"
-        check("at least 1", at_least_1, sizes)
+        check("at least 1", at_least_1, "d_model n_layers n_heads d_ff n_kv_heads vocab_size context_length")
         check("a positive number", positive, "rope_theta norm_eps")
         if self.d_model % (2 * self.n_heads):
-            raise InputError(
-                f"model.n_heads: {self.n_heads} heads do not divide d_model = {self.d_model} into even head dimensions"
-            )
+            problem = f"{self.n_heads} heads do not divide d_model = {self.d_model} into even head dimensions"
+            raise InputError(f"model.n_heads: {problem}")
         if self.n_heads % self.kv_heads:
             raise InputError(f"model.n_kv_heads: {self.kv_heads} does not divide n_heads = {self.n_heads}")
 
@@ -211,10 +209,7 @@ def renamed_fields(config_class: type) -> dict[str, str]:
 
 
 def with_new_names(values: dict[str, Any], config_class: type) -> dict[str, Any]:
-    """Return the settings ``values`` of a file with each old name of ``config_class`` made new.
-
-    Raises InputError where a setting has both its names.
-    """
+    """Return ``values`` of a file under the new names of ``config_class``; raise InputError where both are given."""
     renamed = getattr(config_class, "RENAMED", {})
     for old, new in renamed.items():
         if old in values and new in values:
@@ -230,18 +225,13 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested settings into dotted ones: {"optim": {"lr": 1}} is {"optim.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
 
 
 def nest(settings: dict[str, Any]) -> dict[str, Any]:
-    """Turn dotted settings into nested ones: {"optim.lr": 1} is {"optim": {"lr": 1}}.
-
-    Raises InputError where a setting has both a value and fields of its own.
-    """
+    """Turn dotted settings into nested ones, {"optim": {"lr": 1}}; raise InputError on a value that has fields too."""
     nested: dict[str, Any] = {}
     for key, value in flatten(settings).items():
         *parents, last = key.split(".")
@@ -263,10 +253,9 @@ def find_config(name: str, folder: str, root: Path | None = None, hint: str = "a
     name is configs/<folder>/<name>.yaml: quickstart with the folder study is
     configs/study/quickstart.yaml. Raises InputError, which says to give ``hint``, if there is none.
     """
-    names = [name]
-    if Path(name).name == name and not Path(name).suffix:
-        names.append(f"configs/{folder}/{name}.yaml")
-    for path in (place / each for place in (root or Path.cwd(), ROOT) for each in names):
+    bare = Path(name).name == name and not Path(name).suffix
+    names = [name, f"configs/{folder}/{name}.yaml"] if bare else [name]
+    for path in (base / each for base in (root or Path.cwd(), ROOT) for each in names):
         if path.is_file():
             return path
     known = [path.relative_to(ROOT).as_posix() for path in CONFIGS.glob("*/*.yaml")]

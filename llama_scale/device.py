@@ -36,11 +36,10 @@ def device_name(device: str) -> str:
 
 def set_threads(threads: int | None) -> None:
     """Compute with that many CPU threads, or the library's choice; raise InputError below one."""
-    if threads is None:
-        return
-    if threads < 1:
+    if threads is not None and threads < 1:
         raise InputError(f"threads: expected at least 1, found {threads}")
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def memory_used(device: str) -> int:

@@ -36,8 +36,9 @@ def at_least_1(value: float) -> bool:
 
 
 def check_fields(config: Any, wanted: str, holds: Callable[[Any], bool], names: str, prefix: str = "") -> None:
-    """Raise InputError on the first of the fields ``names`` that is not ``wanted``: a value, or an item of a list, for
-    which ``holds`` is false. Auto and null are always wanted.
+    """Raise InputError on the first of the fields ``names`` that is not as ``wanted``.
+
+    auto and null are as wanted, and a list is if each of its items is.
     """
     for name in names.split():
         value = getattr(config, name)

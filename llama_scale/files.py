@@ -46,8 +46,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 def locked(path: str | Path, busy: str) -> Iterator[int]:
     """Hold the file ``path`` for this process, whose number it keeps; yield its descriptor.
 
-    Raises InputError when another process still holds it after LOCK_PATIENCE seconds: ``busy``
-    with that process in the place of {}.
+    Raises InputError, ``busy`` with the other process for {}, where that still holds it after LOCK_PATIENCE seconds.
     """
     with open(path, "a+", encoding="utf-8") as file:
         deadline = time.monotonic() + LOCK_PATIENCE

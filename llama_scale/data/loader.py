@@ -57,10 +57,8 @@ class TokenWindows(Dataset):
         self.tokens, self.context_length, self.seed = tokens, context_length, seed
         self.n_windows = (tokens.n_tokens - 1) // context_length
         if self.n_windows < 1:
-            raise InputError(
-                f"{tokens.folder}: {tokens.n_tokens:,} tokens are less than one window of "
-                f"{context_length + 1}; prepare more data or lower model.context_length"
-            )
+            problem = f"{tokens.n_tokens:,} tokens are less than one window of {context_length + 1}"
+            raise InputError(f"{tokens.folder}: {problem}; prepare more data or lower model.context_length")
 
     def __getitems__(self, samples: list[int]) -> torch.Tensor:
         """Return the windows (B, T + 1) of the given sample numbers, int64."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -35,10 +34,7 @@ class ShardWriter:
         self._open, self._file, self._tokens = ExitStack(), None, 0
 
     def add(self, ids: Sequence[int] | np.ndarray) -> tuple[int, int]:
-        """Append one document's ids; return its shard number and its offset there in tokens.
-
-        Raises OverflowError if an id does not fit 16 bits.
-        """
+        """Append one document's ids; return its shard and offset there. Raises OverflowError above 16 bits."""
         values = np.asarray(ids)
         if values.size and not 0 <= values.min() <= values.max() < MAX_VOCAB:
             raise OverflowError(f"{self.split}: ids must be in [0, {MAX_VOCAB})")
@@ -63,30 +59,22 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         if kind:
-            self._open.__exit__(kind, error, traceback)
+            self._open.__exit__(kind, *error)
         elif self._file:
             self._close()
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One split of a build, memory-mapped; n_tokens is the length of its joined shards.
-
-    Attributes:
-        manifest: Content of manifest.json.
-        shards: One (n,) uint16 array for each shard.
-        ends: (shards,) int64, position after the last token of each shard.
-    """
+    """One split of a build, memory-mapped; n_tokens is the length of its joined shards."""
 
     folder: Path
     split: Split
     manifest: dict[str, Any]
-    shards: list[np.ndarray] = field(repr=False)
-    ends: np.ndarray = field(repr=False)
+    shards: list[np.ndarray] = field(repr=False)  # a (n,) uint16 array each
+    ends: np.ndarray = field(repr=False)  # (shards,) int64, position after the last token of each shard
 
     @property
     def tokenizer_fingerprint(self) -> str:
@@ -130,10 +118,8 @@ class Tokens:
         """
         starts = np.asarray(starts, dtype=np.int64)  # (n,)
         if length < 0 or (len(starts) and (starts.min() < 0 or starts.max() + length > self.n_tokens)):
-            raise IndexError(
-                f"windows of {length} tokens from {starts.min()} to {starts.max()} of "
-                f"{self.folder}/{self.split}, which has {self.n_tokens}"
-            )
+            where = f"{self.folder}/{self.split}, which has {self.n_tokens}"
+            raise IndexError(f"windows of {length} tokens from {starts.min()} to {starts.max()} of {where}")
         out = np.empty((len(starts), length), dtype=np.int64)
         for row, start in zip(out, starts.tolist(), strict=True):
             filled = 0
@@ -171,8 +157,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         problem = "no manifest.json in it" if Path(folder).is_dir() else "no such folder"
         raise InputError(f"{folder}: {problem}; make the data with launch/prepare.py")
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else manifest
+    if (found := manifest.get("format") if isinstance(manifest, dict) else manifest) != FORMAT:
         raise InputError(f"{path}: expected format {FORMAT!r}, found {found!r}; {REBUILD}")
     for name in ("tokenizer", "splits", "fingerprint"):
         if name not in manifest:
@@ -190,11 +175,9 @@ def load_tokenizer(tokens: Tokens) -> Tokenizer:
 def check_tokenizer(tokens: Tokens, tokenizer: Tokenizer) -> None:
     """Raise InputError naming both files unless ``tokenizer`` made the ids of ``tokens``."""
     if tokenizer.fingerprint != tokens.tokenizer_fingerprint:
-        raise InputError(
-            f"{tokenizer.path}: does not match the shards of {tokens.folder} (tokenizer "
-            f"{tokenizer.fingerprint[:12]}, shards made with {tokens.tokenizer_fingerprint[:12]}); "
-            "use the data and the tokenizer of one build, or run launch/prepare.py again"
-        )
+        names = f"tokenizer {tokenizer.fingerprint[:12]}, shards made with {tokens.tokenizer_fingerprint[:12]}"
+        remedy = "use the data and the tokenizer of one build, or run launch/prepare.py again"
+        raise InputError(f"{tokenizer.path}: does not match the shards of {tokens.folder} ({names}); {remedy}")
 
 
 def data_fingerprint(splits: dict[str, dict[str, Any]], tokenizer_fingerprint: str) -> str:
@@ -207,15 +190,11 @@ def data_fingerprint(splits: dict[str, dict[str, Any]], tokenizer_fingerprint: s
 
 
 def _open_shard(path: Path, entry: dict[str, Any], verify: bool) -> np.ndarray:
-    expected = entry["tokens"] * DTYPE.itemsize
     if not path.is_file():
         raise InputError(f"{path}: no such file, but manifest.json lists it; {REBUILD}")
-    size = path.stat().st_size
-    if size != expected:
+    if (size := path.stat().st_size) != (expected := entry["tokens"] * DTYPE.itemsize):
         raise InputError(f"{path}: {size} bytes, but manifest.json says {expected}: the file is damaged; {REBUILD}")
     if verify and (checksum := sha256(path)) != entry["sha256"]:
-        raise InputError(
-            f"{path}: checksum {checksum[:12]} does not match manifest.json "
-            f"({entry['sha256'][:12]}): the file is damaged; {REBUILD}"
-        )
+        problem = f"checksum {checksum[:12]} does not match manifest.json ({entry['sha256'][:12]})"
+        raise InputError(f"{path}: {problem}: the file is damaged; {REBUILD}")
     return np.asarray(np.memmap(path, dtype=DTYPE, mode="r"))

@@ -43,11 +43,9 @@ class Tokenizer:
     Attributes:
         vocab_size: Number of ids V.
         eos: Id that ends a document.
-        fim: Ids of the prefix, suffix and middle marks of fill-in-the-middle, which no text can
-            make; None in a model without them.
+        fim: Ids of the prefix, suffix and middle marks of fill-in-the-middle, which no text can make, or None.
         byte_lengths: (V,) int64, bytes that each id stands for; 0 for control ids.
-        fingerprint: SHA-256 over the ordered pieces. The model file also stores training
-            settings (paths, threads), so its own hash says less.
+        fingerprint: SHA-256 over the ordered pieces: the hash of the file would depend on paths and threads as well.
 
     Raises InputError if the file is missing, is no SentencePiece model or loses bytes.
     """
@@ -110,10 +108,9 @@ class Tokenizer:
 def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int, threads: int = 1) -> None:
     """Train a byte-pair encoding with byte fallback on ``texts`` and write the model to ``path``.
 
-       The pieces depend on the texts and the vocabulary size alone. Ids: 0 ``<unk>`` (never made),
-       1 ``<s>``, 2 ``</s>`` (document end), 3 to 5 the marks of fill-in-the-middle.
-    Raises
-       InputError if the vocabulary is too large or too small for the texts.
+    The pieces depend on the texts and the vocabulary size alone. Ids: 0 ``<unk>`` (never made), 1 ``<s>``, 2 ``</s>``
+    (document end), 3 to 5 the marks of fill-in-the-middle. Raises InputError if the vocabulary is too large or too
+    small for the texts.
     """
     model = io.BytesIO()
     try:

@@ -29,10 +29,7 @@ class Decoder:
         self.recording = None
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Return the last hidden state (B, D) of each sequence after its token in ``tokens`` (B,).
-
-        With CUDA graphs the next call overwrites it.
-        """
+        """Return the last hidden states (B, D) after ``tokens`` (B,); with CUDA graphs the next overwrites them."""
         if self.cache.grow_if_full():
             self.recording = None
         hidden = self._replay(tokens) if self.cuda_graphs else self._pass(tokens)

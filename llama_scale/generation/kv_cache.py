@@ -26,8 +26,7 @@ class KVCache:
         prompt_kv: Of each layer the keys and values of the prompts, (P, G, S, K) twice.
         prompt_bias: (P, S) added to scores: 0 for a token of the prompt, -inf for padding.
         prompt_of: (B,) the prompt that each sequence continues.
-        generated_kv: Keys and values of the tokens generated, (2, L, B, G, M, K); token t of every
-            sequence is in slot t, whatever the length of its prompt.
+        generated_kv: (2, L, B, G, M, K) keys and values of the tokens generated, token t of every sequence in slot t.
         slots: (M,) the numbers of the slots.
         n_generated: Tokens that each sequence has, and so the slot of its next one.
         next_slot: (1,) the same number on the device, where a replayed CUDA graph can read it.
@@ -47,12 +46,10 @@ class KVCache:
     def start_sequences(self, prompt_of: Tensor) -> None:
         """Let sequence b continue prompt ``prompt_of[b]`` (B,)."""
         keys, _ = self.prompt_kv[0]
-        n_prompts, heads, longest, width = keys.shape
-        shape = (2, self.config.n_layers, len(prompt_of), heads, 0, width)
-        self.generated_kv = keys.new_zeros(shape)
+        _, heads, longest, width = keys.shape
+        self.generated_kv = keys.new_zeros(2, self.config.n_layers, len(prompt_of), heads, 0, width)
         padding = torch.arange(longest, device=keys.device) >= self.lengths[:, None]  # (P, S)
-        bias = torch.zeros(n_prompts, longest, device=keys.device)
-        self.prompt_bias = bias.masked_fill(padding, -torch.inf)
+        self.prompt_bias = torch.zeros(padding.shape, device=keys.device).masked_fill(padding, -torch.inf)
         self._arrange(prompt_of)
 
     def keep_sequences(self, sequences: Tensor) -> None:

@@ -100,7 +100,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block: attention and feed-forward, each on a normalized residual.
+    """Attention and feed-forward, each on a normalized residual.
 
     With ``recompute`` set, only the block's input is kept for the backward pass (Chen et al. 2016).
     """
@@ -147,10 +147,7 @@ class Llama(nn.Module):
 
     @classmethod
     def empty_model(cls, config: ModelConfig, device: str = "cpu") -> "Llama":
-        """Return a model on ``device`` whose weights have no values yet.
-
-        The constructor would first draw torch's own, which takes longer than ``init_weights``.
-        """
+        """Return a model on ``device`` without values: torch's own, which the constructor draws, take too long."""
         with torch.device("meta"):
             model = cls(config)
         model.to_empty(device=device)
