@@ -35,15 +35,15 @@ def at_least_1(value: float) -> bool:
     return 1 <= value < math.inf
 
 
-def check_fields(config: Any, wanted: str, holds: Callable[[Any], bool], names: str, prefix: str = "") -> None:
-    """Raise InputError on the first of the fields ``names`` that is not as ``wanted``.
+def check_fields(config: Any, expected: str, holds: Callable[[Any], bool], names: str, prefix: str = "") -> None:
+    """Raise InputError on the first of the fields ``names`` that is not as ``expected``.
 
-    auto and null are as wanted, and a list is if each of its items is.
+    auto and null are as expected, and a list is if each of its items is.
     """
     for name in names.split():
         value = getattr(config, name)
         if not all(item in ("auto", None) or holds(item) for item in (value if isinstance(value, list) else [value])):
-            raise InputError(f"{prefix}{name}: expected {wanted}, found {value}")
+            raise InputError(f"{prefix}{name}: expected {expected}, found {value}")
 
 
 def listed(field: str, names: str, known: Iterable[str]) -> list[str]:
