@@ -48,8 +48,9 @@ def check_fields(config: Any, expected: str, holds: Callable[[Any], bool], names
 
 def listed(field: str, names: str, known: Iterable[str]) -> list[str]:
     """Return the comma-separated ``names``; raise InputError on the first that is not ``known``."""
-    given = [name.strip() for name in names.split(",") if name.strip()]
-    for name in given:
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    for name in found:
         if name not in known:
-            raise InputError(f"{field}: unknown {name!r}{nearest(name, known)}; known: {', '.join(known)}")
-    return given
+            hint = f"{nearest(name, known)}; known: {', '.join(known)}"
+            raise InputError(f"{field}: unknown {name!r}{hint}")
+    return found
