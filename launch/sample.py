@@ -1,40 +1,27 @@
 """Complete code in the terminal: python launch/sample.py CHECKPOINT --prompt 'def fib(n):'."""
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from llama_scale.cli import parse, run_cli
 from llama_scale.errors import UserError
+from llama_scale.generation.config import SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig:
+class SampleConfig(SamplingConfig):
     """One completion, printed after its prompt as it comes.
-
-    The fields of SamplingConfig stand here too, so that reading the command loads no torch.
 
     Args:
         checkpoint: A checkpoint folder, or a run folder for its newest checkpoint.
         prompt: Code to continue; - reads it from standard input.
-        temperature: Divides the logits; 0 takes the likeliest token.
-        top_p: Mass of the nucleus that tokens are drawn from; 1 is all.
-        top_k: Number of likeliest tokens that are drawn from; null is all.
-        max_new_tokens: Most tokens in a completion.
-        seed: Seed of the random numbers.
-        stop: List of strings that end the completion, which is cut before them.
         device: Where to compute; auto is the GPU if there is one.
         threads: CPU threads; null leaves the library's choice.
     """
 
     checkpoint: str
     prompt: str = ""
-    temperature: float = 0.2
-    top_p: float = 0.95
-    top_k: int | None = None
-    max_new_tokens: int = 512
-    seed: int = 0
-    stop: tuple[str, ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
 
@@ -47,20 +34,18 @@ def main(argv: list[str] | None = None) -> None:
     from llama_scale.data.tokenizer import Tokenizer
     from llama_scale.device import pick_device, set_threads
     from llama_scale.generation.generate import encode_prompt, stream
-    from llama_scale.generation.sampling import SamplingConfig
 
     set_threads(config.threads)
     prompt = read_prompt(config.prompt)
     checkpoint = resolve(config.checkpoint)
     model = load_model(checkpoint, pick_device(config.device))
     tokenizer = Tokenizer(checkpoint / "tokenizer.model")
-    sampling = SamplingConfig(**{f.name: getattr(config, f.name) for f in fields(SamplingConfig)})
-    ids, cut = encode_prompt(tokenizer, prompt, model.config, sampling.max_new_tokens)
-    if cut:
+    ids, truncated = encode_prompt(tokenizer, prompt, model.config, config.max_new_tokens)
+    if truncated:
         print(f"prompt: the model sees its last {len(ids)} tokens only", file=sys.stderr)
     sys.stdout.reconfigure(encoding="utf-8")
     print(prompt, end="", flush=True)
-    for text in stream(model, tokenizer, prompt, sampling):
+    for text in stream(model, tokenizer, prompt, config):
         print(text, end="", flush=True)
     print()
 

@@ -1,4 +1,4 @@
-"""Plan and run a scaling study: python launch/study.py configs/study/quickstart.yaml."""
+"""Plan and run a scaling study: python launch/study.py quickstart."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from llama_scale.config import ModelConfig
     from llama_scale.data.tokenizer import Tokenizer
+    from llama_scale.generation.config import SamplingConfig
     from llama_scale.generation.generate import generate, stream
-    from llama_scale.generation.sampling import SamplingConfig
     from llama_scale.model.llama import Llama
 
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ __all__ = ["Llama", "ModelConfig", "SamplingConfig", "Tokenizer", "generate", "l
 LAZY = {
     "Llama": "llama_scale.model.llama",
     "ModelConfig": "llama_scale.config",
-    "SamplingConfig": "llama_scale.generation.sampling",
+    "SamplingConfig": "llama_scale.generation.config",
     "Tokenizer": "llama_scale.data.tokenizer",
     "generate": "llama_scale.generation.generate",
     "stream": "llama_scale.generation.generate",
@@ -30,12 +30,8 @@ LAZY = {
 def load(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> tuple["Llama", "Tokenizer"]:
     """Load a trained model and its tokenizer, ready to ``generate``.
 
-    Args:
-        path: A run folder, for its newest checkpoint, or a checkpoint folder.
-        device: Where the model goes; auto is the GPU if there is one.
-
-    Raises:
-        InputError: There is no checkpoint, it is damaged, or there is no such device.
+    ``path`` is a run folder, for its newest checkpoint, or a checkpoint folder; the device auto is the GPU if there is
+    one. Raises InputError if there is no checkpoint, it is damaged, or there is no such device.
     """
     from llama_scale.checkpoint.folder import load_model, resolve
     from llama_scale.data.tokenizer import Tokenizer

@@ -48,13 +48,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check = partial(check_fields, self, prefix="model.")
-        sizes = "d_model n_layers n_heads d_ff n_kv_heads vocab_size context_length"
-        check("at least 1", at_least_1, sizes)
+        check("at least 1", at_least_1, "d_model n_layers n_heads d_ff n_kv_heads vocab_size context_length")
         check("a positive number", positive, "rope_theta norm_eps")
         if self.d_model % (2 * self.n_heads):
-            raise InputError(
-                f"model.n_heads: {self.n_heads} heads do not divide d_model = {self.d_model} into even head dimensions"
-            )
+            problem = f"{self.n_heads} heads do not divide d_model = {self.d_model} into even head dimensions"
+            raise InputError(f"model.n_heads: {problem}")
         if self.n_heads % self.kv_heads:
             raise InputError(f"model.n_kv_heads: {self.kv_heads} does not divide n_heads = {self.n_heads}")
 
@@ -77,8 +75,7 @@ class OptimConfig:
         lr: Peak learning rate; auto is the Step Law, capped.
         batch_tokens: Tokens in one optimizer step, whole sequences; auto is the Step Law.
         warmup_steps: Steps of linear warmup; auto is about one token per parameter.
-        schedule: Decay after the warmup; cooldown is the linear end of a constant run that
-            branch_from names.
+        schedule: Decay after the warmup; cooldown is the linear end of a constant run that branch_from names.
         min_lr_ratio: Final learning rate as a share of the peak.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
@@ -194,33 +191,33 @@ def read_yaml(path: str | Path) -> Any:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
+def nested_classes(config_class: type) -> dict[str, type]:
+    """Return the class of each field of a settings class that is made of settings itself."""
+    return {f.name: f.type for f in fields(config_class) if isinstance(f.type, type) and is_dataclass(f.type)}
+
+
 def renamed_fields(config_class: type) -> dict[str, str]:
     """Return the old dotted name of each renamed setting with its new one.
 
-    A settings class lists its own in ``RENAMED``, a ClassVar as {"clip": "grad_clip"}; those of a
-    nested class get its field's name in front: {"optim.clip": "optim.grad_clip"}.
+    A settings class lists its own in ``RENAMED``, a ClassVar as {"clip": "grad_clip"}; those of a nested class get its
+    field's name in front: {"optim.clip": "optim.grad_clip"}.
     """
     renamed = dict(getattr(config_class, "RENAMED", {}))
-    for item in fields(config_class):
-        if is_dataclass(item.type):
-            nested = renamed_fields(item.type).items()
-            renamed |= {f"{item.name}.{old}": f"{item.name}.{new}" for old, new in nested}
+    for name, inner in nested_classes(config_class).items():
+        renamed |= {f"{name}.{old}": f"{name}.{new}" for old, new in renamed_fields(inner).items()}
     return renamed
 
 
 def with_new_names(values: dict[str, Any], config_class: type) -> dict[str, Any]:
-    """Return the settings ``values`` of a file with each old name of ``config_class`` made new.
-
-    Raises InputError where a setting has both its names.
-    """
+    """Return ``values`` of a file under the new names of ``config_class``; raise InputError where both are given."""
     renamed = getattr(config_class, "RENAMED", {})
     for old, new in renamed.items():
         if old in values and new in values:
             raise InputError(f"{old}: is the old name of {new}, which is given too; delete {old}")
     result = {renamed.get(name, name): value for name, value in values.items()}
-    for item in fields(config_class):
-        if is_dataclass(item.type) and isinstance(result.get(item.name), dict):
-            result[item.name] = with_new_names(result[item.name], item.type)
+    for name, inner in nested_classes(config_class).items():
+        if isinstance(result.get(name), dict):
+            result[name] = with_new_names(result[name], inner)
     return result
 
 
@@ -228,18 +225,13 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested settings into dotted ones: {"optim": {"lr": 1}} is {"optim.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
 
 
 def nest(settings: dict[str, Any]) -> dict[str, Any]:
-    """Turn dotted settings into nested ones: {"optim.lr": 1} is {"optim": {"lr": 1}}.
-
-    Raises InputError where a setting has both a value and fields of its own.
-    """
+    """Turn dotted settings into nested ones, {"optim": {"lr": 1}}; raise InputError on a value that has fields too."""
     nested: dict[str, Any] = {}
     for key, value in flatten(settings).items():
         *parents, last = key.split(".")
@@ -261,10 +253,9 @@ def find_config(name: str, folder: str, root: Path | None = None, hint: str = "a
     name is configs/<folder>/<name>.yaml: quickstart with the folder study is
     configs/study/quickstart.yaml. Raises InputError, which says to give ``hint``, if there is none.
     """
-    names = [name]
-    if Path(name).name == name and not Path(name).suffix:
-        names.append(f"configs/{folder}/{name}.yaml")
-    for path in (place / each for place in (root or Path.cwd(), ROOT) for each in names):
+    bare = Path(name).name == name and not Path(name).suffix
+    names = [name, f"configs/{folder}/{name}.yaml"] if bare else [name]
+    for path in (base / each for base in (root or Path.cwd(), ROOT) for each in names):
         if path.is_file():
             return path
     known = [path.relative_to(ROOT).as_posix() for path in CONFIGS.glob("*/*.yaml")]

@@ -11,10 +11,7 @@ from llama_scale.errors import InputError
 
 
 def pick_device(choice: str) -> str:
-    """Return "cuda" or "cpu" for the choice auto, cuda or cpu.
-
-    Raises InputError if a GPU is asked for and there is none.
-    """
+    """Return "cuda" or "cpu" for auto, cuda or cpu; raise InputError if a GPU is asked for and there is none."""
     if choice == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda was asked for and this machine has no usable GPU")
     return "cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu"
@@ -22,16 +19,14 @@ def pick_device(choice: str) -> str:
 
 def fast_bf16(device: str) -> bool:
     """Whether the device multiplies bf16 matrices faster than float32 ones."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported()
+    cuda = device == "cuda"
+    return torch.cuda.is_bf16_supported(including_emulation=False) if cuda else torch.cpu._is_amx_tile_supported()
 
 
 def device_memory(device: str) -> int:
     """Return the bytes that a run may use on the device."""
-    if device == "cuda":
-        return torch.cuda.get_device_properties(0).total_memory
-    return psutil.virtual_memory().available
+    cuda = device == "cuda"
+    return torch.cuda.get_device_properties(0).total_memory if cuda else psutil.virtual_memory().available
 
 
 def device_name(device: str) -> str:
@@ -41,18 +36,15 @@ def device_name(device: str) -> str:
 
 def set_threads(threads: int | None) -> None:
     """Compute with that many CPU threads, or the library's choice; raise InputError below one."""
-    if threads is None:
-        return
-    if threads < 1:
+    if threads is not None and threads < 1:
         raise InputError(f"threads: expected at least 1, found {threads}")
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def memory_used(device: str) -> int:
     """Return the most bytes that tensors held on the GPU, or what this process holds now."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return psutil.Process().memory_info().rss
+    return torch.cuda.max_memory_allocated() if device == "cuda" else psutil.Process().memory_info().rss
 
 
 def synchronize(device: str) -> None:

@@ -7,10 +7,7 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """A file, field or value that cannot be used.
-
-    The message names it, what was found and what to do. A command prints it as one line.
-    """
+    """A file, field or value that cannot be used; the message is one line: which, what was found, what to do."""
 
 
 class UserError(InputError):
@@ -38,16 +35,15 @@ def at_least_1(value: float) -> bool:
     return 1 <= value < math.inf
 
 
-def check_fields(config: Any, wanted: str, holds: Callable[[Any], bool], names: str, prefix: str = "") -> None:
-    """Raise InputError on the first of the fields ``names`` that is not as ``wanted``.
+def check_fields(config: Any, expected: str, holds: Callable[[Any], bool], names: str, prefix: str = "") -> None:
+    """Raise InputError on the first of the fields ``names`` that is not as ``expected``.
 
-    auto and null are as wanted, and a list is if each of its items is.
+    auto and null are as expected, and a list is if each of its items is.
     """
     for name in names.split():
-        found = getattr(config, name)
-        items = found if isinstance(found, list) else [found]
-        if not all(item in ("auto", None) or holds(item) for item in items):
-            raise InputError(f"{prefix}{name}: expected {wanted}, found {found}")
+        value = getattr(config, name)
+        if not all(item in ("auto", None) or holds(item) for item in (value if isinstance(value, list) else [value])):
+            raise InputError(f"{prefix}{name}: expected {expected}, found {value}")
 
 
 def listed(field: str, names: str, known: Iterable[str]) -> list[str]:

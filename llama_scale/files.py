@@ -28,19 +28,16 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    encoding = None if "b" in mode else "utf-8"
     try:
-        with os.fdopen(handle, mode, encoding=encoding) as file:
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)
         Path(temporary).unlink(missing_ok=True)
         raise
 
@@ -49,8 +46,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 def locked(path: str | Path, busy: str) -> Iterator[int]:
     """Hold the file ``path`` for this process, whose number it keeps; yield its descriptor.
 
-    Raises InputError when another process still holds it after LOCK_PATIENCE seconds: ``busy``
-    with that process in the place of {}.
+    Raises InputError, ``busy`` with the other process for {}, where that still holds it after LOCK_PATIENCE seconds.
     """
     with open(path, "a+", encoding="utf-8") as file:
         deadline = time.monotonic() + LOCK_PATIENCE
@@ -61,8 +57,7 @@ def locked(path: str | Path, busy: str) -> Iterator[int]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     file.seek(0)
-                    holder = f"process {file.read().strip() or '?'}"
-                    raise InputError(busy.replace("{}", holder)) from None
+                    raise InputError(busy.replace("{}", f"process {file.read().strip() or '?'}")) from None
                 time.sleep(0.1)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -88,15 +83,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
-    """Read JSON lines; blank ones are passed over. Only a line feed ends a line.
+    """Read JSON lines, gzipped if the name ends in .gz; blank ones are passed over. Only a line feed ends a line.
 
-    Args:
-        path: The file, gzipped if its name ends in .gz.
-        whole: Whether its last line counts without a line end, as in a file that is published.
-            Otherwise it is left out: a process was killed while it wrote.
-
-    Raises:
-        InputError: A line is not JSON, named by its number, or what is gzipped is damaged.
+    A last line without one counts in a file that is published (``whole``). Otherwise it is left out: a process was
+    killed while it wrote. Raises InputError on a line that is not JSON, with its number, and on a damaged gzip file.
     """
     data = Path(path).read_bytes()
     if str(path).endswith(".gz"):
@@ -109,10 +99,7 @@ def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
 
 
 def numbered_rows(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
-    """Yield the line number and the value of each of the JSON lines of the file ``name``.
-
-    Blank ones are passed over. Raises InputError on one that is not JSON.
-    """
+    """Yield number and value of each JSON line of the file ``name``, no blank ones; raise InputError on a bad one."""
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue

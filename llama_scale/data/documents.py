@@ -20,12 +20,9 @@ def has_documents(folder: str | Path) -> bool:
 def read_documents(folder: str | Path) -> Iterator[dict[str, Any]]:
     """Yield the documents of a build in the order of its tokens, one dictionary each.
 
-    A document is ``tokens`` tokens from position ``start`` of shard number ``shard`` of ``split``;
-    the rest says where it came from: package, path, licence, sha256, bytes. One that packing cut
-    has a row for each piece.
-
-    Raises:
-        InputError: The file is missing or damaged. What comes before the damage is yielded first.
+    A document is ``tokens`` tokens from position ``start`` of shard number ``shard`` of ``split``; the rest says where
+    it came from: package, path, license, sha256, bytes. One that packing cut has a row for each piece. Raises
+    InputError if the file is missing or damaged; what comes before the damage is yielded first.
     """
     path = Path(folder) / DOCUMENTS
     if not path.is_file():

@@ -9,6 +9,7 @@ the last window of epoch 0, in that epoch's order, and the first of epoch 1, in 
 """
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -50,26 +51,18 @@ def permute(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class TokenWindows(Dataset):
-    """Windows of ``context_length`` + 1 tokens; sample i is the same whoever asks for it.
-
-    Raises InputError when the split is shorter than one window.
-    """
+    """Windows of ``context_length`` + 1 tokens; raises InputError when the split is shorter than one."""
 
     def __init__(self, tokens: Tokens, context_length: int, seed: int) -> None:
-        self.tokens = tokens
-        self.context_length = context_length
-        self.seed = seed
+        self.tokens, self.context_length, self.seed = tokens, context_length, seed
         self.n_windows = (tokens.n_tokens - 1) // context_length
         if self.n_windows < 1:
-            raise InputError(
-                f"{tokens.folder}: {tokens.n_tokens:,} tokens are less than one window of "
-                f"{context_length + 1}; prepare more data or lower model.context_length"
-            )
+            problem = f"{tokens.n_tokens:,} tokens are less than one window of {context_length + 1}"
+            raise InputError(f"{tokens.folder}: {problem}; prepare more data or lower model.context_length")
 
     def __getitems__(self, samples: list[int]) -> torch.Tensor:
         """Return the windows (B, T + 1) of the given sample numbers, int64."""
-        starts = self.starts(np.asarray(samples))
-        return torch.from_numpy(self.tokens.windows(starts, self.context_length + 1))
+        return torch.from_numpy(self.tokens.windows(self.starts(np.asarray(samples)), self.context_length + 1))
 
     def starts(self, samples: np.ndarray) -> np.ndarray:
         """Return the position of each sample's first token, (B,)."""
@@ -85,6 +78,7 @@ class TokenWindows(Dataset):
         return self.__getitems__([sample])[0]
 
 
+@dataclass(frozen=True)
 class StepSampler:
     """Yields the sample numbers of each micro-batch of one rank, from ``start_step`` on.
 
@@ -92,18 +86,12 @@ class StepSampler:
     2 ranks with micro-batches of 2, rank 1 takes 4, 5 and then 6, 7 of step 0.
     """
 
-    def __init__(
-        self,
-        batch: int,
-        micro_batch: int,
-        start_step: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        skipped: Collection[int] = (),
-    ) -> None:
-        self.batch, self.micro_batch = batch, micro_batch
-        self.start_step, self.rank, self.world = start_step, rank, world
-        self.skipped = sorted(skipped)
+    batch: int
+    micro_batch: int
+    start_step: int = 0
+    rank: int = 0
+    world: int = 1
+    skipped: Collection[int] = ()
 
     def __iter__(self) -> Iterator[list[int]]:
         share = self.batch // self.world
@@ -116,21 +104,18 @@ class StepSampler:
             number += 1
 
 
-def batch_number(step: int, skipped: list[int]) -> int:
+def batch_number(step: int, skipped: Collection[int]) -> int:
     """Return the number of the batch that step ``step`` (from 0) reads, leaving out ``skipped``.
 
-    ``skipped`` is ascending. Without batches 1 and 2, steps 0, 1 and 2 read batches 0, 3 and 4.
+    Without batches 1 and 2, steps 0, 1 and 2 read batches 0, 3 and 4.
     """
     number = step
-    for skipped_number in skipped:
-        if skipped_number > number:
-            break
-        number += 1
+    for skipped_number in sorted(skipped):
+        number += skipped_number <= number
     return number
 
 
 def build_loader(dataset: TokenWindows, sampler: StepSampler) -> DataLoader:
     """Return a loader of (B, T + 1) batches, in this process: worker processes cost more."""
-    return DataLoader(
-        dataset, batch_sampler=sampler, collate_fn=lambda windows: windows, pin_memory=torch.cuda.is_available()
-    )
+    pin = torch.cuda.is_available()
+    return DataLoader(dataset, batch_sampler=sampler, collate_fn=lambda windows: windows, pin_memory=pin)

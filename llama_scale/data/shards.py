@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -25,33 +24,17 @@ Split = Literal["train", "val"]
 class ShardWriter:
     """Writes the shards of one split, each whole or absent; use it as a context manager.
 
-    A document never crosses shards: one that does not fit starts the next shard, and one longer
-    than a shard has a shard of its own.
-
-    Args:
-        folder: Where the shards go.
-        split: Beginning of their names.
-        shard_tokens: Largest number of tokens in a shard.
-
-    Attributes:
-        shards: ``{"file", "tokens", "sha256"}`` of each finished shard.
+    A document never crosses shards: one that does not fit starts the next shard, and one longer than a shard has a
+    shard of its own. ``shards`` has the ``{"file", "tokens", "sha256"}`` of each finished one.
     """
 
     def __init__(self, folder: str | Path, split: Split, shard_tokens: int = 1 << 26):
-        self.folder = Path(folder)
-        self.split = split
-        self.shard_tokens = shard_tokens
+        self.folder, self.split, self.shard_tokens = Path(folder), split, shard_tokens
         self.shards: list[dict[str, Any]] = []
-        self._open = ExitStack()
-        self._file = None
-        self._tokens = 0
+        self._open, self._file, self._tokens = ExitStack(), None, 0
 
     def add(self, ids: Sequence[int] | np.ndarray) -> tuple[int, int]:
-        """Append one document's ids; return its shard number and its offset there in tokens.
-
-        Raises:
-            OverflowError: An id does not fit 16 bits.
-        """
+        """Append one document's ids; return its shard and offset there. Raises OverflowError above 16 bits."""
         values = np.asarray(ids)
         if values.size and not 0 <= values.min() <= values.max() < MAX_VOCAB:
             raise OverflowError(f"{self.split}: ids must be in [0, {MAX_VOCAB})")
@@ -76,32 +59,22 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         if kind:
-            self._open.__exit__(kind, error, traceback)
+            self._open.__exit__(kind, *error)
         elif self._file:
             self._close()
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One split of a build, memory-mapped; n_tokens is the length of its joined shards.
-
-    Attributes:
-        folder: The build.
-        split: "train" or "val".
-        manifest: Content of manifest.json.
-        shards: One (n,) uint16 array for each shard.
-        ends: (shards,) int64, position after the last token of each shard.
-    """
+    """One split of a build, memory-mapped; n_tokens is the length of its joined shards."""
 
     folder: Path
-    split: str
+    split: Split
     manifest: dict[str, Any]
-    shards: list[np.ndarray] = field(repr=False)
-    ends: np.ndarray = field(repr=False)
+    shards: list[np.ndarray] = field(repr=False)  # a (n,) uint16 array each
+    ends: np.ndarray = field(repr=False)  # (shards,) int64, position after the last token of each shard
 
     @property
     def tokenizer_fingerprint(self) -> str:
@@ -134,74 +107,46 @@ class Tokens:
         return self.manifest["splits"][self.split]["bytes"]
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """Return ``length`` tokens from position ``start``, across shard ends: (length,) uint16.
-
-        Raises:
-            IndexError: The range is not inside the split.
-        """
-        if start < 0 or length < 0 or start + length > self.n_tokens:
-            raise IndexError(
-                f"tokens {start} to {start + length} of {self.folder}/{self.split}, which has {self.n_tokens}"
-            )
-        tokens = np.empty(length, dtype=DTYPE)
-        self._copy(int(start), tokens)
-        return tokens
+        """Return ``length`` tokens from position ``start``, as ``windows`` does: (length,) uint16."""
+        return self.windows(np.array([start]), length)[0].astype(DTYPE)
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Return ``length`` tokens from each of ``starts`` (n,): (n, length) int64.
+        """Return ``length`` tokens from each of ``starts`` (n,), across the ends of shards: (n, length) int64.
 
-        Raises:
-            IndexError: A window is not inside the split.
+        With shards of 10 and 5 tokens ``ends`` is [10, 15]; three tokens from position 8 are tokens 8 and 9 of shard 0
+        and token 0 of shard 1. Raises IndexError where a window is not inside the split.
         """
         starts = np.asarray(starts, dtype=np.int64)  # (n,)
+        if length < 0 or (len(starts) and (starts.min() < 0 or starts.max() + length > self.n_tokens)):
+            where = f"{self.folder}/{self.split}, which has {self.n_tokens}"
+            raise IndexError(f"windows of {length} tokens from {starts.min()} to {starts.max()} of {where}")
         out = np.empty((len(starts), length), dtype=np.int64)
-        if len(starts) and (starts.min() < 0 or starts.max() + length > self.n_tokens):
-            raise IndexError(
-                f"windows of {length} tokens from {starts.min()} to {starts.max()} of "
-                f"{self.folder}/{self.split}, which has {self.n_tokens}"
-            )
         for row, start in zip(out, starts.tolist(), strict=True):
-            self._copy(start, row)
+            filled = 0
+            i = int(np.searchsorted(self.ends, start, side="right")) if len(self.shards) > 1 else 0
+            while filled < length:
+                shard = self.shards[i]
+                local = start + filled - (int(self.ends[i]) - len(shard))  # position in this shard
+                part = shard[local : local + length - filled]
+                row[filled : filled + len(part)] = part
+                filled, i = filled + len(part), i + 1
         return out
-
-    def _copy(self, start: int, out: np.ndarray) -> None:
-        """Fill ``out`` (length,) from position ``start``, shard by shard.
-
-        With shards of 10 and 5 tokens ``ends`` is [10, 15]; three tokens from position 8 are
-        tokens 8 and 9 of shard 0 and token 0 of shard 1.
-        """
-        filled = 0
-        i = int(np.searchsorted(self.ends, start, side="right")) if len(self.shards) > 1 else 0
-        while filled < len(out):
-            shard = self.shards[i]
-            local = start + filled - (int(self.ends[i]) - len(shard))  # position in this shard
-            part = shard[local : local + len(out) - filled]
-            out[filled : filled + len(part)] = part
-            filled += len(part)
-            i += 1
 
 
 def open_tokens(folder: str | Path, split: Split, verify: bool = True) -> Tokens:
-    """Open one split of a build made by launch/prepare.py.
+    """Open one split of a build made by launch/prepare.py, for example of data/quickstart.
 
-    Args:
-        folder: The build, for example data/quickstart.
-        split: "train" or "val".
-        verify: Also check the SHA-256 of every shard of the split and of the tokenizer.
-
-    Raises:
-        InputError: The folder or its manifest is missing, a shard is missing, cut or changed, or
-            the tokenizer beside the shards is not the one that made them.
+    With ``verify`` the SHA-256 of every shard of the split and of the tokenizer is checked too. Raises InputError if
+    the folder or its manifest is missing, a shard is missing, cut or changed, or the tokenizer beside the shards is not
+    the one that made them.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    shards = []
-    for entry in manifest["splits"][split]["shards"]:
-        shards.append(_open_shard(folder / entry["file"], entry, verify))
-    ends = np.cumsum([len(shard) for shard in shards], dtype=np.int64)
-    tokens = Tokens(folder, split, manifest, shards, ends)
-    if verify and _tokenizer_hash(tokens) != manifest["tokenizer"]["sha256"]:
-        load_tokenizer(tokens)
+    shards = [_open_shard(folder / entry["file"], entry, verify) for entry in manifest["splits"][split]["shards"]]
+    tokens = Tokens(folder, split, manifest, shards, np.cumsum([len(shard) for shard in shards], dtype=np.int64))
+    path = folder / manifest["tokenizer"]["file"]
+    if verify and not (path.is_file() and sha256(path) == manifest["tokenizer"]["sha256"]):
+        load_tokenizer(tokens)  # another file may hold the same pieces
     return tokens
 
 
@@ -212,8 +157,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         problem = "no manifest.json in it" if Path(folder).is_dir() else "no such folder"
         raise InputError(f"{folder}: {problem}; make the data with launch/prepare.py")
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else manifest
+    if (found := manifest.get("format") if isinstance(manifest, dict) else manifest) != FORMAT:
         raise InputError(f"{path}: expected format {FORMAT!r}, found {found!r}; {REBUILD}")
     for name in ("tokenizer", "splits", "fingerprint"):
         if name not in manifest:
@@ -231,11 +175,9 @@ def load_tokenizer(tokens: Tokens) -> Tokenizer:
 def check_tokenizer(tokens: Tokens, tokenizer: Tokenizer) -> None:
     """Raise InputError naming both files unless ``tokenizer`` made the ids of ``tokens``."""
     if tokenizer.fingerprint != tokens.tokenizer_fingerprint:
-        raise InputError(
-            f"{tokenizer.path}: does not match the shards of {tokens.folder} (tokenizer "
-            f"{tokenizer.fingerprint[:12]}, shards made with {tokens.tokenizer_fingerprint[:12]}); "
-            "use the data and the tokenizer of one build, or run launch/prepare.py again"
-        )
+        names = f"tokenizer {tokenizer.fingerprint[:12]}, shards made with {tokens.tokenizer_fingerprint[:12]}"
+        remedy = "use the data and the tokenizer of one build, or run launch/prepare.py again"
+        raise InputError(f"{tokenizer.path}: does not match the shards of {tokens.folder} ({names}); {remedy}")
 
 
 def data_fingerprint(splits: dict[str, dict[str, Any]], tokenizer_fingerprint: str) -> str:
@@ -248,20 +190,11 @@ def data_fingerprint(splits: dict[str, dict[str, Any]], tokenizer_fingerprint: s
 
 
 def _open_shard(path: Path, entry: dict[str, Any], verify: bool) -> np.ndarray:
-    expected = entry["tokens"] * DTYPE.itemsize
     if not path.is_file():
         raise InputError(f"{path}: no such file, but manifest.json lists it; {REBUILD}")
-    size = path.stat().st_size
-    if size != expected:
+    if (size := path.stat().st_size) != (expected := entry["tokens"] * DTYPE.itemsize):
         raise InputError(f"{path}: {size} bytes, but manifest.json says {expected}: the file is damaged; {REBUILD}")
     if verify and (checksum := sha256(path)) != entry["sha256"]:
-        raise InputError(
-            f"{path}: checksum {checksum[:12]} does not match manifest.json "
-            f"({entry['sha256'][:12]}): the file is damaged; {REBUILD}"
-        )
+        problem = f"checksum {checksum[:12]} does not match manifest.json ({entry['sha256'][:12]})"
+        raise InputError(f"{path}: {problem}: the file is damaged; {REBUILD}")
     return np.asarray(np.memmap(path, dtype=DTYPE, mode="r"))
-
-
-def _tokenizer_hash(tokens: Tokens) -> str:
-    path = tokens.folder / tokens.manifest["tokenizer"]["file"]
-    return sha256(path) if path.is_file() else ""

@@ -37,22 +37,17 @@ CODE_SETTINGS = {
 class Tokenizer:
     """Text to token ids and back, byte for byte.
 
-    SentencePiece stores a space as U+2581, so that character itself would come back as a space.
-    Here it is encoded as its three UTF-8 bytes; then each id stands for fixed bytes, and
-    decoding is a table.
+    SentencePiece stores a space as U+2581, so that character itself would come back as a space. Here it is encoded as
+    its three UTF-8 bytes; then each id stands for fixed bytes, and decoding is a table.
 
     Attributes:
-        path: File that the model was read from.
         vocab_size: Number of ids V.
         eos: Id that ends a document.
-        fim: Ids of the prefix, suffix and middle marks of fill-in-the-middle, which no text can
-            make; None in a model without them.
+        fim: Ids of the prefix, suffix and middle marks of fill-in-the-middle, which no text can make, or None.
         byte_lengths: (V,) int64, bytes that each id stands for; 0 for control ids.
-        fingerprint: SHA-256 over the ordered pieces. The model file also stores training
-            settings (paths, threads), so its own hash says less.
+        fingerprint: SHA-256 over the ordered pieces: the hash of the file would depend on paths and threads as well.
 
-    Raises:
-        InputError: The file is missing, is no SentencePiece model or loses bytes.
+    Raises InputError if the file is missing, is no SentencePiece model or loses bytes.
     """
 
     def __init__(self, path: str | Path):
@@ -71,10 +66,8 @@ class Tokenizer:
         probe = f" \t a  {ESCAPE}\r\n é\x00𝕏 </s> "
         crossing = any(b" " in piece.lstrip(b" ") for piece in self._bytes)
         if self.eos < 0 or crossing or self.decode_bytes(self.encode(probe)) != probe.encode():
-            raise InputError(
-                f"{self.path}: this SentencePiece model does not give text back byte for byte or "
-                "joins words; use one that launch/prepare.py trained"
-            )
+            problem = "this SentencePiece model does not give text back byte for byte or joins words"
+            raise InputError(f"{self.path}: {problem}; use one that launch/prepare.py trained")
 
     def _piece_bytes(self, i: int, piece: str) -> bytes:
         if self._processor.is_control(i) or self._processor.is_unknown(i):
@@ -115,11 +108,9 @@ class Tokenizer:
 def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int, threads: int = 1) -> None:
     """Train a byte-pair encoding with byte fallback on ``texts`` and write the model to ``path``.
 
-    The pieces depend on the texts and the vocabulary size alone. Ids: 0 ``<unk>`` (never made),
-    1 ``<s>``, 2 ``</s>`` (document end), 3 to 5 the marks of fill-in-the-middle.
-
-    Raises:
-        InputError: The vocabulary is too large or too small for the texts.
+    The pieces depend on the texts and the vocabulary size alone. Ids: 0 ``<unk>`` (never made), 1 ``<s>``, 2 ``</s>``
+    (document end), 3 to 5 the marks of fill-in-the-middle. Raises InputError if the vocabulary is too large or too
+    small for the texts.
     """
     model = io.BytesIO()
     try:
@@ -133,10 +124,8 @@ def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int, thr
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split()).rpartition("] ")[2]
-        raise InputError(
-            f"vocab_size: cannot train {vocab_size} pieces on this text ({reason}); "
-            "choose another vocab_size or more text"
-        ) from None
+        problem = f"cannot train {vocab_size} pieces on this text ({reason})"
+        raise InputError(f"vocab_size: {problem}; choose another vocab_size or more text") from None
     with atomic_write(path, "wb") as file:
         file.write(model.getvalue())
 
@@ -150,9 +139,8 @@ def _load(path: Path) -> sentencepiece.SentencePieceProcessor:
     except FileNotFoundError:
         raise InputError(f"{path}: no such tokenizer; run launch/prepare.py first") from None
     except RuntimeError:
-        raise InputError(
-            f"{path}: not a SentencePiece model; delete its folder and run launch/prepare.py again"
-        ) from None
+        remedy = "delete its folder and run launch/prepare.py again"
+        raise InputError(f"{path}: not a SentencePiece model; {remedy}") from None
 
 
 def _parts(text: str) -> list[str]:
@@ -172,23 +160,14 @@ def _parts(text: str) -> list[str]:
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
     """Cut texts into chunks of at most CHUNK bytes that end at a line end where possible."""
-    for text in texts:
-        for part in text.split(ESCAPE):
-            chunk, size = [], 0
-            for line in _short_lines(part):
-                length = len(line.encode())
-                if size + length > CHUNK:
-                    yield "".join(chunk)
-                    chunk, size = [], 0
-                chunk.append(line)
-                size += length
-            if chunk:
-                yield "".join(chunk)
-
-
-def _short_lines(text: str) -> Iterator[str]:
-    """Split at newlines, keeping them; a line that may exceed CHUNK bytes is cut in pieces."""
-    step = CHUNK // 4  # characters: a character has at most 4 bytes
-    for line in LINE.findall(text):
-        for start in range(0, len(line), step):
-            yield line[start : start + step]
+    step = CHUNK // 4  # characters of a line too long for a chunk: each has at most 4 bytes
+    for part in (part for text in texts for part in text.split(ESCAPE)):
+        chunk, size = "", 0
+        for piece in (line[i : i + step] for line in LINE.findall(part) for i in range(0, len(line), step)):
+            length = len(piece.encode())
+            if size + length > CHUNK:
+                yield chunk
+                chunk, size = "", 0
+            chunk, size = chunk + piece, size + length
+        if chunk:
+            yield chunk

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, at_least_1, check_fields
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,9 @@ class SamplingConfig:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise InputError(f"temperature: expected at least 0, found {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p: expected more than 0 and at most 1, found {self.top_p}")
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top_k: expected at least 1 or null, found {self.top_k}")
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens: expected at least 1, found {self.max_new_tokens}")
-        if self.seed < 0:
-            raise InputError(f"seed: expected at least 0, found {self.seed}")
+        check_fields(self, "at least 0", lambda x: x >= 0, "temperature seed")
+        check_fields(self, "more than 0 and at most 1", lambda x: 0 < x <= 1, "top_p")
+        check_fields(self, "at least 1 or null", at_least_1, "top_k")
+        check_fields(self, "at least 1", at_least_1, "max_new_tokens")
         if "" in self.stop:
             raise InputError("stop: an empty string would end every completion")

@@ -13,11 +13,10 @@ class Decoder:
     A pass over one token is hundreds of short kernels, which a host cannot launch as fast as a GPU
     runs them. With ``cuda_graphs`` they are recorded once and replayed as one launch.
 
-    A recording has the addresses of the tensors that it read and wrote, so a replay sees what is
-    at those addresses now. Hence tokens are copied into one tensor, ``recorded_tokens``, the
-    cache's next slot counts up in place, and the result is always in ``recorded_hidden``. Where
-    the cache gets other tensors (sequences leave, or it grows from 32 slots to 64), the recording
-    is dropped and the next pass makes another.
+    A recording has the addresses of the tensors that it read and wrote, so a replay sees what is at those addresses
+    now. Hence tokens are copied into one tensor, ``recorded_tokens``, the cache's next slot counts up in place, and the
+    result is always in ``recorded_hidden``. Where the cache gets other tensors (sequences leave, or it grows from 32
+    slots to 64), the recording is dropped and the next pass makes another.
     """
 
     def __init__(self, model: Llama, cache: KVCache, cuda_graphs: bool = False) -> None:
@@ -30,10 +29,7 @@ class Decoder:
         self.recording = None
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Return the last hidden state (B, D) of each sequence after its token in ``tokens`` (B,).
-
-        With CUDA graphs the next call overwrites it.
-        """
+        """Return the last hidden states (B, D) after ``tokens`` (B,); with CUDA graphs the next overwrites them."""
         if self.cache.grow_if_full():
             self.recording = None
         hidden = self._replay(tokens) if self.cuda_graphs else self._pass(tokens)

@@ -28,10 +28,7 @@ STEP_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 class Stops(NamedTuple):
-    """Stop strings: ``pattern`` finds the first one; None if there is none to look for.
-
-    One that ends in new bytes begins at most ``reach`` bytes before these.
-    """
+    """Stop strings: ``pattern`` finds the first, if any; one in new bytes begins at most ``reach`` before them."""
 
     pattern: re.Pattern[bytes] | None
     reach: int
@@ -48,23 +45,15 @@ def compile_stops(strings: Sequence[str]) -> Stops:
 class Completion:
     """One continuation of a prompt, growing while it is decoded.
 
-    Attributes:
-        task: Number of the prompt.
-        sample: Number of the completion among those of its prompt.
-        context: Tokens that it continues: a document end, then the prompt's.
-        prompt_truncated: Whether the prompt's start was cut to fit the context.
-        tokens: All that were drawn, without a document end.
-        raw: Their bytes, without the stop string and what follows it.
-        finish_reason: "stop" (a stop string or the document's end), "length", or None while it
-            grows.
+    It ends with a ``finish_reason``: "stop" (a stop string or the document's end) or "length".
     """
 
-    task: int
-    sample: int
-    context: list[int]
-    prompt_truncated: bool
-    tokens: list[int] = field(default_factory=list)
-    raw: bytearray = field(default_factory=bytearray)
+    task: int  # number of the prompt
+    sample: int  # number among the completions of its prompt
+    context: list[int]  # tokens that it continues: a document end, then the prompt's
+    prompt_truncated: bool  # whether the prompt's start was cut to fit the context
+    tokens: list[int] = field(default_factory=list)  # all that were drawn, without a document end
+    raw: bytearray = field(default_factory=bytearray)  # their bytes, without the stop string and what follows it
     finish_reason: Literal["stop", "length"] | None = None
 
     @property
@@ -78,12 +67,11 @@ class Completion:
         That is in the new bytes and the few before them: if the text is b"x = 1\\n" and b"def f"
         comes, the stop string b"\\ndef" begins one byte, at most ``stops.reach``, before the new.
         """
-        raw, (pattern, reach) = self.raw, stops
         self.tokens.append(token)
-        start = len(raw) - reach
-        raw += piece
-        if pattern and (found := pattern.search(raw, start if start > 0 else 0)):
-            del raw[found.start() :]
+        start = max(0, len(self.raw) - stops.reach)
+        self.raw += piece
+        if stops.pattern and (match := stops.pattern.search(self.raw, start)):
+            del self.raw[match.start() :]
             self.finish_reason = "stop"
         elif len(self.tokens) == limit:
             self.finish_reason = "length"
@@ -135,31 +123,22 @@ def stream(model: Llama, tokenizer: Tokenizer, prompt: str, sampling: SamplingCo
     """Yield the completion of one prompt as it comes: whole characters, never a stop string."""
     ids, truncated = encode_prompt(tokenizer, prompt, model.config, sampling.max_new_tokens)
     completion = Completion(0, 0, ids, truncated)
-    stops = [stop.encode() for stop in sampling.stop]
+    starts = [stop.encode()[:n] for stop in sampling.stop for n in range(1, len(stop.encode()))]
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     shown = 0
-    for _ in _decode(model, tokenizer, [completion], sampling):
+    for _ in _decode(model, tokenizer, [completion], sampling, cuda_graphs=False):
         raw, finished = completion.raw, completion.finish_reason is not None
-        settled = len(raw) if finished else len(raw) - _unsettled(raw, stops)
-        text = decoder.decode(bytes(raw[shown:settled]), final=finished)
-        shown = settled
+        # The end of the text waits while it may be the start of a stop string.
+        waiting = 0 if finished else max((len(start) for start in starts if raw.endswith(start)), default=0)
+        text = decoder.decode(bytes(raw[shown : len(raw) - waiting]), final=finished)
+        shown = len(raw) - waiting
         if text:
             yield text
 
 
-def _unsettled(raw: bytearray, stops: Sequence[bytes]) -> int:
-    """Length of the longest end of ``raw`` that may be the start of a stop string."""
-    lengths = (n for stop in stops for n in range(1, len(stop)) if raw.endswith(stop[:n]))
-    return max(lengths, default=0)
-
-
 @torch.inference_mode()
 def _decode(
-    model: Llama,
-    tokenizer: Tokenizer,
-    completions: Sequence[Completion],
-    sampling: SamplingConfig,
-    cuda_graphs: bool = False,
+    model: Llama, tokenizer: Tokenizer, completions: Sequence[Completion], sampling: SamplingConfig, cuda_graphs: bool
 ) -> Iterator[None]:
     """Decode ``completions`` to their ends, yielding after each token of the batch.
 
@@ -172,15 +151,15 @@ def _decode(
     limits = [min(sampling.max_new_tokens, context_length - len(c.context)) for c in completions]
     keys = sample_keys(sampling.seed, [(c.task, c.sample) for c in completions]).to(device)  # (B,)
     # A CUDA graph ends when the cache grows or sequences leave: both happen less with one.
-    hidden, cache = _prefill(model, completions, max(limits) if cuda_graphs else GROWTH)  # (B, D)
-    worth_copying = 0.5 if cuda_graphs else 0.75  # share of the sequences that go on
+    # The cache is copied where at most the share ``worth_copying`` of the sequences goes on.
+    growth, worth_copying = (max(limits), 0.5) if cuda_graphs else (GROWTH, 0.75)
+    hidden, cache = _prefill(model, completions, growth)  # (B, D)
     if not hidden.isfinite().all():
         raise InputError("the model's output is not finite; use an earlier checkpoint")
     decoder = Decoder(model, cache, cuda_graphs)
     active = list(range(len(completions)))
     for step in range(max(limits)):
-        growing = [completions[i] for i in active]
-        tokens = _choose(model, hidden, growing, keys, step, sampling)  # (B,)
+        tokens = _choose(model, hidden, [completions[i] for i in active], keys, step, sampling)  # (B,)
         for i, token in zip(active, tokens.tolist(), strict=True):
             completion = completions[i]
             if completion.finish_reason is None and token == tokenizer.eos:
@@ -192,9 +171,9 @@ def _decode(
         if not unfinished:
             return
         if len(unfinished) <= worth_copying * len(active):
-            kept = torch.tensor(unfinished, device=device)
-            decoder.keep_sequences(kept)
-            tokens, keys = tokens[kept], keys[kept]
+            going_on = torch.tensor(unfinished, device=device)
+            decoder.keep_sequences(going_on)
+            tokens, keys = tokens[going_on], keys[going_on]
             active = [active[b] for b in unfinished]
         hidden = decoder(tokens)  # (B, D)
 
@@ -224,9 +203,8 @@ def _choose(
 ) -> Tensor:
     """Return the next token (B,) of each completion from its last ``hidden`` state (B, D).
 
-    Where batching could decide between two greedy tokens, the completion's own forward pass, alone
-    and without cache, decides. This holds in float32; in bfloat16 near ties are too many for it,
-    and are left to the batch.
+    Where batching could decide between two greedy tokens, the completion's own forward pass, alone and without cache,
+    decides. This holds in float32; in bfloat16 near ties are too many for it, and are left to the batch.
     """
     tokens = []
     count = max(1, STEP_LOGITS[hidden.device.type] // model.config.vocab_size)

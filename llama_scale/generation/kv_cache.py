@@ -16,19 +16,17 @@ GROWTH = 32  # slots that a full cache grows by, unless it is told otherwise
 class KVCache:
     """The keys and values of P prompts and of the B sequences that continue them.
 
-    The first pass through the model takes the prompts, right-padded (P, S), and keeps their keys
-    and values; ``start_sequences`` then says which prompt each sequence continues, and every
-    further pass takes one token of each sequence (B, 1). All sequences of a prompt attend to the
-    one copy of it in one matrix product, so that memory moved does not grow with the samples drawn
-    of it.
+    The first pass through the model takes the prompts, right-padded (P, S), and keeps their keys and values;
+    ``start_sequences`` then says which prompt each sequence continues, and every further pass takes one token of each
+    sequence (B, 1). All sequences of a prompt attend to the one copy of it in one matrix product, so that memory moved
+    does not grow with the samples drawn of it.
 
     Attributes:
         lengths: (P,) tokens of each prompt.
         prompt_kv: Of each layer the keys and values of the prompts, (P, G, S, K) twice.
         prompt_bias: (P, S) added to scores: 0 for a token of the prompt, -inf for padding.
         prompt_of: (B,) the prompt that each sequence continues.
-        generated_kv: Keys and values of the tokens generated, (2, L, B, G, M, K); token t of every
-            sequence is in slot t, whatever the length of its prompt.
+        generated_kv: (2, L, B, G, M, K) keys and values of the tokens generated, token t of every sequence in slot t.
         slots: (M,) the numbers of the slots.
         n_generated: Tokens that each sequence has, and so the slot of its next one.
         next_slot: (1,) the same number on the device, where a replayed CUDA graph can read it.
@@ -48,12 +46,10 @@ class KVCache:
     def start_sequences(self, prompt_of: Tensor) -> None:
         """Let sequence b continue prompt ``prompt_of[b]`` (B,)."""
         keys, _ = self.prompt_kv[0]
-        n_prompts, heads, longest, width = keys.shape
-        shape = (2, self.config.n_layers, len(prompt_of), heads, 0, width)
-        self.generated_kv = keys.new_zeros(shape)
+        _, heads, longest, width = keys.shape
+        self.generated_kv = keys.new_zeros(2, self.config.n_layers, len(prompt_of), heads, 0, width)
         padding = torch.arange(longest, device=keys.device) >= self.lengths[:, None]  # (P, S)
-        bias = torch.zeros(n_prompts, longest, device=keys.device)
-        self.prompt_bias = bias.masked_fill(padding, -torch.inf)
+        self.prompt_bias = torch.zeros(padding.shape, device=keys.device).masked_fill(padding, -torch.inf)
         self._arrange(prompt_of)
 
     def keep_sequences(self, sequences: Tensor) -> None:
@@ -68,11 +64,10 @@ class KVCache:
     def _arrange(self, prompt_of: Tensor) -> None:
         """Put the sequences in a table (P, N) with a row for each prompt.
 
-        One matrix product for each prompt needs its sequences side by side, and as many of them
-        for each. If sequences 0, 2 and 3 continue prompt 0 and sequence 1 continues prompt 1, then
-        ``prompt_of`` is [0, 1, 0, 0] and the table [[0, 2, 3], [1, 0, 0]]: where a prompt has fewer
-        than N, sequence 0 stands in, and what comes of it is not read. ``place_of``, the way back,
-        is [0, 3, 1, 2]. The comments below go on with this example.
+        One matrix product for each prompt needs its sequences side by side, and as many of them for each. If sequences
+        0, 2 and 3 continue prompt 0 and sequence 1 continues prompt 1, then ``prompt_of`` is [0, 1, 0, 0] and the table
+        [[0, 2, 3], [1, 0, 0]]: where a prompt has fewer than N, sequence 0 stands in, and what comes of it is not read.
+        ``place_of``, the way back, is [0, 3, 1, 2]. The comments below go on with this example.
         """
         self.prompt_of = prompt_of
         numbers = torch.arange(len(prompt_of), device=prompt_of.device)  # (B,) [0, 1, 2, 3]

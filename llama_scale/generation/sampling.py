@@ -43,11 +43,10 @@ def uniforms(keys: Tensor, step: int, attempt: int = 0) -> Tensor:
 def draw_tokens(logits: Tensor, keys: Tensor, step: int, sampling: SamplingConfig) -> Tensor:
     """Draw one token (B,) for each row of ``logits`` (B, V).
 
-    Top-k is taken first, then the nucleus: a token is in it while those likelier than it have
-    less than top_p of the mass. Tokens that tie with the last one kept are kept too, so that no
-    order among equals matters. A draw outside the nucleus is repeated among the likelier tokens:
-    of p = (.5, .3, .15, .05) and top_p .7 the nucleus is the first two. Token 2 may be drawn, but
-    those likelier than it have .8, so it is a miss, and tokens 0 and 1 remain to draw from.
+    Top-k is taken first, then the nucleus: a token is in it while those likelier than it have less than top_p of the
+    mass. Tokens that tie with the last one kept are kept too, so that no order among equals matters. A draw outside the
+    nucleus is repeated among the likelier tokens: of p = (.5, .3, .15, .05) and top_p .7 the nucleus is the first two.
+    Token 2 may be drawn, but those likelier than it have .8, so it is a miss, and tokens 0 and 1 remain to draw from.
     """
     p = logits.float()
     p = (p - p.amax(-1, keepdim=True)).mul_(1 / sampling.temperature).exp_()  # (B, V)
@@ -83,8 +82,7 @@ def _tokens_at(p: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
     cdf = sums.cumsum(-1, dtype=torch.float64)  # (B, V / 128)
     target = quantile[:, None] * cdf[:, -1:]  # (B, 1)
     segment = torch.searchsorted(cdf, target, right=True)  # (B, 1)
-    width = sums.gather(1, segment)  # (B, 1)
-    share = 1 - (cdf.gather(1, segment) - target) / width  # of the segment, in [0, 1)
+    share = 1 - (cdf.gather(1, segment) - target) / sums.gather(1, segment)  # (B, 1), of the segment, in [0, 1)
     share.clamp_(0, 1 - 2.0**-53)
     within = segments[torch.arange(len(p), device=p.device), segment[:, 0]]  # (B, 128)
     cdf_within = within.cumsum(-1, dtype=torch.float64)

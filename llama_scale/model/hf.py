@@ -33,6 +33,10 @@ CONFIG_FIELDS = {
     "vocab_size": "vocab_size",
     "context_length": "max_position_embeddings",
 }
+# Fields of a config.json that must be so. All but the first are so where they are missing.
+READABLE = {
+    "model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "rope_type": "default"
+}  # fmt: skip
 
 
 def to_hf_name(name: str) -> str:
@@ -75,30 +79,19 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
-    """Return our shape for the ``fields`` of a transformers config.json.
-
-    Raises InputError naming what this model does not have, or a field that is missing.
-    """
+    """Return our shape for the ``fields`` of a transformers config.json; raise InputError naming what is not ours."""
     if not isinstance(fields, dict):
         raise InputError(f"{path}: expected the fields of a model, found {type(fields).__name__}")
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    expected = {
-        "model_type": (fields.get("model_type"), "llama"),
-        "hidden_act": (fields.get("hidden_act", "silu"), "silu"),
-        "attention_bias": (fields.get("attention_bias", False), False),
-        "mlp_bias": (fields.get("mlp_bias", False), False),
-        "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
-    }
-    for name, (value, readable) in expected.items():
-        if value != readable:
+    given = {"model_type": None} | fields | {"rope_type": rope.get("rope_type", rope.get("type", "default"))}
+    for name, readable in READABLE.items():
+        if (value := given.get(name, readable)) != readable:
             raise InputError(f"{path}: {name} is {value!r}; only {readable!r} can be read")
-    counts = {}
-    for ours, theirs in CONFIG_FIELDS.items():
-        counts[ours] = fields.get(theirs)
-        if not isinstance(counts[ours], int):
-            raise InputError(f"{path}: {theirs} should be a whole number, found {counts[ours]!r}")
+    for name in CONFIG_FIELDS.values():
+        if not isinstance(fields.get(name), int):
+            raise InputError(f"{path}: {name} should be a whole number, found {fields.get(name)!r}")
     config = ModelConfig(
-        **counts,
+        **{ours: fields[theirs] for ours, theirs in CONFIG_FIELDS.items()},
         n_kv_heads=fields.get("num_key_value_heads"),
         rope_theta=float(rope.get("rope_theta", fields.get("rope_theta", 10_000.0))),
         norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
@@ -112,11 +105,10 @@ def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
 def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
     """Return tokenizer.json of the ``tokenizers`` library for a SentencePiece BPE of ours.
 
-    Its ids equal ours. Pieces hold real spaces, so that U+2581 in a text falls back to its bytes
-    as it does here. A merge stands for each way to put a piece together from two others, in the
-    order of the pieces and with the longer left part first: SentencePiece joins the leftmost of
-    equal pairs, and runs of one character grow from the left. The piece "abc" gives the merges
-    (ab, c) and (a, bc), as far as those are pieces too.
+    Its ids equal ours. Pieces hold real spaces, so that U+2581 in a text falls back to its bytes as it does here. A
+    merge stands for each way to put a piece together from two others, in the order of the pieces and with the longer
+    left part first: SentencePiece joins the leftmost of equal pairs, and runs of one character grow from the left. The
+    piece "abc" gives the merges (ab, c) and (a, bc), as far as those are pieces too.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
     names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
@@ -124,40 +116,26 @@ def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
     plain = {i for i in range(len(names)) if not pieces.is_byte(i)} - set(special)
     vocab = {name.replace(ESCAPE, " ") if i in plain else name: i for i, name in enumerate(names)}
     scores = {i: pieces.get_score(i) for i in plain}
-    symbols = [i for i in plain if scores[i] == 0 and len(names[i]) == 1 and names[i] == "\t"]
-    merges = []
+    symbols = [i for i in plain if scores[i] == 0 and names[i] == "\t"]
     by_score = sorted(plain - set(symbols), key=lambda i: (-scores[i], i))
+    merges = []
     for name in (names[i].replace(ESCAPE, " ") for i in by_score):
         for cut in range(len(name) - 1, 0, -1):
             if name[:cut] in vocab and name[cut:] in vocab:
                 merges.append([name[:cut], name[cut:]])
-    added = [
-        {
-            "id": i,
-            "content": names[i],
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": i in special,
-        }
-        for i in sorted([*special, *symbols])
-    ]
+    off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": i, "content": names[i], **off, "special": i in special} for i in sorted([*special, *symbols])]
     return {
         "version": "1.0",
-        "truncation": None,
-        "padding": None,
+        **dict.fromkeys(("truncation", "padding")),
         "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": None,
-        "post_processor": None,
+        **dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor")),
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {
             "type": "BPE",
             "dropout": None,
             "unk_token": "<unk>",
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
+            **dict.fromkeys(("continuing_subword_prefix", "end_of_word_suffix")),
             "fuse_unk": False,
             "byte_fallback": True,
             "ignore_merges": False,
@@ -168,24 +146,18 @@ def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
 
 
 def check_weights(weights: dict[str, Tensor], config: ModelConfig, path: Path) -> list[str]:
-    """Return our names of the weights of a transformers folder, if they are those of ``config``.
-
-    Raises InputError naming a weight that is missing, unknown or of another shape.
-    """
+    """Return our names of the weights of ``config``; raise InputError naming a missing, unknown or misshapen one."""
     with torch.device("meta"):
         ours = Llama(config).state_dict()
     shapes = {name: tuple(value.shape) for name, value in to_hf(ours).items()}
     for name in sorted(shapes.keys() | weights.keys()):
-        shape = tuple(weights[name].shape) if name in weights else None
-        tied = name == "lm_head.weight" and config.tie_embeddings
-        if tied or name.endswith("rotary_emb.inv_freq"):
+        if (name == "lm_head.weight" and config.tie_embeddings) or name.endswith("rotary_emb.inv_freq"):
             continue
         if name not in shapes:
             raise InputError(f"{path}: the weights have {name}, which this model lacks")
-        if shape is None:
+        if name not in weights:
             raise InputError(f"{path}: the weights lack {name}")
-        if shape != shapes[name]:
-            raise InputError(
-                f"{path}: {name} is {shape} and config.json asks for {shapes[name]}; they are not of one model"
-            )
+        if (shape := tuple(weights[name].shape)) != shapes[name]:
+            problem = f"{name} is {shape} and config.json asks for {shapes[name]}"
+            raise InputError(f"{path}: {problem}; they are not of one model")
     return list(ours)

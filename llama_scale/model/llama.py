@@ -1,9 +1,8 @@
 """LLaMA in one file (Touvron et al. 2023, arXiv 2302.13971).
 
-Pre-norm RMSNorm (Zhang and Sennrich 2019), rotary positions (Su et al. 2021) in the half-split
-layout, SwiGLU (Shazeer 2020), grouped-query attention (Ainslie et al. 2023), no biases.
-Shapes: B batch, T sequence, S cached and new positions, D model width, H query heads, G key and
-value heads, K head dimension, F feed-forward width, V vocabulary.
+Pre-norm RMSNorm (Zhang and Sennrich 2019), rotary positions (Su et al. 2021) in the half-split layout, SwiGLU (Shazeer
+2020), grouped-query attention (Ainslie et al. 2023), no biases. Shapes: B batch, T sequence, S cached and new
+positions, D model width, H query heads, G key and value heads, K head dimension, F feed-forward width, V vocabulary.
 """
 
 import math
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 INIT_STD = 0.02
 EOS = 2  # the id that ends a document
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys and values -> what they attend to, (B, H, T, K)
 
 
 def rope_table(config: ModelConfig, device: torch.device | None = None) -> Tensor:
@@ -73,13 +73,7 @@ class Attention(nn.Module):
         self.o = nn.Linear(config.d_model, config.d_model, bias=False)
         self.grouped = config.kv_heads != config.n_heads
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: Tensor,
-        mask: Tensor | None = None,
-        attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None = None, attend: Attend | None = None) -> Tensor:
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or G, T, K)
             for project in (self.q, self.k, self.v)
@@ -88,9 +82,7 @@ class Attention(nn.Module):
         if attend:
             y = attend(q, k, v)  # (B, H, T, K)
         else:
-            y = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped
-            )  # (B, H, T, K)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped)
         return self.o(y.transpose(1, 2).flatten(-2))  # (B, T, D)
 
 
@@ -108,7 +100,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block: attention and feed-forward, each on a normalized residual.
+    """Attention and feed-forward, each on a normalized residual.
 
     With ``recompute`` set, only the block's input is kept for the backward pass (Chen et al. 2016).
     """
@@ -121,24 +113,12 @@ class Block(nn.Module):
         self.ffn = FeedForward(config)
         self.recompute = False
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: Tensor,
-        mask: Tensor | None = None,
-        attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None = None, attend: Attend | None = None) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self._transform, x, rope, mask, use_reentrant=False, preserve_rng_state=False)
         return self._transform(x, rope, mask, attend)
 
-    def _transform(
-        self,
-        x: Tensor,
-        rope: Tensor,
-        mask: Tensor | None = None,
-        attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-    ) -> Tensor:
+    def _transform(self, x: Tensor, rope: Tensor, mask: Tensor | None = None, attend: Attend | None = None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rope, mask, attend)  # (B, T, D)
         return x + self.ffn(self.ffn_norm(x))
 
@@ -155,6 +135,7 @@ class Llama(nn.Module):
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
+        self.rope: Tensor
         self.register_buffer("rope", rope_table(config), persistent=False)
         self.nll_and_grad = nll_and_grad
 
@@ -166,10 +147,7 @@ class Llama(nn.Module):
 
     @classmethod
     def empty_model(cls, config: ModelConfig, device: str = "cpu") -> "Llama":
-        """Return a model on ``device`` whose weights have no values yet.
-
-        The constructor would first draw torch's own, which takes longer than ``init_weights``.
-        """
+        """Return a model on ``device`` without values: torch's own, which the constructor draws, take too long."""
         with torch.device("meta"):
             model = cls(config)
         model.to_empty(device=device)
@@ -197,33 +175,24 @@ class Llama(nn.Module):
             parameter.fill_(1.0)
             return
         is_residual_output = name.endswith(("attention.o.weight", "ffn.down.weight"))
-        depth = 2 * self.config.n_layers if is_residual_output else 1
-        std = INIT_STD / math.sqrt(depth)
+        std = INIT_STD / math.sqrt(2 * self.config.n_layers if is_residual_output else 1)
         values = torch.empty(parameter.shape, device=generator.device)
-        values.normal_(0.0, std, generator=generator)
-        parameter.copy_(values)
+        parameter.copy_(values.normal_(0.0, std, generator=generator))
 
     def hidden(self, tokens: Tensor, cache: "KVCache | None" = None) -> Tensor:
-        """Return the normalized last hidden state (B, T, D) of ``tokens`` (B, T).
-
-        With a cache the tokens follow those in it (see KVCache).
-        """
+        """Return the normalized last hidden state (B, T, D) of ``tokens`` (B, T), which follow those in the cache."""
         length = tokens.shape[1]
         x = self.embedding(tokens)  # (B, T, D)
-        if cache is not None:
-            return self.norm(self._continue(x, cache))
-        rope = self.rope[:, :length]  # (2, T, K)
-        mask = document_mask(tokens) if self.config.document_mask else None
-        for block in self.blocks:
-            x = block(x, rope, mask)
+        if cache is None:
+            rope = self.rope[:, :length]  # (2, T, K)
+            mask = document_mask(tokens) if self.config.document_mask else None
+            for block in self.blocks:
+                x = block(x, rope, mask)
+        else:
+            rope = self.rope[:, cache.positions(length)].unsqueeze(2)  # (2, 1 or B, 1, T, K)
+            for layer, block in enumerate(self.blocks):
+                x = block(x, rope, attend=partial(cache.attend, layer))
         return self.norm(x)
-
-    def _continue(self, x: Tensor, cache: "KVCache") -> Tensor:
-        """Pass ``x`` (B, T, D) through the blocks, attending to what the cache holds."""
-        rope = self.rope[:, cache.positions(x.shape[1])].unsqueeze(2)  # (2, 1 or B, 1, T, K)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, rope, attend=partial(cache.attend, layer))
-        return x
 
     def forward(self, tokens: Tensor, cache: "KVCache | None" = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each position of ``tokens`` (B, T)."""

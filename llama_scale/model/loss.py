@@ -1,9 +1,8 @@
 """The output head and its cross-entropy in one, without ever holding all logits.
 
-Logits of a few rows at a time are made, turned into their own gradient in place and multiplied
-back, all in the forward pass, so that the backward pass only scales. Saves two of the three
-copies of the (M, V) logits that the plain form moves through memory, and on a CPU a third of
-the head's time.
+Logits of a few rows at a time are made, turned into their own gradient in place and multiplied back, all in the forward
+pass, so that the backward pass only scales. Saves two of the three copies of the (M, V) logits that the plain form
+moves through memory, and on a CPU a third of the head's time.
 """
 
 from collections.abc import Callable
@@ -60,10 +59,8 @@ def linear_cross_entropy(
     rows = -(-len(targets) // parts)
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         return _LinearCrossEntropy.apply(hidden, weight, targets, rows, nll_and_grad)
-    nats = [
-        F.cross_entropy(F.linear(h, weight).float(), t, reduction="sum")
-        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
-    ]
+    pairs = zip(hidden.split(rows), targets.split(rows), strict=True)
+    nats = [F.cross_entropy(F.linear(h, weight).float(), t, reduction="sum") for h, t in pairs]
     return torch.stack(nats).sum() / len(targets)
 
 
@@ -82,7 +79,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part, gradient = nll_and_grad(F.linear(h, weight), target, share)  # (), (R, V)
             nats += part
             hidden_grad[start : start + rows] = gradient @ weight
-            _add_product(weight_grad, gradient.T, h)
+            if gradient.dtype == h.dtype == weight_grad.dtype:
+                weight_grad.addmm_(gradient.T, h)  # in one call
+            else:
+                weight_grad += gradient.T @ h
         ctx.save_for_backward(hidden_grad, weight_grad)
         return nats * share
 
@@ -91,11 +91,3 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, weight_grad = ctx.saved_tensors
         return hidden_grad * scale, weight_grad * scale, None, None, None
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add ``a`` @ ``b`` to ``total``; in one call where the types are one."""
-    if a.dtype == b.dtype == total.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b

@@ -223,6 +223,8 @@ def test_old_names_are_read_as_the_new_ones(tmp_path):
     path.write_text("cuda_graphs: true\nkeep_last: 3\noptim: part.yaml\n")
     part.write_text("clip: .5\n")
     assert renamed(f"--config={path}") == new
+    part.write_text("clip: .inf\n")
+    assert renamed(f"--config={path}").optim.grad_clip == math.inf
     assert "clip" not in renamed_fields(Renamed)
     assert renamed_fields(Renamed)["optim.clip"] == "optim.grad_clip"
 
