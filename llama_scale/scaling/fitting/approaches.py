@@ -144,8 +144,7 @@ def isoflop_law(
 ) -> PowerFit | None:
     """Return N of the parabolas' minima as a power of compute (approach 2); None where under 3.
 
-    Intervals draw the residuals of all parabolas anew, enlarged for the three coefficients that
-    each of them took.
+    Intervals draw the residuals of all parabolas anew, enlarged for the three coefficients that each of them took.
     """
     inside = [p for p in parabolas if p.inside]
     if len(inside) < MIN_POINTS:

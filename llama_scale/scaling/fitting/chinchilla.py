@@ -79,10 +79,9 @@ BESIROGLU = Surface(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 class Flops:
     """Training FLOPs of a token as a function of size: 6N (1 + c N^-g)^power, c >= 0, 0 <= g <= 1.
 
-    c = 0 is the convention 6ND. Attention and the output head grow more slowly than N, so an
-    exact count lies above 6ND by ever less (power 1); one whose N has tables that do not multiply
-    lies below (power -1). Both cost more than nothing, and the more the larger N is, at any N.
-    ``error`` is the largest relative deviation from the counts fitted.
+    c = 0 is the convention 6ND. Attention and the output head grow more slowly than N, so an exact count lies above 6ND
+    by ever less (power 1); one whose N has tables that do not multiply lies below (power -1). Both cost more than
+    nothing, and the more the larger N is, at any N. ``error`` is the largest relative deviation from the counts fitted.
     """
 
     name: str
@@ -116,9 +115,8 @@ class Flops:
 def fit_flops(name: str, N: np.ndarray, D: np.ndarray, flops: np.ndarray) -> Flops:
     """Return the FLOPs of a token that a column of counts implies (see ``Flops``).
 
-    The exponent is that of least squares in logarithms, clipped to [0, 1]: beyond, a few sizes
-    would promise sizes that cost nothing. Where the counts lie on both sides of 6ND, the excess
-    over 6ND is its mean at every size.
+    The exponent is that of least squares in logarithms, clipped to [0, 1]: beyond, a few sizes would promise sizes that
+    cost nothing. Where the counts lie on both sides of 6ND, the excess over 6ND is its mean at every size.
     """
     ratio = flops / (6 * N * D)
     power = 1 if ratio.mean() >= 1 else -1

@@ -1,8 +1,7 @@
 """One study under every convention and by every approach, side by side.
 
-The exponent of the compute-optimal size depends on what N and C count more than on the noise of
-the runs (Porian et al. 2024, arXiv 2406.19146; Pearce and Song 2024, arXiv 2406.12907), so no
-exponent is given without both.
+The exponent of the compute-optimal size depends on what N and C count more than on the noise of the runs (Porian et al.
+2024, arXiv 2406.19146; Pearce and Song 2024, arXiv 2406.12907), so no exponent is given without both.
 """
 
 from dataclasses import replace

@@ -166,11 +166,10 @@ def link_record(link: Link) -> ScoreLink:
 def thresholds(fit: Fit, flops: Flops) -> tuple[list[Threshold], dict[str, list[Link]]]:
     """Return the table of thresholds, and the links of every column of scores.
 
-    Each level has the smallest run that reached it and, where a link is known, the compute at
-    which the compute-optimal model is expected to, with a 95 % interval from resampled laws and
-    links. Beyond a hundred times the largest run an end of the interval is None: not reached. At a
-    hundredth of the least compute it is a bound, at or below which the level is passed; ``at_most``
-    names those of ``value``, ``low`` and ``high``.
+    Each level has the smallest run that reached it and, where a link is known, the compute at which the compute-optimal
+    model is expected to, with a 95 % interval from resampled laws and links. Beyond a hundred times the largest run an
+    end of the interval is None: not reached. At a hundredth of the least compute it is a bound, at or below which the
+    level is passed; ``at_most`` names those of ``value``, ``low`` and ``high``.
     """
     rows, links = [], {}
     for column in dict.fromkeys([fit.points.columns["loss"], *score_columns(fit.points)]):

@@ -1,9 +1,8 @@
 """Fit L(N, D) = E + A N^-alpha + B D^-beta to runs, with intervals, a check and a hold-out.
 
-The objective is the sum over the runs of the Huber loss (delta 1e-3) of log L - log L(N, D), the
-choice of Hoffmann et al. 2022 (arXiv 2203.15556). Its sum, not its mean, is minimized to tight
-tolerance: averaged over the runs it is so small that common default tolerances stop far from the
-optimum (Besiroglu et al. 2024, arXiv 2404.10102).
+The objective is the sum over the runs of the Huber loss (delta 1e-3) of log L - log L(N, D), the choice of Hoffmann et
+al. 2022 (arXiv 2203.15556). Its sum, not its mean, is minimized to tight tolerance: averaged over the runs it is so
+small that common default tolerances stop far from the optimum (Besiroglu et al. 2024, arXiv 2404.10102).
 """
 
 from collections.abc import Callable
@@ -79,10 +78,9 @@ class Fit:
     def predict(self, N: np.ndarray, D: np.ndarray) -> dict[str, np.ndarray]:
         """Return the loss at N, D (n,) with two 95 % intervals: of the law and of one run there.
 
-        ``low``, ``high`` bound the law (bootstrap over the runs). ``run_low``, ``run_high``
-        bound the loss that a run would measure: each resampled law is multiplied by exp(e), e a
-        residual of the fit drawn at random, centered and enlarged by sqrt(n / (n - 5)) for the
-        five parameters that were fitted to the residuals.
+        ``low``, ``high`` bound the law (bootstrap over the runs). ``run_low``, ``run_high`` bound the loss that a run
+        would measure: each resampled law is multiplied by exp(e), e a residual of the fit drawn at random, centered and
+        enlarged by sqrt(n / (n - 5)) for the five parameters that were fitted to the residuals.
         """
         return predict(self.law, self.resampled, self.residual, self.seed, N, D)
 

@@ -106,8 +106,7 @@ class Points:
     def match(self, condition: str) -> np.ndarray:
         """Return a mask (n,) of the rows that meet ``"N>5e7,annealed==true"`` (all of them).
 
-        A name is N, D, loss, flops or a column. Raises InputError when it is none or the
-        condition cannot be read.
+        A name is N, D, loss, flops or a column. Raises InputError when it is none or the condition cannot be read.
         """
         mask = np.ones(len(self), dtype=bool)
         for part, name, sign, value in parse_conditions(condition):
@@ -286,9 +285,8 @@ def _positive(points: Points, column: str) -> np.ndarray:
     if len(bad):
         more = f" (and {len(bad) - 1} more rows)" if len(bad) > 1 else ""
         raise InputError(
-            f"{points.file}: row {points.row_numbers[bad[0]]}, column {column!r}: expected a "
-            f"positive number, found {points.rows[bad[0]][column]!r}{more}; correct it or leave it "
-            "out by a condition (where)"
+            f"{points.file}: row {points.row_numbers[bad[0]]}, column {column!r}: expected a positive number, found "
+            f"{points.rows[bad[0]][column]!r}{more}; correct it or leave it out by a condition (where)"
         )
     return values
 

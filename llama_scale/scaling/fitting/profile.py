@@ -23,8 +23,7 @@ REACH, STEPS = 12.0, 30
 class Profile:
     """A parameter's values (n,), the increase of the objective there in units of the limit (n,).
 
-    The interval is where ``excess`` <= 1; ``low`` or ``high`` is None where it has no end within
-    the values tried.
+    The interval is where ``excess`` <= 1; ``low`` or ``high`` is None where it has no end within the values tried.
     """
 
     value: np.ndarray
@@ -45,10 +44,9 @@ def profiles(fit: Fit) -> dict[str, Profile]:
 def objective_limit(residual: np.ndarray, parameters: int) -> float:
     """Return by how much the objective may rise within a 95 % interval of one parameter.
 
-    Twice the rise of a sum of Huber losses is E[psi^2] / E[psi'] times chi-squared with one
-    degree of freedom (Huber and Ronchetti 2009, section 7.10). psi is the clipped residual and
-    E[psi'] the chance of one within delta, from a Gaussian kernel estimate since few lie there;
-    n - k degrees of freedom enter through Student's t.
+    Twice the rise of a sum of Huber losses is E[psi^2] / E[psi'] times chi-squared with one degree of freedom (Huber
+    and Ronchetti 2009, section 7.10). psi is the clipped residual and E[psi'] the chance of one within delta, from a
+    Gaussian kernel estimate since few lie there; n - k degrees of freedom enter through Student's t.
     """
     n = len(residual)
     residual = residual * np.sqrt(n / (n - parameters))
@@ -62,9 +60,8 @@ def objective_limit(residual: np.ndarray, parameters: int) -> float:
 def crossings(value: np.ndarray, excess: np.ndarray, center: float) -> tuple[float | None, float | None]:
     """Return where ``excess`` (n,) first passes 1 below and above ``center``; None where never.
 
-    Each side is walked outwards from the center: of excess (3, .4, 0, .2, 2) at values
-    (-2, -1, 0, 1, 2) the ends lie between -1 and -2 and between 1 and 2. A side whose first value
-    is past 1 already has no end to find.
+    Each side is walked outwards from the center: of excess (3, .4, 0, .2, 2) at values (-2, -1, 0, 1, 2) the ends lie
+    between -1 and -2 and between 1 and 2. A side whose first value is past 1 already has no end to find.
     """
     ends: list[float | None] = []
     for side in (value <= center, value >= center):

@@ -41,8 +41,7 @@ class Repeats:
 def effective_tokens(D: np.ndarray, epochs: np.ndarray, R: float) -> np.ndarray:
     """Return the fresh tokens (n,) that D tokens (n,) of ``epochs`` passes (n,) are worth.
 
-    With R = 15, 100M unique tokens seen four times (D = 400M) count as
-    100M (1 + 15 (1 - e^(-3/15))) = 372M.
+    With R = 15, 100M unique tokens seen four times (D = 400M) count as 100M (1 + 15 (1 - e^(-3/15))) = 372M.
     """
     unique = D / np.maximum(epochs, 1)
     return unique * (1 - R * np.expm1(-(np.maximum(epochs, 1) - 1) / R))

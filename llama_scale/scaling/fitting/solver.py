@@ -98,11 +98,10 @@ def _minimize_batch(
 def _newton_step(model: Model, theta: np.ndarray, problems: Problems, damping: np.ndarray) -> np.ndarray:
     """Return the next trial parameters (S, k).
 
-    Huber's second derivative is 1 within ``delta`` and 0 beyond, so the exact Hessian may be
-    singular or indefinite: its eigenvalues are made positive and raised by the damping, in units
-    of the diagonal of the reweighted least-squares matrix, which is always positive. With
-    eigenvalues (4, -2) and damping 1 the step is the descent direction over (5, 3): along the
-    second, where plain Newton would climb to a saddle, it goes downhill.
+    Huber's second derivative is 1 within ``delta`` and 0 beyond, so the exact Hessian may be singular or indefinite:
+    its eigenvalues are made positive and raised by the damping, in units of the diagonal of the reweighted
+    least-squares matrix, which is always positive. With eigenvalues (4, -2) and damping 1 the step is the descent
+    direction over (5, 3): along the second, where plain Newton would climb to a saddle, it goes downhill.
 
     A parameter at a bound whose descent points outwards is taken out of the step: its row and
     column of the Hessian are zeroed, so the others move as if it were a constant.

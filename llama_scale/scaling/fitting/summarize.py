@@ -112,9 +112,8 @@ def _holdout_warnings(fit: Fit, hold_out: HoldOut) -> list[str]:
     warnings = [f"Hold-out fit: {w}" for w in hold_out.fit.warnings if _without_numbers(w) not in known]
     if len(hold_out.points) >= 4 and hold_out.covered.mean() < 0.8:
         warnings.append(
-            f"Only {hold_out.covered.sum()} of {len(hold_out.points)} held-out runs lie inside "
-            "their 95 % interval: so far beyond the fitted runs the law errs by more than its "
-            "intervals say."
+            f"Only {hold_out.covered.sum()} of {len(hold_out.points)} held-out runs lie inside their 95 % interval: "
+            "so far beyond the fitted runs the law errs by more than its intervals say."
         )
     return warnings
 
@@ -195,9 +194,8 @@ def _disagreeing(table: list[ApproachExponent]) -> list[str]:
         own, other = row.exponent, surface[row.compute]
         if own and other and (own.high < other.low or own.low > other.high):
             warnings.append(
-                f"Approach {row.approach} gives the exponent of the optimal size as "
-                f"{own.value:.3f} (C = {row.compute}), clear of the surface's "
-                f"{other.value:.3f}: the exponent is not settled."
+                f"Approach {row.approach} gives the exponent of the optimal size as {own.value:.3f} (C = "
+                f"{row.compute}), clear of the surface's {other.value:.3f}: the exponent is not settled."
             )
     return warnings
 

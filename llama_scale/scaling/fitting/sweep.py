@@ -33,9 +33,8 @@ class BestValue:
 def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> dict[str, Any]:
     """Fit the laws of a sweep's best rates and, where it has several, best batches.
 
-    The best rate of a group of runs of equal N, D and batch is the minimum of a parabola through
-    the best and its neighbors on ln lr, each rate with the mean loss of its seeds; the best batch
-    the same, each batch at its best rate.
+    The best rate of a group of runs of equal N, D and batch is the minimum of a parabola through the best and its
+    neighbors on ln lr, each rate with the mean loss of its seeds; the best batch the same, each batch at its best rate.
 
     Raises:
         InputError: A column is missing, a group has fewer than three values, or its best value is

@@ -59,8 +59,7 @@ def forecast_width(
 ) -> float:
     """Return half the 95 % range of the loss forecast at ``target`` (N, D), in percent of it.
 
-    Infinite where the runs cannot be fitted: fewer than six, or fewer than three sizes or
-    numbers of tokens.
+    Infinite where the runs cannot be fitted: fewer than six, or fewer than three sizes or numbers of tokens.
     """
     N, D = np.asarray(N, dtype=float), np.asarray(D, dtype=float)
     if len(N) <= len(PARAMETERS) or min(len(np.unique(N)), len(np.unique(D))) < 3:

@@ -74,13 +74,11 @@ def forecast(study: str | Path, runs: str, now: datetime | None = None) -> Forec
 
     Args:
         study: Folder with laws.json, or the file.
-        runs: ``SIZE:TOKENS,SIZE:TOKENS``; a size is a number of parameters as the law counts them
-            or a rung's name.
+        runs: ``SIZE:TOKENS,SIZE:TOKENS``; a size is a number of parameters as the law counts them or a rung's name.
         now: The date; None is the present.
 
     Raises:
-        InputError: ``runs`` cannot be read, or one of them was fitted: what is known cannot be
-            forecast.
+        InputError: ``runs`` cannot be read, or one of them was fitted: what is known cannot be forecast.
     """
     laws = FittedLaws.read(study)
     rows = []
@@ -127,9 +125,8 @@ def _same(N: np.ndarray, D: np.ndarray, size: float, tokens: float) -> np.ndarra
 def write_forecast(forecast: Forecast, out: Path) -> Path:
     """Write a forecast and return its file: ``out``, or TIME.json in the folder ``out``.
 
-    A folder that has the same runs forecast by the same law keeps that file and its date; another
-    forecast of the same second is TIME_2.json. Raises InputError where the file ``out`` exists: a
-    forecast is not written over.
+    A folder that has the same runs forecast by the same law keeps that file and its date; another forecast of the same
+    second is TIME_2.json. Raises InputError where the file ``out`` exists: a forecast is not written over.
     """
     if out.suffix == ".json":
         if out.exists():

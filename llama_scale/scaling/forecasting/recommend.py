@@ -126,9 +126,8 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
     )
     if min(best.steps, rung.steps) < 1:
         raise InputError(
-            f"{C:g} FLOPs buy {digits(D)} tokens of the best size and {digits(rung.tokens)} of the "
-            f"nearest rung, {name}: less than one batch; the smallest run fitted took "
-            f"{laws.fitted_flops.min():.3g} FLOPs"
+            f"{C:g} FLOPs buy {digits(D)} tokens of the best size and {digits(rung.tokens)} of the nearest rung, "
+            f"{name}: less than one batch; the smallest run fitted took {laws.fitted_flops.min():.3g} FLOPs"
         )
     return Recommendation(
         flops=C,
@@ -214,9 +213,8 @@ def _multiples_text(beyond: Multiples, below: Multiples) -> list[str]:
     times, run = (below, "smallest") if small else (beyond, "largest")
     verdict = "below" if small else "an extrapolation beyond" if beyond.flops > 1 else "within"
     lines = [
-        f"This is {digits(times.flops)} times the compute of the {run} run fitted "
-        f"({digits(times.model_size)} times its size, {digits(times.tokens)} times its tokens), "
-        f"{verdict} the compute measured."
+        f"This is {digits(times.flops)} times the compute of the {run} run fitted ({digits(times.model_size)} times "
+        f"its size, {digits(times.tokens)} times its tokens), {verdict} the compute measured."
     ]
     if beyond.flops > 10 or below.flops < 0.1:
         lines.append(
