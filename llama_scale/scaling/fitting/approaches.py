@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama_scale.bootstrap import resample_indices
+from llama_scale.scaling.fitting.chinchilla import Numbers
 from llama_scale.scaling.fitting.fitted_laws import Estimate
 from llama_scale.scaling.fitting.points import Points
 
@@ -37,9 +38,9 @@ class PowerFit:
         rest = np.log(self.y) - self.level - self.slope * np.log(self.x)
         return float(1 - rest.var() / np.log(self.y).var())
 
-    def estimate(self, change: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Estimate:
+    def estimate(self, change: Callable[[Numbers], Numbers] = np.asarray) -> Estimate:
         """Return the slope (or a falling or rising function of it) with its 95 % interval."""
-        return Estimate.of(float(change(self.slope)), change(self.sample))
+        return Estimate.of(change(self.slope), change(self.sample))
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Parabola:
 
     C: float
     index: np.ndarray
-    coefficients: np.ndarray
+    coefficients: list[float]
     center: float
     N: float
     D: float
@@ -136,7 +137,7 @@ def _parabola(points: Points, C: np.ndarray, index: np.ndarray, loss: np.ndarray
     order = np.argsort(N)
     data = np.exp(np.interp(np.log(size), np.log(N[order]), np.log(points.D[index][order])))
     least = c0 + c1 * best + c2 * best**2
-    return Parabola(budget, index, np.array([c0, c1, c2]), center, size, data, least, inside)
+    return Parabola(budget, index, [c0, c1, c2], center, size, data, least, inside)
 
 
 def isoflop_law(

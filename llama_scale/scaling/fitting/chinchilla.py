@@ -1,12 +1,12 @@
 """Scaling laws: their formulas, and the compute-optimal sizes that follow from them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from scipy.optimize import nnls
 
-from llama_scale.scaling.fitting.solver import Curvature
-
+Numbers = float | np.ndarray  # one, or an array of them
 LOWER_EXPONENT, UPPER_EXPONENT = 0.01, 4.0
 LN_LARGEST = np.log(1e30)
 STEPS = 100
@@ -20,21 +20,17 @@ class Surface:
     number, or an array (S,) with one law for each resample of a bootstrap.
     """
 
-    E: float | np.ndarray
-    A: float | np.ndarray
-    alpha: float | np.ndarray
-    B: float | np.ndarray
-    beta: float | np.ndarray
+    E: Numbers
+    A: Numbers
+    alpha: Numbers
+    B: Numbers
+    beta: Numbers
 
-    def loss(self, N: np.ndarray, D: np.ndarray) -> np.ndarray:
+    def loss(self, N: Numbers, D: Numbers) -> np.ndarray:
         """Return the loss at N and D (n,): (n,), or (S, n) for S laws."""
         E, A, alpha, B, beta = (np.asarray(getattr(self, f.name))[..., None] for f in fields(self))
         loss = E + A * np.power(N, -alpha) + B * np.power(D, -beta)
         return loss[..., 0] if np.ndim(N) == np.ndim(D) == 0 else loss
-
-    def terms(self, N: float, D: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the two reducible parts of the loss, A N^-alpha and B D^-beta."""
-        return self.A * np.power(N, -self.alpha), self.B * np.power(D, -self.beta)
 
     def optimum(self, C: np.ndarray, flops: "Flops") -> tuple[np.ndarray, np.ndarray]:
         """Return N and D of least loss at compute C (n,), each (n,) or (S, n) for S laws.
@@ -66,7 +62,7 @@ class Surface:
         return N, C / flops.per_token(N)
 
     @property
-    def exponent(self) -> float | np.ndarray:
+    def exponent(self) -> Numbers:
         """The exponent a of N*(C) ~ C^a where C = 6ND; that of D*(C) is 1 - a."""
         return self.beta / (self.alpha + self.beta)
 
@@ -90,7 +86,7 @@ class Flops:
     power: int = 1
     error: float = 0.0
 
-    def per_token(self, N: np.ndarray) -> np.ndarray:
+    def per_token(self, N: Numbers) -> Numbers:
         """Return FLOPs for each training token."""
         return 6 * N * (1 + self.c * N**-self.g) ** self.power
 
@@ -106,10 +102,8 @@ class Flops:
 
     def formula(self) -> str:
         """Return the FLOPs of a token as text."""
-        extra = f"(1 + {self.c:.4g} N^-{self.g:.4g})"
-        if not self.c:
-            return "6N"
-        return f"6N {extra}" if self.power > 0 else f"6N / {extra}"
+        sign = " " if self.power > 0 else " / "
+        return f"6N{sign}(1 + {self.c:.4g} N^-{self.g:.4g})" if self.c else "6N"
 
 
 def fit_flops(name: str, N: np.ndarray, D: np.ndarray, flops: np.ndarray) -> Flops:
@@ -136,7 +130,7 @@ class SurfaceModel:
 
     ln N and ln D are centered, so that A' and B' are the sizes of the two terms at the middle of
     the points and hardly correlate with the exponents: log L = log(e^(ln A' - alpha x) +
-    e^(ln B' - beta y) + e^(ln E)), whose terms stay within range there. A ``solver.Model``.
+    e^(ln B' - beta y) + e^(ln E)), whose terms stay within range there.
     """
 
     def __init__(self, N: np.ndarray, D: np.ndarray, center: tuple[float, float] | None = None):
@@ -151,16 +145,20 @@ class SurfaceModel:
         a, alpha, b, beta, e = (theta[:, i : i + 1] for i in range(5))
         return np.exp(a - alpha * self.x), np.exp(b - beta * self.y), np.exp(e)
 
-    def expand(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, Curvature]:
-        """Return value (S, n), gradient (S, 5, n) and the function for the curvature."""
+    def expand(
+        self, theta: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+        """Return the value (S, n), its gradient (S, 5, n) and a function for its curvature.
+
+        Of weights u and v (S, n) the function returns, summed over the points, u times the outer product of the
+        gradient with itself minus v times the second derivatives: (S, 5, 5).
+        """
         # d log L / d ln A' is the share p of the first term in the loss, d log L / d alpha is -p x,
         # and so on: the derivatives of a log of a sum of exponentials are its softmax shares.
         terms = self._terms(theta)
         loss = sum(terms)
         p, q, r = (term / loss for term in terms)  # shares of the three terms, (S, n) each
-        gradient = np.empty((len(theta), 5, len(self.x)))
-        for i, row in enumerate((p, -p * self.x, q, -q * self.y, r)):
-            gradient[:, i] = row
+        gradient = np.stack(np.broadcast_arrays(p, -p * self.x, q, -q * self.y, r), axis=1)  # (S, 5, n)
 
         def curvature(u: np.ndarray, v: np.ndarray) -> np.ndarray:
             # The second derivatives of log L are those of each term, weighted by its share, minus

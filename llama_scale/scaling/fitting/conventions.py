@@ -8,24 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from llama_scale.scaling.fitting.approaches import (
-    Parabola,
-    PowerFit,
-    envelope_law,
-    isoflop_law,
-    isoflop_parabolas,
-    single_quantity_laws,
-)
+from llama_scale.scaling.fitting import fitted_laws as records
+from llama_scale.scaling.fitting.approaches import envelope_law, isoflop_law, isoflop_parabolas, single_quantity_laws
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface, fit_flops
 from llama_scale.scaling.fitting.fit import Fit, fit_surface
-from llama_scale.scaling.fitting.fitted_laws import (
-    Approaches,
-    ApproachExponent,
-    ConventionFit,
-    Estimate,
-    IsoflopParabola,
-    PowerLaw,
-)
+from llama_scale.scaling.fitting.fitted_laws import ApproachExponent, Estimate
 from llama_scale.scaling.fitting.points import NON_EMBEDDING, Points
 
 SIZES = {
@@ -55,9 +42,7 @@ def parameter_counts(points: Points) -> dict[str, np.ndarray]:
 def compute_counts(points: Points, N: np.ndarray) -> dict[str, np.ndarray]:
     """Return the ways to count compute, (n,) each: 6ND, and columns that differ by over 1 %."""
     six_nd = 6 * N * points.D
-    columns = {}
-    if points.flops is not None:
-        columns[points.columns["flops"]] = points.flops
+    columns = {} if points.flops is None else {points.columns["flops"]: points.flops}
     if points.has("flops_full"):
         columns["flops_full"] = points.numeric("flops_full")
     known = COMPUTE if points.has(OUR_COUNT) else {}
@@ -81,7 +66,7 @@ def optimal_size_exponent(law: Surface, flops: Flops, C: np.ndarray) -> np.ndarr
     return np.log(N[..., 1] / N[..., 0]) / np.log(ends[1] / ends[0])
 
 
-def fit_each_convention(fit: Fit) -> list[ConventionFit]:
+def fit_each_convention(fit: Fit) -> list[records.ConventionFit]:
     """Return the surface and its optimum for each way to count parameters and compute."""
     rows = []
     for size_name, N in parameter_counts(fit.points).items():
@@ -95,7 +80,7 @@ def fit_each_convention(fit: Fit) -> list[ConventionFit]:
             size_sample, _ = own.resampled.optimum(budget, flops)  # (S, 1)
             exponents = (optimal_size_exponent(law, flops, C) for law in (own.law, own.resampled))
             rows.append(
-                ConventionFit(
+                records.ConventionFit(
                     N=size_name,
                     compute=compute_name,
                     alpha=Estimate.of(own.law.alpha, own.resampled.alpha),
@@ -110,7 +95,7 @@ def fit_each_convention(fit: Fit) -> list[ConventionFit]:
     return rows
 
 
-def compare_approaches(fit: Fit) -> Approaches:
+def compare_approaches(fit: Fit) -> records.Approaches:
     """Return the exponent of N*(C) by each approach, and the IsoFLOP parabolas.
 
     The parabolas are those of the count of compute that groups the most runs.
@@ -120,29 +105,31 @@ def compare_approaches(fit: Fit) -> Approaches:
         flops = flops_formula(name, points, points.N, C)
         parabolas = isoflop_parabolas(points, C)
         if len(parabolas) > len(groups):
-            groups = [_parabola_record(points, parabola, name) for parabola in parabolas]
+            groups = []
+            for parabola in parabolas:
+                fields = vars(parabola) | {"rows": points.row_numbers[parabola.index].tolist(), "compute": name}
+                del fields["index"]
+                groups.append(records.IsoflopParabola(**fields))
         laws = {
             "1: lower envelope of the runs": envelope_law(points, C, fit.seed),
             "2: IsoFLOP parabolas": isoflop_law(points, C, parabolas, fit.seed),
         }
-        rows += [_approach_record(approach, name, law) for approach, law in laws.items()]
+        for approach, law in laws.items():
+            if law is None or not len(law.sample):
+                rows.append(ApproachExponent(approach, name, count=0))
+            else:
+                ends = {"exponent": law.estimate(), "exponent_D": law.estimate(lambda a: 1 - a)}
+                rows.append(ApproachExponent(approach, name, len(law.x), **ends))
         a, sample = (optimal_size_exponent(law, flops, C) for law in (fit.law, fit.resampled))
-        rows.append(
-            ApproachExponent(
-                approach="3: surface L(N, D)",
-                compute=name,
-                count=len(points),
-                exponent=Estimate.of(a, sample),
-                exponent_D=Estimate.of(1 - a, 1 - sample),
-            )
-        )
-    return Approaches(rows, groups)
+        ends = {"exponent": Estimate.of(a, sample), "exponent_D": Estimate.of(1 - a, 1 - sample)}
+        rows.append(ApproachExponent("3: surface L(N, D)", name, len(points), **ends))
+    return records.Approaches(rows, groups)
 
 
-def power_laws(fit: Fit) -> list[PowerLaw]:
+def power_laws(fit: Fit) -> list[records.PowerLaw]:
     """Return loss as a power of N, D and compute alone (Kaplan et al.): L = (x_c / x)^alpha."""
     return [
-        PowerLaw(
+        records.PowerLaw(
             x=name,
             runs=len(law.x),
             alpha=law.estimate(np.negative),
@@ -151,24 +138,3 @@ def power_laws(fit: Fit) -> list[PowerLaw]:
         )
         for name, law in single_quantity_laws(fit.points, fit.seed).items()
     ]
-
-
-def _approach_record(approach: str, compute: str, law: PowerFit | None) -> ApproachExponent:
-    if law is None or not len(law.sample):
-        return ApproachExponent(approach, compute, 0, None, None)
-    exponent_D = law.estimate(lambda a: 1 - a)
-    return ApproachExponent(approach, compute, len(law.x), law.estimate(), exponent_D)
-
-
-def _parabola_record(points: Points, parabola: Parabola, compute: str) -> IsoflopParabola:
-    return IsoflopParabola(
-        C=parabola.C,
-        rows=points.row_numbers[parabola.index].tolist(),
-        coefficients=parabola.coefficients.tolist(),
-        center=parabola.center,
-        N=parabola.N,
-        D=parabola.D,
-        loss=parabola.loss,
-        inside=parabola.inside,
-        compute=compute,
-    )

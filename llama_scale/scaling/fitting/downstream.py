@@ -43,7 +43,6 @@ class Link:
     fitted and ``at_0_or_1`` left out because a score of 0 or 1 has no finite image.
     """
 
-    column: str
     name: str
     a: float
     b: float
@@ -90,8 +89,7 @@ def loss_axis(name: str, loss: np.ndarray) -> np.ndarray:
 
 def score_columns(points: Points) -> list[str]:
     """Return the columns of scores that the points have."""
-    kinds = RATE, BITS
-    return [c for c in points.rows[0] if any(k.fullmatch(c) for k in kinds) and points.has(c)]
+    return [c for c in points.rows[0] if (RATE.fullmatch(c) or BITS.fullmatch(c)) and points.has(c)]
 
 
 def lower_is_better(points: Points, column: str) -> bool:
@@ -110,11 +108,11 @@ def fit_links(points: Points, column: str, seed: int = 0) -> tuple[list[Link], s
     loss, score = points.loss[usable], score[usable]
     if len(np.unique(loss)) < MIN_LOSSES:
         return [], f"{len(loss)} runs score between 0 and 1; a link needs {MIN_LOSSES}"
-    links = [_link(column, name, loss, score, zeros, seed) for name in names]
+    links = [_link(name, loss, score, zeros, seed) for name in names]
     return sorted(links, key=lambda link: link.held_out_error), None
 
 
-def _link(column: str, name: str, loss: np.ndarray, score: np.ndarray, zeros: int, seed: int) -> Link:
+def _link(name: str, loss: np.ndarray, score: np.ndarray, zeros: int, seed: int) -> Link:
     x, y = loss_axis(name, loss), transform(name, score)
     b, a = np.polyfit(x, y, 1)
     # The quarter of lowest loss is left out of a second line and predicted by it.
@@ -124,7 +122,6 @@ def _link(column: str, name: str, loss: np.ndarray, score: np.ndarray, zeros: in
     error = np.median(np.abs(inverse_transform(name, level + slope * x[best]) / score[best] - 1))
     r2 = 1 - (y - a - b * x).var() / y.var() if y.var() else np.nan
     return Link(
-        column=column,
         name=name,
         a=float(a),
         b=float(b),
@@ -195,19 +192,12 @@ def threshold_levels(fit: Fit, column: str) -> list[float]:
 
 def _measured(fit: Fit, column: str, level: float) -> MeasuredRun | None:
     points, score = fit.points, fit.points.numeric(column)
-    passed = score <= level if lower_is_better(points, column) else score >= level
-    reached = np.flatnonzero(passed)
+    reached = np.flatnonzero(score <= level if lower_is_better(points, column) else score >= level)
     if not len(reached):
         return None
     # The smallest of those that reached it, the cheapest among equals.
     smallest = reached[np.lexsort((points.compute[reached], points.N[reached]))[0]]
-    return MeasuredRun(
-        run=points.label(smallest),
-        model_size=float(points.N[smallest]),
-        tokens=float(points.D[smallest]),
-        flops=float(points.compute[smallest]),
-        least_flops=float(points.compute[reached].min()),
-    )
+    return MeasuredRun(**points.describe(int(smallest)), least_flops=float(points.compute[reached].min()))
 
 
 def _expected(fit: Fit, flops: Flops, link: Link, threshold: Threshold) -> Threshold:

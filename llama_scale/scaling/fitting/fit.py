@@ -24,14 +24,9 @@ SAME_OBJECTIVE = 1e-6  # relative
 FLOOR = 1e-12  # of an objective that something is divided by
 USUAL_EXPONENTS = 0.05, 1.5
 PARAMETERS = tuple(field.name for field in fields(Surface))
-# The entries of theta: the parameter of the law, and its name in words.
-THETA_NAMES = (
-    ("A", "the N term at the middle of the points"),
-    ("alpha", "alpha"),
-    ("B", "the D term at the middle of the points"),
-    ("beta", "beta"),
-    ("E", "E"),
-)
+# The entries of theta; A and B stand in it as the terms at the middle of the points.
+THETA = "A", "alpha", "B", "beta", "E"
+TERMS = {"A": "the N term at the middle of the points", "B": "the D term at the middle of the points"}
 Solver = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -56,8 +51,8 @@ class Search:
     check: Check
 
 
-@dataclass(frozen=True)
-class Fit:
+@dataclass(frozen=True, kw_only=True)
+class Fit(Search):
     """A fitted law: its optimum, how it was found, and its bootstrap.
 
     ``residual`` (n,) is log measured minus log fitted loss; ``resampled`` holds (S,) laws, one a
@@ -66,10 +61,6 @@ class Fit:
 
     points: Points
     law: Surface
-    objective: float
-    starts: int
-    share_at_optimum: float
-    check: Check
     residual: np.ndarray
     resampled: Surface
     seed: int
@@ -131,16 +122,9 @@ def objective(law: Surface, points: Points) -> float:
 
 
 def fit_surface(points: Points, resamples: int = RESAMPLES, seed: int = 0, starts: int = STARTS) -> Fit:
-    """Fit the law to ``points``.
+    """Fit the law to ``points`` from so many ``starts``, and to bootstrap resamples drawn by ``seed``.
 
-    Args:
-        points: The runs.
-        resamples: Number of bootstrap resamples of the runs (with replacement).
-        seed: Seed of the resampling.
-        starts: Number of starts of the search.
-
-    Raises:
-        InputError: Too few runs for five parameters, sizes or numbers of tokens.
+    Raises InputError where they have too few runs for five parameters, sizes or numbers of tokens.
     """
     check_design(points)
     model = SurfaceModel(points.N, points.D)
@@ -155,12 +139,9 @@ def fit_surface(points: Points, resamples: int = RESAMPLES, seed: int = 0, start
     search = _search(model, solve, points.loss, starts)
     sample = _bootstrap(solve, search.theta, len(points), resamples, seed)
     fit = Fit(
+        **vars(search),
         points=points,
         law=model.law_of(search.theta),
-        objective=search.objective,
-        starts=search.starts,
-        share_at_optimum=search.share_at_optimum,
-        check=search.check,
         residual=target[0] - model.value(search.theta[None])[0],
         resampled=model.law_of(sample),
         seed=seed,
@@ -191,17 +172,9 @@ def _search(model: SurfaceModel, solve: Solver, loss: np.ndarray, starts: int) -
 
 
 def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 0) -> HoldOut:
-    """Fit without the held-out runs and predict them.
+    """Fit without the runs that ``rule`` leaves out (see ``held_out_mask``) and predict them.
 
-    Args:
-        points: The runs.
-        rule: ``largest`` (the run or runs of greatest compute) or a condition on the rows left
-            out, such as ``flops>=1e20`` (see ``Points.match``).
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the resampling.
-
-    Raises:
-        InputError: The rule leaves out nothing, or what is left cannot be fitted.
+    Raises InputError where it leaves out nothing, or where what is left cannot be fitted.
     """
     out = held_out_mask(points, rule)
     fit = fit_surface(points.select(~out), resamples, seed)
@@ -228,9 +201,10 @@ def try_hold_out(
 
 
 def held_out_mask(points: Points, rule: str) -> np.ndarray:
-    """Return the mask (n,) of the runs that a rule of ``hold_out`` leaves out.
+    """Return the mask (n,) of the runs that a rule leaves out; raise InputError where it is none or all.
 
-    Raises InputError where it leaves out none or all.
+    The rule is ``largest`` (the run or runs of greatest compute) or a condition on the rows left out, such as
+    ``flops>=1e20`` (see ``Points.match``).
     """
     out = points.compute >= points.compute.max() * (1 - 1e-6) if rule == "largest" else points.match(rule)
     if not out.any() or out.all():
@@ -240,19 +214,18 @@ def held_out_mask(points: Points, rule: str) -> np.ndarray:
 
 def check_design(points: Points) -> None:
     """Raise InputError if a law cannot be fitted: too few runs, sizes or numbers of tokens."""
-    need = len(PARAMETERS) + 1
-    if len(points) < need:
+    n, k = len(points), len(PARAMETERS)
+    if n <= k:
         raise InputError(
-            f"{points.file}: {len(points)} runs cannot fit the law's {len(PARAMETERS)} parameters "
-            f"and judge the fit; give at least {need}"
+            f"{points.file}: {n} runs cannot fit the law's {k} parameters and judge the fit; give at least {k + 1}"
         )
     for name, what in (("N", "model sizes"), ("D", "numbers of tokens")):
         values = np.unique(getattr(points, name))
         if len(values) < 3:
             all_values = " and ".join(f"{value:g}" for value in values)
             raise InputError(
-                f"{points.file}: all {len(points)} runs have {name} = {all_values}; a constant and "
-                f"an exponent cannot be told apart with fewer than 3 {what}: add runs"
+                f"{points.file}: all {n} runs have {name} = {all_values}; a constant and an exponent cannot be told "
+                f"apart with fewer than 3 {what}: add runs"
             )
 
 
@@ -270,20 +243,12 @@ def _second_optimizer(
         return float(huber(DELTA, target - log_loss).sum() / DELTA**2)
 
     box = list(zip(*bounds, strict=True))
-    runs = [
-        minimize(
-            scaled,
-            starts[i],
-            method="L-BFGS-B",
-            bounds=box,
-            options={"maxiter": 2_000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-10},
-        )
-        for i in (len(starts) // 3, len(starts) // 2)
-    ]
+    options = {"maxiter": 2_000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-10}
+    begin = starts[len(starts) // 3], starts[len(starts) // 2]
+    runs = [minimize(scaled, theta, method="L-BFGS-B", bounds=box, options=options) for theta in begin]
     best = min(runs, key=lambda run: run.fun)
-    best = minimize(
-        scaled, best.x, method="Nelder-Mead", bounds=box, options={"maxfev": 4_000, "xatol": 1e-9, "fatol": 1e-9}
-    )
+    options = {"maxfev": 4_000, "xatol": 1e-9, "fatol": 1e-9}
+    best = minimize(scaled, best.x, method="Nelder-Mead", bounds=box, options=options)
     return best.x, best.fun * DELTA**2
 
 
@@ -304,15 +269,15 @@ def _bootstrap(solve: Solver, best: np.ndarray, n: int, resamples: int, seed: in
 
 def _fit_warnings(fit: Fit, sample: np.ndarray) -> list[str]:
     """Return what a reader of the fit must know, in words; ``sample`` (S, 5) is centered theta."""
-    warnings, law, points = [], fit.law, fit.points
-    if len(points) < 10:
-        warnings.append(f"{len(points)} runs for {len(PARAMETERS)} parameters: intervals from so few are rough.")
-    if 0.01 * points.loss.min() > law.E:
+    warnings, n = [], len(fit.points)
+    if n < 10:
+        warnings.append(f"{n} runs for {len(PARAMETERS)} parameters: intervals from so few are rough.")
+    if 0.01 * fit.points.loss.min() > fit.law.E:
         warnings.append(
-            f"E is {law.E:.2g}, almost 0: the points do not show where the loss levels off, so "
+            f"E is {fit.law.E:.2g}, almost 0: the points do not show where the loss levels off, so "
             "predictions far beyond them are too low."
         )
-    warnings += _parameter_warnings(law, sample)
+    warnings += _parameter_warnings(fit.law, sample)
     if fit.share_at_optimum < 0.5:
         warnings.append(
             f"Only {fit.share_at_optimum:.0%} of {fit.starts} starts reached the optimum: there "
@@ -331,8 +296,8 @@ def _parameter_warnings(law: Surface, sample: np.ndarray) -> list[str]:
     warnings = []
     low, high = percentile_interval(sample)  # (5,)
     least, most = USUAL_EXPONENTS
-    for i, (key, name) in enumerate(THETA_NAMES):
-        is_exponent = key in ("alpha", "beta")
+    for i, key in enumerate(THETA):
+        name, is_exponent = TERMS.get(key, key), key in ("alpha", "beta")
         # The other entries of theta are logarithms.
         a, b = (low[i], high[i]) if is_exponent else np.exp((low[i], high[i]))
         if is_exponent and not least <= getattr(law, key) <= most:

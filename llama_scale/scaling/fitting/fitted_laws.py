@@ -18,7 +18,7 @@ from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
 from llama_scale.records import from_json, to_json
-from llama_scale.scaling.fitting.chinchilla import Flops, Surface
+from llama_scale.scaling.fitting.chinchilla import Flops, Numbers, Surface
 from llama_scale.scaling.fitting.fit import PARAMETERS, predict
 
 FORMAT = "llama_scale.laws.v2"
@@ -37,7 +37,7 @@ class Estimate:
     high: float
 
     @classmethod
-    def of(cls, value: float, sample: np.ndarray) -> "Estimate":
+    def of(cls, value: Numbers, sample: Numbers) -> "Estimate":
         """Return a value with the percentile interval of its resamples (S,)."""
         low, high = percentile_interval(sample)
         return cls(float(value), float(low), float(high))
@@ -90,14 +90,6 @@ class Curve:
         low, high = percentile_interval(sample)
         return cls(value.tolist(), low.tolist(), high.tolist())
 
-    def at(self, index: int) -> Estimate:
-        """Return the estimate at one compute."""
-        return Estimate(self.value[index], self.low[index], self.high[index])
-
-    def first(self, count: int) -> "Curve":
-        """Return the curve at its first ``count`` computes."""
-        return Curve(self.value[:count], self.low[:count], self.high[:count])
-
 
 @dataclass(frozen=True)
 class PointsFile:
@@ -119,10 +111,6 @@ class Conventions:
     tokens: str = field(metadata={"old": "D"})
     loss: str
     flops: str = field(metadata={"old": "compute"})
-
-    def by_symbol(self) -> dict[str, str]:
-        """Return the meanings under the symbols of the formula."""
-        return {"N": self.model_size, "D": self.tokens, "loss": self.loss, "compute": self.flops}
 
 
 @dataclass(frozen=True)
@@ -223,8 +211,8 @@ class ApproachExponent:
     approach: str
     compute: str
     count: int = field(metadata={"old": "from"})
-    exponent: Estimate | None
-    exponent_D: Estimate | None
+    exponent: Estimate | None = None
+    exponent_D: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -296,15 +284,6 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class FlopsFormula:
-    """FLOPs of a token, 6N (1 + c N^-g)^power."""
-
-    c: float
-    g: float
-    power: int
-
-
-@dataclass(frozen=True)
 class FrontierPoint:
     """The compute-optimal model at C, ``factor`` times the compute of the largest run."""
 
@@ -319,14 +298,14 @@ class FrontierPoint:
 class Frontier:
     """The compute-optimal N*(C), D*(C) and loss, for one way to count FLOPs.
 
-    ``determined`` says whether the exponents lie where those of language models do; ``exponent``
-    is that of N*(C) around the largest run.
+    ``determined`` says whether the exponents lie where those of language models do; ``flops`` are c, g and power of
+    ``chinchilla.Flops``; ``exponent`` is that of N*(C) around the largest run.
     """
 
     convention: str
     determined: bool
     flops_per_token: str
-    flops: FlopsFormula
+    flops: dict[str, Any]
     largest_deviation: float
     exponent: Estimate
     C: list[float]
@@ -435,10 +414,6 @@ class FittedLaws:
             place[name] = value
         return values
 
-    def rounded(self) -> "FittedLaws":
-        """Return the laws as they are read back from their file."""
-        return self.from_dict(self.to_dict())
-
     @property
     def best_frontier(self) -> Frontier:
         """The frontier by the points' own count of FLOPs, or by 6ND where they have none."""
@@ -457,8 +432,7 @@ class FittedLaws:
     @cached_property
     def flops(self) -> Flops:
         """The FLOPs of a token as ``best_frontier`` counts them."""
-        best = self.best_frontier
-        return Flops(best.convention, best.flops.c, best.flops.g, best.flops.power)
+        return Flops(self.best_frontier.convention, **self.best_frontier.flops)
 
     @cached_property
     def fitted_flops(self) -> np.ndarray:
@@ -473,18 +447,15 @@ class FittedLaws:
 
     def predict(self, N: float, D: float) -> RunEstimate:
         """Return the loss of one run of N parameters and D tokens (see ``fit.predict``)."""
-        residual = np.log1p(self.column("residual_percent") / 100)
-        seed = self.surface.bootstrap.seed
+        residual, seed = np.log1p(self.column("residual_percent") / 100), self.surface.bootstrap.seed
         loss = predict(self.law, self.resampled, residual, seed, np.array(N), np.array(D))
         return RunEstimate(**{name: float(value[0]) for name, value in loss.items()})
 
     def bits_per_byte(self, loss: RunEstimate) -> RunEstimate | None:
         """Return bits per byte at a loss and its ends; None where the runs had none."""
-        links = self.links.get("bits_per_byte")
-        if not links:
+        if not (links := self.links.get("bits_per_byte")):
             return None
-        line = links[0]
-        return RunEstimate(**{k: line.a + line.b.value * v for k, v in vars(loss).items()})
+        return RunEstimate(**{k: links[0].a + links[0].b.value * v for k, v in vars(loss).items()})
 
 
 def laws_path(study: str | Path) -> Path:

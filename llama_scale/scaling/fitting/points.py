@@ -4,30 +4,25 @@ import csv
 import math
 import re
 from dataclasses import dataclass, field, replace
+from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import sha256
 
-REQUIRED = ("N", "D", "loss")
-NAMES = (*REQUIRED, "flops")
+NAMES = ("N", "D", "loss", "flops")
 # The columns of non-embedding parameters, and those of N and D where none is named.
 NON_EMBEDDING = ("N", "n_params_non_embedding")
 DEFAULTS = {"N": NON_EMBEDDING, "D": ("D", "tokens")}
 # A model or a data set smaller than this, or a loss above it, is a matter of units.
 SMALLEST, LARGEST_LOSS = 1_000, 20.0
 CONDITION = re.compile(r"^\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.*?)\s*$")
-COMPARE = {
-    "<": np.less,
-    "<=": np.less_equal,
-    ">": np.greater,
-    ">=": np.greater_equal,
-    "==": np.equal,
-    "!=": np.not_equal,
-}
+COMPARE = {"<": lt, "<=": le, ">": gt, ">=": ge, "==": eq, "!=": ne}
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+EMPTY = "", "nan", "none", "null"
 
 
 @dataclass(frozen=True)
@@ -63,9 +58,7 @@ class Points:
     @property
     def compute_name(self) -> str:
         """How ``compute`` is counted, in words."""
-        if self.flops is None:
-            return "6ND"
-        return f"column {self.columns['flops']!r}"
+        return "6ND" if self.flops is None else f"column {self.columns['flops']!r}"
 
     @property
     def of_this_project(self) -> bool:
@@ -91,17 +84,25 @@ class Points:
 
     def numeric(self, column: str) -> np.ndarray:
         """Return a column as float64 (n,); NaN where empty, InputError where not a number."""
-        empty = {"", "nan", "none", "null"}
-        return np.array(
-            [
-                math.nan if row[column].strip().lower() in empty else self._number(row, i, column)
-                for i, row in enumerate(self.rows)
-            ]
-        )
+        values = np.full(len(self.rows), math.nan)
+        for i, cell in enumerate(row[column].strip() for row in self.rows):
+            if cell.lower() in EMPTY:
+                continue
+            try:
+                values[i] = float(cell)
+            except ValueError:
+                where = f"{self.file}: row {self.row_numbers[i]}, column {column!r}"
+                raise InputError(f"{where}: expected a number, found {self.rows[i][column]!r}") from None
+        return values
 
     def label(self, index: int) -> str:
         """Return the name of a run: its ``run`` cell, or its row number."""
         return self.rows[index].get("run") or f"row {self.row_numbers[index]}"
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """Return a run's name, size, tokens and FLOPs under the names that records have for them."""
+        numbers = {"model_size": self.N, "tokens": self.D, "flops": self.compute}  # (n,) each
+        return {"run": self.label(index)} | {name: float(column[index]) for name, column in numbers.items()}
 
     def match(self, condition: str) -> np.ndarray:
         """Return a mask (n,) of the rows that meet ``"N>5e7,annealed==true"`` (all of them).
@@ -114,23 +115,15 @@ class Points:
             if column not in self.rows[0]:
                 known = [*self.columns, *self.rows[0]]
                 raise InputError(f"condition {part!r}: {self.file} has no column {column!r}{nearest(column, known)}")
-            mask &= self._compare(column, sign, value)
+            if isinstance(value, float):
+                mask &= COMPARE[sign](self.numeric(column), value)
+                continue
+            cells = np.array([row[column].strip().lower() for row in self.rows])
+            if value in ("true", "false"):
+                mask &= COMPARE[sign](np.isin(cells, TRUE), value == "true")
+            else:
+                mask &= COMPARE[sign](cells, value)
         return mask
-
-    def _compare(self, column: str, sign: str, value: float | str) -> np.ndarray:
-        if isinstance(value, float):
-            return COMPARE[sign](self.numeric(column), value)
-        cells = np.array([row[column].strip().lower() for row in self.rows])
-        if value in ("true", "false"):
-            return COMPARE[sign](np.isin(cells, TRUE), value == "true")
-        return COMPARE[sign](cells, value)
-
-    def _number(self, row: dict[str, str], index: int, column: str) -> float:
-        try:
-            return float(row[column])
-        except ValueError:
-            where = f"{self.file}: row {self.row_numbers[index]}, column {column!r}"
-            raise InputError(f"{where}: expected a number, found {row[column]!r}") from None
 
 
 def parse_conditions(text: str) -> list[tuple[str, str, str, float | str]]:
@@ -163,10 +156,8 @@ def parse_columns(text: str | None) -> dict[str, str]:
     for part in text.split(",") if text else []:
         name, equals, column = (piece.strip() for piece in part.partition("="))
         if not equals or not column or name not in NAMES:
-            raise InputError(
-                f"columns: {part.strip()!r}: expected NAME=COLUMN with a name of "
-                f"{', '.join(NAMES)}{nearest(name, NAMES)}"
-            )
+            known = f"{', '.join(NAMES)}{nearest(name, NAMES)}"
+            raise InputError(f"columns: {part.strip()!r}: expected NAME=COLUMN with a name of {known}")
         if name in columns:
             raise InputError(f"columns: {name} is given twice, {columns[name]!r} and {column!r}; name one")
         columns[name] = column
@@ -212,7 +203,6 @@ def read_points(path: str | Path, columns: dict[str, str] | None = None, where: 
     if derived:
         values["D"] = values["flops"] / (6 * values["N"])
     points = replace(points, **values)
-    _check_annealed(points)
     return replace(points, warnings=_warnings(points, derived))
 
 
@@ -228,10 +218,8 @@ def _map_columns(path: str | Path, header: list[str], columns: dict[str, str]) -
         del mapping["flops"]
     for name, column in mapping.items():
         if column not in header:
-            raise InputError(
-                f"{path}: no column {column!r}{nearest(column, header)} (it has "
-                f"{', '.join(header)}); name it with columns, as {name}=COLUMN"
-            )
+            known = f"{nearest(column, header)} (it has {', '.join(header)})"
+            raise InputError(f"{path}: no column {column!r}{known}; name it with columns, as {name}=COLUMN")
     return mapping
 
 
@@ -246,10 +234,12 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
             lines = [line for line in file if not line.startswith("#")]
         while lines and not lines[0].strip():
             lines.pop(0)
-        reader = csv.DictReader(lines, delimiter=_separator(lines[0] if lines else ""))
+        # Cells are separated by commas, or else by semicolons or tabs.
+        mark = next((mark for mark in ",;\t" if lines and mark in lines[0]), ",")
+        reader = csv.DictReader(lines, delimiter=mark)
         header = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = header
-        rows = [row for row in reader if None in row or any(map(_filled, row.values()))]
+        rows = [row for row in reader if None in row or any(cell and cell.strip() for cell in row.values())]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give a CSV with columns N, D, loss") from None
     except IsADirectoryError:
@@ -268,15 +258,6 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
                 f"{', '.join(header)[:60]!r}; give a CSV with columns N, D, loss"
             )
     return rows, list(header)
-
-
-def _separator(header: str) -> str:
-    """Return what separates the cells of a header: the comma, or else semicolon or tab."""
-    return next((mark for mark in ",;\t" if mark in header), ",")
-
-
-def _filled(cell: str | None) -> bool:
-    return bool(cell and cell.strip())
 
 
 def _positive(points: Points, column: str) -> np.ndarray:
@@ -302,19 +283,16 @@ def annealed(points: Points) -> np.ndarray | None:
     return np.array([cell in TRUE for cell in cells])
 
 
-def _check_annealed(points: Points) -> None:
-    done = annealed(points)
+def _warnings(points: Points, derived: bool) -> list[str]:
+    """Return what is odd about points in words; raise InputError where some are annealed and some not."""
+    done, warnings = annealed(points), []
     if done is not None and done.any() and not done.all():
         first = points.row_numbers[~done][0]
         raise InputError(
-            f"{points.file}: {(~done).sum()} of {len(points)} runs are not annealed (row {first} "
-            "is the first): their losses lie 1.3 to 2.8 % above those of annealed runs, so one fit "
-            "cannot take both; keep one kind, as where annealed==true"
+            f"{points.file}: {(~done).sum()} of {len(points)} runs are not annealed (row {first} is the first): "
+            "their losses lie 1.3 to 2.8 % above those of annealed runs, so one fit cannot take both; keep one kind, "
+            "as where annealed==true"
         )
-
-
-def _warnings(points: Points, derived: bool) -> list[str]:
-    warnings = []
     if derived:
         warnings.append(f"The file has no D; D = {points.columns['flops']} / 6N.")
     for name, values in (("N", points.N), ("D", points.D)):
@@ -328,7 +306,6 @@ def _warnings(points: Points, derived: bool) -> list[str]:
             f"The largest loss is {points.loss.max():g}: a perplexity, or a run that diverged? "
             "The law is of a loss in nats per token."
         )
-    done = annealed(points)
     if done is not None and not done.any():
         warnings.append(
             "No run is annealed: losses from the middle of a schedule lie above those of "
@@ -339,8 +316,8 @@ def _warnings(points: Points, derived: bool) -> list[str]:
         first = seen.setdefault(tuple(values), number)
         if first != number:
             warnings.append(f"Rows {first} and {number} have equal N, D and loss: counted twice.")
-    if points.has("epochs") and np.nanmax(points.numeric("epochs")) > 4:
-        repeated = int((points.numeric("epochs") > 4).sum())
+    repeated = (points.numeric("epochs") > 4).sum() if points.has("epochs") else 0
+    if repeated:
         warnings.append(
             f"{repeated} of {len(points)} runs repeat their data more than 4 times: repeated "
             "tokens are worth less than fresh ones, which this law does not know."

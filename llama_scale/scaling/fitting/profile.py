@@ -12,10 +12,9 @@ from scipy.stats import norm, t
 
 from llama_scale.bootstrap import LEVEL
 from llama_scale.scaling.fitting.chinchilla import SurfaceModel
-from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, THETA_NAMES, Fit
-from llama_scale.scaling.fitting.solver import Model, Problems, minimize_huber
+from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, THETA, Fit
+from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
-ORDER = [name for name, _ in THETA_NAMES]
 REACH, STEPS = 12.0, 30
 
 
@@ -80,7 +79,7 @@ def crossings(value: np.ndarray, excess: np.ndarray, center: float) -> tuple[flo
 
 
 def _profile(fit: Fit, model: SurfaceModel, name: str) -> Profile:
-    k, points = ORDER.index(name), fit.points
+    k, points = THETA.index(name), fit.points
     best = model.theta_of(fit.law)  # (5,)
     lower, upper = model.bounds(points.loss)
     sample = getattr(fit.resampled, name)
@@ -100,7 +99,12 @@ def _profile(fit: Fit, model: SurfaceModel, name: str) -> Profile:
 
 
 def profile_objective(
-    model: Model, loss: np.ndarray, best: np.ndarray, k: int, grid: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]
+    model: SurfaceModel,
+    loss: np.ndarray,
+    best: np.ndarray,
+    k: int,
+    grid: np.ndarray,
+    bounds: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
     """Return the least objective (S,) with parameter ``k`` fixed at each value of ``grid`` (S,).
 
