@@ -7,7 +7,6 @@ with replacement; the spread of the results is that of a repeated experiment.
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 RESAMPLES = 2_000
 LEVEL = 0.95
@@ -33,7 +32,7 @@ def resample_counts(n: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def percentile_interval(
-    sample: ArrayLike, tail: float = TAIL, method: Literal["linear", "inverted_cdf"] = "linear"
+    sample: float | np.ndarray, tail: float = TAIL, method: Literal["linear", "inverted_cdf"] = "linear"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of the 95 % interval over the first axis of a sample (resamples, ...).
 

@@ -105,11 +105,7 @@ def compare_approaches(fit: Fit) -> records.Approaches:
         flops = flops_formula(name, points, points.N, C)
         parabolas = isoflop_parabolas(points, C)
         if len(parabolas) > len(groups):
-            groups = []
-            for parabola in parabolas:
-                fields = vars(parabola) | {"rows": points.row_numbers[parabola.index].tolist(), "compute": name}
-                del fields["index"]
-                groups.append(records.IsoflopParabola(**fields))
+            groups = [replace(parabola, compute=name) for parabola in parabolas]
         laws = {
             "1: lower envelope of the runs": envelope_law(points, C, fit.seed),
             "2: IsoFLOP parabolas": isoflop_law(points, C, parabolas, fit.seed),

@@ -217,7 +217,11 @@ class ApproachExponent:
 
 @dataclass(frozen=True)
 class IsoflopParabola:
-    """The parabola of loss in ln N through the runs (file rows) of compute C, and its minimum."""
+    """Runs of equal compute C and the parabola loss = c0 + c1 z + c2 z^2 in z = ln N - ln center.
+
+    ``rows`` are the runs, by their rows of the file, ``N``, ``D`` and ``loss`` the minimum; ``inside`` says whether it
+    is one and lies within the sizes tried.
+    """
 
     C: float
     rows: list[int]
@@ -227,7 +231,7 @@ class IsoflopParabola:
     D: float | None
     loss: float
     inside: bool
-    compute: str
+    compute: str = ""
 
 
 @dataclass(frozen=True)

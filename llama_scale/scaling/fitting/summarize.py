@@ -206,7 +206,7 @@ def _frontier(fit: Fit, flops: Flops) -> records.Frontier:
         return np.log(sizes[..., -1] / sizes[..., -2]) / np.log(NEXT)
 
     def point(index: int, factor: int) -> records.FrontierPoint:
-        at = {name: Estimate.of(best[name][index], sample[name][:, index]) for name in best}
+        at: dict[str, Any] = {name: Estimate.of(best[name][index], sample[name][:, index]) for name in best}
         run = fit.predict(best["N"][index], best["D"][index])
         ends = {name: float(run[name][0]) for name in ("run_low", "run_high")}
         at["loss"] = records.RunEstimate(**vars(at["loss"]), **ends)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from llama_scale.bootstrap import percentile_interval
 from llama_scale.scaling.fitting.chinchilla import BESIROGLU, Flops, Surface, SurfaceModel
@@ -50,8 +51,8 @@ class Design:
 
 
 def forecast_width(
-    N: np.ndarray,
-    D: np.ndarray,
+    N: ArrayLike,
+    D: ArrayLike,
     target: tuple[float, float],
     noise: float = NOISE,
     law: Surface = BESIROGLU,
@@ -93,7 +94,7 @@ def best_design(
         widths = [forecast_width([r.N for r in sizes], D, target, noise, law, studies) for sizes, D in grids]
         order = np.argsort(widths)[:finalists]
         grids = [grids[i] for i in order]
-    return Design(*grids[0], widths[order[0]]) if grids else None
+    return Design(grids[0][0], grids[0][1], widths[order[0]]) if grids else None
 
 
 def _grids(rungs: list[Rung], flops: float) -> Iterator[tuple[list[Rung], np.ndarray]]:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,16 +83,14 @@ def forecast(study: str | Path, runs: str, now: datetime | None = None) -> Forec
     """
     laws = FittedLaws.read(study)
     rows = []
-    for text in runs.split(","):
-        size, tokens = _parse_run(laws, text.strip())
+    for run in map(str.strip, runs.split(",")):
+        size, tokens = _parse_run(laws, run)
         known = _same(laws.column("model_size"), laws.column("tokens"), size, tokens)
         if known.any():
             fitted = laws.runs[int(known.argmax())]
-            raise InputError(f"runs: {text.strip()}: the law was fitted to it ({fitted.run})")
-        loss = laws.predict(size, tokens)
-        flops = float(laws.flops.per_token(size) * tokens)
-        row = {"run": text.strip(), "model_size": size, "tokens": tokens, "flops": flops}
-        rows.append(ForecastRun(**row, **vars(loss)))
+            raise InputError(f"runs: {run}: the law was fitted to it ({fitted.run})")
+        flops, loss = float(laws.flops.per_token(size) * tokens), laws.predict(size, tokens)
+        rows.append(ForecastRun(run=run, model_size=size, tokens=tokens, flops=flops, **vars(loss)))
     return Forecast(
         written_at=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
         laws_sha256=sha256(laws_path(study)),
@@ -173,8 +172,9 @@ def score(forecast: Forecast, points: Points) -> ScoredForecast:
                 covered=row.run_low <= loss <= row.run_high if loss else None,
             )
         )
+    fields: dict[str, Any] = vars(forecast) | {"runs": rows}
     return ScoredForecast(
-        **(vars(forecast) | {"runs": rows}),
+        **fields,
         measured=sum(row.measured is not None for row in rows),
         covered=sum(bool(row.covered) for row in rows),
         scored_points_sha256=points.sha256,
