@@ -61,33 +61,26 @@ def log_log_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(slope), float(level)
 
 
-def _front_law(x: np.ndarray, loss: np.ndarray, y: np.ndarray, seed: int, resamples: int) -> PowerFit | None:
-    """Return the power law of ``y`` along the front of ``loss`` over ``x``, runs resampled."""
+def front_law(x: np.ndarray, loss: np.ndarray, y: np.ndarray, seed: int) -> PowerFit | None:
+    """Return the power law of ``y`` along the front of ``loss`` over ``x``, runs resampled; None where under 3."""
     index = pareto_front(x, loss)
     slope, level = log_log_line(x[index], y[index])
     if not np.isfinite(slope):
         return None
     sample = []
-    for drawn in resample_indices(len(x), resamples, seed):  # (n,)
+    for drawn in resample_indices(len(x), RESAMPLES, seed):  # (n,)
         own = drawn[pareto_front(x[drawn], loss[drawn])]
         sample.append(log_log_line(x[own], y[own])[0])
     sample = np.array(sample)
     return PowerFit(slope, level, sample[np.isfinite(sample)], x[index], y[index])
 
 
-def single_quantity_laws(points: Points, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, PowerFit]:
-    """Return loss as a power of N, of D and of compute, each along the best runs."""
-    columns = {"N": points.N, "D": points.D, "C": points.compute}  # (n,)
-    laws = {name: _front_law(x, points.loss, points.loss, seed, resamples) for name, x in columns.items()}
-    return {name: law for name, law in laws.items() if law}
-
-
-def envelope_law(points: Points, C: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> PowerFit | None:
+def envelope_law(points: Points, C: np.ndarray, seed: int) -> PowerFit | None:
     """Return N of the best runs as a power of their compute (approach 1); None where under 3."""
     level = C.copy()
     for index in group_by_compute(C):
         level[index] = np.exp(np.log(C[index]).mean())
-    return _front_law(level, points.loss, points.N, seed, resamples)
+    return front_law(level, points.loss, points.N, seed)
 
 
 def group_by_compute(C: np.ndarray) -> list[np.ndarray]:

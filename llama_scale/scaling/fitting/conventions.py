@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from llama_scale.scaling.fitting import fitted_laws as records
-from llama_scale.scaling.fitting.approaches import envelope_law, isoflop_law, isoflop_parabolas, single_quantity_laws
+from llama_scale.scaling.fitting.approaches import envelope_law, front_law, isoflop_law, isoflop_parabolas
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface, fit_flops
 from llama_scale.scaling.fitting.fit import Fit, fit_surface
 from llama_scale.scaling.fitting.fitted_laws import ApproachExponent, Estimate
@@ -39,21 +39,18 @@ def parameter_counts(points: Points) -> dict[str, np.ndarray]:
     return counts
 
 
-def compute_counts(points: Points, N: np.ndarray) -> dict[str, np.ndarray]:
+def compute_counts(points: Points, N: np.ndarray) -> list[tuple[Flops, np.ndarray]]:
     """Return the ways to count compute, (n,) each: 6ND, and columns that differ by over 1 %."""
     six_nd = 6 * N * points.D
     columns = {} if points.flops is None else {points.columns["flops"]: points.flops}
     if points.has("flops_full"):
         columns["flops_full"] = points.numeric("flops_full")
-    known = COMPUTE if points.has(OUR_COUNT) else {}
-    return {"6ND": six_nd} | {
-        known.get(name, f"column {name!r}"): C for name, C in columns.items() if np.abs(C / six_nd - 1).max() > 0.01
-    }
-
-
-def flops_formula(name: str, points: Points, N: np.ndarray, C: np.ndarray) -> Flops:
-    """Return the FLOPs of a token that a way to count compute (n,) implies."""
-    return Flops("6ND") if name == "6ND" else fit_flops(name, N, points.D, C)
+    known, counts = COMPUTE if points.has(OUR_COUNT) else {}, [(Flops("6ND"), six_nd)]
+    for column, C in columns.items():
+        if np.abs(C / six_nd - 1).max() > 0.01:
+            name = known.get(column, f"column {column!r}")
+            counts.append((fit_flops(name, N, points.D, C), C))
+    return counts
 
 
 def optimal_size_exponent(law: Surface, flops: Flops, C: np.ndarray) -> np.ndarray:
@@ -73,8 +70,7 @@ def fit_each_convention(fit: Fit) -> list[records.ConventionFit]:
         points = replace(fit.points, N=N)
         # The law that was fitted already, for its own N.
         own = fit if N is fit.points.N else fit_surface(points, RESAMPLES, fit.seed, STARTS)
-        for compute_name, C in compute_counts(points, N).items():
-            flops = flops_formula(compute_name, points, N, C)
+        for flops, C in compute_counts(points, N):
             budget = np.array([BEYOND * C.max()])
             size, tokens = own.law.optimum(budget, flops)
             size_sample, _ = own.resampled.optimum(budget, flops)  # (S, 1)
@@ -82,7 +78,7 @@ def fit_each_convention(fit: Fit) -> list[records.ConventionFit]:
             rows.append(
                 records.ConventionFit(
                     N=size_name,
-                    compute=compute_name,
+                    compute=flops.name,
                     alpha=Estimate.of(own.law.alpha, own.resampled.alpha),
                     beta=Estimate.of(own.law.beta, own.resampled.beta),
                     E=Estimate.of(own.law.E, own.resampled.E),
@@ -101,36 +97,33 @@ def compare_approaches(fit: Fit) -> records.Approaches:
     The parabolas are those of the count of compute that groups the most runs.
     """
     points, rows, groups = fit.points, [], []
-    for name, C in compute_counts(points, points.N).items():
-        flops = flops_formula(name, points, points.N, C)
+    for flops, C in compute_counts(points, points.N):
         parabolas = isoflop_parabolas(points, C)
         if len(parabolas) > len(groups):
-            groups = [replace(parabola, compute=name) for parabola in parabolas]
+            groups = [replace(parabola, compute=flops.name) for parabola in parabolas]
         laws = {
             "1: lower envelope of the runs": envelope_law(points, C, fit.seed),
             "2: IsoFLOP parabolas": isoflop_law(points, C, parabolas, fit.seed),
         }
         for approach, law in laws.items():
             if law is None or not len(law.sample):
-                rows.append(ApproachExponent(approach, name, count=0))
+                rows.append(ApproachExponent(approach, flops.name, count=0))
             else:
                 ends = {"exponent": law.estimate(), "exponent_D": law.estimate(lambda a: 1 - a)}
-                rows.append(ApproachExponent(approach, name, len(law.x), **ends))
+                rows.append(ApproachExponent(approach, flops.name, len(law.x), **ends))
         a, sample = (optimal_size_exponent(law, flops, C) for law in (fit.law, fit.resampled))
         ends = {"exponent": Estimate.of(a, sample), "exponent_D": Estimate.of(1 - a, 1 - sample)}
-        rows.append(ApproachExponent("3: surface L(N, D)", name, len(points), **ends))
+        rows.append(ApproachExponent("3: surface L(N, D)", flops.name, len(points), **ends))
     return records.Approaches(rows, groups)
 
 
 def power_laws(fit: Fit) -> list[records.PowerLaw]:
-    """Return loss as a power of N, D and compute alone (Kaplan et al.): L = (x_c / x)^alpha."""
-    return [
-        records.PowerLaw(
-            x=name,
-            runs=len(law.x),
-            alpha=law.estimate(np.negative),
-            scale=float(np.exp(-law.level / law.slope)) if law.slope < 0 else None,
-            r2=law.r2,
-        )
-        for name, law in single_quantity_laws(fit.points, fit.seed).items()
-    ]
+    """Return loss as a power of N, D and compute alone, along the best runs (Kaplan et al.): L = (x_c / x)^alpha."""
+    points, laws = fit.points, []
+    for name, x in {"N": points.N, "D": points.D, "C": points.compute}.items():  # (n,) each
+        law = front_law(x, points.loss, points.loss, fit.seed)
+        if law:
+            scale = float(np.exp(-law.level / law.slope)) if law.slope < 0 else None
+            alpha = law.estimate(np.negative)
+            laws.append(records.PowerLaw(name, runs=len(law.x), alpha=alpha, scale=scale, r2=law.r2))
+    return laws

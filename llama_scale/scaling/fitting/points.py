@@ -68,15 +68,9 @@ class Points:
 
     def select(self, mask: np.ndarray) -> "Points":
         """Return the points where ``mask`` (n,) is true."""
-        return replace(
-            self,
-            N=self.N[mask],
-            D=self.D[mask],
-            loss=self.loss[mask],
-            flops=None if self.flops is None else self.flops[mask],
-            rows=[row for row, kept in zip(self.rows, mask, strict=True) if kept],
-            row_numbers=self.row_numbers[mask],
-        )
+        columns = {name: getattr(self, name)[mask] for name in ("N", "D", "loss", "row_numbers")}
+        flops = None if self.flops is None else self.flops[mask]
+        return replace(self, **columns, flops=flops, rows=[self.rows[i] for i in np.flatnonzero(mask)])
 
     def has(self, column: str) -> bool:
         """Return whether the file has a column with at least one value in it."""
@@ -165,18 +159,11 @@ def parse_columns(text: str | None) -> dict[str, str]:
 
 
 def read_points(path: str | Path, columns: dict[str, str] | None = None, where: str | None = None) -> Points:
-    """Read and check the points of a CSV file.
+    """Read and check the points of a CSV file (see ``read_rows``); ``where`` are rows to keep (see ``Points.match``).
 
-    Args:
-        path: The CSV file, with a header; separated by commas, or by semicolons or tabs. Empty
-            rows and lines that begin with # are left out.
-        columns: The file's names of N, D, loss and flops where they differ; N is also read from
-            n_params_non_embedding, D from tokens. Without a column for D, D = flops / 6N.
-        where: Rows to keep, as in ``Points.match``.
-
-    Raises:
-        InputError: A file, column or value is missing, not a positive number, or the rows are
-            annealed and un-annealed points mixed.
+    ``columns`` are the file's names of N, D, loss and flops where they differ; N is also read from
+    n_params_non_embedding, D from tokens. Without a column for D, D = flops / 6N. Raises InputError where a file,
+    column or value is missing, not a positive number, or the rows are annealed and un-annealed points mixed.
     """
     rows, header = read_rows(path)
     mapping = _map_columns(path, header, columns or {})
@@ -199,11 +186,10 @@ def read_points(path: str | Path, columns: dict[str, str] | None = None, where: 
         if not len(points):
             raise InputError(f"{path}: no row of {len(rows)} meets where {where!r}")
     values = {name: _positive(points, column) for name, column in mapping.items()}
-    derived = "D" not in mapping
-    if derived:
+    if "D" not in mapping:
         values["D"] = values["flops"] / (6 * values["N"])
     points = replace(points, **values)
-    return replace(points, warnings=_warnings(points, derived))
+    return replace(points, warnings=_warnings(points))
 
 
 def _map_columns(path: str | Path, header: list[str], columns: dict[str, str]) -> dict[str, str]:
@@ -226,7 +212,8 @@ def _map_columns(path: str | Path, header: list[str], columns: dict[str, str]) -
 def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
     """Return the rows of a CSV file by column, as text, and its header.
 
-    Empty rows and lines that begin with # are left out. Raises InputError where the file is absent
+    Cells are separated by commas, or else by semicolons or tabs. Empty rows and lines that begin with # are left out.
+    Raises InputError where the file is absent
     or no CSV, or where a row has other fields than the header.
     """
     try:
@@ -234,7 +221,6 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
             lines = [line for line in file if not line.startswith("#")]
         while lines and not lines[0].strip():
             lines.pop(0)
-        # Cells are separated by commas, or else by semicolons or tabs.
         mark = next((mark for mark in ",;\t" if lines and mark in lines[0]), ",")
         reader = csv.DictReader(lines, delimiter=mark)
         header = [name.strip() for name in reader.fieldnames or []]
@@ -272,28 +258,22 @@ def _positive(points: Points, column: str) -> np.ndarray:
     return values
 
 
-def annealed(points: Points) -> np.ndarray | None:
-    """Return whether each run's learning rate was decayed, bool (n,); None if not recorded."""
-    if not points.has("annealed"):
-        return None
-    cells = [row["annealed"].strip().lower() for row in points.rows]
-    for number, cell in zip(points.row_numbers, cells, strict=True):
+def _warnings(points: Points) -> list[str]:
+    """Return what is odd about points in words; raise InputError where some are annealed and some not."""
+    warnings = []
+    cells = [row["annealed"].strip().lower() for row in points.rows] if points.has("annealed") else []
+    for number, cell in zip(points.row_numbers, cells, strict=False):
         if cell not in TRUE + FALSE:
             raise InputError(f"{points.file}: row {number}, column 'annealed': expected true or false, found {cell!r}")
-    return np.array([cell in TRUE for cell in cells])
-
-
-def _warnings(points: Points, derived: bool) -> list[str]:
-    """Return what is odd about points in words; raise InputError where some are annealed and some not."""
-    done, warnings = annealed(points), []
-    if done is not None and done.any() and not done.all():
-        first = points.row_numbers[~done][0]
+    annealed = np.isin(cells, TRUE)  # (n,), or (0,) where the file does not say
+    if annealed.any() and not annealed.all():
+        first = points.row_numbers[~annealed][0]
         raise InputError(
-            f"{points.file}: {(~done).sum()} of {len(points)} runs are not annealed (row {first} is the first): "
+            f"{points.file}: {(~annealed).sum()} of {len(points)} runs are not annealed (row {first} is the first): "
             "their losses lie 1.3 to 2.8 % above those of annealed runs, so one fit cannot take both; keep one kind, "
             "as where annealed==true"
         )
-    if derived:
+    if "D" not in points.columns:
         warnings.append(f"The file has no D; D = {points.columns['flops']} / 6N.")
     for name, values in (("N", points.N), ("D", points.D)):
         if np.median(values) < SMALLEST:
@@ -306,7 +286,7 @@ def _warnings(points: Points, derived: bool) -> list[str]:
             f"The largest loss is {points.loss.max():g}: a perplexity, or a run that diverged? "
             "The law is of a loss in nats per token."
         )
-    if done is not None and not done.any():
+    if cells and not annealed.any():
         warnings.append(
             "No run is annealed: losses from the middle of a schedule lie above those of "
             "finished runs by an amount that depends on D, which bends the fit."

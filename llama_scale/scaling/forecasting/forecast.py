@@ -146,9 +146,9 @@ def write_forecast(forecast: Forecast, out: Path) -> Path:
 def read_forecast(path: str | Path) -> Forecast:
     """Read a forecast; raise InputError where it is none."""
     values = read_json(path)
-    if not isinstance(values, dict) or values.get("format") not in READABLE:
-        raise InputError(f"{path}: not {FORMAT}; launch/scaling.py forecast writes one")
     try:
+        if not isinstance(values, dict) or values.get("format") not in READABLE:
+            raise InputError(f"not {FORMAT}")
         return from_json(Forecast, values)
     except InputError as error:
         raise InputError(f"{path}: {error}; launch/scaling.py forecast writes one") from None
