@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from itertools import product
 
 import numpy as np
 from scipy.optimize import nnls
@@ -195,14 +196,13 @@ class SurfaceModel:
         With both exponents given the law is linear in E, A' and B', which are then those of
         least relative squared error that are not negative.
         """
-        side = int(np.ceil(np.sqrt(count)))
-        starts = []
-        for alpha in np.geomspace(0.06, 1.8, side):
-            for beta in np.geomspace(0.06, 1.8, int(np.ceil(count / side))):
-                columns = np.exp(-alpha * self.x), np.exp(-beta * self.y), np.ones_like(loss)
-                terms, _ = nnls(np.stack(columns, 1) / loss[:, None], np.ones_like(loss))
-                a, b, e = np.log(np.maximum(terms, 1e-3 * loss.min()))
-                starts.append([a, alpha, b, beta, e])
+        side, starts, ones = int(np.ceil(np.sqrt(count))), [], np.ones_like(loss)
+        alphas, betas = (np.geomspace(0.06, 1.8, steps) for steps in (side, int(np.ceil(count / side))))
+        for alpha, beta in product(alphas, betas):
+            columns = np.exp(-alpha * self.x), np.exp(-beta * self.y), ones
+            terms, _ = nnls(np.stack(columns, 1) / loss[:, None], ones)
+            a, b, e = np.log(np.maximum(terms, 1e-3 * loss.min()))
+            starts.append([a, alpha, b, beta, e])
         return np.array(starts)
 
     def theta_of(self, law: Surface) -> np.ndarray:

@@ -157,9 +157,8 @@ def _search(model: SurfaceModel, solve: Solver, loss: np.ndarray, starts: int) -
     thetas, objectives = solve(begin, np.ones(1))
     other, other_objective = _second_optimizer(model, loss, begin, model.bounds(loss))
     if other_objective < objectives.min() * (1 - SAME_OBJECTIVE):
-        polished_theta, polished_objective = solve(other[None], np.ones(1))
-        thetas = np.concatenate((thetas, polished_theta))
-        objectives = np.concatenate((objectives, polished_objective))
+        polished, its_objective = solve(other[None], np.ones(1))
+        thetas, objectives = np.append(thetas, polished, axis=0), np.append(objectives, its_objective)
     best, least = thetas[objectives.argmin()], float(objectives.min())
     share = float(np.mean(objectives[: len(begin)] <= least * (1 + SAME_OBJECTIVE)))
     check = Check(
@@ -185,11 +184,7 @@ def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 
 def try_hold_out(
     points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[HoldOut | None, list[str]]:
-    """Return ``hold_out`` and no notes, or None and the reason in words.
-
-    Only the rules ``largest`` and ``none`` may fail to leave a fit; a condition that was asked
-    for raises InputError instead.
-    """
+    """Return ``hold_out`` and no notes, or None and the reason in words; a condition raises InputError instead."""
     if rule == "none":
         return None, ["No run was held out, so nothing shows how well the law predicts."]
     try:
@@ -203,8 +198,7 @@ def try_hold_out(
 def held_out_mask(points: Points, rule: str) -> np.ndarray:
     """Return the mask (n,) of the runs that a rule leaves out; raise InputError where it is none or all.
 
-    The rule is ``largest`` (the run or runs of greatest compute) or a condition on the rows left out, such as
-    ``flops>=1e20`` (see ``Points.match``).
+    The rule is ``largest``, the run or runs of greatest compute, or a condition as of ``Points.match``.
     """
     out = points.compute >= points.compute.max() * (1 - 1e-6) if rule == "largest" else points.match(rule)
     if not out.any() or out.all():

@@ -288,6 +288,15 @@ class Threshold:
 
 
 @dataclass(frozen=True)
+class FlopsFormula:
+    """FLOPs of a token, 6N (1 + c N^-g)^power."""
+
+    c: float
+    g: float
+    power: int
+
+
+@dataclass(frozen=True)
 class FrontierPoint:
     """The compute-optimal model at C, ``factor`` times the compute of the largest run."""
 
@@ -302,14 +311,14 @@ class FrontierPoint:
 class Frontier:
     """The compute-optimal N*(C), D*(C) and loss, for one way to count FLOPs.
 
-    ``determined`` says whether the exponents lie where those of language models do; ``flops`` are c, g and power of
-    ``chinchilla.Flops``; ``exponent`` is that of N*(C) around the largest run.
+    ``determined`` says whether the exponents lie where those of language models do; ``exponent``
+    is that of N*(C) around the largest run.
     """
 
     convention: str
     determined: bool
     flops_per_token: str
-    flops: dict[str, Any]
+    flops: FlopsFormula
     largest_deviation: float
     exponent: Estimate
     C: list[float]
@@ -436,7 +445,7 @@ class FittedLaws:
     @cached_property
     def flops(self) -> Flops:
         """The FLOPs of a token as ``best_frontier`` counts them."""
-        return Flops(self.best_frontier.convention, **self.best_frontier.flops)
+        return Flops(self.best_frontier.convention, **vars(self.best_frontier.flops))
 
     @cached_property
     def fitted_flops(self) -> np.ndarray:

@@ -265,7 +265,7 @@ def _warnings(points: Points) -> list[str]:
     for number, cell in zip(points.row_numbers, cells, strict=False):
         if cell not in TRUE + FALSE:
             raise InputError(f"{points.file}: row {number}, column 'annealed': expected true or false, found {cell!r}")
-    annealed = np.isin(cells, TRUE)  # (n,), or (0,) where the file does not say
+    annealed = np.array([cell in TRUE for cell in cells], dtype=bool)  # (n,), or (0,) where the file does not say
     if annealed.any() and not annealed.all():
         first = points.row_numbers[~annealed][0]
         raise InputError(

@@ -72,11 +72,9 @@ def summarize(fit: Fit, hold_out: HoldOut | None, notes: list[str] | None = None
 def _flops_counts(points: Points) -> list[Flops]:
     """Return the ways to count the FLOPs of a token: 6ND, then the file's where it differs."""
     counts = [Flops("6ND")]
-    if points.flops is None:
-        return counts
-    name = f"exact, {points.compute_name}" if points.of_this_project else points.compute_name
-    if np.abs(points.flops / (6 * points.N * points.D) - 1).max() > 0.01:
-        counts.append(fit_flops(name, points.N, points.D, points.flops))
+    if np.abs(points.compute / (6 * points.N * points.D) - 1).max() > 0.01:
+        name = f"exact, {points.compute_name}" if points.of_this_project else points.compute_name
+        counts.append(fit_flops(name, points.N, points.D, points.compute))
     return counts
 
 
@@ -104,7 +102,7 @@ def _conventions(points: Points) -> records.Conventions:
         "n_params": f"all parameters, {EMBEDDED}",
         "n_params_matmul": f"parameters of matrix products, {HEADED}",
     }
-    tokens = f"{points.columns['flops']} / 6N" if "D" not in points.columns else None
+    tokens = f"training tokens, column {points.columns['D']!r}" if "D" in points.columns else ""
     unit = " in nats per token" if own and points.columns["loss"] == "loss" else ""
     flops = "6ND, for lack of a column of counted FLOPs"
     if points.flops is not None:
@@ -112,7 +110,7 @@ def _conventions(points: Points) -> records.Conventions:
         flops = f"{points.compute_name}: training FLOPs as counted{counted}"
     return records.Conventions(
         model_size=(own and sizes.get(column)) or f"column {column!r}",
-        tokens=tokens or f"training tokens, column {points.columns['D']!r}",
+        tokens=tokens or f"{points.columns['flops']} / 6N",
         loss=f"column {points.columns['loss']!r}{unit}",
         flops=flops,
     )
@@ -217,7 +215,7 @@ def _frontier(fit: Fit, flops: Flops) -> records.Frontier:
         convention=flops.name,
         determined=all(least <= x <= most for x in (fit.law.alpha, fit.law.beta)),
         flops_per_token=flops.formula(),
-        flops={"c": flops.c, "g": flops.g, "power": flops.power},
+        flops=records.FlopsFormula(flops.c, flops.g, flops.power),
         largest_deviation=flops.error,
         exponent=Estimate.of(exponent(best["N"]), exponent(sample["N"])),
         C=C[:CURVE].tolist(),

@@ -71,15 +71,11 @@ class ScoredForecast(Forecast):
 
 
 def forecast(study: str | Path, runs: str, now: datetime | None = None) -> Forecast:
-    """Return a dated forecast of runs by the laws of a study.
+    """Return a dated forecast of runs by the laws of a study: its folder, or its laws.json.
 
-    Args:
-        study: Folder with laws.json, or the file.
-        runs: ``SIZE:TOKENS,SIZE:TOKENS``; a size is a number of parameters as the law counts them or a rung's name.
-        now: The date; None is the present.
-
-    Raises:
-        InputError: ``runs`` cannot be read, or one of them was fitted: what is known cannot be forecast.
+    ``runs`` are ``SIZE:TOKENS,SIZE:TOKENS``; a size is a number of parameters as the law counts them or a rung's name.
+    ``now`` is the date; None is the present. Raises InputError where ``runs`` cannot be read, or where one of them was
+    fitted: what is known cannot be forecast.
     """
     laws = FittedLaws.read(study)
     rows = []

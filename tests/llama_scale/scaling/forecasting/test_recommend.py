@@ -12,6 +12,7 @@ from llama_scale.files import read_json
 from llama_scale.scaling.fitting import summarize
 from llama_scale.scaling.fitting.chinchilla import fit_flops
 from llama_scale.scaling.fitting.fit import fit_surface
+from llama_scale.scaling.fitting.fitted_laws import FlopsFormula
 from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.forecasting import recommend
 from tests.conftest import run_script
@@ -43,7 +44,7 @@ def test_rung_costs_the_budget_in_the_studys_vocabulary_and_context(laws, shape)
     N = np.array([count_parameters(model).non_embedding for model in models], dtype=float)
     flops = np.array([flops_per_token(model) for model in models]) * 1e8
     exact = fit_flops("exact", N, np.full(7, 1e8), flops)
-    formula = {"c": exact.c, "g": exact.g, "power": exact.power}
+    formula = FlopsFormula(exact.c, exact.g, exact.power)
     frontier = replace(laws.best_frontier, convention="exact", flops=formula)
     own = replace(laws, frontier=[frontier])
     for C in (3e15, 1e17):
