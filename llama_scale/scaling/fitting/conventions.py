@@ -75,13 +75,12 @@ def fit_each_convention(fit: Fit) -> list[records.ConventionFit]:
             size, tokens = own.law.optimum(budget, flops)
             size_sample, _ = own.resampled.optimum(budget, flops)  # (S, 1)
             exponents = (optimal_size_exponent(law, flops, C) for law in (own.law, own.resampled))
+            law, sample = vars(own.law), vars(own.resampled)
             rows.append(
                 records.ConventionFit(
                     N=size_name,
                     compute=flops.name,
-                    alpha=Estimate.of(own.law.alpha, own.resampled.alpha),
-                    beta=Estimate.of(own.law.beta, own.resampled.beta),
-                    E=Estimate.of(own.law.E, own.resampled.E),
+                    **{name: Estimate.of(law[name], sample[name]) for name in ("alpha", "beta", "E")},
                     exponent=Estimate.of(*exponents),
                     C=float(budget[0]),
                     optimal_N=Estimate.of(size[0], size_sample[:, 0]),

@@ -87,11 +87,6 @@ def loss_axis(name: str, loss: np.ndarray) -> np.ndarray:
     return np.log(loss) if name == "power" else np.asarray(loss)
 
 
-def score_columns(points: Points) -> list[str]:
-    """Return the columns of scores that the points have."""
-    return [c for c in points.rows[0] if (RATE.fullmatch(c) or BITS.fullmatch(c)) and points.has(c)]
-
-
 def lower_is_better(points: Points, column: str) -> bool:
     """Return whether a column is a loss, so that lower is better."""
     return column == points.columns["loss"] or bool(BITS.fullmatch(column))
@@ -168,16 +163,13 @@ def thresholds(fit: Fit, flops: Flops) -> tuple[list[Threshold], dict[str, list[
     end of the interval is None: not reached. At a hundredth of the least compute it is a bound, at or below which the
     level is passed; ``at_most`` names those of ``value``, ``low`` and ``high``.
     """
-    rows, links = [], {}
-    for column in dict.fromkeys([fit.points.columns["loss"], *score_columns(fit.points)]):
-        links[column], reason = fit_links(fit.points, column, fit.seed)
-        best = links[column][0] if links[column] else None
+    points, rows, links = fit.points, [], {}
+    scores = [c for c in points.rows[0] if (RATE.fullmatch(c) or BITS.fullmatch(c)) and points.has(c)]
+    for column in dict.fromkeys([points.columns["loss"], *scores]):
+        links[column], reason = fit_links(points, column, fit.seed)
         for level in threshold_levels(fit, column):
-            measured = _measured(fit, column, level)
-            if best is None:
-                rows.append(Threshold(column, level, measured, reason=reason))
-            else:
-                rows.append(_expected(fit, flops, best, Threshold(column, level, measured)))
+            threshold = Threshold(column, level, _measured(fit, column, level), reason=reason)
+            rows.append(_expected(fit, flops, links[column][0], threshold) if links[column] else threshold)
     return rows, links
 
 
@@ -205,8 +197,7 @@ def _expected(fit: Fit, flops: Flops, link: Link, threshold: Threshold) -> Thres
     points = fit.points
     compute = 6 * points.N * points.D if flops.name == "6ND" else points.compute
     C = np.geomspace(compute.min() / FURTHEST, compute.max() * FURTHEST, STEPS)
-    loss = float(link.loss(threshold.level))
-    loss_sample = link.loss(threshold.level, sample=True)
+    loss, loss_sample = float(link.loss(threshold.level)), link.loss(threshold.level, sample=True)
     N, D = fit.law.optimum(C, flops)
     value = _crossing_compute(C, fit.law.loss(N, D)[None], np.atleast_1d(loss))[0]
     sample_N, sample_D = fit.resampled.optimum(C, flops)  # (S, n)

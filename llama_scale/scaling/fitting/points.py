@@ -109,14 +109,11 @@ class Points:
             if column not in self.rows[0]:
                 known = [*self.columns, *self.rows[0]]
                 raise InputError(f"condition {part!r}: {self.file} has no column {column!r}{nearest(column, known)}")
-            if isinstance(value, float):
-                mask &= COMPARE[sign](self.numeric(column), value)
-                continue
-            cells = np.array([row[column].strip().lower() for row in self.rows])
+            text = np.array([row[column].strip().lower() for row in self.rows])
             if value in ("true", "false"):
-                mask &= COMPARE[sign](np.isin(cells, TRUE), value == "true")
+                mask &= COMPARE[sign](np.isin(text, TRUE), value == "true")
             else:
-                mask &= COMPARE[sign](cells, value)
+                mask &= COMPARE[sign](self.numeric(column) if isinstance(value, float) else text, value)
         return mask
 
 
@@ -213,8 +210,7 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
     """Return the rows of a CSV file by column, as text, and its header.
 
     Cells are separated by commas, or else by semicolons or tabs. Empty rows and lines that begin with # are left out.
-    Raises InputError where the file is absent
-    or no CSV, or where a row has other fields than the header.
+    Raises InputError where the file is absent or no CSV, or where a row has other fields than the header.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

@@ -33,9 +33,8 @@ class Profile:
 
 def profiles(fit: Fit) -> dict[str, Profile]:
     """Return the 95 % profile of each parameter of the law."""
-    points = fit.points
-    centered = SurfaceModel(points.N, points.D)
-    uncentered = SurfaceModel(points.N, points.D, center=(0.0, 0.0))
+    centered = SurfaceModel(fit.points.N, fit.points.D)
+    uncentered = SurfaceModel(fit.points.N, fit.points.D, center=(0.0, 0.0))
     # A is a parameter of the uncentered model; the centered one has A times e^(-alpha mean ln N).
     return {name: _profile(fit, uncentered if name in ("A", "B") else centered, name) for name in PARAMETERS}
 
@@ -79,9 +78,8 @@ def crossings(value: np.ndarray, excess: np.ndarray, center: float) -> tuple[flo
 
 
 def _profile(fit: Fit, model: SurfaceModel, name: str) -> Profile:
-    k, points = THETA.index(name), fit.points
-    best = model.theta_of(fit.law)  # (5,)
-    lower, upper = model.bounds(points.loss)
+    k, best = THETA.index(name), model.theta_of(fit.law)  # (5,)
+    lower, upper = model.bounds(fit.points.loss)  # (5,) each
     sample = getattr(fit.resampled, name)
     spread = np.log(sample) if name in ("A", "B", "E") else sample
     low, high = np.percentile(spread, [16, 84])
@@ -89,35 +87,21 @@ def _profile(fit: Fit, model: SurfaceModel, name: str) -> Profile:
     # Squared steps: dense around the optimum, where most intervals end, and far-reaching.
     sides = [best[k] + side * reach * np.linspace(0, 1, STEPS) ** 2 for side in (-1, 1)]
     grid = np.unique(np.clip(np.concatenate(sides), lower[k], upper[k]))  # (S,)
-    excess = profile_objective(model, points.loss, best, k, grid, (lower, upper)) - fit.objective
-    excess /= objective_limit(fit.residual, len(PARAMETERS))
+    target, theta, lower, upper = (
+        np.tile(row, (len(grid), 1)) for row in (np.log(fit.points.loss), best, lower, upper)
+    )  # (S, n), then (S, 5) each
+    lower[:, k] = upper[:, k] = grid  # equal bounds leave the parameter no way to move
+    problems = Problems(target, np.ones_like(target), lower, upper, DELTA)
+    # All values are solved side by side from the optimum, then again from what their neighbors on
+    # either side found: of grid values (1, 2, 3) the second tries of 2 start at the theta of 1 and 3.
+    theta, least, _ = minimize_huber(model, theta, problems)
+    for shift in (1, -1):
+        again, other, _ = minimize_huber(model, np.roll(theta, shift, axis=0), problems)
+        theta = np.where((other < least)[:, None], again, theta)
+        least = np.minimum(least, other)
+    excess = (least - fit.objective) / objective_limit(fit.residual, len(PARAMETERS))
     ends = crossings(grid, excess, best[k])
     if name in ("A", "B", "E"):
         grid = np.exp(grid)
         ends = tuple(None if end is None else float(np.exp(end)) for end in ends)
     return Profile(grid, excess, *ends)
-
-
-def profile_objective(
-    model: SurfaceModel,
-    loss: np.ndarray,
-    best: np.ndarray,
-    k: int,
-    grid: np.ndarray,
-    bounds: tuple[np.ndarray, np.ndarray],
-) -> np.ndarray:
-    """Return the least objective (S,) with parameter ``k`` fixed at each value of ``grid`` (S,).
-
-    All values are solved side by side from the optimum, then again from what their neighbors on
-    either side found: of grid values (1, 2, 3) the second tries of 2 start at the theta of 1 and 3.
-    """
-    lower, upper = (np.tile(bound, (len(grid), 1)) for bound in bounds)  # (S, k)
-    lower[:, k] = upper[:, k] = grid  # equal bounds leave the parameter no way to move
-    target = np.tile(np.log(loss), (len(grid), 1))  # (S, n)
-    problems = Problems(target, np.ones_like(target), lower, upper, DELTA)
-    theta, least, _ = minimize_huber(model, np.tile(best, (len(grid), 1)), problems)
-    for shift in (1, -1):
-        again, other, _ = minimize_huber(model, np.roll(theta, shift, axis=0), problems)
-        theta = np.where((other < least)[:, None], again, theta)
-        least = np.minimum(least, other)
-    return least

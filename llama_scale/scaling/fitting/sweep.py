@@ -35,10 +35,8 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
 
     The best rate of a group of runs of equal N, D and batch is the minimum of a parabola through the best and its
     neighbors on ln lr, each rate with the mean loss of its seeds; the best batch the same, each batch at its best rate.
-
-    Raises:
-        InputError: A column is missing, a group has fewer than three values, or its best value is
-            the smallest or the largest tried, so that the best may lie beyond.
+    Raises InputError where a column is missing, where a group has fewer than three values, or where its best value is
+    the smallest or the largest tried, so that the best may lie beyond.
     """
     rates = _column(points, lr)
     batches = _column(points, batch) if points.has(batch) else np.zeros(len(points))
