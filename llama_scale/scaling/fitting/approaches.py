@@ -17,8 +17,7 @@ from llama_scale.scaling.fitting.fitted_laws import Estimate, IsoflopParabola
 from llama_scale.scaling.fitting.points import Points
 
 SAME_COMPUTE = 0.05
-MIN_SIZES = 4
-MIN_POINTS = 3
+MIN_SIZES, MIN_POINTS = 4, 3
 RESAMPLES = 1_000
 
 
@@ -85,13 +84,12 @@ def envelope_law(points: Points, C: np.ndarray, seed: int) -> PowerFit | None:
 
 def group_by_compute(C: np.ndarray) -> list[np.ndarray]:
     """Return the indices of the runs by compute, those within 5 % of the least together."""
-    groups: list[list[int]] = []
-    for i in np.argsort(C, kind="stable"):
-        if groups and C[i] <= C[groups[-1][0]] * (1 + SAME_COMPUTE):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return [np.array(group) for group in groups]
+    groups, rest = [], np.argsort(C, kind="stable")
+    while len(rest):
+        near = C[rest] <= C[rest[0]] * (1 + SAME_COMPUTE)
+        groups.append(rest[near])
+        rest = rest[~near]
+    return groups
 
 
 def isoflop_parabolas(points: Points, C: np.ndarray) -> list[IsoflopParabola]:
@@ -118,10 +116,8 @@ def _parabola(points: Points, C: np.ndarray, index: np.ndarray, loss: np.ndarray
 def isoflop_law(
     points: Points, C: np.ndarray, parabolas: list[IsoflopParabola], seed: int = 0, resamples: int = RESAMPLES
 ) -> PowerFit | None:
-    """Return N of the parabolas' minima as a power of compute (approach 2); None where under 3.
-
-    Intervals draw the residuals of all parabolas anew, enlarged for the three coefficients that each of them took.
-    """
+    """Return N of the parabolas' minima as a power of compute (approach 2); None where under 3."""
+    # Intervals draw the residuals of all parabolas anew, enlarged for the three coefficients that each of them took.
     inside = [p for p in parabolas if p.inside]
     if len(inside) < MIN_POINTS:
         return None

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 Numbers = float | np.ndarray  # one, or an array of them
+Curvature = Callable[[np.ndarray, np.ndarray], np.ndarray]
 LOWER_EXPONENT, UPPER_EXPONENT = 0.01, 4.0
 LN_LARGEST = np.log(1e30)
 STEPS = 100
@@ -46,8 +47,7 @@ class Surface:
         """
         A, alpha, B, beta = (np.asarray(x)[..., None] for x in (self.A, self.alpha, self.B, self.beta))
         ratio = np.log(alpha * A) - np.log(beta * B)
-        n = (ratio + beta * np.log(np.asarray(C) / 6)) / (alpha + beta)  # ln N
-        n = np.clip(n, 0, LN_LARGEST)
+        n = np.clip((ratio + beta * np.log(np.asarray(C) / 6)) / (alpha + beta), 0, LN_LARGEST)  # ln N
         low, high = np.zeros_like(n), np.full_like(n, LN_LARGEST)
         for _ in range(STEPS):
             N = np.exp(n)
@@ -146,9 +146,7 @@ class SurfaceModel:
         a, alpha, b, beta, e = (theta[:, i : i + 1] for i in range(5))
         return np.exp(a - alpha * self.x), np.exp(b - beta * self.y), np.exp(e)
 
-    def expand(
-        self, theta: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+    def expand(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, Curvature]:
         """Return the value (S, n), its gradient (S, 5, n) and a function for its curvature.
 
         Of weights u and v (S, n) the function returns, summed over the points, u times the outer product of the
@@ -179,10 +177,8 @@ class SurfaceModel:
         return np.log(loss), gradient, curvature
 
     def bounds(self, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lower and upper bounds (5,) of theta for losses (n,).
-
-        E may lie above the least loss: noise puts runs that have levelled off below it.
-        """
+        """Return the lower and upper bounds (5,) of theta for losses (n,)."""
+        # E may lie above the least loss: noise puts runs that have leveled off below it.
         low, high = np.log(loss.min()), np.log(loss.max())
         lower = [low - 60, LOWER_EXPONENT, low - 60, LOWER_EXPONENT, low - 12]
         upper = [high + 5, UPPER_EXPONENT, high + 5, UPPER_EXPONENT, high]
@@ -191,11 +187,9 @@ class SurfaceModel:
         return np.array(lower), np.array(upper)
 
     def starts(self, loss: np.ndarray, count: int) -> np.ndarray:
-        """Return at least ``count`` starts (S, 5): a grid of exponents, the rest by least squares.
-
-        With both exponents given the law is linear in E, A' and B', which are then those of
-        least relative squared error that are not negative.
-        """
+        """Return at least ``count`` starts (S, 5): a grid of exponents, the rest by least squares."""
+        # With both exponents given the law is linear in E, A' and B', which are then those of
+        # least relative squared error that are not negative.
         side, starts, ones = int(np.ceil(np.sqrt(count))), [], np.ones_like(loss)
         alphas, betas = (np.geomspace(0.06, 1.8, steps) for steps in (side, int(np.ceil(count / side))))
         for alpha, beta in product(alphas, betas):

@@ -54,10 +54,7 @@ def compute_counts(points: Points, N: np.ndarray) -> list[tuple[Flops, np.ndarra
 
 
 def optimal_size_exponent(law: Surface, flops: Flops, C: np.ndarray) -> np.ndarray:
-    """Return the mean exponent of N*(C) over the compute (n,) of the runs, () or (S,).
-
-    Runs of one compute have the exponent there: of the next percent.
-    """
+    """Return the mean exponent of N*(C) over the compute (n,) of the runs, () or (S,); of one compute, that there."""
     ends = np.array([C.min(), max(C.max(), 1.01 * C.min())])
     N, _ = law.optimum(ends, flops)
     return np.log(N[..., 1] / N[..., 0]) / np.log(ends[1] / ends[0])
@@ -91,10 +88,7 @@ def fit_each_convention(fit: Fit) -> list[records.ConventionFit]:
 
 
 def compare_approaches(fit: Fit) -> records.Approaches:
-    """Return the exponent of N*(C) by each approach, and the IsoFLOP parabolas.
-
-    The parabolas are those of the count of compute that groups the most runs.
-    """
+    """Return the exponent of N*(C) by each approach, and parabolas of the count of compute that groups most runs."""
     points, rows, groups = fit.points, [], []
     for flops, C in compute_counts(points, points.N):
         parabolas = isoflop_parabolas(points, C)
@@ -120,8 +114,7 @@ def power_laws(fit: Fit) -> list[records.PowerLaw]:
     """Return loss as a power of N, D and compute alone, along the best runs (Kaplan et al.): L = (x_c / x)^alpha."""
     points, laws = fit.points, []
     for name, x in {"N": points.N, "D": points.D, "C": points.compute}.items():  # (n,) each
-        law = front_law(x, points.loss, points.loss, fit.seed)
-        if law:
+        if law := front_law(x, points.loss, points.loss, fit.seed):
             scale = float(np.exp(-law.level / law.slope)) if law.slope < 0 else None
             alpha = law.estimate(np.negative)
             laws.append(records.PowerLaw(name, runs=len(law.x), alpha=alpha, scale=scale, r2=law.r2))

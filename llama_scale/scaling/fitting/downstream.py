@@ -36,21 +36,16 @@ FORMULA = {
 
 @dataclass(frozen=True)
 class Link:
-    """A score as a straight line of loss under one link.
-
-    ``sample`` (S, 2) are the resampled (a, b); ``r2`` is that of the line, ``held_out_error`` the
-    median relative error of the scores of the best runs, predicted without them. ``n`` runs were
-    fitted and ``at_0_or_1`` left out because a score of 0 or 1 has no finite image.
-    """
+    """A score as a straight line a + b x of loss under one link."""
 
     name: str
     a: float
     b: float
-    sample: np.ndarray
-    r2: float
-    held_out_error: float
-    n: int
-    at_0_or_1: int
+    sample: np.ndarray  # resampled (a, b), (S, 2)
+    r2: float  # of the line
+    held_out_error: float  # median relative error of the scores of the best runs, predicted without them
+    n: int  # runs fitted
+    at_0_or_1: int  # runs left out because a score of 0 or 1 has no finite image
 
     def score(self, loss: np.ndarray) -> np.ndarray:
         """Return the score expected at a loss."""
@@ -129,10 +124,8 @@ def _link(name: str, loss: np.ndarray, score: np.ndarray, zeros: int, seed: int)
 
 
 def _resampled_lines(x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
-    """Return (a, b) of lines through resampled runs, (S, 2).
-
-    A resample needs two different x for a slope: of 5 runs, 1 in 625 draws one run five times.
-    """
+    """Return (a, b) of lines through resampled runs, (S, 2)."""
+    # A resample needs two different x for a slope: of 5 runs, 1 in 625 draws one run five times.
     drawn = resample_indices(len(x), RESAMPLES, seed)
     drawn = drawn[[len(np.unique(x[index])) >= 2 for index in drawn]]
     u, v = x[drawn], y[drawn]  # (S, n)
@@ -220,10 +213,7 @@ def _expected(fit: Fit, flops: Flops, link: Link, threshold: Threshold) -> Thres
 
 
 def _crossing_compute(C: np.ndarray, loss: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return where each falling curve of ``loss`` (S, n) over C (n,) meets ``target`` (S,).
-
-    0 stands for a curve that lies below from the first C on, infinity for one that does not meet.
-    """
+    """Return where falling losses (S, n) over C (n,) meet levels (S,): 0 if below from the first, infinity if never."""
     crossing = np.full(len(loss), np.inf)
     for i, (curve, level) in enumerate(zip(loss, target, strict=True)):
         if np.isfinite(level) and curve[0] <= level:

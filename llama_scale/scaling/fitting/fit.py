@@ -53,17 +53,13 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(Search):
-    """A fitted law: its optimum, how it was found, and its bootstrap.
-
-    ``residual`` (n,) is log measured minus log fitted loss; ``resampled`` holds (S,) laws, one a
-    resample of the runs; ``seed`` drew them and draws the residuals of predictions.
-    """
+    """A fitted law: its optimum, how it was found, and its bootstrap."""
 
     points: Points
     law: Surface
-    residual: np.ndarray
-    resampled: Surface
-    seed: int
+    residual: np.ndarray  # log measured minus log fitted loss, (n,)
+    resampled: Surface  # (S,) laws, one a resample of the runs
+    seed: int  # of the resamples, and of the residuals that predictions draw
     warnings: list[str]
 
     def predict(self, N: np.ndarray, D: np.ndarray) -> dict[str, np.ndarray]:
@@ -122,10 +118,7 @@ def objective(law: Surface, points: Points) -> float:
 
 
 def fit_surface(points: Points, resamples: int = RESAMPLES, seed: int = 0, starts: int = STARTS) -> Fit:
-    """Fit the law to ``points`` from so many ``starts``, and to bootstrap resamples drawn by ``seed``.
-
-    Raises InputError where they have too few runs for five parameters, sizes or numbers of tokens.
-    """
+    """Fit the law from so many starts, and to resamples drawn by ``seed``; InputError as of ``check_design``."""
     check_design(points)
     model = SurfaceModel(points.N, points.D)
     lower, upper = model.bounds(points.loss)
@@ -171,10 +164,7 @@ def _search(model: SurfaceModel, solve: Solver, loss: np.ndarray, starts: int) -
 
 
 def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 0) -> HoldOut:
-    """Fit without the runs that ``rule`` leaves out (see ``held_out_mask``) and predict them.
-
-    Raises InputError where it leaves out nothing, or where what is left cannot be fitted.
-    """
+    """Fit without the runs of ``held_out_mask`` and predict them; InputError where that or a fit is impossible."""
     out = held_out_mask(points, rule)
     fit = fit_surface(points.select(~out), resamples, seed)
     left_out = points.select(out)
@@ -184,7 +174,7 @@ def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 
 def try_hold_out(
     points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[HoldOut | None, list[str]]:
-    """Return ``hold_out`` and no notes, or None and the reason in words; a condition raises InputError instead."""
+    """Return ``hold_out`` and no notes, or None and the reason; a condition that fails raises InputError instead."""
     if rule == "none":
         return None, ["No run was held out, so nothing shows how well the law predicts."]
     try:
@@ -196,10 +186,7 @@ def try_hold_out(
 
 
 def held_out_mask(points: Points, rule: str) -> np.ndarray:
-    """Return the mask (n,) of the runs that a rule leaves out; raise InputError where it is none or all.
-
-    The rule is ``largest``, the run or runs of greatest compute, or a condition as of ``Points.match``.
-    """
+    """Return which runs (n,) are out: the ``largest`` (compute) or by a condition; InputError where none or all."""
     out = points.compute >= points.compute.max() * (1 - 1e-6) if rule == "largest" else points.match(rule)
     if not out.any() or out.all():
         raise InputError(f"holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some")
@@ -247,14 +234,10 @@ def _second_optimizer(
 
 
 def _bootstrap(solve: Solver, best: np.ndarray, n: int, resamples: int, seed: int) -> np.ndarray:
-    """Refit resamples of the runs; return theta (S, 5).
-
-    Each starts from the optimum of all runs, then again from the solution of its neighbor, which
-    lies as far from the optimum as its own does.
-    """
-    # A run drawn twice has weight 2 in the objective, one not drawn weight 0: the S resamples are
-    # S problems on the same n runs, solved side by side. np.roll hands each the theta of the row
-    # above, so of rows (a, b, c) the second try starts from (c, a, b).
+    """Refit resamples of the runs; return theta (S, 5)."""
+    # A run drawn twice has weight 2 in the objective, one not drawn weight 0: the S resamples are S problems on the
+    # same n runs, solved side by side. Each starts from the optimum of all runs, then again from the solution of its
+    # neighbor, which lies as far from the optimum as its own does: of rows (a, b, c) from (c, a, b).
     weight = resample_counts(n, resamples, seed).astype(float)  # (S, n)
     first, low = solve(np.tile(best, (resamples, 1)), weight)
     second, high = solve(np.roll(first, 1, axis=0), weight)

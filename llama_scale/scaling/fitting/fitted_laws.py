@@ -112,6 +112,10 @@ class Conventions:
     loss: str
     flops: str = field(metadata={"old": "compute"})
 
+    def by_symbol(self) -> dict[str, str]:
+        """Return the meanings under the symbols of the formula, as the report shows them."""
+        return {"N": self.model_size, "D": self.tokens, "loss": self.loss, "compute": self.flops}
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -217,20 +221,16 @@ class ApproachExponent:
 
 @dataclass(frozen=True)
 class IsoflopParabola:
-    """Runs of equal compute C and the parabola loss = c0 + c1 z + c2 z^2 in z = ln N - ln center.
-
-    ``rows`` are the runs, by their rows of the file, ``N``, ``D`` and ``loss`` the minimum; ``inside`` says whether it
-    is one and lies within the sizes tried.
-    """
+    """Runs of equal compute C and the parabola loss = c0 + c1 z + c2 z^2 in z = ln N - ln center."""
 
     C: float
-    rows: list[int]
+    rows: list[int]  # of the file
     coefficients: list[float]
     center: float = field(metadata={"old": "centre"})
-    N: float | None
+    N: float | None  # of the minimum, as D and loss
     D: float | None
     loss: float
-    inside: bool
+    inside: bool  # whether the minimum is one and lies within the sizes tried
     compute: str = ""
 
 
@@ -269,10 +269,7 @@ class MeasuredRun:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A level of a score: the run that reached it, and where the law expects it to be passed.
-
-    Without a link to expect by, ``reason`` says why and all that follows ``measured`` is None.
-    """
+    """A level of a score: the run that reached it, where the law expects it or, without a link, the ``reason``."""
 
     score: str
     level: float
@@ -309,18 +306,14 @@ class FrontierPoint:
 
 @dataclass(frozen=True)
 class Frontier:
-    """The compute-optimal N*(C), D*(C) and loss, for one way to count FLOPs.
-
-    ``determined`` says whether the exponents lie where those of language models do; ``exponent``
-    is that of N*(C) around the largest run.
-    """
+    """The compute-optimal N*(C), D*(C) and loss, for one way to count FLOPs."""
 
     convention: str
-    determined: bool
+    determined: bool  # whether the exponents lie where those of language models do
     flops_per_token: str
     flops: FlopsFormula
     largest_deviation: float
-    exponent: Estimate
+    exponent: Estimate  # of N*(C) around the largest run
     C: list[float]
     N: Curve
     D: Curve
@@ -375,24 +368,19 @@ class FittedRun:
 
 @dataclass(frozen=True)
 class FittedLaws:
-    """The laws of a study, with everything a reader needs to judge and to use them.
-
-    ``frontier`` has an entry for 6ND and, where the points count FLOPs otherwise, one for that.
-    ``model`` are the settings that all models of a study share, ``links`` go from loss to each
-    column of scores. Numbers have ten digits, as in the file.
-    """
+    """The laws of a study, with all that a reader needs to judge and to use them; numbers as in the file."""
 
     points: PointsFile
     conventions: Conventions
-    model: dict[str, Any]
+    model: dict[str, Any]  # settings that all models of a study share
     surface: FittedSurface
     power: list[PowerLaw]
     repeats: RepeatedTokens | None
     side_by_side: list[ConventionFit]
     approaches: Approaches
-    links: dict[str, list[ScoreLink]]
+    links: dict[str, list[ScoreLink]]  # from loss to each column of scores
     thresholds: list[Threshold]
-    frontier: list[Frontier]
+    frontier: list[Frontier]  # for 6ND and, where the points count FLOPs otherwise, for that
     holdout: HoldOutSummary | None
     runs: list[FittedRun]
     warnings: list[str]

@@ -27,19 +27,14 @@ EMPTY = "", "nan", "none", "null"
 
 @dataclass(frozen=True)
 class Points:
-    """Runs with their size, data, loss and, where known, compute.
+    """Runs with their size, data, loss and, where known, compute."""
 
-    ``N`` parameters, ``D`` tokens, ``loss`` and ``flops`` are float64 (n,); ``flops`` is None
-    when the file has no such column. ``rows`` are the file's own cells, all columns kept.
-    ``row_numbers`` are the rows' positions in the file, counted from 1 after the header.
-    """
-
-    N: np.ndarray
-    D: np.ndarray
+    N: np.ndarray  # parameters, float64 (n,) as D, loss and flops
+    D: np.ndarray  # tokens
     loss: np.ndarray
-    flops: np.ndarray | None
-    rows: list[dict[str, str]]
-    row_numbers: np.ndarray
+    flops: np.ndarray | None  # None when the file has no such column
+    rows: list[dict[str, str]]  # the file's own cells, all columns kept
+    row_numbers: np.ndarray  # positions in the file, counted from 1 after the header
     file: str
     sha256: str
     n_read: int
@@ -99,10 +94,7 @@ class Points:
         return {"run": self.label(index)} | {name: float(column[index]) for name, column in numbers.items()}
 
     def match(self, condition: str) -> np.ndarray:
-        """Return a mask (n,) of the rows that meet ``"N>5e7,annealed==true"`` (all of them).
-
-        A name is N, D, loss, flops or a column. Raises InputError when it is none or the condition cannot be read.
-        """
+        """Return which rows (n,) meet all of ``"N>5e7,annealed==true"``; InputError if unreadable or of no column."""
         mask = np.ones(len(self), dtype=bool)
         for part, name, sign, value in parse_conditions(condition):
             column = self.columns.get(name, name)
@@ -118,15 +110,10 @@ class Points:
 
 
 def parse_conditions(text: str) -> list[tuple[str, str, str, float | str]]:
-    """Read ``"N>5e7,annealed==true"`` as (part, name, sign, value) for each part.
-
-    A value is a number, or text in small letters. Raises InputError where a part cannot be read,
-    or where text is to be larger or smaller.
-    """
+    """Read ``"N>5e7,annealed==true"`` as (part, name, sign, value) each, a value as a number or in small letters."""
     conditions: list[tuple[str, str, str, float | str]] = []
     for part in text.split(","):
-        matched = CONDITION.match(part)
-        if not matched:
+        if not (matched := CONDITION.match(part)):
             raise InputError(f"condition {part!r}: expected e.g. 'N>5e7' or 'annealed==true'")
         name, sign, value = matched.groups()
         try:
@@ -139,10 +126,7 @@ def parse_conditions(text: str) -> list[tuple[str, str, str, float | str]]:
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
-    """Read ``"N=n_params,loss=val_loss"`` into a mapping.
-
-    Raises InputError on an unknown name and on one that is given twice.
-    """
+    """Read ``"N=n_params,loss=val_loss"`` into a mapping; raise InputError on a name unknown or given twice."""
     columns = {}
     for part in text.split(",") if text else []:
         name, equals, column = (piece.strip() for piece in part.partition("="))
@@ -228,8 +212,7 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
         raise InputError(f"{path}: a folder; name a CSV in it, as points.csv of a study") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    doubled = [name for name in header if name and header.count(name) > 1]
-    if doubled:
+    if doubled := [name for name in header if name and header.count(name) > 1]:
         raise InputError(f"{path}: two columns are called {doubled[0]!r}; rename one")
     if not rows:
         raise InputError(f"{path}: no rows; give a CSV with a header and one run a row")

@@ -20,13 +20,10 @@ REACH, STEPS = 12.0, 30
 
 @dataclass(frozen=True)
 class Profile:
-    """A parameter's values (n,), the increase of the objective there in units of the limit (n,).
-
-    The interval is where ``excess`` <= 1; ``low`` or ``high`` is None where it has no end within the values tried.
-    """
+    """A parameter's values (n,), and its interval, where ``excess`` <= 1; a side without an end there is None."""
 
     value: np.ndarray
-    excess: np.ndarray
+    excess: np.ndarray  # of the objective over its least value, in units of the limit, (n,)
     low: float | None
     high: float | None
 

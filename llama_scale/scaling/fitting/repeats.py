@@ -22,10 +22,8 @@ LEAST_EPOCHS = 1.1
 
 
 def effective_tokens(D: np.ndarray, epochs: np.ndarray, R: float) -> np.ndarray:
-    """Return the fresh tokens (n,) that D tokens (n,) of ``epochs`` passes (n,) are worth.
-
-    With R = 15, 100M unique tokens seen four times (D = 400M) count as 100M (1 + 15 (1 - e^(-3/15))) = 372M.
-    """
+    """Return the fresh tokens (n,) that D tokens (n,) of ``epochs`` passes (n,) are worth."""
+    # With R = 15, 100M unique tokens seen four times (D = 400M) count as 100M (1 + 15 (1 - e^(-3/15))) = 372M.
     epochs = np.maximum(epochs, 1)
     return D / epochs * (1 - R * np.expm1(-(epochs - 1) / R))
 

@@ -28,10 +28,7 @@ SAMPLE = 400
 
 
 def summarize(fit: Fit, hold_out: HoldOut | None, notes: list[str] | None = None) -> FittedLaws:
-    """Return what laws.json holds of a fit, with the digits that the file keeps.
-
-    ``notes`` are further warnings, such as why there is no hold-out.
-    """
+    """Return what laws.json holds of a fit, with the digits that it keeps; ``notes`` are further warnings."""
     points, repeats = fit.points, None
     if epochs_vary(points) and len(points) > len(PARAMETERS) + 1:
         repeats = fit_repeats(fit)
@@ -43,15 +40,9 @@ def summarize(fit: Fit, hold_out: HoldOut | None, notes: list[str] | None = None
     if repeats and not repeats.identified:
         warnings.append("The worth of repeated tokens is not identified: the runs give R no end on one side or both.")
     warnings += _holdout_warnings(fit, hold_out) if hold_out else []
+    source = {name: getattr(points, name) for name in ("file", "sha256", "columns", "where")}
     laws = FittedLaws(
-        points=records.PointsFile(
-            file=points.file,
-            sha256=points.sha256,
-            rows=points.n_read,
-            fitted=len(points),
-            columns=points.columns,
-            where=points.where,
-        ),
+        points=records.PointsFile(**source, rows=points.n_read, fitted=len(points)),
         conventions=_conventions(points),
         model=shared_model(points),
         surface=_surface(fit, profile),

@@ -64,10 +64,7 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
 
 
 def best_value(file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.ndarray) -> BestValue:
-    """Return the best of the values (n,) tried at N and D; InputError at the edge of the sweep.
-
-    Runs of one value, as those of several seeds, take their mean loss.
-    """
+    """Return the best of the values (n,) tried at N and D, seeds averaged; InputError at the edge of the sweep."""
     place = f"{file}: N = {N:g}, D = {D:g}"
     # Of values (1, 2, 1) tried is (0, 1, 0): the place of each run among the distinct values, by
     # which bincount sums the losses and counts the runs.
@@ -98,10 +95,7 @@ def _column(points: Points, name: str) -> np.ndarray:
 
 
 def _power_law(bests: list[BestValue], recipe: Callable[[BestValue], float]) -> dict[str, Any]:
-    """Return ln value = c + a ln N + b ln D by least squares, with 95 % intervals.
-
-    An exponent whose quantity does not vary, or that leaves no runs to judge it by, is None.
-    """
+    """Return ln value = c + a ln N + b ln D by least squares, with 95 % intervals; None what the runs do not tell."""
     N, D, value = (np.array([getattr(b, k) for b in bests]) for k in ("N", "D", "value"))
     # ln value = design @ (c, a, b): a column of ones, one of ln N and one of ln D where they vary.
     columns = {"c": np.ones(len(N))} | {n: np.log(x) for n, x in (("N", N), ("D", D)) if len(np.unique(x)) > 1}

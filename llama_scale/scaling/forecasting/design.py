@@ -53,10 +53,7 @@ class Design:
 def forecast_width(
     N: ArrayLike, D: ArrayLike, target: tuple[float, float], noise: float = NOISE, studies: int = STUDIES
 ) -> float:
-    """Return half the 95 % range of the loss forecast at ``target`` (N, D), in percent of it.
-
-    Infinite where the runs cannot be fitted: fewer than six, or fewer than three sizes or numbers of tokens.
-    """
+    """Return half the 95 % range of the loss forecast at ``target`` (N, D), in percent; infinite where no law fits."""
     N, D = np.asarray(N, dtype=float), np.asarray(D, dtype=float)
     if len(N) <= len(PARAMETERS) or min(len(np.unique(N)), len(np.unique(D))) < 3:
         return math.inf

@@ -23,10 +23,7 @@ SAME_SIZE, SAME_TOKENS = 5e-3, 2e-2
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastRun:
-    """A run as it was asked for, its size as the law counts it, and the loss expected of it.
-
-    ``value`` with its intervals is what ``RunEstimate`` has.
-    """
+    """A run as it was asked for, its size as the law counts it, and the loss expected, as of ``RunEstimate``."""
 
     run: str
     model_size: float = field(metadata={"old": "N"})

@@ -70,10 +70,7 @@ def planned_points(runs: list["PlannedRun"]) -> Points:
 
 
 def forecast_request(runs: list["PlannedRun"], column: str = "N") -> str:
-    """Return runs as launch/scaling.py forecast takes them, each size and tokens once.
-
-    A size is its rung's name, or its parameters by ``column`` where the study reshaped it.
-    """
+    """Return runs as launch/scaling.py forecast takes them, each once: as a rung or, reshaped, by ``column``."""
     requests = []
     for run, row in zip(runs, planned_points(runs).rows, strict=True):
         reshaped = count_parameters(load_size(row["size"])).non_embedding != run.n_params_non_embedding

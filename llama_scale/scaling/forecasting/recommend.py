@@ -44,15 +44,11 @@ class OptimalPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class RungPlan(Plan):
-    """The best use of a budget on the rung nearest to the best size.
-
-    ``vocabulary_recorded`` says whether the points name what the rung's size depends on;
-    ``excess_percent`` is how much its loss lies above the best.
-    """
+    """The best use of a budget on the rung nearest to the best size."""
 
     size: str
-    vocabulary_recorded: bool
-    excess_percent: float
+    vocabulary_recorded: bool  # whether the points name what the rung's size depends on
+    excess_percent: float  # of its loss over the best
 
 
 @dataclass(frozen=True)
@@ -66,10 +62,7 @@ class Multiples:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The best use of a budget, and what it is of the greatest runs and of the least.
-
-    ``beyond`` compares it to the greatest compute, size and tokens, ``below`` to the least.
-    """
+    """The best use of a budget, and what it is of the greatest runs (``beyond``) and of the least (``below``)."""
 
     flops: float
     convention: str
@@ -179,10 +172,9 @@ def _vocabulary_recorded(laws: FittedLaws) -> bool:
 def recommendation_text(recommendation: Recommendation, counted: str) -> str:
     """Return a recommendation as text; ``counted`` says what the law's parameters count."""
     best, rung = recommendation.best, recommendation.rung
-    hours = digits(recommendation.gpu_hours)
     sizes, tokens = (", ".join(count(end) for end in ends) for ends in (best.model_size_interval, best.tokens_interval))
     lines = [
-        f"{power(recommendation.flops)} FLOP ({recommendation.convention}): {hours} hours of "
+        f"{power(recommendation.flops)} FLOP ({recommendation.convention}): {digits(recommendation.gpu_hours)} hours of "
         f"one {recommendation.gpu} at {recommendation.mfu:.0%} of its bf16 peak",
         f"  size    {count(best.model_size)} [{sizes}] ({counted})",
         f"  tokens  {count(best.tokens)} [{tokens}]",
