@@ -186,7 +186,7 @@ def try_hold_out(
 
 
 def held_out_mask(points: Points, rule: str) -> np.ndarray:
-    """Return which runs (n,) are out: the ``largest`` (compute) or by a condition; InputError where none or all."""
+    """Return which runs (n,) a rule leaves out, ``largest`` (compute) or a condition; InputError where none or all."""
     out = points.compute >= points.compute.max() * (1 - 1e-6) if rule == "largest" else points.match(rule)
     if not out.any() or out.all():
         raise InputError(f"holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some")

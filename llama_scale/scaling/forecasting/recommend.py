@@ -174,8 +174,8 @@ def recommendation_text(recommendation: Recommendation, counted: str) -> str:
     best, rung = recommendation.best, recommendation.rung
     sizes, tokens = (", ".join(count(end) for end in ends) for ends in (best.model_size_interval, best.tokens_interval))
     lines = [
-        f"{power(recommendation.flops)} FLOP ({recommendation.convention}): {digits(recommendation.gpu_hours)} hours of "
-        f"one {recommendation.gpu} at {recommendation.mfu:.0%} of its bf16 peak",
+        f"{power(recommendation.flops)} FLOP ({recommendation.convention}): {digits(recommendation.gpu_hours)} hours "
+        f"of one {recommendation.gpu} at {recommendation.mfu:.0%} of its bf16 peak",
         f"  size    {count(best.model_size)} [{sizes}] ({counted})",
         f"  tokens  {count(best.tokens)} [{tokens}]",
         *_recipe_text(best),
