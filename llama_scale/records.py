@@ -13,10 +13,7 @@ T = TypeVar("T")
 
 
 def to_json(value: Any, digits: int | None = None) -> Any:
-    """Return ``value`` as JSON types, dataclasses as dictionaries, NaN and infinity as None.
-
-    ``digits`` are the significant digits that a float keeps; None keeps all.
-    """
+    """Return ``value`` as JSON types: dataclasses as dictionaries, NaN and infinity as None, floats to ``digits``."""
     if is_dataclass(value):
         return {f.name: to_json(getattr(value, f.name), digits) for f in fields(value)}
     if isinstance(value, dict):

@@ -27,18 +27,15 @@ def fit(
     """Fit L(N, D) = E + A N^-alpha + B D^-beta to the runs of a CSV file.
 
     Args:
-        points: The file, one run a row, with columns N (or n_params_non_embedding), D (or tokens)
-            and loss, and flops where they were counted.
+        points: The file, one run a row, with columns N (or n_params_non_embedding), D (or tokens), loss, maybe flops.
         columns: The file's own names, as {"N": "n_params", "loss": "val_loss"}.
         where: Rows to keep, as "N>5e7,annealed==true".
         holdout: Runs to leave out and predict: "largest" (greatest compute), "none" or a condition.
         resamples: Bootstrap resamples of the runs.
         seed: Seed of the resampling.
-        against: A law stated of these runs, as "E=1.69,A=406,alpha=.34,B=411,beta=.28"; what is
-            wrong with it is among the warnings.
+        against: A law stated of these runs, as "E=1.69,A=406,alpha=.34,B=411,beta=.28"; warnings say what is wrong.
 
-    Raises:
-        InputError: The file, a column or a value cannot be used, or the runs cannot fit a law.
+    Raises InputError where the file, a column or a value cannot be used, or the runs cannot fit a law.
     """
     from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
     from llama_scale.scaling.fitting.points import read_points

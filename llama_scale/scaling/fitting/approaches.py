@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama_scale.bootstrap import resample_indices
-from llama_scale.scaling.fitting.fitted_laws import Estimate
+from llama_scale.scaling.fitting.chinchilla import Numbers
+from llama_scale.scaling.fitting.fitted_laws import Estimate, IsoflopParabola
 from llama_scale.scaling.fitting.points import Points
 
 SAME_COMPUTE = 0.05
-MIN_SIZES = 4
-MIN_POINTS = 3
+MIN_SIZES, MIN_POINTS = 4, 3
 RESAMPLES = 1_000
 
 
@@ -37,27 +37,9 @@ class PowerFit:
         rest = np.log(self.y) - self.level - self.slope * np.log(self.x)
         return float(1 - rest.var() / np.log(self.y).var())
 
-    def estimate(self, change: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Estimate:
+    def estimate(self, change: Callable[[Numbers], Numbers] = np.asarray) -> Estimate:
         """Return the slope (or a falling or rising function of it) with its 95 % interval."""
-        return Estimate.of(float(change(self.slope)), change(self.sample))
-
-
-@dataclass(frozen=True)
-class Parabola:
-    """Runs of equal compute C and the parabola loss = c0 + c1 z + c2 z^2 in z = ln N - ln center.
-
-    ``index`` are the runs, ``N``, ``D`` and ``loss`` the minimum; ``inside`` says whether it is one
-    and lies within the sizes tried.
-    """
-
-    C: float
-    index: np.ndarray
-    coefficients: np.ndarray
-    center: float
-    N: float
-    D: float
-    loss: float
-    inside: bool
+        return Estimate.of(change(self.slope), change(self.sample))
 
 
 def pareto_front(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
@@ -78,55 +60,47 @@ def log_log_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(slope), float(level)
 
 
-def _front_law(x: np.ndarray, loss: np.ndarray, y: np.ndarray, seed: int, resamples: int) -> PowerFit | None:
-    """Return the power law of ``y`` along the front of ``loss`` over ``x``, runs resampled."""
+def front_law(x: np.ndarray, loss: np.ndarray, y: np.ndarray, seed: int) -> PowerFit | None:
+    """Return the power law of ``y`` along the front of ``loss`` over ``x``, runs resampled; None where under 3."""
     index = pareto_front(x, loss)
     slope, level = log_log_line(x[index], y[index])
     if not np.isfinite(slope):
         return None
     sample = []
-    for drawn in resample_indices(len(x), resamples, seed):  # (n,)
+    for drawn in resample_indices(len(x), RESAMPLES, seed):  # (n,)
         own = drawn[pareto_front(x[drawn], loss[drawn])]
         sample.append(log_log_line(x[own], y[own])[0])
     sample = np.array(sample)
     return PowerFit(slope, level, sample[np.isfinite(sample)], x[index], y[index])
 
 
-def single_quantity_laws(points: Points, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, PowerFit]:
-    """Return loss as a power of N, of D and of compute, each along the best runs."""
-    columns = {"N": points.N, "D": points.D, "C": points.compute}  # (n,)
-    laws = {name: _front_law(x, points.loss, points.loss, seed, resamples) for name, x in columns.items()}
-    return {name: law for name, law in laws.items() if law}
-
-
-def envelope_law(points: Points, C: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> PowerFit | None:
+def envelope_law(points: Points, C: np.ndarray, seed: int) -> PowerFit | None:
     """Return N of the best runs as a power of their compute (approach 1); None where under 3."""
     level = C.copy()
     for index in group_by_compute(C):
         level[index] = np.exp(np.log(C[index]).mean())
-    return _front_law(level, points.loss, points.N, seed, resamples)
+    return front_law(level, points.loss, points.N, seed)
 
 
 def group_by_compute(C: np.ndarray) -> list[np.ndarray]:
     """Return the indices of the runs by compute, those within 5 % of the least together."""
-    groups: list[list[int]] = []
-    for i in np.argsort(C, kind="stable"):
-        if groups and C[i] <= C[groups[-1][0]] * (1 + SAME_COMPUTE):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return [np.array(group) for group in groups]
+    groups, rest = [], np.argsort(C, kind="stable")
+    while len(rest):
+        near = C[rest] <= C[rest[0]] * (1 + SAME_COMPUTE)
+        groups.append(rest[near])
+        rest = rest[~near]
+    return groups
 
 
-def isoflop_parabolas(points: Points, C: np.ndarray) -> list[Parabola]:
+def isoflop_parabolas(points: Points, C: np.ndarray) -> list[IsoflopParabola]:
     """Return a parabola for each group of at least four sizes within 5 % of equal compute."""
     groups = [g for g in group_by_compute(C) if len(np.unique(points.N[g])) >= MIN_SIZES]
     return [_parabola(points, C, index, points.loss[index]) for index in groups]
 
 
-def _parabola(points: Points, C: np.ndarray, index: np.ndarray, loss: np.ndarray) -> Parabola:
-    N, budget = points.N[index], float(np.exp(np.log(C[index]).mean()))
-    center = float(np.exp(np.log(N).mean()))
+def _parabola(points: Points, C: np.ndarray, index: np.ndarray, loss: np.ndarray) -> IsoflopParabola:
+    N, rows = points.N[index], points.row_numbers[index].tolist()
+    budget, center = (float(np.exp(np.log(x).mean())) for x in (C[index], N))
     z = np.log(N / center)
     c2, c1, c0 = np.polyfit(z, loss, 2)
     best = -c1 / (2 * c2)
@@ -136,36 +110,32 @@ def _parabola(points: Points, C: np.ndarray, index: np.ndarray, loss: np.ndarray
     order = np.argsort(N)
     data = np.exp(np.interp(np.log(size), np.log(N[order]), np.log(points.D[index][order])))
     least = c0 + c1 * best + c2 * best**2
-    return Parabola(budget, index, np.array([c0, c1, c2]), center, size, data, least, inside)
+    return IsoflopParabola(budget, rows, [c0, c1, c2], center, size, data, least, inside)
 
 
 def isoflop_law(
-    points: Points, C: np.ndarray, parabolas: list[Parabola], seed: int = 0, resamples: int = RESAMPLES
+    points: Points, C: np.ndarray, parabolas: list[IsoflopParabola], seed: int = 0, resamples: int = RESAMPLES
 ) -> PowerFit | None:
-    """Return N of the parabolas' minima as a power of compute (approach 2); None where under 3.
-
-    Intervals draw the residuals of all parabolas anew, enlarged for the three coefficients that
-    each of them took.
-    """
+    """Return N of the parabolas' minima as a power of compute (approach 2); None where under 3."""
+    # Intervals draw the residuals of all parabolas anew, enlarged for the three coefficients that each of them took.
     inside = [p for p in parabolas if p.inside]
     if len(inside) < MIN_POINTS:
         return None
-    fitted = [np.polyval(p.coefficients[::-1], np.log(points.N[p.index] / p.center)) for p in inside]
-    # Relative residuals, n of a parabola with n - 3 degrees of freedom: enlarged as s^2 is.
-    residuals = [
-        (points.loss[p.index] / f - 1) * np.sqrt(len(f) / max(len(f) - 3, 1))
-        for p, f in zip(inside, fitted, strict=True)
-    ]
-    pool, rng = np.concatenate(residuals), np.random.default_rng(seed)
+    groups, pool, rng = [], [], np.random.default_rng(seed)
+    for parabola in inside:
+        index = np.searchsorted(points.row_numbers, parabola.rows)  # row numbers rise
+        fitted = np.polyval(parabola.coefficients[::-1], np.log(points.N[index] / parabola.center))
+        groups.append((index, fitted))
+        # Relative residuals, n of a parabola with n - 3 degrees of freedom: enlarged as s^2 is.
+        pool.extend((points.loss[index] / fitted - 1) * np.sqrt(len(index) / max(len(index) - 3, 1)))
 
-    def slope() -> float:
-        again = [
-            _parabola(points, C, p.index, f * (1 + rng.choice(pool, len(f))))
-            for p, f in zip(inside, fitted, strict=True)
-        ]
-        minima = [p for p in again if p.inside]
-        return log_log_line(np.array([p.C for p in minima]), np.array([p.N for p in minima]))[0]
+    def minima(parabolas: list[IsoflopParabola]) -> tuple[np.ndarray, np.ndarray]:
+        inside = [p for p in parabolas if p.inside]
+        return np.array([p.C for p in inside]), np.array([p.N for p in inside])
 
-    x, y = np.array([p.C for p in inside]), np.array([p.N for p in inside])
-    sample = np.array([slope() for _ in range(resamples)])
+    sample = []
+    for _ in range(resamples):
+        noisy = [_parabola(points, C, i, fitted * (1 + rng.choice(pool, len(i)))) for i, fitted in groups]
+        sample.append(log_log_line(*minima(noisy))[0])
+    sample, (x, y) = np.array(sample), minima(inside)
     return PowerFit(*log_log_line(x, y), sample[np.isfinite(sample)], x, y)

@@ -1,12 +1,14 @@
 """Scaling laws: their formulas, and the compute-optimal sizes that follow from them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from itertools import product
 
 import numpy as np
 from scipy.optimize import nnls
 
-from llama_scale.scaling.fitting.solver import Curvature
-
+Numbers = float | np.ndarray  # one, or an array of them
+Curvature = Callable[[np.ndarray, np.ndarray], np.ndarray]
 LOWER_EXPONENT, UPPER_EXPONENT = 0.01, 4.0
 LN_LARGEST = np.log(1e30)
 STEPS = 100
@@ -20,21 +22,17 @@ class Surface:
     number, or an array (S,) with one law for each resample of a bootstrap.
     """
 
-    E: float | np.ndarray
-    A: float | np.ndarray
-    alpha: float | np.ndarray
-    B: float | np.ndarray
-    beta: float | np.ndarray
+    E: Numbers
+    A: Numbers
+    alpha: Numbers
+    B: Numbers
+    beta: Numbers
 
-    def loss(self, N: np.ndarray, D: np.ndarray) -> np.ndarray:
+    def loss(self, N: Numbers, D: Numbers) -> np.ndarray:
         """Return the loss at N and D (n,): (n,), or (S, n) for S laws."""
         E, A, alpha, B, beta = (np.asarray(getattr(self, f.name))[..., None] for f in fields(self))
         loss = E + A * np.power(N, -alpha) + B * np.power(D, -beta)
         return loss[..., 0] if np.ndim(N) == np.ndim(D) == 0 else loss
-
-    def terms(self, N: float, D: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the two reducible parts of the loss, A N^-alpha and B D^-beta."""
-        return self.A * np.power(N, -self.alpha), self.B * np.power(D, -self.beta)
 
     def optimum(self, C: np.ndarray, flops: "Flops") -> tuple[np.ndarray, np.ndarray]:
         """Return N and D of least loss at compute C (n,), each (n,) or (S, n) for S laws.
@@ -49,8 +47,7 @@ class Surface:
         """
         A, alpha, B, beta = (np.asarray(x)[..., None] for x in (self.A, self.alpha, self.B, self.beta))
         ratio = np.log(alpha * A) - np.log(beta * B)
-        n = (ratio + beta * np.log(np.asarray(C) / 6)) / (alpha + beta)  # ln N
-        n = np.clip(n, 0, LN_LARGEST)
+        n = np.clip((ratio + beta * np.log(np.asarray(C) / 6)) / (alpha + beta), 0, LN_LARGEST)  # ln N
         low, high = np.zeros_like(n), np.full_like(n, LN_LARGEST)
         for _ in range(STEPS):
             N = np.exp(n)
@@ -66,7 +63,7 @@ class Surface:
         return N, C / flops.per_token(N)
 
     @property
-    def exponent(self) -> float | np.ndarray:
+    def exponent(self) -> Numbers:
         """The exponent a of N*(C) ~ C^a where C = 6ND; that of D*(C) is 1 - a."""
         return self.beta / (self.alpha + self.beta)
 
@@ -79,10 +76,9 @@ BESIROGLU = Surface(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
 class Flops:
     """Training FLOPs of a token as a function of size: 6N (1 + c N^-g)^power, c >= 0, 0 <= g <= 1.
 
-    c = 0 is the convention 6ND. Attention and the output head grow more slowly than N, so an
-    exact count lies above 6ND by ever less (power 1); one whose N has tables that do not multiply
-    lies below (power -1). Both cost more than nothing, and the more the larger N is, at any N.
-    ``error`` is the largest relative deviation from the counts fitted.
+    c = 0 is the convention 6ND. Attention and the output head grow more slowly than N, so an exact count lies above 6ND
+    by ever less (power 1); one whose N has tables that do not multiply lies below (power -1). Both cost more than
+    nothing, and the more the larger N is, at any N. ``error`` is the largest relative deviation from the counts fitted.
     """
 
     name: str
@@ -91,7 +87,7 @@ class Flops:
     power: int = 1
     error: float = 0.0
 
-    def per_token(self, N: np.ndarray) -> np.ndarray:
+    def per_token(self, N: Numbers) -> Numbers:
         """Return FLOPs for each training token."""
         return 6 * N * (1 + self.c * N**-self.g) ** self.power
 
@@ -107,18 +103,15 @@ class Flops:
 
     def formula(self) -> str:
         """Return the FLOPs of a token as text."""
-        extra = f"(1 + {self.c:.4g} N^-{self.g:.4g})"
-        if not self.c:
-            return "6N"
-        return f"6N {extra}" if self.power > 0 else f"6N / {extra}"
+        sign = " " if self.power > 0 else " / "
+        return f"6N{sign}(1 + {self.c:.4g} N^-{self.g:.4g})" if self.c else "6N"
 
 
 def fit_flops(name: str, N: np.ndarray, D: np.ndarray, flops: np.ndarray) -> Flops:
     """Return the FLOPs of a token that a column of counts implies (see ``Flops``).
 
-    The exponent is that of least squares in logarithms, clipped to [0, 1]: beyond, a few sizes
-    would promise sizes that cost nothing. Where the counts lie on both sides of 6ND, the excess
-    over 6ND is its mean at every size.
+    The exponent is that of least squares in logarithms, clipped to [0, 1]: beyond, a few sizes would promise sizes that
+    cost nothing. Where the counts lie on both sides of 6ND, the excess over 6ND is its mean at every size.
     """
     ratio = flops / (6 * N * D)
     power = 1 if ratio.mean() >= 1 else -1
@@ -138,7 +131,7 @@ class SurfaceModel:
 
     ln N and ln D are centered, so that A' and B' are the sizes of the two terms at the middle of
     the points and hardly correlate with the exponents: log L = log(e^(ln A' - alpha x) +
-    e^(ln B' - beta y) + e^(ln E)), whose terms stay within range there. A ``solver.Model``.
+    e^(ln B' - beta y) + e^(ln E)), whose terms stay within range there.
     """
 
     def __init__(self, N: np.ndarray, D: np.ndarray, center: tuple[float, float] | None = None):
@@ -154,15 +147,17 @@ class SurfaceModel:
         return np.exp(a - alpha * self.x), np.exp(b - beta * self.y), np.exp(e)
 
     def expand(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, Curvature]:
-        """Return value (S, n), gradient (S, 5, n) and the function for the curvature."""
+        """Return the value (S, n), its gradient (S, 5, n) and a function for its curvature.
+
+        Of weights u and v (S, n) the function returns, summed over the points, u times the outer product of the
+        gradient with itself minus v times the second derivatives: (S, 5, 5).
+        """
         # d log L / d ln A' is the share p of the first term in the loss, d log L / d alpha is -p x,
         # and so on: the derivatives of a log of a sum of exponentials are its softmax shares.
         terms = self._terms(theta)
         loss = sum(terms)
         p, q, r = (term / loss for term in terms)  # shares of the three terms, (S, n) each
-        gradient = np.empty((len(theta), 5, len(self.x)))
-        for i, row in enumerate((p, -p * self.x, q, -q * self.y, r)):
-            gradient[:, i] = row
+        gradient = np.stack(np.broadcast_arrays(p, -p * self.x, q, -q * self.y, r), axis=1)  # (S, 5, n)
 
         def curvature(u: np.ndarray, v: np.ndarray) -> np.ndarray:
             # The second derivatives of log L are those of each term, weighted by its share, minus
@@ -182,10 +177,8 @@ class SurfaceModel:
         return np.log(loss), gradient, curvature
 
     def bounds(self, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lower and upper bounds (5,) of theta for losses (n,).
-
-        E may lie above the least loss: noise puts runs that have levelled off below it.
-        """
+        """Return the lower and upper bounds (5,) of theta for losses (n,)."""
+        # E may lie above the least loss: noise puts runs that have leveled off below it.
         low, high = np.log(loss.min()), np.log(loss.max())
         lower = [low - 60, LOWER_EXPONENT, low - 60, LOWER_EXPONENT, low - 12]
         upper = [high + 5, UPPER_EXPONENT, high + 5, UPPER_EXPONENT, high]
@@ -194,19 +187,16 @@ class SurfaceModel:
         return np.array(lower), np.array(upper)
 
     def starts(self, loss: np.ndarray, count: int) -> np.ndarray:
-        """Return at least ``count`` starts (S, 5): a grid of exponents, the rest by least squares.
-
-        With both exponents given the law is linear in E, A' and B', which are then those of
-        least relative squared error that are not negative.
-        """
-        side = int(np.ceil(np.sqrt(count)))
-        starts = []
-        for alpha in np.geomspace(0.06, 1.8, side):
-            for beta in np.geomspace(0.06, 1.8, int(np.ceil(count / side))):
-                columns = np.exp(-alpha * self.x), np.exp(-beta * self.y), np.ones_like(loss)
-                terms, _ = nnls(np.stack(columns, 1) / loss[:, None], np.ones_like(loss))
-                a, b, e = np.log(np.maximum(terms, 1e-3 * loss.min()))
-                starts.append([a, alpha, b, beta, e])
+        """Return at least ``count`` starts (S, 5): a grid of exponents, the rest by least squares."""
+        # With both exponents given the law is linear in E, A' and B', which are then those of
+        # least relative squared error that are not negative.
+        side, starts, ones = int(np.ceil(np.sqrt(count))), [], np.ones_like(loss)
+        alphas, betas = (np.geomspace(0.06, 1.8, steps) for steps in (side, int(np.ceil(count / side))))
+        for alpha, beta in product(alphas, betas):
+            columns = np.exp(-alpha * self.x), np.exp(-beta * self.y), ones
+            terms, _ = nnls(np.stack(columns, 1) / loss[:, None], ones)
+            a, b, e = np.log(np.maximum(terms, 1e-3 * loss.min()))
+            starts.append([a, alpha, b, beta, e])
         return np.array(starts)
 
     def theta_of(self, law: Surface) -> np.ndarray:

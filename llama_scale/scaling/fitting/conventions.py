@@ -1,32 +1,18 @@
 """One study under every convention and by every approach, side by side.
 
-The exponent of the compute-optimal size depends on what N and C count more than on the noise of
-the runs (Porian et al. 2024, arXiv 2406.19146; Pearce and Song 2024, arXiv 2406.12907), so no
-exponent is given without both.
+The exponent of the compute-optimal size depends on what N and C count more than on the noise of the runs (Porian et al.
+2024, arXiv 2406.19146; Pearce and Song 2024, arXiv 2406.12907), so no exponent is given without both.
 """
 
 from dataclasses import replace
 
 import numpy as np
 
-from llama_scale.scaling.fitting.approaches import (
-    Parabola,
-    PowerFit,
-    envelope_law,
-    isoflop_law,
-    isoflop_parabolas,
-    single_quantity_laws,
-)
+from llama_scale.scaling.fitting import fitted_laws as records
+from llama_scale.scaling.fitting.approaches import envelope_law, front_law, isoflop_law, isoflop_parabolas
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface, fit_flops
 from llama_scale.scaling.fitting.fit import Fit, fit_surface
-from llama_scale.scaling.fitting.fitted_laws import (
-    Approaches,
-    ApproachExponent,
-    ConventionFit,
-    Estimate,
-    IsoflopParabola,
-    PowerLaw,
-)
+from llama_scale.scaling.fitting.fitted_laws import ApproachExponent, Estimate
 from llama_scale.scaling.fitting.points import NON_EMBEDDING, Points
 
 SIZES = {
@@ -53,55 +39,45 @@ def parameter_counts(points: Points) -> dict[str, np.ndarray]:
     return counts
 
 
-def compute_counts(points: Points, N: np.ndarray) -> dict[str, np.ndarray]:
+def compute_counts(points: Points, N: np.ndarray) -> list[tuple[Flops, np.ndarray]]:
     """Return the ways to count compute, (n,) each: 6ND, and columns that differ by over 1 %."""
     six_nd = 6 * N * points.D
-    columns = {}
-    if points.flops is not None:
-        columns[points.columns["flops"]] = points.flops
+    columns = {} if points.flops is None else {points.columns["flops"]: points.flops}
     if points.has("flops_full"):
         columns["flops_full"] = points.numeric("flops_full")
-    known = COMPUTE if points.has(OUR_COUNT) else {}
-    return {"6ND": six_nd} | {
-        known.get(name, f"column {name!r}"): C for name, C in columns.items() if np.abs(C / six_nd - 1).max() > 0.01
-    }
-
-
-def flops_formula(name: str, points: Points, N: np.ndarray, C: np.ndarray) -> Flops:
-    """Return the FLOPs of a token that a way to count compute (n,) implies."""
-    return Flops("6ND") if name == "6ND" else fit_flops(name, N, points.D, C)
+    known, counts = COMPUTE if points.has(OUR_COUNT) else {}, [(Flops("6ND"), six_nd)]
+    for column, C in columns.items():
+        if np.abs(C / six_nd - 1).max() > 0.01:
+            name = known.get(column, f"column {column!r}")
+            counts.append((fit_flops(name, N, points.D, C), C))
+    return counts
 
 
 def optimal_size_exponent(law: Surface, flops: Flops, C: np.ndarray) -> np.ndarray:
-    """Return the mean exponent of N*(C) over the compute (n,) of the runs, () or (S,).
-
-    Runs of one compute have the exponent there: of the next percent.
-    """
+    """Return the mean exponent of N*(C) over the compute (n,) of the runs, () or (S,); of one compute, that there."""
     ends = np.array([C.min(), max(C.max(), 1.01 * C.min())])
     N, _ = law.optimum(ends, flops)
     return np.log(N[..., 1] / N[..., 0]) / np.log(ends[1] / ends[0])
 
 
-def fit_each_convention(fit: Fit) -> list[ConventionFit]:
+def fit_each_convention(fit: Fit) -> list[records.ConventionFit]:
     """Return the surface and its optimum for each way to count parameters and compute."""
     rows = []
     for size_name, N in parameter_counts(fit.points).items():
         points = replace(fit.points, N=N)
         # The law that was fitted already, for its own N.
         own = fit if N is fit.points.N else fit_surface(points, RESAMPLES, fit.seed, STARTS)
-        for compute_name, C in compute_counts(points, N).items():
-            flops = flops_formula(compute_name, points, N, C)
+        for flops, C in compute_counts(points, N):
             budget = np.array([BEYOND * C.max()])
             size, tokens = own.law.optimum(budget, flops)
             size_sample, _ = own.resampled.optimum(budget, flops)  # (S, 1)
             exponents = (optimal_size_exponent(law, flops, C) for law in (own.law, own.resampled))
+            law, sample = vars(own.law), vars(own.resampled)
             rows.append(
-                ConventionFit(
+                records.ConventionFit(
                     N=size_name,
-                    compute=compute_name,
-                    alpha=Estimate.of(own.law.alpha, own.resampled.alpha),
-                    beta=Estimate.of(own.law.beta, own.resampled.beta),
-                    E=Estimate.of(own.law.E, own.resampled.E),
+                    compute=flops.name,
+                    **{name: Estimate.of(law[name], sample[name]) for name in ("alpha", "beta", "E")},
                     exponent=Estimate.of(*exponents),
                     C=float(budget[0]),
                     optimal_N=Estimate.of(size[0], size_sample[:, 0]),
@@ -111,65 +87,35 @@ def fit_each_convention(fit: Fit) -> list[ConventionFit]:
     return rows
 
 
-def compare_approaches(fit: Fit) -> Approaches:
-    """Return the exponent of N*(C) by each approach, and the IsoFLOP parabolas.
-
-    The parabolas are those of the count of compute that groups the most runs.
-    """
+def compare_approaches(fit: Fit) -> records.Approaches:
+    """Return the exponent of N*(C) by each approach, and parabolas of the count of compute that groups most runs."""
     points, rows, groups = fit.points, [], []
-    for name, C in compute_counts(points, points.N).items():
-        flops = flops_formula(name, points, points.N, C)
+    for flops, C in compute_counts(points, points.N):
         parabolas = isoflop_parabolas(points, C)
         if len(parabolas) > len(groups):
-            groups = [_parabola_record(points, parabola, name) for parabola in parabolas]
+            groups = [replace(parabola, compute=flops.name) for parabola in parabolas]
         laws = {
             "1: lower envelope of the runs": envelope_law(points, C, fit.seed),
             "2: IsoFLOP parabolas": isoflop_law(points, C, parabolas, fit.seed),
         }
-        rows += [_approach_record(approach, name, law) for approach, law in laws.items()]
+        for approach, law in laws.items():
+            if law is None or not len(law.sample):
+                rows.append(ApproachExponent(approach, flops.name, count=0))
+            else:
+                ends = {"exponent": law.estimate(), "exponent_D": law.estimate(lambda a: 1 - a)}
+                rows.append(ApproachExponent(approach, flops.name, len(law.x), **ends))
         a, sample = (optimal_size_exponent(law, flops, C) for law in (fit.law, fit.resampled))
-        rows.append(
-            ApproachExponent(
-                approach="3: surface L(N, D)",
-                compute=name,
-                count=len(points),
-                exponent=Estimate.of(a, sample),
-                exponent_D=Estimate.of(1 - a, 1 - sample),
-            )
-        )
-    return Approaches(rows, groups)
+        ends = {"exponent": Estimate.of(a, sample), "exponent_D": Estimate.of(1 - a, 1 - sample)}
+        rows.append(ApproachExponent("3: surface L(N, D)", flops.name, len(points), **ends))
+    return records.Approaches(rows, groups)
 
 
-def power_laws(fit: Fit) -> list[PowerLaw]:
-    """Return loss as a power of N, D and compute alone (Kaplan et al.): L = (x_c / x)^alpha."""
-    return [
-        PowerLaw(
-            x=name,
-            runs=len(law.x),
-            alpha=law.estimate(np.negative),
-            scale=float(np.exp(-law.level / law.slope)) if law.slope < 0 else None,
-            r2=law.r2,
-        )
-        for name, law in single_quantity_laws(fit.points, fit.seed).items()
-    ]
-
-
-def _approach_record(approach: str, compute: str, law: PowerFit | None) -> ApproachExponent:
-    if law is None or not len(law.sample):
-        return ApproachExponent(approach, compute, 0, None, None)
-    exponent_D = law.estimate(lambda a: 1 - a)
-    return ApproachExponent(approach, compute, len(law.x), law.estimate(), exponent_D)
-
-
-def _parabola_record(points: Points, parabola: Parabola, compute: str) -> IsoflopParabola:
-    return IsoflopParabola(
-        C=parabola.C,
-        rows=points.row_numbers[parabola.index].tolist(),
-        coefficients=parabola.coefficients.tolist(),
-        center=parabola.center,
-        N=parabola.N,
-        D=parabola.D,
-        loss=parabola.loss,
-        inside=parabola.inside,
-        compute=compute,
-    )
+def power_laws(fit: Fit) -> list[records.PowerLaw]:
+    """Return loss as a power of N, D and compute alone, along the best runs (Kaplan et al.): L = (x_c / x)^alpha."""
+    points, laws = fit.points, []
+    for name, x in {"N": points.N, "D": points.D, "C": points.compute}.items():  # (n,) each
+        if law := front_law(x, points.loss, points.loss, fit.seed):
+            scale = float(np.exp(-law.level / law.slope)) if law.slope < 0 else None
+            alpha = law.estimate(np.negative)
+            laws.append(records.PowerLaw(name, runs=len(law.x), alpha=alpha, scale=scale, r2=law.r2))
+    return laws

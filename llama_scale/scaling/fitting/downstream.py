@@ -36,22 +36,16 @@ FORMULA = {
 
 @dataclass(frozen=True)
 class Link:
-    """A score as a straight line of loss under one link.
+    """A score as a straight line a + b x of loss under one link."""
 
-    ``sample`` (S, 2) are the resampled (a, b); ``r2`` is that of the line, ``held_out_error`` the
-    median relative error of the scores of the best runs, predicted without them. ``n`` runs were
-    fitted and ``at_0_or_1`` left out because a score of 0 or 1 has no finite image.
-    """
-
-    column: str
     name: str
     a: float
     b: float
-    sample: np.ndarray
-    r2: float
-    held_out_error: float
-    n: int
-    at_0_or_1: int
+    sample: np.ndarray  # resampled (a, b), (S, 2)
+    r2: float  # of the line
+    held_out_error: float  # median relative error of the scores of the best runs, predicted without them
+    n: int  # runs fitted
+    at_0_or_1: int  # runs left out because a score of 0 or 1 has no finite image
 
     def score(self, loss: np.ndarray) -> np.ndarray:
         """Return the score expected at a loss."""
@@ -88,12 +82,6 @@ def loss_axis(name: str, loss: np.ndarray) -> np.ndarray:
     return np.log(loss) if name == "power" else np.asarray(loss)
 
 
-def score_columns(points: Points) -> list[str]:
-    """Return the columns of scores that the points have."""
-    kinds = RATE, BITS
-    return [c for c in points.rows[0] if any(k.fullmatch(c) for k in kinds) and points.has(c)]
-
-
 def lower_is_better(points: Points, column: str) -> bool:
     """Return whether a column is a loss, so that lower is better."""
     return column == points.columns["loss"] or bool(BITS.fullmatch(column))
@@ -110,11 +98,11 @@ def fit_links(points: Points, column: str, seed: int = 0) -> tuple[list[Link], s
     loss, score = points.loss[usable], score[usable]
     if len(np.unique(loss)) < MIN_LOSSES:
         return [], f"{len(loss)} runs score between 0 and 1; a link needs {MIN_LOSSES}"
-    links = [_link(column, name, loss, score, zeros, seed) for name in names]
+    links = [_link(name, loss, score, zeros, seed) for name in names]
     return sorted(links, key=lambda link: link.held_out_error), None
 
 
-def _link(column: str, name: str, loss: np.ndarray, score: np.ndarray, zeros: int, seed: int) -> Link:
+def _link(name: str, loss: np.ndarray, score: np.ndarray, zeros: int, seed: int) -> Link:
     x, y = loss_axis(name, loss), transform(name, score)
     b, a = np.polyfit(x, y, 1)
     # The quarter of lowest loss is left out of a second line and predicted by it.
@@ -124,7 +112,6 @@ def _link(column: str, name: str, loss: np.ndarray, score: np.ndarray, zeros: in
     error = np.median(np.abs(inverse_transform(name, level + slope * x[best]) / score[best] - 1))
     r2 = 1 - (y - a - b * x).var() / y.var() if y.var() else np.nan
     return Link(
-        column=column,
         name=name,
         a=float(a),
         b=float(b),
@@ -137,10 +124,8 @@ def _link(column: str, name: str, loss: np.ndarray, score: np.ndarray, zeros: in
 
 
 def _resampled_lines(x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
-    """Return (a, b) of lines through resampled runs, (S, 2).
-
-    A resample needs two different x for a slope: of 5 runs, 1 in 625 draws one run five times.
-    """
+    """Return (a, b) of lines through resampled runs, (S, 2)."""
+    # A resample needs two different x for a slope: of 5 runs, 1 in 625 draws one run five times.
     drawn = resample_indices(len(x), RESAMPLES, seed)
     drawn = drawn[[len(np.unique(x[index])) >= 2 for index in drawn]]
     u, v = x[drawn], y[drawn]  # (S, n)
@@ -166,22 +151,18 @@ def link_record(link: Link) -> ScoreLink:
 def thresholds(fit: Fit, flops: Flops) -> tuple[list[Threshold], dict[str, list[Link]]]:
     """Return the table of thresholds, and the links of every column of scores.
 
-    Each level has the smallest run that reached it and, where a link is known, the compute at
-    which the compute-optimal model is expected to, with a 95 % interval from resampled laws and
-    links. Beyond a hundred times the largest run an end of the interval is None: not reached. At a
-    hundredth of the least compute it is a bound, at or below which the level is passed; ``at_most``
-    names those of ``value``, ``low`` and ``high``.
+    Each level has the smallest run that reached it and, where a link is known, the compute at which the compute-optimal
+    model is expected to, with a 95 % interval from resampled laws and links. Beyond a hundred times the largest run an
+    end of the interval is None: not reached. At a hundredth of the least compute it is a bound, at or below which the
+    level is passed; ``at_most`` names those of ``value``, ``low`` and ``high``.
     """
-    rows, links = [], {}
-    for column in dict.fromkeys([fit.points.columns["loss"], *score_columns(fit.points)]):
-        links[column], reason = fit_links(fit.points, column, fit.seed)
-        best = links[column][0] if links[column] else None
+    points, rows, links = fit.points, [], {}
+    scores = [c for c in points.rows[0] if (RATE.fullmatch(c) or BITS.fullmatch(c)) and points.has(c)]
+    for column in dict.fromkeys([points.columns["loss"], *scores]):
+        links[column], reason = fit_links(points, column, fit.seed)
         for level in threshold_levels(fit, column):
-            measured = _measured(fit, column, level)
-            if best is None:
-                rows.append(Threshold(column, level, measured, reason=reason))
-            else:
-                rows.append(_expected(fit, flops, best, Threshold(column, level, measured)))
+            threshold = Threshold(column, level, _measured(fit, column, level), reason=reason)
+            rows.append(_expected(fit, flops, links[column][0], threshold) if links[column] else threshold)
     return rows, links
 
 
@@ -196,19 +177,12 @@ def threshold_levels(fit: Fit, column: str) -> list[float]:
 
 def _measured(fit: Fit, column: str, level: float) -> MeasuredRun | None:
     points, score = fit.points, fit.points.numeric(column)
-    passed = score <= level if lower_is_better(points, column) else score >= level
-    reached = np.flatnonzero(passed)
+    reached = np.flatnonzero(score <= level if lower_is_better(points, column) else score >= level)
     if not len(reached):
         return None
     # The smallest of those that reached it, the cheapest among equals.
     smallest = reached[np.lexsort((points.compute[reached], points.N[reached]))[0]]
-    return MeasuredRun(
-        run=points.label(smallest),
-        model_size=float(points.N[smallest]),
-        tokens=float(points.D[smallest]),
-        flops=float(points.compute[smallest]),
-        least_flops=float(points.compute[reached].min()),
-    )
+    return MeasuredRun(**points.describe(int(smallest)), least_flops=float(points.compute[reached].min()))
 
 
 def _expected(fit: Fit, flops: Flops, link: Link, threshold: Threshold) -> Threshold:
@@ -216,8 +190,7 @@ def _expected(fit: Fit, flops: Flops, link: Link, threshold: Threshold) -> Thres
     points = fit.points
     compute = 6 * points.N * points.D if flops.name == "6ND" else points.compute
     C = np.geomspace(compute.min() / FURTHEST, compute.max() * FURTHEST, STEPS)
-    loss = float(link.loss(threshold.level))
-    loss_sample = link.loss(threshold.level, sample=True)
+    loss, loss_sample = float(link.loss(threshold.level)), link.loss(threshold.level, sample=True)
     N, D = fit.law.optimum(C, flops)
     value = _crossing_compute(C, fit.law.loss(N, D)[None], np.atleast_1d(loss))[0]
     sample_N, sample_D = fit.resampled.optimum(C, flops)  # (S, n)
@@ -240,10 +213,7 @@ def _expected(fit: Fit, flops: Flops, link: Link, threshold: Threshold) -> Thres
 
 
 def _crossing_compute(C: np.ndarray, loss: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return where each falling curve of ``loss`` (S, n) over C (n,) meets ``target`` (S,).
-
-    0 stands for a curve that lies below from the first C on, infinity for one that does not meet.
-    """
+    """Return where falling losses (S, n) over C (n,) meet levels (S,): 0 if below from the first, infinity if never."""
     crossing = np.full(len(loss), np.inf)
     for i, (curve, level) in enumerate(zip(loss, target, strict=True)):
         if np.isfinite(level) and curve[0] <= level:

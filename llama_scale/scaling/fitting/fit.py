@@ -1,9 +1,8 @@
 """Fit L(N, D) = E + A N^-alpha + B D^-beta to runs, with intervals, a check and a hold-out.
 
-The objective is the sum over the runs of the Huber loss (delta 1e-3) of log L - log L(N, D), the
-choice of Hoffmann et al. 2022 (arXiv 2203.15556). Its sum, not its mean, is minimized to tight
-tolerance: averaged over the runs it is so small that common default tolerances stop far from the
-optimum (Besiroglu et al. 2024, arXiv 2404.10102).
+The objective is the sum over the runs of the Huber loss (delta 1e-3) of log L - log L(N, D), the choice of Hoffmann et
+al. 2022 (arXiv 2203.15556). Its sum, not its mean, is minimized to tight tolerance: averaged over the runs it is so
+small that common default tolerances stop far from the optimum (Besiroglu et al. 2024, arXiv 2404.10102).
 """
 
 from collections.abc import Callable
@@ -25,14 +24,9 @@ SAME_OBJECTIVE = 1e-6  # relative
 FLOOR = 1e-12  # of an objective that something is divided by
 USUAL_EXPONENTS = 0.05, 1.5
 PARAMETERS = tuple(field.name for field in fields(Surface))
-# The entries of theta: the parameter of the law, and its name in words.
-THETA_NAMES = (
-    ("A", "the N term at the middle of the points"),
-    ("alpha", "alpha"),
-    ("B", "the D term at the middle of the points"),
-    ("beta", "beta"),
-    ("E", "E"),
-)
+# The entries of theta; A and B stand in it as the terms at the middle of the points.
+THETA = "A", "alpha", "B", "beta", "E"
+TERMS = {"A": "the N term at the middle of the points", "B": "the D term at the middle of the points"}
 Solver = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -57,32 +51,23 @@ class Search:
     check: Check
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A fitted law: its optimum, how it was found, and its bootstrap.
-
-    ``residual`` (n,) is log measured minus log fitted loss; ``resampled`` holds (S,) laws, one a
-    resample of the runs; ``seed`` drew them and draws the residuals of predictions.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Fit(Search):
+    """A fitted law: its optimum, how it was found, and its bootstrap."""
 
     points: Points
     law: Surface
-    objective: float
-    starts: int
-    share_at_optimum: float
-    check: Check
-    residual: np.ndarray
-    resampled: Surface
-    seed: int
+    residual: np.ndarray  # log measured minus log fitted loss, (n,)
+    resampled: Surface  # (S,) laws, one a resample of the runs
+    seed: int  # of the resamples, and of the residuals that predictions draw
     warnings: list[str]
 
     def predict(self, N: np.ndarray, D: np.ndarray) -> dict[str, np.ndarray]:
         """Return the loss at N, D (n,) with two 95 % intervals: of the law and of one run there.
 
-        ``low``, ``high`` bound the law (bootstrap over the runs). ``run_low``, ``run_high``
-        bound the loss that a run would measure: each resampled law is multiplied by exp(e), e a
-        residual of the fit drawn at random, centered and enlarged by sqrt(n / (n - 5)) for the
-        five parameters that were fitted to the residuals.
+        ``low``, ``high`` bound the law (bootstrap over the runs). ``run_low``, ``run_high`` bound the loss that a run
+        would measure: each resampled law is multiplied by exp(e), e a residual of the fit drawn at random, centered and
+        enlarged by sqrt(n / (n - 5)) for the five parameters that were fitted to the residuals.
         """
         return predict(self.law, self.resampled, self.residual, self.seed, N, D)
 
@@ -133,17 +118,7 @@ def objective(law: Surface, points: Points) -> float:
 
 
 def fit_surface(points: Points, resamples: int = RESAMPLES, seed: int = 0, starts: int = STARTS) -> Fit:
-    """Fit the law to ``points``.
-
-    Args:
-        points: The runs.
-        resamples: Number of bootstrap resamples of the runs (with replacement).
-        seed: Seed of the resampling.
-        starts: Number of starts of the search.
-
-    Raises:
-        InputError: Too few runs for five parameters, sizes or numbers of tokens.
-    """
+    """Fit the law from so many starts, and to resamples drawn by ``seed``; InputError as of ``check_design``."""
     check_design(points)
     model = SurfaceModel(points.N, points.D)
     lower, upper = model.bounds(points.loss)
@@ -157,12 +132,9 @@ def fit_surface(points: Points, resamples: int = RESAMPLES, seed: int = 0, start
     search = _search(model, solve, points.loss, starts)
     sample = _bootstrap(solve, search.theta, len(points), resamples, seed)
     fit = Fit(
+        **vars(search),
         points=points,
         law=model.law_of(search.theta),
-        objective=search.objective,
-        starts=search.starts,
-        share_at_optimum=search.share_at_optimum,
-        check=search.check,
         residual=target[0] - model.value(search.theta[None])[0],
         resampled=model.law_of(sample),
         seed=seed,
@@ -178,9 +150,8 @@ def _search(model: SurfaceModel, solve: Solver, loss: np.ndarray, starts: int) -
     thetas, objectives = solve(begin, np.ones(1))
     other, other_objective = _second_optimizer(model, loss, begin, model.bounds(loss))
     if other_objective < objectives.min() * (1 - SAME_OBJECTIVE):
-        polished_theta, polished_objective = solve(other[None], np.ones(1))
-        thetas = np.concatenate((thetas, polished_theta))
-        objectives = np.concatenate((objectives, polished_objective))
+        polished, its_objective = solve(other[None], np.ones(1))
+        thetas, objectives = np.append(thetas, polished, axis=0), np.append(objectives, its_objective)
     best, least = thetas[objectives.argmin()], float(objectives.min())
     share = float(np.mean(objectives[: len(begin)] <= least * (1 + SAME_OBJECTIVE)))
     check = Check(
@@ -193,18 +164,7 @@ def _search(model: SurfaceModel, solve: Solver, loss: np.ndarray, starts: int) -
 
 
 def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 0) -> HoldOut:
-    """Fit without the held-out runs and predict them.
-
-    Args:
-        points: The runs.
-        rule: ``largest`` (the run or runs of greatest compute) or a condition on the rows left
-            out, such as ``flops>=1e20`` (see ``Points.match``).
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the resampling.
-
-    Raises:
-        InputError: The rule leaves out nothing, or what is left cannot be fitted.
-    """
+    """Fit without the runs of ``held_out_mask`` and predict them; InputError where that or a fit is impossible."""
     out = held_out_mask(points, rule)
     fit = fit_surface(points.select(~out), resamples, seed)
     left_out = points.select(out)
@@ -214,11 +174,7 @@ def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 
 def try_hold_out(
     points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[HoldOut | None, list[str]]:
-    """Return ``hold_out`` and no notes, or None and the reason in words.
-
-    Only the rules ``largest`` and ``none`` may fail to leave a fit; a condition that was asked
-    for raises InputError instead.
-    """
+    """Return ``hold_out`` and no notes, or None and the reason; a condition that fails raises InputError instead."""
     if rule == "none":
         return None, ["No run was held out, so nothing shows how well the law predicts."]
     try:
@@ -230,10 +186,7 @@ def try_hold_out(
 
 
 def held_out_mask(points: Points, rule: str) -> np.ndarray:
-    """Return the mask (n,) of the runs that a rule of ``hold_out`` leaves out.
-
-    Raises InputError where it leaves out none or all.
-    """
+    """Return which runs (n,) a rule leaves out, ``largest`` (compute) or a condition; InputError where none or all."""
     out = points.compute >= points.compute.max() * (1 - 1e-6) if rule == "largest" else points.match(rule)
     if not out.any() or out.all():
         raise InputError(f"holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some")
@@ -242,19 +195,18 @@ def held_out_mask(points: Points, rule: str) -> np.ndarray:
 
 def check_design(points: Points) -> None:
     """Raise InputError if a law cannot be fitted: too few runs, sizes or numbers of tokens."""
-    need = len(PARAMETERS) + 1
-    if len(points) < need:
+    n, k = len(points), len(PARAMETERS)
+    if n <= k:
         raise InputError(
-            f"{points.file}: {len(points)} runs cannot fit the law's {len(PARAMETERS)} parameters "
-            f"and judge the fit; give at least {need}"
+            f"{points.file}: {n} runs cannot fit the law's {k} parameters and judge the fit; give at least {k + 1}"
         )
     for name, what in (("N", "model sizes"), ("D", "numbers of tokens")):
         values = np.unique(getattr(points, name))
         if len(values) < 3:
             all_values = " and ".join(f"{value:g}" for value in values)
             raise InputError(
-                f"{points.file}: all {len(points)} runs have {name} = {all_values}; a constant and "
-                f"an exponent cannot be told apart with fewer than 3 {what}: add runs"
+                f"{points.file}: all {n} runs have {name} = {all_values}; a constant and an exponent cannot be told "
+                f"apart with fewer than 3 {what}: add runs"
             )
 
 
@@ -272,32 +224,20 @@ def _second_optimizer(
         return float(huber(DELTA, target - log_loss).sum() / DELTA**2)
 
     box = list(zip(*bounds, strict=True))
-    runs = [
-        minimize(
-            scaled,
-            starts[i],
-            method="L-BFGS-B",
-            bounds=box,
-            options={"maxiter": 2_000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-10},
-        )
-        for i in (len(starts) // 3, len(starts) // 2)
-    ]
+    options = {"maxiter": 2_000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-10}
+    begin = starts[len(starts) // 3], starts[len(starts) // 2]
+    runs = [minimize(scaled, theta, method="L-BFGS-B", bounds=box, options=options) for theta in begin]
     best = min(runs, key=lambda run: run.fun)
-    best = minimize(
-        scaled, best.x, method="Nelder-Mead", bounds=box, options={"maxfev": 4_000, "xatol": 1e-9, "fatol": 1e-9}
-    )
+    options = {"maxfev": 4_000, "xatol": 1e-9, "fatol": 1e-9}
+    best = minimize(scaled, best.x, method="Nelder-Mead", bounds=box, options=options)
     return best.x, best.fun * DELTA**2
 
 
 def _bootstrap(solve: Solver, best: np.ndarray, n: int, resamples: int, seed: int) -> np.ndarray:
-    """Refit resamples of the runs; return theta (S, 5).
-
-    Each starts from the optimum of all runs, then again from the solution of its neighbor, which
-    lies as far from the optimum as its own does.
-    """
-    # A run drawn twice has weight 2 in the objective, one not drawn weight 0: the S resamples are
-    # S problems on the same n runs, solved side by side. np.roll hands each the theta of the row
-    # above, so of rows (a, b, c) the second try starts from (c, a, b).
+    """Refit resamples of the runs; return theta (S, 5)."""
+    # A run drawn twice has weight 2 in the objective, one not drawn weight 0: the S resamples are S problems on the
+    # same n runs, solved side by side. Each starts from the optimum of all runs, then again from the solution of its
+    # neighbor, which lies as far from the optimum as its own does: of rows (a, b, c) from (c, a, b).
     weight = resample_counts(n, resamples, seed).astype(float)  # (S, n)
     first, low = solve(np.tile(best, (resamples, 1)), weight)
     second, high = solve(np.roll(first, 1, axis=0), weight)
@@ -306,15 +246,15 @@ def _bootstrap(solve: Solver, best: np.ndarray, n: int, resamples: int, seed: in
 
 def _fit_warnings(fit: Fit, sample: np.ndarray) -> list[str]:
     """Return what a reader of the fit must know, in words; ``sample`` (S, 5) is centered theta."""
-    warnings, law, points = [], fit.law, fit.points
-    if len(points) < 10:
-        warnings.append(f"{len(points)} runs for {len(PARAMETERS)} parameters: intervals from so few are rough.")
-    if 0.01 * points.loss.min() > law.E:
+    warnings, n = [], len(fit.points)
+    if n < 10:
+        warnings.append(f"{n} runs for {len(PARAMETERS)} parameters: intervals from so few are rough.")
+    if 0.01 * fit.points.loss.min() > fit.law.E:
         warnings.append(
-            f"E is {law.E:.2g}, almost 0: the points do not show where the loss levels off, so "
+            f"E is {fit.law.E:.2g}, almost 0: the points do not show where the loss levels off, so "
             "predictions far beyond them are too low."
         )
-    warnings += _parameter_warnings(law, sample)
+    warnings += _parameter_warnings(fit.law, sample)
     if fit.share_at_optimum < 0.5:
         warnings.append(
             f"Only {fit.share_at_optimum:.0%} of {fit.starts} starts reached the optimum: there "
@@ -333,8 +273,8 @@ def _parameter_warnings(law: Surface, sample: np.ndarray) -> list[str]:
     warnings = []
     low, high = percentile_interval(sample)  # (5,)
     least, most = USUAL_EXPONENTS
-    for i, (key, name) in enumerate(THETA_NAMES):
-        is_exponent = key in ("alpha", "beta")
+    for i, key in enumerate(THETA):
+        name, is_exponent = TERMS.get(key, key), key in ("alpha", "beta")
         # The other entries of theta are logarithms.
         a, b = (low[i], high[i]) if is_exponent else np.exp((low[i], high[i]))
         if is_exponent and not least <= getattr(law, key) <= most:

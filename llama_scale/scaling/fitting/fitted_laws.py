@@ -18,7 +18,7 @@ from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
 from llama_scale.records import from_json, to_json
-from llama_scale.scaling.fitting.chinchilla import Flops, Surface
+from llama_scale.scaling.fitting.chinchilla import Flops, Numbers, Surface
 from llama_scale.scaling.fitting.fit import PARAMETERS, predict
 
 FORMAT = "llama_scale.laws.v2"
@@ -37,7 +37,7 @@ class Estimate:
     high: float
 
     @classmethod
-    def of(cls, value: float, sample: np.ndarray) -> "Estimate":
+    def of(cls, value: Numbers, sample: Numbers) -> "Estimate":
         """Return a value with the percentile interval of its resamples (S,)."""
         low, high = percentile_interval(sample)
         return cls(float(value), float(low), float(high))
@@ -90,14 +90,6 @@ class Curve:
         low, high = percentile_interval(sample)
         return cls(value.tolist(), low.tolist(), high.tolist())
 
-    def at(self, index: int) -> Estimate:
-        """Return the estimate at one compute."""
-        return Estimate(self.value[index], self.low[index], self.high[index])
-
-    def first(self, count: int) -> "Curve":
-        """Return the curve at its first ``count`` computes."""
-        return Curve(self.value[:count], self.low[:count], self.high[:count])
-
 
 @dataclass(frozen=True)
 class PointsFile:
@@ -121,7 +113,7 @@ class Conventions:
     flops: str = field(metadata={"old": "compute"})
 
     def by_symbol(self) -> dict[str, str]:
-        """Return the meanings under the symbols of the formula."""
+        """Return the meanings under the symbols of the formula, as the report shows them."""
         return {"N": self.model_size, "D": self.tokens, "loss": self.loss, "compute": self.flops}
 
 
@@ -223,23 +215,23 @@ class ApproachExponent:
     approach: str
     compute: str
     count: int = field(metadata={"old": "from"})
-    exponent: Estimate | None
-    exponent_D: Estimate | None
+    exponent: Estimate | None = None
+    exponent_D: Estimate | None = None
 
 
 @dataclass(frozen=True)
 class IsoflopParabola:
-    """The parabola of loss in ln N through the runs (file rows) of compute C, and its minimum."""
+    """Runs of equal compute C and the parabola loss = c0 + c1 z + c2 z^2 in z = ln N - ln center."""
 
     C: float
-    rows: list[int]
+    rows: list[int]  # of the file
     coefficients: list[float]
     center: float = field(metadata={"old": "centre"})
-    N: float | None
+    N: float | None  # of the minimum, as D and loss
     D: float | None
     loss: float
-    inside: bool
-    compute: str
+    inside: bool  # whether the minimum is one and lies within the sizes tried
+    compute: str = ""
 
 
 @dataclass(frozen=True)
@@ -277,10 +269,7 @@ class MeasuredRun:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A level of a score: the run that reached it, and where the law expects it to be passed.
-
-    Without a link to expect by, ``reason`` says why and all that follows ``measured`` is None.
-    """
+    """A level of a score: the run that reached it, where the law expects it or, without a link, the ``reason``."""
 
     score: str
     level: float
@@ -317,18 +306,14 @@ class FrontierPoint:
 
 @dataclass(frozen=True)
 class Frontier:
-    """The compute-optimal N*(C), D*(C) and loss, for one way to count FLOPs.
-
-    ``determined`` says whether the exponents lie where those of language models do; ``exponent``
-    is that of N*(C) around the largest run.
-    """
+    """The compute-optimal N*(C), D*(C) and loss, for one way to count FLOPs."""
 
     convention: str
-    determined: bool
+    determined: bool  # whether the exponents lie where those of language models do
     flops_per_token: str
     flops: FlopsFormula
     largest_deviation: float
-    exponent: Estimate
+    exponent: Estimate  # of N*(C) around the largest run
     C: list[float]
     N: Curve
     D: Curve
@@ -383,24 +368,19 @@ class FittedRun:
 
 @dataclass(frozen=True)
 class FittedLaws:
-    """The laws of a study, with everything a reader needs to judge and to use them.
-
-    ``frontier`` has an entry for 6ND and, where the points count FLOPs otherwise, one for that.
-    ``model`` are the settings that all models of a study share, ``links`` go from loss to each
-    column of scores. Numbers have ten digits, as in the file.
-    """
+    """The laws of a study, with all that a reader needs to judge and to use them; numbers as in the file."""
 
     points: PointsFile
     conventions: Conventions
-    model: dict[str, Any]
+    model: dict[str, Any]  # settings that all models of a study share
     surface: FittedSurface
     power: list[PowerLaw]
     repeats: RepeatedTokens | None
     side_by_side: list[ConventionFit]
     approaches: Approaches
-    links: dict[str, list[ScoreLink]]
+    links: dict[str, list[ScoreLink]]  # from loss to each column of scores
     thresholds: list[Threshold]
-    frontier: list[Frontier]
+    frontier: list[Frontier]  # for 6ND and, where the points count FLOPs otherwise, for that
     holdout: HoldOutSummary | None
     runs: list[FittedRun]
     warnings: list[str]
@@ -435,10 +415,6 @@ class FittedLaws:
             place[name] = value
         return values
 
-    def rounded(self) -> "FittedLaws":
-        """Return the laws as they are read back from their file."""
-        return self.from_dict(self.to_dict())
-
     @property
     def best_frontier(self) -> Frontier:
         """The frontier by the points' own count of FLOPs, or by 6ND where they have none."""
@@ -457,8 +433,7 @@ class FittedLaws:
     @cached_property
     def flops(self) -> Flops:
         """The FLOPs of a token as ``best_frontier`` counts them."""
-        best = self.best_frontier
-        return Flops(best.convention, best.flops.c, best.flops.g, best.flops.power)
+        return Flops(self.best_frontier.convention, **vars(self.best_frontier.flops))
 
     @cached_property
     def fitted_flops(self) -> np.ndarray:
@@ -473,18 +448,15 @@ class FittedLaws:
 
     def predict(self, N: float, D: float) -> RunEstimate:
         """Return the loss of one run of N parameters and D tokens (see ``fit.predict``)."""
-        residual = np.log1p(self.column("residual_percent") / 100)
-        seed = self.surface.bootstrap.seed
+        residual, seed = np.log1p(self.column("residual_percent") / 100), self.surface.bootstrap.seed
         loss = predict(self.law, self.resampled, residual, seed, np.array(N), np.array(D))
         return RunEstimate(**{name: float(value[0]) for name, value in loss.items()})
 
     def bits_per_byte(self, loss: RunEstimate) -> RunEstimate | None:
         """Return bits per byte at a loss and its ends; None where the runs had none."""
-        links = self.links.get("bits_per_byte")
-        if not links:
+        if not (links := self.links.get("bits_per_byte")):
             return None
-        line = links[0]
-        return RunEstimate(**{k: line.a + line.b.value * v for k, v in vars(loss).items()})
+        return RunEstimate(**{k: links[0].a + links[0].b.value * v for k, v in vars(loss).items()})
 
 
 def laws_path(study: str | Path) -> Path:

@@ -4,47 +4,37 @@ import csv
 import math
 import re
 from dataclasses import dataclass, field, replace
+from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import sha256
 
-REQUIRED = ("N", "D", "loss")
-NAMES = (*REQUIRED, "flops")
+NAMES = ("N", "D", "loss", "flops")
 # The columns of non-embedding parameters, and those of N and D where none is named.
 NON_EMBEDDING = ("N", "n_params_non_embedding")
 DEFAULTS = {"N": NON_EMBEDDING, "D": ("D", "tokens")}
 # A model or a data set smaller than this, or a loss above it, is a matter of units.
 SMALLEST, LARGEST_LOSS = 1_000, 20.0
 CONDITION = re.compile(r"^\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.*?)\s*$")
-COMPARE = {
-    "<": np.less,
-    "<=": np.less_equal,
-    ">": np.greater,
-    ">=": np.greater_equal,
-    "==": np.equal,
-    "!=": np.not_equal,
-}
+COMPARE = {"<": lt, "<=": le, ">": gt, ">=": ge, "==": eq, "!=": ne}
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+EMPTY = "", "nan", "none", "null"
 
 
 @dataclass(frozen=True)
 class Points:
-    """Runs with their size, data, loss and, where known, compute.
+    """Runs with their size, data, loss and, where known, compute."""
 
-    ``N`` parameters, ``D`` tokens, ``loss`` and ``flops`` are float64 (n,); ``flops`` is None
-    when the file has no such column. ``rows`` are the file's own cells, all columns kept.
-    ``row_numbers`` are the rows' positions in the file, counted from 1 after the header.
-    """
-
-    N: np.ndarray
-    D: np.ndarray
+    N: np.ndarray  # parameters, float64 (n,) as D, loss and flops
+    D: np.ndarray  # tokens
     loss: np.ndarray
-    flops: np.ndarray | None
-    rows: list[dict[str, str]]
-    row_numbers: np.ndarray
+    flops: np.ndarray | None  # None when the file has no such column
+    rows: list[dict[str, str]]  # the file's own cells, all columns kept
+    row_numbers: np.ndarray  # positions in the file, counted from 1 after the header
     file: str
     sha256: str
     n_read: int
@@ -63,9 +53,7 @@ class Points:
     @property
     def compute_name(self) -> str:
         """How ``compute`` is counted, in words."""
-        if self.flops is None:
-            return "6ND"
-        return f"column {self.columns['flops']!r}"
+        return "6ND" if self.flops is None else f"column {self.columns['flops']!r}"
 
     @property
     def of_this_project(self) -> bool:
@@ -75,15 +63,9 @@ class Points:
 
     def select(self, mask: np.ndarray) -> "Points":
         """Return the points where ``mask`` (n,) is true."""
-        return replace(
-            self,
-            N=self.N[mask],
-            D=self.D[mask],
-            loss=self.loss[mask],
-            flops=None if self.flops is None else self.flops[mask],
-            rows=[row for row, kept in zip(self.rows, mask, strict=True) if kept],
-            row_numbers=self.row_numbers[mask],
-        )
+        columns = {name: getattr(self, name)[mask] for name in ("N", "D", "loss", "row_numbers")}
+        flops = None if self.flops is None else self.flops[mask]
+        return replace(self, **columns, flops=flops, rows=[self.rows[i] for i in np.flatnonzero(mask)])
 
     def has(self, column: str) -> bool:
         """Return whether the file has a column with at least one value in it."""
@@ -91,59 +73,47 @@ class Points:
 
     def numeric(self, column: str) -> np.ndarray:
         """Return a column as float64 (n,); NaN where empty, InputError where not a number."""
-        empty = {"", "nan", "none", "null"}
-        return np.array(
-            [
-                math.nan if row[column].strip().lower() in empty else self._number(row, i, column)
-                for i, row in enumerate(self.rows)
-            ]
-        )
+        values = np.full(len(self.rows), math.nan)
+        for i, cell in enumerate(row[column].strip() for row in self.rows):
+            if cell.lower() in EMPTY:
+                continue
+            try:
+                values[i] = float(cell)
+            except ValueError:
+                where = f"{self.file}: row {self.row_numbers[i]}, column {column!r}"
+                raise InputError(f"{where}: expected a number, found {self.rows[i][column]!r}") from None
+        return values
 
     def label(self, index: int) -> str:
         """Return the name of a run: its ``run`` cell, or its row number."""
         return self.rows[index].get("run") or f"row {self.row_numbers[index]}"
 
-    def match(self, condition: str) -> np.ndarray:
-        """Return a mask (n,) of the rows that meet ``"N>5e7,annealed==true"`` (all of them).
+    def describe(self, index: int) -> dict[str, Any]:
+        """Return a run's name, size, tokens and FLOPs under the names that records have for them."""
+        numbers = {"model_size": self.N, "tokens": self.D, "flops": self.compute}  # (n,) each
+        return {"run": self.label(index)} | {name: float(column[index]) for name, column in numbers.items()}
 
-        A name is N, D, loss, flops or a column. Raises InputError when it is none or the
-        condition cannot be read.
-        """
+    def match(self, condition: str) -> np.ndarray:
+        """Return which rows (n,) meet all of ``"N>5e7,annealed==true"``; InputError if unreadable or of no column."""
         mask = np.ones(len(self), dtype=bool)
         for part, name, sign, value in parse_conditions(condition):
             column = self.columns.get(name, name)
             if column not in self.rows[0]:
                 known = [*self.columns, *self.rows[0]]
                 raise InputError(f"condition {part!r}: {self.file} has no column {column!r}{nearest(column, known)}")
-            mask &= self._compare(column, sign, value)
+            text = np.array([row[column].strip().lower() for row in self.rows])
+            if value in ("true", "false"):
+                mask &= COMPARE[sign](np.isin(text, TRUE), value == "true")
+            else:
+                mask &= COMPARE[sign](self.numeric(column) if isinstance(value, float) else text, value)
         return mask
-
-    def _compare(self, column: str, sign: str, value: float | str) -> np.ndarray:
-        if isinstance(value, float):
-            return COMPARE[sign](self.numeric(column), value)
-        cells = np.array([row[column].strip().lower() for row in self.rows])
-        if value in ("true", "false"):
-            return COMPARE[sign](np.isin(cells, TRUE), value == "true")
-        return COMPARE[sign](cells, value)
-
-    def _number(self, row: dict[str, str], index: int, column: str) -> float:
-        try:
-            return float(row[column])
-        except ValueError:
-            where = f"{self.file}: row {self.row_numbers[index]}, column {column!r}"
-            raise InputError(f"{where}: expected a number, found {row[column]!r}") from None
 
 
 def parse_conditions(text: str) -> list[tuple[str, str, str, float | str]]:
-    """Read ``"N>5e7,annealed==true"`` as (part, name, sign, value) for each part.
-
-    A value is a number, or text in small letters. Raises InputError where a part cannot be read,
-    or where text is to be larger or smaller.
-    """
+    """Read ``"N>5e7,annealed==true"`` as (part, name, sign, value) each, a value as a number or in small letters."""
     conditions: list[tuple[str, str, str, float | str]] = []
     for part in text.split(","):
-        matched = CONDITION.match(part)
-        if not matched:
+        if not (matched := CONDITION.match(part)):
             raise InputError(f"condition {part!r}: expected e.g. 'N>5e7' or 'annealed==true'")
         name, sign, value = matched.groups()
         try:
@@ -156,18 +126,13 @@ def parse_conditions(text: str) -> list[tuple[str, str, str, float | str]]:
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
-    """Read ``"N=n_params,loss=val_loss"`` into a mapping.
-
-    Raises InputError on an unknown name and on one that is given twice.
-    """
+    """Read ``"N=n_params,loss=val_loss"`` into a mapping; raise InputError on a name unknown or given twice."""
     columns = {}
     for part in text.split(",") if text else []:
         name, equals, column = (piece.strip() for piece in part.partition("="))
         if not equals or not column or name not in NAMES:
-            raise InputError(
-                f"columns: {part.strip()!r}: expected NAME=COLUMN with a name of "
-                f"{', '.join(NAMES)}{nearest(name, NAMES)}"
-            )
+            known = f"{', '.join(NAMES)}{nearest(name, NAMES)}"
+            raise InputError(f"columns: {part.strip()!r}: expected NAME=COLUMN with a name of {known}")
         if name in columns:
             raise InputError(f"columns: {name} is given twice, {columns[name]!r} and {column!r}; name one")
         columns[name] = column
@@ -175,18 +140,11 @@ def parse_columns(text: str | None) -> dict[str, str]:
 
 
 def read_points(path: str | Path, columns: dict[str, str] | None = None, where: str | None = None) -> Points:
-    """Read and check the points of a CSV file.
+    """Read and check the points of a CSV file (see ``read_rows``); ``where`` are rows to keep (see ``Points.match``).
 
-    Args:
-        path: The CSV file, with a header; separated by commas, or by semicolons or tabs. Empty
-            rows and lines that begin with # are left out.
-        columns: The file's names of N, D, loss and flops where they differ; N is also read from
-            n_params_non_embedding, D from tokens. Without a column for D, D = flops / 6N.
-        where: Rows to keep, as in ``Points.match``.
-
-    Raises:
-        InputError: A file, column or value is missing, not a positive number, or the rows are
-            annealed and un-annealed points mixed.
+    ``columns`` are the file's names of N, D, loss and flops where they differ; N is also read from
+    n_params_non_embedding, D from tokens. Without a column for D, D = flops / 6N. Raises InputError where a file,
+    column or value is missing, not a positive number, or the rows are annealed and un-annealed points mixed.
     """
     rows, header = read_rows(path)
     mapping = _map_columns(path, header, columns or {})
@@ -209,12 +167,10 @@ def read_points(path: str | Path, columns: dict[str, str] | None = None, where: 
         if not len(points):
             raise InputError(f"{path}: no row of {len(rows)} meets where {where!r}")
     values = {name: _positive(points, column) for name, column in mapping.items()}
-    derived = "D" not in mapping
-    if derived:
+    if "D" not in mapping:
         values["D"] = values["flops"] / (6 * values["N"])
     points = replace(points, **values)
-    _check_annealed(points)
-    return replace(points, warnings=_warnings(points, derived))
+    return replace(points, warnings=_warnings(points))
 
 
 def _map_columns(path: str | Path, header: list[str], columns: dict[str, str]) -> dict[str, str]:
@@ -229,36 +185,34 @@ def _map_columns(path: str | Path, header: list[str], columns: dict[str, str]) -
         del mapping["flops"]
     for name, column in mapping.items():
         if column not in header:
-            raise InputError(
-                f"{path}: no column {column!r}{nearest(column, header)} (it has "
-                f"{', '.join(header)}); name it with columns, as {name}=COLUMN"
-            )
+            known = f"{nearest(column, header)} (it has {', '.join(header)})"
+            raise InputError(f"{path}: no column {column!r}{known}; name it with columns, as {name}=COLUMN")
     return mapping
 
 
 def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
     """Return the rows of a CSV file by column, as text, and its header.
 
-    Empty rows and lines that begin with # are left out. Raises InputError where the file is absent
-    or no CSV, or where a row has other fields than the header.
+    Cells are separated by commas, or else by semicolons or tabs. Empty rows and lines that begin with # are left out.
+    Raises InputError where the file is absent or no CSV, or where a row has other fields than the header.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = [line for line in file if not line.startswith("#")]
         while lines and not lines[0].strip():
             lines.pop(0)
-        reader = csv.DictReader(lines, delimiter=_separator(lines[0] if lines else ""))
+        mark = next((mark for mark in ",;\t" if lines and mark in lines[0]), ",")
+        reader = csv.DictReader(lines, delimiter=mark)
         header = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = header
-        rows = [row for row in reader if None in row or any(map(_filled, row.values()))]
+        rows = [row for row in reader if None in row or any(cell and cell.strip() for cell in row.values())]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give a CSV with columns N, D, loss") from None
     except IsADirectoryError:
         raise InputError(f"{path}: a folder; name a CSV in it, as points.csv of a study") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    doubled = [name for name in header if name and header.count(name) > 1]
-    if doubled:
+    if doubled := [name for name in header if name and header.count(name) > 1]:
         raise InputError(f"{path}: two columns are called {doubled[0]!r}; rename one")
     if not rows:
         raise InputError(f"{path}: no rows; give a CSV with a header and one run a row")
@@ -271,53 +225,34 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
     return rows, list(header)
 
 
-def _separator(header: str) -> str:
-    """Return what separates the cells of a header: the comma, or else semicolon or tab."""
-    return next((mark for mark in ",;\t" if mark in header), ",")
-
-
-def _filled(cell: str | None) -> bool:
-    return bool(cell and cell.strip())
-
-
 def _positive(points: Points, column: str) -> np.ndarray:
     values = points.numeric(column)
     bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
     if len(bad):
         more = f" (and {len(bad) - 1} more rows)" if len(bad) > 1 else ""
         raise InputError(
-            f"{points.file}: row {points.row_numbers[bad[0]]}, column {column!r}: expected a "
-            f"positive number, found {points.rows[bad[0]][column]!r}{more}; correct it or leave it "
-            "out by a condition (where)"
+            f"{points.file}: row {points.row_numbers[bad[0]]}, column {column!r}: expected a positive number, found "
+            f"{points.rows[bad[0]][column]!r}{more}; correct it or leave it out by a condition (where)"
         )
     return values
 
 
-def annealed(points: Points) -> np.ndarray | None:
-    """Return whether each run's learning rate was decayed, bool (n,); None if not recorded."""
-    if not points.has("annealed"):
-        return None
-    cells = [row["annealed"].strip().lower() for row in points.rows]
-    for number, cell in zip(points.row_numbers, cells, strict=True):
+def _warnings(points: Points) -> list[str]:
+    """Return what is odd about points in words; raise InputError where some are annealed and some not."""
+    warnings = []
+    cells = [row["annealed"].strip().lower() for row in points.rows] if points.has("annealed") else []
+    for number, cell in zip(points.row_numbers, cells, strict=False):
         if cell not in TRUE + FALSE:
             raise InputError(f"{points.file}: row {number}, column 'annealed': expected true or false, found {cell!r}")
-    return np.array([cell in TRUE for cell in cells])
-
-
-def _check_annealed(points: Points) -> None:
-    done = annealed(points)
-    if done is not None and done.any() and not done.all():
-        first = points.row_numbers[~done][0]
+    annealed = np.array([cell in TRUE for cell in cells], dtype=bool)  # (n,), or (0,) where the file does not say
+    if annealed.any() and not annealed.all():
+        first = points.row_numbers[~annealed][0]
         raise InputError(
-            f"{points.file}: {(~done).sum()} of {len(points)} runs are not annealed (row {first} "
-            "is the first): their losses lie 1.3 to 2.8 % above those of annealed runs, so one fit "
-            "cannot take both; keep one kind, as where annealed==true"
+            f"{points.file}: {(~annealed).sum()} of {len(points)} runs are not annealed (row {first} is the first): "
+            "their losses lie 1.3 to 2.8 % above those of annealed runs, so one fit cannot take both; keep one kind, "
+            "as where annealed==true"
         )
-
-
-def _warnings(points: Points, derived: bool) -> list[str]:
-    warnings = []
-    if derived:
+    if "D" not in points.columns:
         warnings.append(f"The file has no D; D = {points.columns['flops']} / 6N.")
     for name, values in (("N", points.N), ("D", points.D)):
         if np.median(values) < SMALLEST:
@@ -330,8 +265,7 @@ def _warnings(points: Points, derived: bool) -> list[str]:
             f"The largest loss is {points.loss.max():g}: a perplexity, or a run that diverged? "
             "The law is of a loss in nats per token."
         )
-    done = annealed(points)
-    if done is not None and not done.any():
+    if cells and not annealed.any():
         warnings.append(
             "No run is annealed: losses from the middle of a schedule lie above those of "
             "finished runs by an amount that depends on D, which bends the fit."
@@ -341,8 +275,8 @@ def _warnings(points: Points, derived: bool) -> list[str]:
         first = seen.setdefault(tuple(values), number)
         if first != number:
             warnings.append(f"Rows {first} and {number} have equal N, D and loss: counted twice.")
-    if points.has("epochs") and np.nanmax(points.numeric("epochs")) > 4:
-        repeated = int((points.numeric("epochs") > 4).sum())
+    repeated = (points.numeric("epochs") > 4).sum() if points.has("epochs") else 0
+    if repeated:
         warnings.append(
             f"{repeated} of {len(points)} runs repeat their data more than 4 times: repeated "
             "tokens are worth less than fresh ones, which this law does not know."

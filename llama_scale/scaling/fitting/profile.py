@@ -12,32 +12,26 @@ from scipy.stats import norm, t
 
 from llama_scale.bootstrap import LEVEL
 from llama_scale.scaling.fitting.chinchilla import SurfaceModel
-from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, THETA_NAMES, Fit
-from llama_scale.scaling.fitting.solver import Model, Problems, minimize_huber
+from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, THETA, Fit
+from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
-ORDER = [name for name, _ in THETA_NAMES]
 REACH, STEPS = 12.0, 30
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A parameter's values (n,), the increase of the objective there in units of the limit (n,).
-
-    The interval is where ``excess`` <= 1; ``low`` or ``high`` is None where it has no end within
-    the values tried.
-    """
+    """A parameter's values (n,), and its interval, where ``excess`` <= 1; a side without an end there is None."""
 
     value: np.ndarray
-    excess: np.ndarray
+    excess: np.ndarray  # of the objective over its least value, in units of the limit, (n,)
     low: float | None
     high: float | None
 
 
 def profiles(fit: Fit) -> dict[str, Profile]:
     """Return the 95 % profile of each parameter of the law."""
-    points = fit.points
-    centered = SurfaceModel(points.N, points.D)
-    uncentered = SurfaceModel(points.N, points.D, center=(0.0, 0.0))
+    centered = SurfaceModel(fit.points.N, fit.points.D)
+    uncentered = SurfaceModel(fit.points.N, fit.points.D, center=(0.0, 0.0))
     # A is a parameter of the uncentered model; the centered one has A times e^(-alpha mean ln N).
     return {name: _profile(fit, uncentered if name in ("A", "B") else centered, name) for name in PARAMETERS}
 
@@ -45,10 +39,9 @@ def profiles(fit: Fit) -> dict[str, Profile]:
 def objective_limit(residual: np.ndarray, parameters: int) -> float:
     """Return by how much the objective may rise within a 95 % interval of one parameter.
 
-    Twice the rise of a sum of Huber losses is E[psi^2] / E[psi'] times chi-squared with one
-    degree of freedom (Huber and Ronchetti 2009, section 7.10). psi is the clipped residual and
-    E[psi'] the chance of one within delta, from a Gaussian kernel estimate since few lie there;
-    n - k degrees of freedom enter through Student's t.
+    Twice the rise of a sum of Huber losses is E[psi^2] / E[psi'] times chi-squared with one degree of freedom (Huber
+    and Ronchetti 2009, section 7.10). psi is the clipped residual and E[psi'] the chance of one within delta, from a
+    Gaussian kernel estimate since few lie there; n - k degrees of freedom enter through Student's t.
     """
     n = len(residual)
     residual = residual * np.sqrt(n / (n - parameters))
@@ -62,9 +55,8 @@ def objective_limit(residual: np.ndarray, parameters: int) -> float:
 def crossings(value: np.ndarray, excess: np.ndarray, center: float) -> tuple[float | None, float | None]:
     """Return where ``excess`` (n,) first passes 1 below and above ``center``; None where never.
 
-    Each side is walked outwards from the center: of excess (3, .4, 0, .2, 2) at values
-    (-2, -1, 0, 1, 2) the ends lie between -1 and -2 and between 1 and 2. A side whose first value
-    is past 1 already has no end to find.
+    Each side is walked outwards from the center: of excess (3, .4, 0, .2, 2) at values (-2, -1, 0, 1, 2) the ends lie
+    between -1 and -2 and between 1 and 2. A side whose first value is past 1 already has no end to find.
     """
     ends: list[float | None] = []
     for side in (value <= center, value >= center):
@@ -83,9 +75,8 @@ def crossings(value: np.ndarray, excess: np.ndarray, center: float) -> tuple[flo
 
 
 def _profile(fit: Fit, model: SurfaceModel, name: str) -> Profile:
-    k, points = ORDER.index(name), fit.points
-    best = model.theta_of(fit.law)  # (5,)
-    lower, upper = model.bounds(points.loss)
+    k, best = THETA.index(name), model.theta_of(fit.law)  # (5,)
+    lower, upper = model.bounds(fit.points.loss)  # (5,) each
     sample = getattr(fit.resampled, name)
     spread = np.log(sample) if name in ("A", "B", "E") else sample
     low, high = np.percentile(spread, [16, 84])
@@ -93,30 +84,21 @@ def _profile(fit: Fit, model: SurfaceModel, name: str) -> Profile:
     # Squared steps: dense around the optimum, where most intervals end, and far-reaching.
     sides = [best[k] + side * reach * np.linspace(0, 1, STEPS) ** 2 for side in (-1, 1)]
     grid = np.unique(np.clip(np.concatenate(sides), lower[k], upper[k]))  # (S,)
-    excess = profile_objective(model, points.loss, best, k, grid, (lower, upper)) - fit.objective
-    excess /= objective_limit(fit.residual, len(PARAMETERS))
+    target, theta, lower, upper = (
+        np.tile(row, (len(grid), 1)) for row in (np.log(fit.points.loss), best, lower, upper)
+    )  # (S, n), then (S, 5) each
+    lower[:, k] = upper[:, k] = grid  # equal bounds leave the parameter no way to move
+    problems = Problems(target, np.ones_like(target), lower, upper, DELTA)
+    # All values are solved side by side from the optimum, then again from what their neighbors on
+    # either side found: of grid values (1, 2, 3) the second tries of 2 start at the theta of 1 and 3.
+    theta, least, _ = minimize_huber(model, theta, problems)
+    for shift in (1, -1):
+        again, other, _ = minimize_huber(model, np.roll(theta, shift, axis=0), problems)
+        theta = np.where((other < least)[:, None], again, theta)
+        least = np.minimum(least, other)
+    excess = (least - fit.objective) / objective_limit(fit.residual, len(PARAMETERS))
     ends = crossings(grid, excess, best[k])
     if name in ("A", "B", "E"):
         grid = np.exp(grid)
         ends = tuple(None if end is None else float(np.exp(end)) for end in ends)
     return Profile(grid, excess, *ends)
-
-
-def profile_objective(
-    model: Model, loss: np.ndarray, best: np.ndarray, k: int, grid: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]
-) -> np.ndarray:
-    """Return the least objective (S,) with parameter ``k`` fixed at each value of ``grid`` (S,).
-
-    All values are solved side by side from the optimum, then again from what their neighbors on
-    either side found: of grid values (1, 2, 3) the second tries of 2 start at the theta of 1 and 3.
-    """
-    lower, upper = (np.tile(bound, (len(grid), 1)) for bound in bounds)  # (S, k)
-    lower[:, k] = upper[:, k] = grid  # equal bounds leave the parameter no way to move
-    target = np.tile(np.log(loss), (len(grid), 1))  # (S, n)
-    problems = Problems(target, np.ones_like(target), lower, upper, DELTA)
-    theta, least, _ = minimize_huber(model, np.tile(best, (len(grid), 1)), problems)
-    for shift in (1, -1):
-        again, other, _ = minimize_huber(model, np.roll(theta, shift, axis=0), problems)
-        theta = np.where((other < least)[:, None], again, theta)
-        least = np.minimum(least, other)
-    return least

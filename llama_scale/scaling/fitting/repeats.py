@@ -5,13 +5,14 @@ of D (arXiv 2305.16264, equation 5, for the data alone): the first repeats count
 none after many times R. R is found by fitting the surface at each value of a grid.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict
 
 import numpy as np
 
 from llama_scale.errors import InputError
-from llama_scale.scaling.fitting.chinchilla import Surface, SurfaceModel
+from llama_scale.scaling.fitting.chinchilla import SurfaceModel
 from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, Fit
+from llama_scale.scaling.fitting.fitted_laws import RepeatedTokens
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.fitting.profile import crossings, objective_limit
 from llama_scale.scaling.fitting.solver import Problems, minimize_huber
@@ -20,32 +21,11 @@ GRID = np.geomspace(0.1, 1e4, 51)
 LEAST_EPOCHS = 1.1
 
 
-@dataclass(frozen=True)
-class Repeats:
-    """The fitted R, its 95 % profile interval (None where open) and the law beside it."""
-
-    R: float
-    low: float | None
-    high: float | None
-    law: Surface
-    objective: float
-    grid: np.ndarray
-    excess: np.ndarray
-
-    @property
-    def identified(self) -> bool:
-        """Whether the points bound R on both sides."""
-        return self.low is not None and self.high is not None
-
-
 def effective_tokens(D: np.ndarray, epochs: np.ndarray, R: float) -> np.ndarray:
-    """Return the fresh tokens (n,) that D tokens (n,) of ``epochs`` passes (n,) are worth.
-
-    With R = 15, 100M unique tokens seen four times (D = 400M) count as
-    100M (1 + 15 (1 - e^(-3/15))) = 372M.
-    """
-    unique = D / np.maximum(epochs, 1)
-    return unique * (1 - R * np.expm1(-(np.maximum(epochs, 1) - 1) / R))
+    """Return the fresh tokens (n,) that D tokens (n,) of ``epochs`` passes (n,) are worth."""
+    # With R = 15, 100M unique tokens seen four times (D = 400M) count as 100M (1 + 15 (1 - e^(-3/15))) = 372M.
+    epochs = np.maximum(epochs, 1)
+    return D / epochs * (1 - R * np.expm1(-(epochs - 1) / R))
 
 
 def epochs_vary(points: Points) -> bool:
@@ -56,7 +36,7 @@ def epochs_vary(points: Points) -> bool:
     return bool(np.isfinite(epochs).all() and epochs.max() > LEAST_EPOCHS and np.ptp(epochs) > LEAST_EPOCHS - 1)
 
 
-def fit_repeats(fit: Fit) -> Repeats:
+def fit_repeats(fit: Fit) -> RepeatedTokens:
     """Fit R and the surface together; raise InputError where no run repeats its data."""
     points = fit.points
     if not epochs_vary(points):
@@ -79,13 +59,14 @@ def fit_repeats(fit: Fit) -> Repeats:
     best = int(objectives.argmin())
     residual = target[0] - models[best].value(thetas[best][None])[0]
     excess = (objectives - objectives[best]) / objective_limit(residual, len(PARAMETERS) + 1)
-    low, high = crossings(np.log(GRID), excess, np.log(GRID[best]))
-    return Repeats(
+    ends = crossings(np.log(GRID), excess, np.log(GRID[best]))
+    low, high = (None if end is None else float(np.exp(end)) for end in ends)
+    return RepeatedTokens(
+        formula="D' = U + U R (1 - exp(-(epochs - 1) / R)), U = D / epochs",
         R=float(GRID[best]),
-        low=None if low is None else float(np.exp(low)),
-        high=None if high is None else float(np.exp(high)),
-        law=models[best].law_of(thetas[best]),
+        low=low,
+        high=high,
+        identified=low is not None and high is not None,
+        parameters=asdict(models[best].law_of(thetas[best])),
         objective=float(objectives[best]),
-        grid=GRID,
-        excess=excess,
     )

@@ -4,29 +4,16 @@ A start of the multi-start search and a resample of the bootstrap are each one p
 solved side by side, so that 4,000 resamples cost a few seconds on one core.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from llama_scale.scaling.fitting.chinchilla import SurfaceModel
+
 CHUNK = 120_000
 STALLS = 2
-Curvature = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-class Model(Protocol):
-    """A function of the parameters, log loss at n fixed points, and its derivatives."""
-
-    def value(self, theta: np.ndarray) -> np.ndarray:
-        """Return the predicted log loss (S, n) for parameters (S, k)."""
-
-    def expand(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, Curvature]:
-        """Return the value (S, n), its gradient (S, k, n) and a function for its curvature.
-
-        Of weights u and v (S, n) the function returns, summed over the points, u times the outer
-        product of the gradient with itself minus v times the second derivatives: (S, k, k).
-        """
+STEPS, TOLERANCE = 500, 1e-10
+Solved = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -51,25 +38,20 @@ class Problems:
         return (self.weight * clipped * (residual - 0.5 * clipped)).sum(1)
 
 
-def minimize_huber(
-    model: Model, theta: np.ndarray, problems: Problems, steps: int = 500, tolerance: float = 1e-10
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def minimize_huber(model: SurfaceModel, theta: np.ndarray, problems: Problems) -> Solved:
     """Minimize every problem from its start; return (S, k) parameters, (S,) objectives, bool (S,).
 
     The third array says which problems converged: two steps in a row that lower the objective by
-    less than ``tolerance`` of itself, or no step that lowers it at all.
+    less than ``TOLERANCE`` of itself, or no step that lowers it at all.
     """
-    batch = max(1, CHUNK // problems.target.shape[1])
-    parts = [
-        _minimize_batch(model, theta[i : i + batch], problems.at(slice(i, i + batch)), steps, tolerance)
-        for i in range(0, len(theta), batch)
-    ]
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    size = max(1, CHUNK // problems.target.shape[1])
+    batches = [slice(i, i + size) for i in range(0, len(theta), size)]
+    parts = [_minimize_batch(model, theta[batch], problems.at(batch)) for batch in batches]
+    theta, objective, converged = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return theta, objective, converged
 
 
-def _minimize_batch(
-    model: Model, theta: np.ndarray, problems: Problems, steps: int, tolerance: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _minimize_batch(model: SurfaceModel, theta: np.ndarray, problems: Problems) -> Solved:
     theta = np.clip(theta, problems.lower, problems.upper)
     damping = np.full(len(theta), 1e-2)
     stalls = np.zeros(len(theta), dtype=int)
@@ -77,7 +59,7 @@ def _minimize_batch(
     # The problems still on their way: of S = 5 with the first and third done, [1, 3, 4]. Each step
     # works on these rows alone and writes its results back through the same index.
     active = np.arange(len(theta))
-    for _ in range(steps):
+    for _ in range(STEPS):
         here, before, damp = problems.at(active), objective[active], damping[active]
         trial = _newton_step(model, theta[active], here, damp)
         after = here.objective(model.value(trial))
@@ -87,7 +69,7 @@ def _minimize_batch(
         damping[active] = np.where(better, np.maximum(damp / 4, 1e-12), damp * 4)
         # A step that helped shrinks the damping (towards plain Newton), one that did not grows
         # it (towards a short step downhill) and is not taken.
-        small = np.where(better, before - after < tolerance * before, damp > 1e8)
+        small = np.where(better, before - after < TOLERANCE * before, damp > 1e8)
         stalls[active] = np.where(small, stalls[active] + 1, np.where(better, 0, stalls[active]))
         active = active[stalls[active] < STALLS]
         if not len(active):
@@ -95,14 +77,13 @@ def _minimize_batch(
     return theta, objective, stalls >= STALLS
 
 
-def _newton_step(model: Model, theta: np.ndarray, problems: Problems, damping: np.ndarray) -> np.ndarray:
+def _newton_step(model: SurfaceModel, theta: np.ndarray, problems: Problems, damping: np.ndarray) -> np.ndarray:
     """Return the next trial parameters (S, k).
 
-    Huber's second derivative is 1 within ``delta`` and 0 beyond, so the exact Hessian may be
-    singular or indefinite: its eigenvalues are made positive and raised by the damping, in units
-    of the diagonal of the reweighted least-squares matrix, which is always positive. With
-    eigenvalues (4, -2) and damping 1 the step is the descent direction over (5, 3): along the
-    second, where plain Newton would climb to a saddle, it goes downhill.
+    Huber's second derivative is 1 within ``delta`` and 0 beyond, so the exact Hessian may be singular or indefinite:
+    its eigenvalues are made positive and raised by the damping, in units of the diagonal of the reweighted
+    least-squares matrix, which is always positive. With eigenvalues (4, -2) and damping 1 the step is the descent
+    direction over (5, 3): along the second, where plain Newton would climb to a saddle, it goes downhill.
 
     A parameter at a bound whose descent points outwards is taken out of the step: its row and
     column of the Hessian are zeroed, so the others move as if it were a constant.

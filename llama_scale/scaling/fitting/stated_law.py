@@ -3,7 +3,7 @@
 from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import Surface
-from llama_scale.scaling.fitting.fit import PARAMETERS, Fit, objective
+from llama_scale.scaling.fitting.fit import FLOOR, PARAMETERS, Fit, objective
 from llama_scale.scaling.fitting.profile import profiles
 
 TOLERATED_EXCESS = 1e-3
@@ -32,20 +32,17 @@ def check_stated_law(law: Surface, fit: Fit) -> list[str]:
     error of approach 3 in Hoffmann et al. 2022: averaged over the runs the objective is so small
     that an optimizer's default tolerance ends the search far away (arXiv 2404.10102).
     """
-    complaints = []
-    value = objective(law, fit.points)
-    excess = value / max(fit.objective, 1e-12) - 1
+    complaints, value, profile = [], objective(law, fit.points), profiles(fit)
+    excess = value / max(fit.objective, FLOOR) - 1
     if excess > TOLERATED_EXCESS:
         complaints.append(
             f"The stated law is no optimum of these runs: its objective is {value:.8f}, "
             f"{100 * excess:.2g} % above the least, {fit.objective:.8f}. An objective averaged "
             "over the runs and minimized to a default tolerance stops early like this."
         )
-    profile = profiles(fit)
     for name in PARAMETERS:
-        stated = getattr(law, name)
+        stated, ends = getattr(law, name), profile[name]
         low, high = percentile_interval(getattr(fit.resampled, name))
-        ends = profile[name]
         beyond = (ends.low is not None and stated < ends.low) or (ends.high is not None and stated > ends.high)
         if beyond and not low <= stated <= high:
             complaints.append(

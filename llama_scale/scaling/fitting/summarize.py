@@ -5,42 +5,22 @@ It holds no times and no paths, so equal points and settings give an equal file.
 
 import re
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from llama_scale.bootstrap import LEVEL
+from llama_scale.scaling.fitting import fitted_laws as records
 from llama_scale.scaling.fitting.chinchilla import Flops, fit_flops
 from llama_scale.scaling.fitting.conventions import compare_approaches, fit_each_convention, power_laws
 from llama_scale.scaling.fitting.downstream import link_record, thresholds
 from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, USUAL_EXPONENTS, Fit, HoldOut
-from llama_scale.scaling.fitting.fitted_laws import (
-    ApproachExponent,
-    Bootstrap,
-    Bounds,
-    Conventions,
-    Curve,
-    Estimate,
-    FittedLaws,
-    FittedRun,
-    FittedSurface,
-    FlopsFormula,
-    Frontier,
-    FrontierPoint,
-    HeldOutRun,
-    HoldOutSummary,
-    Objective,
-    PointsFile,
-    ProfiledEstimate,
-    RepeatedTokens,
-    Residuals,
-    RunEstimate,
-    SecondOptimizer,
-)
+from llama_scale.scaling.fitting.fitted_laws import Curve, Estimate, FittedLaws
 from llama_scale.scaling.fitting.points import NON_EMBEDDING, Points
 from llama_scale.scaling.fitting.profile import Profile, profiles
 from llama_scale.scaling.fitting.repeats import epochs_vary, fit_repeats
 
+T = TypeVar("T")
 EMBEDDED, HEADED = "embeddings included", "output head included"
 NEXT = 10
 CURVE = 41
@@ -48,16 +28,11 @@ SAMPLE = 400
 
 
 def summarize(fit: Fit, hold_out: HoldOut | None, notes: list[str] | None = None) -> FittedLaws:
-    """Return what laws.json holds of a fit, with the digits that the file keeps.
-
-    Args:
-        fit: The law of all points.
-        hold_out: The hold-out, or None where there is none.
-        notes: Further warnings, such as why there is no hold-out.
-    """
-    points = fit.points
-    flops_counts = _flops_counts(points)
-    approaches, repeats = compare_approaches(fit), _repeats(fit)
+    """Return what laws.json holds of a fit, with the digits that it keeps; ``notes`` are further warnings."""
+    points, repeats = fit.points, None
+    if epochs_vary(points) and len(points) > len(PARAMETERS) + 1:
+        repeats = fit_repeats(fit)
+    flops_counts, approaches = _flops_counts(points), compare_approaches(fit)
     levels, links = thresholds(fit, flops_counts[-1])
     profile = profiles(fit)
     warnings = [*points.warnings, *fit.warnings, *(notes or [])]
@@ -65,15 +40,9 @@ def summarize(fit: Fit, hold_out: HoldOut | None, notes: list[str] | None = None
     if repeats and not repeats.identified:
         warnings.append("The worth of repeated tokens is not identified: the runs give R no end on one side or both.")
     warnings += _holdout_warnings(fit, hold_out) if hold_out else []
+    source = {name: getattr(points, name) for name in ("file", "sha256", "columns", "where")}
     laws = FittedLaws(
-        points=PointsFile(
-            file=points.file,
-            sha256=points.sha256,
-            rows=points.n_read,
-            fitted=len(points),
-            columns=points.columns,
-            where=points.where,
-        ),
+        points=records.PointsFile(**source, rows=points.n_read, fitted=len(points)),
         conventions=_conventions(points),
         model=shared_model(points),
         surface=_surface(fit, profile),
@@ -81,66 +50,58 @@ def summarize(fit: Fit, hold_out: HoldOut | None, notes: list[str] | None = None
         repeats=repeats,
         side_by_side=fit_each_convention(fit),
         approaches=approaches,
-        links={
-            column: [link_record(link) for link in of_column]
-            for column, of_column in links.items()
-            if column != points.columns["loss"]
-        },
+        links={name: list(map(link_record, links[name])) for name in links if name != points.columns["loss"]},
         thresholds=levels,
         frontier=[_frontier(fit, flops) for flops in flops_counts],
         holdout=_holdout(hold_out) if hold_out else None,
         runs=_runs(fit, hold_out),
         warnings=warnings,
     )
-    return laws.rounded()
+    return FittedLaws.from_dict(laws.to_dict())
 
 
 def _flops_counts(points: Points) -> list[Flops]:
     """Return the ways to count the FLOPs of a token: 6ND, then the file's where it differs."""
     counts = [Flops("6ND")]
-    if points.flops is None:
-        return counts
-    name = f"exact, {points.compute_name}" if points.of_this_project else points.compute_name
-    if np.abs(points.flops / (6 * points.N * points.D) - 1).max() > 0.01:
-        counts.append(fit_flops(name, points.N, points.D, points.flops))
+    if np.abs(points.compute / (6 * points.N * points.D) - 1).max() > 0.01:
+        name = f"exact, {points.compute_name}" if points.of_this_project else points.compute_name
+        counts.append(fit_flops(name, points.N, points.D, points.compute))
     return counts
 
 
 def _holdout_warnings(fit: Fit, hold_out: HoldOut) -> list[str]:
     """Return the warnings of the hold-out's fit that are not the fit's, and of its intervals."""
-    known = {_without_numbers(text) for text in fit.warnings}
-    warnings = [f"Hold-out fit: {w}" for w in hold_out.fit.warnings if _without_numbers(w) not in known]
+
+    def words(warning: str) -> str:
+        return re.sub(r"[-+.\de]*\d", "", warning)
+
+    known = set(map(words, fit.warnings))
+    warnings = [f"Hold-out fit: {text}" for text in hold_out.fit.warnings if words(text) not in known]
     if len(hold_out.points) >= 4 and hold_out.covered.mean() < 0.8:
         warnings.append(
-            f"Only {hold_out.covered.sum()} of {len(hold_out.points)} held-out runs lie inside "
-            "their 95 % interval: so far beyond the fitted runs the law errs by more than its "
-            "intervals say."
+            f"Only {hold_out.covered.sum()} of {len(hold_out.points)} held-out runs lie inside their 95 % interval: "
+            "so far beyond the fitted runs the law errs by more than its intervals say."
         )
     return warnings
 
 
-def _without_numbers(warning: str) -> str:
-    return re.sub(r"[-+.\de]*\d", "", warning)
-
-
-def _conventions(points: Points) -> Conventions:
+def _conventions(points: Points) -> records.Conventions:
     """Return what N, D, loss and compute mean in these points, in words."""
-    own = points.of_this_project
-    column = points.columns["N"]
+    own, column = points.of_this_project, points.columns["N"]
     sizes = {
         **dict.fromkeys(NON_EMBEDDING, "non-embedding parameters"),
         "n_params": f"all parameters, {EMBEDDED}",
         "n_params_matmul": f"parameters of matrix products, {HEADED}",
     }
-    tokens = f"{points.columns['flops']} / 6N" if "D" not in points.columns else None
+    tokens = f"training tokens, column {points.columns['D']!r}" if "D" in points.columns else ""
     unit = " in nats per token" if own and points.columns["loss"] == "loss" else ""
     flops = "6ND, for lack of a column of counted FLOPs"
     if points.flops is not None:
         counted = " exactly, with attention (causal) and output head" if own else " in the file"
         flops = f"{points.compute_name}: training FLOPs as counted{counted}"
-    return Conventions(
+    return records.Conventions(
         model_size=(own and sizes.get(column)) or f"column {column!r}",
-        tokens=tokens or f"training tokens, column {points.columns['D']!r}",
+        tokens=tokens or f"{points.columns['flops']} / 6N",
         loss=f"column {points.columns['loss']!r}{unit}",
         flops=flops,
     )
@@ -162,21 +123,6 @@ def shared_model(points: Points) -> dict[str, Any]:
     return shared
 
 
-def _repeats(fit: Fit) -> RepeatedTokens | None:
-    if not epochs_vary(fit.points) or len(fit.points) < len(PARAMETERS) + 2:
-        return None
-    repeats = fit_repeats(fit)
-    return RepeatedTokens(
-        formula="D' = U + U R (1 - exp(-(epochs - 1) / R)), U = D / epochs",
-        R=repeats.R,
-        low=repeats.low,
-        high=repeats.high,
-        identified=repeats.identified,
-        parameters=asdict(repeats.law),
-        objective=repeats.objective,
-    )
-
-
 def _open_profiles(profile: dict[str, Profile]) -> list[str]:
     """Return a warning for each parameter whose profile has no end on a side."""
     warnings = []
@@ -187,7 +133,7 @@ def _open_profiles(profile: dict[str, Profile]) -> list[str]:
     return warnings
 
 
-def _disagreeing(table: list[ApproachExponent]) -> list[str]:
+def _disagreeing(table: list[records.ApproachExponent]) -> list[str]:
     """Return a warning for each approach whose interval lies clear of the surface's."""
     warnings = []
     surface = {row.compute: row.exponent for row in table if row.approach[0] == "3"}
@@ -195,47 +141,44 @@ def _disagreeing(table: list[ApproachExponent]) -> list[str]:
         own, other = row.exponent, surface[row.compute]
         if own and other and (own.high < other.low or own.low > other.high):
             warnings.append(
-                f"Approach {row.approach} gives the exponent of the optimal size as "
-                f"{own.value:.3f} (C = {row.compute}), clear of the surface's "
-                f"{other.value:.3f}: the exponent is not settled."
+                f"Approach {row.approach} gives the exponent of the optimal size as {own.value:.3f} (C = "
+                f"{row.compute}), clear of the surface's {other.value:.3f}: the exponent is not settled."
             )
     return warnings
 
 
-def _surface(fit: Fit, profile: dict[str, Profile]) -> FittedSurface:
-    parameters = {}
+def _surface(fit: Fit, profile: dict[str, Profile]) -> records.FittedSurface:
+    parameters, sample, error = {}, vars(fit.resampled), np.abs(fit.residual)
     for name in PARAMETERS:
-        ends = Estimate.of(getattr(fit.law, name), getattr(fit.resampled, name))
-        bounds = Bounds(profile[name].low, profile[name].high)
-        parameters[name] = ProfiledEstimate(**vars(ends), profile=bounds)
-    return FittedSurface(
+        ends = Estimate.of(getattr(fit.law, name), sample[name])
+        bounds = records.Bounds(profile[name].low, profile[name].high)
+        parameters[name] = records.ProfiledEstimate(**vars(ends), profile=bounds)
+    return records.FittedSurface(
         formula="L(N, D) = E + A N^-alpha + B D^-beta",
         parameters=parameters,
-        sample={name: getattr(fit.resampled, name)[:SAMPLE].tolist() for name in PARAMETERS},
-        objective=Objective(f"sum of Huber({DELTA}) of log loss", fit.objective),
+        sample={name: sample[name][:SAMPLE].tolist() for name in PARAMETERS},
+        objective=records.Objective(f"sum of Huber({DELTA}) of log loss", fit.objective),
         starts=fit.starts,
         share_of_starts_at_optimum=fit.share_at_optimum,
-        second_optimizer=SecondOptimizer(
+        second_optimizer=records.SecondOptimizer(
             kind="SciPy L-BFGS-B then Nelder-Mead, no gradient",
             objective=fit.check.objective,
             relative_excess=fit.check.excess,
             parameters=asdict(fit.check.law),
         ),
-        bootstrap=Bootstrap(
+        bootstrap=records.Bootstrap(
             kind="runs resampled with replacement, percentiles",
-            resamples=len(fit.resampled.E),
+            resamples=len(sample["E"]),
             seed=fit.seed,
             level=round(100 * LEVEL),
         ),
-        residual_percent=Residuals(
-            rms=100 * np.sqrt(np.mean(fit.residual**2)),
-            median_absolute=100 * np.median(np.abs(fit.residual)),
-            largest=100 * np.abs(fit.residual).max(),
+        residual_percent=records.Residuals(
+            rms=100 * np.sqrt(np.mean(error**2)), median_absolute=100 * np.median(error), largest=100 * error.max()
         ),
     )
 
 
-def _frontier(fit: Fit, flops: Flops) -> Frontier:
+def _frontier(fit: Fit, flops: Flops) -> records.Frontier:
     """Return the compute-optimal sizes from the least compute fitted to ten times the greatest."""
     points = fit.points
     compute = 6 * points.N * points.D if flops.name == "6ND" else points.compute
@@ -243,86 +186,69 @@ def _frontier(fit: Fit, flops: Flops) -> Frontier:
     # The curve, and behind it two points on which the numbers stand: the largest run's compute
     # (index -2) and ten times that (index -1).
     C = np.append(np.geomspace(compute.min(), NEXT * top, CURVE), [top, NEXT * top])
-    N, D = fit.law.optimum(C, flops)
-    sample_N, sample_D = fit.resampled.optimum(C, flops)  # (S, n)
-    curves = {
-        "N": Curve.of(N, sample_N),
-        "D": Curve.of(D, sample_D),
-        "loss": Curve.of(fit.law.loss(N, D), fit.resampled.loss(sample_N, sample_D)),
-    }
+    best, sample = {}, {}  # (n,) and (S, n) each
+    best["N"], best["D"] = fit.law.optimum(C, flops)
+    sample["N"], sample["D"] = fit.resampled.optimum(C, flops)
+    best["loss"], sample["loss"] = fit.law.loss(**best), fit.resampled.loss(**sample)
 
     def exponent(sizes: np.ndarray) -> np.ndarray:
         return np.log(sizes[..., -1] / sizes[..., -2]) / np.log(NEXT)
 
-    def point(index: int, factor: int) -> FrontierPoint:
-        run = fit.predict(N[index], D[index])
+    def point(index: int, factor: int) -> records.FrontierPoint:
+        at: dict[str, Any] = {name: Estimate.of(best[name][index], sample[name][:, index]) for name in best}
+        run = fit.predict(best["N"][index], best["D"][index])
         ends = {name: float(run[name][0]) for name in ("run_low", "run_high")}
-        return FrontierPoint(
-            C=float(C[index]),
-            N=curves["N"].at(index),
-            D=curves["D"].at(index),
-            loss=RunEstimate(**vars(curves["loss"].at(index)), **ends),
-            factor=factor,
-        )
+        at["loss"] = records.RunEstimate(**vars(at["loss"]), **ends)
+        return records.FrontierPoint(C=float(C[index]), **at, factor=factor)
 
     least, most = USUAL_EXPONENTS
-    return Frontier(
+    return records.Frontier(
         convention=flops.name,
         determined=all(least <= x <= most for x in (fit.law.alpha, fit.law.beta)),
         flops_per_token=flops.formula(),
-        flops=FlopsFormula(flops.c, flops.g, flops.power),
+        flops=records.FlopsFormula(flops.c, flops.g, flops.power),
         largest_deviation=flops.error,
-        exponent=Estimate.of(exponent(N), exponent(sample_N)),
+        exponent=Estimate.of(exponent(best["N"]), exponent(sample["N"])),
         C=C[:CURVE].tolist(),
-        **{name: curve.first(CURVE) for name, curve in curves.items()},
+        **{name: Curve.of(best[name][:CURVE], sample[name][:, :CURVE]) for name in best},
         largest=point(-2, factor=1),
         next=point(-1, factor=NEXT),
     )
 
 
-def _holdout(hold_out: HoldOut) -> HoldOutSummary:
-    points, level = hold_out.points, round(100 * LEVEL)
-    runs = [
-        HeldOutRun(
-            run=points.label(i),
-            model_size=points.N[i],
-            tokens=points.D[i],
-            flops=points.compute[i],
-            measured=points.loss[i],
-            predicted=hold_out.predicted["value"][i],
-            low=hold_out.predicted["run_low"][i],
-            high=hold_out.predicted["run_high"][i],
-            error_percent=100 * hold_out.error[i],
-            covered=hold_out.covered[i],
-        )
-        for i in range(len(points))
-    ]
-    return HoldOutSummary(
+def _holdout(hold_out: HoldOut) -> records.HoldOutSummary:
+    columns = {  # (n,) each
+        "measured": hold_out.points.loss,
+        "predicted": hold_out.predicted["value"],
+        "low": hold_out.predicted["run_low"],
+        "high": hold_out.predicted["run_high"],
+        "error_percent": 100 * hold_out.error,
+        "covered": hold_out.covered,
+    }
+    return records.HoldOutSummary(
         fitted_runs=len(hold_out.fit.points),
         compute_factor=hold_out.factor,
-        interval=f"{level} % for one run: bootstrap of the law times a residual drawn at random",
+        interval=f"{round(100 * LEVEL)} % for one run: bootstrap of the law times a residual drawn at random",
         parameters=asdict(hold_out.fit.law),
-        runs=runs,
+        runs=_run_records(records.HeldOutRun, hold_out.points, columns),
         median_absolute_error_percent=100 * np.median(np.abs(hold_out.error)),
         covered=hold_out.covered.sum(),
     )
 
 
-def _runs(fit: Fit, hold_out: HoldOut | None) -> list[FittedRun]:
-    points = fit.points
-    held_out = set() if hold_out is None else set(hold_out.points.row_numbers.tolist())
-    fitted = fit.law.loss(points.N, points.D)
-    return [
-        FittedRun(
-            run=points.label(i),
-            row=points.row_numbers[i],
-            model_size=points.N[i],
-            tokens=points.D[i],
-            flops=points.compute[i],
-            loss=points.loss[i],
-            fitted=fitted[i],
-            residual_percent=100 * (points.loss[i] / fitted[i] - 1),
-            held_out=int(points.row_numbers[i]) in held_out,
-        )
-        for i in range(len(points))
-    ]
+def _runs(fit: Fit, hold_out: HoldOut | None) -> list[records.FittedRun]:
+    points, fitted = fit.points, fit.law.loss(fit.points.N, fit.points.D)
+    columns = {  # (n,) each
+        "row": points.row_numbers,
+        "loss": points.loss,
+        "fitted": fitted,
+        "residual_percent": 100 * (points.loss / fitted - 1),
+        "held_out": np.isin(points.row_numbers, hold_out.points.row_numbers if hold_out else []),
+    }
+    return _run_records(records.FittedRun, points, columns)
+
+
+def _run_records(kind: type[T], points: Points, columns: dict[str, np.ndarray]) -> list[T]:
+    """Return a record of each run: what the points know of it and its value in each column."""
+    runs = range(len(points))
+    return [kind(**points.describe(i), **{name: column[i] for name, column in columns.items()}) for i in runs]

@@ -33,13 +33,10 @@ class BestValue:
 def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> dict[str, Any]:
     """Fit the laws of a sweep's best rates and, where it has several, best batches.
 
-    The best rate of a group of runs of equal N, D and batch is the minimum of a parabola through
-    the best and its neighbors on ln lr, each rate with the mean loss of its seeds; the best batch
-    the same, each batch at its best rate.
-
-    Raises:
-        InputError: A column is missing, a group has fewer than three values, or its best value is
-            the smallest or the largest tried, so that the best may lie beyond.
+    The best rate of a group of runs of equal N, D and batch is the minimum of a parabola through the best and its
+    neighbors on ln lr, each rate with the mean loss of its seeds; the best batch the same, each batch at its best rate.
+    Raises InputError where a column is missing, where a group has fewer than three values, or where its best value is
+    the smallest or the largest tried, so that the best may lie beyond.
     """
     rates = _column(points, lr)
     batches = _column(points, batch) if points.has(batch) else np.zeros(len(points))
@@ -49,28 +46,25 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
         index = (points.N == N) & (points.D == D) & (batches == B)
         groups.setdefault((N, D), {})[B] = best_value(points.file, lr, N, D, rates[index], points.loss[index])
     top = [min(by_batch.values(), key=lambda b: b.loss) for by_batch in groups.values()]
-    result = {"lr": _power_law(top, lambda b: step_law_lr(int(b.N), b.D))}
+    result: dict[str, Any] = {"lr": _power_law(top, lambda b: step_law_lr(int(b.N), b.D))}
     result["by_batch"] = [
         {"model_size": b.N, "tokens": b.D, "batch_tokens": float(B), "lr": b.value, "loss": b.loss}
         for by_batch in groups.values()
         for B, b in by_batch.items()
         if len(by_batch) > 1
     ]
-    several = {key: bests for key, bests in groups.items() if len(bests) >= MIN_VALUES}
-    if several:
-        best_batches = []
-        for (N, D), by_batch in several.items():
-            loss = np.array([b.loss for b in by_batch.values()])
-            best_batches.append(best_value(points.file, batch, N, D, np.array(list(by_batch)), loss))
+    best_batches = [
+        best_value(points.file, batch, N, D, np.array(list(bests)), np.array([b.loss for b in bests.values()]))
+        for (N, D), bests in groups.items()
+        if len(bests) >= MIN_VALUES
+    ]
+    if best_batches:
         result["batch_tokens"] = _power_law(best_batches, lambda b: step_law_batch(b.D))
     return result
 
 
 def best_value(file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.ndarray) -> BestValue:
-    """Return the best of the values (n,) tried at N and D; InputError at the edge of the sweep.
-
-    Runs of one value, as those of several seeds, take their mean loss.
-    """
+    """Return the best of the values (n,) tried at N and D, seeds averaged; InputError at the edge of the sweep."""
     place = f"{file}: N = {N:g}, D = {D:g}"
     # Of values (1, 2, 1) tried is (0, 1, 0): the place of each run among the distinct values, by
     # which bincount sums the losses and counts the runs.
@@ -101,22 +95,19 @@ def _column(points: Points, name: str) -> np.ndarray:
 
 
 def _power_law(bests: list[BestValue], recipe: Callable[[BestValue], float]) -> dict[str, Any]:
-    """Return ln value = c + a ln N + b ln D by least squares, with 95 % intervals.
-
-    An exponent whose quantity does not vary, or that leaves no runs to judge it by, is None.
-    """
+    """Return ln value = c + a ln N + b ln D by least squares, with 95 % intervals; None what the runs do not tell."""
     N, D, value = (np.array([getattr(b, k) for b in bests]) for k in ("N", "D", "value"))
-    names = ["c", *(n for n, x in (("N", N), ("D", D)) if len(np.unique(x)) > 1)]
     # ln value = design @ (c, a, b): a column of ones, one of ln N and one of ln D where they vary.
-    design = np.stack([np.ones(len(N)), *({"N": np.log(N), "D": np.log(D)}[n] for n in names[1:])], 1)
+    columns = {"c": np.ones(len(N))} | {n: np.log(x) for n, x in (("N", N), ("D", D)) if len(np.unique(x)) > 1}
+    design = np.stack(list(columns.values()), 1)
     law: dict[str, Any] = {"c": None, "N": None, "D": None, "identified": False}
-    degrees_of_freedom = len(bests) - len(names)
-    if np.linalg.matrix_rank(design) == len(names) and degrees_of_freedom > 0:
+    degrees_of_freedom = len(bests) - len(columns)
+    if np.linalg.matrix_rank(design) == len(columns) and degrees_of_freedom > 0:
         theta, *_ = np.linalg.lstsq(design, np.log(value), rcond=None)
         rest = np.log(value) - design @ theta
         error = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * (rest @ rest) / degrees_of_freedom)
         reach = t.ppf(0.5 + LEVEL / 2, degrees_of_freedom) * error
-        for name, x, r in zip(names, theta, reach, strict=True):
+        for name, x, r in zip(columns, theta, reach, strict=True):
             ends = {"value": x, "low": x - r, "high": x + r}
             law[name] = {k: float(np.exp(v) if name == "c" else v) for k, v in ends.items()}
         law["identified"] = True

@@ -1,7 +1,7 @@
 """What a set of runs would tell: the width of the forecast it buys, and the set that buys most.
 
-Studies are simulated: losses of a law assumed before a study has one of its own, with a stated
-noise, fitted as measured ones are.
+Studies are simulated: losses of a law assumed before a study has one of its own (that of Besiroglu et al.), with a
+stated noise, fitted as measured ones are.
 """
 
 import math
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from llama_scale.bootstrap import percentile_interval
-from llama_scale.scaling.fitting.chinchilla import BESIROGLU, Flops, Surface, SurfaceModel
+from llama_scale.scaling.fitting.chinchilla import BESIROGLU, Flops, SurfaceModel
 from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS
 from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
@@ -50,40 +51,29 @@ class Design:
 
 
 def forecast_width(
-    N: np.ndarray,
-    D: np.ndarray,
-    target: tuple[float, float],
-    noise: float = NOISE,
-    law: Surface = BESIROGLU,
-    studies: int = STUDIES,
+    N: ArrayLike, D: ArrayLike, target: tuple[float, float], noise: float = NOISE, studies: int = STUDIES
 ) -> float:
-    """Return half the 95 % range of the loss forecast at ``target`` (N, D), in percent of it.
-
-    Infinite where the runs cannot be fitted: fewer than six, or fewer than three sizes or
-    numbers of tokens.
-    """
+    """Return half the 95 % range of the loss forecast at ``target`` (N, D), in percent; infinite where no law fits."""
     N, D = np.asarray(N, dtype=float), np.asarray(D, dtype=float)
     if len(N) <= len(PARAMETERS) or min(len(np.unique(N)), len(np.unique(D))) < 3:
         return math.inf
-    model, truth = SurfaceModel(N, D), law.loss(N, D)
+    model, truth = SurfaceModel(N, D), BESIROGLU.loss(N, D)
     scatter = np.random.default_rng(0).standard_normal((studies, len(N)))  # (S, n)
     targets = np.log(truth) + noise * scatter
     problems = Problems(targets, np.ones_like(targets), *model.bounds(truth), DELTA)
-    theta = np.tile(model.theta_of(law), (studies, 1))
+    theta = np.tile(model.theta_of(BESIROGLU), (studies, 1))
     laws = model.law_of(minimize_huber(model, theta, problems)[0])
     low, high = percentile_interval(laws.loss(*target))
-    return float(100 * (high - low) / 2 / law.loss(*target))
+    return float(100 * (high - low) / 2 / BESIROGLU.loss(*target))
 
 
-def target_beyond(C: float, law: Surface = BESIROGLU) -> tuple[float, float]:
+def target_beyond(C: float) -> tuple[float, float]:
     """Return N and D of the compute-optimal model at ten times the compute C, by 6ND."""
-    N, D = law.optimum(np.array([BEYOND * C]), Flops("6ND"))
+    N, D = BESIROGLU.optimum(np.array([BEYOND * C]), Flops("6ND"))
     return float(N[0]), float(D[0])
 
 
-def best_design(
-    rungs: list[Rung], flops: float, target: tuple[float, float], noise: float = NOISE, law: Surface = BESIROGLU
-) -> Design | None:
+def best_design(rungs: list[Rung], flops: float, target: tuple[float, float], noise: float = NOISE) -> Design | None:
     """Return the grid of least forecast width among those that cost ``flops``; None without one.
 
     Tried are three to seven neighboring rungs with tokens in several spreads, in proportion to
@@ -91,10 +81,10 @@ def best_design(
     """
     grids = list(_grids(sorted(rungs, key=lambda rung: rung.N), flops))
     for studies, finalists in ((QUICK_STUDIES, FINALISTS), (STUDIES, 1)):
-        widths = [forecast_width([r.N for r in sizes], D, target, noise, law, studies) for sizes, D in grids]
+        widths = [forecast_width([r.N for r in sizes], D, target, noise, studies) for sizes, D in grids]
         order = np.argsort(widths)[:finalists]
         grids = [grids[i] for i in order]
-    return Design(*grids[0], widths[order[0]]) if grids else None
+    return Design(grids[0][0], grids[0][1], widths[order[0]]) if grids else None
 
 
 def _grids(rungs: list[Rung], flops: float) -> Iterator[tuple[list[Rung], np.ndarray]]:

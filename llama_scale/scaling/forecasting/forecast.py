@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,7 @@ SAME_SIZE, SAME_TOKENS = 5e-3, 2e-2
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastRun:
-    """A run as it was asked for, its size as the law counts it, and the loss expected of it.
-
-    ``value`` with its intervals is what ``RunEstimate`` has.
-    """
+    """A run as it was asked for, its size as the law counts it, and the loss expected, as of ``RunEstimate``."""
 
     run: str
     model_size: float = field(metadata={"old": "N"})
@@ -70,30 +68,22 @@ class ScoredForecast(Forecast):
 
 
 def forecast(study: str | Path, runs: str, now: datetime | None = None) -> Forecast:
-    """Return a dated forecast of runs by the laws of a study.
+    """Return a dated forecast of runs by the laws of a study: its folder, or its laws.json.
 
-    Args:
-        study: Folder with laws.json, or the file.
-        runs: ``SIZE:TOKENS,SIZE:TOKENS``; a size is a number of parameters as the law counts them
-            or a rung's name.
-        now: The date; None is the present.
-
-    Raises:
-        InputError: ``runs`` cannot be read, or one of them was fitted: what is known cannot be
-            forecast.
+    ``runs`` are ``SIZE:TOKENS,SIZE:TOKENS``; a size is a number of parameters as the law counts them or a rung's name.
+    ``now`` is the date; None is the present. Raises InputError where ``runs`` cannot be read, or where one of them was
+    fitted: what is known cannot be forecast.
     """
     laws = FittedLaws.read(study)
     rows = []
-    for text in runs.split(","):
-        size, tokens = _parse_run(laws, text.strip())
+    for run in map(str.strip, runs.split(",")):
+        size, tokens = _parse_run(laws, run)
         known = _same(laws.column("model_size"), laws.column("tokens"), size, tokens)
         if known.any():
             fitted = laws.runs[int(known.argmax())]
-            raise InputError(f"runs: {text.strip()}: the law was fitted to it ({fitted.run})")
-        loss = laws.predict(size, tokens)
-        flops = float(laws.flops.per_token(size) * tokens)
-        row = {"run": text.strip(), "model_size": size, "tokens": tokens, "flops": flops}
-        rows.append(ForecastRun(**row, **vars(loss)))
+            raise InputError(f"runs: {run}: the law was fitted to it ({fitted.run})")
+        flops, loss = float(laws.flops.per_token(size) * tokens), laws.predict(size, tokens)
+        rows.append(ForecastRun(run=run, model_size=size, tokens=tokens, flops=flops, **vars(loss)))
     return Forecast(
         written_at=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
         laws_sha256=sha256(laws_path(study)),
@@ -127,9 +117,8 @@ def _same(N: np.ndarray, D: np.ndarray, size: float, tokens: float) -> np.ndarra
 def write_forecast(forecast: Forecast, out: Path) -> Path:
     """Write a forecast and return its file: ``out``, or TIME.json in the folder ``out``.
 
-    A folder that has the same runs forecast by the same law keeps that file and its date; another
-    forecast of the same second is TIME_2.json. Raises InputError where the file ``out`` exists: a
-    forecast is not written over.
+    A folder that has the same runs forecast by the same law keeps that file and its date; another forecast of the same
+    second is TIME_2.json. Raises InputError where the file ``out`` exists: a forecast is not written over.
     """
     if out.suffix == ".json":
         if out.exists():
@@ -150,9 +139,9 @@ def write_forecast(forecast: Forecast, out: Path) -> Path:
 def read_forecast(path: str | Path) -> Forecast:
     """Read a forecast; raise InputError where it is none."""
     values = read_json(path)
-    if not isinstance(values, dict) or values.get("format") not in READABLE:
-        raise InputError(f"{path}: not {FORMAT}; launch/scaling.py forecast writes one")
     try:
+        if not isinstance(values, dict) or values.get("format") not in READABLE:
+            raise InputError(f"not {FORMAT}")
         return from_json(Forecast, values)
     except InputError as error:
         raise InputError(f"{path}: {error}; launch/scaling.py forecast writes one") from None
@@ -176,8 +165,9 @@ def score(forecast: Forecast, points: Points) -> ScoredForecast:
                 covered=row.run_low <= loss <= row.run_high if loss else None,
             )
         )
+    fields: dict[str, Any] = vars(forecast) | {"runs": rows}
     return ScoredForecast(
-        **(vars(forecast) | {"runs": rows}),
+        **fields,
         measured=sum(row.measured is not None for row in rows),
         covered=sum(bool(row.covered) for row in rows),
         scored_points_sha256=points.sha256,

@@ -55,7 +55,6 @@ def planned_points(runs: list["PlannedRun"]) -> Points:
         for run in runs
     ]
     N, D, flops = (np.array([float(row[name]) for row in rows]) for name in ("N", "D", "flops"))
-    columns = {name: name for name in NAMES if name != "loss"}
     return Points(
         N=N,
         D=D,
@@ -66,21 +65,15 @@ def planned_points(runs: list["PlannedRun"]) -> Points:
         file="the plan",
         sha256="",
         n_read=len(rows),
-        columns=columns,
+        columns={name: name for name in NAMES if name != "loss"},
     )
 
 
 def forecast_request(runs: list["PlannedRun"], column: str = "N") -> str:
-    """Return runs as launch/scaling.py forecast takes them, each size and tokens once.
-
-    A size is its rung's name, or its parameters by ``column`` where the study reshaped it.
-    """
-    rows = planned_points(runs).rows
-    sizes = [
-        row["size"]
-        if count_parameters(load_size(row["size"])).non_embedding == run.n_params_non_embedding
-        else row.get(column, row["N"])
-        for run, row in zip(runs, rows, strict=True)
-    ]
-    pairs = zip(sizes, runs, strict=True)
-    return ",".join(dict.fromkeys(f"{size}:{run.recipe.tokens}" for size, run in pairs))
+    """Return runs as launch/scaling.py forecast takes them, each once: as a rung or, reshaped, by ``column``."""
+    requests = []
+    for run, row in zip(runs, planned_points(runs).rows, strict=True):
+        reshaped = count_parameters(load_size(row["size"])).non_embedding != run.n_params_non_embedding
+        size = row.get(column, row["N"]) if reshaped else row["size"]
+        requests.append(f"{size}:{run.recipe.tokens}")
+    return ",".join(dict.fromkeys(requests))

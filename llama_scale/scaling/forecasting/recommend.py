@@ -1,7 +1,6 @@
 """What a fitted law recommends for a budget: a size, its data and its recipe."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +44,11 @@ class OptimalPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class RungPlan(Plan):
-    """The best use of a budget on the rung nearest to the best size.
-
-    ``vocabulary_recorded`` says whether the points name what the rung's size depends on;
-    ``excess_percent`` is how much its loss lies above the best.
-    """
+    """The best use of a budget on the rung nearest to the best size."""
 
     size: str
-    vocabulary_recorded: bool
-    excess_percent: float
+    vocabulary_recorded: bool  # whether the points name what the rung's size depends on
+    excess_percent: float  # of its loss over the best
 
 
 @dataclass(frozen=True)
@@ -67,10 +62,7 @@ class Multiples:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The best use of a budget, and what it is of the greatest runs and of the least.
-
-    ``beyond`` compares it to the greatest compute, size and tokens, ``below`` to the least.
-    """
+    """The best use of a budget, and what it is of the greatest runs (``beyond``) and of the least (``below``)."""
 
     flops: float
     convention: str
@@ -85,22 +77,21 @@ class Recommendation:
 
 def budget(flops: float | None, gpu_hours: float | None, gpu: str, mfu: float) -> float:
     """Return training FLOPs of a budget given as one of FLOPs and GPU-hours."""
-    if (flops is None) == (gpu_hours is None):
+    given = {name: x for name, x in (("budget", flops), ("gpu_hours", gpu_hours)) if x is not None}
+    if len(given) != 1:
         raise InputError("give one of a budget in FLOPs and gpu_hours")
+    ((name, value),) = given.items()
     if not 0 < mfu <= 1:
         raise InputError(f"mfu: expected a share of the peak in (0, 1], found {mfu}")
-    given = flops if flops is not None else gpu_hours
-    if not 0 < given < math.inf:
-        field = "budget" if flops is not None else "gpu_hours"
-        raise InputError(f"{field}: expected a positive number, found {given}")
-    return given if flops is not None else given * HOUR * peak(gpu) * mfu
+    if not 0 < value < math.inf:
+        raise InputError(f"{name}: expected a positive number, found {value}")
+    return value if name == "budget" else value * HOUR * peak(gpu) * mfu
 
 
 def peak(gpu: str) -> float:
     """Return the dense bf16 peak of a GPU by name, in FLOP/s."""
     if gpu.lower() not in HARDWARE:
-        names = ", ".join(HARDWARE)
-        raise InputError(f"gpu: {gpu!r} is not known{nearest(gpu, HARDWARE)}; known: {names}")
+        raise InputError(f"gpu: {gpu!r} is not known{nearest(gpu, HARDWARE)}; known: {', '.join(HARDWARE)}")
     return HARDWARE[gpu.lower()].peak
 
 
@@ -116,7 +107,8 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
     samples = laws.resampled.optimum(np.array([C]), laws.flops)  # (S, 1) each
     sizes, tokens = ([float(end[0]) for end in percentile_interval(x)] for x in samples)
     best = OptimalPlan(**_recipe(laws, N, D), model_size_interval=sizes, tokens_interval=tokens)
-    name, size = _nearest_rung(laws, N)
+    rungs = {path.stem: rung_size(laws, path.stem) for path in sorted(CONFIGS.glob("size/*.yaml"))}
+    name, size = min(rungs.items(), key=lambda rung: abs(math.log(rung[1] / N)))
     values = _recipe(laws, size, C / float(laws.flops.per_token(size)))
     rung = RungPlan(
         **values,
@@ -126,10 +118,14 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
     )
     if min(best.steps, rung.steps) < 1:
         raise InputError(
-            f"{C:g} FLOPs buy {digits(D)} tokens of the best size and {digits(rung.tokens)} of the "
-            f"nearest rung, {name}: less than one batch; the smallest run fitted took "
-            f"{laws.fitted_flops.min():.3g} FLOPs"
+            f"{C:g} FLOPs buy {digits(D)} tokens of the best size and {digits(rung.tokens)} of the nearest rung, "
+            f"{name}: less than one batch; the smallest run fitted took {laws.fitted_flops.min():.3g} FLOPs"
         )
+    runs = laws.fitted_flops, laws.column("model_size"), laws.column("tokens")  # (n,) each
+    beyond, below = (
+        Multiples(*(float(value / end(of_runs)) for value, of_runs in zip((C, N, D), runs, strict=True)))
+        for end in (np.max, np.min)
+    )
     return Recommendation(
         flops=C,
         convention=laws.flops.name,
@@ -138,17 +134,8 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
         gpu_hours=C / (peak(gpu) * mfu * HOUR),
         best=best,
         rung=rung,
-        beyond=_multiples(laws, np.max, C, N, D),
-        below=_multiples(laws, np.min, C, N, D),
-    )
-
-
-def _multiples(laws: FittedLaws, end: Callable[[np.ndarray], float], C: float, N: float, D: float) -> Multiples:
-    """Return C, N and D over the greatest, or the least, of the runs."""
-    return Multiples(
-        flops=float(C / end(laws.fitted_flops)),
-        model_size=float(N / end(laws.column("model_size"))),
-        tokens=float(D / end(laws.column("tokens"))),
+        beyond=beyond,
+        below=below,
     )
 
 
@@ -174,12 +161,6 @@ def rung_size(laws: FittedLaws, name: str) -> int:
     return counted.matmul if HEADED in laws.conventions.model_size else counted.non_embedding
 
 
-def _nearest_rung(laws: FittedLaws, N: float) -> tuple[str, int]:
-    names = sorted(path.stem for path in CONFIGS.glob("size/*.yaml"))
-    rungs = [(name, rung_size(laws, name)) for name in names]
-    return min(rungs, key=lambda rung: abs(math.log(rung[1] / N)))
-
-
 def _vocabulary_recorded(laws: FittedLaws) -> bool:
     """Return whether the points name what the size of a rung depends on, as the law counts it."""
     needed = {EMBEDDED: ("vocab_size", "tie_embeddings"), HEADED: ("vocab_size",)}
@@ -191,11 +172,10 @@ def _vocabulary_recorded(laws: FittedLaws) -> bool:
 def recommendation_text(recommendation: Recommendation, counted: str) -> str:
     """Return a recommendation as text; ``counted`` says what the law's parameters count."""
     best, rung = recommendation.best, recommendation.rung
-    hours = digits(recommendation.gpu_hours)
     sizes, tokens = (", ".join(count(end) for end in ends) for ends in (best.model_size_interval, best.tokens_interval))
     lines = [
-        f"{power(recommendation.flops)} FLOP ({recommendation.convention}): {hours} hours of "
-        f"one {recommendation.gpu} at {recommendation.mfu:.0%} of its bf16 peak",
+        f"{power(recommendation.flops)} FLOP ({recommendation.convention}): {digits(recommendation.gpu_hours)} hours "
+        f"of one {recommendation.gpu} at {recommendation.mfu:.0%} of its bf16 peak",
         f"  size    {count(best.model_size)} [{sizes}] ({counted})",
         f"  tokens  {count(best.tokens)} [{tokens}]",
         *_recipe_text(best),
@@ -214,9 +194,8 @@ def _multiples_text(beyond: Multiples, below: Multiples) -> list[str]:
     times, run = (below, "smallest") if small else (beyond, "largest")
     verdict = "below" if small else "an extrapolation beyond" if beyond.flops > 1 else "within"
     lines = [
-        f"This is {digits(times.flops)} times the compute of the {run} run fitted "
-        f"({digits(times.model_size)} times its size, {digits(times.tokens)} times its tokens), "
-        f"{verdict} the compute measured."
+        f"This is {digits(times.flops)} times the compute of the {run} run fitted ({digits(times.model_size)} times "
+        f"its size, {digits(times.tokens)} times its tokens), {verdict} the compute measured."
     ]
     if beyond.flops > 10 or below.flops < 0.1:
         lines.append(
@@ -227,13 +206,11 @@ def _multiples_text(beyond: Multiples, below: Multiples) -> list[str]:
 
 
 def _recipe_text(plan: Plan) -> list[str]:
-    capped = f", capped at {LR_CAP:g}" if plan.lr == LR_CAP else ""
+    rate = f"{plan.lr:.2e} (Step Law{f', capped at {LR_CAP:g}' if plan.lr == LR_CAP else ''})"
     lines = [
-        f"  batch   {count(plan.batch_tokens)} tokens, {count(plan.steps)} steps; rate "
-        f"{plan.lr:.2e} (Step Law{capped})",
+        f"  batch   {count(plan.batch_tokens)} tokens, {count(plan.steps)} steps; rate {rate}",
         f"  loss    {between(plan.loss, digits, 'run_low', 'run_high')}",
     ]
     if plan.bits_per_byte:
-        bits = between(plan.bits_per_byte, digits, "run_low", "run_high")
-        lines.append(f"  bits per byte {bits}")
+        lines.append(f"  bits per byte {between(plan.bits_per_byte, digits, 'run_low', 'run_high')}")
     return lines

@@ -203,7 +203,7 @@ def test_repeats_are_recovered_or_called_unidentified():
     found = fit_repeats(fit_surface(repeated(15.4), resamples=100))
     assert found.identified
     assert found.low < 15.4 < found.high
-    assert found.law.alpha == pytest.approx(TRUE.alpha, abs=0.03)
+    assert found.parameters["alpha"] == pytest.approx(TRUE.alpha, abs=0.03)
     fresh = fit_repeats(fit_surface(repeated(1e6, most=3.0), resamples=100))
     assert not fresh.identified
     with pytest.raises(InputError, match="epochs does not vary"):
