@@ -75,8 +75,8 @@ class ForecastConfig:
     Args:
         study: Folder with laws.json, or the file.
         runs: The runs, as SIZE:TOKENS,SIZE:TOKENS; a size is a rung or a number of parameters.
-        out: The JSON file, which must not exist yet, or a folder for TIME.json; null is forecasts
-            beside laws.json. A folder that has the forecast already keeps it.
+        out: The JSON file, which must not exist yet, or a folder for TIME.json; null is forecasts beside laws.json. A
+            folder that has the forecast already keeps it.
     """
 
     study: str

@@ -26,9 +26,8 @@ class Axis:
 class Series:
     """Points, a line, a band between ``low`` and ``high``, or horizontal bars, in one color.
 
-    ``x``, ``y``, ``low`` and ``high`` are (n,); a band has no ``y``. Bars are ``x`` long at the
-    positions ``y``. Points may carry intervals, and points and bars a text each in ``hover``.
-    ``label`` is written at the end of a line.
+    ``x``, ``y``, ``low`` and ``high`` are (n,); a band has no ``y``. Bars are ``x`` long at the positions ``y``. Points
+    may carry intervals, and points and bars a text each in ``hover``. ``label`` is written at the end of a line.
     """
 
     name: str
@@ -147,8 +146,8 @@ def bar_panel(key: str, label: str, bars: list[Bar], log: bool = False) -> Panel
 def labels_apart(ends: np.ndarray, x: Axis, y: Axis) -> bool:
     """Return whether labels at ``ends`` (n, 2), on two logarithmic axes, stay clear of another.
 
-    A label is about .12 of the axis wide and .035 high. Each is close to itself, so that labels
-    that are clear of another make n close pairs.
+    A label is about .12 of the axis wide and .035 high. Each is close to itself, so that labels that are clear of
+    another make n close pairs.
     """
     wide = np.log([x.range[1] / x.range[0], y.range[1] / y.range[0]])
     gaps = np.abs(np.log(ends[:, None] / ends[None])) / wide  # (n, n, 2)

@@ -208,9 +208,8 @@ def outcome(scored: list[ScoredForecast]) -> Figure:
         np.array([getattr(row, key) for row in rows]) for key in ("measured", "value", "run_low", "run_high", "flops")
     )
     text = [
-        f"<b>{escape(row.run)}</b><br>forecast {digits(row.value, 4)} "
-        f"[{digits(row.run_low, 4)}, {digits(row.run_high, 4)}]<br>measured "
-        f"{digits(row.measured, 4)}<br>error {signed(row.error_percent)}"
+        f"<b>{escape(row.run)}</b><br>forecast {digits(row.value, 4)} [{digits(row.run_low, 4)}, "
+        f"{digits(row.run_high, 4)}]<br>measured {digits(row.measured, 4)}<br>error {signed(row.error_percent)}"
         for row in rows
     ]
     error = [100 * (loss / measured - 1) for loss in (value, low, high)]

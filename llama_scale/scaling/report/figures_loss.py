@@ -50,9 +50,8 @@ def prediction(study: FittedStudy) -> Figure:
         np.array([getattr(row, name) for row in held.runs]) for name in ("measured", "predicted", "low", "high")
     )
     text = [
-        f"<b>{escape(row.run)}</b><br>predicted {digits(row.predicted, 4)} "
-        f"[{digits(row.low, 4)}, {digits(row.high, 4)}]<br>measured "
-        f"{digits(row.measured, 4)}<br>error {signed(row.error_percent)}"
+        f"<b>{escape(row.run)}</b><br>predicted {digits(row.predicted, 4)} [{digits(row.low, 4)}, "
+        f"{digits(row.high, 4)}]<br>measured {digits(row.measured, 4)}<br>error {signed(row.error_percent)}"
         for row in held.runs
     ]
     past, ahead = fitted / points.loss, [loss / measured for loss in (value, low, high)]

@@ -52,10 +52,9 @@ def parameters(laws: FittedLaws) -> Table:
     return Table(
         "parameters",
         "The fitted law",
-        "L(N, D) = E + A/N^α + B/D^β with 95 % intervals of two kinds: from "
-        f"{law.bootstrap.resamples} resamples of the runs, and from the profile of the "
-        "objective (how far a parameter moves, all others fitted again, before the fit is clearly "
-        "worse). “open” means that the points give no end.",
+        f"L(N, D) = E + A/N^α + B/D^β with 95 % intervals of two kinds: from {law.bootstrap.resamples} resamples of "
+        "the runs, and from the profile of the objective (how far a parameter moves, all others fitted again, before "
+        "the fit is clearly worse). “open” means that the points give no end.",
         ["parameter", "value", "bootstrap", "profile"],
         body,
     )
@@ -79,9 +78,8 @@ def conventions(laws: FittedLaws) -> Table:
     return Table(
         "side-by-side",
         "The same runs under each convention",
-        "a is the exponent of the optimal size, N* ~ C^a, over the compute of the runs. What N and "
-        "C count moves it by more than its interval, so compare only equal conventions. N* and D* "
-        "are those at ten times the largest run.",
+        "a is the exponent of the optimal size, N* ~ C^a, over the compute of the runs. What N and C count moves it by "
+        "more than its interval, so compare only equal conventions. N* and D* are those at ten times the largest run.",
         ["N counts", "C counts", "α", "β", "a", "at FLOP", "N*", "D*"],
         body,
     )
@@ -102,9 +100,8 @@ def approaches(laws: FittedLaws) -> Table:
     return Table(
         "approaches",
         "Three ways to the compute-optimal exponent",
-        "N* ~ C^a and D* ~ C^b: from the best run at each compute, from parabolas through runs of "
-        "equal compute, and from the fitted surface. Where they differ by more than their "
-        "intervals, the exponent is not settled.",
+        "N* ~ C^a and D* ~ C^b: from the best run at each compute, from parabolas through runs of equal compute, and "
+        "from the fitted surface. Where they differ by more than their intervals, the exponent is not settled.",
         ["approach", "C counts", "from", "a", "b"],
         body,
     )
@@ -159,10 +156,9 @@ def thresholds(laws: FittedLaws) -> Table:
     return Table(
         "thresholds",
         "The smallest model that …",
-        "Measured: the smallest run, and the cheapest, that reached the level. Expected: the "
-        "compute-optimal model, by the law and the link between loss and score, with 95 % "
-        "intervals; an end beyond a hundred times the largest run is not reached, one with ≤ lies "
-        "at or below a hundredth of the least compute of a run.",
+        "Measured: the smallest run, and the cheapest, that reached the level. Expected: the compute-optimal model, by "
+        "the law and the link between loss and score, with 95 % intervals; an end beyond a hundred times the largest "
+        "run is not reached, one with ≤ lies at or below a hundredth of the least compute of a run.",
         ["score", "level", "smallest run", "cheapest run (FLOP)", "expected N", "expected FLOP"],
         body,
     )

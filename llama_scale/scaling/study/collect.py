@@ -26,11 +26,10 @@ SCORES = ("gold_bits_per_byte", "parse_rate")
 def collect(study: Path, without: list[str] | None = None, out: Path | None = None) -> list[dict[str, Any]]:
     """Write the points of a study folder and return its rows, sorted by size, tokens and seed.
 
-    They go to ``out``, or to points.csv in the folder; the runs ``without`` are left out.
-    The columns are the run's size and cost (``RESULT``), its ``MODEL``, ``loss`` and
-    ``bits_per_byte`` of the perplexity suite, and for every other suite what it has of ``SCORES``
-    and each pass@k with the ends of its exact 95 % interval over tasks. The values are those of
-    the files alone, so the same runs give the same bytes. Raises InputError naming the run and the
+    They go to ``out``, or to points.csv in the folder; the runs ``without`` are left out. The columns are the run's
+    size and cost (``RESULT``), its ``MODEL``, ``loss`` and ``bits_per_byte`` of the perplexity suite, and for every
+    other suite what it has of ``SCORES`` and each pass@k with the ends of its exact 95 % interval over tasks. The
+    values are those of the files alone, so the same runs give the same bytes. Raises InputError naming the run and the
     file when a result is missing.
     """
     planned, suites = _lists(study / "study.yaml", "planned", "suites")

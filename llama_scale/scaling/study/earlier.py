@@ -1,8 +1,7 @@
 """Studies that an earlier version began: what it finished is done here, too.
 
-That version gave each command its settings as flags, so that its records of finished tasks
-(studies/<name>/state) have keys of other commands, and called the folder of the fit without the
-held-out runs ``ahead``.
+That version gave each command its settings as flags, so that its records of finished tasks (studies/<name>/state) have
+keys of other commands, and called the folder of the fit without the held-out runs ``ahead``.
 """
 
 from pathlib import Path
@@ -31,10 +30,9 @@ def move_earlier_folders(folder: Path) -> None:
 def adopt_finished(study: "Study", past: dict[str, Any] | None, state: State) -> None:
     """Take over what an earlier version finished, and record it as done.
 
-    A training run is, where its result is there and its folder's config.yaml is what would be
-    trained now. Any other task is, where its outputs are there, it follows only finished ones
-    and the study is the same as ``past``, which study.yaml recorded. All else is run: the
-    commands themselves repeat nothing that they find done.
+    A training run is, where its result is there and its folder's config.yaml is what would be trained now. Any other
+    task is, where its outputs are there, it follows only finished ones and the study is the same as ``past``, which
+    study.yaml recorded. All else is run: the commands themselves repeat nothing that they find done.
     """
     same_study = past is not None and _comparable(past) == _comparable(study.settings)
     runs = {f"train-{run.name}": run for run in study.runs}

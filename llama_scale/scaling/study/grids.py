@@ -25,16 +25,15 @@ class Grid:
         sizes: Names of rungs, configs/size/NAME.yaml.
         tokens: Token budgets, each with its own full schedule.
         tokens_per_parameter: Tokens for each non-embedding parameter (a Chinchilla grid).
-        isoflop: Compute budgets in exact training FLOPs: each size takes the tokens that spend it.
-            A size whose run would have fewer than .5 or more than 5,000 tokens for each parameter
-            is left out.
+        isoflop: Compute budgets in exact training FLOPs: each size takes the tokens that spend it. A size whose run
+            would have fewer than .5 or more than 5,000 tokens for each parameter is left out.
         seeds: Seeds of the initial weights and of the data order.
-        cooldown: Share of a run in which its rate falls. Given, each size and seed trains
-            one run at a constant rate, and every token budget is a branch of it, whose rate
-            falls linearly (.1 to .2 is usual); null is a full schedule of its own for each run.
+        cooldown: Share of a run in which its rate falls. Given, each size and seed trains one run at a constant rate,
+            and every token budget is a branch of it, whose rate falls linearly (.1 to .2 is usual); null is a full
+            schedule of its own for each run.
         lr_factors: Multiples of the law's peak learning rate, a run for each.
-        batch_factors: Multiples of the law's batch, a run for each; the tokens are rounded so that
-            every batch sees equally many.
+        batch_factors: Multiples of the law's batch, a run for each; the tokens are rounded so that every batch sees
+            equally many.
         variant: Prefix of the runs' names, to tell a grid apart.
     """
 
@@ -101,8 +100,8 @@ def grid_runs(grid: Grid, shapes: dict[str, ModelConfig], factor: float = 1.0) -
 
     Tokens that are computed are rounded to four digits, which keeps names short.
 
-    ``shapes`` are the models by size, as trained. Raises InputError unless exactly one kind of
-    budget is given and it is positive.
+    ``shapes`` are the models by size, as trained. Raises InputError unless exactly one kind of budget is given and it
+    is positive.
     """
     kinds = ("tokens", "tokens_per_parameter", "isoflop")
     given = [kind for kind in kinds if getattr(grid, kind)]

@@ -1,7 +1,7 @@
 """A study as data: the runs it asks for and the commands that make, score and fit them.
 
-Every stage is one of the launch scripts as a process of its own, so a plan can be carried out by
-any executor: one machine, several GPUs, a cluster's queue.
+Every stage is one of the launch scripts as a process of its own, so a plan can be carried out by any executor: one
+machine, several GPUs, a cluster's queue.
 """
 
 import sys
@@ -46,8 +46,7 @@ class Study:
         scripts: Folder of the launch scripts, beside the package that they import.
         runs: Its training runs.
         tasks: Its tasks, each after those that it waits for.
-        settings: What studies/<name>/study.yaml records, with the shapes of the sizes and the
-            data's settings.
+        settings: What studies/<name>/study.yaml records, with the shapes of the sizes and the data's settings.
     """
 
     config: StudyConfig
@@ -83,10 +82,9 @@ def read_study(root: Path, argv: list[str] | None = None, *, scripts: Path = SCR
         scripts: Folder of the launch scripts.
 
     Raises:
-        InputError: Something in the file is wrong, named with the file before anything runs: an
-            unknown key or size, a wrong type, a value out of range, an empty or doubled list, in
-            the study's own settings and in those of its runs and its fit. Those of the
-            evaluation are launch/study.py's to check.
+        InputError: Something in the file is wrong, named with the file before anything runs: an unknown key or size, a
+            wrong type, a value out of range, an empty or doubled list, in the study's own settings and in those of its
+            runs and its fit. Those of the evaluation are launch/study.py's to check.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     source = argv[0] if argv and not argv[0].startswith("-") else "the study"

@@ -24,9 +24,8 @@ IDENTITY = ("data", "sizes", "train")
 def run_study(study: Study) -> None:
     """Run what is left of a study and print its progress.
 
-    Raises InputError if the study is being run already, if it is no longer the study that its
-    runs belong to, or if a task was given bad input; SystemExit with one line if a task crashed
-    twice; KeyboardInterrupt when told to stop.
+    Raises InputError if the study is being run already, if it is no longer the study that its runs belong to, or if a
+    task was given bad input; SystemExit with one line if a task crashed twice; KeyboardInterrupt when told to stop.
     """
     study.folder.mkdir(parents=True, exist_ok=True)
     busy = f"{relative_path(study.folder)}: {{}} is running this study; wait for it or stop it"
@@ -74,8 +73,8 @@ def trained_runs(study: Study) -> list[str]:
 def check_same_study(study: Study) -> None:
     """Raise InputError if runs exist that were trained by other settings than the study's.
 
-    Runs may be added and left out and the scores and the fit may change; the data, the shapes of
-    the sizes and the training of an existing run may not.
+    Runs may be added and left out and the scores and the fit may change; the data, the shapes of the sizes and the
+    training of an existing run may not.
     """
     past = read_past_settings(study)
     if past is None:

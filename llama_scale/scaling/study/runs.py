@@ -22,8 +22,8 @@ SET_BY_STUDY = (
 def plan_runs(config: StudyConfig, data_folder: str) -> list[PlannedRun]:
     """Return every run of the study, in the order of the file.
 
-    Raises InputError if a size does not exist, an override is unknown or set by the study itself,
-    or a run is asked for twice.
+    Raises InputError if a size does not exist, an override is unknown or set by the study itself, or a run is asked for
+    twice.
     """
     for key in flatten(config.train):
         if key in SET_BY_STUDY:
@@ -86,8 +86,8 @@ class RunPlanner:
     ) -> PlannedRun:
         """Return a run called <variant>-<size>-<tokens_label>-seed<seed>.
 
-        ``overrides`` go over the study's own. The recipe is what the settings give, unless it is
-        known, as a branch's is from its trunk.
+        ``overrides`` go over the study's own. The recipe is what the settings give, unless it is known, as a branch's
+        is from its trunk.
         """
         name = "-".join(filter(None, [self.variant, f"{size}-{tokens_label}-seed{seed}"]))
         settings = {
@@ -132,8 +132,7 @@ def device_settings(config: StudyConfig) -> dict[str, Any]:
 def _sweep(planner: RunPlanner, grid: Grid, size: str, tokens: float, seed: int) -> list[PlannedRun]:
     """Return a run for each multiple of the law's batch and rate, all of equally many tokens.
 
-    Batches of 512 and 768 tokens, for example, both divide multiples of 1,536: the tokens are
-    rounded to one of those.
+    Batches of 512 and 768 tokens, for example, both divide multiples of 1,536: the tokens are rounded to one of those.
     """
     by_law = planner.plan(size, count_in_name(tokens), tokens, seed).recipe
     context = by_law.batch_tokens // by_law.batch
@@ -156,8 +155,8 @@ def _sweep(planner: RunPlanner, grid: Grid, size: str, tokens: float, seed: int)
 def _trunks_and_branches(planner: RunPlanner, requested: list[GridRun], cooldown: float) -> list[PlannedRun]:
     """Return a constant-rate trunk for each size and seed, and a branch of it for each budget.
 
-    A branch of D tokens leaves its trunk at (1 - cooldown) D. Batch and rate are the trunk's,
-    which are those of a run as long as the trunk.
+    A branch of D tokens leaves its trunk at (1 - cooldown) D. Batch and rate are the trunk's, which are those of a run
+    as long as the trunk.
     """
     if not 0 < cooldown < 1:
         raise InputError(f"cooldown: expected a share between 0 and 1, found {cooldown}")

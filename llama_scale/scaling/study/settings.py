@@ -65,11 +65,11 @@ class StudyConfig:
         train: Overrides of launch/train.py for every run, for example model.vocab_size: 1024.
         suites: Suites that every run is scored on; perplexity gives the loss of the law.
         evaluate: Overrides of launch/evaluate.py.
-        holdout: Runs that the law must predict without having seen them: largest (greatest
-            compute), none or a condition such as N>1e8.
+        holdout: Runs that the law must predict without having seen them: largest (greatest compute), none or a
+            condition such as N>1e8.
         fit: Overrides of launch/scaling.py fit.
-        law: What the points are for: the law of the loss with its report, or the best learning
-            rates and batches of a sweep, beside the laws that are the default.
+        law: What the points are for: the law of the loss with its report, or the best learning rates and batches of a
+            sweep, beside the laws that are the default.
         device: Where to train and score; auto is the GPU if there is one.
         threads: CPU threads of a run; null leaves the library's choice.
         parallel: Runs at a time; auto is one for each GPU, or as many as the CPUs have threads for.

@@ -200,8 +200,7 @@ def evaluation_settings(config: StudyConfig, evaluation_file: dict[str, Any] | N
 def task_keys(tasks: list[Task]) -> dict[str, str]:
     """Return a hash for each task of its command, its settings and those of all it follows.
 
-    The paths of the interpreter and of the launch scripts are left out, so that a moved
-    environment repeats nothing.
+    The paths of the interpreter and of the launch scripts are left out, so that a moved environment repeats nothing.
     """
     keys: dict[str, str] = {}
     for task in tasks:

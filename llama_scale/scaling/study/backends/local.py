@@ -69,8 +69,8 @@ class LocalExecutor:
     def run(self) -> list[Failure]:
         """Run every task whose inputs succeed; return the failures.
 
-        Raises KeyboardInterrupt on SIGINT, SIGTERM or SIGHUP, after the processes have been told
-        to stop, and killed if they did not.
+        Raises KeyboardInterrupt on SIGINT, SIGTERM or SIGHUP, after the processes have been told to stop, and killed if
+        they did not.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
         with group_that_dies_with_us(self.keep_open) as group, self._count_signals():
@@ -165,9 +165,8 @@ class LocalExecutor:
 def group_that_dies_with_us(keep_open: tuple[int, ...] = ()) -> Iterator[int]:
     """Yield a process group that does not outlive this process, even when that is SIGKILLed.
 
-    A shell leads the group and waits for the end of a pipe that this process alone holds; then
-    it kills the whole group, itself included. ``keep_open`` are file descriptors, for example of
-    a lock, that stay open until then.
+    A shell leads the group and waits for the end of a pipe that this process alone holds; then it kills the whole
+    group, itself included. ``keep_open`` are file descriptors, for example of a lock, that stay open until then.
     """
     shell = subprocess.Popen(
         ["/bin/sh", "-c", "read line; kill -KILL 0"],
@@ -218,8 +217,8 @@ def gpus() -> list[str]:
 def pick_slots(device: str, parallel: int | str, threads: int | None) -> list[dict[str, str]]:
     """Return what each of the runs at a time adds to its environment.
 
-    On GPUs one run on each, on a CPU as many as it has threads for; ``parallel`` runs if that is
-    a number, sharing the GPUs in turn.
+    On GPUs one run on each, on a CPU as many as it has threads for; ``parallel`` runs if that is a number, sharing the
+    GPUs in turn.
     """
     gpu_names = [] if device == "cpu" else gpus()
     limit = {"OMP_NUM_THREADS": str(threads)} if threads else {}

@@ -1,8 +1,8 @@
 """Runs a study's tasks as jobs of a SLURM cluster through submitit, in arrays; can be left alone.
 
-The study's process only submits and watches. When it ends the jobs go on, and the same command
-attaches to them again. A job that reaches its time limit or is pre-empted puts itself back into
-the queue, and the training run continues from its newest checkpoint.
+The study's process only submits and watches. When it ends the jobs go on, and the same command attaches to them again.
+A job that reaches its time limit or is pre-empted puts itself back into the queue, and the training run continues from
+its newest checkpoint.
 """
 
 import os
@@ -88,8 +88,7 @@ class SlurmExecutor:
     Args:
         state: The tasks and which of them are done.
         logs: Folder of their logs.
-        parameters: submitit's, for example {"slurm_partition": "gpu", "timeout_min": 600,
-            "gpus_per_node": 1}.
+        parameters: submitit's, for example {"slurm_partition": "gpu", "timeout_min": 600, "gpus_per_node": 1}.
         observer: Is told what happens.
         import_path: Folder of the packages that the tasks import.
         cluster: submitit's: slurm, or local for jobs on this machine.

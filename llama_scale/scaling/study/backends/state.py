@@ -72,8 +72,8 @@ class Observer(Protocol):
 class State:
     """What is known of the tasks: which are done, and how long those of each stage took.
 
-    Done tasks have a record <folder>/<task>.json, written after the success, with the command
-    and a key that stands for it and for all that it followed.
+    Done tasks have a record <folder>/<task>.json, written after the success, with the command and a key that stands for
+    it and for all that it followed.
     """
 
     folder: Path
