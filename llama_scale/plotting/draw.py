@@ -11,14 +11,9 @@ from llama_scale.plotting.figure import Axis, Figure, Panel, Series
 TEXT, GRID, AXIS = "#1c2128", "#e7eaee", "#b5bcc5"
 # Characters of a bar's name that a narrow page and a picture have room for.
 NAME_ON_PAGE, NAME_IN_PICTURE = 28, 42
-STYLE = {
-    "font.size": 9.5,
-    "svg.fonttype": "none",
-    "axes.edgecolor": "#8a929c",
-    "text.color": TEXT,
-    "axes.labelcolor": TEXT,
-    "xtick.color": TEXT,
-    "ytick.color": TEXT,
+STYLE: dict[Any, Any] = {
+    **{"font.size": 9.5, "svg.fonttype": "none", "axes.edgecolor": "#8a929c"},
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT),
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 
@@ -69,19 +64,16 @@ def _plotly_axis(axis: Axis) -> dict[str, Any]:
 
 
 def _traces(series: Series) -> list[dict[str, Any]]:
-    x, y, low, high = (
-        None if values is None else np.asarray(values).tolist()
-        for values in (series.x, series.y, series.low, series.high)
-    )
+    x, y = series.x.tolist(), series.y.tolist()
     if series.kind == "bars":
         shown = {"hovertext": series.hover, "hoverinfo": "text", "marker": {"color": series.color}}
         bars = {"type": "bar", "orientation": "h", "name": series.name, "width": 0.8}
         return [bars | {"x": x, "y": y} | shown]
     common = {"type": "scatter", "name": series.name, "x": x, "hoverinfo": "skip"}
-    if series.kind == "band":
+    if series.kind == "band" and series.low is not None and series.high is not None:
         edge = common | {"mode": "lines", "line": {"width": 0}}
         fill = {"fill": "tonexty", "fillcolor": _fade(series.color, 0.13)}
-        return [edge | {"y": low}, edge | {"y": high} | fill]
+        return [edge | {"y": series.low.tolist()}, edge | {"y": series.high.tolist()} | fill]
     if series.kind == "line":
         line = {"color": series.color, "width": series.width}
         line["dash"] = "dash" if series.dash else "solid"
@@ -91,8 +83,8 @@ def _traces(series: Series) -> list[dict[str, Any]]:
         marker = {"color": series.color, "size": 15, "symbol": "circle-open", "line": {"width": 2}}
     trace = common | {"y": y, "mode": "markers", "marker": marker}
     trace |= {"hovertext": series.hover, "hoverinfo": "text"}
-    if low is not None:
-        up, down = np.subtract(high, y).tolist(), np.subtract(y, low).tolist()
+    if series.low is not None and series.high is not None:
+        up, down = (series.high - series.y).tolist(), (series.y - series.low).tolist()
         error = {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
         trace["error_y"] = error | {"thickness": 1.5, "width": 4}
     return [trace]
@@ -131,10 +123,8 @@ def save(figure: Figure, folder: Path) -> list[Path]:
         for axes, panel in zip(panels, figure.panels, strict=True):
             _draw(axes, panel)
         _draw_legend(canvas, figure)
-        for kind, options in (
-            ("png", {"dpi": 200, "metadata": {"Software": None}}),
-            ("svg", {"metadata": {"Date": None}}),
-        ):
+        kinds = {"png": {"dpi": 200, "metadata": {"Software": None}}, "svg": {"metadata": {"Date": None}}}
+        for kind, options in kinds.items():
             path = folder / f"{figure.key}.{kind}"
             with atomic_write(path, "wb") as file:
                 canvas.savefig(file, format=kind, facecolor="white", **options)
@@ -215,7 +205,7 @@ def _draw_series(axes: Any, series: Series) -> None:
     elif series.ring:
         axes.plot(x, y, "o", ms=10, mfc="none", mec=color, mew=1.6, label=label)
     else:
-        if series.low is not None:
+        if series.low is not None and series.high is not None:
             spread = [y - series.low, series.high - y]
             axes.errorbar(x, y, spread, fmt="none", ecolor=color, elinewidth=1.2, capsize=3)
         axes.plot(x, y, "o", ms=5.5, color=color, mec="white", mew=0.7, label=label)

@@ -82,7 +82,7 @@ def study_figures(study: FittedStudy, scored: list[ScoredForecast] | None = None
     else:
         left_out.append(f"compute-optimal size ({UNDETERMINED})")
     if study.laws.holdout:
-        figures.append(prediction(study))
+        figures.append(prediction(study, study.laws.holdout))
     else:
         left_out.append("predicted against measured (no run was held out)")
     return [*figures, *compute, *scores, residuals(study)], left_out
