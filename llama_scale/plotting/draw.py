@@ -117,7 +117,7 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     from matplotlib import rc_context
 
     paths = []
-    with rc_context(STYLE | {"svg.hashsalt": figure.key}):
+    with rc_context({**STYLE, "svg.hashsalt": figure.key}):
         wide = len(figure.panels)
         canvas, panels = _new_canvas((6.4 if wide == 1 else 4.6 * wide, 4.0), (1, wide))
         for axes, panel in zip(panels, figure.panels, strict=True):

@@ -57,9 +57,12 @@ def answer(laws: FittedLaws, points: Points) -> list[str]:
 
 def smallest(points: Points) -> list[str]:
     """Return what the smallest model that reaches a level is, for the levels the runs can show."""
+
+    def cheapest(reached: np.ndarray) -> int:
+        return min(np.flatnonzero(reached).tolist(), key=lambda i: (points.N[i], points.compute[i]))
+
     best = points.loss.min()
-    near = np.flatnonzero(points.loss <= (1 + NEAR_BEST) * best)
-    first = near[np.lexsort((points.compute[near], points.N[near]))[0]]
+    first = cheapest(points.loss <= (1 + NEAR_BEST) * best)
     sentences = [
         f"The smallest model within {100 * NEAR_BEST:.0f} % of the best loss measured has {count(points.N[first])} "
         f"parameters ({digits(points.loss[first])} against {digits(best)})."
@@ -67,9 +70,8 @@ def smallest(points: Points) -> list[str]:
     columns = sorted(points.rows[0])
     for column in (c for c in columns if c.endswith("_parse_rate") and points.has(c)):
         rate = points.numeric(column)
-        reached = np.flatnonzero(rate >= 0.5)
-        if len(reached):
-            first = reached[np.lexsort((points.compute[reached], points.N[reached]))[0]]
+        if (rate >= 0.5).any():
+            first = cheapest(rate >= 0.5)
             sentences.append(
                 f"The smallest model whose completions parse at least half the time has "
                 f"{count(points.N[first])} parameters (after {count(points.D[first])} tokens)."
