@@ -75,8 +75,7 @@ def _traces(series: Series) -> list[dict[str, Any]]:
         fill = {"fill": "tonexty", "fillcolor": _fade(series.color, 0.13)}
         return [edge | {"y": series.low.tolist()}, edge | {"y": series.high.tolist()} | fill]
     if series.kind == "line":
-        line = {"color": series.color, "width": series.width}
-        line["dash"] = "dash" if series.dash else "solid"
+        line = {"color": series.color, "width": series.width, "dash": "dash" if series.dash else "solid"}
         return [common | {"y": y, "mode": "lines", "line": line}]
     marker = {"color": series.color, "size": 8, "line": {"width": 1, "color": "white"}}
     if series.ring:
@@ -162,26 +161,18 @@ def _draw_legend(canvas: Any, figure: Figure) -> None:
     drawn = {h.get_label(): h for a in canvas.axes for h in a.get_legend_handles_labels()[0]}
     handles = [drawn[series.name] for series in figure.legend]
     if handles:
-        canvas.legend(
-            handles=handles,
-            loc="outside upper left",
-            ncols=4 * len(figure.panels),
-            frameon=False,
-            fontsize=8.5,
-            handletextpad=0.4,
-            columnspacing=1.2,
-        )
+        space = {"handletextpad": 0.4, "columnspacing": 1.2, "frameon": False, "fontsize": 8.5}
+        canvas.legend(handles=handles, loc="outside upper left", ncols=4 * len(figure.panels), **space)
 
 
 def _draw(axes: Any, panel: Panel) -> None:
     """Draw a panel on matplotlib's axes."""
     for name, spec in (("x", panel.x), ("y", panel.y)):
-        values = [value for value, _ in spec.ticks]
-        texts = [_shorten(text, NAME_IN_PICTURE) for _, text in spec.ticks]
-        scale = "log" if spec.log else "linear"
+        scale, set_ticks = "log" if spec.log else "linear", getattr(axes, f"set_{name}ticks")
         axes.set(**{f"{name}scale": scale, f"{name}lim": spec.range, f"{name}label": spec.label})
-        getattr(axes, f"set_{name}ticks")(values, texts, parse_math=False)
-        getattr(axes, f"set_{name}ticks")([], minor=True)
+        texts = [_shorten(text, NAME_IN_PICTURE) for _, text in spec.ticks]
+        set_ticks([value for value, _ in spec.ticks], texts, parse_math=False)
+        set_ticks([], minor=True)
     if panel.has_bars:
         axes.tick_params(axis="y", labelsize=8, length=0)
     axes.grid(color=GRID, linewidth=0.8, axis="x" if panel.has_bars else "both")

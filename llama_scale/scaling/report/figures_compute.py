@@ -83,19 +83,15 @@ def frontier(study: FittedStudy) -> Figure:
 
 
 def optimal_curve(best: Frontier, what: str, names: tuple[str, str], legend: bool) -> list[Series]:
-    """Return a compute-optimal curve: its band, and its line solid to the largest run, dashed on.
-
-    ``what`` is one of its curves: N, D or loss.
-    """
-    C = np.array(best.C)
-    curve = {name: np.array(values) for name, values in vars(getattr(best, what)).items()}
+    """Return the curve ``what`` (N, D or loss): its band, and its line solid to the largest run, dashed on."""
+    curve = getattr(best, what)
+    C, value, low, high = (np.array(values) for values in (best.C, curve.value, curve.low, curve.high))
     last = np.searchsorted(C, best.largest.C * 1.0001)
-    line = {"kind": "line", "color": ACCENT, "width": 2.6, "legend": legend}
-    here, then = slice(0, last), slice(last - 1, None)
+    line = {"width": 2.6, "legend": legend}
     return [
-        Series("95 % interval", "band", C, curve["value"], ACCENT, curve["low"], curve["high"], legend=False),
-        Series(names[0], x=C[here], y=curve["value"][here], **line),
-        Series(names[1], x=C[then], y=curve["value"][then], dash=True, **line),
+        Series("95 % interval", "band", C, value, ACCENT, low, high, legend=False),
+        Series(names[0], "line", C[:last], value[:last], ACCENT, **line),
+        Series(names[1], "line", C[last - 1 :], value[last - 1 :], ACCENT, dash=True, **line),
     ]
 
 
@@ -119,18 +115,11 @@ def isoflop(study: FittedStudy) -> Figure:
         curves.append(Series("minimum", "points", N, loss, ACCENT, ring=True, hover=text))
     across = axis("parameters N", [series.x for series in curves], show="count")
     up = axis("validation loss", [series.y for series in curves])
-    outside = len(groups) - len(minima)
-    edge = (
-        f" In {outside} of {len(groups)} budgets the least loss lies at the edge of the sizes "
-        "tried, so no minimum is given."
-    )
-    return Figure(
-        "isoflop",
-        "Equal compute, different sizes",
-        "Each color is one compute budget; the parabola's minimum is the best size for it "
-        f"(approach 2).{edge if outside else ''}",
-        [Panel("isoflop", across, up, curves)],
-    )
+    caption = "Each color is one compute budget; the parabola's minimum is the best size for it (approach 2)."
+    if outside := len(groups) - len(minima):
+        caption += f" In {outside} of {len(groups)} budgets the least loss lies at the edge of the sizes "
+        caption += "tried, so no minimum is given."
+    return Figure("isoflop", "Equal compute, different sizes", caption, [Panel("isoflop", across, up, curves)])
 
 
 def exponents(study: FittedStudy) -> Figure:

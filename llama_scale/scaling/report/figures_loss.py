@@ -20,15 +20,11 @@ def loss_tokens(study: FittedStudy) -> Figure:
     ]
     series += study.points_by_size(points.D, points.loss, legend=not direct)
     series += study.held_out_rings(points.D, points.loss)
-    ranges = len(np.unique(points.N)) > len(study.groups)
-    return Figure(
-        "loss-tokens",
-        "Loss against data, for each model size",
-        "Points are runs; each line is the fitted law at "
-        + ("the middle of a range of sizes." if ranges else "that size.")
-        + (" Rings mark the runs left out of the hold-out fit." if study.held_out.any() else ""),
-        [Panel("loss-tokens", across, up, series)],
-    )
+    where = "the middle of a range of sizes" if len(np.unique(points.N)) > len(study.groups) else "that size"
+    rings = " Rings mark the runs left out of the hold-out fit." if study.held_out.any() else ""
+    caption = f"Points are runs; each line is the fitted law at {where}.{rings}"
+    panels = [Panel("loss-tokens", across, up, series)]
+    return Figure("loss-tokens", "Loss against data, for each model size", caption, panels)
 
 
 def prediction(study: FittedStudy, held: HoldOutSummary) -> Figure:

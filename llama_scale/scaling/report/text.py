@@ -24,8 +24,7 @@ def held_out(laws: FittedLaws) -> str | None:
             f"were predicted with a median error of {digits(held.median_absolute_error_percent, 2)} %; {held.covered} "
             f"of {len(rows)} measured losses lie inside their 95 % interval."
         )
-    row = rows[0]
-    largest = "largest run" if held.compute_factor > 1 else "run"
+    row, largest = rows[0], "largest run" if held.compute_factor > 1 else "run"
     return (
         f"The {largest} ({row.run}), left out of the fit, was predicted at {digits(row.predicted, 4)} "
         f"[{digits(row.low, 4)}, {digits(row.high, 4)}] and measured {digits(row.measured, 4)}: an error of "
@@ -67,8 +66,8 @@ def smallest(points: Points) -> list[str]:
         f"The smallest model within {100 * NEAR_BEST:.0f} % of the best loss measured has {count(points.N[first])} "
         f"parameters ({digits(points.loss[first])} against {digits(best)})."
     ]
-    columns = sorted(points.rows[0])
-    for column in (c for c in columns if c.endswith("_parse_rate") and points.has(c)):
+    columns = [column for column in sorted(points.rows[0]) if points.has(column)]
+    for column in (c for c in columns if c.endswith("_parse_rate")):
         rate = points.numeric(column)
         if (rate >= 0.5).any():
             first = cheapest(rate >= 0.5)
@@ -77,12 +76,9 @@ def smallest(points: Points) -> list[str]:
                 f"{count(points.N[first])} parameters (after {count(points.D[first])} tokens)."
             )
         else:
-            most = 100 * np.nanmax(rate)
-            sentences.append(f"No model's completions parse half the time; at most {most:.0f} % do.")
-    for column in (c for c in columns if c.endswith("_pass_at_1") and points.has(c)):
-        rate = points.numeric(column)
-        small = points.N.max() < SMALL
-        sentences.append(solved(column.removesuffix("_pass_at_1"), rate, small))
+            sentences.append(f"No model's completions parse half the time; at most {100 * np.nanmax(rate):.0f} % do.")
+    for column in (c for c in columns if c.endswith("_pass_at_1")):
+        sentences.append(solved(column.removesuffix("_pass_at_1"), points.numeric(column), points.N.max() < SMALL))
     return sentences
 
 

@@ -107,7 +107,9 @@ def read_study(root: Path, argv: list[str] | None = None, *, scripts: Path = SCR
             "train": flatten(config.train),
             "planned": [run.name for run in runs if not run.is_trunk],
         }
-        return Study(config=config, source=source, root=root, scripts=scripts, runs=runs, tasks=tasks, settings=settings)
+        return Study(
+            config=config, source=source, root=root, scripts=scripts, runs=runs, tasks=tasks, settings=settings
+        )
 
 
 def _check_settings(config: StudyConfig) -> None:
@@ -134,15 +136,13 @@ def _check_settings(config: StudyConfig) -> None:
 
 def _check_lists(config: StudyConfig) -> None:
     """Raise InputError on a list that is empty or names something twice."""
-    lists = {"runs": config.runs, "suites": config.suites}
+    lists: dict[str, list[Any]] = {"runs": config.runs, "suites": config.suites}
     for position, grid in enumerate(config.runs):
         if grid.variant:
             check_name(f"runs[{position}].variant", grid.variant)
-        lists |= {
-            f"runs[{position}].{key}": value
-            for key, value in vars(grid).items()
-            if isinstance(value, list) and (key in REQUIRED_LISTS or value)
-        }
+        for key, value in vars(grid).items():
+            if isinstance(value, list) and (key in REQUIRED_LISTS or value):
+                lists[f"runs[{position}].{key}"] = value
     for name, values in lists.items():
         if not values:
             raise InputError(f"{name}: the list is empty; name at least one")

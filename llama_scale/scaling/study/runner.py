@@ -53,8 +53,8 @@ def run_study(study: Study) -> None:
 def check_same_study(study: Study) -> dict[str, Any] | None:
     """Return the settings that study.yaml recorded when the study was last run; None if nothing was trained.
 
-    Raises InputError if runs exist that were trained by other settings than the study's. Runs may be added and left
-    out and the scores and the fit may change; the data, the shapes of the sizes and the training of a run may not.
+    Raises InputError if runs exist that were trained by other settings than the study's. Runs may be added and left out
+    and the scores and the fit may change; the data, the shapes of the sizes and the training of a run may not.
     """
     path = study.folder / "study.yaml"
     trained = [run for run in study.runs if (study.runs_folder / run.name / "config.yaml").exists()]

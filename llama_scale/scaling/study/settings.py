@@ -13,7 +13,6 @@ from llama_scale.scaling.study.grids import Budget, Grid
 from llama_scale.training.recipe import Recipe
 
 HEADLINE_SUITE = "perplexity"
-SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.resamples < 100:
             raise InputError(f"resamples: expected at least 100, found {self.resamples}")
-        if not 0 <= self.seed < SEEDS:
+        if not 0 <= self.seed < 2**32:
             raise InputError(f"seed: expected 0 to 2^32 - 1, found {self.seed}")
         parse_columns(self.columns)
         if self.against is not None:

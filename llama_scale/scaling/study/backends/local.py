@@ -142,14 +142,9 @@ def group_that_dies_with_us(keep_open: tuple[int, ...] = ()) -> Iterator[int]:
     A shell leads the group and waits for the end of a pipe that this process alone holds; then it kills the whole
     group, itself included. ``keep_open`` are file descriptors, for example of a lock, that stay open until then.
     """
-    shell = subprocess.Popen(
-        ["/bin/sh", "-c", "read line; kill -KILL 0"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        process_group=0,
-        pass_fds=keep_open,
-    )
+    command = ["/bin/sh", "-c", "read line; kill -KILL 0"]
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    shell = subprocess.Popen(command, **streams, process_group=0, pass_fds=keep_open)
     try:
         yield shell.pid
     finally:

@@ -166,15 +166,11 @@ class SlurmExecutor(Executor):
 
     def _write_submitted(self) -> None:
         """Write down the jobs, so that another process can attach to them."""
-        rows = {
-            attempt.task.name: {
-                "job": attempt.job.job_id,
-                "attempt": attempt.number,
-                "log_start": attempt.log_start,
-                "key": self.state.keys[attempt.task.name],
-            }
-            for attempt in self.running
-        }
+        rows = {}
+        for attempt in self.running:
+            name, job = attempt.task.name, attempt.job.job_id
+            key = self.state.keys[name]
+            rows[name] = {"job": job, "attempt": attempt.number, "log_start": attempt.log_start, "key": key}
         write_json(self.submitted, rows)
 
     def _check_ended(self) -> None:
