@@ -15,10 +15,11 @@ from llama_scale.config import ROOT, find_config, flatten, load_size, read_yaml
 from llama_scale.errors import InputError, nearest, prefix_errors
 from llama_scale.files import check_name
 from llama_scale.scaling.fitting.points import parse_columns, parse_conditions
+from llama_scale.scaling.study.backends.task import Task
 from llama_scale.scaling.study.collect import HEADLINE, MODEL, RESULT, SHORT_NAMES
 from llama_scale.scaling.study.runs import plan_runs
 from llama_scale.scaling.study.settings import HEADLINE_SUITE, FitConfig, PlannedRun, StudyConfig
-from llama_scale.scaling.study.tasks import Task, plan_tasks
+from llama_scale.scaling.study.tasks import plan_tasks
 from llama_scale.text import relative_path
 
 SCRIPTS = ROOT / "launch"

@@ -14,8 +14,9 @@ from llama_scale.errors import InputError
 from llama_scale.files import read_json
 from llama_scale.scaling.forecasting.forecast import read_forecast
 from llama_scale.scaling.study.backends.state import Attempt, Failure, State
+from llama_scale.scaling.study.backends.task import Task
 from llama_scale.scaling.study.plan import Study
-from llama_scale.scaling.study.tasks import FORECAST, Task
+from llama_scale.scaling.study.tasks import FORECAST
 from llama_scale.text import between, digits, relative_path
 
 HEARTBEAT = 60.0

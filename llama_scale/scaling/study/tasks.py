@@ -1,52 +1,19 @@
 """A study's tasks: the processes that make, score and fit its runs, and what each waits for."""
 
-import hashlib
 import json
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from llama_scale.config import flatten, nest
 from llama_scale.scaling.fitting.points import parse_columns
 from llama_scale.scaling.forecasting.holdout import forecast_request, runs_to_forecast
+from llama_scale.scaling.study.backends.task import Task
 from llama_scale.scaling.study.runs import device_settings
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
 
 FORECAST = "holdout-forecast"
-
-
-@dataclass(frozen=True)
-class Task:
-    """One process of a study, run in the working directory, from which its paths are.
-
-    Attributes:
-        name: Its name; the first word is its ``stage``.
-        argv: The command.
-        inputs: Names of the tasks that are done before it.
-        outputs: What exists once it is done.
-        flops: The work of a training run.
-        metrics: The log that shows how far a training run is.
-        flops_before: What that log counts of a trunk, before this run's own work.
-        config_file: The file of settings that the command reads.
-        settings: What that file says.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    flops: float = 0.0
-    metrics: str | None = None
-    flops_before: float = 0.0
-    config_file: str | None = None
-    settings: dict[str, Any] | None = None
-
-    @property
-    def stage(self) -> str:
-        """The kind of task: the first word of its name."""
-        return self.name.split("-")[0]
 
 
 def plan_tasks(
@@ -180,18 +147,3 @@ def evaluation_settings(config: StudyConfig, evaluation_file: dict[str, Any] | N
     settings = device_settings(config) | flatten(evaluation_file or {}) | flatten(config.evaluate)
     settings.pop("config", None)
     return nest(settings | {"suites": ",".join(config.suites)})
-
-
-def task_keys(tasks: list[Task]) -> dict[str, str]:
-    """Return a hash for each task of its command, its settings and those of all it follows.
-
-    The paths of the interpreter and of the launch scripts are left out, so that a moved environment repeats nothing.
-    """
-    keys: dict[str, str] = {}
-    for task in tasks:
-        script, arguments = task.argv[1:2], task.argv[2:]
-        parts = [*(PurePath(path).name for path in script), *arguments]
-        parts.append(json.dumps(task.settings, sort_keys=True))
-        parts += ["", *(keys[name] for name in sorted(task.inputs))]
-        keys[task.name] = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    return keys

@@ -14,7 +14,7 @@ from typing import Any
 
 from llama_scale.config import Auto
 from llama_scale.scaling.study.backends.state import Attempt, Executor, Failure, Observer, State, task_environment
-from llama_scale.scaling.study.tasks import Task
+from llama_scale.scaling.study.backends.task import Task
 
 POLL_SECONDS = 0.1
 GRACE = 20.0

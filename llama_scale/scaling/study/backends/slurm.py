@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
 from llama_scale.scaling.study.backends.state import Attempt, Executor, Failure, Observer, State, task_environment
-from llama_scale.scaling.study.tasks import Task
+from llama_scale.scaling.study.backends.task import Task
 
 if TYPE_CHECKING:
     import submitit

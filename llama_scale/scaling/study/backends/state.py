@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from llama_scale.cli import USER_ERROR
 from llama_scale.files import write_json
-from llama_scale.scaling.study.tasks import Task, task_keys
+from llama_scale.scaling.study.backends.task import Task, task_keys
 
 MAX_ATTEMPTS = 2
 TAIL_LINES = 12
