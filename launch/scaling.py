@@ -24,7 +24,7 @@ from llama_scale.records import to_json
 from llama_scale.scaling import fit as fit_laws
 from llama_scale.scaling.fitting.fitted_laws import DIGITS, FittedLaws, laws_path
 from llama_scale.scaling.fitting.points import parse_columns, read_points
-from llama_scale.scaling.report.tables import tables
+from llama_scale.scaling.report.tables import outcome, sweeps, tables
 from llama_scale.scaling.report.text import table
 from llama_scale.scaling.study.settings import FitConfig
 from llama_scale.text import between, digits
@@ -75,8 +75,8 @@ class ForecastConfig:
     Args:
         study: Folder with laws.json, or the file.
         runs: The runs, as SIZE:TOKENS,SIZE:TOKENS; a size is a rung or a number of parameters.
-        out: The JSON file, which must not exist yet, or a folder for TIME.json; null is forecasts
-            beside laws.json. A folder that has the forecast already keeps it.
+        out: The JSON file, which must not exist yet, or a folder for TIME.json; null is forecasts beside laws.json. A
+            folder that has the forecast already keeps it.
     """
 
     study: str
@@ -124,8 +124,6 @@ class SweepConfig:
 
 def fit(argv: list[str]) -> None:
     """Fit, write laws.json and print the law."""
-    from llama_scale.scaling.fitting.points import parse_columns
-
     config = read(FitConfig, argv, "points")
     if config.out:
         check_folder(Path(config.out))
@@ -173,9 +171,9 @@ def recommend(argv: list[str]) -> None:
     config = read(RecommendConfig, argv, "study")
     C = recommending.budget(config.budget, config.gpu_hours, config.gpu, config.mfu)
     laws = FittedLaws.read(config.study)
-    found = recommending.recommend(laws, C, config.gpu, config.mfu)
-    text = recommending.recommendation_text(found, laws.conventions.model_size)
-    print(json.dumps(to_json(found), indent=2) if config.json else text)
+    best = recommending.recommend(laws, C, config.gpu, config.mfu)
+    text = recommending.recommendation_text(best, laws.conventions.model_size)
+    print(json.dumps(to_json(best), indent=2) if config.json else text)
 
 
 def forecast(argv: list[str]) -> None:
@@ -183,10 +181,10 @@ def forecast(argv: list[str]) -> None:
     from llama_scale.scaling.forecasting import forecast as forecasting
 
     config = read(ForecastConfig, argv, "study")
-    found = forecasting.forecast(config.study, config.runs)
+    written = forecasting.forecast(config.study, config.runs)
     folder = Path(config.out or laws_path(config.study).parent / "forecasts")
-    out = forecasting.write_forecast(found, folder)
-    for row in found.runs:
+    out = forecasting.write_forecast(written, folder)
+    for row in written.runs:
         print(f"{row.run}: {between(row, digits, 'run_low', 'run_high')}")
     print(f"the forecast is {out}")
 
@@ -194,7 +192,6 @@ def forecast(argv: list[str]) -> None:
 def score(argv: list[str]) -> None:
     """Print a forecast against its outcome."""
     from llama_scale.scaling.forecasting import forecast as forecasting
-    from llama_scale.scaling.report.tables import outcome
 
     config = read(ScoreConfig, argv, "forecast")
     points = read_points(config.points, parse_columns(config.columns))
@@ -207,21 +204,19 @@ def score(argv: list[str]) -> None:
 
 def sweep(argv: list[str]) -> None:
     """Print the laws of a sweep."""
-
     from llama_scale.scaling.fitting.sweep import fit_sweep
-    from llama_scale.scaling.report.tables import sweeps
 
     config = read(SweepConfig, argv, "points")
     points = read_points(config.points, parse_columns(config.columns), config.where)
-    found = to_json(fit_sweep(points, config.lr, config.batch), DIGITS)
-    print("\n".join(table.text() for table in sweeps(found)))
+    laws = to_json(fit_sweep(points, config.lr, config.batch), DIGITS)
+    print("\n".join(table.text() for table in sweeps(laws)))
     if config.out:
-        write_json(Path(config.out), found)
+        write_json(Path(config.out), laws)
 
 
 def read(kind: type[T], argv: list[str], positional: str) -> T:
     """Parse a command's arguments; its help begins as its docstring."""
-    return parse(kind, kind.__doc__.splitlines()[0], argv, positional=positional)
+    return parse(kind, (kind.__doc__ or "").splitlines()[0], argv, positional=positional)
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

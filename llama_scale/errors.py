@@ -2,7 +2,8 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -54,3 +55,12 @@ def listed(field: str, names: str, known: Iterable[str]) -> list[str]:
             hint = f"{nearest(name, known)}; known: {', '.join(known)}"
             raise InputError(f"{field}: unknown {name!r}{hint}")
     return found
+
+
+@contextmanager
+def prefix_errors(prefix: str) -> Iterator[None]:
+    """Put a prefix, the name of a file or field, before the message of an InputError that is raised within."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{prefix}: {error}") from None

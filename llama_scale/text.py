@@ -34,8 +34,8 @@ def count(value: float | None) -> str:
 def count_in_name(value: float, digits: int = 12) -> str:
     """Return a count as names of runs have it: 300000 is 300k, 1250000 is 1.25M.
 
-    Folders are found by these names, so what it returns for a count never changes; where a name
-    does not have to last, ``count`` reads better.
+    Folders are found by these names, so what it returns for a count never changes; where a name does not have to last,
+    ``count`` reads better.
     """
     for size, unit in UNITS:
         if value >= size:

@@ -1,6 +1,7 @@
 """What the report of a build shows: figures of horizontal bars, as plain data."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,11 +20,15 @@ def build_figures(manifest: dict, lengths: np.ndarray, near: list[float]) -> lis
         lengths: (D,) tokens of each document.
         near: Jaccard index of each near duplicate with its survivor.
     """
+    licenses = {name: row["bytes"] / 1e6 for name, row in manifest["licenses"].items()}
+    packages: Counter[str] = Counter()
+    for row in manifest["sources"]:
+        packages[row["package"]] += row["bytes"] / 1e6
     figures = [
         _source_to_shards(manifest, "bytes", 1e-6, "MB"),
         _source_to_shards(manifest, "files", 1, "files"),
-        _largest("licenses", "Licenses of what is kept", "MB", license_sizes(manifest)),
-        _largest("packages", "Largest packages", "MB", package_sizes(manifest)),
+        _largest("licenses", "Licenses of what is kept", licenses),
+        _largest("packages", "Largest packages", packages),
         _powers_of_two("document-tokens", "Tokens of a document", "documents", lengths),
     ]
     if near:
@@ -48,26 +53,13 @@ def _source_to_shards(manifest: dict, unit: str, scale: float, label: str) -> Fi
     return _bar_figure(f"source-to-shards-{unit}", f"From source to shards, {label}", label, bars, log=True)
 
 
-def _largest(key: str, title: str, label: str, values: dict[str, float]) -> Figure:
-    """Return the largest values, the others as one."""
+def _largest(key: str, title: str, values: dict[str, float]) -> Figure:
+    """Return the largest values in MB, the others as one."""
     order = sorted(values.items(), key=lambda item: (-item[1], item[0]))
     bars = [Bar(name, value, KEPT) for name, value in order[:MOST_BARS]]
     if others := order[MOST_BARS:]:
         bars.append(Bar(f"{len(others)} others", sum(value for _, value in others), KEPT))
-    return _bar_figure(key, title, label, bars)
-
-
-def license_sizes(manifest: dict) -> dict[str, float]:
-    """Return license -> MB kept."""
-    return {name: row["bytes"] / 1e6 for name, row in manifest["licenses"].items()}
-
-
-def package_sizes(manifest: dict) -> dict[str, float]:
-    """Return package -> MB kept."""
-    sizes = Counter()
-    for row in manifest["sources"]:
-        sizes[row["package"]] += row["bytes"] / 1e6
-    return dict(sizes)
+    return _bar_figure(key, title, "MB", bars)
 
 
 def _powers_of_two(key: str, title: str, label: str, values: np.ndarray) -> Figure:
@@ -84,7 +76,6 @@ def _likeness(near: list[float]) -> Figure:
     counts, _ = np.histogram(near, edges)
     bars = [
         Bar(f"{low:.2f} to {high:.2f}", float(n), DROPPED)
-        for low, high, n in zip(edges[:-1], edges[1:], counts, strict=True)
+        for (low, high), n in zip(pairwise(edges), counts, strict=True)
     ]
-    title = "Likeness of near duplicates to what stays"
-    return _bar_figure("near-duplicates", title, "files", bars)
+    return _bar_figure("near-duplicates", "Likeness of near duplicates to what stays", "files", bars)

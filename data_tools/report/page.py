@@ -27,11 +27,9 @@ def write_report(folder: Path, manifest: dict, contamination: dict) -> None:
     near = [row["jaccard"] for row in read_jsonl(folder / NEAR, whole=True)]
     figures = build_figures(manifest, lengths[lengths > 0], near)
     save_sheet(figures, folder / "report.png")
-    text = page.render(
-        "data_tools.report", figures, manifest=manifest, contamination=contamination, tiles=tiles(manifest)
-    )
+    values = {"manifest": manifest, "contamination": contamination, "tiles": tiles(manifest)}
     with atomic_write(folder / "report.html") as file:
-        file.write(text)
+        file.write(page.render("data_tools.report", figures, **values))
 
 
 def _tokens(row: dict) -> int:
@@ -41,8 +39,7 @@ def _tokens(row: dict) -> int:
 
 def tiles(manifest: dict) -> list[tuple[str, str, str]]:
     """Return the few numbers that stand first: (what, value, detail)."""
-    splits = manifest["splits"]
-    train, val = splits["train"], splits["val"]
+    train, val = manifest["splits"]["train"], manifest["splits"]["val"]
     ratio = val["bytes"] / max(1, val["tokens"] - val["documents"])
     rows = [
         ("training tokens", count(train["tokens"]), megabytes(train["bytes"])),
@@ -59,10 +56,8 @@ def tiles(manifest: dict) -> list[tuple[str, str, str]]:
 
 def build_table(manifest: dict, folder: Path) -> str:
     """Return the table of files and megabytes by step, then licenses, packages and tokens."""
-    splits = manifest["splits"]
-    lost, kept = manifest["dropped"], manifest["sources"]
-    files = sum(row["files"] for row in kept) + sum(row["files"] for row in lost.values())
-    size = sum(row["bytes"] for row in kept) + sum(row["bytes"] for row in lost.values())
+    splits, lost, kept = manifest["splits"], manifest["dropped"], manifest["sources"]
+    files, size = (sum(row[unit] for row in (*kept, *lost.values())) for unit in ("files", "bytes"))
     lines = [_row("source files", files, size)]
     for reason, row in lost.items():
         lines.append(_row(f"  - {reason.replace('_', ' ')}", -row["files"], -row["bytes"]))
@@ -71,16 +66,12 @@ def build_table(manifest: dict, folder: Path) -> str:
     licenses = Counter()
     for row in kept:
         licenses[row["license"]] += row["bytes"]
-    total = sum(licenses.values())
-    common = [f"{shorten(name, 40)} {100 * size / total:.0f} %" for name, size in licenses.most_common(6)]
+    common = [f"{shorten(name, 40)} {100 * n / licenses.total():.0f} %" for name, n in licenses.most_common(6)]
     barred = [row for row in manifest["left_out"] if row["reason"] == "license"]
     out = [f"{row['package']} ({row['license']})" for row in barred]
     val = [row["package"] for row in kept if row["split"] == "val"]
-    lines += [
-        f"licenses     {', '.join(common)}",
-        f"left out     {', '.join(out) or 'none'}",
-        f"validation   {', '.join(val)}",
-    ]
+    lines += [f"licenses     {', '.join(common)}", f"left out     {', '.join(out) or 'none'}"]
+    lines.append(f"validation   {', '.join(val)}")
     for name, row in splits.items():
         ratio = row["bytes"] / max(1, row["tokens"] - row["documents"])
         lines.append(f"{name:<12} {row['tokens']:,} tokens, {ratio:.2f} bytes per token")

@@ -11,14 +11,9 @@ from llama_scale.plotting.figure import Axis, Figure, Panel, Series
 TEXT, GRID, AXIS = "#1c2128", "#e7eaee", "#b5bcc5"
 # Characters of a bar's name that a narrow page and a picture have room for.
 NAME_ON_PAGE, NAME_IN_PICTURE = 28, 42
-STYLE = {
-    "font.size": 9.5,
-    "svg.fonttype": "none",
-    "axes.edgecolor": "#8a929c",
-    "text.color": TEXT,
-    "axes.labelcolor": TEXT,
-    "xtick.color": TEXT,
-    "ytick.color": TEXT,
+STYLE: dict[Any, Any] = {
+    **{"font.size": 9.5, "svg.fonttype": "none", "axes.edgecolor": "#8a929c"},
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT),
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 
@@ -69,30 +64,26 @@ def _plotly_axis(axis: Axis) -> dict[str, Any]:
 
 
 def _traces(series: Series) -> list[dict[str, Any]]:
-    x, y, low, high = (
-        None if values is None else np.asarray(values).tolist()
-        for values in (series.x, series.y, series.low, series.high)
-    )
+    x, y = series.x.tolist(), series.y.tolist()
     if series.kind == "bars":
         shown = {"hovertext": series.hover, "hoverinfo": "text", "marker": {"color": series.color}}
         bars = {"type": "bar", "orientation": "h", "name": series.name, "width": 0.8}
         return [bars | {"x": x, "y": y} | shown]
     common = {"type": "scatter", "name": series.name, "x": x, "hoverinfo": "skip"}
-    if series.kind == "band":
+    if series.kind == "band" and series.low is not None and series.high is not None:
         edge = common | {"mode": "lines", "line": {"width": 0}}
         fill = {"fill": "tonexty", "fillcolor": _fade(series.color, 0.13)}
-        return [edge | {"y": low}, edge | {"y": high} | fill]
+        return [edge | {"y": series.low.tolist()}, edge | {"y": series.high.tolist()} | fill]
     if series.kind == "line":
-        line = {"color": series.color, "width": series.width}
-        line["dash"] = "dash" if series.dash else "solid"
+        line = {"color": series.color, "width": series.width, "dash": "dash" if series.dash else "solid"}
         return [common | {"y": y, "mode": "lines", "line": line}]
     marker = {"color": series.color, "size": 8, "line": {"width": 1, "color": "white"}}
     if series.ring:
         marker = {"color": series.color, "size": 15, "symbol": "circle-open", "line": {"width": 2}}
     trace = common | {"y": y, "mode": "markers", "marker": marker}
     trace |= {"hovertext": series.hover, "hoverinfo": "text"}
-    if low is not None:
-        up, down = np.subtract(high, y).tolist(), np.subtract(y, low).tolist()
+    if series.low is not None and series.high is not None:
+        up, down = (series.high - series.y).tolist(), (series.y - series.low).tolist()
         error = {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
         trace["error_y"] = error | {"thickness": 1.5, "width": 4}
     return [trace]
@@ -125,16 +116,14 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     from matplotlib import rc_context
 
     paths = []
-    with rc_context(STYLE | {"svg.hashsalt": figure.key}):
+    with rc_context({**STYLE, "svg.hashsalt": figure.key}):
         wide = len(figure.panels)
         canvas, panels = _new_canvas((6.4 if wide == 1 else 4.6 * wide, 4.0), (1, wide))
         for axes, panel in zip(panels, figure.panels, strict=True):
             _draw(axes, panel)
         _draw_legend(canvas, figure)
-        for kind, options in (
-            ("png", {"dpi": 200, "metadata": {"Software": None}}),
-            ("svg", {"metadata": {"Date": None}}),
-        ):
+        kinds = {"png": {"dpi": 200, "metadata": {"Software": None}}, "svg": {"metadata": {"Date": None}}}
+        for kind, options in kinds.items():
             path = folder / f"{figure.key}.{kind}"
             with atomic_write(path, "wb") as file:
                 canvas.savefig(file, format=kind, facecolor="white", **options)
@@ -172,26 +161,18 @@ def _draw_legend(canvas: Any, figure: Figure) -> None:
     drawn = {h.get_label(): h for a in canvas.axes for h in a.get_legend_handles_labels()[0]}
     handles = [drawn[series.name] for series in figure.legend]
     if handles:
-        canvas.legend(
-            handles=handles,
-            loc="outside upper left",
-            ncols=4 * len(figure.panels),
-            frameon=False,
-            fontsize=8.5,
-            handletextpad=0.4,
-            columnspacing=1.2,
-        )
+        space = {"handletextpad": 0.4, "columnspacing": 1.2, "frameon": False, "fontsize": 8.5}
+        canvas.legend(handles=handles, loc="outside upper left", ncols=4 * len(figure.panels), **space)
 
 
 def _draw(axes: Any, panel: Panel) -> None:
     """Draw a panel on matplotlib's axes."""
     for name, spec in (("x", panel.x), ("y", panel.y)):
-        values = [value for value, _ in spec.ticks]
-        texts = [_shorten(text, NAME_IN_PICTURE) for _, text in spec.ticks]
-        scale = "log" if spec.log else "linear"
+        scale, set_ticks = "log" if spec.log else "linear", getattr(axes, f"set_{name}ticks")
         axes.set(**{f"{name}scale": scale, f"{name}lim": spec.range, f"{name}label": spec.label})
-        getattr(axes, f"set_{name}ticks")(values, texts, parse_math=False)
-        getattr(axes, f"set_{name}ticks")([], minor=True)
+        texts = [_shorten(text, NAME_IN_PICTURE) for _, text in spec.ticks]
+        set_ticks([value for value, _ in spec.ticks], texts, parse_math=False)
+        set_ticks([], minor=True)
     if panel.has_bars:
         axes.tick_params(axis="y", labelsize=8, length=0)
     axes.grid(color=GRID, linewidth=0.8, axis="x" if panel.has_bars else "both")
@@ -215,7 +196,7 @@ def _draw_series(axes: Any, series: Series) -> None:
     elif series.ring:
         axes.plot(x, y, "o", ms=10, mfc="none", mec=color, mew=1.6, label=label)
     else:
-        if series.low is not None:
+        if series.low is not None and series.high is not None:
             spread = [y - series.low, series.high - y]
             axes.errorbar(x, y, spread, fmt="none", ecolor=color, elinewidth=1.2, capsize=3)
         axes.plot(x, y, "o", ms=5.5, color=color, mec="white", mew=0.7, label=label)

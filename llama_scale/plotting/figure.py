@@ -10,6 +10,7 @@ import numpy as np
 from llama_scale.text import count, power
 
 SHOW = {"count": count, "power": power, "plain": lambda value: f"{value:g}"}
+PAD = 0.05  # of an axis, empty at either end
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,14 @@ class Axis:
 class Series:
     """Points, a line, a band between ``low`` and ``high``, or horizontal bars, in one color.
 
-    ``x``, ``y``, ``low`` and ``high`` are (n,); a band has no ``y``. Bars are ``x`` long at the
-    positions ``y``. Points may carry intervals, and points and bars a text each in ``hover``.
-    ``label`` is written at the end of a line.
+    ``x``, ``y``, ``low`` and ``high`` are (n,); the ``y`` of a band is not drawn. Bars are ``x`` long at ``y``. Points
+    may carry intervals, and points and bars a text each in ``hover``. ``label`` is written at the end of a line.
     """
 
     name: str
     kind: Literal["points", "line", "band", "bars"]
     x: np.ndarray
-    y: np.ndarray | None
+    y: np.ndarray
     color: str
     low: np.ndarray | None = None
     high: np.ndarray | None = None
@@ -94,25 +94,25 @@ def ticks(low: float, high: float, log: bool, show: str) -> list[tuple[float, st
 
 
 def axis(
-    label: str,
-    values: list,
-    log: bool = True,
-    show: str = "plain",
-    pad: float = 0.05,
-    room: float = 0.0,
-    zero: bool = False,
+    label: str, values: list, log: bool = True, show: str = "plain", room: float = 0.0, zero: bool = False
 ) -> Axis:
     """Return an axis that holds ``values``, with ``room`` (a share of it) for labels at its end."""
     flat = np.concatenate([np.ravel(v) for v in values]).astype(float)
     low, high = np.nanmin(flat), np.nanmax(flat)
     if log:
         wide = max(math.log(high / low), 0.05)
-        low, high = low * math.exp(-pad * wide), high * math.exp((pad + room) * wide)
+        low, high = low * math.exp(-PAD * wide), high * math.exp((PAD + room) * wide)
     else:
         wide = (high - low) or max(abs(high), 1e-6)
-        low, high = low - pad * wide, high + (pad + room) * wide
+        low, high = low - PAD * wide, high + (PAD + room) * wide
         low = 0.0 if zero else low
     return Axis(label, log, (float(low), float(high)), ticks(low, high, log, show))
+
+
+def symmetric_axis(label: str, values: np.ndarray) -> Axis:
+    """Return a linear axis with 0 in its middle that holds ``values``."""
+    edge = 1.15 * max(float(np.abs(values).max()), 1e-3)
+    return Axis(label, False, (-edge, edge), ticks(-edge, edge, False, "plain"))
 
 
 class Bar(NamedTuple):
@@ -147,8 +147,8 @@ def bar_panel(key: str, label: str, bars: list[Bar], log: bool = False) -> Panel
 def labels_apart(ends: np.ndarray, x: Axis, y: Axis) -> bool:
     """Return whether labels at ``ends`` (n, 2), on two logarithmic axes, stay clear of another.
 
-    A label is about .12 of the axis wide and .035 high. Each is close to itself, so that labels
-    that are clear of another make n close pairs.
+    A label is about .12 of the axis wide and .035 high. Each is close to itself, so that labels that are clear of
+    another make n close pairs.
     """
     wide = np.log([x.range[1] / x.range[0], y.range[1] / y.range[0]])
     gaps = np.abs(np.log(ends[:, None] / ends[None])) / wide  # (n, n, 2)

@@ -11,8 +11,8 @@ from llama_scale.plotting.figure import Figure
 def render(package: str, figures: list[Figure], **values: Any) -> str:
     """Return the page that a package's report.html.j2 makes of figures and ``values``.
 
-    The template gets plotly's library as ``plotlyjs`` and the panels of all figures, in order, as
-    ``panels``: JSON of {"key", "data", "layout"} for Plotly.newPlot.
+    The template gets plotly's library as ``plotlyjs`` and the panels of all figures, in order, as ``panels``: JSON of
+    {"key", "data", "layout"} for Plotly.newPlot.
     """
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs

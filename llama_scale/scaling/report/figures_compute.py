@@ -5,23 +5,13 @@ from html import escape
 import numpy as np
 
 from llama_scale.cost.hardware import DEFAULT_MFU
-from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, ticks
+from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, symmetric_axis
 from llama_scale.scaling.fitting.approaches import pareto_front
 from llama_scale.scaling.fitting.fitted_laws import Frontier
 from llama_scale.scaling.forecasting.forecast import ScoredForecast
 from llama_scale.scaling.forecasting.recommend import HOUR, peak
-from llama_scale.scaling.report.series import (
-    ACCENT,
-    GREY,
-    HELD_OUT,
-    FittedStudy,
-    color_ramp,
-    fitted_curves,
-    held_out_rings,
-    points_by_size,
-    run_points,
-)
-from llama_scale.text import between, count, digits, power, signed
+from llama_scale.scaling.report.series import ACCENT, GREY, HELD_OUT, FittedStudy, color_ramp, predicted_losses
+from llama_scale.text import between, count, digits, power
 
 GPU = "H200"
 APPROACHES = {"1": "#8a6bb8", "2": "#3d87c4", "3": ACCENT}
@@ -50,30 +40,23 @@ def compute_figures(study: FittedStudy, scored: list[ScoredForecast]) -> tuple[l
 def loss_compute(study: FittedStudy) -> Figure:
     """Return loss against compute: the runs, a curve for each size, and the frontier."""
     points, best = study.points, study.laws.best_frontier
-    known = best.determined
-    band, *lines = optimal_curve(best, "loss", ("compute-optimal frontier", "next 10× of compute"), True)
     sizes = [
         Series(group.label, "line", C, loss, group.color, legend=False, width=1.3)
-        for group, C, loss in fitted_curves(study, per_token=True)
+        for group, C, loss in study.fitted_curves(per_token=True)
     ]
-    runs = points_by_size(study, points.compute, points.loss)
-    held = held_out_rings(study, points.compute, points.loss)
-    panel = Panel(
-        "loss-compute",
-        axis("training compute (FLOP)", [points.compute, best.C if known else []], show="power"),
-        axis("validation loss", [points.loss, best.loss.value if known else []]),
-        [band, *sizes, *runs, *held, *lines] if known else [*sizes, *runs, *held],
-    )
-    red = (
-        " The red line is the least loss at each compute according to the fit, its band the 95 % "
-        "interval of the law; dashes extrapolate to ten times the largest run."
-    )
-    return Figure(
-        "loss-compute",
-        "Loss against compute" + (", and the best that any size reaches" if known else ""),
-        f"Compute is {study.laws.conventions.flops}.{red if known else ''}",
-        [panel],
-    )
+    runs = [*study.points_by_size(points.compute, points.loss), *study.held_out_rings(points.compute, points.loss)]
+    series, across, up = [*sizes, *runs], [points.compute], [points.loss]
+    title, caption = "Loss against compute", f"Compute is {study.laws.conventions.flops}."
+    if best.determined:
+        band, *lines = optimal_curve(best, "loss", ("compute-optimal frontier", "next 10× of compute"), True)
+        series, across, up = [band, *series, *lines], [*across, best.C], [*up, best.loss.value]
+        title += ", and the best that any size reaches"
+        caption += (
+            " The red line is the least loss at each compute according to the fit, its band the 95 % interval of the "
+            "law; dashes extrapolate to ten times the largest run."
+        )
+    x, y = axis("training compute (FLOP)", across, show="power"), axis("validation loss", up)
+    return Figure("loss-compute", title, caption, [Panel("loss-compute", x, y, series)])
 
 
 def frontier(study: FittedStudy) -> Figure:
@@ -82,38 +65,33 @@ def frontier(study: FittedStudy) -> Figure:
     panels = []
     for name, label, measured in (("N", "parameters N", points.N), ("D", "tokens D", points.D)):
         curve = getattr(best, name)
-        value, low, high = (np.array(ends) for ends in (curve.value, curve.low, curve.high))
-        shown = np.clip([low, high], value / 10, value * 10)
+        value = np.array(curve.value)
+        shown = np.clip([curve.low, curve.high], value / 10, value * 10)
         across = axis("training compute (FLOP)", [points.compute, best.C], show="power")
         up = axis(f"{label}, and optimal {name}*(C)", [measured, value, shown], show="count")
         band, *lines = optimal_curve(best, name, (f"{name}*(C)", f"{name}*(C), extrapolated"), False)
-        runs = points_by_size(study, points.compute, measured)
+        runs = study.points_by_size(points.compute, measured)
         panels.append(Panel(f"frontier-{name}", across, up, [band, *runs, *lines]))
-    a = best.exponent
     return Figure(
         "frontier",
         "The size and the data that make the best of a compute budget",
         f"Around the largest run the optimal size N* grows as compute to the power "
-        f"{between(a, lambda value: digits(value, 2))}, the optimal data D* with the rest. Points "
+        f"{between(best.exponent, lambda value: digits(value, 2))}, the optimal data D* with the rest. Points "
         "are the runs; bands are 95 % intervals of the law.",
         panels,
     )
 
 
 def optimal_curve(best: Frontier, what: str, names: tuple[str, str], legend: bool) -> list[Series]:
-    """Return a compute-optimal curve: its band, and its line solid to the largest run, dashed on.
-
-    ``what`` is one of its curves: N, D or loss.
-    """
-    C = np.array(best.C)
-    curve = {name: np.array(values) for name, values in vars(getattr(best, what)).items()}
+    """Return the curve ``what`` (N, D or loss): its band, and its line solid to the largest run, dashed on."""
+    curve = getattr(best, what)
+    C, value, low, high = (np.array(values) for values in (best.C, curve.value, curve.low, curve.high))
     last = np.searchsorted(C, best.largest.C * 1.0001)
-    line = {"kind": "line", "color": ACCENT, "width": 2.6, "legend": legend}
-    here, then = slice(0, last), slice(last - 1, None)
+    line = {"width": 2.6, "legend": legend}
     return [
-        Series("95 % interval", "band", C, None, ACCENT, curve["low"], curve["high"], legend=False),
-        Series(names[0], x=C[here], y=curve["value"][here], **line),
-        Series(names[1], x=C[then], y=curve["value"][then], dash=True, **line),
+        Series("95 % interval", "band", C, value, ACCENT, low, high, legend=False),
+        Series(names[0], "line", C[:last], value[:last], ACCENT, **line),
+        Series(names[1], "line", C[last - 1 :], value[last - 1 :], ACCENT, dash=True, **line),
     ]
 
 
@@ -128,29 +106,20 @@ def isoflop(study: FittedStudy) -> Figure:
         loss = np.polyval(group.coefficients[::-1], np.log(N / group.center))
         name = f"{power(group.C)} FLOP"
         curves.append(Series(name, "line", N, loss, color, legend=False, width=1.3))
-        curves.append(run_points(study, index, points.N, points.loss, name=name, color=color))
+        curves.append(study.run_points(index, points.N, points.loss, name=name, color=color))
         if group.inside:
             minima.append((group.N, group.loss, group.C))
     if minima:
         N, loss = np.array(minima).T[:2]
         text = [f"{power(c)} FLOP<br>N* {count(n)}" for n, _, c in minima]
-        best = {"color": ACCENT, "ring": True, "hover": text}
-        curves.append(Series("minimum", "points", N, loss, **best))
-    shown = np.concatenate([s.x for s in curves]), np.concatenate([s.y for s in curves])
-    across = axis("parameters N", [shown[0]], show="count")
-    up = axis("validation loss", [shown[1]])
-    outside = len(groups) - len(minima)
-    edge = (
-        f" In {outside} of {len(groups)} budgets the least loss lies at the edge of the sizes "
-        "tried, so no minimum is given."
-    )
-    return Figure(
-        "isoflop",
-        "Equal compute, different sizes",
-        "Each color is one compute budget; the parabola's minimum is the best size for it "
-        f"(approach 2).{edge if outside else ''}",
-        [Panel("isoflop", across, up, curves)],
-    )
+        curves.append(Series("minimum", "points", N, loss, ACCENT, ring=True, hover=text))
+    across = axis("parameters N", [series.x for series in curves], show="count")
+    up = axis("validation loss", [series.y for series in curves])
+    caption = "Each color is one compute budget; the parabola's minimum is the best size for it (approach 2)."
+    if outside := len(groups) - len(minima):
+        caption += f" In {outside} of {len(groups)} budgets the least loss lies at the edge of the sizes "
+        caption += "tried, so no minimum is given."
+    return Figure("isoflop", "Equal compute, different sizes", caption, [Panel("isoflop", across, up, curves)])
 
 
 def exponents(study: FittedStudy) -> Figure:
@@ -190,7 +159,7 @@ def cost(study: FittedStudy) -> Figure:
     steps = Series("best for the money", "line", hours[best], score[best], ACCENT, width=2.2)
     what = "bits per byte" if bits else "validation loss"
     across = axis(f"hours of one {GPU} at {DEFAULT_MFU:.0%} of its peak", [hours], show="power")
-    panel = Panel("cost", across, axis(what, [score[known]]), [steps, *points_by_size(study, hours, score)])
+    panel = Panel("cost", across, axis(what, [score[known]]), [steps, *study.points_by_size(hours, score)])
     return Figure(
         "cost",
         "Cost against quality",
@@ -204,27 +173,17 @@ def cost(study: FittedStudy) -> Figure:
 def outcome(scored: list[ScoredForecast]) -> Figure:
     """Return forecasts with their intervals beside what was measured."""
     rows = [row for forecast in scored for row in forecast.runs if row.measured]
-    measured, value, low, high, C = (
-        np.array([getattr(row, key) for row in rows]) for key in ("measured", "value", "run_low", "run_high", "flops")
-    )
-    text = [
-        f"<b>{escape(row.run)}</b><br>forecast {digits(row.value, 4)} "
-        f"[{digits(row.run_low, 4)}, {digits(row.run_high, 4)}]<br>measured "
-        f"{digits(row.measured, 4)}<br>error {signed(row.error_percent)}"
-        for row in rows
-    ]
-    error = [100 * (loss / measured - 1) for loss in (value, low, high)]
+    losses, text = predicted_losses(rows, "forecast", ("value", "run_low", "run_high"))
+    C = np.array([row.flops for row in rows])
+    value, low, high = error = 100 * (losses[1:] / losses[0] - 1)
     across = axis("training compute (FLOP)", [C / 2, C * 2], show="power")
-    edge = 1.15 * max(float(np.abs(error).max()), 1e-3)
-    label = "forecast over measured loss (%)"
-    up = Axis(label, False, (-edge, edge), ticks(-edge, edge, False, "plain"))
+    up = symmetric_axis("forecast over measured loss (%)", error)
     zero = Series("measured", "line", np.array(across.range), np.zeros(2), GREY, width=1.2, legend=False)
-    drawn = Series("forecast, 95 % interval", "points", C, error[0], HELD_OUT, *error[1:], text)
-    inside = sum(row.covered for row in rows)
+    drawn = Series("forecast, 95 % interval", "points", C, value, HELD_OUT, low, high, text)
     return Figure(
         "outcome",
         "Forecast against outcome",
-        f"{inside} of {len(rows)} measured losses lie inside the 95 % interval of their forecast; "
-        "when each forecast was written stands in its table.",
+        f"{sum(bool(row.covered) for row in rows)} of {len(rows)} measured losses lie inside the 95 % interval of "
+        "their forecast; when each forecast was written stands in its table.",
         [Panel("outcome", across, up, [zero, drawn])],
     )

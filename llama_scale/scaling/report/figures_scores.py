@@ -1,12 +1,13 @@
 """Figures of what a model's loss is worth: bits per byte, parse rate and pass@k by scale."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, ticks
-from llama_scale.scaling.report.series import GREY, MOST_GROUPS, FittedStudy, points_by_size
+from llama_scale.scaling.report.series import GREY, MOST_GROUPS, FittedStudy
 from llama_scale.scaling.report.text import SMALL, SUITES, solved
 from llama_scale.text import count
 
@@ -33,9 +34,8 @@ def _joined(study: FittedStudy, x: np.ndarray, y: np.ndarray, **ends: Any) -> li
     for group in study.groups:
         index = group.index[np.isfinite(y[group.index])]
         index = index[np.argsort(x[index])]
-        line = {"color": group.color, "width": 1.2, "legend": False}
-        series.append(Series(group.label, "line", x[index], y[index], **line))
-    return series + points_by_size(study, x, y, **ends)
+        series.append(Series(group.label, "line", x[index], y[index], group.color, width=1.2, legend=False))
+    return series + study.points_by_size(x, y, **ends)
 
 
 def _by_data(study: FittedStudy, y: np.ndarray, **intervals: Any) -> list[Series]:
@@ -49,12 +49,12 @@ def _by_data(study: FittedStudy, y: np.ndarray, **intervals: Any) -> list[Series
         index = index[np.argsort(N[index])]
         if len(np.unique(N[index])) < 2:
             continue
-        line = {"color": GREY, "width": 0.9, "legend": False}
+        line = Series(f"{count(budget)} tokens", "line", N[index], y[index], GREY, width=0.9, legend=False)
         if all(abs(y[index[-1]] - end) > apart for end in ends):
-            line["label"] = count(budget)
+            line = replace(line, label=count(budget))
             ends.append(y[index[-1]])
-        series.append(Series(f"{count(budget)} tokens", "line", N[index], y[index], **line))
-    return series + points_by_size(study, N, y, **intervals)
+        series.append(line)
+    return series + study.points_by_size(N, y, **intervals)
 
 
 def _interval(study: FittedStudy, column: str) -> dict[str, np.ndarray]:
@@ -70,20 +70,14 @@ def _interval(study: FittedStudy, column: str) -> dict[str, np.ndarray]:
 def _figure(study: FittedStudy, column: str, title: str, caption: str, up: Axis) -> Figure:
     points, values = study.points, study.points.numeric(column)
     ends = _interval(study, column)
-    across = (
-        (
-            "compute",
-            axis("training compute (FLOP)", [points.compute], show="power"),
-            _joined(study, points.compute, values, **ends),
-        ),
-        (
-            "size",
-            axis("parameters N (joined: equal tokens)", [points.N], show="count", room=0.12),
-            _by_data(study, values, **ends),
-        ),
-    )
     key = column.replace("_", "-")
-    return Figure(key, title, caption, [Panel(f"{key}-{name}", x, up, series) for name, x, series in across])
+    compute = axis("training compute (FLOP)", [points.compute], show="power")
+    size = axis("parameters N (joined: equal tokens)", [points.N], show="count", room=0.12)
+    panels = [
+        Panel(f"{key}-compute", compute, up, _joined(study, points.compute, values, **ends)),
+        Panel(f"{key}-size", size, up, _by_data(study, values, **ends)),
+    ]
+    return Figure(key, title, caption, panels)
 
 
 def _bits(study: FittedStudy, column: str, title: str, caption: str) -> Figure:
@@ -98,34 +92,24 @@ def _rate(study: FittedStudy, column: str, title: str, caption: str) -> Figure:
     return _figure(study, column, title, caption, Axis("share", False, (-0.02 * top, top), shown))
 
 
+# The columns by a pattern, what they are, and how they are drawn, with the title and the caption of their figure.
 KINDS = (
     (
-        "bits_per_byte",
-        "bits per byte",
-        _bits,
-        "Bits per byte of held-out code",
+        "bits_per_byte", "bits per byte", _bits, "Bits per byte of held-out code",
         "Loss in bits for each byte of source code, so comparable between tokenizers; lower is better.",
     ),
     (
-        "(.*)_gold_bits_per_byte",
-        "bits per byte of reference solutions",
-        _bits,
+        "(.*)_gold_bits_per_byte", "bits per byte of reference solutions", _bits,
         "{} reference solutions, bits per byte",
-        "How well a model expects the reference solutions of {}, given the prompts: a measure "
-        "that moves long before any task is solved.",
+        "How well a model expects the reference solutions of {}, given the prompts: a measure that moves long before "
+        "any task is solved.",
     ),
     (
-        "(.*)_parse_rate",
-        "parse rate",
-        _rate,
-        "{} completions that parse",
+        "(.*)_parse_rate", "parse rate", _rate, "{} completions that parse",
         "Share of sampled programs that are valid Python.",
     ),
     (
-        "(.*)_pass_at_([0-9]+)",
-        "pass@k",
-        _rate,
-        "{} pass@{}",
+        "(.*)_pass_at_([0-9]+)", "pass@k", _rate, "{} pass@{}",
         "Estimated chance that one of {1} programs passes the tests. Bars are exact 95 % intervals over the tasks.",
     ),
-)
+)  # fmt: skip

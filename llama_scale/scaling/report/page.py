@@ -57,15 +57,13 @@ def load_study(folder: Path, path: Path) -> FittedStudy:
         raise InputError(
             f"{path}: not the file that {folder / 'laws.json'} was fitted to; run launch/scaling.py fit again"
         )
-    points = read_points(path, laws.points.columns, laws.points.where)
-    return FittedStudy(points, laws)
+    return FittedStudy(read_points(path, laws.points.columns, laws.points.where), laws)
 
 
 def outcomes(folder: Path, points: Points) -> list[ScoredForecast]:
     """Return the study's forecasts, oldest first, scored by its points."""
     paths = sorted((folder / "forecasts").glob("*.json"))
-    scored = [score(read_forecast(path), points) for path in paths]
-    return sorted(scored, key=lambda forecast: forecast.written_at)
+    return sorted((score(read_forecast(path), points) for path in paths), key=lambda scored: scored.written_at)
 
 
 def study_figures(study: FittedStudy, scored: list[ScoredForecast] | None = None) -> tuple[list[Figure], list[str]]:
@@ -82,7 +80,7 @@ def study_figures(study: FittedStudy, scored: list[ScoredForecast] | None = None
     else:
         left_out.append(f"compute-optimal size ({UNDETERMINED})")
     if study.laws.holdout:
-        figures.append(prediction(study))
+        figures.append(prediction(study, study.laws.holdout))
     else:
         left_out.append("predicted against measured (no run was held out)")
     return [*figures, *compute, *scores, residuals(study)], left_out
@@ -111,34 +109,20 @@ def tiles(laws: FittedLaws) -> list[tuple[str, str, str]]:
     """Return the few numbers that stand first: (what, value, detail)."""
     best, held = laws.best_frontier, laws.holdout
     then, parameters = best.next, laws.surface.parameters
-    shown = [
-        (
-            name,
-            text.digits(parameters[key].value),
-            f"{text.digits(parameters[key].low)} to {text.digits(parameters[key].high)}",
-        )
-        for key, name in (("alpha", "exponent of size, α"), ("beta", "exponent of data, β"))
-    ]
-    if held:
-        row, n = held.runs[0], len(held.runs)
-        shown.append(
-            (
-                "held-out run, error",
-                text.signed(row.error_percent),
-                f"{'inside' if row.covered else 'outside'} its 95 % interval",
-            )
-            if n == 1
-            else (
-                "held-out runs, median error",
-                f"{text.digits(held.median_absolute_error_percent, 2)} %",
-                f"{held.covered} of {n} inside their 95 % interval",
-            )
-        )
-    loss = then.loss
-    if not best.determined:
-        return shown
-    detail = f"{text.digits(loss.run_low)} to {text.digits(loss.run_high)}"
-    shown.append((f"loss at {then.factor}× compute", text.digits(loss.value), detail))
+    shown = []
+    for key, name in (("alpha", "exponent of size, α"), ("beta", "exponent of data, β")):
+        p = parameters[key]
+        shown.append((name, text.digits(p.value), f"{text.digits(p.low)} to {text.digits(p.high)}"))
+    if held and len(held.runs) == 1:
+        detail = f"{'inside' if held.covered else 'outside'} its 95 % interval"
+        shown.append(("held-out run, error", text.signed(held.runs[0].error_percent), detail))
+    elif held:
+        error = f"{text.digits(held.median_absolute_error_percent, 2)} %"
+        detail = f"{held.covered} of {len(held.runs)} inside their 95 % interval"
+        shown.append(("held-out runs, median error", error, detail))
+    if best.determined:
+        detail = f"{text.digits(then.loss.run_low)} to {text.digits(then.loss.run_high)}"
+        shown.append((f"loss at {then.factor}× compute", text.digits(then.loss.value), detail))
     return shown
 
 
@@ -150,15 +134,9 @@ def run_table(study: FittedStudy) -> dict[str, Any]:
     values = {column: points.numeric(column) for column, _ in scores}
     body = []
     for i, run in enumerate(study.laws.runs):
-        cells = [
-            run.run + (" (held out)" if run.held_out else ""),
-            text.count(run.model_size),
-            text.count(run.tokens),
-            text.power(run.flops),
-            text.digits(run.loss, 4),
-            text.digits(run.fitted, 4),
-            text.signed(run.residual_percent),
-        ]
-        body.append([*cells, *(text.digits(values[column][i]) for column, _ in scores)])
+        name = run.run + (" (held out)" if run.held_out else "")
+        sizes = [text.count(run.model_size), text.count(run.tokens), text.power(run.flops)]
+        losses = [text.digits(run.loss, 4), text.digits(run.fitted, 4), text.signed(run.residual_percent)]
+        body.append([name, *sizes, *losses, *(text.digits(values[column][i]) for column, _ in scores)])
     head = ["run", "N", "D", "FLOP", "loss", "fitted", "residual", *(name for _, name in scores)]
     return {"head": head, "body": body}

@@ -1,16 +1,16 @@
 """What the figures of a study share: its runs by size, as points, rings and fitted curves."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from typing import Any
 
 import numpy as np
 
 from llama_scale.plotting.figure import Series
-from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.fitted_laws import FittedLaws
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.text import count, digits, power
+from llama_scale.text import count, digits, power, signed
 
 MOST_GROUPS = 8
 RAMP = ("#86bd8b", "#4d9f8d", "#2b7d8c", "#25578b", "#2c2a6c")
@@ -34,18 +34,46 @@ class Group:
 
 @dataclass(frozen=True)
 class FittedStudy:
-    """What every figure is drawn from: points, laws, runs by size, and which were held out (n,)."""
+    """What every figure is drawn from: the n points and their laws."""
 
     points: Points
     laws: FittedLaws
-    law: Surface = field(init=False)
-    groups: list[Group] = field(init=False)
-    held_out: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "law", self.laws.law)
-        object.__setattr__(self, "held_out", self.laws.column("held_out"))
-        object.__setattr__(self, "groups", group_sizes(self.points))
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The runs by size, at most eight groups."""
+        return group_sizes(self.points)
+
+    @cached_property
+    def held_out(self) -> np.ndarray:
+        """Which runs were held out, (n,)."""
+        return self.laws.column("held_out")
+
+    def run_points(self, index: np.ndarray, x: np.ndarray, y: np.ndarray, **how: Any) -> Series:
+        """Return the runs at ``index`` as points; ``x``, ``y``, ``low``, ``high`` are (n,) of all."""
+        index = index[np.isfinite(y[index])]
+        hover = [run_text(self.points, i) for i in index]
+        how |= {end: how[end][index] for end in ("low", "high") if how.get(end) is not None}
+        return Series(kind="points", x=x[index], y=y[index], hover=hover, **how)
+
+    def points_by_size(self, x: np.ndarray, y: np.ndarray, **how: Any) -> list[Series]:
+        """Return all runs as points in the color of their size."""
+        return [self.run_points(group.index, x, y, name=group.label, color=group.color, **how) for group in self.groups]
+
+    def held_out_rings(self, x: np.ndarray, y: np.ndarray) -> list[Series]:
+        """Return rings around the runs that were held out."""
+        index = np.flatnonzero(self.held_out)
+        return [self.run_points(index, x, y, name="held out", color=HELD_OUT, ring=True)] if len(index) else []
+
+    def fitted_curves(self, per_token: bool) -> list[tuple[Group, np.ndarray, np.ndarray]]:
+        """Return each group's fitted loss against tokens, or against compute if ``per_token``."""
+        curves = []
+        for group in self.groups:
+            own = self.points.D[group.index]
+            D = np.geomspace(own.min(), own.max(), 40)
+            loss = self.laws.law.loss(np.full_like(D, group.N), D)
+            curves.append((group, group.flops_per_token * D if per_token else D, loss))
+        return curves
 
 
 def color_ramp(n: int) -> list[str]:
@@ -88,32 +116,15 @@ def run_text(points: Points, i: int) -> str:
     return f"{text} · {digits(float(bits), 4)} bits per byte" if bits else text
 
 
-def run_points(study: FittedStudy, index: np.ndarray, x: np.ndarray, y: np.ndarray, **how: Any) -> Series:
-    """Return the runs at ``index`` as points; ``x``, ``y``, ``low``, ``high`` are (n,) of all."""
-    index = index[np.isfinite(y[index])]
-    hover = [run_text(study.points, i) for i in index]
-    how |= {end: how[end][index] for end in ("low", "high") if how.get(end) is not None}
-    return Series(kind="points", x=x[index], y=y[index], hover=hover, **how)
+def predicted_losses(rows: list[Any], word: str, names: tuple[str, str, str]) -> tuple[np.ndarray, list[str]]:
+    """Return the losses (4, n) of predicted runs and what is shown when a reader points at one.
 
-
-def points_by_size(study: FittedStudy, x: np.ndarray, y: np.ndarray, **how: Any) -> list[Series]:
-    """Return all runs as points in the color of their size."""
-    return [run_points(study, group.index, x, y, name=group.label, color=group.color, **how) for group in study.groups]
-
-
-def held_out_rings(study: FittedStudy, x: np.ndarray, y: np.ndarray) -> list[Series]:
-    """Return rings around the runs that were held out."""
-    index = np.flatnonzero(study.held_out)
-    ring = run_points(study, index, x, y, name="held out", color=HELD_OUT, ring=True)
-    return [ring] if len(index) else []
-
-
-def fitted_curves(study: FittedStudy, per_token: bool) -> list[tuple[Group, np.ndarray, np.ndarray]]:
-    """Return each group's fitted loss against tokens, or against compute if ``per_token``."""
-    curves = []
-    for group in study.groups:
-        own = study.points.D[group.index]
-        D = np.geomspace(own.min(), own.max(), 40)
-        loss = study.law.loss(np.full_like(D, group.N), D)
-        curves.append((group, group.flops_per_token * D if per_token else D, loss))
-    return curves
+    The losses are measured, and then the prediction and the ends of its interval, which are fields ``names``.
+    """
+    losses = np.array([[getattr(row, name) for row in rows] for name in ("measured", *names)])
+    texts = [
+        f"<b>{escape(row.run)}</b><br>{word} {digits(value, 4)} [{digits(low, 4)}, {digits(high, 4)}]<br>"
+        f"measured {digits(measured, 4)}<br>error {signed(row.error_percent)}"
+        for row, (measured, value, low, high) in zip(rows, losses.T, strict=True)
+    ]
+    return losses, texts

@@ -38,24 +38,17 @@ def tables(laws: FittedLaws) -> list[Table]:
 
 def parameters(laws: FittedLaws) -> Table:
     """Return the law's parameters with both kinds of interval."""
-    law = laws.surface
-    greek = {"alpha": "α", "beta": "β"}
-    body = [
-        [
-            greek.get(name, name),
-            digits(p.value, 4),
-            f"{digits(p.low, 4)} to {digits(p.high, 4)}",
-            f"{_end(p.profile.low, 4)} to {_end(p.profile.high, 4)}",
-        ]
-        for name, p in law.parameters.items()
-    ]
+    law, body = laws.surface, []
+    for name, p in law.parameters.items():
+        profile = f"{_end(p.profile.low, 4)} to {_end(p.profile.high, 4)}"
+        bootstrap = f"{digits(p.low, 4)} to {digits(p.high, 4)}"
+        body.append([{"alpha": "α", "beta": "β"}.get(name, name), digits(p.value, 4), bootstrap, profile])
     return Table(
         "parameters",
         "The fitted law",
-        "L(N, D) = E + A/N^α + B/D^β with 95 % intervals of two kinds: from "
-        f"{law.bootstrap.resamples} resamples of the runs, and from the profile of the "
-        "objective (how far a parameter moves, all others fitted again, before the fit is clearly "
-        "worse). “open” means that the points give no end.",
+        f"L(N, D) = E + A/N^α + B/D^β with 95 % intervals of two kinds: from {law.bootstrap.resamples} resamples of "
+        "the runs, and from the profile of the objective (how far a parameter moves, all others fitted again, before "
+        "the fit is clearly worse). “open” means that the points give no end.",
         ["parameter", "value", "bootstrap", "profile"],
         body,
     )
@@ -63,25 +56,16 @@ def parameters(laws: FittedLaws) -> Table:
 
 def conventions(laws: FittedLaws) -> Table:
     """Return the exponents under each way to count parameters and compute."""
-    body = [
-        [
-            row.N,
-            row.compute,
-            between(row.alpha),
-            between(row.beta),
-            between(row.exponent),
-            power(row.C),
-            between(row.optimal_N, count),
-            count(row.optimal_D),
-        ]
-        for row in laws.side_by_side
-    ]
+    body = []
+    for row in laws.side_by_side:
+        exponents = map(between, (row.alpha, row.beta, row.exponent))
+        best = [power(row.C), between(row.optimal_N, count), count(row.optimal_D)]
+        body.append([row.N, row.compute, *exponents, *best])
     return Table(
         "side-by-side",
         "The same runs under each convention",
-        "a is the exponent of the optimal size, N* ~ C^a, over the compute of the runs. What N and "
-        "C count moves it by more than its interval, so compare only equal conventions. N* and D* "
-        "are those at ten times the largest run.",
+        "a is the exponent of the optimal size, N* ~ C^a, over the compute of the runs. What N and C count moves it by "
+        "more than its interval, so compare only equal conventions. N* and D* are those at ten times the largest run.",
         ["N counts", "C counts", "α", "β", "a", "at FLOP", "N*", "D*"],
         body,
     )
@@ -89,22 +73,15 @@ def conventions(laws: FittedLaws) -> Table:
 
 def approaches(laws: FittedLaws) -> Table:
     """Return the exponents by each of the three approaches."""
-    body = [
-        [
-            row.approach,
-            row.compute,
-            str(row.count),
-            between(row.exponent) if row.exponent else "too few",
-            between(row.exponent_D) if row.exponent_D else "too few",
-        ]
-        for row in laws.approaches.table
-    ]
+    body = []
+    for row in laws.approaches.table:
+        exponents = [between(a) if a else "too few" for a in (row.exponent, row.exponent_D)]
+        body.append([row.approach, row.compute, str(row.count), *exponents])
     return Table(
         "approaches",
         "Three ways to the compute-optimal exponent",
-        "N* ~ C^a and D* ~ C^b: from the best run at each compute, from parabolas through runs of "
-        "equal compute, and from the fitted surface. Where they differ by more than their "
-        "intervals, the exponent is not settled.",
+        "N* ~ C^a and D* ~ C^b: from the best run at each compute, from parabolas through runs of equal compute, and "
+        "from the fitted surface. Where they differ by more than their intervals, the exponent is not settled.",
         ["approach", "C counts", "from", "a", "b"],
         body,
     )
@@ -130,14 +107,13 @@ def repeats(laws: FittedLaws) -> Table | None:
     fitted = laws.repeats
     if not fitted:
         return None
-    known = fitted.identified
+    unknown = "" if fitted.identified else "Not identified: these runs give R no end on one side or both."
     return Table(
         "repeats",
         "What repeated tokens are worth",
-        "U unique tokens seen for e epochs count as U + U R (1 - exp(-(e - 1) / R)). "
-        + ("" if known else "Not identified: these runs give R no end on one side or both."),
+        f"U unique tokens seen for e epochs count as U + U R (1 - exp(-(e - 1) / R)). {unknown}",
         ["R", "from", "to", "identified"],
-        [[digits(fitted.R), _end(fitted.low), _end(fitted.high), "yes" if known else "no"]],
+        [[digits(fitted.R), _end(fitted.low), _end(fitted.high), "no" if unknown else "yes"]],
     )
 
 
@@ -145,24 +121,21 @@ def thresholds(laws: FittedLaws) -> Table:
     """Return the smallest model and the least compute to pass each level."""
     body = []
     for row in laws.thresholds:
-        run, known = row.measured, row.C is not None
-        body.append(
-            [
-                row.score,
-                level(row.score, row.level),
-                f"{count(run.model_size)} ({run.run})" if run else NOT_REACHED,
-                power(run.least_flops) if run else NOT_REACHED,
-                _reach(row.N, count) if known else f"no law: {row.reason}",
-                _reach(row.C, power) if known else "–",
-            ]
-        )
+        measured, expected = [NOT_REACHED] * 2, [f"no law: {row.reason}", "–"]
+        if run := row.measured:
+            measured = [f"{count(run.model_size)} ({run.run})", power(run.least_flops)]
+        if row.N and row.C:
+            expected = [_reach(row.N, count), _reach(row.C, power)]
+        # A rate in percent, bits plain.
+        rate = any(kind in row.score for kind in PERCENT)
+        level = f"{100 * row.level:g} %" if rate else f"{row.level:g}"
+        body.append([row.score, level, *measured, *expected])
     return Table(
         "thresholds",
         "The smallest model that …",
-        "Measured: the smallest run, and the cheapest, that reached the level. Expected: the "
-        "compute-optimal model, by the law and the link between loss and score, with 95 % "
-        "intervals; an end beyond a hundred times the largest run is not reached, one with ≤ lies "
-        "at or below a hundredth of the least compute of a run.",
+        "Measured: the smallest run, and the cheapest, that reached the level. Expected: the compute-optimal model, by "
+        "the law and the link between loss and score, with 95 % intervals; an end beyond a hundred times the largest "
+        "run is not reached, one with ≤ lies at or below a hundredth of the least compute of a run.",
         ["score", "level", "smallest run", "cheapest run (FLOP)", "expected N", "expected FLOP"],
         body,
     )
@@ -170,18 +143,12 @@ def thresholds(laws: FittedLaws) -> Table:
 
 def links(laws: FittedLaws) -> Table:
     """Return the links between loss and each score."""
-    body = [
-        [
-            column,
-            row.formula,
-            between(row.b),
-            digits(row.r2, 4),
-            f"{digits(row.held_out_error_percent, 2)} %",
-            f"{row.runs} ({row.at_0_or_1} at 0 or 1)" if row.at_0_or_1 else f"{row.runs}",
-        ]
-        for column, by_link in laws.links.items()
-        for row in by_link
-    ]
+    body = []
+    for score, by_link in laws.links.items():
+        for row in by_link:
+            runs = f"{row.runs} ({row.at_0_or_1} at 0 or 1)" if row.at_0_or_1 else f"{row.runs}"
+            error = f"{digits(row.held_out_error_percent, 2)} %"
+            body.append([score, row.formula, between(row.b), digits(row.r2, 4), error, runs])
     return Table(
         "links",
         "From loss to score",
@@ -194,18 +161,13 @@ def links(laws: FittedLaws) -> Table:
 
 def outcome(scored: ScoredForecast) -> Table:
     """Return forecasts beside what was measured."""
-    body = [
-        [
-            row.run,
-            count(row.model_size),
-            count(row.tokens),
-            between(row, lambda value: digits(value, 4), "run_low", "run_high"),
-            digits(row.measured, 4) if row.measured else "not measured yet",
-            signed(row.error_percent) if row.measured else "–",
-            {True: "yes", False: "no", None: "–"}[row.covered],
-        ]
-        for row in scored.runs
-    ]
+    body = []
+    for row in scored.runs:
+        found = ["not measured yet", "–", "–"]
+        if row.measured and row.error_percent is not None:
+            found = [digits(row.measured, 4), signed(row.error_percent), "yes" if row.covered else "no"]
+        forecast = between(row, lambda value: digits(value, 4), "run_low", "run_high")
+        body.append([row.run, count(row.model_size), count(row.tokens), forecast, *found])
     return Table(
         "outcome",
         "Forecast against outcome",
@@ -219,32 +181,18 @@ def sweeps(swept: dict[str, Any]) -> list[Table]:
     """Return the laws of a sweep and the best values that they were fitted to."""
     shown = []
     if rows := swept["by_batch"]:
-        body = [
-            [
-                count(r["model_size"]),
-                count(r["tokens"]),
-                count(r["batch_tokens"]),
-                digits(r["lr"]),
-                digits(r["loss"], 4),
-            ]
-            for r in rows
-        ]
+        counts = "model_size", "tokens", "batch_tokens"
+        body = [[*(count(row[name]) for name in counts), digits(row["lr"]), digits(row["loss"], 4)] for row in rows]
         head = ["N", "D", "batch", "best lr", "loss"]
         shown.append(Table("batches", "Best rate of each batch", "", head, body))
     for name, law in swept.items():
         if name == "by_batch":
             continue
-        body = [
-            [
-                count(b["model_size"]),
-                count(b["tokens"]),
-                digits(b["value"]),
-                digits(b["loss"], 4),
-                digits(b["recipe"]),
-                signed(b["recipe_excess_percent"]),
-            ]
-            for b in law["best"]
-        ]
+        body = []
+        for best in law["best"]:
+            recipe = [digits(best["recipe"]), signed(best["recipe_excess_percent"])]
+            sizes = [count(best["model_size"]), count(best["tokens"])]
+            body.append([*sizes, digits(best["value"]), digits(best["loss"], 4), *recipe])
         head = ["N", "D", f"best {name}", "loss", "Step Law", "its excess loss"]
         power_of = "; ".join(
             f"{key} = {between(Estimate(**law[key]))}" if law[key] else f"{key} not identified"
@@ -254,11 +202,6 @@ def sweeps(swept: dict[str, Any]) -> list[Table]:
     return shown
 
 
-def level(score: str, value: float) -> str:
-    """Return a level as text: a rate in percent, bits plain."""
-    return f"{100 * value:g} %" if any(kind in score for kind in PERCENT) else f"{value:g}"
-
-
 def _end(value: float | None, places: int = 3) -> str:
     return "open" if value is None else digits(value, places)
 
@@ -266,11 +209,8 @@ def _end(value: float | None, places: int = 3) -> str:
 def _reach(estimate: ReachedEstimate, show: Callable[[float], str]) -> str:
     """Return ``value [low, high]``, an end that is a bound after ≤; "not reached" without one."""
 
-    def end(name: str) -> str:
-        value = getattr(estimate, name)
-        if value is None:
-            return NOT_REACHED
-        return "≤ " * (name in estimate.at_most) + show(value)
-
-    value = end("value")
-    return value if estimate.value is None else f"{value} [{end('low')}, {end('high')}]"
+    ends = {name: getattr(estimate, name) for name in ("value", "low", "high")}
+    value, low, high = (
+        NOT_REACHED if end is None else "≤ " * (name in estimate.at_most) + show(end) for name, end in ends.items()
+    )
+    return value if estimate.value is None else f"{value} [{low}, {high}]"

@@ -20,18 +20,15 @@ def held_out(laws: FittedLaws) -> str | None:
     rows = held.runs
     if len(rows) > 1:
         return (
-            f"The {len(rows)} runs left out, up to {digits(held.compute_factor)} times the "
-            "compute of any run fitted, were predicted with a median error of "
-            f"{digits(held.median_absolute_error_percent, 2)} %; {held.covered} of "
-            f"{len(rows)} measured losses lie inside their 95 % interval."
+            f"The {len(rows)} runs left out, up to {digits(held.compute_factor)} times the compute of any run fitted, "
+            f"were predicted with a median error of {digits(held.median_absolute_error_percent, 2)} %; {held.covered} "
+            f"of {len(rows)} measured losses lie inside their 95 % interval."
         )
-    row = rows[0]
-    largest = "largest run" if held.compute_factor > 1 else "run"
+    row, largest = rows[0], "largest run" if held.compute_factor > 1 else "run"
     return (
-        f"The {largest} ({row.run}), left out of the fit, was predicted at "
-        f"{digits(row.predicted, 4)} [{digits(row.low, 4)}, {digits(row.high, 4)}] "
-        f"and measured {digits(row.measured, 4)}: an error of {signed(row.error_percent)}, "
-        f"{'inside' if row.covered else 'outside'} the 95 % interval."
+        f"The {largest} ({row.run}), left out of the fit, was predicted at {digits(row.predicted, 4)} "
+        f"[{digits(row.low, 4)}, {digits(row.high, 4)}] and measured {digits(row.measured, 4)}: an error of "
+        f"{signed(row.error_percent)}, {'inside' if row.covered else 'outside'} the 95 % interval."
     )
 
 
@@ -43,14 +40,12 @@ def answer(laws: FittedLaws, points: Points) -> list[str]:
     gain = 100 * (1 - then.loss.value / here.loss.value)
     sizes = len(np.unique(points.N))
     sentences = [
-        f"In this study of {len(points)} runs ({sizes} sizes of {count(points.N.min())} to "
-        f"{count(points.N.max())} parameters, {count(points.D.min())} to "
-        f"{count(points.D.max())} training tokens) the validation loss falls as a power of both: "
-        f"twice the parameters take {halved[0]:.0f} % off the part of the loss that size "
-        f"governs, twice the tokens {halved[1]:.0f} % off the part that data governs.",
-        f"Ten times the compute of the largest run ({power(then.C)} FLOP) is best spent on "
-        f"{count(then.N.value)} parameters and {count(then.D.value)} tokens, and "
-        f"should take the best loss from {digits(here.loss.value)} to "
+        f"In this study of {len(points)} runs ({sizes} sizes of {count(points.N.min())} to {count(points.N.max())} "
+        f"parameters, {count(points.D.min())} to {count(points.D.max())} training tokens) the validation loss falls as "
+        f"a power of both: twice the parameters take {halved[0]:.0f} % off the part of the loss that size governs, "
+        f"twice the tokens {halved[1]:.0f} % off the part that data governs.",
+        f"Ten times the compute of the largest run ({power(then.C)} FLOP) is best spent on {count(then.N.value)} "
+        f"parameters and {count(then.D.value)} tokens, and should take the best loss from {digits(here.loss.value)} to "
         f"{between(then.loss, digits, 'run_low', 'run_high')}, {gain:.0f} % lower.",
     ]
     if not frontier.determined:
@@ -61,31 +56,29 @@ def answer(laws: FittedLaws, points: Points) -> list[str]:
 
 def smallest(points: Points) -> list[str]:
     """Return what the smallest model that reaches a level is, for the levels the runs can show."""
+
+    def cheapest(reached: np.ndarray) -> int:
+        return min(np.flatnonzero(reached).tolist(), key=lambda i: (points.N[i], points.compute[i]))
+
     best = points.loss.min()
-    near = np.flatnonzero(points.loss <= (1 + NEAR_BEST) * best)
-    first = near[np.lexsort((points.compute[near], points.N[near]))[0]]
+    first = cheapest(points.loss <= (1 + NEAR_BEST) * best)
     sentences = [
-        f"The smallest model within {100 * NEAR_BEST:.0f} % of the best loss measured has "
-        f"{count(points.N[first])} parameters ({digits(points.loss[first])} against "
-        f"{digits(best)})."
+        f"The smallest model within {100 * NEAR_BEST:.0f} % of the best loss measured has {count(points.N[first])} "
+        f"parameters ({digits(points.loss[first])} against {digits(best)})."
     ]
-    columns = sorted(points.rows[0])
-    for column in (c for c in columns if c.endswith("_parse_rate") and points.has(c)):
+    columns = [column for column in sorted(points.rows[0]) if points.has(column)]
+    for column in (c for c in columns if c.endswith("_parse_rate")):
         rate = points.numeric(column)
-        reached = np.flatnonzero(rate >= 0.5)
-        if len(reached):
-            first = reached[np.lexsort((points.compute[reached], points.N[reached]))[0]]
+        if (rate >= 0.5).any():
+            first = cheapest(rate >= 0.5)
             sentences.append(
                 f"The smallest model whose completions parse at least half the time has "
                 f"{count(points.N[first])} parameters (after {count(points.D[first])} tokens)."
             )
         else:
-            most = 100 * np.nanmax(rate)
-            sentences.append(f"No model's completions parse half the time; at most {most:.0f} % do.")
-    for column in (c for c in columns if c.endswith("_pass_at_1") and points.has(c)):
-        rate = points.numeric(column)
-        small = points.N.max() < SMALL
-        sentences.append(solved(column.removesuffix("_pass_at_1"), rate, small))
+            sentences.append(f"No model's completions parse half the time; at most {100 * np.nanmax(rate):.0f} % do.")
+    for column in (c for c in columns if c.endswith("_pass_at_1")):
+        sentences.append(solved(column.removesuffix("_pass_at_1"), points.numeric(column), points.N.max() < SMALL))
     return sentences
 
 
@@ -113,9 +106,8 @@ def table(laws: FittedLaws) -> str:
     lines += [f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law.parameters.items()]
     check = law.second_optimizer.relative_excess
     lines += [
-        f"  {law.objective.kind}: {law.objective.value:.8f} "
-        f"({law.share_of_starts_at_optimum:.0%} of {law.starts} starts end there; a second "
-        f"optimizer {'agrees' if abs(check) < 1e-6 else f'differs by {check:+.1e}'})",
+        f"  {law.objective.kind}: {law.objective.value:.8f} ({law.share_of_starts_at_optimum:.0%} of {law.starts} "
+        f"starts end there; a second optimizer {'agrees' if abs(check) < 1e-6 else f'differs by {check:+.1e}'})",
         f"  residuals: rms {digits(law.residual_percent.rms, 2)} %",
         "Compute-optimal size, N* ~ C^a:",
     ]
@@ -125,18 +117,16 @@ def table(laws: FittedLaws) -> str:
             lines.append(f"  C = {frontier.convention}: {UNDETERMINED}")
             continue
         lines.append(
-            f"  C = {frontier.convention}: a = {between(frontier.exponent)}; at "
-            f"{power(then.C)} FLOP ({then.factor}x the largest run) N* = "
-            f"{between(then.N, count)}, D* = {between(then.D, count)}, loss "
+            f"  C = {frontier.convention}: a = {between(frontier.exponent)}; at {power(then.C)} FLOP ({then.factor}x "
+            f"the largest run) N* = {between(then.N, count)}, D* = {between(then.D, count)}, loss "
             f"{between(then.loss, digits, 'run_low', 'run_high')}"
         )
     if laws.holdout:
         lines.append(f"Held out: {held_out(laws)}")
         for row in laws.holdout.runs:
             lines.append(
-                f"  {row.run:<24} predicted {row.predicted:.4f} [{row.low:.4f}, "
-                f"{row.high:.4f}]  measured {row.measured:.4f}  "
-                f"{signed(row.error_percent)}  {'inside' if row.covered else 'OUTSIDE'}"
+                f"  {row.run:<24} predicted {row.predicted:.4f} [{row.low:.4f}, {row.high:.4f}]  measured "
+                f"{row.measured:.4f}  {signed(row.error_percent)}  {'inside' if row.covered else 'OUTSIDE'}"
             )
     lines += [f"warning: {text}" for text in laws.warnings]
     return "\n".join(lines)

@@ -15,10 +15,9 @@ from llama_scale.training.wandb_log import Mode, by_flops, define_axes, open_run
 def mirror_study(study: Path, mode: str | None = None) -> dict[str, str]:
     """Rebuild the W&B view of a study folder: a run for each training run and one for the study.
 
-    A training run has its result.json as configuration and its metrics.jsonl as history, by
-    tokens and by FLOPs. The study's run has the points, the laws, their tables and the figures.
-    What an earlier call wrote below <study>/wandb is replaced. Ids depend on the content, so that
-    an unchanged run that is synchronised twice stays one run.
+    A training run has its result.json as configuration and its metrics.jsonl as history, by tokens and by FLOPs. The
+    study's run has the points, the laws, their tables and the figures. What an earlier call wrote below <study>/wandb
+    is replaced. Ids depend on the content, so that an unchanged run that is synchronized twice stays one run.
 
     Returns:
         The id of each run by name; nothing when the mode is disabled.
@@ -75,8 +74,7 @@ def _mirror_results(study: Path, points: list[dict[str, str]], group: str, mode:
             run.summary.update(scalars(values, "laws"))
             readable = values.get("format") in READABLE
             for shown in tables(FittedLaws.from_dict(values)) if readable else ():
-                head: list[Any] = list(shown.head)
-                body: list[Any] = list(shown.body)
+                head, body = list[Any](shown.head), list[Any](shown.body)
                 run.log({f"tables/{shown.key}": wandb.Table(columns=head, data=body)})
         for figure in sorted((study / "figures").glob("*.png")):
             run.log({f"figures/{figure.stem}": wandb.Image(str(figure))})

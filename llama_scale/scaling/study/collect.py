@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,10 @@ SCORES = ("gold_bits_per_byte", "parse_rate")
 def collect(study: Path, without: list[str] | None = None, out: Path | None = None) -> list[dict[str, Any]]:
     """Write the points of a study folder and return its rows, sorted by size, tokens and seed.
 
-    They go to ``out``, or to points.csv in the folder; the runs ``without`` are left out.
-    The columns are the run's size and cost (``RESULT``), its ``MODEL``, ``loss`` and
-    ``bits_per_byte`` of the perplexity suite, and for every other suite what it has of ``SCORES``
-    and each pass@k with the ends of its exact 95 % interval over tasks. The values are those of
-    the files alone, so the same runs give the same bytes. Raises InputError naming the run and the
+    They go to ``out``, or to points.csv in the folder; the runs ``without`` are left out. The columns are the run's
+    size and cost (``RESULT``), its ``MODEL``, ``loss`` and ``bits_per_byte`` of the perplexity suite, and for every
+    other suite what it has of ``SCORES`` and each pass@k with the ends of its exact 95 % interval over tasks. The
+    values are those of the files alone, so the same runs give the same bytes. Raises InputError naming the run and the
     file when a result is missing.
     """
     planned, suites = _lists(study / "study.yaml", "planned", "suites")
@@ -51,33 +51,34 @@ def collect(study: Path, without: list[str] | None = None, out: Path | None = No
 def _lists(path: Path, *fields: str) -> list[list[str]]:
     """Return lists of names that study.yaml records; raise InputError where it is another file."""
     settings = read_yaml(path)
-    lists = [settings.get(field) if isinstance(settings, dict) else None for field in fields]
-    for field, names in zip(fields, lists, strict=True):
+    lists = []
+    for field in fields:
+        names = settings.get(field) if isinstance(settings, dict) else None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError(
-                f"{path}: no list of names {field!r}; give the folder of a study, where "
-                "launch/study.py wrote study.yaml"
-            )
+            hint = "give the folder of a study, where launch/study.py wrote study.yaml"
+            raise InputError(f"{path}: no list of names {field!r}; {hint}")
+        lists.append(names)
     return lists
 
 
 def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
     """Return the columns of one run: what it is and cost, its model and its scores."""
     path = folder / "result.json"
-    result = _read(name, path, "train")
-    row = {field: _field(name, path, result, field) for field in RESULT}
+    row = _pick(name, path, _read(name, path, "train"), RESULT)
     path = folder / "config.yaml"
-    model = _field(name, path, _read(name, path, "train"), "model")
-    row |= {field: _field(name, path, model, field) for field in MODEL}
+    model = _pick(name, path, _read(name, path, "train"), ["model"])["model"]
+    row |= _pick(name, path, model, MODEL)
     for suite in [HEADLINE_SUITE, *(s for s in suites if s != HEADLINE_SUITE)]:
         path = folder / "evals" / f"step-{row['steps']:08d}" / f"{suite}.json"
         scores = _read(name, path, "evaluate")
         if suite == HEADLINE_SUITE:
-            row |= {field: _number(name, path, scores, field) for field in HEADLINE}
+            row |= _pick(name, path, scores, HEADLINE)
+            for field in HEADLINE:
+                if not isinstance(row[field], int | float) or not math.isfinite(row[field]):
+                    raise InputError(f"run {name}: {path}: {field} is {row[field]}, not a number; the run diverged?")
             continue
         row |= {f"{suite}_{field}": scores[field] for field in SCORES if field in scores}
-        rates = scores.get("pass_at_k", {})
-        intervals = scores.get("pass_at_k_exact_interval", {})
+        rates, intervals = scores.get("pass_at_k", {}), scores.get("pass_at_k_exact_interval", {})
         for k in sorted(rates, key=int):
             row[f"{suite}_pass_at_{k}"] = rates[k]
             if k in intervals:
@@ -92,20 +93,14 @@ def _read(name: str, path: Path, script: str) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise InputError(f"{path}: not a mapping of fields to values")
     except InputError as error:
-        raise InputError(
-            f"run {name}: {error}; run launch/study.py again, or launch/{script}.py for this run"
-        ) from None
+        hint = f"run launch/study.py again, or launch/{script}.py for this run"
+        raise InputError(f"run {name}: {error}; {hint}") from None
     return values
 
 
-def _field(name: str, path: Path, values: dict[str, Any], field: str) -> Any:
-    if field not in values:
-        raise InputError(f"run {name}: {path} has no {field!r}; delete it and run the study again")
-    return values[field]
-
-
-def _number(name: str, path: Path, values: dict[str, Any], field: str) -> float:
-    value = _field(name, path, values, field)
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"run {name}: {path}: {field} is {value}, not a number; the run diverged?")
-    return value
+def _pick(name: str, path: Path, values: dict[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    """Return some fields of a run's file; raise InputError on the first that it does not have."""
+    for field in fields:
+        if field not in values:
+            raise InputError(f"run {name}: {path} has no {field!r}; delete it and run the study again")
+    return {field: values[field] for field in fields}

@@ -35,10 +35,8 @@ def describe(study: Study) -> str:
 def run_table(study: Study) -> list[str]:
     """Return the lines of the table of runs: sizes, recipes and cost."""
     wide = max(22, *(len(run.name) for run in study.runs)) + 2
-    lines = [
-        f"{'run':<{wide}}{'N':>14}{'D':>16}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}{'FLOPs':>11}"
-        f"{'memory':>11}{'hours':>9}"
-    ]
+    head = f"{'run':<{wide}}{'N':>14}{'D':>16}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}{'FLOPs':>11}"
+    lines = [f"{head}{'memory':>11}{'hours':>9}"]
     for run in study.runs:
         N, recipe = run.n_params_non_embedding, run.recipe
         lines.append(
@@ -71,13 +69,10 @@ def describe_forecast(study: Study) -> list[str]:
         check_design(points)
     except InputError as error:
         return [f"forecast at ten times the largest run: none; {error}"]
-    N, D, noise = points.N, points.D, study.config.noise
-    target = target_beyond(float((6 * N * D).max()))
-    planned_width = forecast_width(N, D, target, noise)
-    title = (
-        f"forecast at ten times the largest run ({count(target[0])} parameters, "
-        f"{count(target[1])} tokens), simulated with {100 * noise:g} % noise"
-    )
+    noise, target = study.config.noise, target_beyond(float((6 * points.N * points.D).max()))
+    planned_width = forecast_width(points.N, points.D, target, noise)
+    model = f"{count(target[0])} parameters, {count(target[1])} tokens"
+    title = f"forecast at ten times the largest run ({model}), simulated with {100 * noise:g} % noise"
     lines = [f"{title}: within {digits(planned_width, 2)} %"]
     best = best_design(rungs(study), float(points.compute.sum()), target, noise)
     if best is None or best.width > 0.95 * planned_width:

@@ -1,8 +1,7 @@
 """Studies that an earlier version began: what it finished is done here, too.
 
-That version gave each command its settings as flags, so that its records of finished tasks
-(studies/<name>/state) have keys of other commands, and called the folder of the fit without the
-held-out runs ``ahead``.
+That version gave each command its settings as flags, so that its records of finished tasks (studies/<name>/state) have
+keys of other commands, and called the folder of the fit without the held-out runs ``ahead``.
 """
 
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from llama_scale.config import read_yaml
-from llama_scale.errors import InputError
 from llama_scale.scaling.study.backends.state import State
 from llama_scale.scaling.study.runs import trained_as_planned
 
@@ -31,45 +28,27 @@ def move_earlier_folders(folder: Path) -> None:
 def adopt_finished(study: "Study", past: dict[str, Any] | None, state: State) -> None:
     """Take over what an earlier version finished, and record it as done.
 
-    A training run is, where its result is there and its folder's config.yaml is what would be
-    trained now. Any other task is, where its outputs are there, it follows only finished ones
-    and the study is the same as ``past``, which study.yaml recorded. All else is run: the
-    commands themselves repeat nothing that they find done.
+    A training run is, where its result is there and its folder's config.yaml is what would be trained now. Any other
+    task is, where its outputs are there, it follows only finished ones and the study is the same as ``past``, which
+    study.yaml recorded. All else is run: the commands themselves repeat nothing that they find done.
     """
     same_study = past is not None and _comparable(past) == _comparable(study.settings)
     runs = {f"train-{run.name}": run for run in study.runs}
     for task in state.tasks:  # each after its inputs
-        record = _earlier_record(state, task.name)
+        records = map(state.read_record, (task.name, task.name.replace("holdout-", "ahead-")))
+        # Records of the present version have a format.
+        record = next((record for record in records if record and "format" not in record), None)
         if task.name in state.done or not record or state.missing(task):
             continue
         if run := runs.get(task.name):
-            resolved = _read_mapping(study.runs_folder / run.name / "config.yaml")
-            finished = trained_as_planned(run, resolved)
+            finished = trained_as_planned(run, study.runs_folder / run.name / "config.yaml")
         else:
             finished = same_study and state.done.issuperset(task.inputs)
         if finished:
             state.record(task, record.get("seconds", 0.0), record.get("attempts", 1))
 
 
-def _earlier_record(state: State, name: str) -> dict[str, Any]:
-    """Return what an earlier version recorded of a task; an empty record if it did not."""
-    for known_as in (name, name.replace("holdout-", "ahead-")):
-        record = state.read_record(known_as)
-        if record and "format" not in record:
-            return record
-    return {}
-
-
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """Return a study's settings as study.yaml has them, without those that change no result."""
     recorded = yaml.safe_load(yaml.safe_dump(settings))
     return {key: value for key, value in recorded.items() if key not in FREE_SETTINGS}
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    """Return the settings in a file; none where it is damaged."""
-    try:
-        settings = read_yaml(path)
-    except InputError:
-        return {}
-    return settings if isinstance(settings, dict) else {}

@@ -25,16 +25,15 @@ class Grid:
         sizes: Names of rungs, configs/size/NAME.yaml.
         tokens: Token budgets, each with its own full schedule.
         tokens_per_parameter: Tokens for each non-embedding parameter (a Chinchilla grid).
-        isoflop: Compute budgets in exact training FLOPs: each size takes the tokens that spend it.
-            A size whose run would have fewer than .5 or more than 5,000 tokens for each parameter
-            is left out.
+        isoflop: Compute budgets in exact training FLOPs: each size takes the tokens that spend it. A size whose run
+            would have fewer than .5 or more than 5,000 tokens for each parameter is left out.
         seeds: Seeds of the initial weights and of the data order.
-        cooldown: Share of a run in which its rate falls. Given, each size and seed trains
-            one run at a constant rate, and every token budget is a branch of it, whose rate
-            falls linearly (.1 to .2 is usual); null is a full schedule of its own for each run.
+        cooldown: Share of a run in which its rate falls. Given, each size and seed trains one run at a constant rate,
+            and every token budget is a branch of it, whose rate falls linearly (.1 to .2 is usual); null is a full
+            schedule of its own for each run.
         lr_factors: Multiples of the law's peak learning rate, a run for each.
-        batch_factors: Multiples of the law's batch, a run for each; the tokens are rounded so that
-            every batch sees equally many.
+        batch_factors: Multiples of the law's batch, a run for each; the tokens are rounded so that every batch sees
+            equally many.
         variant: Prefix of the runs' names, to tell a grid apart.
     """
 
@@ -99,30 +98,26 @@ class GridRun(NamedTuple):
 def grid_runs(grid: Grid, shapes: dict[str, ModelConfig], factor: float = 1.0) -> list[GridRun]:
     """Return the runs of a grid, their tokens times ``factor``.
 
-    Tokens that are computed are rounded to four digits, which keeps names short.
-
-    ``shapes`` are the models by size, as trained. Raises InputError unless exactly one kind of
-    budget is given and it is positive.
+    Tokens that are computed are rounded to four digits, which keeps names short. ``shapes`` are the models by size, as
+    trained. Raises InputError unless exactly one kind of budget is given and it is positive.
     """
     kinds = ("tokens", "tokens_per_parameter", "isoflop")
     given = [kind for kind in kinds if getattr(grid, kind)]
     if len(given) != 1:
         raise InputError(f"expected one of {', '.join(kinds)}, found {' and '.join(given) or 'none'}")
-    values = getattr(grid, given[0])
+    kind, values = given[0], getattr(grid, given[0])
     for value in values:
-        tokens = value * 1e9 if given[0] == "tokens_per_parameter" else value
+        tokens = value * 1e9 if kind == "tokens_per_parameter" else value
         if not LEAST_TOKENS <= tokens < float("inf"):
-            raise InputError(f"{given[0]}: expected at least {LEAST_TOKENS}, found {value}")
+            raise InputError(f"{kind}: expected at least {LEAST_TOKENS}, found {value}")
     runs = []
-    for size, value, seed in product(grid.sizes, values, grid.seeds):
-        n_params, tokens = count_parameters(shapes[size]).non_embedding, value
-        if given[0] == "tokens_per_parameter":
-            tokens = value * n_params
-        if given[0] == "isoflop":
-            tokens = value / flops_per_token(shapes[size])
-            if not TOKENS_PER_PARAMETER[0] <= tokens / n_params <= TOKENS_PER_PARAMETER[1]:
+    for size in grid.sizes:
+        n_params, flops_each = count_parameters(shapes[size]).non_embedding, flops_per_token(shapes[size])
+        for value, seed in product(values, grid.seeds):
+            tokens = {"tokens": value, "tokens_per_parameter": value * n_params, "isoflop": value / flops_each}[kind]
+            if kind == "isoflop" and not TOKENS_PER_PARAMETER[0] <= tokens / n_params <= TOKENS_PER_PARAMETER[1]:
                 continue
-        if given[0] != "tokens" or factor != 1:
-            tokens = float(f"{tokens * factor:.4g}")
-        runs.append(GridRun(size, tokens, seed))
+            if kind != "tokens" or factor != 1:
+                tokens = float(f"{tokens * factor:.4g}")
+            runs.append(GridRun(size, tokens, seed))
     return runs

@@ -1,7 +1,7 @@
 """A study as data: the runs it asks for and the commands that make, score and fit them.
 
-Every stage is one of the launch scripts as a process of its own, so a plan can be carried out by
-any executor: one machine, several GPUs, a cluster's queue.
+Every stage is one of the launch scripts as a process of its own, so a plan can be carried out by any executor: one
+machine, several GPUs, a cluster's queue.
 """
 
 import sys
@@ -12,13 +12,14 @@ from typing import Any
 
 from llama_scale.cli import build, parse
 from llama_scale.config import ROOT, find_config, flatten, load_size, read_yaml
-from llama_scale.errors import InputError, nearest
+from llama_scale.errors import InputError, nearest, prefix_errors
 from llama_scale.files import check_name
 from llama_scale.scaling.fitting.points import parse_columns, parse_conditions
+from llama_scale.scaling.study.backends.task import Task
 from llama_scale.scaling.study.collect import HEADLINE, MODEL, RESULT, SHORT_NAMES
 from llama_scale.scaling.study.runs import plan_runs
 from llama_scale.scaling.study.settings import HEADLINE_SUITE, FitConfig, PlannedRun, StudyConfig
-from llama_scale.scaling.study.tasks import Task, plan_tasks
+from llama_scale.scaling.study.tasks import plan_tasks
 from llama_scale.text import relative_path
 
 SCRIPTS = ROOT / "launch"
@@ -46,8 +47,7 @@ class Study:
         scripts: Folder of the launch scripts, beside the package that they import.
         runs: Its training runs.
         tasks: Its tasks, each after those that it waits for.
-        settings: What studies/<name>/study.yaml records, with the shapes of the sizes and the
-            data's settings.
+        settings: What studies/<name>/study.yaml records, with the shapes of the sizes and the data's settings.
     """
 
     config: StudyConfig
@@ -83,54 +83,34 @@ def read_study(root: Path, argv: list[str] | None = None, *, scripts: Path = SCR
         scripts: Folder of the launch scripts.
 
     Raises:
-        InputError: Something in the file is wrong, named with the file before anything runs: an
-            unknown key or size, a wrong type, a value out of range, an empty or doubled list, in
-            the study's own settings and in those of its runs and its fit. Those of the
-            evaluation are launch/study.py's to check.
+        InputError: Something in the file is wrong, named with the file before anything runs: an unknown key or size, a
+            wrong type, a value out of range, an empty or doubled list, in the study's own settings and in those of its
+            runs and its fit. Those of the evaluation are launch/study.py's to check.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     source = argv[0] if argv and not argv[0].startswith("-") else "the study"
     config = parse(StudyConfig, "Run a scaling study.", argv, positional="config", shipped="study")
-    try:
+    with prefix_errors(source):
         _check_settings(config)
         data = _read_data(config, root)
-        evaluation_file = _evaluation_file(config, root)
+        evaluation_file, evaluation = _read_evaluation(config, root)
         runs = plan_runs(config, data["folder"])
-        tasks = plan_tasks(
-            config,
-            data,
-            runs,
-            str(relative_path(scripts, root)),
-            read_yaml(root / evaluation_file) if evaluation_file else None,
-        )
-        _check_fit(tasks)
+        tasks = plan_tasks(config, data, runs, str(relative_path(scripts, root)), evaluation)
+        for task in tasks:
+            if task.name == "fit":
+                with prefix_errors("fit"):
+                    build(FitConfig, task.settings or {})
+        evaluate = flatten(config.evaluate) | ({"config": evaluation_file} if evaluation_file else {})
+        sizes = sorted({size for grid in config.runs for size in grid.sizes})
+        settings = asdict(replace(config, evaluate=evaluate)) | {
+            "data": data["settings"],
+            "sizes": {size: asdict(load_size(size)) for size in sizes},
+            "train": flatten(config.train),
+            "planned": [run.name for run in runs if not run.is_trunk],
+        }
         return Study(
-            config=config,
-            source=source,
-            root=root,
-            scripts=scripts,
-            runs=runs,
-            tasks=tasks,
-            settings=_recorded_settings(config, data["settings"], evaluation_file, runs),
+            config=config, source=source, root=root, scripts=scripts, runs=runs, tasks=tasks, settings=settings
         )
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
-
-
-def _recorded_settings(
-    config: StudyConfig, data: dict[str, Any], evaluation_file: str | None, runs: list[PlannedRun]
-) -> dict[str, Any]:
-    """Return what study.yaml records."""
-    evaluate = flatten(config.evaluate)
-    if evaluation_file:
-        evaluate["config"] = evaluation_file
-    sizes = sorted({size for grid in config.runs for size in grid.sizes})
-    return asdict(replace(config, evaluate=evaluate)) | {
-        "data": data,
-        "sizes": {size: asdict(load_size(size)) for size in sizes},
-        "train": flatten(config.train),
-        "planned": [run.name for run in runs if not run.is_trunk],
-    }
 
 
 def _check_settings(config: StudyConfig) -> None:
@@ -157,15 +137,13 @@ def _check_settings(config: StudyConfig) -> None:
 
 def _check_lists(config: StudyConfig) -> None:
     """Raise InputError on a list that is empty or names something twice."""
-    lists = {"runs": config.runs, "suites": config.suites}
+    lists: dict[str, list[Any]] = {"runs": config.runs, "suites": config.suites}
     for position, grid in enumerate(config.runs):
         if grid.variant:
             check_name(f"runs[{position}].variant", grid.variant)
-        lists |= {
-            f"runs[{position}].{key}": value
-            for key, value in vars(grid).items()
-            if isinstance(value, list) and (key in REQUIRED_LISTS or value)
-        }
+        for key, value in vars(grid).items():
+            if isinstance(value, list) and (key in REQUIRED_LISTS or value):
+                lists[f"runs[{position}].{key}"] = value
     for name, values in lists.items():
         if not values:
             raise InputError(f"{name}: the list is empty; name at least one")
@@ -180,10 +158,8 @@ def _check_condition(config: StudyConfig, field: str, condition: Any) -> None:
         raise InputError(f"{field}: expected a condition such as N>1e8, found {condition!r}")
     if not condition or condition in ("largest", "none"):
         return
-    try:
+    with prefix_errors(field):
         names = [name for _, name, *_ in parse_conditions(condition)]
-    except InputError as error:
-        raise InputError(f"{field}: {error}") from None
     _check_columns(config, field, names)
 
 
@@ -196,36 +172,23 @@ def _check_columns(config: StudyConfig, field: str, names: Iterable[str]) -> Non
             raise InputError(f"{field}: the study's points will have no column {name!r}{nearest(name, known)}")
 
 
-def _check_fit(tasks: list[Task]) -> None:
-    """Raise InputError where the fit would refuse its settings."""
-    for task in tasks:
-        if task.name == "fit":
-            try:
-                build(FitConfig, task.settings)
-            except InputError as error:
-                raise InputError(f"fit: {error}") from None
-
-
-def _evaluation_file(config: StudyConfig, root: Path) -> str | None:
-    """Return the file that evaluate.config names, from ``root`` where it lies there."""
+def _read_evaluation(config: StudyConfig, root: Path) -> tuple[str | None, dict[str, Any]]:
+    """Return the file that evaluate.config names, from ``root`` where it lies there, and its settings."""
     name = config.evaluate.get("config")
     if name is None:
-        return None
-    try:
+        return None, {}
+    with prefix_errors("evaluate.config"):
         path = find_config(str(name), "eval", root, EVALUATION_HINT)
-    except InputError as error:
-        raise InputError(f"evaluate.config: {error}") from None
-    if not isinstance(read_yaml(path), dict):
+    settings = read_yaml(path)
+    if not isinstance(settings, dict):
         raise InputError(f"evaluate.config: {path} has no settings; give {EVALUATION_HINT}")
-    return str(relative_path(path, root))
+    return str(relative_path(path, root)), settings
 
 
 def _read_data(config: StudyConfig, root: Path) -> dict[str, Any]:
     """Return the file and the settings of the data, and the folder that launch/prepare.py makes."""
-    try:
+    with prefix_errors("data"):
         path = find_config(config.data, "data", root, DATA_HINT)
-    except InputError as error:
-        raise InputError(f"data: {error}") from None
     settings = read_yaml(path)
     if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
         raise InputError(f"data: {config.data} has no name; give {DATA_HINT}")

@@ -14,8 +14,9 @@ from llama_scale.errors import InputError
 from llama_scale.files import read_json
 from llama_scale.scaling.forecasting.forecast import read_forecast
 from llama_scale.scaling.study.backends.state import Attempt, Failure, State
+from llama_scale.scaling.study.backends.task import Task
 from llama_scale.scaling.study.plan import Study
-from llama_scale.scaling.study.tasks import FORECAST, Task
+from llama_scale.scaling.study.tasks import FORECAST
 from llama_scale.text import between, digits, relative_path
 
 HEARTBEAT = 60.0
@@ -36,15 +37,12 @@ class Progress:
         self.running: list[Attempt] = []
 
     def __enter__(self) -> "Progress":
-        study, done = self.study, len(self.state.done)
+        study, flops = self.study, sum(run.spent for run in self.study.runs)
         shape = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
         self.bar = tqdm(total=1.0, bar_format=shape, disable=None, leave=False)
-        flops = sum(run.spent for run in study.runs)
-        self.write(
-            f"{study.config.name}: {len(study.runs)} runs, {flops:.3g} FLOPs, up to {self.slots} "
-            f"at a time; logs in {relative_path(study.folder / 'logs')}"
-        )
-        if done:
+        where = f"up to {self.slots} at a time; logs in {relative_path(study.folder / 'logs')}"
+        self.write(f"{study.config.name}: {len(study.runs)} runs, {flops:.3g} FLOPs, {where}")
+        if done := len(self.state.done):
             self.write(f"{done} of {len(self.state.tasks)} tasks already done")
         return self
 
@@ -110,12 +108,13 @@ class Progress:
         since = {r.task.name: r.seconds for r in self.running}
         together = alone = 0.0
         for task in left:
+            rest = max(0.0, self._usual_seconds(task) - since.get(task.name, 0.0))
             if task.flops:
                 together += (1 - shares.get(task.name, 0.0)) * task.flops * seconds / flops
             elif task.stage == "evaluate":
-                together += max(0.0, self._usual_seconds(task) - since.get(task.name, 0.0))
+                together += rest
             else:
-                alone += max(0.0, self._usual_seconds(task) - since.get(task.name, 0.0))
+                alone += rest
         return together / self.slots + alone
 
     def _usual_seconds(self, task: Task) -> float:

@@ -24,24 +24,21 @@ IDENTITY = ("data", "sizes", "train")
 def run_study(study: Study) -> None:
     """Run what is left of a study and print its progress.
 
-    Raises InputError if the study is being run already, if it is no longer the study that its
-    runs belong to, or if a task was given bad input; SystemExit with one line if a task crashed
-    twice; KeyboardInterrupt when told to stop.
+    Raises InputError if the study is being run already, if it is no longer the study that its runs belong to, or if a
+    task was given bad input; SystemExit with one line if a task crashed twice; KeyboardInterrupt when told to stop.
     """
     study.folder.mkdir(parents=True, exist_ok=True)
     busy = f"{relative_path(study.folder)}: {{}} is running this study; wait for it or stop it"
     with locked(study.folder / "lock", busy) as handle:
-        check_same_study(study)
-        past = read_past_settings(study)
+        past = check_same_study(study)
         move_earlier_folders(study.folder)
         state = State(study.folder / "state", study.root, study.tasks)
         adopt_finished(study, past, state)
         write_study_files(study)
-        config = study.config
+        config, logs, packages = study.config, study.folder / "logs", study.scripts.parent
         slots = pick_slots(config.device, config.parallel, config.threads)
         jobs = config.executor == "slurm"
         with Progress(study, state, len(study.runs) if jobs else len(slots)) as progress:
-            logs, packages = study.folder / "logs", study.scripts.parent
             executor = (
                 SlurmExecutor(state, logs, config.slurm, progress, import_path=packages)
                 if jobs
@@ -50,41 +47,26 @@ def run_study(study: Study) -> None:
             failures = executor.run()
         if failures:
             _fail(state, failures)
-        result = relative_path(study.folder / config.result)
-        print(f"{config.name}: finished; open {result}", flush=True)
+        print(f"{config.name}: finished; open {relative_path(study.folder / config.result)}", flush=True)
 
 
-def read_past_settings(study: Study) -> dict[str, Any] | None:
-    """Return the settings that study.yaml recorded when the study was last run; None if never."""
+def check_same_study(study: Study) -> dict[str, Any] | None:
+    """Return the settings that study.yaml recorded when the study was last run; None if nothing was trained.
+
+    Raises InputError if runs exist that were trained by other settings than the study's. Runs may be added and left out
+    and the scores and the fit may change; the data, the shapes of the sizes and the training of a run may not.
+    """
     path = study.folder / "study.yaml"
-    if not path.exists() or not trained_runs(study):
+    trained = [run for run in study.runs if (study.runs_folder / run.name / "config.yaml").exists()]
+    if not trained or not path.exists():
         return None
     past = read_yaml(path)
     if not isinstance(past, dict):
         raise InputError(f"{relative_path(path)}: not the settings of a study; delete it to go on")
-    return past
-
-
-def trained_runs(study: Study) -> list[str]:
-    """Return the names of the study's runs whose training has begun."""
-    names = [run.name for run in study.runs]
-    return [name for name in names if (study.runs_folder / name / "config.yaml").exists()]
-
-
-def check_same_study(study: Study) -> None:
-    """Raise InputError if runs exist that were trained by other settings than the study's.
-
-    Runs may be added and left out and the scores and the fit may change; the data, the shapes of
-    the sizes and the training of an existing run may not.
-    """
-    past = read_past_settings(study)
-    if past is None:
-        return
     before, now = _identity(past), _identity(study.settings)
-    sizes = {run.name: run.config.size for run in study.runs}
     for key in sorted(before.keys() | now.keys()):
         kind, size, *_ = key.split(".")
-        users = [n for n in trained_runs(study) if kind != "sizes" or sizes[n] == size]
+        users = [run.name for run in trained if kind != "sizes" or run.config.size == size]
         if before.get(key) != now.get(key) and users:
             folder = relative_path(study.folder)
             raise InputError(
@@ -92,6 +74,7 @@ def check_same_study(study: Study) -> None:
                 f"{before.get(key)} ({folder / 'study.yaml'}); choose another name, or delete "
                 f"{folder} and {relative_path(study.runs_folder)} to start over"
             )
+    return past
 
 
 def _identity(settings: dict[str, Any]) -> dict[str, Any]:

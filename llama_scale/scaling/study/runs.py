@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from llama_scale.cli import build
 from llama_scale.config import ModelConfig, TrainConfig, flatten, nest, read_yaml, size_path, with_new_names
 from llama_scale.cost.accounting import count_parameters, flops_per_token
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, prefix_errors
 from llama_scale.scaling.study.grids import Grid, GridRun, grid_runs
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
 from llama_scale.text import count_in_name
@@ -22,8 +23,8 @@ SET_BY_STUDY = (
 def plan_runs(config: StudyConfig, data_folder: str) -> list[PlannedRun]:
     """Return every run of the study, in the order of the file.
 
-    Raises InputError if a size does not exist, an override is unknown or set by the study itself,
-    or a run is asked for twice.
+    Raises InputError if a size does not exist, an override is unknown or set by the study itself, or a run is asked for
+    twice.
     """
     for key in flatten(config.train):
         if key in SET_BY_STUDY:
@@ -38,13 +39,11 @@ def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[Pl
     """Return the runs of all grids, their tokens times ``factor``."""
     planned: dict[str, PlannedRun] = {}
     for position, grid in enumerate(config.runs):
-        try:
+        with prefix_errors(f"runs[{position}]"):
             for run in _plan_grid(RunPlanner(config, data_folder, grid.variant), grid, factor):
                 if run.name in planned:
                     raise InputError(f"{run.name} is asked for twice; list it once")
                 planned[run.name] = run
-        except InputError as error:
-            raise InputError(f"runs[{position}]: {error}") from None
     if not planned:
         raise InputError("runs: no size can spend its budget; see isoflop in --help")
     return list(planned.values())
@@ -72,8 +71,7 @@ class RunPlanner:
 
     def shape(self, size: str) -> ModelConfig:
         """Return the model of a size as the study trains it."""
-        overrides = nest(self.study.train)
-        return build(TrainConfig, overrides | {"model": self._model_fields(size)}).model
+        return build(TrainConfig, nest(self.study.train) | {"model": self._model_fields(size)}).model
 
     def plan(
         self,
@@ -86,8 +84,8 @@ class RunPlanner:
     ) -> PlannedRun:
         """Return a run called <variant>-<size>-<tokens_label>-seed<seed>.
 
-        ``overrides`` go over the study's own. The recipe is what the settings give, unless it is
-        known, as a branch's is from its trunk.
+        ``overrides`` go over the study's own. The recipe is what the settings give, unless it is known, as a branch's
+        is from its trunk.
         """
         name = "-".join(filter(None, [self.variant, f"{size}-{tokens_label}-seed{seed}"]))
         settings = {
@@ -100,8 +98,7 @@ class RunPlanner:
             "group": self.study.name,
             **device_settings(self.study),
         }
-        train = flatten(nest(self.study.train)) | (overrides or {})
-        settings = nest(flatten(settings) | train)
+        settings = nest(flatten(settings) | flatten(nest(self.study.train)) | (overrides or {}))
         config = build(TrainConfig, settings)
         recipe = recipe or resolve(config)
         flops_each = flops_per_token(config.model)
@@ -132,8 +129,7 @@ def device_settings(config: StudyConfig) -> dict[str, Any]:
 def _sweep(planner: RunPlanner, grid: Grid, size: str, tokens: float, seed: int) -> list[PlannedRun]:
     """Return a run for each multiple of the law's batch and rate, all of equally many tokens.
 
-    Batches of 512 and 768 tokens, for example, both divide multiples of 1,536: the tokens are
-    rounded to one of those.
+    Batches of 512 and 768 tokens, for example, both divide multiples of 1,536: the tokens are rounded to one of those.
     """
     by_law = planner.plan(size, count_in_name(tokens), tokens, seed).recipe
     context = by_law.batch_tokens // by_law.batch
@@ -156,8 +152,8 @@ def _sweep(planner: RunPlanner, grid: Grid, size: str, tokens: float, seed: int)
 def _trunks_and_branches(planner: RunPlanner, requested: list[GridRun], cooldown: float) -> list[PlannedRun]:
     """Return a constant-rate trunk for each size and seed, and a branch of it for each budget.
 
-    A branch of D tokens leaves its trunk at (1 - cooldown) D. Batch and rate are the trunk's,
-    which are those of a run as long as the trunk.
+    A branch of D tokens leaves its trunk at (1 - cooldown) D. Batch and rate are the trunk's, which are those of a run
+    as long as the trunk.
     """
     if not 0 < cooldown < 1:
         raise InputError(f"cooldown: expected a share between 0 and 1, found {cooldown}")
@@ -167,58 +163,42 @@ def _trunks_and_branches(planner: RunPlanner, requested: list[GridRun], cooldown
         by_law = planner.plan(size, "trunk", (1 - cooldown) * budgets[-1], seed).recipe
         batch = by_law.batch_tokens
         last_steps = [round(D / batch) for D in budgets]
-        branch_steps = [round((1 - cooldown) * last) for last in last_steps]
-        for D, branch_step, last_step in zip(budgets, branch_steps, last_steps, strict=True):
+        branches = [(count_in_name(D), round((1 - cooldown) * n), n) for D, n in zip(budgets, last_steps, strict=True)]
+        for label, branch_step, last_step in branches:
             if not by_law.warmup_steps <= branch_step < last_step or not branch_step:
                 raise InputError(
-                    f"cooldown: {size} at {count_in_name(D)} tokens has {last_step} steps, too few "
-                    f"for the warmup and a cooldown of {cooldown:g}; ask for more tokens"
+                    f"cooldown: {size} at {label} tokens has {last_step} steps, too few for the warmup and a cooldown "
+                    f"of {cooldown:g}; ask for more tokens"
                 )
-        constant = {"optim.schedule": "constant", "optim.batch_tokens": batch, "keep_steps": branch_steps}
-        trunk = planner.plan(size, "trunk", branch_steps[-1] * batch, seed, constant)
-        trunk = replace(trunk, is_trunk=True)
-        runs.append(trunk)
-        for D, branch_step, last_step in zip(budgets, branch_steps, last_steps, strict=True):
-            runs.append(_branch(planner, trunk, count_in_name(D), branch_step, last_step))
+        keep = [branch_step for _, branch_step, _ in branches]
+        constant = {"optim.schedule": "constant", "optim.batch_tokens": batch, "keep_steps": keep}
+        trunk = replace(planner.plan(size, "trunk", keep[-1] * batch, seed, constant), is_trunk=True)
+        runs += [trunk, *(_branch(planner, trunk, *branch) for branch in branches)]
     return runs
 
 
 def _branch(planner: RunPlanner, trunk: PlannedRun, tokens_label: str, branch_step: int, last_step: int) -> PlannedRun:
     """Return the run that leaves ``trunk`` at ``branch_step`` and cools down to ``last_step``."""
     parent = f"{trunk.config.run}/checkpoints/step-{branch_step:08d}"
-    recipe = replace(
-        trunk.recipe,
-        steps=last_step,
-        tokens=last_step * trunk.recipe.batch_tokens,
-        first_step=branch_step,
-        parent=parent,
-    )
-    run = planner.plan(
-        trunk.config.size,
-        tokens_label,
-        recipe.tokens,
-        trunk.config.seed,
-        {"optim.schedule": "cooldown", "branch_from": parent},
-        recipe,
-    )
+    tokens = last_step * trunk.recipe.batch_tokens
+    recipe = replace(trunk.recipe, steps=last_step, tokens=tokens, first_step=branch_step, parent=parent)
+    cooldown = {"optim.schedule": "cooldown", "branch_from": parent}
+    run = planner.plan(trunk.config.size, tokens_label, tokens, trunk.config.seed, cooldown, recipe)
     return replace(run, trunk=trunk.name)
 
 
-def trained_as_planned(run: PlannedRun, resolved: dict[str, Any]) -> bool:
-    """Whether ``resolved``, a run folder's config.yaml, is what ``run`` would be trained by.
+def trained_as_planned(run: PlannedRun, config_file: Path) -> bool:
+    """Whether ``config_file``, the config.yaml of a run folder, is what ``run`` would be trained by.
 
     What the plan leaves to the machine (auto), and where it is trained, may be anything.
     """
     try:
-        past = flatten(asdict(build(TrainConfig, resolved)))
+        resolved = read_yaml(config_file)
+        past = flatten(asdict(build(TrainConfig, resolved if isinstance(resolved, dict) else {})))
     except InputError:
         return False
     recipe = run.recipe
-    planned = flatten(asdict(run.config)) | {
-        "tokens": recipe.tokens,
-        "optim.lr": recipe.lr,
-        "optim.batch_tokens": recipe.batch_tokens,
-        "optim.warmup_steps": recipe.warmup_steps,
-    }
+    optim = {f"optim.{name}": getattr(recipe, name) for name in ("lr", "batch_tokens", "warmup_steps")}
+    planned = flatten(asdict(run.config)) | {"tokens": recipe.tokens} | optim
     anywhere = {"device", "threads", "run"}
     return all(value == "auto" or past[name] == value for name, value in planned.items() if name not in anywhere)

@@ -13,7 +13,6 @@ from llama_scale.scaling.study.grids import Budget, Grid
 from llama_scale.training.recipe import Recipe
 
 HEADLINE_SUITE = "perplexity"
-SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.resamples < 100:
             raise InputError(f"resamples: expected at least 100, found {self.resamples}")
-        if not 0 <= self.seed < SEEDS:
+        if not 0 <= self.seed < 2**32:
             raise InputError(f"seed: expected 0 to 2^32 - 1, found {self.seed}")
         parse_columns(self.columns)
         if self.against is not None:
@@ -65,11 +64,11 @@ class StudyConfig:
         train: Overrides of launch/train.py for every run, for example model.vocab_size: 1024.
         suites: Suites that every run is scored on; perplexity gives the loss of the law.
         evaluate: Overrides of launch/evaluate.py.
-        holdout: Runs that the law must predict without having seen them: largest (greatest
-            compute), none or a condition such as N>1e8.
+        holdout: Runs that the law must predict without having seen them: largest (greatest compute), none or a
+            condition such as N>1e8.
         fit: Overrides of launch/scaling.py fit.
-        law: What the points are for: the law of the loss with its report, or the best learning
-            rates and batches of a sweep, beside the laws that are the default.
+        law: What the points are for: the law of the loss with its report, or the best learning rates and batches of a
+            sweep, beside the laws that are the default.
         device: Where to train and score; auto is the GPU if there is one.
         threads: CPU threads of a run; null leaves the library's choice.
         parallel: Runs at a time; auto is one for each GPU, or as many as the CPUs have threads for.

@@ -1,52 +1,19 @@
 """A study's tasks: the processes that make, score and fit its runs, and what each waits for."""
 
-import hashlib
 import json
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from llama_scale.config import flatten, nest
 from llama_scale.scaling.fitting.points import parse_columns
 from llama_scale.scaling.forecasting.holdout import forecast_request, runs_to_forecast
+from llama_scale.scaling.study.backends.task import Task
 from llama_scale.scaling.study.runs import device_settings
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
 
 FORECAST = "holdout-forecast"
-
-
-@dataclass(frozen=True)
-class Task:
-    """One process of a study, run in the working directory, from which its paths are.
-
-    Attributes:
-        name: Its name; the first word is its ``stage``.
-        argv: The command.
-        inputs: Names of the tasks that are done before it.
-        outputs: What exists once it is done.
-        flops: The work of a training run.
-        metrics: The log that shows how far a training run is.
-        flops_before: What that log counts of a trunk, before this run's own work.
-        config_file: The file of settings that the command reads.
-        settings: What that file says.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    flops: float = 0.0
-    metrics: str | None = None
-    flops_before: float = 0.0
-    config_file: str | None = None
-    settings: dict[str, Any] | None = None
-
-    @property
-    def stage(self) -> str:
-        """The kind of task: the first word of its name."""
-        return self.name.split("-")[0]
 
 
 def plan_tasks(
@@ -68,12 +35,11 @@ def plan_tasks(
         evaluation_file: What the file says that the study's evaluation names.
     """
     make = TaskMaker(config, evaluation_settings(config, evaluation_file), scripts)
-    tasks = [
-        Task("prepare", make.command("prepare", "--config", data["file"]), outputs=(f"{data['folder']}/manifest.json",))
-    ]
-    scored = [run for run in runs if not run.is_trunk]
+    manifest = f"{data['folder']}/manifest.json"
+    tasks = [make.task("prepare", "prepare", "--config", data["file"], outputs=(manifest,))]
     held_out = []
     if config.law == "loss":
+        scored = [run for run in runs if not run.is_trunk]
         held_out = runs_to_forecast(scored, config.holdout, config.fit.get("where"))
     for run in runs:
         if run not in held_out:
@@ -103,88 +69,74 @@ class TaskMaker:
         """Folder of the study's results."""
         return f"studies/{self.config.name}"
 
-    def command(self, script: str, *arguments: str) -> tuple[str, ...]:
-        """Return the command of a launch script."""
-        return sys.executable, f"{self.scripts}/{script}.py", *arguments
-
-    def config_file(self, name: str) -> str:
-        """Return where the settings of a task are written."""
-        return f"{self.folder}/configs/{name}.yaml"
+    def task(self, name: str, script: str, *arguments: str, file: str = "", **fields: Any) -> Task:
+        """Return a task that runs a launch script, its ``settings``, if any, in configs/<``file`` or ``name``>.yaml."""
+        argv = (sys.executable, f"{self.scripts}/{script}.py", *arguments)
+        if "settings" not in fields:
+            return Task(name, argv, **fields)
+        config_file = f"{self.folder}/configs/{file or name}.yaml"
+        return Task(name, (*argv, "--config", config_file), config_file=config_file, **fields)
 
     def train_and_evaluate(self, run: PlannedRun, after: str) -> list[Task]:
         """Return the tasks that train a run, once ``after`` is done, and score it."""
         folder = f"runs/{self.config.name}/{run.name}"
-        name = f"train-{run.name}"
-        train = Task(
-            name,
-            self.command("train", "--config", self.config_file(name)),
+        train = self.task(
+            f"train-{run.name}",
+            "train",
             inputs=(after, f"train-{run.trunk}") if run.trunk else (after,),
             outputs=(f"{folder}/result.json",),
             flops=run.spent,
             flops_before=run.flops - run.spent,
             metrics=f"{folder}/metrics.jsonl",
-            config_file=self.config_file(name),
             settings=run.settings,
         )
         if run.is_trunk:
             return [train]
-        scores = f"{folder}/evals/step-{run.recipe.steps:08d}"
-        settings_file = self.config_file("evaluate")
-        evaluate = Task(
+        evaluate = self.task(
             f"evaluate-{run.name}",
-            self.command("evaluate", folder, "--config", settings_file),
-            (train.name,),
-            tuple(f"{scores}/{suite}.json" for suite in self.config.suites),
-            config_file=settings_file,
+            "evaluate",
+            folder,
+            inputs=(train.name,),
+            outputs=tuple(f"{folder}/evals/step-{run.recipe.steps:08d}/{suite}.json" for suite in self.config.suites),
             settings=self.evaluation,
+            file="evaluate",
         )
         return [train, evaluate]
 
     def forecast(self, held_out: list[PlannedRun], after: tuple[str, ...]) -> list[Task]:
         """Return the tasks that fit the other runs and write the forecast of ``held_out``."""
-        folder = f"{self.folder}/holdout"
+        folder, out = f"{self.folder}/holdout", f"{self.folder}/forecasts"
         points, without = f"{folder}/points.csv", json.dumps([run.name for run in held_out])
-        collect = self.command("collect", self.folder, "--without", without, "--out", points)
+        collect = "collect", self.folder, "--without", without, "--out", points
         column = parse_columns(self.config.fit.get("columns")).get("N", "N")
-        forecast = self.command(
-            "scaling", "forecast", folder, "--runs", forecast_request(held_out, column),
-            "--out", f"{self.folder}/forecasts",
-        )  # fmt: skip
+        forecast = "scaling", "forecast", folder, "--runs", forecast_request(held_out, column), "--out", out
         return [
-            Task("holdout-collect", collect, after, (points,)),
+            self.task("holdout-collect", *collect, inputs=after, outputs=(points,)),
             self._fit("holdout-fit", "holdout-collect", folder, "none"),
-            Task(FORECAST, forecast, ("holdout-fit",), (f"{self.folder}/forecasts",)),
+            self.task(FORECAST, *forecast, inputs=("holdout-fit",), outputs=(out,)),
         ]
 
     def results(self, evaluations: tuple[str, ...]) -> list[Task]:
         """Return the tasks that gather what all runs scored and make the study's result of it."""
-        study, points = self.folder, f"{self.folder}/points.csv"
-        collect = Task("collect", self.command("collect", study), evaluations, (points,))
+        study, points, result = self.folder, f"{self.folder}/points.csv", f"{self.folder}/{self.config.result}"
+        collect = self.task("collect", "collect", study, inputs=evaluations, outputs=(points,))
         if self.config.law == "rates":
-            result = f"{study}/{self.config.result}"
-            sweep = self.command("scaling", "sweep", points, "--out", result)
-            return [collect, Task("sweep", sweep, ("collect",), (result,))]
-        report = self.command("scaling", "report", study)
+            sweep = "scaling", "sweep", points, "--out", result
+            return [collect, self.task("sweep", *sweep, inputs=("collect",), outputs=(result,))]
         mode = os.environ.get("WANDB_MODE", "offline")
         return [
             collect,
             self._fit("fit", "collect", study, self.config.holdout),
-            Task("report", report, ("fit",), (f"{study}/report.html",)),
-            Task("track", self.command("track", study, "--mode", mode), ("report",)),
+            self.task("report", "scaling", "report", study, inputs=("fit",), outputs=(result,)),
+            self.task("track", "track", study, "--mode", mode, inputs=("report",)),
         ]
 
     def _fit(self, name: str, after: str, folder: str, holdout: str) -> Task:
         """Return the task that fits ``folder``/points.csv and writes the law beside it."""
         settings = {"points": f"{folder}/points.csv", "out": folder, "holdout": holdout}
-        command = self.command("scaling", "fit", "--config", self.config_file(name))
-        return Task(
-            name,
-            command,
-            (after,),
-            (f"{folder}/laws.json",),
-            config_file=self.config_file(name),
-            settings=nest(flatten(self.config.fit) | settings),
-        )
+        settings = nest(flatten(self.config.fit) | settings)
+        outputs = (f"{folder}/laws.json",)
+        return self.task(name, "scaling", "fit", inputs=(after,), outputs=outputs, settings=settings)
 
 
 def evaluation_settings(config: StudyConfig, evaluation_file: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -195,19 +147,3 @@ def evaluation_settings(config: StudyConfig, evaluation_file: dict[str, Any] | N
     settings = device_settings(config) | flatten(evaluation_file or {}) | flatten(config.evaluate)
     settings.pop("config", None)
     return nest(settings | {"suites": ",".join(config.suites)})
-
-
-def task_keys(tasks: list[Task]) -> dict[str, str]:
-    """Return a hash for each task of its command, its settings and those of all it follows.
-
-    The paths of the interpreter and of the launch scripts are left out, so that a moved
-    environment repeats nothing.
-    """
-    keys: dict[str, str] = {}
-    for task in tasks:
-        script, arguments = task.argv[1:2], task.argv[2:]
-        parts = [*(PurePath(path).name for path in script), *arguments]
-        parts.append(json.dumps(task.settings, sort_keys=True))
-        parts += ["", *(keys[name] for name in sorted(task.inputs))]
-        keys[task.name] = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    return keys

@@ -10,7 +10,7 @@ from data_tools.report.page import write_report
 from tests.browser import load_page
 
 LONG = "Apache-2.0 AND BSD-3-Clause AND "
-LICENCES = [f"{LONG}MIT", f"{LONG}ISC", "Apache-2.0 AND BSD-3-Clauses"]
+LICENSES = [f"{LONG}MIT", f"{LONG}ISC", "Apache-2.0 AND BSD-3-Clauses"]
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def page(tmp_path):
     packages = [
         {"package": f"p{i}", "files": 1, "bytes": 2_000_000 - i, "license": name,
          "split": "val" if i else "train"}
-        for i, name in enumerate(LICENCES)
+        for i, name in enumerate(LICENSES)
     ]  # fmt: skip
     split = {"tokens": 900, "documents": 2, "bytes": 2_000_000}
     manifest = {
@@ -44,7 +44,7 @@ def test_no_tools_cover_a_bar_and_names_leave_room_for_theirs(page, tmp_path):
     licenses = drawn[2]
     assert licenses.count('class="point"') == 3, "equal beginnings are not one bar"
     shown = re.findall(r'class="ytick"><text[^>]*>([^<]*)', licenses)
-    assert shown == ["Apache-2.0 AND BSD-3-Clause…"] * 2 + [LICENCES[2]]
+    assert shown == ["Apache-2.0 AND BSD-3-Clause…"] * 2 + [LICENSES[2]]
 
 
 def test_every_figure_has_its_place_on_the_page(page):

@@ -8,23 +8,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from llama_scale.cli import USER_ERROR
-from llama_scale.scaling.study.backends.state import (
-    Attempt,
-    Failure,
-    Observer,
-    State,
-    describe_exit,
-    may_retry,
-    task_environment,
-)
-from llama_scale.scaling.study.tasks import Task
+from llama_scale.config import Auto
+from llama_scale.scaling.study.backends.state import Attempt, Executor, Failure, Observer, State, task_environment
+from llama_scale.scaling.study.backends.task import Task
 
 POLL_SECONDS = 0.1
 GRACE = 20.0
+CGROUPS = "/sys/fs/cgroup"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -36,15 +30,11 @@ class LocalAttempt(Attempt):
     slot: int
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """Runs the tasks of a ``State`` on this machine, one in each slot at a time.
 
-    Args:
-        state: The tasks and which of them are done.
-        logs: Folder of their logs.
+    Args beside those of an ``Executor``:
         slots: For each place what it adds to the environment, for example one GPU.
-        observer: Is told what happens.
-        import_path: Folder of the packages that the tasks import.
         keep_open: File descriptors, as in ``group_that_dies_with_us``.
         grace: Seconds that processes have to stop when told to.
     """
@@ -60,19 +50,15 @@ class LocalExecutor:
         keep_open: tuple[int, ...] = (),
         grace: float = GRACE,
     ) -> None:
-        self.state, self.logs, self.slots, self.observer = state, logs, slots, observer
-        self.import_path, self.keep_open, self.grace = import_path, keep_open, grace
-        self.running: list[LocalAttempt] = []
-        self.failures: list[Failure] = []
-        self.signals = 0
+        super().__init__(state, logs, observer, import_path)
+        self.slots, self.keep_open, self.grace, self.signals = slots, keep_open, grace, 0
 
     def run(self) -> list[Failure]:
         """Run every task whose inputs succeed; return the failures.
 
-        Raises KeyboardInterrupt on SIGINT, SIGTERM or SIGHUP, after the processes have been told
-        to stop, and killed if they did not.
+        Raises KeyboardInterrupt on SIGINT, SIGTERM or SIGHUP, after the processes have been told to stop, and killed if
+        they did not.
         """
-        self.logs.mkdir(parents=True, exist_ok=True)
         with group_that_dies_with_us(self.keep_open) as group, self._count_signals():
             try:
                 while not self.signals and (self._fill_slots(group) or self.running):
@@ -87,9 +73,7 @@ class LocalExecutor:
 
     def _fill_slots(self, group: int) -> bool:
         """Start tasks that are ready in the free slots; return whether one was started."""
-        busy = {attempt.slot for attempt in self.running}
-        taken = {a.task.name for a in self.running} | {f.task.name for f in self.failures}
-        waiting = [task for task in self.state.ready() if task.name not in taken]
+        busy, waiting = {attempt.slot for attempt in self.running}, self.waiting()
         free = [slot for slot in range(len(self.slots)) if slot not in busy]
         for slot, task in zip(free, waiting, strict=False):
             self._launch(task, slot, 1, group)
@@ -112,25 +96,15 @@ class LocalExecutor:
                 stderr=subprocess.STDOUT,
                 process_group=group,
             )
-        attempt = LocalAttempt(task=task, number=number, log=log, log_start=start, process=process, slot=slot)
-        self.running.append(attempt)
+        self.running.append(
+            LocalAttempt(task=task, number=number, log=log, log_start=start, process=process, slot=slot)
+        )
 
     def _check_ended(self, group: int) -> None:
         """Take note of the processes that have ended; run a crashed one once more."""
         for attempt in [a for a in self.running if a.process.poll() is not None]:
-            self.running.remove(attempt)
-            code, missing = attempt.process.returncode, self.state.missing(attempt.task)
-            if code == 0 and not missing:
-                self.state.finish(attempt)
-                self.observer.finished(attempt)
-            elif may_retry(code, attempt) and not self.signals:
-                self.observer.retried(attempt)
+            if self.conclude(attempt, attempt.process.returncode, retry=not self.signals):
                 self._launch(attempt.task, attempt.slot, attempt.number + 1, group)
-            else:
-                reason = describe_exit(code, missing)
-                failure = Failure(attempt.task, reason, attempt.tail(), code == USER_ERROR)
-                self.failures.append(failure)
-                self.observer.failed(failure)
 
     def _stop(self) -> None:
         """Ask what still runs to stop, and kill it after the grace or at the next signal."""
@@ -165,37 +139,25 @@ class LocalExecutor:
 def group_that_dies_with_us(keep_open: tuple[int, ...] = ()) -> Iterator[int]:
     """Yield a process group that does not outlive this process, even when that is SIGKILLed.
 
-    A shell leads the group and waits for the end of a pipe that this process alone holds; then
-    it kills the whole group, itself included. ``keep_open`` are file descriptors, for example of
-    a lock, that stay open until then.
+    A shell leads the group and waits for the end of a pipe that this process alone holds; then it kills the whole
+    group, itself included. ``keep_open`` are file descriptors, for example of a lock, that stay open until then.
     """
-    shell = subprocess.Popen(
-        ["/bin/sh", "-c", "read line; kill -KILL 0"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        process_group=0,
-        pass_fds=keep_open,
-    )
+    command = ["/bin/sh", "-c", "read line; kill -KILL 0"]
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    shell = subprocess.Popen(command, **streams, process_group=0, pass_fds=keep_open)
     try:
         yield shell.pid
     finally:
-        shell.stdin.close()
-        shell.wait()
+        shell.communicate()  # closes the pipe and waits
 
 
 def cpu_count() -> int:
     """Return the CPUs that this process may use: its affinity and its control group's quota."""
     count = len(os.sched_getaffinity(0))
-    for quota_file, period_file in (
-        ("/sys/fs/cgroup/cpu.max", None),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-    ):
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:
-            words = Path(quota_file).read_text().split()
-            words += Path(period_file).read_text().split() if period_file else []
-            quota, period = int(words[0]), int(words[1])
-        except (OSError, ValueError, IndexError):
+            quota, period = (int(word) for name in names for word in Path(CGROUPS, name).read_text().split())
+        except (OSError, ValueError):
             continue
         if quota > 0:
             count = min(count, max(1, round(quota / period)))
@@ -215,17 +177,16 @@ def gpus() -> list[str]:
     return [str(number) for number in range(len(lines))] if listing.returncode == 0 else []
 
 
-def pick_slots(device: str, parallel: int | str, threads: int | None) -> list[dict[str, str]]:
+def pick_slots(device: str, parallel: int | Auto, threads: int | None) -> list[dict[str, str]]:
     """Return what each of the runs at a time adds to its environment.
 
-    On GPUs one run on each, on a CPU as many as it has threads for; ``parallel`` runs if that is
-    a number, sharing the GPUs in turn.
+    On GPUs one run on each, on a CPU as many as it has threads for; ``parallel`` runs if that is a number, sharing the
+    GPUs in turn.
     """
     gpu_names = [] if device == "cpu" else gpus()
-    limit = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    if gpu_names:
-        count = len(gpu_names) if parallel == "auto" else parallel
-        shared = [gpu_names[i % len(gpu_names)] for i in range(count)]
-        return [{"CUDA_VISIBLE_DEVICES": name, **limit} for name in shared]
-    count = max(1, cpu_count() // threads) if threads else 1
-    return [dict(limit) for _ in range(count if parallel == "auto" else parallel)]
+    fitting = len(gpu_names) or (max(1, cpu_count() // threads) if threads else 1)
+    count = fitting if parallel == "auto" else parallel
+    slots = [{"OMP_NUM_THREADS": str(threads)} if threads else {} for _ in range(count)]
+    for slot, name in zip(slots, cycle(gpu_names), strict=False):
+        slot["CUDA_VISIBLE_DEVICES"] = name
+    return slots

@@ -1,8 +1,8 @@
 """Runs a study's tasks as jobs of a SLURM cluster through submitit, in arrays; can be left alone.
 
-The study's process only submits and watches. When it ends the jobs go on, and the same command
-attaches to them again. A job that reaches its time limit or is pre-empted puts itself back into
-the queue, and the training run continues from its newest checkpoint.
+The study's process only submits and watches. When it ends the jobs go on, and the same command attaches to them again.
+A job that reaches its time limit or is pre-empted puts itself back into the queue, and the training run continues from
+its newest checkpoint.
 """
 
 import os
@@ -14,19 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_scale.cli import USER_ERROR
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
-from llama_scale.scaling.study.backends.state import (
-    Attempt,
-    Failure,
-    Observer,
-    State,
-    describe_exit,
-    may_retry,
-    task_environment,
-)
-from llama_scale.scaling.study.tasks import Task
+from llama_scale.scaling.study.backends.state import Attempt, Executor, Failure, Observer, State, task_environment
+from llama_scale.scaling.study.backends.task import Task
 
 if TYPE_CHECKING:
     import submitit
@@ -82,16 +73,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-class SlurmExecutor:
+class SlurmExecutor(Executor):
     """Runs the tasks of a ``State`` as jobs; tasks that are ready together are one job array.
 
-    Args:
-        state: The tasks and which of them are done.
-        logs: Folder of their logs.
-        parameters: submitit's, for example {"slurm_partition": "gpu", "timeout_min": 600,
-            "gpus_per_node": 1}.
-        observer: Is told what happens.
-        import_path: Folder of the packages that the tasks import.
+    Args beside those of an ``Executor``:
+        parameters: submitit's, for example {"slurm_partition": "gpu", "timeout_min": 600, "gpus_per_node": 1}.
         cluster: submitit's: slurm, or local for jobs on this machine.
         poll: Seconds between two looks at the jobs.
 
@@ -114,17 +100,13 @@ class SlurmExecutor:
             import submitit
         except ImportError:
             raise InputError("executor: slurm needs submitit; install it with pip install llama_scale[slurm]") from None
-        self.state, self.logs, self.observer, self.poll = state, logs, observer, poll
-        self.import_path = import_path
-        logs.mkdir(parents=True, exist_ok=True)
-        self.submitted = state.folder / "submitted.json"
+        super().__init__(state, logs, observer, import_path)
+        self.poll, self.submitted = poll, state.folder / "submitted.json"
         try:
             self.executor = submitit.AutoExecutor(folder=logs / "jobs", cluster=cluster)
             self.executor.update_parameters(name=state.folder.parent.name, **parameters)
         except (NameError, RuntimeError, TypeError) as error:
             raise InputError(f"slurm: {' '.join(str(error).split())}") from None
-        self.running: list[SlurmAttempt] = []
-        self.failures: list[Failure] = []
 
     def run(self) -> list[Failure]:
         """Run every task whose inputs succeed; return the failures.
@@ -148,23 +130,17 @@ class SlurmExecutor:
                 continue
             job = self.executor._executor.job_class(self.executor.folder, row["job"])
             if job.state not in LOST_STATES:
-                attempt = SlurmAttempt(
-                    task=tasks[name],
-                    number=row["attempt"],
-                    log=self._log(name),
-                    log_start=row.get("log_start", 0),
-                    job=job,
+                log, start = self._log(name), row.get("log_start", 0)
+                self.running.append(
+                    SlurmAttempt(task=tasks[name], number=row["attempt"], log=log, log_start=start, job=job)
                 )
-                self.running.append(attempt)
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
     def _submit_ready(self) -> bool:
         """Submit the tasks that are ready as one array; return whether there were any."""
-        taken = {a.task.name for a in self.running} | {f.task.name for f in self.failures}
-        waiting = [task for task in self.state.ready() if task.name not in taken]
-        if waiting:
+        if waiting := self.waiting():
             self._submit_array(waiting, 1)
             for attempt in self.running[-len(waiting) :]:
                 self.observer.started(attempt)
@@ -178,30 +154,23 @@ class SlurmExecutor:
         os.environ |= task_environment(self.import_path)
         try:
             with self.executor.batch():
-                jobs = [
-                    self.executor.submit(Command(task.argv, str(self.state.root), str(self._log(task.name))))
-                    for task in tasks
-                ]
+                commands = [Command(task.argv, str(self.state.root), str(self._log(task.name))) for task in tasks]
+                jobs = [self.executor.submit(command) for command in commands]
         finally:
             os.environ.clear()
             os.environ.update(before)
         for task, start, job in zip(tasks, starts, jobs, strict=True):
             log = self._log(task.name)
-            attempt = SlurmAttempt(task=task, number=number, log=log, log_start=start, job=job)
-            self.running.append(attempt)
+            self.running.append(SlurmAttempt(task=task, number=number, log=log, log_start=start, job=job))
         self._write_submitted()
 
     def _write_submitted(self) -> None:
         """Write down the jobs, so that another process can attach to them."""
-        rows = {
-            attempt.task.name: {
-                "job": attempt.job.job_id,
-                "attempt": attempt.number,
-                "log_start": attempt.log_start,
-                "key": self.state.keys[attempt.task.name],
-            }
-            for attempt in self.running
-        }
+        rows = {}
+        for attempt in self.running:
+            name, job = attempt.task.name, attempt.job.job_id
+            key = self.state.keys[name]
+            rows[name] = {"job": job, "attempt": attempt.number, "log_start": attempt.log_start, "key": key}
         write_json(self.submitted, rows)
 
     def _check_ended(self) -> None:
@@ -209,21 +178,8 @@ class SlurmExecutor:
         for attempt in self.running:
             attempt.restart_clock_in_queue()
         for attempt in [a for a in self.running if a.job.done()]:
-            self.running.remove(attempt)
-            job_failed = attempt.job.exception()
-            code = None if job_failed else attempt.job.result()
-            missing = self.state.missing(attempt.task)
-            if code == 0 and not missing:
-                self.state.finish(attempt)
-                self.observer.finished(attempt)
-            elif may_retry(code, attempt):
-                self.observer.retried(attempt)
+            job = attempt.job
+            code, lost = (None, f"job {job.job_id} {job.state}") if job.exception() else (job.result(), "")
+            if self.conclude(attempt, code, lost):
                 self._submit_array([attempt.task], attempt.number + 1)
-            else:
-                reason = (
-                    f"job {attempt.job.job_id} {attempt.job.state}" if code is None else describe_exit(code, missing)
-                )
-                failure = Failure(attempt.task, reason, attempt.tail(), code == USER_ERROR)
-                self.failures.append(failure)
-                self.observer.failed(failure)
             self._write_submitted()

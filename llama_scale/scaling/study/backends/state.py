@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from llama_scale.cli import USER_ERROR
 from llama_scale.files import write_json
-from llama_scale.scaling.study.tasks import Task, task_keys
+from llama_scale.scaling.study.backends.task import Task, task_keys
 
 MAX_ATTEMPTS = 2
 TAIL_LINES = 12
@@ -72,8 +72,8 @@ class Observer(Protocol):
 class State:
     """What is known of the tasks: which are done, and how long those of each stage took.
 
-    Done tasks have a record <folder>/<task>.json, written after the success, with the command
-    and a key that stands for it and for all that it followed.
+    Done tasks have a record <folder>/<task>.json, written after the success, with the command and a key that stands for
+    it and for all that it followed.
     """
 
     folder: Path
@@ -126,22 +126,55 @@ class State:
         self.done.add(task.name)
 
 
+class Executor:
+    """What the executors share: the attempts that run, the failures, and what becomes of an attempt that has ended.
+
+    Args:
+        state: The tasks and which of them are done.
+        logs: Folder of their logs.
+        observer: Is told what happens.
+        import_path: Folder of the packages that the tasks import.
+    """
+
+    def __init__(self, state: State, logs: Path, observer: Observer, import_path: Path) -> None:
+        self.state, self.logs, self.observer, self.import_path = state, logs, observer, import_path
+        logs.mkdir(parents=True, exist_ok=True)
+        self.running: list[Any] = []
+        self.failures: list[Failure] = []
+
+    def waiting(self) -> list[Task]:
+        """Return the tasks that are ready and neither run nor have failed."""
+        taken = {a.task.name for a in self.running} | {f.task.name for f in self.failures}
+        return [task for task in self.state.ready() if task.name not in taken]
+
+    def conclude(self, attempt: Attempt, code: int | None, lost: str = "", retry: bool = True) -> bool:
+        """Take note of an attempt that has ended; return whether its task is to be run once more.
+
+        A task is not run again where its input was bad. Without an exit code, ``lost`` says how it ended.
+        """
+        self.running.remove(attempt)
+        missing = self.state.missing(attempt.task)
+        if code == 0 and not missing:
+            self.state.finish(attempt)
+            self.observer.finished(attempt)
+        elif retry and code != USER_ERROR and attempt.number < MAX_ATTEMPTS:
+            self.observer.retried(attempt)
+            return True
+        else:
+            reason = lost if code is None else describe_exit(code, missing)
+            self.failures.append(Failure(attempt.task, reason, attempt.tail(), code == USER_ERROR))
+            self.observer.failed(self.failures[-1])
+        return False
+
+
 def task_environment(import_path: Path) -> dict[str, str]:
     """Return what a task's environment has beside ours: the folder of the packages it imports."""
     path = os.pathsep.join(filter(None, [str(import_path), os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def may_retry(exit_code: int | None, attempt: Attempt) -> bool:
-    """Whether a task that did not succeed is run once more: not where its input was bad."""
-    return exit_code != USER_ERROR and attempt.number < MAX_ATTEMPTS
-
-
 def describe_exit(code: int, missing: list[str]) -> str:
-    """Say how a task failed: its exit code, or the ``missing`` output of one that exited with 0.
-
-    A negative code is the number of the signal that killed it.
-    """
+    """Say how a task failed: its exit code (minus a signal), or the ``missing`` output of one that exited with 0."""
     if code == 0:
         return f"exit code 0 without {missing[0]}"
     if code > 0:

@@ -2,10 +2,10 @@
 
 import sys
 
+from llama_scale.scaling.study.backends.task import Task
 from llama_scale.scaling.study.grids import Grid
 from llama_scale.scaling.study.plan import Study
 from llama_scale.scaling.study.settings import StudyConfig
-from llama_scale.scaling.study.tasks import Task
 from tests.conftest import ROOT
 
 TRAIN = {"model.vocab_size": 256, "model.context_length": 64}

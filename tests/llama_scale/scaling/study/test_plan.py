@@ -15,8 +15,8 @@ from llama_scale.cli import build, parse
 from llama_scale.config import TrainConfig, load_size
 from llama_scale.errors import InputError
 from llama_scale.model.llama import Llama
+from llama_scale.scaling.study.backends.task import Task, task_keys
 from llama_scale.scaling.study.plan import read_study
-from llama_scale.scaling.study.tasks import Task, task_keys
 from tests.conftest import ROOT, run_script
 from tests.llama_scale.scaling.helpers import TOY
 

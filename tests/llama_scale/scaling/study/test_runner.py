@@ -17,10 +17,10 @@ from llama_scale.errors import InputError
 from llama_scale.scaling.study.backends.local import LocalExecutor, cpu_count, gpus, pick_slots
 from llama_scale.scaling.study.backends.slurm import SlurmAttempt
 from llama_scale.scaling.study.backends.state import State, describe_exit
+from llama_scale.scaling.study.backends.task import Task
 from llama_scale.scaling.study.progress import Progress, clock
 from llama_scale.scaling.study.runner import run_study
 from llama_scale.scaling.study.runs import plan_runs
-from llama_scale.scaling.study.tasks import Task
 from tests.conftest import ROOT
 from tests.llama_scale.scaling.study.helpers import TRAIN, events, kill_tasks, make_study, task
 
