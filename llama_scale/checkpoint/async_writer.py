@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor
 class Snapshot:
     """Copies nested state into host buffers that are allocated once and used again.
 
-    Tensors of a GPU go to pinned memory without waiting for each other; tensors that share their
-    storage share their copy. The GPU holds no second copy at any time.
+    Tensors of a GPU go to pinned memory without waiting for each other; tensors that share their storage share their
+    copy. The GPU holds no second copy at any time.
     """
 
     def __init__(self) -> None:
@@ -62,8 +62,7 @@ class Snapshot:
 class Writer:
     """Runs one job at a time on a thread, so that disks are not waited for.
 
-    The error of a job is kept until ``collect`` hands it to the caller's thread. ``name`` is that
-    of the last job.
+    The error of a job is kept until ``collect`` hands it to the caller's thread. ``name`` is that of the last job.
     """
 
     def __init__(self) -> None:

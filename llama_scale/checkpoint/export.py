@@ -19,9 +19,8 @@ from llama_scale.model.llama import EOS
 def export_checkpoint(path: str | Path, out: str | Path) -> None:
     """Write a checkpoint or run as a folder that transformers loads; raise InputError if it cannot.
 
-    The folder has config.json, model.safetensors, tokenizer.json and tokenizer_config.json, and
-    the SentencePiece model that the tokenizer was made from. A prompt is the end-of-document id
-    followed by its tokens.
+    The folder has config.json, model.safetensors, tokenizer.json and tokenizer_config.json, and the SentencePiece model
+    that the tokenizer was made from. A prompt is the end-of-document id followed by its tokens.
     """
     folder, out = folders.resolve(path), Path(out)
     _check_empty(out)

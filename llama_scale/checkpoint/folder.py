@@ -1,10 +1,9 @@
 """Checkpoints that are whole or absent, checked on load, and never unpickled.
 
-A checkpoint is a folder step-00001000 with model.safetensors, optimizer.safetensors,
-trainer.json, tokenizer.model and manifest.json, which names the sha256 of each file and is
-written last; the folder gets its name by a rename once everything in it is on disk. Processes
-that share the weights write shard-*.safetensors instead of the first two, one each, with the same
-names of tensors (sharded.py); whoever reads need not know.
+A checkpoint is a folder step-00001000 with model.safetensors, optimizer.safetensors, trainer.json, tokenizer.model and
+manifest.json, which names the sha256 of each file and is written last; the folder gets its name by a rename once
+everything in it is on disk. Processes that share the weights write shard-*.safetensors instead of the first two, one
+each, with the same names of tensors (sharded.py); whoever reads need not know.
 """
 
 import errno
@@ -34,8 +33,8 @@ LIGHTNING_PREFIX = "model."
 def save(folder: Path, state: dict[str, Any], meta: dict[str, Any], tokenizer: Path) -> None:
     """Write Lightning's ``state`` dictionary as a checkpoint folder, atomically.
 
-    ``meta`` goes into the manifest; ``tokenizer`` is copied beside the weights. On an error
-    nothing is left but what stood there before.
+    ``meta`` goes into the manifest; ``tokenizer`` is copied beside the weights. On an error nothing is left but what
+    stood there before.
     """
     _write_atomically(folder, meta, lambda inside: _write_parts(inside, dict(state), tokenizer))
 
@@ -173,9 +172,9 @@ def _write_rest(folder: Path, rest: dict[str, Any], tokenizer: Path) -> None:
 def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Return Lightning's state as weights, moments by ``INDEX.NAME``, and what is no tensor.
 
-    The weights are named as in Llama, without Lightning's prefix. Moment "3.exp_avg" is that of the
-    optimizer's parameter 3, so that a name that begins with a number is a moment's and a file that
-    holds both kinds can be told apart.
+    The weights are named as in Llama, without Lightning's prefix. Moment "3.exp_avg" is that of the optimizer's
+    parameter 3, so that a name that begins with a number is a moment's and a file that holds both kinds can be told
+    apart.
     """
     weights = {k.removeprefix(LIGHTNING_PREFIX): v for k, v in state.pop("state_dict").items()}
     (optimizer,) = state.pop("optimizer_states")

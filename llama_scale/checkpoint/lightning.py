@@ -18,10 +18,9 @@ from llama_scale.checkpoint.async_writer import Snapshot, Writer
 class FolderCheckpointIO(CheckpointIO):
     """Lightning's way to folder.py: copies the state, then writes on a thread.
 
-    ``accumulate`` is the number of micro-batches in a step of this process: Lightning counts
-    those, and a run may continue with another number. Where the state is split over processes,
-    ``mesh`` has their hosts: each calls ``save_checkpoint`` and writes its part, and
-    ``load_checkpoint`` leaves the tensors out.
+    ``accumulate`` is the number of micro-batches in a step of this process: Lightning counts those, and a run may
+    continue with another number. Where the state is split over processes, ``mesh`` has their hosts: each calls
+    ``save_checkpoint`` and writes its part, and ``load_checkpoint`` leaves the tensors out.
     """
 
     def __init__(self, meta: dict[str, Any], tokenizer: Path, accumulate: int) -> None:
@@ -46,8 +45,8 @@ class FolderCheckpointIO(CheckpointIO):
         state = checkpoints.load_state(path) if self.mesh is None else checkpoints.load_rest(path)
         step = state["global_step"]
         progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        # 100 steps of 4 micro-batches are 400 "ready"; a run that goes on with 2 in a step has to
-        # find 200, and what else is counted ("started", "completed") 200 lower too.
+        # 100 steps of 4 micro-batches are 400 "ready"; a run that goes on with 2 in a step has to find 200, and what
+        # else is counted ("started", "completed") 200 lower too.
         for counts in (progress["total"], progress["current"]):
             change = step * self.accumulate - counts["ready"]
             counts |= {name: count + change for name, count in counts.items()}

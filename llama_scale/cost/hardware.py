@@ -10,8 +10,8 @@ GIB = 1024**3
 DEFAULT_MFU = 0.4  # share of the bf16 peak that a run is taken to reach, attention counted full
 CPU_FLOPS_PER_THREAD = 30e9
 
-# Part of a device's memory that tensors may take: the rest is the driver's context, the
-# libraries' workspaces and fragmentation.
+# Part of a device's memory that tensors may take: the rest is the driver's context, the libraries' workspaces and
+# fragmentation.
 USABLE = {"cpu": 0.9, "cuda": 0.94}
 
 

@@ -49,8 +49,8 @@ def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, compiled: boo
 def candidates(config: TrainConfig, batch: int, device: str) -> Iterator[Layout]:
     """Yield the layouts that the configuration allows of a ``batch`` of sequences.
 
-    A micro-batch divides the device's share of the batch: 12 sequences on 2 devices are 6 each,
-    hence micro-batches of 6, 3, 2 or 1.
+    A micro-batch divides the device's share of the batch: 12 sequences on 2 devices are 6 each, hence micro-batches of
+    6, 3, 2 or 1.
     """
     devices = config.devices * config.nodes
     share = batch // devices
@@ -81,9 +81,9 @@ def pick_compile(config: TrainConfig, tokens: int, machine: Machine) -> bool:
 def pick_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, device: str, memory: float) -> Layout:
     """Return the fastest layout that fits in ``memory`` bytes, or the smallest if none does.
 
-    Fast is a micro-batch of at least BUSY_TOKENS tokens, then whole weights, then a larger
-    micro-batch. A layout fits where it needs no more than the share COMFORTABLE. Raises InputError
-    when devices or micro_batch do not divide the ``batch`` of sequences.
+    Fast is a micro-batch of at least BUSY_TOKENS tokens, then whole weights, then a larger micro-batch. A layout fits
+    where it needs no more than the share COMFORTABLE. Raises InputError when devices or micro_batch do not divide the
+    ``batch`` of sequences.
     """
     devices = config.devices * config.nodes
     if batch % devices:

@@ -1,7 +1,7 @@
 """Lightning callbacks: the metrics log, signals and the progress bar.
 
-Lightning's own counterparts lose the CSV of a reused folder, synchronize every batch and save
-inside signal handlers; these do none of that.
+Lightning's own counterparts lose the CSV of a reused folder, synchronize every batch and save inside signal handlers;
+these do none of that.
 """
 
 import gc
@@ -87,12 +87,11 @@ Scorer = Callable[[pl.Trainer, pl.LightningModule, int], Mapping[str, float]]
 class MetricsLog(StepCallback):
     """Appends a row to metrics.jsonl every ``every`` steps and whenever a scorer has scores.
 
-    A row has step, tokens, flops, loss (the mean in nats of the steps taken since the row before,
-    null if there are none), lr, grad_norm, skips (steps left out so far), what the ``scorers``
-    returned, tokens_per_second (their time left out), memory (bytes) and, where the device's peak
-    is known, mfu (attention counted causal), mfu_full and peak_flops. Losses stay on the device
-    between rows. A resumed run drops the rows after its checkpoint first, so that no step stands
-    twice. Rank 0 alone writes; ``listeners`` are handed each row.
+    A row has step, tokens, flops, loss (the mean in nats of the steps taken since the row before, null if there are
+    none), lr, grad_norm, skips (steps left out so far), what the ``scorers`` returned, tokens_per_second (their time
+    left out), memory (bytes) and, where the device's peak is known, mfu (attention counted causal), mfu_full and
+    peak_flops. Losses stay on the device between rows. A resumed run drops the rows after its checkpoint first, so that
+    no step stands twice. Rank 0 alone writes; ``listeners`` are handed each row.
     """
 
     def __init__(
@@ -193,15 +192,14 @@ def finite(value: float) -> float | None:
 class StopOnSignal(StepCallback):
     """On SIGTERM, SIGUSR1 or Ctrl-C: finish the step, save and stop; a second signal kills.
 
-    ``received`` is the number of the signal that all ranks agreed to stop for, or None. Ranks
-    must stop after the same step: one that left alone would keep the others waiting in their next
-    all-reduce. So after each step every rank starts a vote, the maximum over all ranks of the
-    signal that each holds (0 for none), and reads the result after the next step. The vote goes
-    between the hosts (gloo) while the devices compute, and no device waits for it. For example,
-    with SIGUSR1 = 10 arriving at rank 1 in step 5:
+    ``received`` is the number of the signal that all ranks agreed to stop for, or None. Ranks must stop after the same
+    step: one that left alone would keep the others waiting in their next all-reduce. So after each step every rank
+    starts a vote, the maximum over all ranks of the signal that each holds (0 for none), and reads the result after the
+    next step. The vote goes between the hosts (gloo) while the devices compute, and no device waits for it. For
+    example, with SIGUSR1 = 10 arriving at rank 1 in step 5:
 
-        after step 5: rank 0 votes 0, rank 1 votes 10; both read the vote of step 4, which is 0
-        after step 6: both read max(0, 10) = 10, save step 6 and stop
+        after step 5: rank 0 votes 0, rank 1 votes 10; both read the vote of step 4, which is 0 after step 6: both read
+        max(0, 10) = 10, save step 6 and stop
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -255,8 +253,8 @@ class StopOnSignal(StepCallback):
 class GarbageCollection(StepCallback):
     """Collects garbage every ``every`` steps and at no other time.
 
-    What is there after the first step is never looked at again. A collection that comes by itself
-    can stall a step for a tenth of a second, at another moment on each rank.
+    What is there after the first step is never looked at again. A collection that comes by itself can stall a step for
+    a tenth of a second, at another moment on each rank.
     """
 
     def __init__(self, every: int = 100) -> None:

@@ -15,11 +15,10 @@ from llama_scale.training.rollback import delete_undone
 class Checkpointer(StepCallback):
     """Saves every ``every`` steps, at those to be kept, at the end and on request.
 
-    Kept are the last ``keep_last``, those at multiples of ``keep_every`` and at ``keep_steps``. A
-    save that fails (disk full, no permission) is reported and training goes on: the previous
-    checkpoint stays. The last save is waited for and must succeed. Nothing is saved once
-    ``skip_limit`` has stopped the run, which then goes back to an earlier checkpoint. ``writer`` is
-    the thread that writes what the Trainer saves.
+    Kept are the last ``keep_last``, those at multiples of ``keep_every`` and at ``keep_steps``. A save that fails (disk
+    full, no permission) is reported and training goes on: the previous checkpoint stays. The last save is waited for
+    and must succeed. Nothing is saved once ``skip_limit`` has stopped the run, which then goes back to an earlier
+    checkpoint. ``writer`` is the thread that writes what the Trainer saves.
     """
 
     def __init__(

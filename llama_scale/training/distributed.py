@@ -26,9 +26,9 @@ class ProcessRank:
 def find_rank(devices: int, nodes: int, environment: Mapping[str, str] = os.environ) -> ProcessRank:
     """Return this process's rank; raise InputError if the launcher started another number.
 
-    torchrun is known by TORCHELASTIC_RUN_ID, srun by SLURM_STEP_ID with more than one task or
-    node (an interactive shell or sbatch script alone starts nothing). Otherwise a run of several
-    devices on one node starts its own processes, each with LOCAL_RANK.
+    torchrun is known by TORCHELASTIC_RUN_ID, srun by SLURM_STEP_ID with more than one task or node (an interactive
+    shell or sbatch script alone starts nothing). Otherwise a run of several devices on one node starts its own
+    processes, each with LOCAL_RANK.
     """
     n_processes = devices * nodes
     if "TORCHELASTIC_RUN_ID" in environment:

@@ -1,7 +1,7 @@
 """FSDP2 through Lightning: each process holds, draws, writes and reads its own part of the state.
 
-No process ever holds the whole model: blocks are made one at a time, drawn and split at once. The
-checkpoints are read by any number of processes and any strategy (sharded.py).
+No process ever holds the whole model: blocks are made one at a time, drawn and split at once. The checkpoints are read
+by any number of processes and any strategy (sharded.py).
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ from llama_scale.model.llama import Llama, rope_table
 def shard(model: Llama, mesh: DeviceMesh, seed: int | None) -> None:
     """Fill a model on the meta device and split it over ``mesh``, a block at a time.
 
-    The weights are those of ``init_weights(seed)``, or not set if ``seed`` is None. Each block is
-    gathered alone in training; the tables with the root.
+    The weights are those of ``init_weights(seed)``, or not set if ``seed`` is None. Each block is gathered alone in
+    training; the tables with the root.
     """
     device = torch.device(mesh.device_type)
     generator = torch.Generator().manual_seed(seed or 0)

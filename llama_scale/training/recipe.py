@@ -18,8 +18,8 @@ TOKENS_PER_PARAMETER = 20
 def step_law_lr(n: int, d: float) -> float:
     """Peak learning rate 1.79 N^-.713 D^.307 (Step Law, arXiv 2503.04715), capped at 6e-3.
 
-    ``n`` is non-embedding parameters and ``d`` training tokens. The law reads too high below
-    100M parameters, hence the cap.
+    ``n`` is non-embedding parameters and ``d`` training tokens. The law reads too high below 100M parameters, hence the
+    cap.
     """
     return min(1.79 * n**-0.713 * d**0.307, LR_CAP)
 
@@ -42,9 +42,9 @@ def warmup_law(n: int, batch_tokens: int, steps: int) -> int:
 class Recipe:
     """A run's optimizer settings with every ``auto`` replaced by a number.
 
-    ``batch`` is in sequences and ``tokens`` is steps x batch x context length. ``laws`` says for
-    each value where it came from. A branch has its ``parent`` checkpoint and ``first_step``, the
-    step that it continues from, and leaves out the batches that its trunk had ``skipped``.
+    ``batch`` is in sequences and ``tokens`` is steps x batch x context length. ``laws`` says for each value where it
+    came from. A branch has its ``parent`` checkpoint and ``first_step``, the step that it continues from, and leaves
+    out the batches that its trunk had ``skipped``.
     """
 
     tokens: int
@@ -62,8 +62,8 @@ class Recipe:
 def resolve(config: TrainConfig) -> Recipe:
     """Replace ``auto`` in tokens, batch, learning rate and warmup by the laws' values.
 
-    Raises InputError when the run is shorter than one step, when a given batch is not of whole
-    sequences, or when a branch does not continue its parent.
+    Raises InputError when the run is shorter than one step, when a given batch is not of whole sequences, or when a
+    branch does not continue its parent.
     """
     n = count_parameters(config.model).non_embedding
     context = config.model.context_length
@@ -119,8 +119,8 @@ def resolve(config: TrainConfig) -> Recipe:
 def read_parent(config: TrainConfig) -> dict[str, Any] | None:
     """Return what the checkpoint that a branch continues says of itself, or None for a trunk.
 
-    Raises InputError when the checkpoint is none of a constant-rate run, or when model, seed or
-    one of the optimizer's values differ from it.
+    Raises InputError when the checkpoint is none of a constant-rate run, or when model, seed or one of the optimizer's
+    values differ from it.
     """
     cooldown, path = config.optim.schedule == "cooldown", config.branch_from
     if cooldown != (path is not None):

@@ -1,8 +1,8 @@
 """Batches that a run leaves out, and the documents in them: skipped.jsonl of the run folder.
 
-A row is one rollback, a return to an earlier checkpoint: from_step is that checkpoint's step, or
-the one where the run began (0, a branch at its parent's step), and batches are the numbers left
-out from then on. The order of batches stays a function of the seed and this list.
+A row is one rollback, a return to an earlier checkpoint: from_step is that checkpoint's step, or the one where the run
+began (0, a branch at its parent's step), and batches are the numbers left out from then on. The order of batches stays
+a function of the seed and this list.
 """
 
 import json
@@ -38,8 +38,8 @@ def skipped_batches(rollbacks: list[dict[str, Any]], before: Iterable[int] = ())
 def is_undone(meta: dict[str, Any], rollbacks: list[dict[str, Any]]) -> bool:
     """Whether a rollback went back behind the checkpoint of ``meta`` after it was written.
 
-    A checkpoint counts the rollbacks before it. One of step 40 that counts none is undone by a
-    first rollback to step 30; one of step 40 that counts 1 was written on the way up from there.
+    A checkpoint counts the rollbacks before it. One of step 40 that counts none is undone by a first rollback to step
+    30; one of step 40 that counts 1 was written on the way up from there.
     """
     later = rollbacks[meta.get("rollbacks", 0) :]
     return any(row["from_step"] < meta["step"] for row in later)
@@ -56,14 +56,13 @@ def newest_checkpoint(run: Path, rollbacks: list[dict[str, Any]]) -> Path | None
 def record_rollback(run: Path, windows: TokenWindows, recipe: Recipe, first: int, last: int) -> dict[str, Any]:
     """Record that steps ``first`` to ``last`` (from 1) were skipped, and undo what followed.
 
-    The run continues from the newest checkpoint that is as many steps older than ``first`` as
-    were skipped: the weights of the steps just before may be spoiled already. skipped.jsonl is
-    replaced in one move; newer checkpoints are deleted when the run continues.
+    The run continues from the newest checkpoint that is as many steps older than ``first`` as were skipped: the weights
+    of the steps just before may be spoiled already. skipped.jsonl is replaced in one move; newer checkpoints are
+    deleted when the run continues.
 
-    Example: of steps 101 to 104 each was skipped, checkpoints are at 80, 90 and 100 and no batch
-    is left out yet. Step s (from 1) read batch s - 1, so batches 100 to 103 are left out. Four
-    steps older than 101 is 97, so the run continues from step 90: steps 91 to 100 read batches 90
-    to 99 once more, and step 101 reads batch 104.
+    Example: of steps 101 to 104 each was skipped, checkpoints are at 80, 90 and 100 and no batch is left out yet. Step
+    s (from 1) read batch s - 1, so batches 100 to 103 are left out. Four steps older than 101 is 97, so the run
+    continues from step 90: steps 91 to 100 read batches 90 to 99 once more, and step 101 reads batch 104.
 
     Returns:
         The row.
@@ -124,9 +123,9 @@ def documents_of(windows: TokenWindows, samples: np.ndarray) -> list[dict[str, A
     starts = _document_starts(windows.tokens, [row for _, row in rows])  # (documents,)
     numbers: set[int] = set()
     for start in windows.starts(samples):
-        # A window reads tokens start to start + context, both included. With documents that start
-        # at 0, 100 and 250, the window 90 to 154 has 1 start at or before its first token and 2
-        # at or before its last: it reads documents 1 - 1 = 0 up to, but without, 2.
+        # A window reads tokens start to start + context, both included. With documents that start at 0, 100 and 250,
+        # the window 90 to 154 has 1 start at or before its first token and 2 at or before its last: it reads documents
+        # 1 - 1 = 0 up to, but without, 2.
         ends = [start, start + windows.context_length]
         first, last = np.searchsorted(starts, ends, side="right")
         numbers.update(range(max(0, first - 1), last))

@@ -85,8 +85,8 @@ class Run:
 def plan_run(config: TrainConfig) -> Run:
     """Decide every ``auto``, check data and memory, and open the run folder's past.
 
-    Raises InputError if the data is missing or damaged, its tokenizer does not match the model,
-    the device cannot hold the model, or the run folder belongs to another configuration.
+    Raises InputError if the data is missing or damaged, its tokenizer does not match the model, the device cannot hold
+    the model, or the run folder belongs to another configuration.
     """
     recipe = resolve(config)
     set_threads(config.threads)
@@ -135,8 +135,7 @@ def check_parent(config: TrainConfig, tokens: Tokens) -> None:
 def fit_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine) -> Layout:
     """Return how a step is laid out on the devices.
 
-    Raises InputError when the device cannot hold the model, or when devices or micro_batch do not
-    divide the batch.
+    Raises InputError when the device cannot hold the model, or when devices or micro_batch do not divide the batch.
     """
     device, have = machine.device, machine.memory
     if device == "cpu":
@@ -164,8 +163,8 @@ def checkpoint_interval(config: TrainConfig, recipe: Recipe) -> int:
 def validation_interval(config: TrainConfig, recipe: Recipe) -> int:
     """Return the steps between validations; 0 is at the end only.
 
-    ``auto`` is ten in a run, or as many as a tenth of its compute pays for: a validation token
-    costs a third of a training token.
+    ``auto`` is ten in a run, or as many as a tenth of its compute pays for: a validation token costs a third of a
+    training token.
     """
     affordable = int(VALIDATION_SHARE * 3 * recipe.tokens / config.val_tokens)
     if config.val_every == "auto":

@@ -55,9 +55,9 @@ Listener = Callable[[dict[str, Any]], None]  # is handed each row of metrics.jso
 class Pretraining(pl.LightningModule):
     """Next-token training of a LLaMA model.
 
-    Each of ``metrics_listeners`` is handed the StepMetrics of each optimizer step, before the
-    callbacks of that step. ``shards`` is the number of processes that the weights are split over;
-    they are then drawn from ``seed``, or left to a checkpoint if it is None.
+    Each of ``metrics_listeners`` is handed the StepMetrics of each optimizer step, before the callbacks of that step.
+    ``shards`` is the number of processes that the weights are split over; they are then drawn from ``seed``, or left to
+    a checkpoint if it is None.
     """
 
     def __init__(
@@ -231,10 +231,10 @@ def fit(
 ) -> int | None:
     """Train from the newest checkpoint to the end; return the signal that stopped it, or None.
 
-    After each step ``callbacks`` run, then ``scorers``, whose scores stand in the step's row of
-    metrics.jsonl, then its checkpoint is written. ``listeners`` are handed each row. When many
-    steps in a row had to be skipped, the run goes back to an earlier checkpoint and leaves their
-    batches out; raises InputError when that does not help, or when another process trains the run.
+    After each step ``callbacks`` run, then ``scorers``, whose scores stand in the step's row of metrics.jsonl, then its
+    checkpoint is written. ``listeners`` are handed each row. When many steps in a row had to be skipped, the run goes
+    back to an earlier checkpoint and leaves their batches out; raises InputError when that does not help, or when
+    another process trains the run.
     """
     _quieten()
     if run.process.rank != 0:

@@ -92,10 +92,9 @@ def live_mirror(
 ) -> Iterator[list[Callable[[dict[str, Any]], None]]]:
     """Yield the listeners of a training run's metric rows: one that mirrors them, or none.
 
-    None without a ``project`` or in mode disabled. A row is one of metrics.jsonl. Offline, a run
-    that is continued takes the place of what was written before, and begins with the rows that
-    still stand in metrics.jsonl: each step is there once. W&B's own errors are reported once and
-    end the mirroring, not the training.
+    None without a ``project`` or in mode disabled. A row is one of metrics.jsonl. Offline, a run that is continued
+    takes the place of what was written before, and begins with the rows that still stand in metrics.jsonl: each step is
+    there once. W&B's own errors are reported once and end the mirroring, not the training.
     """
     mode = pick_mode()
     if project is None or mode == "disabled":
