@@ -16,7 +16,8 @@ import yaml
 import llama_scale
 from llama_scale.checkpoint.folder import verify
 from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml, with_new_names
-from llama_scale.cost.accounting import count_parameters, flops_per_token
+from llama_scale.cost.accounting import flops_per_token
+from llama_scale.cost.dry_run import recipe_lines
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, layout_memory, pick_compile, pick_layout
 from llama_scale.data.shards import Tokens, open_tokens
@@ -240,25 +241,13 @@ def provenance(run: Run) -> dict[str, Any]:
 def describe(run: Run) -> str:
     """Return the run's settings in a few lines, each derived value with the law that set it."""
     config, recipe = run.config, run.recipe
-    count = count_parameters(config.model)
-    laws = recipe.laws
-    epochs = recipe.tokens / run.tokens.n_tokens
-    flops = recipe.tokens * flops_per_token(config.model)
-
-    def law(name: str) -> str:
-        return f"  [{laws[name]}]" if name in laws else ""
-
+    batch = f" = {recipe.batch} x {config.model.context_length} ({run.layout})"
     mode = f"{run.device}, {'bf16' if run.bf16 else 'fp32'}{', compiled' if run.compile else ''}"
     return "\n".join(
         [
             f"{config.size} -> {run.folder} ({mode})",
-            f"  parameters    {count.total:,} total, {count.non_embedding:,} non-embedding, {count.matmul:,} matmul",
-            f"  tokens        {recipe.tokens:,} ({epochs:.2f} epochs of {run.tokens.n_tokens:,})" + law("tokens"),
-            f"  batch         {recipe.batch_tokens:,} tokens = {recipe.batch} x "
-            f"{config.model.context_length} ({run.layout})" + law("batch_tokens"),
-            f"  steps         {recipe.steps:,}, warmup {recipe.warmup_steps:,}" + law("warmup_steps"),
-            f"  learning rate {recipe.lr:.3g}" + law("lr"),
-            f"  compute       {flops:.3g} FLOPs (exact, causal attention)",
+            *recipe_lines(config, recipe, run.tokens.n_tokens, batch),
+            f"  compute       {recipe.tokens * flops_per_token(config.model):.3g} FLOPs (exact, causal attention)",
             f"  memory        {layout_memory(config, run.layout, run.bf16, run.compile, run.device)} on each device",
         ]
     )
