@@ -29,12 +29,11 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
     if model.config.tie_embeddings:
         del weights["head.weight"]
     config = hf_config(model.config) | {"dtype": "float32"}
-    if (folder / "tokenizer.model").is_file():
-        config |= {"bos_token_id": EOS, "eos_token_id": EOS}
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in to_hf(weights).items()}
     folders.write_tensors(out / "model.safetensors", tensors, {"format": "pt"})
     if (folder / "tokenizer.model").is_file():
+        config |= {"bos_token_id": EOS, "eos_token_id": EOS}
         shutil.copyfile(folder / "tokenizer.model", out / "tokenizer.model")
         write_json(out / "tokenizer.json", tokenizer_json(folder / "tokenizer.model"))
         write_json(
@@ -73,12 +72,9 @@ def import_checkpoint(path: str | Path, out: str | Path) -> None:
         weights.pop("lm_head.weight", None)  # transformers takes the embedding
     renamed = from_hf(weights, check_weights(weights, config, path))
     meta = {"model": asdict(config), "size": "imported", "step": 0, "tokens": 0, "data": None}
-    tokenizer = path / "tokenizer.model"
-    meta["tokenizer_fingerprint"] = None
-    if tokenizer.is_file():
-        meta["tokenizer_fingerprint"] = Tokenizer(tokenizer).fingerprint
-    weights = {name: value.float() for name, value in renamed.items()}
-    folders.save_weights(out, weights, meta, tokenizer if tokenizer.is_file() else None)
+    tokenizer = path / "tokenizer.model" if (path / "tokenizer.model").is_file() else None
+    meta["tokenizer_fingerprint"] = Tokenizer(tokenizer).fingerprint if tokenizer else None
+    folders.save_weights(out, {name: value.float() for name, value in renamed.items()}, meta, tokenizer)
 
 
 def _check_empty(out: Path) -> None:

@@ -36,8 +36,7 @@ class FolderCheckpointIO(CheckpointIO):
         state = self.snapshot.take(checkpoint, self.mesh)
         job = partial(checkpoints.save, Path(path), state, meta, self.tokenizer)
         if self.mesh is not None:
-            group = self.mesh.get_group()
-            job = partial(checkpoints.save_shards, Path(path), state, meta, self.tokenizer, group)
+            job = partial(checkpoints.save_shards, Path(path), state, meta, self.tokenizer, self.mesh.get_group())
         self.writer.submit(job, f"step {step}")
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict:
@@ -60,10 +59,11 @@ class FolderCheckpointIO(CheckpointIO):
 def random_state() -> dict[str, Any]:
     """Return the states of Python's, numpy's and torch's generators as JSON values."""
     version, numbers, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
+    drawn = np.random.get_state(legacy=False)
+    key, position = drawn["state"]["key"].tolist(), drawn["state"]["pos"]
     state = {
         "python": [version, list(numbers), gauss],
-        "numpy": [name, keys.tolist(), *rest],
+        "numpy": [drawn["bit_generator"], key, position, drawn["has_gauss"], drawn["gauss"]],
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
     }
     if torch.cuda.is_available():
