@@ -46,42 +46,28 @@ class StepCallback(pl.Callback):
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What an optimizer step measured. The tensors () stay on the device, so nothing waits.
+    """What an optimizer step measured. The tensors () stay on the device, so nothing waits."""
 
-    Attributes:
-        loss: Mean in nats of the step's micro-batches over all ranks; NaN for a skipped step.
-        grad_norm: Norm of the gradients before clipping.
-        lr: Learning rate of the step.
-        skips: Number of steps skipped so far.
-        skips_in_row: Number of steps skipped since the last one that was taken.
-    """
-
-    loss: torch.Tensor
-    grad_norm: torch.Tensor
+    loss: torch.Tensor  # mean in nats of the step's micro-batches over all ranks; NaN for a skipped step
+    grad_norm: torch.Tensor  # before clipping
     lr: float
-    skips: torch.Tensor
-    skips_in_row: torch.Tensor
+    skips: torch.Tensor  # steps skipped so far
+    skips_in_row: torch.Tensor  # steps skipped since the last one that was taken
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What turns steps and seconds into tokens, FLOPs and MFU.
+    """What turns steps and seconds into tokens, FLOPs and MFU."""
 
-    Attributes:
-        tokens: Tokens in an optimizer step, all ranks together.
-        flops_per_token: Training FLOPs of a token, attention counted causal.
-        flops_per_token_full: The same with the full square of attention.
-        peak_flops: Dense bf16 peak of all devices together in FLOP/s, or None where unknown.
-    """
-
-    tokens: int
-    flops_per_token: int
-    flops_per_token_full: int
-    peak_flops: float | None = None
+    tokens: int  # in an optimizer step, all ranks together
+    flops_per_token: int  # of training, attention counted causal
+    flops_per_token_full: int  # the same with the full square of attention
+    peak_flops: float | None = None  # dense bf16 peak of all devices together in FLOP/s, None where unknown
 
 
 # Called after each step, with its number from 1; returns scores by name, none when none are due.
 Scorer = Callable[[pl.Trainer, pl.LightningModule, int], Mapping[str, float]]
+Listener = Callable[[dict[str, Any]], None]  # is handed each row of metrics.jsonl
 
 
 class MetricsLog(StepCallback):
@@ -95,13 +81,7 @@ class MetricsLog(StepCallback):
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        every: int,
-        cost: StepCost,
-        scorers: Sequence[Scorer] = (),
-        listeners: Sequence[Callable[[dict], None]] = (),
+        self, path: Path, every: int, cost: StepCost, scorers: Sequence[Scorer] = (), listeners: Sequence[Listener] = ()
     ) -> None:
         super().__init__()
         self.path, self.every, self.cost = path, every, cost
@@ -126,9 +106,7 @@ class MetricsLog(StepCallback):
             return
         rows = read_jsonl(self.path) if self.path.exists() else []
         with atomic_write(self.path) as file:
-            for row in rows:
-                if row["step"] <= trainer.global_step:
-                    file.write(json.dumps(row) + "\n")
+            file.writelines(json.dumps(row) + "\n" for row in rows if row["step"] <= trainer.global_step)
 
     def take(self, metrics: StepMetrics) -> None:
         """Keep what a step measured for the next row."""
@@ -157,13 +135,11 @@ class MetricsLog(StepCallback):
         latest = self.latest
         assert latest is not None, "take comes before on_step"
         losses = torch.stack([loss.to(device) for loss in self.losses]).double()  # (steps,)
-        loss = losses.nanmean().item()  # a skipped step is NaN
-        tokens = step * self.cost.tokens
         return {
             "step": step,
-            "tokens": tokens,
-            "flops": tokens * self.cost.flops_per_token,
-            "loss": finite(loss),
+            "tokens": step * self.cost.tokens,
+            "flops": step * self.cost.tokens * self.cost.flops_per_token,
+            "loss": finite(losses.nanmean().item()),  # a skipped step is NaN
             "lr": latest.lr,
             "grad_norm": finite(float(latest.grad_norm)),
             "skips": int(latest.skips),
@@ -234,15 +210,15 @@ class StopOnSignal(StepCallback):
         """Read the vote of a step ago and start the next; return the signal of the former."""
         if self.group is None:
             return self.pending
-        agreed = 0
+        agreed = None
         if self.vote is not None:
             work, highest = self.vote
             work.wait()
-            agreed = int(highest)
+            agreed = int(highest) or None
         highest = torch.tensor(self.pending or 0)  # ()
         work = torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, group=self.group, async_op=True)
         self.vote = (work, highest)
-        return agreed or None
+        return agreed
 
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         """Ask the trainer to stop; callbacks after this one see it and save."""
@@ -298,13 +274,8 @@ class Progress(StepCallback):
         """Open the bar at the step the run resumes from."""
         super().on_train_start(trainer, module)
         self.started, self.first = time.perf_counter(), trainer.global_step
-        self.bar = tqdm(
-            total=self.steps,
-            initial=self.first,
-            desc=self.label,
-            unit="step",
-            disable=None if trainer.is_global_zero else True,
-        )
+        disable = None if trainer.is_global_zero else True  # None: shown where stderr is a terminal
+        self.bar = tqdm(total=self.steps, initial=self.first, desc=self.label, unit="step", disable=disable)
 
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         """Advance the bar, or print a line."""
@@ -314,14 +285,13 @@ class Progress(StepCallback):
             self.bar.set_postfix({k: f"{v:,.4g}" for k, v in shown.items()}, refresh=False)
             self.bar.update(step - self.bar.n)
         elif step * 10 // self.steps > (step - 1) * 10 // self.steps and "loss" in shown:
-            rate = (time.perf_counter() - self.started) / (step - self.first)
-            share = f"MFU {shown['mfu']:.1%}, " if "mfu" in shown else ""
-            print(
-                f"{self.label}: step {step}/{self.steps} loss {shown['loss']:.4f} "
-                f"{shown['tokens_per_second']:,.0f} tokens/s, {share}"
-                f"{(self.steps - step) * rate:,.0f} s left",
-                flush=True,
+            seconds_left = (self.steps - step) * (time.perf_counter() - self.started) / (step - self.first)
+            speed = f"{shown['tokens_per_second']:,.0f} tokens/s"
+            speed += f", MFU {shown['mfu']:.1%}" if "mfu" in shown else ""
+            text = (
+                f"{self.label}: step {step}/{self.steps} loss {shown['loss']:.4f} {speed}, {seconds_left:,.0f} s left"
             )
+            print(text, flush=True)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Close the bar."""

@@ -69,10 +69,9 @@ class SpikeGuard:
             setattr(self, name, torch.tensor(state[name], dtype=value.dtype, device=value.device))
 
     def to(self, device: torch.device | str) -> "SpikeGuard":
-        """Return a guard with this state on ``device``."""
-        moved = SpikeGuard(device)
-        moved.load_state_dict(self.state_dict())
-        return moved
+        """Move the state to ``device``; return this guard."""
+        vars(self).update({name: value.to(device) for name, value in vars(self).items()})
+        return self
 
 
 class SkipLimit(StepCallback):

@@ -26,7 +26,7 @@ from llama_scale.errors import InputError
 from llama_scale.model.llama import EOS
 from llama_scale.text import count_in_name
 from llama_scale.training.distributed import ProcessRank, find_rank
-from llama_scale.training.recipe import Recipe, resolve
+from llama_scale.training.recipe import OPTIM_VALUES, Recipe, resolve
 
 VALIDATION_SHARE = 0.1  # of the run's compute, at most
 # Fields that may differ when a run continues, and why they change no result:
@@ -56,30 +56,16 @@ class Run:
     process: ProcessRank
 
     @property
-    def world(self) -> int:
-        """Number of processes that share a step."""
-        return self.layout.devices
-
-    @property
-    def micro_batch(self) -> int:
-        """Sequences in one forward pass on a device."""
-        return self.layout.micro_batch
-
-    @property
     def resolved(self) -> dict[str, Any]:
         """The configuration as written to config.yaml."""
         fields = dataclasses.asdict(self.config)
-        fields["optim"] |= {
-            "lr": self.recipe.lr,
-            "batch_tokens": self.recipe.batch_tokens,
-            "warmup_steps": self.recipe.warmup_steps,
-        }
+        fields["optim"] |= {name: getattr(self.recipe, name) for name in OPTIM_VALUES}
         return fields | {
             "run": str(self.folder),
             "tokens": self.recipe.tokens,
             "precision": "bf16" if self.bf16 else "fp32",
             "compile": self.compile,
-            "micro_batch": self.micro_batch,
+            "micro_batch": self.layout.micro_batch,
         }
 
 
@@ -97,21 +83,12 @@ def plan_run(config: TrainConfig) -> Run:
     process = find_rank(config.devices, config.nodes)
     compiled = pick_compile(config, recipe.tokens, machine)
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
-    tokens = open_tokens(config.data, "train")
-    if config.model.document_mask and tokens.eos != EOS:
-        raise InputError(f"model.document_mask: {config.data} ends a document with id {tokens.eos}, not {EOS}")
-    check_parent(config, tokens)
-    if tokens.vocab_size != config.model.vocab_size:
-        raise InputError(
-            f"{config.data}: its tokenizer has {tokens.vocab_size:,} pieces and the model "
-            f"{config.model.vocab_size:,}; set model.vocab_size to {tokens.vocab_size}"
-        )
     name = f"{config.size}-{count_in_name(recipe.tokens, digits=3)}-seed{config.seed}"
     run = Run(
         config=config,
         recipe=recipe,
         folder=Path(config.run or f"runs/{name}"),
-        tokens=tokens,
+        tokens=open_data(config),
         device=device,
         bf16=bf16,
         compile=compiled,
@@ -122,15 +99,22 @@ def plan_run(config: TrainConfig) -> Run:
     return run
 
 
-def check_parent(config: TrainConfig, tokens: Tokens) -> None:
-    """Raise InputError if a branch's parent is damaged or was trained on other data."""
-    if config.branch_from is None:
-        return
-    meta = verify(config.branch_from)
-    if meta["data_fingerprint"] != tokens.fingerprint:
+def open_data(config: TrainConfig) -> Tokens:
+    """Return the training tokens; raise InputError if they suit neither the model nor the parent of a branch."""
+    tokens = open_tokens(config.data, "train")
+    if config.model.document_mask and tokens.eos != EOS:
+        raise InputError(f"model.document_mask: {config.data} ends a document with id {tokens.eos}, not {EOS}")
+    if config.branch_from:
+        meta = verify(config.branch_from)
+        if meta["data_fingerprint"] != tokens.fingerprint:
+            found = f"{config.branch_from} was trained on {meta['data']}"
+            raise InputError(f"branch_from: {found}, which is not the data in {config.data}")
+    if tokens.vocab_size != config.model.vocab_size:
         raise InputError(
-            f"branch_from: {config.branch_from} was trained on {meta['data']}, which is not the data in {config.data}"
+            f"{config.data}: its tokenizer has {tokens.vocab_size:,} pieces and the model "
+            f"{config.model.vocab_size:,}; set model.vocab_size to {tokens.vocab_size}"
         )
+    return tokens
 
 
 def fit_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine) -> Layout:
@@ -147,9 +131,8 @@ def fit_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, mach
     need = layout_memory(config, layout, bf16, compiled, device)
     if need.total > have:
         raise InputError(
-            f"size {config.size}: training needs {need} and this {device} device offers "
-            f"{have / GIB:.1f} GiB; choose a smaller size or a larger device "
-            "(a dry run names the nearest change that fits)"
+            f"size {config.size}: training needs {need} and this {device} device offers {have / GIB:.1f} GiB; choose a "
+            "smaller size or a larger device (a dry run names the nearest change that fits)"
         )
     return layout
 
@@ -187,16 +170,12 @@ def check_same_run(run: Run) -> None:
     changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
         name = min(changed, key=lambda n: ("." in n, n))  # what optim.* follows from comes first
-        raise InputError(
-            f"{path}: this run has {name} = {before.get(name)}, the command asks for "
-            f"{now.get(name)}; choose another run, or delete the folder to start over"
-        )
+        found = f"this run has {name} = {before.get(name)}, the command asks for {now.get(name)}"
+        raise InputError(f"{path}: {found}; choose another run, or delete the folder to start over")
     fingerprint = read_mapping(run.folder / "provenance.json").get("data_fingerprint")
     if fingerprint != run.tokens.manifest["fingerprint"]:
-        raise InputError(
-            f"{run.folder}: {run.config.data} has changed since this run began; "
-            "choose another run, or delete the folder to start over"
-        )
+        found = f"{run.config.data} has changed since this run began"
+        raise InputError(f"{run.folder}: {found}; choose another run, or delete the folder to start over")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -220,9 +199,7 @@ def provenance(run: Run) -> dict[str, Any]:
         commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except OSError:  # no git here
         commit = ""
-    hardware = platform.processor() or platform.machine()
-    if run.device == "cuda":
-        hardware = torch.cuda.get_device_name()
+    processor = platform.processor() or platform.machine()
     return {
         "llama_scale": llama_scale.__version__,
         "commit": commit or None,
@@ -230,7 +207,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": version("lightning"),
-        "hardware": hardware,
+        "hardware": torch.cuda.get_device_name() if run.device == "cuda" else processor,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "data_fingerprint": run.tokens.manifest["fingerprint"],
