@@ -34,8 +34,7 @@ LIGHTNING_PREFIX = "model."
 def save(folder: Path, state: dict[str, Any], meta: dict[str, Any], tokenizer: Path) -> None:
     """Write Lightning's ``state`` dictionary as a checkpoint folder, atomically.
 
-    ``meta`` goes into the manifest; ``tokenizer`` is copied beside the weights. On an error nothing is left but what
-    stood there before.
+    ``meta`` goes into the manifest, ``tokenizer`` beside the weights. An error leaves what stood there before.
     """
     weights, moments, rest = _split(state)
     with _whole_or_absent(folder, meta) as temporary:

@@ -5,8 +5,7 @@ only what it needs. DCP's default format keeps its index in a pickle, which coul
 Plain safetensors files are read by the same calls.
 
 A (6, 4) matrix that four processes share is rows 0-1 in the first's file, 2-3 in the second's, 4-5 in the third's and
-nothing in the fourth's. Two processes that read it back, rows 0-2 and 3-5, each take what overlaps their rows from two
-of the files.
+nothing in the fourth's. Two processes that read it back, rows 0-2 and 3-5, each take their rows from two of the files.
 """
 
 import errno

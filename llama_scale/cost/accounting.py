@@ -27,9 +27,7 @@ def count_parameters(config: ModelConfig) -> Parameters:
     norms = (2 * config.n_layers + 1) * d
     non_embedding = config.n_layers * block + norms
     tables = embedding if config.tie_embeddings else 2 * embedding
-    return Parameters(
-        total=non_embedding + tables, non_embedding=non_embedding, matmul=config.n_layers * block + embedding
-    )
+    return Parameters(non_embedding + tables, non_embedding, matmul=config.n_layers * block + embedding)
 
 
 def flops_per_token(config: ModelConfig, causal: bool = True) -> int:

@@ -85,15 +85,12 @@ def training_memory(
     if checkpoint_activations == "block":
         per_token = config.n_layers * FLOAT32 * d + block
     per_token += FLOAT32 * ((d if fused_norm else 2 * d) + 1)  # the last norm
-    angles = 4 * config.context_length * config.head_dim  # cosines and sines, for q and for k
-    if compiled:
-        angles //= 2
+    angles = (2 if compiled else 4) * config.context_length * config.head_dim  # cosines and sines, for q and for k
     rotary = BFLOAT16 * config.n_layers * angles if bf16 else 0
     rows = min(tokens, max(1, HEAD_LOGITS[device] // config.vocab_size))
-    gathered = 0
-    if shards > 1:  # two blocks and the tables are whole while they are computed with
-        layer = count.non_embedding // config.n_layers
-        gathered = FLOAT32 * (2 * layer + count.total - count.non_embedding)
+    # Two blocks and the tables are whole while they are computed with.
+    tables, two_blocks = count.total - count.non_embedding, 2 * (count.non_embedding // config.n_layers)
+    gathered = FLOAT32 * (two_blocks + tables) if shards > 1 else 0
     split = FLOAT32 * -(-count.total // shards)
     compute_copy = BFLOAT16 * count.matmul if bf16 else 0
     activations = tokens * per_token + rotary

@@ -40,8 +40,7 @@ class SpikeGuard:
     def check_step(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """Count the step of this ``loss`` () and ``grad_norm`` (); return whether to skip it.
 
-        The answer is () float32, 1 to skip and 0 to take the step. There is no ``if``: the host would have to wait for
-        the device.
+        The answer is () float32, 1 to skip and 0 to take the step. No ``if``, which would make the host wait.
         """
         slots = torch.arange(WINDOW, device=loss.device)  # (WINDOW,)
         count = self.accepted.clamp(max=WINDOW)

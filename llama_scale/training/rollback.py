@@ -72,13 +72,8 @@ def record_rollback(run: Path, windows: TokenWindows, recipe: Recipe, first: int
     start = max((step for step in steps if step <= latest), default=recipe.first_step)
     # Batch n is the samples n * batch to (n + 1) * batch - 1 of the run's order.
     samples = np.concatenate([np.arange(n * recipe.batch, (n + 1) * recipe.batch) for n in batches])
-    row = {
-        "from_step": start,
-        "first_step": first,
-        "last_step": last,
-        "batches": batches,
-        "documents": documents_of(windows, samples),
-    }
+    row = {"from_step": start, "first_step": first, "last_step": last, "batches": batches}
+    row["documents"] = documents_of(windows, samples)
     with atomic_write(run / FILE) as file:
         file.writelines(json.dumps(item) + "\n" for item in [*rollbacks, row])
 

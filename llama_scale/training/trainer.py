@@ -19,7 +19,6 @@ from torch.distributed.tensor import DTensor
 
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.checkpoint.lightning import FolderCheckpointIO, random_state, set_random_state
-from llama_scale.config import TrainConfig
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.hardware import bf16_peak
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
@@ -40,7 +39,6 @@ from llama_scale.training.checkpointer import Checkpointer
 from llama_scale.training.fsdp import ShardedStrategy, shard
 from llama_scale.training.loss_spikes import SkipLimit, SpikeGuard
 from llama_scale.training.optim import build_optimizer, lr_ratio
-from llama_scale.training.recipe import Recipe
 from llama_scale.training.rollback import (
     last_rollback,
     newest_checkpoint,
@@ -55,24 +53,15 @@ class Pretraining(pl.LightningModule):
     """Next-token training of a LLaMA model.
 
     Each of ``metrics_listeners`` is handed the StepMetrics of each optimizer step, before the callbacks of that step.
-    ``shards`` is the number of processes that the weights are split over; they are then drawn from ``seed``, or left to
-    a checkpoint if it is None.
+    Weights that are split over several processes are drawn from ``seed``, or left to a checkpoint if it is None.
     """
 
     def __init__(
-        self,
-        model: Llama,
-        config: TrainConfig,
-        recipe: Recipe,
-        *,
-        metrics_listeners: Sequence[Callable[[StepMetrics], None]] = (),
-        shards: int = 1,
-        seed: int | None = None,
+        self, model: Llama, run: Run, metrics_listeners: Sequence[Callable[[StepMetrics], None]], seed: int | None
     ) -> None:
         super().__init__()
-        self.model, self.config, self.recipe = model, config, recipe
-        self.metrics_listeners = metrics_listeners
-        self.shards, self.seed = shards, seed
+        self.model, self.config, self.recipe, self.shards = model, run.config, run.recipe, run.layout.shards
+        self.metrics_listeners, self.seed = metrics_listeners, seed
         self.micro_batch_losses: list[Tensor] = []  # () each, of the step that is under way
         self.spike_guard = SpikeGuard()
         self.loaded_random_state: dict[str, Any] | None = None
@@ -303,9 +292,7 @@ def _fit_once(
     # After each step in this order: who may stop the run comes before who saves it.
     order = [stop, skip_limit, *callbacks, log, progress, saver, GarbageCollection()]
     trainer = build_trainer(run, order, checkpoint_io)
-    on_metrics = [log.take, skip_limit.take]
-    model = build_model(run, seed)
-    module = Pretraining(model, config, recipe, metrics_listeners=on_metrics, shards=run.layout.shards, seed=seed)
+    module = Pretraining(build_model(run, seed), run, metrics_listeners=[log.take, skip_limit.take], seed=seed)
     sampler = StepSampler(recipe.batch, run.layout.micro_batch, first_step, process.rank, process.world, skipped)
     with attention_backends(run.device):
         trainer.fit(module, build_loader(windows, sampler), ckpt_path=resume)
