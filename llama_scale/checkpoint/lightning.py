@@ -59,11 +59,11 @@ class FolderCheckpointIO(CheckpointIO):
 def random_state() -> dict[str, Any]:
     """Return the states of Python's, numpy's and torch's generators as JSON values."""
     version, numbers, gauss = random.getstate()
-    drawn = np.random.get_state(legacy=False)
-    key, position = drawn["state"]["key"].tolist(), drawn["state"]["pos"]
+    of_numpy = np.random.get_state(legacy=False)
+    key, position = of_numpy["state"]["key"].tolist(), of_numpy["state"]["pos"]
     state = {
         "python": [version, list(numbers), gauss],
-        "numpy": [drawn["bit_generator"], key, position, drawn["has_gauss"], drawn["gauss"]],
+        "numpy": [of_numpy["bit_generator"], key, position, of_numpy["has_gauss"], of_numpy["gauss"]],
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
     }
     if torch.cuda.is_available():

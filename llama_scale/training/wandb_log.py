@@ -115,9 +115,9 @@ def live_mirror(
             if not working:
                 return
             path = folder / "metrics.jsonl"
-            rows = [] if has_earlier_rows or not path.exists() else read_jsonl(path)
+            earlier = [] if has_earlier_rows or not path.exists() else read_jsonl(path)
             try:
-                for item in [*(r for r in rows if r["step"] < row["step"]), row]:
+                for item in [*(old for old in earlier if old["step"] < row["step"]), row]:
                     run.log(by_flops(item), step=item["step"])
                 has_earlier_rows = True
             except (wandb.Error, OSError) as error:
