@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor
 class Snapshot:
     """Copies nested state into host buffers that are allocated once and used again.
 
-    Tensors of a GPU go to pinned memory without waiting for each other; tensors that share their
-    storage share their copy. The GPU holds no second copy at any time.
+    Tensors of a GPU go to pinned memory without waiting for each other; tensors that share their storage share their
+    copy. The GPU holds no second copy at any time.
     """
 
     def __init__(self) -> None:
@@ -27,28 +27,27 @@ class Snapshot:
         The copy of a tensor split over devices is split alike over ``mesh``, their hosts.
         """
         seen: dict[tuple, Tensor] = {}
-        result = self._copy(state, (), seen, mesh)
+
+        def copied(value: Any, path: tuple) -> Any:
+            if isinstance(value, dict):
+                return {key: copied(item, (*path, key)) for key, item in value.items()}
+            if isinstance(value, list | tuple):
+                return type(value)(copied(item, (*path, index)) for index, item in enumerate(value))
+            if isinstance(value, DTensor):
+                part, shape, stride = copied(value.to_local(), path), value.shape, value.stride()
+                return DTensor.from_local(part, mesh, value.placements, run_check=False, shape=shape, stride=stride)
+            if not isinstance(value, Tensor):
+                return copy.deepcopy(value)
+            identity = (value.data_ptr(), value.shape, value.dtype)
+            if value.numel() == 0 or identity not in seen:
+                seen[identity] = self._buffer(value.detach(), path)
+                seen[identity].copy_(value.detach(), non_blocking=True)
+            return seen[identity]
+
+        result = copied(state, ())
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
         return result
-
-    def _copy(self, value: Any, path: tuple, seen: dict[tuple, Tensor], mesh: DeviceMesh | None) -> Any:
-        if isinstance(value, dict):
-            return {k: self._copy(item, (*path, k), seen, mesh) for k, item in value.items()}
-        if isinstance(value, list | tuple):
-            items = (self._copy(item, (*path, i), seen, mesh) for i, item in enumerate(value))
-            return type(value)(items)
-        if isinstance(value, DTensor):
-            part = self._copy(value.to_local(), path, seen, mesh)
-            shape, stride = value.shape, value.stride()
-            return DTensor.from_local(part, mesh, value.placements, run_check=False, shape=shape, stride=stride)
-        if not isinstance(value, Tensor):
-            return copy.deepcopy(value)
-        identity = (value.data_ptr(), value.shape, value.dtype)
-        if value.numel() == 0 or identity not in seen:
-            seen[identity] = self._buffer(value.detach(), path)
-            seen[identity].copy_(value.detach(), non_blocking=True)
-        return seen[identity]
 
     def _buffer(self, value: Tensor, path: tuple) -> Tensor:
         buffer = self._buffers.get(path)
@@ -62,8 +61,7 @@ class Snapshot:
 class Writer:
     """Runs one job at a time on a thread, so that disks are not waited for.
 
-    The error of a job is kept until ``collect`` hands it to the caller's thread. ``name`` is that
-    of the last job.
+    The error of a job is kept until ``collect`` hands it to the caller's thread. ``name`` is that of the last job.
     """
 
     def __init__(self) -> None:

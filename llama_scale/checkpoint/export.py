@@ -19,9 +19,8 @@ from llama_scale.model.llama import EOS
 def export_checkpoint(path: str | Path, out: str | Path) -> None:
     """Write a checkpoint or run as a folder that transformers loads; raise InputError if it cannot.
 
-    The folder has config.json, model.safetensors, tokenizer.json and tokenizer_config.json, and
-    the SentencePiece model that the tokenizer was made from. A prompt is the end-of-document id
-    followed by its tokens.
+    The folder has config.json, model.safetensors, tokenizer.json and tokenizer_config.json, and the SentencePiece model
+    that the tokenizer was made from. A prompt is the end-of-document id followed by its tokens.
     """
     folder, out = folders.resolve(path), Path(out)
     _check_empty(out)
@@ -30,12 +29,11 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
     if model.config.tie_embeddings:
         del weights["head.weight"]
     config = hf_config(model.config) | {"dtype": "float32"}
-    if (folder / "tokenizer.model").is_file():
-        config |= {"bos_token_id": EOS, "eos_token_id": EOS}
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in to_hf(weights).items()}
     folders.write_tensors(out / "model.safetensors", tensors, {"format": "pt"})
     if (folder / "tokenizer.model").is_file():
+        config |= {"bos_token_id": EOS, "eos_token_id": EOS}
         shutil.copyfile(folder / "tokenizer.model", out / "tokenizer.model")
         write_json(out / "tokenizer.json", tokenizer_json(folder / "tokenizer.model"))
         write_json(
@@ -74,12 +72,9 @@ def import_checkpoint(path: str | Path, out: str | Path) -> None:
         weights.pop("lm_head.weight", None)  # transformers takes the embedding
     renamed = from_hf(weights, check_weights(weights, config, path))
     meta = {"model": asdict(config), "size": "imported", "step": 0, "tokens": 0, "data": None}
-    tokenizer = path / "tokenizer.model"
-    meta["tokenizer_fingerprint"] = None
-    if tokenizer.is_file():
-        meta["tokenizer_fingerprint"] = Tokenizer(tokenizer).fingerprint
-    weights = {name: value.float() for name, value in renamed.items()}
-    folders.save_weights(out, weights, meta, tokenizer if tokenizer.is_file() else None)
+    tokenizer = path / "tokenizer.model" if (path / "tokenizer.model").is_file() else None
+    meta["tokenizer_fingerprint"] = Tokenizer(tokenizer).fingerprint if tokenizer else None
+    folders.save_weights(out, {name: value.float() for name, value in renamed.items()}, meta, tokenizer)
 
 
 def _check_empty(out: Path) -> None:

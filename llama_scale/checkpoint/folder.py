@@ -1,10 +1,9 @@
 """Checkpoints that are whole or absent, checked on load, and never unpickled.
 
-A checkpoint is a folder step-00001000 with model.safetensors, optimizer.safetensors,
-trainer.json, tokenizer.model and manifest.json, which names the sha256 of each file and is
-written last; the folder gets its name by a rename once everything in it is on disk. Processes
-that share the weights write shard-*.safetensors instead of the first two, one each, with the same
-names of tensors (sharded.py); whoever reads need not know.
+A checkpoint is a folder step-00001000 with model.safetensors, optimizer.safetensors, trainer.json, tokenizer.model and
+manifest.json, which names the sha256 of each file and is written last; the folder gets its name by a rename once
+everything in it is on disk. Processes that share the weights write shard-*.safetensors instead of the first two, one
+each, with the same names of tensors (sharded.py); whoever reads need not know.
 """
 
 import errno
@@ -13,7 +12,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +34,29 @@ LIGHTNING_PREFIX = "model."
 def save(folder: Path, state: dict[str, Any], meta: dict[str, Any], tokenizer: Path) -> None:
     """Write Lightning's ``state`` dictionary as a checkpoint folder, atomically.
 
-    ``meta`` goes into the manifest; ``tokenizer`` is copied beside the weights. On an error
-    nothing is left but what stood there before.
+    ``meta`` goes into the manifest, ``tokenizer`` beside the weights. An error leaves what stood there before.
     """
-    _write_atomically(folder, meta, lambda inside: _write_parts(inside, dict(state), tokenizer))
+    weights, moments, rest = _split(state)
+    with _whole_or_absent(folder, meta) as temporary:
+        _write_weights(temporary, weights)
+        write_tensors(temporary / "optimizer.safetensors", moments)
+        _write_rest(temporary, rest, tokenizer)
 
 
 def save_weights(folder: str | Path, weights: dict[str, Tensor], meta: dict[str, Any], tokenizer: Path | None) -> None:
     """Write ``weights`` alone as a checkpoint folder: for evaluation, not to go on training."""
-
-    def write(inside: Path) -> None:
-        _write_weights(inside, weights)
+    with _whole_or_absent(Path(folder), meta) as temporary:
+        _write_weights(temporary, weights)
         if tokenizer is not None:
-            shutil.copyfile(tokenizer, inside / "tokenizer.model")
-
-    _write_atomically(folder, meta, write)
+            shutil.copyfile(tokenizer, temporary / "tokenizer.model")
 
 
-def _write_atomically(folder: str | Path, meta: dict[str, Any], write: Callable[[Path], None]) -> None:
-    """Have ``write`` fill a hidden folder; add the manifest, sync and give it its name."""
-    folder = Path(folder)
+@contextmanager
+def _whole_or_absent(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
+    """Yield a hidden folder to fill; then add the manifest, sync and give it its name."""
     temporary = _begin(folder)
     try:
-        write(temporary)
+        yield temporary
         _finish(temporary, folder, meta)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -72,12 +72,13 @@ def save_shards(
     """
     from llama_scale.checkpoint import sharded
 
-    rank, state = torch.distributed.get_rank(group), dict(state)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    tensors, rest = _tensors(state, meta["model"]["tie_embeddings"])
+    rank, temporary = torch.distributed.get_rank(group), _hidden(folder)
+    weights, moments, rest = _split(state)
+    if meta["model"]["tie_embeddings"]:
+        del weights["head.weight"]
     try:
         sharded.run_together(group, (lambda: _begin(folder)) if rank == 0 else None)
-        sharded.write(temporary, tensors, group)
+        sharded.write(temporary, weights | moments, group)
 
         def add() -> None:
             for part in temporary.glob(f"shard-{rank + 1:05d}-*"):
@@ -93,9 +94,13 @@ def save_shards(
         raise
 
 
+def _hidden(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.tmp")
+
+
 def _begin(folder: Path) -> Path:
     """Make the empty hidden folder that ``folder`` is written in."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary = _hidden(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     return temporary
@@ -124,10 +129,7 @@ def discard(folder: Path) -> None:
 
 
 def prune(run: Path, keep_last: int, keep_every: int = 0, keep_steps: Iterable[int] = ()) -> None:
-    """Delete all but the last ``keep_last`` checkpoints and those that stay for good.
-
-    These are at multiples of ``keep_every`` and at ``keep_steps``.
-    """
+    """Delete all checkpoints but the last ``keep_last``, multiples of ``keep_every`` and those at ``keep_steps``."""
     for folder in list_checkpoints(run)[:-keep_last]:
         step = int(folder.name.removeprefix("step-"))
         if (not keep_every or step % keep_every) and step not in keep_steps:
@@ -158,13 +160,6 @@ def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
     write_tensors(folder / "model.safetensors", weights)
 
 
-def _write_parts(folder: Path, state: dict[str, Any], tokenizer: Path) -> None:
-    weights, moments, rest = _split(state)
-    _write_weights(folder, weights)
-    write_tensors(folder / "optimizer.safetensors", moments)
-    _write_rest(folder, rest, tokenizer)
-
-
 def _write_rest(folder: Path, rest: dict[str, Any], tokenizer: Path) -> None:
     write_json(folder / "trainer.json", rest)
     shutil.copyfile(tokenizer, folder / "tokenizer.model")
@@ -173,24 +168,14 @@ def _write_rest(folder: Path, rest: dict[str, Any], tokenizer: Path) -> None:
 def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Return Lightning's state as weights, moments by ``INDEX.NAME``, and what is no tensor.
 
-    The weights are named as in Llama, without Lightning's prefix. Moment "3.exp_avg" is that of the
-    optimizer's parameter 3, so that a name that begins with a number is a moment's and a file that
-    holds both kinds can be told apart.
+    The weights are named as in Llama, without Lightning's prefix. Moment "3.exp_avg" is that of the optimizer's
+    parameter 3: a name that begins with a number is a moment's, also in a file that holds both kinds.
     """
-    weights = {k.removeprefix(LIGHTNING_PREFIX): v for k, v in state.pop("state_dict").items()}
-    (optimizer,) = state.pop("optimizer_states")
-    moments = {
-        f"{index}.{name}": value for index, values in optimizer["state"].items() for name, value in values.items()
-    }
-    return weights, moments, state | {"param_groups": optimizer["param_groups"]}
-
-
-def _tensors(state: dict[str, Any], tied: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return all tensors of Lightning's state, a tied table once, and the rest."""
-    weights, moments, rest = _split(state)
-    if tied:
-        del weights["head.weight"]
-    return weights | moments, rest
+    rest = dict(state)
+    weights = {k.removeprefix(LIGHTNING_PREFIX): v for k, v in rest.pop("state_dict").items()}
+    (optimizer,) = rest.pop("optimizer_states")
+    moments = {f"{index}.{k}": v for index, values in optimizer["state"].items() for k, v in values.items()}
+    return weights, moments, rest | {"param_groups": optimizer["param_groups"]}
 
 
 def _fsync(path: Path) -> None:
@@ -238,8 +223,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Return a checkpoint's manifest; raise InputError if there is none or it lacks a part."""
     path = Path(folder) / "manifest.json"
     manifest = read_json(path)
-    is_fields = isinstance(manifest, dict)
-    format_name = manifest.get("format") if is_fields else type(manifest).__name__
+    format_name = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
     if format_name != FORMAT:
         raise InputError(f"{path}: format {format_name!r}, not {FORMAT}; use an earlier checkpoint")
     meta, files = manifest.get("meta"), manifest.get("files")
@@ -297,10 +281,9 @@ def resolve(path: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"{path}: no such run or checkpoint folder; train one: launch/train.py")
-    checkpoint = newest(path)
-    if checkpoint is None:
-        raise InputError(f"{path}: no valid checkpoint under checkpoints/; train it first")
-    return checkpoint
+    if checkpoint := newest(path):
+        return checkpoint
+    raise InputError(f"{path}: no valid checkpoint under checkpoints/; train it first")
 
 
 def weights_sha256(folder: str | Path) -> str:
@@ -308,8 +291,8 @@ def weights_sha256(folder: str | Path) -> str:
     files = read_manifest(folder)["files"]
     if "model.safetensors" in files:
         return files["model.safetensors"]
-    parts = [f"{name} {files[name]}\n" for name in sorted(files) if name.startswith("shard-")]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+    parts = "".join(f"{name} {files[name]}\n" for name in sorted(files) if name.startswith("shard-"))
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def load_meta(path: str | Path) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from llama_scale.checkpoint.async_writer import Snapshot, Writer
 class FolderCheckpointIO(CheckpointIO):
     """Lightning's way to folder.py: copies the state, then writes on a thread.
 
-    ``accumulate`` is the number of micro-batches in a step of this process: Lightning counts
-    those, and a run may continue with another number. Where the state is split over processes,
-    ``mesh`` has their hosts: each calls ``save_checkpoint`` and writes its part, and
-    ``load_checkpoint`` leaves the tensors out.
+    ``accumulate`` is the number of micro-batches in a step of this process: Lightning counts those, and a run may
+    continue with another number. Where the state is split over processes, ``mesh`` has their hosts: each calls
+    ``save_checkpoint`` and writes its part, and ``load_checkpoint`` leaves the tensors out.
     """
 
     def __init__(self, meta: dict[str, Any], tokenizer: Path, accumulate: int) -> None:
@@ -37,8 +36,7 @@ class FolderCheckpointIO(CheckpointIO):
         state = self.snapshot.take(checkpoint, self.mesh)
         job = partial(checkpoints.save, Path(path), state, meta, self.tokenizer)
         if self.mesh is not None:
-            group = self.mesh.get_group()
-            job = partial(checkpoints.save_shards, Path(path), state, meta, self.tokenizer, group)
+            job = partial(checkpoints.save_shards, Path(path), state, meta, self.tokenizer, self.mesh.get_group())
         self.writer.submit(job, f"step {step}")
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict:
@@ -46,8 +44,8 @@ class FolderCheckpointIO(CheckpointIO):
         state = checkpoints.load_state(path) if self.mesh is None else checkpoints.load_rest(path)
         step = state["global_step"]
         progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        # 100 steps of 4 micro-batches are 400 "ready"; a run that goes on with 2 in a step has to
-        # find 200, and what else is counted ("started", "completed") 200 lower too.
+        # 100 steps of 4 micro-batches are 400 "ready"; a run that goes on with 2 in a step has to find 200, and what
+        # else is counted ("started", "completed") 200 lower too.
         for counts in (progress["total"], progress["current"]):
             change = step * self.accumulate - counts["ready"]
             counts |= {name: count + change for name, count in counts.items()}
@@ -61,10 +59,11 @@ class FolderCheckpointIO(CheckpointIO):
 def random_state() -> dict[str, Any]:
     """Return the states of Python's, numpy's and torch's generators as JSON values."""
     version, numbers, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
+    of_numpy = np.random.get_state(legacy=False)
+    key, position = of_numpy["state"]["key"].tolist(), of_numpy["state"]["pos"]
     state = {
         "python": [version, list(numbers), gauss],
-        "numpy": [name, keys.tolist(), *rest],
+        "numpy": [of_numpy["bit_generator"], key, position, of_numpy["has_gauss"], of_numpy["gauss"]],
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
     }
     if torch.cuda.is_available():

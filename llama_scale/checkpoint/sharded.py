@@ -1,12 +1,11 @@
 """Tensors that every process writes its own part of, by torch.distributed.checkpoint (DCP).
 
-The parts are safetensors files that carry their offsets as JSON, so any number of processes can
-read them back, each only what it needs. DCP's default format keeps its index in a pickle, which
-could run code on loading; this one cannot. Plain safetensors files are read by the same calls.
+The parts are safetensors files that carry their offsets as JSON, so any number of processes can read them back, each
+only what it needs. DCP's default format keeps its index in a pickle, which could run code on loading; this one cannot.
+Plain safetensors files are read by the same calls.
 
-A (6, 4) matrix that four processes share is rows 0-1 in the first's file, 2-3 in the second's, 4-5
-in the third's and nothing in the fourth's. Two processes that read it back, rows 0-2 and 3-5, each
-take what overlaps their rows from two of the files.
+A (6, 4) matrix that four processes share is rows 0-1 in the first's file, 2-3 in the second's, 4-5 in the third's and
+nothing in the fourth's. Two processes that read it back, rows 0-2 and 3-5, each take their rows from two of the files.
 """
 
 import errno
@@ -20,6 +19,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 
 def write(folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup) -> None:
@@ -52,7 +52,9 @@ def read_whole(folder: Path, is_wanted: Callable[[str], bool]) -> dict[str, Tens
     """Return the tensors of ``folder`` whose names satisfy ``is_wanted``, in host memory."""
     known = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in known.items() if is_wanted(name)
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in known.items()
+        if isinstance(entry, TensorStorageMetadata) and is_wanted(name)
     }
     read(folder, tensors)
     return tensors
@@ -61,9 +63,8 @@ def read_whole(folder: Path, is_wanted: Callable[[str], bool]) -> dict[str, Tens
 def run_together(group: dist.ProcessGroup, action: Callable[[], object] | None) -> None:
     """Run ``action`` on this process, if it has one, and wait for those of all others.
 
-    Each process of ``group`` calls this, so that all go on or none does.
-
-    Raises this process's error, or RuntimeError where another one failed.
+    Each process of ``group`` calls this, so that all go on or none does: raises this process's error, or RuntimeError
+    where another one failed.
     """
     error: Exception | None = None
     try:

@@ -1,8 +1,8 @@
 """What a model costs: parameters and FLOPs, counted exactly and by stated conventions.
 
-Three parameter counts are in use and the scaling exponent depends on which one is meant:
-``total``, ``non_embedding`` (Kaplan et al. 2020, Hoffmann et al. 2022 in part) and ``matmul``,
-every weight that a token is multiplied with, the output head included.
+Three parameter counts are in use and the scaling exponent depends on which one is meant: ``total``, ``non_embedding``
+(Kaplan et al. 2020, Hoffmann et al. 2022 in part) and ``matmul``, every weight that a token is multiplied with, the
+output head included.
 """
 
 from dataclasses import dataclass
@@ -27,18 +27,15 @@ def count_parameters(config: ModelConfig) -> Parameters:
     norms = (2 * config.n_layers + 1) * d
     non_embedding = config.n_layers * block + norms
     tables = embedding if config.tie_embeddings else 2 * embedding
-    return Parameters(
-        total=non_embedding + tables, non_embedding=non_embedding, matmul=config.n_layers * block + embedding
-    )
+    return Parameters(non_embedding + tables, non_embedding, matmul=config.n_layers * block + embedding)
 
 
 def flops_per_token(config: ModelConfig, causal: bool = True) -> int:
     """Return training FLOPs (forward and backward) of one token at the full context length.
 
-    Forward is two FLOPs for each matmul parameter plus 4 L d T of attention scores and values;
-    ``causal`` counts the lower half of the score matrix alone (Megatron, llm.c), otherwise the
-    full square (nanoGPT, torchtitan; Chowdhery et al. 2022, appendix B). Backward is twice the
-    forward.
+    Forward is two FLOPs for each matmul parameter plus 4 L d T of attention scores and values; ``causal`` counts the
+    lower half of the score matrix alone (Megatron, llm.c), otherwise the full square (nanoGPT, torchtitan; Chowdhery et
+    al. 2022, appendix B). Backward is twice the forward.
     """
     attention = 4 * config.n_layers * config.d_model * config.context_length
     forward = 2 * count_parameters(config).matmul + (attention // 2 if causal else attention)

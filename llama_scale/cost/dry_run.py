@@ -1,13 +1,13 @@
 """What a run will cost, told from its configuration alone: no data, no model, no device needed."""
 
-import dataclasses
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_scale.config import TrainConfig
 from llama_scale.cost.accounting import count_parameters, flops_per_token
-from llama_scale.cost.hardware import DEFAULT_MFU, GIB, describe_machine
+from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, layout_memory, nearest_fit, pick_compile, pick_layout
 from llama_scale.cost.memory import Memory
 from llama_scale.files import read_json
@@ -20,133 +20,130 @@ RECOMPUTE = 4 / 3  # a second forward pass beside one forward and one backward o
 
 @dataclass(frozen=True)
 class RunCost:
-    """The cost of a run and whether it fits. Memory is in bytes on each device."""
+    """The cost of a run on a machine and whether it fits. Memory is in bytes on each device.
 
-    size: str
-    n_params: int
-    n_params_non_embedding: int
-    n_params_matmul: int
-    flops_per_token: int
-    flops_per_token_full: int
-    flops: int
-    tokens: int
-    data_tokens: int | None
-    steps: int
-    batch_tokens: int
-    warmup_steps: int
-    lr: float
-    schedule: str
-    laws: dict[str, str]
-    hardware: str
+    ``data_tokens`` is None where the data is not there yet, and ``change`` the flags that make the run fit, None where
+    it does or nothing helps.
+    """
+
+    config: TrainConfig
+    recipe: "Recipe"
+    machine: Machine
     layout: Layout
-    precision: str
+    bf16: bool
     compile: bool
     memory: Memory
-    memory_available: float
-    fits: bool
+    data_tokens: int | None
     change: str | None
-    rate: str
-    hours: float
-    device_hours: float  # recomputation included
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory of a device is enough."""
+        return self.memory.total <= self.machine.memory
+
+    @property
+    def hours(self) -> float:
+        """Time of the training steps, recomputation included."""
+        work = flops_per_token(self.config.model, causal=False)
+        work *= RECOMPUTE if self.layout.checkpoint_activations == "block" else 1
+        return self.recipe.tokens * work / (self.machine.rate * self.layout.devices) / 3600
 
     def to_dict(self) -> dict[str, Any]:
         """Return the cost as JSON values; memory has its total."""
-        return dataclasses.asdict(self) | {"memory": dataclasses.asdict(self.memory) | {"total": self.memory.total}}
+        config, recipe = self.config, self.recipe
+        count = count_parameters(config.model)
+        return {
+            "size": config.size,
+            "n_params": count.total,
+            "n_params_non_embedding": count.non_embedding,
+            "n_params_matmul": count.matmul,
+            "flops_per_token": flops_per_token(config.model),
+            "flops_per_token_full": flops_per_token(config.model, causal=False),
+            "flops": recipe.tokens * flops_per_token(config.model),
+            "tokens": recipe.tokens,
+            "data_tokens": self.data_tokens,
+            "steps": recipe.steps,
+            "batch_tokens": recipe.batch_tokens,
+            "warmup_steps": recipe.warmup_steps,
+            "lr": recipe.lr,
+            "schedule": config.optim.schedule,
+            "laws": recipe.laws,
+            "hardware": self.machine.name,
+            "layout": asdict(self.layout),
+            "precision": "bf16 autocast, float32 weights" if self.bf16 else "float32",
+            "compile": self.compile,
+            "memory": asdict(self.memory) | {"total": self.memory.total},
+            "memory_available": self.machine.memory,
+            "fits": self.fits,
+            "change": self.change,
+            "rate": self.machine.rate_source,
+            "hours": self.hours,
+            "device_hours": self.hours * self.layout.devices,
+        }
 
     def __str__(self) -> str:
-        def law(name: str) -> str:
-            return f"  [{self.laws[name]}]" if name in self.laws else ""
-
-        epochs = ""
-        if self.data_tokens:
-            epochs = f" ({self.tokens / self.data_tokens:.2f} epochs of {self.data_tokens:,})"
-        verdict = "fits" if self.fits else "does not fit"
-        if not self.fits:
-            change = self.change or "no number of these devices holds it: choose a smaller --size"
-            verdict += f"; nearest change that fits: {change}"
+        cost = self.to_dict()
+        change = self.change or "no number of these devices holds it: choose a smaller --size"
+        verdict = "fits" if self.fits else f"does not fit; nearest change that fits: {change}"
+        parameters, *rest = recipe_lines(self.config, self.recipe, self.data_tokens)
+        hours, device_hours = (f"{h:,.0f}" if h >= 100 else f"{h:.2g}" for h in (cost["hours"], cost["device_hours"]))
         return "\n".join(
             [
-                f"{self.size} on {self.hardware}",
-                f"  parameters    {self.n_params:,} total, {self.n_params_non_embedding:,} "
-                f"non-embedding, {self.n_params_matmul:,} matmul",
-                f"  FLOPs         {self.flops_per_token:,} a token with causal attention, "
-                f"{self.flops_per_token_full:,} with full; {self.flops:.3g} in all (causal)",
-                f"  tokens        {self.tokens:,}{epochs}" + law("tokens"),
-                f"  batch         {self.batch_tokens:,} tokens" + law("batch_tokens"),
-                f"  steps         {self.steps:,}, warmup {self.warmup_steps:,}" + law("warmup_steps"),
-                f"  learning rate {self.lr:.3g}, {self.schedule}" + law("lr"),
-                f"  layout        {self.layout}, {self.precision}",
-                f"  memory        {self.memory} of {self.memory_available / GIB:.1f} GiB "
+                f"{cost['size']} on {cost['hardware']}",
+                parameters,
+                f"  FLOPs         {cost['flops_per_token']:,} a token with causal attention, "
+                f"{cost['flops_per_token_full']:,} with full; {cost['flops']:.3g} in all (causal)",
+                *rest,
+                f"  layout        {self.layout}, {cost['precision']}",
+                f"  memory        {self.memory} of {self.machine.memory / GIB:.1f} GiB "
                 f"on each device ({'compiled' if self.compile else 'eager'} blocks, estimate)",
-                f"  time          {_hours(self.hours)} hours, {_hours(self.device_hours)} device-hours ({self.rate})",
+                f"  time          {hours} hours, {device_hours} device-hours ({cost['rate']})",
                 f"  verdict       {verdict}",
             ]
         )
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
+def recipe_lines(config: TrainConfig, recipe: "Recipe", data_tokens: int | None, batch: str = "") -> list[str]:
+    """Return a run's settings as lines of text, each derived value with the law that set it.
 
-
-def _computes_in_bf16(config: TrainConfig, device: str, named: bool) -> bool:
-    """Whether a run is in bf16: as asked; with auto on all named hardware, here if it is fast."""
-    if config.precision != "auto" or named:
-        return config.precision != "fp32"
-    from llama_scale.device import fast_bf16  # torch, only where it is this machine
-
-    return fast_bf16(device)
-
-
-def _data_tokens(config: TrainConfig) -> int | None:
-    """Return the training tokens of the data, or None where it is not there yet."""
-    manifest = Path(config.data) / "manifest.json"
-    return read_json(manifest)["splits"]["train"]["tokens"] if manifest.is_file() else None
+    ``batch`` is what there is to say of the batch beside its tokens.
+    """
+    count = count_parameters(config.model)
+    epochs = f" ({recipe.tokens / data_tokens:.2f} epochs of {data_tokens:,})" if data_tokens else ""
+    laws = defaultdict(str, {name: f"  [{law}]" for name, law in recipe.laws.items()})
+    return [
+        f"  parameters    {count.total:,} total, {count.non_embedding:,} non-embedding, {count.matmul:,} matmul",
+        f"  tokens        {recipe.tokens:,}{epochs}{laws['tokens']}",
+        f"  batch         {recipe.batch_tokens:,} tokens{batch}{laws['batch_tokens']}",
+        f"  steps         {recipe.steps:,}, warmup {recipe.warmup_steps:,}{laws['warmup_steps']}",
+        f"  learning rate {recipe.lr:.3g}, {config.optim.schedule}{laws['lr']}",
+    ]
 
 
 def dry_run(config: TrainConfig, recipe: "Recipe", hardware: str | None = None, mfu: float = DEFAULT_MFU) -> RunCost:
     """Tell what the run costs on the named hardware, or on this machine.
 
-    ``recipe`` is that of ``config``: its tokens, batch and rate without any auto.
-
-    Raises InputError when the configuration contradicts itself or the hardware is unknown.
+    ``recipe`` is that of ``config``: its tokens, batch and rate without any auto. Raises InputError when the
+    configuration contradicts itself or the hardware is unknown.
     """
     machine = describe_machine(hardware, mfu, config.device, config.threads)
-    bf16 = _computes_in_bf16(config, machine.device, named=hardware is not None)
+    bf16 = config.precision != "fp32"
+    if config.precision == "auto" and hardware is None:
+        from llama_scale.device import fast_bf16  # torch, only where it is this machine
+
+        bf16 = fast_bf16(machine.device)
     compiled = pick_compile(config, recipe.tokens, machine)
-    layout = pick_layout(
-        config, recipe.batch, bf16=bf16, compiled=compiled, device=machine.device, memory=machine.memory
-    )
-    memory = layout_memory(config, layout, bf16=bf16, compiled=compiled, device=machine.device)
-    fits = memory.total <= machine.memory
-    count = count_parameters(config.model)
-    full = flops_per_token(config.model, causal=False)
-    work = full * (RECOMPUTE if layout.checkpoint_activations == "block" else 1)
-    hours = recipe.tokens * work / (machine.rate * layout.devices) / 3600
+    layout = pick_layout(config, recipe.batch, bf16, compiled, device=machine.device, memory=machine.memory)
+    memory = layout_memory(config, layout, bf16, compiled, machine.device)
+    manifest = Path(config.data) / "manifest.json"
     return RunCost(
-        size=config.size,
-        n_params=count.total,
-        n_params_non_embedding=count.non_embedding,
-        n_params_matmul=count.matmul,
-        flops_per_token=flops_per_token(config.model),
-        flops_per_token_full=full,
-        flops=recipe.tokens * flops_per_token(config.model),
-        tokens=recipe.tokens,
-        data_tokens=_data_tokens(config),
-        steps=recipe.steps,
-        batch_tokens=recipe.batch_tokens,
-        warmup_steps=recipe.warmup_steps,
-        lr=recipe.lr,
-        schedule=config.optim.schedule,
-        laws=recipe.laws,
-        hardware=machine.name,
+        config=config,
+        recipe=recipe,
+        machine=machine,
         layout=layout,
-        precision="bf16 autocast, float32 weights" if bf16 else "float32",
+        bf16=bf16,
         compile=compiled,
         memory=memory,
-        memory_available=machine.memory,
-        fits=fits,
-        change=None if fits else nearest_fit(config, recipe.batch, bf16, compiled, machine),
-        rate=machine.rate_source,
-        hours=hours,
-        device_hours=hours * layout.devices,
+        data_tokens=read_json(manifest)["splits"]["train"]["tokens"] if manifest.is_file() else None,
+        change=nearest_fit(config, recipe.batch, bf16, compiled, machine) if memory.total > machine.memory else None,
     )

@@ -10,8 +10,8 @@ GIB = 1024**3
 DEFAULT_MFU = 0.4  # share of the bf16 peak that a run is taken to reach, attention counted full
 CPU_FLOPS_PER_THREAD = 30e9
 
-# Part of a device's memory that tensors may take: the rest is the driver's context, the
-# libraries' workspaces and fragmentation.
+# Part of a device's memory that tensors may take: the rest is the driver's context, the libraries' workspaces and
+# fragmentation.
 USABLE = {"cpu": 0.9, "cuda": 0.94}
 
 
@@ -40,10 +40,8 @@ HARDWARE = {
 
 def bf16_peak(device_name: str) -> float | None:
     """Return the dense bf16 peak of a GPU in FLOP/s, or None when its name is not known."""
-    for hardware in HARDWARE.values():
-        if all(word in device_name for word in hardware.words.split()):
-            return hardware.peak
-    return None
+    peaks = (known.peak for known in HARDWARE.values() if all(word in device_name for word in known.words.split()))
+    return next(peaks, None)
 
 
 @dataclass(frozen=True)
@@ -62,26 +60,26 @@ def describe_machine(hardware: str | None, mfu: float, device: str, threads: int
 
     ``mfu`` is the share of the dense bf16 peak that a run reaches, attention counted full.
     """
+
+    def machine(name: str, device: str, memory: int, peak: float) -> Machine:
+        source = f"{100 * mfu:.0f} % of {peak / 1e12:.0f} TFLOP/s"
+        return Machine(name, device, USABLE[device] * memory, rate=mfu * peak, rate_source=source)
+
     if not 0 < mfu <= 1:
         raise InputError(f"mfu: expected a share between 0 and 1, found {mfu}")
     if hardware is not None:
         if hardware not in HARDWARE:
             known = ", ".join(sorted(HARDWARE))
             raise InputError(f"hardware: {hardware!r}{nearest(hardware, HARDWARE)}; known: {known}")
-        named = HARDWARE[hardware]
-        source = f"{100 * mfu:.0f} % of {named.peak / 1e12:.0f} TFLOP/s"
-        return Machine(hardware, "cuda", USABLE["cuda"] * named.memory, mfu * named.peak, source)
+        return machine(hardware, "cuda", HARDWARE[hardware].memory, HARDWARE[hardware].peak)
     import torch  # only where it is this machine
 
     from llama_scale.device import device_memory, device_name, pick_device
 
     device = pick_device(device)
-    memory = USABLE[device] * device_memory(device)
-    peak = bf16_peak(device_name(device))
-    if peak is None:
-        threads = threads or torch.get_num_threads()
-        rate = CPU_FLOPS_PER_THREAD * threads
-        source = f"about {CPU_FLOPS_PER_THREAD / 1e9:.0f} GFLOP/s for each of {threads} threads"
-        return Machine(f"this machine ({device_name(device)})", device, memory, rate, source)
-    source = f"{100 * mfu:.0f} % of {peak / 1e12:.0f} TFLOP/s"
-    return Machine(f"this machine ({device_name(device)})", device, memory, mfu * peak, source)
+    name, memory = f"this machine ({device_name(device)})", device_memory(device)
+    if peak := bf16_peak(device_name(device)):
+        return machine(name, device, memory, peak)
+    threads = threads or torch.get_num_threads()
+    source = f"about {CPU_FLOPS_PER_THREAD / 1e9:.0f} GFLOP/s for each of {threads} threads"
+    return Machine(name, device, USABLE[device] * memory, rate=CPU_FLOPS_PER_THREAD * threads, rate_source=source)

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from llama_scale.config import TrainConfig
 from llama_scale.cost.accounting import flops_per_token
@@ -49,8 +50,8 @@ def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, compiled: boo
 def candidates(config: TrainConfig, batch: int, device: str) -> Iterator[Layout]:
     """Yield the layouts that the configuration allows of a ``batch`` of sequences.
 
-    A micro-batch divides the device's share of the batch: 12 sequences on 2 devices are 6 each,
-    hence micro-batches of 6, 3, 2 or 1.
+    A micro-batch divides the device's share of the batch: 12 sequences on 2 devices are 6 each, hence micro-batches of
+    6, 3, 2 or 1.
     """
     devices = config.devices * config.nodes
     share = batch // devices
@@ -61,49 +62,41 @@ def candidates(config: TrainConfig, batch: int, device: str) -> Iterator[Layout]
     if config.micro_batch != "auto":
         sizes = [config.micro_batch]
     shards = {"ddp": [1], "fsdp": [devices], "auto": [1, devices]}[config.strategy]
-    for count in dict.fromkeys(shards):
-        for size in sizes:
-            steps = share // size
-            yield Layout(devices, count, size, steps, config.checkpoint_activations)
+    for count, size in product(dict.fromkeys(shards), sizes):
+        yield Layout(devices, count, size, share // size, config.checkpoint_activations)
 
 
 def pick_compile(config: TrainConfig, tokens: int, machine: Machine) -> bool:
     """Whether to compile the blocks: as asked, or if the run is long enough to repay it."""
     if config.compile != "auto":
         return config.compile
-    compilers = ("g++", "clang++", "c++")
-    if machine.device == "cpu" and not any(map(shutil.which, compilers)):
+    if machine.device == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         return False
-    seconds = tokens * flops_per_token(config.model) / machine.rate
-    return seconds > COMPILE_PAYS_SECONDS[machine.device]
+    return tokens * flops_per_token(config.model) / machine.rate > COMPILE_PAYS_SECONDS[machine.device]
 
 
 def pick_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, device: str, memory: float) -> Layout:
     """Return the fastest layout that fits in ``memory`` bytes, or the smallest if none does.
 
-    Fast is a micro-batch of at least BUSY_TOKENS tokens, then whole weights, then a larger
-    micro-batch. A layout fits where it needs no more than the share COMFORTABLE. Raises InputError
-    when devices or micro_batch do not divide the ``batch`` of sequences.
+    Fast is a micro-batch of at least BUSY_TOKENS tokens, then whole weights, then a larger micro-batch. A layout fits
+    where it needs no more than the share COMFORTABLE. Raises InputError when devices or micro_batch do not divide the
+    ``batch`` of sequences.
     """
     devices = config.devices * config.nodes
     if batch % devices:
-        context = config.model.context_length
+        tokens = max(1, round(batch / devices)) * devices * config.model.context_length
         raise InputError(
-            f"devices: {devices} do not divide the batch of {batch} sequences; set "
-            f"optim.batch_tokens to {max(1, round(batch / devices)) * devices * context}"
+            f"devices: {devices} do not divide the batch of {batch} sequences; set optim.batch_tokens to {tokens}"
         )
     if config.micro_batch != "auto" and batch // devices % config.micro_batch:
-        raise InputError(
-            f"micro_batch: {config.micro_batch} does not divide the batch of "
-            f"{batch // devices} sequences" + (" on each device" if devices > 1 else "")
-        )
-    layouts = list(candidates(config, batch, device))
-    need = {
-        layout: layout_memory(config, layout, bf16=bf16, compiled=compiled, device=device).total for layout in layouts
-    }
-    fitting = [layout for layout in layouts if need[layout] <= COMFORTABLE * memory]
+        where = " on each device" if devices > 1 else ""
+        batch = batch // devices
+        raise InputError(f"micro_batch: {config.micro_batch} does not divide the batch of {batch} sequences{where}")
+    layouts = candidates(config, batch, device)
+    need = {layout: layout_memory(config, layout, bf16, compiled, device).total for layout in layouts}
+    fitting = [layout for layout, total in need.items() if total <= COMFORTABLE * memory]
     if not fitting:
-        return min(layouts, key=need.__getitem__)
+        return min(need, key=need.__getitem__)
 
     def speed(layout: Layout) -> tuple[int, int, int]:
         tokens = layout.micro_batch * config.model.context_length
@@ -114,26 +107,19 @@ def pick_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, dev
 
 def nearest_fit(config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine) -> str | None:
     """Return the smallest change of flags that makes the run fit, or None."""
-
-    def fits(devices: int, shards: int, recompute: str) -> bool:
-        layout = Layout(devices, shards, 1, batch // devices, recompute)
-        need = layout_memory(config, layout, bf16=bf16, compiled=compiled, device=machine.device)
-        return need.total <= machine.memory
-
     devices = config.devices * config.nodes
-    modes = {config.checkpoint_activations: "", "block": "--checkpoint_activations block"}
-    for count in dict.fromkeys([devices, *(2**n for n in range(1, 11))]):
-        if count < devices or batch % count:
+    counts = [devices, *(2**n for n in range(1, 11) if 2**n > devices)]
+    modes = dict.fromkeys([config.checkpoint_activations, "block"])
+    for count, mode, split in product((n for n in counts if batch % n == 0), modes, (False, True)):
+        layout = Layout(count, count if split else 1, 1, batch // count, mode)
+        if layout_memory(config, layout, bf16, compiled, machine.device).total > machine.memory:
             continue
-        for mode, flag in modes.items():
-            for shards in dict.fromkeys([1, count]):
-                if not fits(count, shards, mode):
-                    continue
-                flags = [f"--devices {count}"] if count != devices else []
-                if count > 8:
-                    flags = [f"--nodes {count // 8} --devices 8"]
-                flags += ["--strategy fsdp"] if shards > 1 and config.strategy == "ddp" else []
-                flags += [flag] if flag else []
-                flags += ["--micro_batch 1"] if config.micro_batch not in (1, "auto") else []
-                return " ".join(flags)
+        flags = {
+            f"--nodes {count // 8} --devices 8": count > 8,
+            f"--devices {count}": count != devices and count <= 8,
+            "--strategy fsdp": layout.shards > 1 and config.strategy == "ddp",
+            "--checkpoint_activations block": mode == "block",
+            "--micro_batch 1": config.micro_batch not in (1, "auto"),
+        }
+        return " ".join(flag for flag, is_needed in flags.items() if is_needed)
     return None

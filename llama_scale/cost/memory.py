@@ -39,12 +39,11 @@ class Memory:
 def block_activations(config: ModelConfig, bf16: bool, fused_norm: bool, compiled: bool) -> int:
     """Return the bytes that one block keeps for backward for each token.
 
-    Kept in eager mode are: the input of both norms (float32; their normalized value too where the
-    norm is not one kernel), what the seven matrices multiply, queries, keys and values, and of the
-    feed-forward its gate, its up projection and the gate's SiLU. Under autocast each matrix
-    keeps its own bf16 copy of its input. A compiled block keeps its own input in float32, and the
-    rest in the products' type: both normalized values once, the attention's share of the
-    residual, and neither the second norm's input nor the gate's SiLU, which it makes again.
+    Kept in eager mode are: the input of both norms (float32; their normalized value too where the norm is not one
+    kernel), what the seven matrices multiply, queries, keys and values, and of the feed-forward its gate, its up
+    projection and the gate's SiLU. Under autocast each matrix keeps its own bf16 copy of its input. A compiled block
+    keeps its own input in float32, and the rest in the products' type: both normalized values once, the attention's
+    share of the residual, and neither the second norm's input nor the gate's SiLU, which it makes again.
     """
     d, kv, ff = config.d_model, config.kv_heads * config.head_dim, config.d_ff
     width = BFLOAT16 if bf16 else FLOAT32
@@ -68,14 +67,13 @@ def training_memory(
 ) -> Memory:
     """Estimate the peak memory in bytes on each device of a training step with AdamW.
 
-    The peak stands at the end of the forward pass of a micro-batch, with the gradients of those
-    before it. Where a step is one of them (``micro_steps`` is 1), gradients take the place of what
-    the backward pass frees, and what they need beyond that counts. Weights, gradients and both
-    moments are in float32, split over ``shards`` devices. Under bf16 autocast each matrix has a
-    bf16 copy that the backward pass needs, so it is not split. With ``checkpoint_activations``
-    "block" the input of each block is kept and one block is recomputed at a time. The logits are a
-    chunk in float32, as product and as gradient, beside the gradients of the head's input and
-    weight. ``compiled`` is said of the blocks.
+    The peak stands at the end of the forward pass of a micro-batch, with the gradients of those before it. Where a step
+    is one of them (``micro_steps`` is 1), gradients take the place of what the backward pass frees, and what they need
+    beyond that counts. Weights, gradients and both moments are in float32, split over ``shards`` devices. Under bf16
+    autocast each matrix has a bf16 copy that the backward pass needs, so it is not split. With
+    ``checkpoint_activations`` "block" the input of each block is kept and one block is recomputed at a time. The logits
+    are a chunk in float32, as product and as gradient, beside the gradients of the head's input and weight.
+    ``compiled`` is said of the blocks.
     """
     count = count_parameters(config)
     width = BFLOAT16 if bf16 else FLOAT32
@@ -87,15 +85,12 @@ def training_memory(
     if checkpoint_activations == "block":
         per_token = config.n_layers * FLOAT32 * d + block
     per_token += FLOAT32 * ((d if fused_norm else 2 * d) + 1)  # the last norm
-    angles = 4 * config.context_length * config.head_dim  # cosines and sines, for q and for k
-    if compiled:
-        angles //= 2
+    angles = (2 if compiled else 4) * config.context_length * config.head_dim  # cosines and sines, for q and for k
     rotary = BFLOAT16 * config.n_layers * angles if bf16 else 0
     rows = min(tokens, max(1, HEAD_LOGITS[device] // config.vocab_size))
-    gathered = 0
-    if shards > 1:  # two blocks and the tables are whole while they are computed with
-        layer = count.non_embedding // config.n_layers
-        gathered = FLOAT32 * (2 * layer + count.total - count.non_embedding)
+    # Two blocks and the tables are whole while they are computed with.
+    tables, two_blocks = count.total - count.non_embedding, 2 * (count.non_embedding // config.n_layers)
+    gathered = FLOAT32 * (two_blocks + tables) if shards > 1 else 0
     split = FLOAT32 * -(-count.total // shards)
     compute_copy = BFLOAT16 * count.matmul if bf16 else 0
     activations = tokens * per_token + rotary

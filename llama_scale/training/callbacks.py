@@ -1,7 +1,7 @@
 """Lightning callbacks: the metrics log, signals and the progress bar.
 
-Lightning's own counterparts lose the CSV of a reused folder, synchronize every batch and save
-inside signal handlers; these do none of that.
+Lightning's own counterparts lose the CSV of a reused folder, synchronize every batch and save inside signal handlers;
+these do none of that.
 """
 
 import gc
@@ -46,63 +46,42 @@ class StepCallback(pl.Callback):
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What an optimizer step measured. The tensors () stay on the device, so nothing waits.
+    """What an optimizer step measured. The tensors () stay on the device, so nothing waits."""
 
-    Attributes:
-        loss: Mean in nats of the step's micro-batches over all ranks; NaN for a skipped step.
-        grad_norm: Norm of the gradients before clipping.
-        lr: Learning rate of the step.
-        skips: Number of steps skipped so far.
-        skips_in_row: Number of steps skipped since the last one that was taken.
-    """
-
-    loss: torch.Tensor
-    grad_norm: torch.Tensor
+    loss: torch.Tensor  # mean in nats of the step's micro-batches over all ranks; NaN for a skipped step
+    grad_norm: torch.Tensor  # before clipping
     lr: float
-    skips: torch.Tensor
-    skips_in_row: torch.Tensor
+    skips: torch.Tensor  # steps skipped so far
+    skips_in_row: torch.Tensor  # steps skipped since the last one that was taken
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What turns steps and seconds into tokens, FLOPs and MFU.
+    """What turns steps and seconds into tokens, FLOPs and MFU."""
 
-    Attributes:
-        tokens: Tokens in an optimizer step, all ranks together.
-        flops_per_token: Training FLOPs of a token, attention counted causal.
-        flops_per_token_full: The same with the full square of attention.
-        peak_flops: Dense bf16 peak of all devices together in FLOP/s, or None where unknown.
-    """
-
-    tokens: int
-    flops_per_token: int
-    flops_per_token_full: int
-    peak_flops: float | None = None
+    tokens: int  # in an optimizer step, all ranks together
+    flops_per_token: int  # of training, attention counted causal
+    flops_per_token_full: int  # the same with the full square of attention
+    peak_flops: float | None = None  # dense bf16 peak of all devices together in FLOP/s, None where unknown
 
 
 # Called after each step, with its number from 1; returns scores by name, none when none are due.
 Scorer = Callable[[pl.Trainer, pl.LightningModule, int], Mapping[str, float]]
+Listener = Callable[[dict[str, Any]], None]  # is handed each row of metrics.jsonl
 
 
 class MetricsLog(StepCallback):
     """Appends a row to metrics.jsonl every ``every`` steps and whenever a scorer has scores.
 
-    A row has step, tokens, flops, loss (the mean in nats of the steps taken since the row before,
-    null if there are none), lr, grad_norm, skips (steps left out so far), what the ``scorers``
-    returned, tokens_per_second (their time left out), memory (bytes) and, where the device's peak
-    is known, mfu (attention counted causal), mfu_full and peak_flops. Losses stay on the device
-    between rows. A resumed run drops the rows after its checkpoint first, so that no step stands
-    twice. Rank 0 alone writes; ``listeners`` are handed each row.
+    A row has step, tokens, flops, loss (the mean in nats of the steps taken since the row before, null if there are
+    none), lr, grad_norm, skips (steps left out so far), what the ``scorers`` returned, tokens_per_second (their time
+    left out), memory (bytes) and, where the device's peak is known, mfu (attention counted causal), mfu_full and
+    peak_flops. Losses stay on the device between rows. A resumed run drops the rows after its checkpoint first, so that
+    no step stands twice. Rank 0 alone writes; ``listeners`` are handed each row.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        every: int,
-        cost: StepCost,
-        scorers: Sequence[Scorer] = (),
-        listeners: Sequence[Callable[[dict], None]] = (),
+        self, path: Path, every: int, cost: StepCost, scorers: Sequence[Scorer] = (), listeners: Sequence[Listener] = ()
     ) -> None:
         super().__init__()
         self.path, self.every, self.cost = path, every, cost
@@ -127,9 +106,7 @@ class MetricsLog(StepCallback):
             return
         rows = read_jsonl(self.path) if self.path.exists() else []
         with atomic_write(self.path) as file:
-            for row in rows:
-                if row["step"] <= trainer.global_step:
-                    file.write(json.dumps(row) + "\n")
+            file.writelines(json.dumps(row) + "\n" for row in rows if row["step"] <= trainer.global_step)
 
     def take(self, metrics: StepMetrics) -> None:
         """Keep what a step measured for the next row."""
@@ -158,13 +135,11 @@ class MetricsLog(StepCallback):
         latest = self.latest
         assert latest is not None, "take comes before on_step"
         losses = torch.stack([loss.to(device) for loss in self.losses]).double()  # (steps,)
-        loss = losses.nanmean().item()  # a skipped step is NaN
-        tokens = step * self.cost.tokens
         return {
             "step": step,
-            "tokens": tokens,
-            "flops": tokens * self.cost.flops_per_token,
-            "loss": finite(loss),
+            "tokens": step * self.cost.tokens,
+            "flops": step * self.cost.tokens * self.cost.flops_per_token,
+            "loss": finite(losses.nanmean().item()),  # a skipped step is NaN
             "lr": latest.lr,
             "grad_norm": finite(float(latest.grad_norm)),
             "skips": int(latest.skips),
@@ -193,15 +168,14 @@ def finite(value: float) -> float | None:
 class StopOnSignal(StepCallback):
     """On SIGTERM, SIGUSR1 or Ctrl-C: finish the step, save and stop; a second signal kills.
 
-    ``received`` is the number of the signal that all ranks agreed to stop for, or None. Ranks
-    must stop after the same step: one that left alone would keep the others waiting in their next
-    all-reduce. So after each step every rank starts a vote, the maximum over all ranks of the
-    signal that each holds (0 for none), and reads the result after the next step. The vote goes
-    between the hosts (gloo) while the devices compute, and no device waits for it. For example,
-    with SIGUSR1 = 10 arriving at rank 1 in step 5:
+    ``received`` is the number of the signal that all ranks agreed to stop for, or None. Ranks must stop after the same
+    step: one that left alone would keep the others waiting in their next all-reduce. So after each step every rank
+    starts a vote, the maximum over all ranks of the signal that each holds (0 for none), and reads the result after the
+    next step. The vote goes between the hosts (gloo) while the devices compute, and no device waits for it. For
+    example, with SIGUSR1 = 10 arriving at rank 1 in step 5:
 
-        after step 5: rank 0 votes 0, rank 1 votes 10; both read the vote of step 4, which is 0
-        after step 6: both read max(0, 10) = 10, save step 6 and stop
+        after step 5: rank 0 votes 0, rank 1 votes 10; both read the vote of step 4, which is 0 after step 6: both read
+        max(0, 10) = 10, save step 6 and stop
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -236,15 +210,15 @@ class StopOnSignal(StepCallback):
         """Read the vote of a step ago and start the next; return the signal of the former."""
         if self.group is None:
             return self.pending
-        agreed = 0
+        agreed = None
         if self.vote is not None:
             work, highest = self.vote
             work.wait()
-            agreed = int(highest)
+            agreed = int(highest) or None
         highest = torch.tensor(self.pending or 0)  # ()
         work = torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, group=self.group, async_op=True)
         self.vote = (work, highest)
-        return agreed or None
+        return agreed
 
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         """Ask the trainer to stop; callbacks after this one see it and save."""
@@ -255,8 +229,8 @@ class StopOnSignal(StepCallback):
 class GarbageCollection(StepCallback):
     """Collects garbage every ``every`` steps and at no other time.
 
-    What is there after the first step is never looked at again. A collection that comes by itself
-    can stall a step for a tenth of a second, at another moment on each rank.
+    What is there after the first step is never looked at again. A collection that comes by itself can stall a step for
+    a tenth of a second, at another moment on each rank.
     """
 
     def __init__(self, every: int = 100) -> None:
@@ -300,13 +274,8 @@ class Progress(StepCallback):
         """Open the bar at the step the run resumes from."""
         super().on_train_start(trainer, module)
         self.started, self.first = time.perf_counter(), trainer.global_step
-        self.bar = tqdm(
-            total=self.steps,
-            initial=self.first,
-            desc=self.label,
-            unit="step",
-            disable=None if trainer.is_global_zero else True,
-        )
+        disable = None if trainer.is_global_zero else True  # None: shown where stderr is a terminal
+        self.bar = tqdm(total=self.steps, initial=self.first, desc=self.label, unit="step", disable=disable)
 
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         """Advance the bar, or print a line."""
@@ -316,14 +285,13 @@ class Progress(StepCallback):
             self.bar.set_postfix({k: f"{v:,.4g}" for k, v in shown.items()}, refresh=False)
             self.bar.update(step - self.bar.n)
         elif step * 10 // self.steps > (step - 1) * 10 // self.steps and "loss" in shown:
-            rate = (time.perf_counter() - self.started) / (step - self.first)
-            share = f"MFU {shown['mfu']:.1%}, " if "mfu" in shown else ""
-            print(
-                f"{self.label}: step {step}/{self.steps} loss {shown['loss']:.4f} "
-                f"{shown['tokens_per_second']:,.0f} tokens/s, {share}"
-                f"{(self.steps - step) * rate:,.0f} s left",
-                flush=True,
+            seconds_left = (self.steps - step) * (time.perf_counter() - self.started) / (step - self.first)
+            speed = f"{shown['tokens_per_second']:,.0f} tokens/s"
+            speed += f", MFU {shown['mfu']:.1%}" if "mfu" in shown else ""
+            text = (
+                f"{self.label}: step {step}/{self.steps} loss {shown['loss']:.4f} {speed}, {seconds_left:,.0f} s left"
             )
+            print(text, flush=True)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Close the bar."""

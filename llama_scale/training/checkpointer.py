@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 
 from llama_scale.checkpoint import folder as checkpoints
 from llama_scale.checkpoint.async_writer import Writer
+from llama_scale.config import TrainConfig
 from llama_scale.training.callbacks import StepCallback
 from llama_scale.training.loss_spikes import SkipLimit
 from llama_scale.training.rollback import delete_undone
@@ -15,27 +16,16 @@ from llama_scale.training.rollback import delete_undone
 class Checkpointer(StepCallback):
     """Saves every ``every`` steps, at those to be kept, at the end and on request.
 
-    Kept are the last ``keep_last``, those at multiples of ``keep_every`` and at ``keep_steps``. A
-    save that fails (disk full, no permission) is reported and training goes on: the previous
-    checkpoint stays. The last save is waited for and must succeed. Nothing is saved once
-    ``skip_limit`` has stopped the run, which then goes back to an earlier checkpoint. ``writer`` is
-    the thread that writes what the Trainer saves.
+    Kept are the last ``keep_last``, those at multiples of ``keep_every`` and at ``keep_steps``, of ``config``. A save
+    that fails (disk full, no permission) is reported and training goes on: the previous checkpoint stays. The last save
+    is waited for and must succeed. Nothing is saved once ``skip_limit`` has stopped the run, which then goes back to an
+    earlier checkpoint. ``writer`` is the thread that writes what the Trainer saves.
     """
 
-    def __init__(
-        self,
-        run: Path,
-        *,
-        every: int,
-        keep_last: int,
-        keep_every: int,
-        keep_steps: list[int],
-        skip_limit: SkipLimit,
-        writer: Writer,
-    ) -> None:
+    def __init__(self, run: Path, config: TrainConfig, *, every: int, skip_limit: SkipLimit, writer: Writer) -> None:
         super().__init__()
-        self.run, self.every, self.skip_limit, self.writer = run, every, skip_limit, writer
-        self.keep_last, self.keep_every, self.keep_steps = keep_last, keep_every, keep_steps
+        self.run, self.config, self.every = run, config, every
+        self.skip_limit, self.writer = skip_limit, writer
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Delete what a rollback undid, now that each process has read what it continues."""
@@ -46,8 +36,8 @@ class Checkpointer(StepCallback):
     def on_step(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         """Save when it is time, and report a save that failed since."""
         last = trainer.should_stop or step == trainer.max_steps
-        due = step % self.every == 0 or step in self.keep_steps
-        due = due or (self.keep_every > 0 and step % self.keep_every == 0)
+        keep_every, keep_steps = self.config.keep_every, self.config.keep_steps
+        due = step % self.every == 0 or step in keep_steps or (keep_every > 0 and step % keep_every == 0)
         if last or due:
             self.writer.wait()
         if (error := self.writer.collect()) and trainer.is_global_zero:
@@ -69,4 +59,4 @@ class Checkpointer(StepCallback):
 
     def _prune(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
-            checkpoints.prune(self.run, self.keep_last, self.keep_every, self.keep_steps)
+            checkpoints.prune(self.run, self.config.keep_last, self.config.keep_every, self.config.keep_steps)

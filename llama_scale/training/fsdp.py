@@ -1,7 +1,7 @@
 """FSDP2 through Lightning: each process holds, draws, writes and reads its own part of the state.
 
-No process ever holds the whole model: blocks are made one at a time, drawn and split at once. The
-checkpoints are read by any number of processes and any strategy (sharded.py).
+No process ever holds the whole model: blocks are made one at a time, drawn and split at once. The checkpoints are read
+by any number of processes and any strategy (sharded.py).
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,15 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from llama_scale.checkpoint import sharded
 from llama_scale.checkpoint.folder import LIGHTNING_PREFIX
+from llama_scale.checkpoint.lightning import FolderCheckpointIO
 from llama_scale.model.llama import Llama, rope_table
 
 
 def shard(model: Llama, mesh: DeviceMesh, seed: int | None) -> None:
     """Fill a model on the meta device and split it over ``mesh``, a block at a time.
 
-    The weights are those of ``init_weights(seed)``, or not set if ``seed`` is None. Each block is
-    gathered alone in training; the tables with the root.
+    The weights are those of ``init_weights(seed)``, or not set if ``seed`` is None. Each block is gathered alone in
+    training; the tables with the root.
     """
     device = torch.device(mesh.device_type)
     generator = torch.Generator().manual_seed(seed or 0)
@@ -52,19 +53,23 @@ def shard(model: Llama, mesh: DeviceMesh, seed: int | None) -> None:
 class ShardedStrategy(ModelParallelStrategy):
     """Data parallel over all processes with weights, gradients and moments split (FSDP2).
 
-    ``group`` joins the processes' hosts for checkpoints, beside the devices' own messages.
+    ``tied`` says that the model's head is its embedding. ``group`` joins the processes' hosts for checkpoints, beside
+    the devices' own messages, and ``source`` is the checkpoint that is being read.
     """
 
-    def __init__(self, world: int) -> None:
+    group: torch.distributed.ProcessGroup
+    source: Path
+
+    def __init__(self, world: int, tied: bool) -> None:
         super().__init__(data_parallel_size=world, tensor_parallel_size=1)
-        self.group: torch.distributed.ProcessGroup | None = None
-        self.source: Path | None = None
+        self.tied = tied
 
     def setup_environment(self) -> None:
         """Connect the processes, and their hosts for the checkpoints."""
         super().setup_environment()
-        self.group = torch.distributed.new_group(backend="gloo")
-        self.checkpoint_io.mesh = DeviceMesh.from_group(self.group, "cpu")
+        group = torch.distributed.new_group(backend="gloo")
+        assert isinstance(group, torch.distributed.ProcessGroup) and isinstance(self.checkpoint_io, FolderCheckpointIO)
+        self.group, self.checkpoint_io.mesh = group, DeviceMesh.from_group(group, "cpu")
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -73,6 +78,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return this process's part of the weights."""
+        assert self.lightning_module is not None, "the Trainer has connected it"
         return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
@@ -90,9 +96,9 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Read this process's part of the weights."""
-        state = self.lightning_module.state_dict()
+        state = self.lightning_module_state_dict()
         weights = {name.removeprefix(LIGHTNING_PREFIX): value for name, value in state.items()}
-        if self.lightning_module.model.config.tie_embeddings:
+        if self.tied:
             del weights["head.weight"]
         sharded.read(self.source, weights, self.group)
 

@@ -1,9 +1,8 @@
 """Steps that would do harm are not taken: loss spikes and non-finite gradients.
 
-A step whose loss is not finite, whose gradient norm is not finite, or whose loss lies more than
-six standard deviations above the mean of the last accepted losses leaves weights and optimizer
-state untouched. The decision is made and carried out on the device: AdamW's fused kernel reads
-the flag, and the host waits for nothing.
+A step whose loss is not finite, whose gradient norm is not finite, or whose loss lies more than six standard deviations
+above the mean of the last accepted losses leaves weights and optimizer state untouched. The decision is made and
+carried out on the device: AdamW's fused kernel reads the flag, and the host waits for nothing.
 """
 
 from collections.abc import Callable
@@ -25,9 +24,9 @@ class SpikeGuard:
     """Decides for each step, by its loss and gradient norm, whether it is taken.
 
     Attributes:
-        losses: (WINDOW,) the last accepted losses in nats, a ring: the loss that is accepted as
-            number n (from 0) lies in slot n % WINDOW. With a window of 4 the losses a b c d e f
-            lie as e f c d; before the ring is full, the slots without a loss hold 0.
+        losses: (WINDOW,) the last accepted losses in nats, a ring: the loss that is accepted as number n (from 0) lies
+            in slot n % WINDOW. With a window of 4 the losses a b c d e f lie as e f c d; before the ring is full, the
+            slots without a loss hold 0.
         accepted: () number of accepted steps.
         skipped: () number of skipped steps.
         in_row: () number of skipped steps since the last accepted one.
@@ -41,13 +40,12 @@ class SpikeGuard:
     def check_step(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """Count the step of this ``loss`` () and ``grad_norm`` (); return whether to skip it.
 
-        The answer is () float32, 1 to skip and 0 to take the step. There is no ``if``: the host
-        would have to wait for the device.
+        The answer is () float32, 1 to skip and 0 to take the step. No ``if``, which would make the host wait.
         """
         slots = torch.arange(WINDOW, device=loss.device)  # (WINDOW,)
         count = self.accepted.clamp(max=WINDOW)
-        # The order within the ring does not matter to mean and variance. Empty slots hold 0, so
-        # they add nothing to the sum, but (0 - mean)^2 to the squares: hence the mask.
+        # The order within the ring does not matter to mean and variance. Empty slots hold 0, so they add nothing to the
+        # sum, but (0 - mean)^2 to the squares: hence the mask.
         filled = slots < count  # (WINDOW,)
         mean = self.losses.sum() / count.clamp(min=1)
         variance = ((self.losses - mean).square() * filled).sum() / count.clamp(min=1)
@@ -70,19 +68,17 @@ class SpikeGuard:
             setattr(self, name, torch.tensor(state[name], dtype=value.dtype, device=value.device))
 
     def to(self, device: torch.device | str) -> "SpikeGuard":
-        """Return a guard with this state on ``device``."""
-        moved = SpikeGuard(device)
-        moved.load_state_dict(self.state_dict())
-        return moved
+        """Move the state to ``device``; return this guard."""
+        vars(self).update({name: value.to(device) for name, value in vars(self).items()})
+        return self
 
 
 class SkipLimit(StepCallback):
     """Stops a run in which ``limit`` steps in a row were skipped, naming the first of them.
 
-    The device's count is fetched every ``limit`` steps and read one step later, so that the
-    device has work while the host waits for it; after the last step it is read once more.
-    ``first`` is the first step (from 1) of the row that stopped the run, or None, and ``last``
-    the last one.
+    The device's count is fetched every ``limit`` steps and read one step later, so that the device has work while the
+    host waits for it; after the last step it is read once more. ``first`` is the first step (from 1) of the row that
+    stopped the run, or None, and ``last`` the last one.
     """
 
     def __init__(self, limit: int) -> None:

@@ -11,9 +11,8 @@ from llama_scale.config import OptimConfig
 def lr_ratio(step: int, config: OptimConfig, warmup_steps: int, steps: int, first_step: int = 0) -> float:
     """Return the learning rate of optimizer step ``step`` (from 0) as a share of the peak.
 
-    Linear warmup, then a cosine to ``min_lr_ratio`` at the last step, or constant. A cooldown is
-    linear from ``first_step``, where its branch begins, to ``min_lr_ratio`` at the last (Hagele
-    et al. 2024).
+    Linear warmup, then a cosine to ``min_lr_ratio`` at the last step, or constant. A cooldown is linear from
+    ``first_step``, where its branch begins, to ``min_lr_ratio`` at the last (Hagele et al. 2024).
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

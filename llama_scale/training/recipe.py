@@ -13,13 +13,13 @@ from llama_scale.errors import InputError
 
 LR_CAP = 6e-3
 TOKENS_PER_PARAMETER = 20
+OPTIM_VALUES = ("lr", "batch_tokens", "warmup_steps")  # of OptimConfig; laws set them, a branch takes its parent's
 
 
 def step_law_lr(n: int, d: float) -> float:
     """Peak learning rate 1.79 N^-.713 D^.307 (Step Law, arXiv 2503.04715), capped at 6e-3.
 
-    ``n`` is non-embedding parameters and ``d`` training tokens. The law reads too high below
-    100M parameters, hence the cap.
+    ``n`` is non-embedding parameters, ``d`` training tokens. The law reads too high below 100M parameters, hence a cap.
     """
     return min(1.79 * n**-0.713 * d**0.307, LR_CAP)
 
@@ -30,10 +30,7 @@ def step_law_batch(d: float) -> float:
 
 
 def warmup_law(n: int, batch_tokens: int, steps: int) -> int:
-    """Warmup steps: one token per parameter, at least 100 steps, at most 5 % of the run.
-
-    In a run so short that 5 % is under 100 steps the limit is 10 %.
-    """
+    """Warmup steps: one token per parameter, at least 100 and at most 5 % of the run, 10 % where 5 % is under 100."""
     wanted = max(100, round(n / batch_tokens))
     return max(1, min(wanted, max(100, steps // 20), steps // 10))
 
@@ -42,9 +39,9 @@ def warmup_law(n: int, batch_tokens: int, steps: int) -> int:
 class Recipe:
     """A run's optimizer settings with every ``auto`` replaced by a number.
 
-    ``batch`` is in sequences and ``tokens`` is steps x batch x context length. ``laws`` says for
-    each value where it came from. A branch has its ``parent`` checkpoint and ``first_step``, the
-    step that it continues from, and leaves out the batches that its trunk had ``skipped``.
+    ``batch`` is in sequences and ``tokens`` is steps x batch x context length. ``laws`` says for each value where it
+    came from. A branch has its ``parent`` checkpoint and ``first_step``, the step that it continues from, and leaves
+    out the batches that its trunk had ``skipped``.
     """
 
     tokens: int
@@ -62,17 +59,16 @@ class Recipe:
 def resolve(config: TrainConfig) -> Recipe:
     """Replace ``auto`` in tokens, batch, learning rate and warmup by the laws' values.
 
-    Raises InputError when the run is shorter than one step, when a given batch is not of whole
-    sequences, or when a branch does not continue its parent.
+    Raises InputError when the run is shorter than one step, when a given batch is not of whole sequences, or when a
+    branch does not continue its parent.
     """
     n = count_parameters(config.model).non_embedding
     context = config.model.context_length
     laws = {}
     parent = read_parent(config)
     if parent:
-        names = ("lr", "batch_tokens", "warmup_steps")
-        config = replace(config, optim=replace(config.optim, **{n: parent[n] for n in names}))
-        laws |= dict.fromkeys(names, f"as in {config.branch_from}")
+        config = replace(config, optim=replace(config.optim, **{name: parent[name] for name in OPTIM_VALUES}))
+        laws |= dict.fromkeys(OPTIM_VALUES, f"as in {config.branch_from}")
     tokens = config.tokens
     if tokens == "auto":
         tokens = TOKENS_PER_PARAMETER * n
@@ -91,8 +87,8 @@ def resolve(config: TrainConfig) -> Recipe:
         )
     if steps < 1:
         raise InputError(
-            f"tokens: {tokens:,.0f} is less than one step of {batch} x {context} tokens; "
-            "raise tokens or lower optim.batch_tokens"
+            f"tokens: {tokens:,.0f} is less than one step of {batch} x {context} tokens; raise tokens or lower "
+            "optim.batch_tokens"
         )
     lr = config.optim.lr
     if lr == "auto":
@@ -119,14 +115,14 @@ def resolve(config: TrainConfig) -> Recipe:
 def read_parent(config: TrainConfig) -> dict[str, Any] | None:
     """Return what the checkpoint that a branch continues says of itself, or None for a trunk.
 
-    Raises InputError when the checkpoint is none of a constant-rate run, or when model, seed or
-    one of the optimizer's values differ from it.
+    Raises InputError when the checkpoint is none of a constant-rate run, or when model, seed or one of the optimizer's
+    values differ from it.
     """
     cooldown, path = config.optim.schedule == "cooldown", config.branch_from
     if cooldown != (path is not None):
         raise InputError(
-            "branch_from: a branch needs both a checkpoint there and "
-            f"optim.schedule cooldown; found {path} and {config.optim.schedule}"
+            "branch_from: a branch needs both a checkpoint there and optim.schedule cooldown; "
+            f"found {path} and {config.optim.schedule}"
         )
     if path is None:
         return None
@@ -139,14 +135,11 @@ def read_parent(config: TrainConfig) -> dict[str, Any] | None:
             "continues one with optim.schedule constant"
         )
     wanted = {"model": asdict(config.model), "seed": config.seed}
-    chosen = {n: getattr(config.optim, n) for n in ("lr", "batch_tokens", "warmup_steps")}
-    wanted |= {k: v for k, v in chosen.items() if v != "auto"}
+    wanted |= {name: getattr(config.optim, name) for name in OPTIM_VALUES}
     for name, value in wanted.items():
-        if parent[name] != value:
-            raise InputError(
-                f"branch_from: {path} has {name} = {parent[name]} and the command {value}; leave "
-                "it out or make it equal"
-            )
+        if value not in ("auto", parent[name]):
+            found = f"{path} has {name} = {parent[name]} and the command {value}"
+            raise InputError(f"branch_from: {found}; leave it out or make it equal")
     return parent
 
 

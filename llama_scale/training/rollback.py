@@ -1,8 +1,8 @@
 """Batches that a run leaves out, and the documents in them: skipped.jsonl of the run folder.
 
-A row is one rollback, a return to an earlier checkpoint: from_step is that checkpoint's step, or
-the one where the run began (0, a branch at its parent's step), and batches are the numbers left
-out from then on. The order of batches stays a function of the seed and this list.
+A row is one rollback, a return to an earlier checkpoint: from_step is that checkpoint's step, or the one where the run
+began (0, a branch at its parent's step), and batches are the numbers left out from then on. The order of batches stays
+a function of the seed and this list.
 """
 
 import json
@@ -15,7 +15,6 @@ import numpy as np
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.data.documents import has_documents, read_documents
 from llama_scale.data.loader import TokenWindows, batch_number
-from llama_scale.data.shards import Tokens
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_jsonl
 from llama_scale.training.recipe import Recipe
@@ -38,8 +37,8 @@ def skipped_batches(rollbacks: list[dict[str, Any]], before: Iterable[int] = ())
 def is_undone(meta: dict[str, Any], rollbacks: list[dict[str, Any]]) -> bool:
     """Whether a rollback went back behind the checkpoint of ``meta`` after it was written.
 
-    A checkpoint counts the rollbacks before it. One of step 40 that counts none is undone by a
-    first rollback to step 30; one of step 40 that counts 1 was written on the way up from there.
+    A checkpoint counts the rollbacks before it. One of step 40 that counts none is undone by a first rollback to step
+    30; one of step 40 that counts 1 was written on the way up from there.
     """
     later = rollbacks[meta.get("rollbacks", 0) :]
     return any(row["from_step"] < meta["step"] for row in later)
@@ -53,20 +52,16 @@ def newest_checkpoint(run: Path, rollbacks: list[dict[str, Any]]) -> Path | None
     return None
 
 
-def record_rollback(run: Path, windows: TokenWindows, recipe: Recipe, first: int, last: int) -> dict[str, Any]:
+def record_rollback(run: Path, windows: TokenWindows, recipe: Recipe, first: int, last: int) -> None:
     """Record that steps ``first`` to ``last`` (from 1) were skipped, and undo what followed.
 
-    The run continues from the newest checkpoint that is as many steps older than ``first`` as
-    were skipped: the weights of the steps just before may be spoiled already. skipped.jsonl is
-    replaced in one move; newer checkpoints are deleted when the run continues.
+    The run continues from the newest checkpoint that is as many steps older than ``first`` as were skipped: the weights
+    of the steps just before may be spoiled already. skipped.jsonl is replaced in one move; newer checkpoints are
+    deleted when the run continues.
 
-    Example: of steps 101 to 104 each was skipped, checkpoints are at 80, 90 and 100 and no batch
-    is left out yet. Step s (from 1) read batch s - 1, so batches 100 to 103 are left out. Four
-    steps older than 101 is 97, so the run continues from step 90: steps 91 to 100 read batches 90
-    to 99 once more, and step 101 reads batch 104.
-
-    Returns:
-        The row.
+    Example: of steps 101 to 104 each was skipped, checkpoints are at 80, 90 and 100 and no batch is left out yet. Step
+    s (from 1) read batch s - 1, so batches 100 to 103 are left out. Four steps older than 101 is 97, so the run
+    continues from step 90: steps 91 to 100 read batches 90 to 99 once more, and step 101 reads batch 104.
     """
     rollbacks = read_rollbacks(run)
     skipped = skipped_batches(rollbacks, recipe.skipped)
@@ -77,31 +72,26 @@ def record_rollback(run: Path, windows: TokenWindows, recipe: Recipe, first: int
     start = max((step for step in steps if step <= latest), default=recipe.first_step)
     # Batch n is the samples n * batch to (n + 1) * batch - 1 of the run's order.
     samples = np.concatenate([np.arange(n * recipe.batch, (n + 1) * recipe.batch) for n in batches])
-    row = {
-        "from_step": start,
-        "first_step": first,
-        "last_step": last,
-        "batches": batches,
-        "documents": documents_of(windows, samples),
-    }
+    row = {"from_step": start, "first_step": first, "last_step": last, "batches": batches}
+    row["documents"] = documents_of(windows, samples)
     with atomic_write(run / FILE) as file:
-        for item in [*rollbacks, row]:
-            file.write(json.dumps(item) + "\n")
-    return row
+        file.writelines(json.dumps(item) + "\n" for item in [*rollbacks, row])
 
 
-def check_rollbacks(run: Path) -> None:
-    """Raise InputError if the last rollback is one more than MAX_ROLLBACKS to its step."""
+def last_rollback(run: Path) -> dict[str, Any]:
+    """Return the row of the last rollback; raise InputError if it is one more than MAX_ROLLBACKS to its step."""
     rollbacks = read_rollbacks(run)
-    same = [row for row in rollbacks if row["from_step"] == rollbacks[-1]["from_step"]]
+    row = rollbacks[-1]
+    same = [other for other in rollbacks if other["from_step"] == row["from_step"]]
     if len(same) > MAX_ROLLBACKS:
-        row, count = rollbacks[-1], sum(len(row["batches"]) for row in same)
+        count = sum(len(other["batches"]) for other in same)
         raise InputError(
             f"{run}: steps {row['first_step']} to {row['last_step']} had to be skipped again after "
             f"going back to step {row['from_step']} {MAX_ROLLBACKS} times; {count} batches are "
             f"left out ({FILE}) and the loss is still not finite or far too high; start another "
             "run with a lower optim.lr, a longer optim.warmup_steps or a lower optim.grad_clip"
         )
+    return row
 
 
 def delete_undone(run: Path) -> None:
@@ -121,22 +111,16 @@ def documents_of(windows: TokenWindows, samples: np.ndarray) -> list[dict[str, A
     if not has_documents(folder):
         return None
     rows = [(i, row) for i, row in enumerate(read_documents(folder)) if row["split"] == split]
-    starts = _document_starts(windows.tokens, [row for _, row in rows])  # (documents,)
+    # Position (documents,) of each document's first token in the joined shards
+    offsets = [0, *windows.tokens.ends.tolist()]
+    starts = np.array([offsets[row["shard"]] + row["start"] for _, row in rows], dtype=np.int64)
     numbers: set[int] = set()
     for start in windows.starts(samples):
-        # A window reads tokens start to start + context, both included. With documents that start
-        # at 0, 100 and 250, the window 90 to 154 has 1 start at or before its first token and 2
-        # at or before its last: it reads documents 1 - 1 = 0 up to, but without, 2.
+        # A window reads tokens start to start + context, both included. With documents that start at 0, 100 and 250,
+        # the window 90 to 154 has 1 start at or before its first token and 2 at or before its last: it reads documents
+        # 1 - 1 = 0 up to, but without, 2.
         ends = [start, start + windows.context_length]
         first, last = np.searchsorted(starts, ends, side="right")
         numbers.update(range(max(0, first - 1), last))
-    return [
-        {"document": rows[i][0]} | {k: rows[i][1].get(k) for k in ("package", "path", "sha256")}
-        for i in sorted(numbers)
-    ]
-
-
-def _document_starts(tokens: Tokens, rows: list[dict[str, Any]]) -> np.ndarray:
-    """Return the position (documents,) of each document's first token in the joined shards."""
-    offsets = [0, *tokens.ends.tolist()]
-    return np.array([offsets[row["shard"]] + row["start"] for row in rows], dtype=np.int64)
+    found = [rows[i] for i in sorted(numbers)]
+    return [{"document": i} | {k: row.get(k) for k in ("package", "path", "sha256")} for i, row in found]

@@ -16,7 +16,8 @@ import yaml
 import llama_scale
 from llama_scale.checkpoint.folder import verify
 from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml, with_new_names
-from llama_scale.cost.accounting import count_parameters, flops_per_token
+from llama_scale.cost.accounting import flops_per_token
+from llama_scale.cost.dry_run import recipe_lines
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, layout_memory, pick_compile, pick_layout
 from llama_scale.data.shards import Tokens, open_tokens
@@ -25,7 +26,7 @@ from llama_scale.errors import InputError
 from llama_scale.model.llama import EOS
 from llama_scale.text import count_in_name
 from llama_scale.training.distributed import ProcessRank, find_rank
-from llama_scale.training.recipe import Recipe, resolve
+from llama_scale.training.recipe import OPTIM_VALUES, Recipe, resolve
 
 VALIDATION_SHARE = 0.1  # of the run's compute, at most
 # Fields that may differ when a run continues, and why they change no result:
@@ -55,38 +56,24 @@ class Run:
     process: ProcessRank
 
     @property
-    def world(self) -> int:
-        """Number of processes that share a step."""
-        return self.layout.devices
-
-    @property
-    def micro_batch(self) -> int:
-        """Sequences in one forward pass on a device."""
-        return self.layout.micro_batch
-
-    @property
     def resolved(self) -> dict[str, Any]:
         """The configuration as written to config.yaml."""
         fields = dataclasses.asdict(self.config)
-        fields["optim"] |= {
-            "lr": self.recipe.lr,
-            "batch_tokens": self.recipe.batch_tokens,
-            "warmup_steps": self.recipe.warmup_steps,
-        }
+        fields["optim"] |= {name: getattr(self.recipe, name) for name in OPTIM_VALUES}
         return fields | {
             "run": str(self.folder),
             "tokens": self.recipe.tokens,
             "precision": "bf16" if self.bf16 else "fp32",
             "compile": self.compile,
-            "micro_batch": self.micro_batch,
+            "micro_batch": self.layout.micro_batch,
         }
 
 
 def plan_run(config: TrainConfig) -> Run:
     """Decide every ``auto``, check data and memory, and open the run folder's past.
 
-    Raises InputError if the data is missing or damaged, its tokenizer does not match the model,
-    the device cannot hold the model, or the run folder belongs to another configuration.
+    Raises InputError if the data is missing or damaged, its tokenizer does not match the model, the device cannot hold
+    the model, or the run folder belongs to another configuration.
     """
     recipe = resolve(config)
     set_threads(config.threads)
@@ -96,21 +83,12 @@ def plan_run(config: TrainConfig) -> Run:
     process = find_rank(config.devices, config.nodes)
     compiled = pick_compile(config, recipe.tokens, machine)
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
-    tokens = open_tokens(config.data, "train")
-    if config.model.document_mask and tokens.eos != EOS:
-        raise InputError(f"model.document_mask: {config.data} ends a document with id {tokens.eos}, not {EOS}")
-    check_parent(config, tokens)
-    if tokens.vocab_size != config.model.vocab_size:
-        raise InputError(
-            f"{config.data}: its tokenizer has {tokens.vocab_size:,} pieces and the model "
-            f"{config.model.vocab_size:,}; set model.vocab_size to {tokens.vocab_size}"
-        )
     name = f"{config.size}-{count_in_name(recipe.tokens, digits=3)}-seed{config.seed}"
     run = Run(
         config=config,
         recipe=recipe,
         folder=Path(config.run or f"runs/{name}"),
-        tokens=tokens,
+        tokens=open_data(config),
         device=device,
         bf16=bf16,
         compile=compiled,
@@ -121,22 +99,28 @@ def plan_run(config: TrainConfig) -> Run:
     return run
 
 
-def check_parent(config: TrainConfig, tokens: Tokens) -> None:
-    """Raise InputError if a branch's parent is damaged or was trained on other data."""
-    if config.branch_from is None:
-        return
-    meta = verify(config.branch_from)
-    if meta["data_fingerprint"] != tokens.fingerprint:
+def open_data(config: TrainConfig) -> Tokens:
+    """Return the training tokens; raise InputError if they suit neither the model nor the parent of a branch."""
+    tokens = open_tokens(config.data, "train")
+    if config.model.document_mask and tokens.eos != EOS:
+        raise InputError(f"model.document_mask: {config.data} ends a document with id {tokens.eos}, not {EOS}")
+    if config.branch_from:
+        meta = verify(config.branch_from)
+        if meta["data_fingerprint"] != tokens.fingerprint:
+            found = f"{config.branch_from} was trained on {meta['data']}"
+            raise InputError(f"branch_from: {found}, which is not the data in {config.data}")
+    if tokens.vocab_size != config.model.vocab_size:
         raise InputError(
-            f"branch_from: {config.branch_from} was trained on {meta['data']}, which is not the data in {config.data}"
+            f"{config.data}: its tokenizer has {tokens.vocab_size:,} pieces and the model "
+            f"{config.model.vocab_size:,}; set model.vocab_size to {tokens.vocab_size}"
         )
+    return tokens
 
 
 def fit_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, machine: Machine) -> Layout:
     """Return how a step is laid out on the devices.
 
-    Raises InputError when the device cannot hold the model, or when devices or micro_batch do not
-    divide the batch.
+    Raises InputError when the device cannot hold the model, or when devices or micro_batch do not divide the batch.
     """
     device, have = machine.device, machine.memory
     if device == "cpu":
@@ -147,9 +131,8 @@ def fit_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, mach
     need = layout_memory(config, layout, bf16, compiled, device)
     if need.total > have:
         raise InputError(
-            f"size {config.size}: training needs {need} and this {device} device offers "
-            f"{have / GIB:.1f} GiB; choose a smaller size or a larger device "
-            "(a dry run names the nearest change that fits)"
+            f"size {config.size}: training needs {need} and this {device} device offers {have / GIB:.1f} GiB; choose a "
+            "smaller size or a larger device (a dry run names the nearest change that fits)"
         )
     return layout
 
@@ -164,8 +147,8 @@ def checkpoint_interval(config: TrainConfig, recipe: Recipe) -> int:
 def validation_interval(config: TrainConfig, recipe: Recipe) -> int:
     """Return the steps between validations; 0 is at the end only.
 
-    ``auto`` is ten in a run, or as many as a tenth of its compute pays for: a validation token
-    costs a third of a training token.
+    ``auto`` is ten in a run, or as many as a tenth of its compute pays for: a validation token costs a third of a
+    training token.
     """
     affordable = int(VALIDATION_SHARE * 3 * recipe.tokens / config.val_tokens)
     if config.val_every == "auto":
@@ -187,16 +170,12 @@ def check_same_run(run: Run) -> None:
     changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
         name = min(changed, key=lambda n: ("." in n, n))  # what optim.* follows from comes first
-        raise InputError(
-            f"{path}: this run has {name} = {before.get(name)}, the command asks for "
-            f"{now.get(name)}; choose another run, or delete the folder to start over"
-        )
+        found = f"this run has {name} = {before.get(name)}, the command asks for {now.get(name)}"
+        raise InputError(f"{path}: {found}; choose another run, or delete the folder to start over")
     fingerprint = read_mapping(run.folder / "provenance.json").get("data_fingerprint")
     if fingerprint != run.tokens.manifest["fingerprint"]:
-        raise InputError(
-            f"{run.folder}: {run.config.data} has changed since this run began; "
-            "choose another run, or delete the folder to start over"
-        )
+        found = f"{run.config.data} has changed since this run began"
+        raise InputError(f"{run.folder}: {found}; choose another run, or delete the folder to start over")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -220,9 +199,7 @@ def provenance(run: Run) -> dict[str, Any]:
         commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except OSError:  # no git here
         commit = ""
-    hardware = platform.processor() or platform.machine()
-    if run.device == "cuda":
-        hardware = torch.cuda.get_device_name()
+    processor = platform.processor() or platform.machine()
     return {
         "llama_scale": llama_scale.__version__,
         "commit": commit or None,
@@ -230,7 +207,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": version("lightning"),
-        "hardware": hardware,
+        "hardware": torch.cuda.get_device_name() if run.device == "cuda" else processor,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "data_fingerprint": run.tokens.manifest["fingerprint"],
@@ -241,25 +218,13 @@ def provenance(run: Run) -> dict[str, Any]:
 def describe(run: Run) -> str:
     """Return the run's settings in a few lines, each derived value with the law that set it."""
     config, recipe = run.config, run.recipe
-    count = count_parameters(config.model)
-    laws = recipe.laws
-    epochs = recipe.tokens / run.tokens.n_tokens
-    flops = recipe.tokens * flops_per_token(config.model)
-
-    def law(name: str) -> str:
-        return f"  [{laws[name]}]" if name in laws else ""
-
+    batch = f" = {recipe.batch} x {config.model.context_length} ({run.layout})"
     mode = f"{run.device}, {'bf16' if run.bf16 else 'fp32'}{', compiled' if run.compile else ''}"
     return "\n".join(
         [
             f"{config.size} -> {run.folder} ({mode})",
-            f"  parameters    {count.total:,} total, {count.non_embedding:,} non-embedding, {count.matmul:,} matmul",
-            f"  tokens        {recipe.tokens:,} ({epochs:.2f} epochs of {run.tokens.n_tokens:,})" + law("tokens"),
-            f"  batch         {recipe.batch_tokens:,} tokens = {recipe.batch} x "
-            f"{config.model.context_length} ({run.layout})" + law("batch_tokens"),
-            f"  steps         {recipe.steps:,}, warmup {recipe.warmup_steps:,}" + law("warmup_steps"),
-            f"  learning rate {recipe.lr:.3g}" + law("lr"),
-            f"  compute       {flops:.3g} FLOPs (exact, causal attention)",
+            *recipe_lines(config, recipe, run.tokens.n_tokens, batch),
+            f"  compute       {recipe.tokens * flops_per_token(config.model):.3g} FLOPs (exact, causal attention)",
             f"  memory        {layout_memory(config, run.layout, run.bf16, run.compile, run.device)} on each device",
         ]
     )

@@ -4,7 +4,8 @@ import dataclasses
 import gc
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,16 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from llama_scale.checkpoint import folder as checkpoint
-from llama_scale.checkpoint.async_writer import Writer
 from llama_scale.checkpoint.lightning import FolderCheckpointIO, random_state, set_random_state
-from llama_scale.config import TrainConfig
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.hardware import bf16_peak
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
 from llama_scale.device import attention_backends, device_name
 from llama_scale.files import atomic_write, locked, write_json
-from llama_scale.model.llama import Llama
+from llama_scale.model.llama import Block, Llama
 from llama_scale.training.callbacks import (
     GarbageCollection,
+    Listener,
     MetricsLog,
     Progress,
     Scorer,
@@ -39,9 +39,8 @@ from llama_scale.training.checkpointer import Checkpointer
 from llama_scale.training.fsdp import ShardedStrategy, shard
 from llama_scale.training.loss_spikes import SkipLimit, SpikeGuard
 from llama_scale.training.optim import build_optimizer, lr_ratio
-from llama_scale.training.recipe import Recipe
 from llama_scale.training.rollback import (
-    check_rollbacks,
+    last_rollback,
     newest_checkpoint,
     read_rollbacks,
     record_rollback,
@@ -49,40 +48,26 @@ from llama_scale.training.rollback import (
 )
 from llama_scale.training.run_plan import Run, checkpoint_interval, provenance
 
-Listener = Callable[[dict[str, Any]], None]  # is handed each row of metrics.jsonl
-
 
 class Pretraining(pl.LightningModule):
     """Next-token training of a LLaMA model.
 
-    Each of ``metrics_listeners`` is handed the StepMetrics of each optimizer step, before the
-    callbacks of that step. ``shards`` is the number of processes that the weights are split over;
-    they are then drawn from ``seed``, or left to a checkpoint if it is None.
+    Each of ``metrics_listeners`` is handed the StepMetrics of each optimizer step, before the callbacks of that step.
+    Weights that are split over several processes are drawn from ``seed``, or left to a checkpoint if it is None.
     """
 
     def __init__(
-        self,
-        model: Llama,
-        config: TrainConfig,
-        recipe: Recipe,
-        *,
-        metrics_listeners: Sequence[Callable[[StepMetrics], None]] = (),
-        shards: int = 1,
-        seed: int | None = None,
+        self, model: Llama, run: Run, metrics_listeners: Sequence[Callable[[StepMetrics], None]], seed: int | None
     ) -> None:
         super().__init__()
-        self.model, self.config, self.recipe = model, config, recipe
-        self.metrics_listeners = metrics_listeners
-        self.shards, self.seed = shards, seed
+        self.model, self.config, self.recipe, self.shards = model, run.config, run.recipe, run.layout.shards
+        self.metrics_listeners, self.seed = metrics_listeners, seed
         self.micro_batch_losses: list[Tensor] = []  # () each, of the step that is under way
         self.spike_guard = SpikeGuard()
         self.loaded_random_state: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
-        """Split the weights over the processes where the strategy asks for it.
-
-        They are then on the meta device and get the values of ``seed``, if it is not None.
-        """
+        """Split the weights over the processes where the strategy asks for it: they are then on the meta device."""
         if self.shards > 1:
             assert self.device_mesh is not None, "the sharded strategy has made it"
             shard(self.model, self.device_mesh["data_parallel"], self.seed)
@@ -155,11 +140,9 @@ class Pretraining(pl.LightningModule):
 
 def build_strategy(run: Run) -> Strategy | str:
     """Return how the processes share a step: alone, DDP, or FSDP2."""
-    if run.world == 1:
-        return "auto"
     if run.layout.shards > 1:
-        return ShardedStrategy(run.world)
-    return DDPStrategy(gradient_as_bucket_view=True)
+        return ShardedStrategy(run.layout.shards, run.config.model.tie_embeddings)
+    return DDPStrategy(gradient_as_bucket_view=True) if run.layout.devices > 1 else "auto"
 
 
 def checkpoint_meta(run: Run, rollbacks: int, skipped: list[int]) -> dict[str, Any]:
@@ -222,7 +205,7 @@ def step_cost(run: Run) -> StepCost:
         tokens=run.recipe.batch_tokens,
         flops_per_token=flops_per_token(run.config.model),
         flops_per_token_full=flops_per_token(run.config.model, causal=False),
-        peak_flops=peak and peak * run.world,
+        peak_flops=peak and peak * run.layout.devices,
     )
 
 
@@ -231,14 +214,27 @@ def fit(
 ) -> int | None:
     """Train from the newest checkpoint to the end; return the signal that stopped it, or None.
 
-    After each step ``callbacks`` run, then ``scorers``, whose scores stand in the step's row of
-    metrics.jsonl, then its checkpoint is written. ``listeners`` are handed each row. When many
-    steps in a row had to be skipped, the run goes back to an earlier checkpoint and leaves their
-    batches out; raises InputError when that does not help, or when another process trains the run.
+    After each step ``callbacks`` run, then ``scorers``, whose scores stand in the step's row of metrics.jsonl, then its
+    checkpoint is written. ``listeners`` are handed each row. When many steps in a row had to be skipped, the run goes
+    back to an earlier checkpoint and leaves their batches out; raises InputError when that does not help, or when
+    another process trains the run.
     """
-    _quieten()
-    if run.process.rank != 0:
-        return _fit(run, callbacks=callbacks, scorers=scorers, listeners=listeners)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*srun.*", ".*LeafSpec.*"):  # hints that do not apply here
+        warnings.filterwarnings("ignore", message)
+    windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
+    with _own_folder(run) if run.process.rank == 0 else nullcontext():
+        while True:
+            stop, skip_limit = _fit_once(run, windows, callbacks, scorers, listeners)
+            if skip_limit.first is not None:
+                _go_back(run, windows, skip_limit.first, skip_limit.last)
+            if skip_limit.first is None or stop.received is not None:
+                return stop.received
+
+
+@contextmanager
+def _own_folder(run: Run) -> Iterator[None]:
+    """Keep other processes out of the run's folder and write what the run is."""
     run.folder.mkdir(parents=True, exist_ok=True)
     busy = f"{run.folder}: {{}} is training this run; wait for it, stop it, or choose another run"
     with locked(run.folder / ".lock", busy):
@@ -246,49 +242,33 @@ def fit(
         with atomic_write(run.folder / "config.yaml") as file:
             yaml.safe_dump(run.resolved, file, sort_keys=False)
         checkpoint.clear_leftovers(run.folder)
-        return _fit(run, callbacks=callbacks, scorers=scorers, listeners=listeners)
+        yield
 
 
-def _fit(
-    run: Run, *, callbacks: Sequence[pl.Callback], scorers: Sequence[Scorer], listeners: Sequence[Listener]
-) -> int | None:
-    """Train, going back when steps fail; return the signal that stopped the run, or None."""
-    while True:
-        stop, skip_limit = StopOnSignal(), SkipLimit(run.config.max_skips)
-        windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
-        _fit_once(run, windows, stop, skip_limit=skip_limit, callbacks=callbacks, scorers=scorers, listeners=listeners)
-        if skip_limit.first is None:
-            return stop.received
-        if run.process.rank == 0:
-            record_rollback(run.folder, windows, run.recipe, skip_limit.first, skip_limit.last)
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        check_rollbacks(run.folder)
-        if run.process.rank == 0:
-            row = read_rollbacks(run.folder)[-1]
-            print(
-                f"steps {row['first_step']} to {row['last_step']} were skipped: going back to "
-                f"step {row['from_step']} and leaving their batches out (skipped.jsonl)",
-                flush=True,
-            )
-        gc.collect()  # the Trainer and the model are in reference cycles
-        torch.cuda.empty_cache()
-        if stop.received is not None:
-            return stop.received
+def _go_back(run: Run, windows: TokenWindows, first: int, last: int) -> None:
+    """Leave the batches of steps ``first`` to ``last`` out; raise InputError if that was tried too often."""
+    if run.process.rank == 0:
+        record_rollback(run.folder, windows, run.recipe, first, last)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    row = last_rollback(run.folder)
+    if run.process.rank == 0:
+        skipped, start = f"steps {row['first_step']} to {row['last_step']} were skipped", row["from_step"]
+        print(f"{skipped}: going back to step {start} and leaving their batches out (skipped.jsonl)", flush=True)
+    gc.collect()  # the Trainer and the model are in reference cycles
+    torch.cuda.empty_cache()
 
 
 def _fit_once(
     run: Run,
     windows: TokenWindows,
-    stop: StopOnSignal,
-    *,
-    skip_limit: SkipLimit,
     callbacks: Sequence[pl.Callback],
     scorers: Sequence[Scorer],
     listeners: Sequence[Listener],
-) -> None:
-    """Train from where the run's checkpoints and rollbacks say until a callback stops it."""
+) -> tuple[StopOnSignal, SkipLimit]:
+    """Train from where the run's checkpoints and rollbacks say; return what may have stopped it before the end."""
     config, recipe, process = run.config, run.recipe, run.process
+    stop, skip_limit = StopOnSignal(), SkipLimit(config.max_skips)
     rollbacks = read_rollbacks(run.folder)
     resume = newest_checkpoint(run.folder, rollbacks)
     if resume is None and config.branch_from:
@@ -297,51 +277,26 @@ def _fit_once(
     if resume and process.rank == 0:
         print(f"continuing from {resume}", flush=True)
     if first_step == recipe.steps:
-        return
+        return stop, skip_limit
     pl.seed_everything(config.seed, verbose=False)
     seed = None if resume else config.seed
     skipped = skipped_batches(rollbacks, recipe.skipped)
     checkpoint_io = FolderCheckpointIO(
-        checkpoint_meta(run, len(rollbacks), skipped),
-        run.tokens.folder / "tokenizer.model",
-        accumulate=recipe.batch // run.world // run.micro_batch,
+        checkpoint_meta(run, len(rollbacks), skipped), run.tokens.folder / "tokenizer.model", run.layout.micro_steps
     )
     progress = Progress(recipe.steps, run.folder.name)
-    log = MetricsLog(
-        run.folder / "metrics.jsonl",
-        every=config.log_every,
-        cost=step_cost(run),
-        scorers=scorers,
-        listeners=[*listeners, progress.listen],
-    )
-    saver = build_saver(run, skip_limit, checkpoint_io.writer)
+    path, listeners = run.folder / "metrics.jsonl", [*listeners, progress.listen]
+    log = MetricsLog(path, config.log_every, step_cost(run), scorers=scorers, listeners=listeners)
+    every = checkpoint_interval(config, recipe)
+    saver = Checkpointer(run.folder, config, every=every, skip_limit=skip_limit, writer=checkpoint_io.writer)
     # After each step in this order: who may stop the run comes before who saves it.
     order = [stop, skip_limit, *callbacks, log, progress, saver, GarbageCollection()]
     trainer = build_trainer(run, order, checkpoint_io)
-    module = Pretraining(
-        build_model(run, seed),
-        config,
-        recipe,
-        metrics_listeners=[log.take, skip_limit.take],
-        shards=run.layout.shards,
-        seed=seed,
-    )
-    sampler = StepSampler(recipe.batch, run.micro_batch, first_step, process.rank, run.world, skipped)
+    module = Pretraining(build_model(run, seed), run, metrics_listeners=[log.take, skip_limit.take], seed=seed)
+    sampler = StepSampler(recipe.batch, run.layout.micro_batch, first_step, process.rank, process.world, skipped)
     with attention_backends(run.device):
         trainer.fit(module, build_loader(windows, sampler), ckpt_path=resume)
-
-
-def build_saver(run: Run, skip_limit: SkipLimit, writer: Writer) -> Checkpointer:
-    """Return the callback that saves when the run's settings say so."""
-    return Checkpointer(
-        run.folder,
-        every=checkpoint_interval(run.config, run.recipe),
-        keep_last=run.config.keep_last,
-        keep_every=run.config.keep_every,
-        keep_steps=run.config.keep_steps,
-        skip_limit=skip_limit,
-        writer=writer,
-    )
+    return stop, skip_limit
 
 
 def build_model(run: Run, seed: int | None) -> Llama:
@@ -354,14 +309,8 @@ def build_model(run: Run, seed: int | None) -> Llama:
         if seed is not None:
             model.init_weights(seed)
     for block in model.blocks:
+        assert isinstance(block, Block)
         block.recompute = run.config.checkpoint_activations == "block"
     if run.compile:
         model.compile_parts()
     return model
-
-
-def _quieten() -> None:
-    """Silence Lightning's hints that do not apply to a run like this."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*srun.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)

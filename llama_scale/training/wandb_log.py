@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -31,8 +32,7 @@ def pick_mode(mode: str | None = None) -> Mode:
     """Return ``mode``, or WANDB_MODE, or offline; raise InputError if W&B has no such mode."""
     mode = mode or os.environ.get("WANDB_MODE") or "offline"
     if mode not in MODES:
-        known = ", ".join(MODES)
-        raise InputError(f"WANDB_MODE: {mode!r}{nearest(mode, MODES)}; expected one of {known}")
+        raise InputError(f"WANDB_MODE: {mode!r}{nearest(mode, MODES)}; expected one of {', '.join(MODES)}")
     return cast(Mode, mode)
 
 
@@ -44,10 +44,8 @@ def run_id(*parts: str) -> str:
 def scalars(values: Any, prefix: str) -> dict[str, float]:
     """Return the numbers in nested dictionaries by path: {"a": {"b": 1}} is {"prefix/a/b": 1}."""
     if isinstance(values, dict):
-        numbers: dict[str, float] = {}
-        for key, value in values.items():
-            numbers |= scalars(value, f"{prefix}/{key}")
-        return numbers
+        nested = (scalars(value, f"{prefix}/{key}") for key, value in values.items())
+        return {path: number for numbers in nested for path, number in numbers.items()}
     return {prefix: values} if isinstance(values, int | float) else {}
 
 
@@ -81,8 +79,7 @@ def score_rows(run: Path) -> list[dict[str, Any]]:
         row = rows.setdefault(int(path.parent.name.removeprefix("step-")), {})
         if "flops_trained" in result:
             row |= {k: result[f"{k}_trained"] for k in ("tokens", "flops")}
-        measures = {k: v for k, v in result.items() if k not in NOT_SCORES}
-        row |= scalars(measures, result["suite"])
+        row |= scalars({k: v for k, v in result.items() if k not in NOT_SCORES}, result["suite"])
     return [{"step": step, **rows[step]} for step in sorted(rows)]
 
 
@@ -92,10 +89,9 @@ def live_mirror(
 ) -> Iterator[list[Callable[[dict[str, Any]], None]]]:
     """Yield the listeners of a training run's metric rows: one that mirrors them, or none.
 
-    None without a ``project`` or in mode disabled. A row is one of metrics.jsonl. Offline, a run
-    that is continued takes the place of what was written before, and begins with the rows that
-    still stand in metrics.jsonl: each step is there once. W&B's own errors are reported once and
-    end the mirroring, not the training.
+    None without a ``project`` or in mode disabled. A row is one of metrics.jsonl. Offline, a run that is continued
+    takes the place of what was written before, and begins with the rows that still stand in metrics.jsonl: each step is
+    there once. W&B's own errors are reported once and end the mirroring, not the training.
     """
     mode = pick_mode()
     if project is None or mode == "disabled":
@@ -118,9 +114,10 @@ def live_mirror(
             nonlocal working, has_earlier_rows
             if not working:
                 return
-            earlier = [] if has_earlier_rows else _rows_before(folder, row["step"])
+            path = folder / "metrics.jsonl"
+            earlier = [] if has_earlier_rows or not path.exists() else read_jsonl(path)
             try:
-                for item in [*earlier, row]:
+                for item in [*(old for old in earlier if old["step"] < row["step"]), row]:
                     run.log(by_flops(item), step=item["step"])
                 has_earlier_rows = True
             except (wandb.Error, OSError) as error:
@@ -129,11 +126,6 @@ def live_mirror(
 
         yield [listen]
     wandb.teardown()
-
-
-def _rows_before(folder: Path, step: int) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    return [row for row in read_jsonl(path) if row["step"] < step] if path.exists() else []
 
 
 @contextmanager
@@ -166,30 +158,27 @@ def open_run(
         x_disable_machine_info=True,
         x_disable_meta=True,
     )
-
-    def start(mode: Mode) -> "wandb.Run":
-        return wandb.init(
-            project=project,
-            id=identity,
-            name=name,
-            group=group,
-            job_type=job,
-            config=config,
-            dir=str(folder),
-            mode=mode,
-            resume="allow" if mode == "online" else None,
-            settings=settings,
-            reinit="finish_previous",
-        )
-
+    start = partial(
+        wandb.init,
+        project=project,
+        id=identity,
+        name=name,
+        group=group,
+        job_type=job,
+        config=config,
+        dir=str(folder),
+        settings=settings,
+        reinit="finish_previous",
+    )
     try:
-        run = start(mode)
+        run = start(mode=mode, resume="allow" if mode == "online" else None)
     except (wandb.Error, TimeoutError) as error:
+        reason = " ".join(str(error).split())
         if mode != "online":
-            raise InputError(f"wandb: {' '.join(str(error).split())}") from None
-        print(f"wandb: {' '.join(str(error).split())}; writing offline", file=sys.stderr)
+            raise InputError(f"wandb: {reason}") from None
+        print(f"wandb: {reason}; writing offline", file=sys.stderr)
         wandb.teardown()
-        run = start("offline")
+        run = start(mode="offline")
     try:
         yield run
     finally:

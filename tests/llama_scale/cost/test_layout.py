@@ -49,5 +49,5 @@ def test_the_advised_batch_suits_the_devices(devices):
         run_cost("M5", "h200", devices=devices)
     advised = int(re.search(r"optim.batch_tokens to (\d+)", str(error.value))[1])
     cost = run_cost("M5", "h200", devices=devices, optim=OptimConfig(batch_tokens=advised))
-    assert cost.batch_tokens == advised == pytest.approx(1_310_720, rel=0.01)
+    assert cost.recipe.batch_tokens == advised == pytest.approx(1_310_720, rel=0.01)
     assert advised % (devices * 2048) == 0

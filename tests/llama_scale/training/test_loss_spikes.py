@@ -105,7 +105,7 @@ def test_the_last_steps_are_looked_at(skipped, first):
     assert limit.first == first and trainer.should_stop == (first is not None)
 
 
-def test_a_checkpoint_from_before_a_rollback_is_recognised():
+def test_a_checkpoint_from_before_a_rollback_is_recognized():
     rollbacks = [{"from_step": 30}, {"from_step": 50}]
     undone = {(30, 0): False, (40, 0): True, (40, 1): False, (60, 1): True, (60, 2): False}
     for (step, known), expected in undone.items():

@@ -44,7 +44,7 @@ def test_another_configuration_is_told_by_its_field(settings, begun, change, wor
 
 
 def test_what_changes_no_result_may_differ(settings, begun):
-    assert plan(settings, begun, "--log_every=3", "--micro_batch=1").micro_batch == 1
+    assert plan(settings, begun, "--log_every=3", "--micro_batch=1").layout.micro_batch == 1
 
 
 def test_a_field_that_is_new_has_its_default(settings, begun, tmp_path):
