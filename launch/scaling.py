@@ -20,14 +20,6 @@ from llama_scale.cli import parse, run_cli
 from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.errors import UserError, nearest
 from llama_scale.files import write_json
-from llama_scale.records import to_json
-from llama_scale.scaling import fit as fit_laws
-from llama_scale.scaling.fitting.fitted_laws import DIGITS, FittedLaws, laws_path
-from llama_scale.scaling.fitting.points import parse_columns, read_points
-from llama_scale.scaling.report.tables import outcome, sweeps, tables
-from llama_scale.scaling.report.text import table
-from llama_scale.scaling.study.settings import FitConfig
-from llama_scale.text import between, digits
 
 T = TypeVar("T")
 
@@ -124,6 +116,12 @@ class SweepConfig:
 
 def fit(argv: list[str]) -> None:
     """Fit, write laws.json and print the law."""
+    from llama_scale.scaling import fit as fit_laws
+    from llama_scale.scaling.fitting.points import parse_columns
+    from llama_scale.scaling.report.tables import tables
+    from llama_scale.scaling.report.text import table
+    from llama_scale.scaling.study.settings import FitConfig
+
     config = read(FitConfig, argv, "points")
     if config.out:
         check_folder(Path(config.out))
@@ -166,6 +164,8 @@ def report(argv: list[str]) -> None:
 
 def recommend(argv: list[str]) -> None:
     """Print what a law recommends for a budget."""
+    from llama_scale.records import to_json
+    from llama_scale.scaling.fitting.fitted_laws import FittedLaws
     from llama_scale.scaling.forecasting import recommend as recommending
 
     config = read(RecommendConfig, argv, "study")
@@ -178,7 +178,9 @@ def recommend(argv: list[str]) -> None:
 
 def forecast(argv: list[str]) -> None:
     """Write a dated forecast and print it."""
+    from llama_scale.scaling.fitting.fitted_laws import laws_path
     from llama_scale.scaling.forecasting import forecast as forecasting
+    from llama_scale.text import between, digits
 
     config = read(ForecastConfig, argv, "study")
     written = forecasting.forecast(config.study, config.runs)
@@ -191,7 +193,10 @@ def forecast(argv: list[str]) -> None:
 
 def score(argv: list[str]) -> None:
     """Print a forecast against its outcome."""
+    from llama_scale.records import to_json
+    from llama_scale.scaling.fitting.points import parse_columns, read_points
     from llama_scale.scaling.forecasting import forecast as forecasting
+    from llama_scale.scaling.report.tables import outcome
 
     config = read(ScoreConfig, argv, "forecast")
     points = read_points(config.points, parse_columns(config.columns))
@@ -204,7 +209,11 @@ def score(argv: list[str]) -> None:
 
 def sweep(argv: list[str]) -> None:
     """Print the laws of a sweep."""
+    from llama_scale.records import to_json
+    from llama_scale.scaling.fitting.fitted_laws import DIGITS
+    from llama_scale.scaling.fitting.points import parse_columns, read_points
     from llama_scale.scaling.fitting.sweep import fit_sweep
+    from llama_scale.scaling.report.tables import sweeps
 
     config = read(SweepConfig, argv, "points")
     points = read_points(config.points, parse_columns(config.columns), config.where)
