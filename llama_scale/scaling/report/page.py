@@ -138,5 +138,6 @@ def run_table(study: FittedStudy) -> dict[str, Any]:
         sizes = [text.count(run.model_size), text.count(run.tokens), text.power(run.flops)]
         losses = [text.digits(run.loss, 4), text.digits(run.fitted, 4), text.signed(run.residual_percent)]
         body.append([name, *sizes, *losses, *(text.digits(values[column][i]) for column, _ in scores)])
-    head = ["run", "N", "D", "FLOP", "loss", "fitted", "residual", *(name for _, name in scores)]
+    size = study.laws.points.columns["N"]
+    head = ["run", size, "tokens", "FLOPs", "loss", "fitted", "residual", *(name for _, name in scores)]
     return {"head": head, "body": body}

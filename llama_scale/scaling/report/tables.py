@@ -172,7 +172,7 @@ def outcome(scored: ScoredForecast) -> Table:
         "outcome",
         "Forecast against outcome",
         f"Forecasts written on {scored.written_at}, with 95 % intervals of one run.",
-        ["run", "N", "D", "forecast", "measured", "error", "inside"],
+        ["run", "model_size", "tokens", "forecast", "measured", "error", "inside"],
         body,
     )
 
@@ -183,7 +183,7 @@ def sweeps(swept: dict[str, Any]) -> list[Table]:
     if rows := swept["by_batch"]:
         counts = "model_size", "tokens", "batch_tokens"
         body = [[*(count(row[name]) for name in counts), digits(row["lr"]), digits(row["loss"], 4)] for row in rows]
-        head = ["N", "D", "batch", "best lr", "loss"]
+        head = ["model_size", "tokens", "batch_tokens", "best lr", "loss"]
         shown.append(Table("batches", "Best rate of each batch", "", head, body))
     for name, law in swept.items():
         if name == "by_batch":
@@ -193,7 +193,7 @@ def sweeps(swept: dict[str, Any]) -> list[Table]:
             recipe = [digits(best["recipe"]), signed(best["recipe_excess_percent"])]
             sizes = [count(best["model_size"]), count(best["tokens"])]
             body.append([*sizes, digits(best["value"]), digits(best["loss"], 4), *recipe])
-        head = ["N", "D", f"best {name}", "loss", "Step Law", "its excess loss"]
+        head = ["model_size", "tokens", f"best {name}", "loss", "Step Law", "its excess loss"]
         power_of = "; ".join(
             f"{key} = {between(Estimate(**law[key]))}" if law[key] else f"{key} not identified"
             for key in ("c", "N", "D")

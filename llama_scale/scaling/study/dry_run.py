@@ -35,12 +35,12 @@ def describe(study: Study) -> str:
 def run_table(study: Study) -> list[str]:
     """Return the lines of the table of runs: sizes, recipes and cost."""
     wide = max(22, *(len(run.name) for run in study.runs)) + 2
-    head = f"{'run':<{wide}}{'N':>14}{'D':>16}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}{'FLOPs':>11}"
-    lines = [f"{head}{'memory':>11}{'hours':>9}"]
+    head = f"{'run':<{wide}}{'n_params_non_embedding':>24}{'tokens':>18}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}"
+    lines = [f"{head}{'FLOPs':>11}{'memory':>11}{'hours':>9}"]
     for run in study.runs:
         N, recipe = run.n_params_non_embedding, run.recipe
         lines.append(
-            f"{run.name:<{wide}}{N:>14,}{recipe.tokens:>16,}{recipe.tokens / N:>8.1f}"
+            f"{run.name:<{wide}}{N:>24,}{recipe.tokens:>18,}{recipe.tokens / N:>8.1f}"
             f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.spent:>11.3g}"
             f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.spent):>9.3g}"
         )

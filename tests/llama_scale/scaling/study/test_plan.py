@@ -252,7 +252,7 @@ def split_plan(text: str) -> tuple[list[list[str]], list[str], list[str]]:
     """Return the cells of a printed plan's table, its summary and its commands."""
     above, below = (part.splitlines() for part in text.split("\n\n"))
     rows = [line.split() for line in above[1:] if "-seed" in line]
-    assert above[0].split()[:8] == ["run", "N", "D", "D/N", "batch", "steps", "lr", "FLOPs"]
+    assert above[0].split()[:8] == ["run", "n_params_non_embedding", "tokens", "D/N", "batch", "steps", "lr", "FLOPs"]
     return rows, above[1 + len(rows) :], below
 
 
