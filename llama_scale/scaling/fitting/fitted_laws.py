@@ -323,13 +323,19 @@ class Frontier:
 
 
 @dataclass(frozen=True)
-class HeldOutRun:
-    """A run that was left out of the fit, and what the fit without it predicted."""
+class RunSize:
+    """A run and how large it is, its size as the law counts it."""
 
     run: str
     model_size: float = field(metadata={"old": "N"})
     tokens: float = field(metadata={"old": "D"})
     flops: float = field(metadata={"old": "compute"})
+
+
+@dataclass(frozen=True)
+class HeldOutRun(RunSize):
+    """A run that was left out of the fit, and what the fit without it predicted."""
+
     measured: float
     predicted: float
     low: float

@@ -11,7 +11,7 @@ import numpy as np
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, sha256, write_json
 from llama_scale.records import from_json, to_json
-from llama_scale.scaling.fitting.fitted_laws import Conventions, FittedLaws, laws_path
+from llama_scale.scaling.fitting.fitted_laws import Conventions, FittedLaws, RunSize, laws_path
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.forecasting.recommend import rung_size
 
@@ -22,13 +22,9 @@ SAME_SIZE, SAME_TOKENS = 5e-3, 2e-2
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForecastRun:
-    """A run as it was asked for, its size as the law counts it, and the loss expected, as of ``RunEstimate``."""
+class ForecastRun(RunSize):
+    """A run as it was asked for, and the loss expected, as of ``RunEstimate``."""
 
-    run: str
-    model_size: float = field(metadata={"old": "N"})
-    tokens: float = field(metadata={"old": "D"})
-    flops: float = field(metadata={"old": "compute"})
     value: float
     low: float
     high: float
