@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -58,6 +59,7 @@ class Worker:
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     memory: int = 0
+    kernels: dict[str, Any] | None = None
 
     @classmethod
     def start(cls, contender: Contender) -> "Worker":
@@ -114,6 +116,11 @@ class Worker:
         if timed:
             self.seconds.append(reply["seconds"])
 
+    def profile(self, steps: int) -> None:
+        """Record the kernels of so many more steps."""
+        self.request_step(-steps)
+        self.kernels = self.read_reply()["kernels"]
+
     def stop(self) -> None:
         """End the process."""
         self.process.kill()
@@ -121,13 +128,17 @@ class Worker:
         self.errors.close()
 
 
-def run_interleaved(contenders: Sequence[Contender], steps: int, warmup: int) -> list[Worker]:
+def run_interleaved(
+    contenders: Sequence[Contender], steps: int, warmup: int, profile: int = 0, seconds: float | None = None
+) -> list[Worker]:
     """Take ``warmup`` untimed and ``steps`` timed steps of each in turn, the order turning.
 
     All take the first step, in which they compile, at once. The losses of all must agree with the
-    first one's: they are the same model on the same tokens. Raises ContenderError if they do not,
-    or when a process fails.
+    first one's: they are the same model on the same tokens. Of the first, ``profile`` more steps
+    give its kernels. No step begins when ``seconds`` are over, but two are timed at least. Raises
+    ContenderError if losses do not agree, or when a process fails.
     """
+    end = time.monotonic() + (float("inf") if seconds is None else seconds)
     workers: list[Worker] = []
     progress = tqdm(total=len(contenders) * (warmup + steps), unit="step", disable=None)
     try:
@@ -141,12 +152,16 @@ def run_interleaved(contenders: Sequence[Contender], steps: int, warmup: int) ->
             worker.record_step(timed=False)
             progress.update()
         for number in range(1, warmup + steps):
+            if time.monotonic() > end and number >= warmup + 2:
+                break
             for worker in rotated(workers, number):
                 progress.set_description(worker.name)
                 worker.request_step(number)
                 worker.record_step(timed=number >= warmup)
                 progress.update()
             check_losses(workers)
+        if profile:
+            workers[0].profile(profile)
     finally:
         progress.close()
         for worker in workers:
@@ -190,6 +205,7 @@ def summarize(worker: Worker, workers: Sequence[Worker], ceiling: float, gpu: st
         "ratios": {own.name: step_ratios(worker, own) for own in workers if own.job.peer == "llama_scale"},
         "losses": worker.losses,
         "seconds": worker.seconds,
+        "kernels": worker.kernels,
     }
     if peak := gpu and bf16_peak(gpu):
         row |= {"mfu_full": rate * full / peak, "mfu_causal": rate * causal / peak}

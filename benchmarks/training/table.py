@@ -78,6 +78,8 @@ class TableBenchmark:
         precision: Compute precision; weights and moments are in float32.
         steps: Timed steps of each contender.
         warmup: Untimed steps before them.
+        profile: Steps of ours after them whose kernels are recorded; 0 records none.
+        seconds: Time after which no step of a size begins, but two are timed; null has no limit.
         threads: CPU threads; null leaves the library's choice.
         out: Path of the results without extension; null is docs/results/<name>.
     """
@@ -89,6 +91,8 @@ class TableBenchmark:
     precision: Literal["fp32", "bf16"] = "bf16"
     steps: int = 100
     warmup: int = 10
+    profile: int = 0
+    seconds: float | None = None
     threads: int | None = None
     out: str | None = None
 
@@ -219,7 +223,7 @@ def measure(row: TableRow, config: TableBenchmark, ceiling: float, gpu: str | No
             its_job = replace(job, peer=peer, recompute=False)
             contenders.append(Contender(peer, its_job, peer_python(peer)))
         try:
-            workers = run_interleaved(contenders, config.steps, config.warmup)
+            workers = run_interleaved(contenders, config.steps, config.warmup, config.profile, config.seconds)
         except ContenderError as error:
             print(f"{row.size}: micro-batch {micro_batch}: {error}", file=sys.stderr, flush=True)
             if error.name in peers:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.training.worker JOB
 
-JOB is the JSON of a ``TrainingJob``. Each answer is a line of JSON on standard output.
+A number with a minus, as -3, asks instead for the kernels of that many steps. JOB is the JSON of a ``TrainingJob``. Each answer is a line of JSON on standard output.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.baselines import build_contender
+from benchmarks.training.kernels import profile_steps
 from benchmarks.hardware import peak_process_memory
 from benchmarks.timing import device_clock
 from llama_scale.config import ModelConfig, OptimConfig
@@ -109,6 +110,10 @@ def main() -> None:
         reply(threads=torch.get_num_threads(), torch=torch.__version__)
         with attention_backends(job.device):
             for line in sys.stdin:
+                if int(line) < 0:
+                    batch = draw_batch(job, 0)
+                    reply(kernels=profile_steps(lambda _: step(batch), -int(line), job.device))
+                    continue
                 batch = draw_batch(job, int(line))
                 start = clock()
                 loss = step(batch)

@@ -50,7 +50,7 @@ def test_table_of_sizes(tmp_path):
 def test_a_smaller_micro_batch_follows_one_that_does_not_fit(monkeypatch, capsys):
     tried = []
 
-    def run_interleaved(contenders, steps, warmup):
+    def run_interleaved(contenders, steps, warmup, *_):
         (contender,) = contenders
         tried.append((contender.job.micro_batch, contender.job.accumulate))
         if contender.job.micro_batch > 2:
@@ -70,7 +70,7 @@ def test_a_smaller_micro_batch_follows_one_that_does_not_fit(monkeypatch, capsys
 def test_a_peer_that_fails_is_left_out_and_ours_is_measured(monkeypatch):
     tried = []
 
-    def run_interleaved(contenders, steps, warmup):
+    def run_interleaved(contenders, steps, warmup, *_):
         tried.append([(contender.name, contender.job.micro_batch) for contender in contenders])
         if len(contenders) > 1:
             raise ContenderOutOfMemory("transformers", "out of memory")
