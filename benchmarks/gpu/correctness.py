@@ -40,7 +40,7 @@ def run(job: StepJob, record: Record) -> None:
         "stopped and resumed": lambda: compare_runs(job, plan, token_folder(job, plan.data), record),
     }
     for speed in plan.speed:
-        if job.device == "cpu" or torch.cuda.get_device_properties(0).total_memory >= speed.least_memory:
+        if plan.compile and torch.cuda.get_device_properties(0).total_memory >= speed.least_memory:
             name = f"compiled block of {speed.row.size}"
             tasks[name] = lambda speed=speed, name=name: compare_blocks(name, speed.row, job, record)
     threads = [threading.Thread(target=guarded, args=item) for item in tasks.items()]
@@ -60,8 +60,8 @@ def compare_losses(job: StepJob, plan: Plan, record: Record) -> None:
     tokens = torch.randint(0, config.vocab_size, shape, generator=torch.Generator().manual_seed(0))  # (B, T + 1)
     reference = loss_and_gradients(config, tokens, "cpu", bf16=False, compiled=False)
     record.check(f"{plan.size} on the CPU, fp32 eager", f"loss {reference[0]:.6f}")
-    for bf16 in (False, True):
-        for compiled in (False, True):
+    for compiled in [False, True] if plan.compile else [False]:
+        for bf16 in (False, True):
             found = loss_and_gradients(config, tokens, job.device, bf16, compiled)
             far = deviation(found, reference)
             loss_bound, gradient_bound = BOUNDS[bf16]

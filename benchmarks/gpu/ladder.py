@@ -1,9 +1,8 @@
 """Step 5: a small ladder of runs at equal compute, its law, and the largest run forecast before it is trained."""
 
-import os
-import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import StepJob
 from benchmarks.gpu.tokens import data_file
 from llama_scale.config import CONFIGS, read_yaml
+from llama_scale.data.shards import read_manifest
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json
 from llama_scale.scaling.study.collect import collect
@@ -29,6 +29,9 @@ def run(job: StepJob, record: Record) -> None:
     plan = plan_for(job.device, job.peers)
     work, study = Path(job.work), Path(job.work) / "studies" / "gpu"
     settings = read_yaml(CONFIGS / "study" / "gpu.yaml") | plan.study | {"data": str(data_file(job, plan.data))}
+    if job.tokens:  # whose vocabulary a rehearsal's models take, too
+        vocab_size = read_manifest(Path(job.tokens))["tokenizer"]["vocab_size"]
+        settings["train"] = settings["train"] | {"model.vocab_size": vocab_size}
     with atomic_write(work / "gpu.yaml") as file:
         yaml.safe_dump(settings, file, sort_keys=False)
     command = [sys.executable, str(ROOT / "launch" / "study.py"), "gpu.yaml"]
@@ -61,12 +64,10 @@ def wait(process: subprocess.Popen) -> int | None:
 def stop(process: subprocess.Popen) -> None:
     """End a study at once; its tasks go with it."""
     tasks = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     for task in tasks:
-        try:
-            os.kill(task.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        with suppress(psutil.NoSuchProcess):
+            task.kill()
     process.wait()
 
 

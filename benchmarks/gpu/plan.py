@@ -41,6 +41,7 @@ class Plan:
         speed: Rows of the speed table.
         sampling: Settings of the sampling benchmark.
         data: Settings of launch/prepare.py where no tokens are given.
+        compile: Compare compiled code with eager code; a CPU's compiler takes longer than a rehearsal.
         study: Settings of the ladder that differ from configs/study/gpu.yaml's.
     """
 
@@ -52,6 +53,7 @@ class Plan:
     speed: list[SpeedRow]
     sampling: dict[str, Any]
     data: dict[str, Any]
+    compile: bool = True
     study: dict[str, Any] = field(default_factory=dict)
 
 
@@ -90,6 +92,7 @@ def tiny_plan(peers: list[str]) -> Plan:
         ],
         sampling={"size": "Q1", "prompts": 2, "n_samples": 2, "max_new_tokens": 8, "together": 2},
         data={"max_bytes": 1_500_000, "tokenizer_bytes": 500_000, "vocab_size": 1024, "near_duplicates": False},
+        compile=False,
         study={
             "device": "cpu",
             "parallel": 2,

@@ -9,7 +9,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -139,20 +139,14 @@ def stop_group(process: subprocess.Popen) -> None:
     except psutil.NoSuchProcess:
         others = []
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
-        if number == signal.SIGTERM and process.poll() is None:
-            try:
+        if number == signal.SIGTERM:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                pass
     for other in others:
-        try:
+        with suppress(psutil.NoSuchProcess):
             other.kill()
-        except psutil.NoSuchProcess:
-            pass
     process.wait()
 
 

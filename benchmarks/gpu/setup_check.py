@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import psutil
 import torch
 
+from benchmarks.gpu.plan import plan_for
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import StepJob
 from benchmarks.hardware import installed_versions, matmul_ceiling
@@ -56,7 +57,8 @@ def run(job: StepJob, record: Record) -> None:
     share = f", {ceiling / peak:.0%} of the data sheet's" if peak else ""
     record.check("matrix products", f"{ceiling / 1e12:,.2f} TFLOP/s{share}", matmul_ceiling=ceiling)
     check_copy(job.device, record)
-    check_compiler(job.device, record)
+    if plan_for(job.device, job.peers).compile:
+        check_compiler(job.device, record)
 
 
 def check_gpu(record: Record) -> None:

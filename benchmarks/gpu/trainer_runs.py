@@ -10,7 +10,7 @@ from benchmarks.environment import ROOT, child_environment
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import StepJob
-from llama_scale.config import load_size, read_yaml
+from llama_scale.config import ModelConfig, load_size, read_yaml
 from llama_scale.cost.hardware import GIB
 from llama_scale.cost.memory import training_memory
 from llama_scale.data.shards import read_manifest
@@ -80,7 +80,7 @@ def finish(process: subprocess.Popen, name: str, codes: tuple[int, ...] = (0,)) 
     return process.returncode
 
 
-def model_of(plan: Plan, folder: Path):
+def model_of(plan: Plan, folder: Path) -> ModelConfig:
     """Return the model of the run, with the vocabulary of the tokens."""
     return load_size(plan.size, **plan.model | {"vocab_size": read_manifest(folder)["tokenizer"]["vocab_size"]})
 
@@ -90,7 +90,7 @@ def check_memory(job: StepJob, plan: Plan, run: Path, record: Record) -> None:
     found = max(row["memory"] for row in read_jsonl(run / "metrics.jsonl") if "memory" in row)
     config = read_yaml(run / "config.yaml")
     forecast = training_memory(
-        model_of(plan, run_data(config)), plan.run_batch, fast_bf16(job.device), device=job.device, micro_steps=1
+        model_of(plan, Path(config["data"])), plan.run_batch, fast_bf16(job.device), device=job.device, micro_steps=1
     ).total
     off = forecast / found - 1
     record.check(
@@ -100,8 +100,3 @@ def check_memory(job: StepJob, plan: Plan, run: Path, record: Record) -> None:
         memory=found,
         forecast=forecast,
     )
-
-
-def run_data(config: dict) -> Path:
-    """Return the folder of tokens that a run's config.yaml names."""
-    return Path(config["data"])

@@ -63,7 +63,7 @@ class Worker:
 
     @classmethod
     def start(cls, contender: Contender) -> "Worker":
-        """Start the process; raise ContenderError if it cannot hold the contender."""
+        """Start the process, which builds the contender: ``wait_until_built``."""
         errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115, read when the process dies
         process = subprocess.Popen(
             module_command("benchmarks.training.worker", json.dumps(asdict(contender.job)), python=contender.python),
@@ -73,14 +73,12 @@ class Worker:
             stderr=errors,
             text=True,
         )
-        worker = cls(contender.name, contender.job, process, errors)
-        try:
-            ready = worker.read_reply()
-        except BaseException:
-            worker.stop()
-            raise
-        worker.threads, worker.torch = ready["threads"], ready["torch"]
-        return worker
+        return cls(contender.name, contender.job, process, errors)
+
+    def wait_until_built(self) -> None:
+        """Wait for the process to be ready for steps; raise ContenderError if it cannot hold the contender."""
+        ready = self.read_reply()
+        self.threads, self.torch = ready["threads"], ready["torch"]
 
     def read_reply(self) -> dict[str, Any]:
         """Return the next reply; raise ContenderError if it is an error or none comes."""
@@ -142,9 +140,10 @@ def run_interleaved(
     workers: list[Worker] = []
     progress = tqdm(total=len(contenders) * (warmup + steps), unit="step", disable=None)
     try:
-        for contender in contenders:
-            progress.set_description(f"building {contender.name}")
-            workers.append(Worker.start(contender))
+        workers += map(Worker.start, contenders)
+        for worker in workers:
+            progress.set_description(f"building {worker.name}")
+            worker.wait_until_built()
         progress.set_description("first step")
         for worker in workers:
             worker.request_step(0)

@@ -30,15 +30,15 @@ def kind_of(name: str) -> str:
     return "other"
 
 
-def profile_steps(step: Callable[[int], Any], steps: int, device: str) -> dict[str, Any]:
-    """Profile ``step``, called with 0, 1, ...; return the kernels of a step and the share of each kind.
+def profile_steps(step: Callable[[], Any], steps: int, device: str) -> dict[str, Any]:
+    """Profile calls of ``step``; return the kernels of a step and the share of each kind.
 
     On a GPU those are its kernels and copies, on a CPU torch's operators. ``ms`` and ``calls`` are of one step.
     """
     cuda = device == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
-        for number in range(steps):
-            step(number)
+        for _ in range(steps):
+            step()
         if cuda:
             torch.cuda.synchronize()
     times: dict[str, list[float]] = {}

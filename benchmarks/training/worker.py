@@ -2,21 +2,23 @@
 
     python -m benchmarks.training.worker JOB
 
-A number with a minus, as -3, asks instead for the kernels of that many steps. JOB is the JSON of a ``TrainingJob``. Each answer is a line of JSON on standard output.
+A number with a minus, as -3, asks instead for the kernels of that many steps. JOB is the JSON of a ``TrainingJob``.
+Each answer is a line of JSON on standard output.
 """
 
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks.baselines import build_contender
-from benchmarks.training.kernels import profile_steps
 from benchmarks.hardware import peak_process_memory
 from benchmarks.timing import device_clock
+from benchmarks.training.kernels import profile_steps
 from llama_scale.config import ModelConfig, OptimConfig
 from llama_scale.device import attention_backends, set_threads
 from llama_scale.errors import InputError
@@ -111,8 +113,7 @@ def main() -> None:
         with attention_backends(job.device):
             for line in sys.stdin:
                 if int(line) < 0:
-                    batch = draw_batch(job, 0)
-                    reply(kernels=profile_steps(lambda _: step(batch), -int(line), job.device))
+                    reply(kernels=profile_steps(partial(step, draw_batch(job, 0)), -int(line), job.device))
                     continue
                 batch = draw_batch(job, int(line))
                 start = clock()
