@@ -52,7 +52,7 @@ class BareLoop(StepCallback):
     def take_bare_step(self, number: int) -> None:
         """Take optimizer step ``number`` of the bare loop, from 0 on."""
         tokens = next(self.batches).to(self.run.device, non_blocking=True)  # (B, T + 1)
-        with torch.autocast(self.run.device, torch.bfloat16, enabled=self.run.bf16):
+        with torch.autocast(self.run.device, torch.bfloat16, enabled=self.run.bf16, cache_enabled=False):
             loss = self.model.loss(tokens)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.run.config.optim.grad_clip)
