@@ -34,7 +34,12 @@ class Layout:
 
 
 def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, compiled: bool, device: str) -> Memory:
-    """Return the peak memory of a device under a layout."""
+    """Return the peak memory of a device under a layout.
+
+    DDP's gradients lie in its message buffers, which stay from step to step, so that even a step of one micro-batch
+    has them beside its activations.
+    """
+    gradients_stay = layout.devices > 1 and layout.shards == 1
     return training_memory(
         config.model,
         layout.micro_batch,
@@ -43,7 +48,7 @@ def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, compiled: boo
         shards=layout.shards,
         device=device,
         compiled=compiled,
-        micro_steps=layout.micro_steps,
+        micro_steps=max(2, layout.micro_steps) if gradients_stay else layout.micro_steps,
     )
 
 

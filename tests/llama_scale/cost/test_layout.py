@@ -5,6 +5,8 @@ import re
 import pytest
 
 from llama_scale.config import OptimConfig
+from llama_scale.cost.accounting import count_parameters
+from llama_scale.cost.layout import Layout, layout_memory
 from llama_scale.errors import InputError
 from tests.llama_scale.cost.helpers import run_cost
 
@@ -27,6 +29,16 @@ def test_auto_splits_the_weights_where_that_makes_room():
 def test_recomputing_makes_room_for_a_larger_micro_batch():
     plain, recompute = (run_cost("M4", "h200"), run_cost("M4", "h200", checkpoint_activations="block"))
     assert recompute.layout.micro_batch > 2 * plain.layout.micro_batch
+
+
+def test_gradients_of_several_whole_copies_stay_in_the_message_buffers():
+    config = run_cost("M4", "h200").config
+    alone, ddp, fsdp = (
+        layout_memory(config, Layout(devices, shards, 8, 1, "none"), True, True, "cuda")
+        for devices, shards in ((1, 1), (2, 1), (2, 2))
+    )
+    assert alone.gradients == fsdp.gradients == 0  # they take the place of freed activations
+    assert ddp.gradients == 4 * count_parameters(config.model).total
 
 
 @pytest.mark.parametrize(
