@@ -29,8 +29,8 @@ class BareLoop(StepCallback):
         self.bare_seconds: list[float] = []
         self.clock = device_clock(run.device)
         self.model = Llama.empty_model(run.config.model).init_weights(run.config.seed).to(run.device)
-        if run.compile:
-            self.model.compile_parts()
+        if run.compile_loss:
+            self.model.compile_parts(blocks=run.compile)
         self.optimizer = build_optimizer(self.model, run.config.optim, run.recipe.lr)
         windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
         self.batches = iter(build_loader(windows, StepSampler(run.recipe.batch, run.layout.micro_batch)))

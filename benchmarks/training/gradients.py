@@ -51,7 +51,7 @@ def compare_block(config: ModelConfig, batch: int, device: str, bf16: bool) -> d
     with attention_backends(device):
         exact = gradients(block, x, rope, bf16=False)
         eager = gradients(block, x, rope, bf16)
-        block.compile()
+        block.compile(dynamic=False)
         compiled = gradients(block, x, rope, bf16)
     torch._dynamo.reset()
     return {"compiled": largest_deviation(compiled, eager), "eager": largest_deviation(eager, exact)}

@@ -320,6 +320,6 @@ def build_model(run: Run, seed: int | None) -> Llama:
     for block in model.blocks:
         assert isinstance(block, Block)
         block.recompute = run.config.checkpoint_activations == "block"
-    if run.compile:
-        model.compile_parts()
+    if run.compile_loss:
+        model.compile_parts(blocks=run.compile)
     return model
