@@ -121,7 +121,8 @@ class TrainConfig:
         optim: The optimizer.
         device: Where to train; auto is the GPU if there is one.
         precision: Compute precision; auto is bf16 where the hardware multiplies it fast.
-        compile: Compile each block; auto is on where the run repays it.
+        compile: What is compiled: false nothing, loss its softmax, true each block too. auto is true where the
+            run repays it, else loss on a GPU and false on a CPU.
         micro_batch: Sequences in one forward pass on a device; auto is what fits.
         checkpoint_activations: What the backward pass recomputes to save memory.
         devices: Processes of a node, one for each GPU.
@@ -154,7 +155,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool | Auto = "auto"
+    compile: bool | Literal["auto", "loss"] = "auto"
     micro_batch: int | Auto = "auto"
     checkpoint_activations: Literal["none", "block"] = "none"
     devices: int = 1

@@ -83,7 +83,7 @@ def build_step(job: TrainingJob) -> Callable[[torch.Tensor], torch.Tensor]:
     def step(batch: torch.Tensor) -> torch.Tensor:
         total = torch.zeros((), device=job.device)
         for tokens in batch:  # (B, T + 1)
-            with torch.autocast(job.device, torch.bfloat16, enabled=job.bf16):
+            with torch.autocast(job.device, torch.bfloat16, enabled=job.bf16, cache_enabled=False):
                 value = loss(tokens)
             (value / job.accumulate).backward()
             total += value.detach() / job.accumulate

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,13 @@ from evals.validation import Validation
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.cli import parse
 from llama_scale.config import TrainConfig
+from llama_scale.cost.layout import layout_memory
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
 from llama_scale.data.shards import open_tokens
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, read_jsonl
 from llama_scale.model.llama import Llama
+from llama_scale.training.callbacks import StepCallback
 from llama_scale.training.optim import build_optimizer, lr_ratio
 from llama_scale.training.recipe import resolve
 from llama_scale.training.result import write_result
@@ -119,6 +122,32 @@ def test_accumulation_gives_the_same_curve(finished, tiny_data, tmp_path):
     for split, whole in zip(metrics(tmp_path / "run"), metrics(finished), strict=True):
         assert split["loss"] == pytest.approx(whole["loss"], abs=2e-4)
         assert split["lr"] == whole["lr"]
+
+
+@pytest.mark.parametrize("micro_batch", [8, 2])
+def test_gradients_are_freed_when_the_step_is_taken(tiny_data, tmp_path, monkeypatch, micro_batch):
+    """Bytes of gradients at the start of each forward pass, and after each step."""
+    forward, step_end = [], []
+    training_step = Pretraining.training_step
+
+    def held(module) -> int:
+        return sum(p.grad.nbytes for p in module.parameters() if p.grad is not None)
+
+    def watched(self, batch, batch_idx):
+        forward.append(held(self))
+        return training_step(self, batch, batch_idx)
+
+    class AfterStep(StepCallback):
+        def on_step(self, trainer, module, step):
+            step_end.append(held(module))
+
+    monkeypatch.setattr(Pretraining, "training_step", watched)
+    argv = arguments(tiny_data, tmp_path / "run", f"--micro_batch={micro_batch}", "--device=cpu", tokens=1536)
+    planned = plan_run(parse(TrainConfig, "Train.", argv))
+    fit(planned, [AfterStep()])
+    whole = layout_memory(planned.config, replace(planned.layout, micro_steps=2), False, False, "cpu").gradients
+    assert forward == 3 * ([0] + (8 // micro_batch - 1) * [whole])
+    assert step_end == [0, 0, 0]
 
 
 SIGNAL_AT = """
