@@ -10,8 +10,8 @@ from llama_scale.device import attention_backends
 from llama_scale.model.llama import Llama
 
 # Largest relative errors of the loss and of all gradients together, beside eager float32 on the CPU. float32 sums in
-# another order lie far under 1e-3; operands of 8 bits err by 2^-9 each.
-BOUNDS = {False: (1e-5, 1e-3), True: (1e-3, 3e-2)}
+# another order lie far under 1e-3. bf16 operands err by 2^-9 each: M1's gradients by .007 on a CPU.
+BOUNDS = {False: (1e-5, 1e-3), True: (1e-3, 2e-2)}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def loss_and_gradients(
     model = Llama.empty_model(config).init_weights(0).to(device).train()
     if compiled:
         model.compile_parts()
-    with attention_backends(device), torch.autocast(device, torch.bfloat16, enabled=bf16):
+    with attention_backends(device), torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
         loss = model.loss(tokens.to(device))
     loss.backward()
     gradients = {name: value.grad.double().cpu() for name, value in model.named_parameters() if value.grad is not None}

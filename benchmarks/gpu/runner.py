@@ -121,7 +121,8 @@ def run_step(job: StepJob, result: dict[str, Any], out: Path) -> None:
 def step_environment() -> dict[str, str]:
     """Return the variables of a step: ours, and one place for compiled code, which all steps share."""
     cache = Path(tempfile.gettempdir()) / f"llama-scale-compiled-{os.getuid()}"
-    return {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONUNBUFFERED": "1"} | child_environment()
+    ours = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TORCHINDUCTOR_COMPILE_THREADS": "4", "PYTHONUNBUFFERED": "1"}
+    return ours | child_environment()
 
 
 def modified(path: Path) -> float:

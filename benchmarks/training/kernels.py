@@ -9,12 +9,12 @@ from torch.profiler import ProfilerActivity, profile
 
 # Kinds of kernels by words of their names, the first that matches. cuDNN's attention has "wgmma" in its name, too.
 KINDS = {
+    "compiled elementwise": r"^triton_",
     "attention": r"flash|fmha|attention|sdpa|mha_",
     "matrix products": r"gemm|nvjet|cutlass|cublas|wgmma|xmma|splitk|aten::(mm|addmm|bmm|linear|matmul)\b",
     "optimizer and clipping": r"adam|multi_tensor|foreach|lpnorm|lp_norm",
     "memory copies": r"memcpy|memset",
     "casts and copies": r"copy|fill",
-    "compiled elementwise": r"^triton_",
     "other elementwise": r"elementwise|vectorized|unrolled|reduce|softmax|norm|cat|index|embedding|scatter|gather|"
     r"sort|radix|aten::",
 }
