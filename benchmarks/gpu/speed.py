@@ -12,7 +12,7 @@ from benchmarks.training.table import TableBenchmark, measure
 from llama_scale.cost.hardware import GIB
 from llama_scale.errors import InputError
 
-RESERVE = 8.0  # seconds of a row that are not timed steps, at its end
+RESERVE = 12.0  # seconds of a row that are not timed steps, at its end
 
 
 def run(job: StepJob, record: Record) -> None:

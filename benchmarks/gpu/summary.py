@@ -155,7 +155,6 @@ def sampling_tables(step: dict[str, Any]) -> list[tuple[str, Table]]:
 def ladder_tables(step: dict[str, Any]) -> list[tuple[str, Table]]:
     """Return the runs, and the forecasts beside what came of them."""
     runs = sorted(step["rows"], key=lambda row: (row["n_params_non_embedding"], row["tokens"]))
-    losses = {(row["size"], row["tokens"]): row["loss"] for row in runs}
     rows = [
         [
             row["run"], f"{row['n_params_non_embedding']:,}", f"{row['tokens']:,}", f"{row['flops']:.2g}",
@@ -166,17 +165,17 @@ def ladder_tables(step: dict[str, Any]) -> list[tuple[str, Table]]:
     forecasts = []
     for forecast in step.get("forecasts", []):
         for run in forecast["runs"]:
-            loss = next((value for (_, tokens), value in losses.items() if same(tokens, run)), None)
+            loss = next((row["loss"] for row in runs if is_forecast(row, run)), None)
             outcome = [f"{loss:.4f}", f"{100 * (run['value'] / loss - 1):+.2f} %"] if loss else ["not trained", "-"]
             interval = f"{run['value']:.4f} ({run['run_low']:.4f} to {run['run_high']:.4f})"
-            forecasts.append([run.get("size") or run.get("name") or "?", interval, *outcome])
+            forecasts.append([run["run"], interval, *outcome])
+    title = f"{len(runs)} of {step['planned']} runs" if "planned" in step else ""
     return [
-        ("", (["run", "parameters", "tokens", "FLOPs", "loss", "bits per byte"], rows)),
+        (title, (["run", "parameters", "tokens", "FLOPs", "loss", "bits per byte"], rows)),
         ("Forecast before the run", (["run", "forecast loss", "measured", "error"], forecasts)),
     ]
 
 
-def same(tokens: int, run: dict[str, Any]) -> bool:
-    """Whether a forecast is of a run of so many tokens."""
-    asked = run.get("tokens") or run.get("D") or 0
-    return abs(tokens / asked - 1) < 1e-3 if asked else False
+def is_forecast(row: dict[str, Any], run: dict[str, Any]) -> bool:
+    """Whether a trained run is the one of a forecast: S4:5.2e6 is the S4 of about as many tokens."""
+    return run["run"].startswith(row["size"]) and abs(row["tokens"] / run["tokens"] - 1) < 0.02

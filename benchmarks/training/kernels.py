@@ -44,7 +44,7 @@ def profile_steps(step: Callable[[], Any], steps: int, device: str) -> dict[str,
     times: dict[str, list[float]] = {}
     for event in profiler.key_averages():
         on_gpu = event.device_type == torch.autograd.DeviceType.CUDA
-        if on_gpu == cuda:
+        if on_gpu == cuda and not event.is_user_annotation:  # which spans kernels that count for themselves
             seconds = (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
             total = times.setdefault(event.key, [0.0, 0])
             total[0], total[1] = total[0] + seconds, total[1] + event.count

@@ -103,7 +103,7 @@ def test_bad_settings_are_one_line(settings, words):
 
 
 def test_tokens_that_are_not_there(tmp_path):
-    with pytest.raises(InputError, match="no manifest.json"):
+    with pytest.raises(InputError, match=r"no manifest\.json"):
         runner.run(GpuBenchmark(out=str(tmp_path / "out"), tokens=str(tmp_path), device="cpu"))
     assert not (tmp_path / "out").exists()
 

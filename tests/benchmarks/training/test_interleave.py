@@ -40,6 +40,10 @@ def test_losses_that_differ_are_not_compared():
     for losses, step in (((3.0003, 2.9), 1), ((float("nan"), 2.9), 1), ((3.0, 2.9005), 2)):
         with pytest.raises(InputError, match=f"x: its loss differs from ours by .* at step {step}"):
             check_losses([measured_worker(), measured_worker("x", losses=losses)])
+    # From the third step on trajectories part.
+    check_losses([measured_worker(losses=(3.0, 2.9, 2.8)), measured_worker("x", losses=(3.0, 2.9, 2.5))])
+    with pytest.raises(InputError, match="at step 3"):
+        check_losses([measured_worker(losses=(3.0, 2.9, 2.8)), measured_worker("x", losses=(3.0, 2.9, float("nan")))])
     rounded = TrainingJob("x", asdict(TINY), 2, bf16=True)
     check_losses([measured_worker(), measured_worker("x", losses=(3.009, 2.9), job=rounded)])
 
