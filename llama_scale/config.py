@@ -129,6 +129,7 @@ class TrainConfig:
         nodes: Number of nodes.
         strategy: How several devices share the work; auto is ddp, or fsdp where splitting the
             weights makes room for a larger micro-batch.
+        deterministic: Make a resumed run on a GPU end with the same bytes as an unbroken one, with slower kernels.
         threads: CPU threads; null leaves the library's choice.
         log_every: Optimizer steps between two rows of metrics.jsonl.
         val_every: Steps between two validations; auto is ten in a run, or as many as a tenth of
@@ -161,6 +162,7 @@ class TrainConfig:
     devices: int = 1
     nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    deterministic: bool = False
     threads: int | None = None
     log_every: int = 10
     val_every: int | Auto = "auto"

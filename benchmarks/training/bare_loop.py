@@ -8,7 +8,7 @@ from benchmarks.timing import device_clock
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
 from llama_scale.model.llama import Llama
 from llama_scale.training.callbacks import StepCallback
-from llama_scale.training.optim import build_optimizer
+from llama_scale.training.optim import build_optimizer, clip_in_step
 from llama_scale.training.run_plan import Run
 
 LOG_EVERY = 10
@@ -55,7 +55,7 @@ class BareLoop(StepCallback):
         with torch.autocast(self.run.device, torch.bfloat16, enabled=self.run.bf16, cache_enabled=False):
             loss = self.model.loss(tokens)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.run.config.optim.grad_clip)
+        clip_in_step(self.optimizer, self.model.parameters(), self.run.config.optim.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if number % LOG_EVERY == 0:

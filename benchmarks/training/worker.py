@@ -22,7 +22,7 @@ from benchmarks.training.kernels import profile_steps
 from llama_scale.config import ModelConfig, OptimConfig
 from llama_scale.device import attention_backends, set_threads
 from llama_scale.errors import InputError
-from llama_scale.training.optim import build_optimizer
+from llama_scale.training.optim import build_optimizer, clip_in_step
 
 OUT_OF_MEMORY = "out of memory"
 # As torch and Triton, the CPU allocator and cuBLAS say it.
@@ -87,7 +87,7 @@ def build_step(job: TrainingJob) -> Callable[[torch.Tensor], torch.Tensor]:
                 value = loss(tokens)
             (value / job.accumulate).backward()
             total += value.detach() / job.accumulate
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        clip_in_step(optimizer, model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         return total

@@ -35,7 +35,7 @@ FREE_FIELDS = {
     "run", "group", "wandb",
     # how a step is computed: its sums differ by rounding alone
     "device", "devices", "nodes", "strategy", "threads", "compile", "micro_batch",
-    "checkpoint_activations",
+    "checkpoint_activations", "deterministic",
     # what is written beside training, and how long it stays
     "log_every", "checkpoint_every", "keep_last", "keep_every", "keep_steps",
 }  # fmt: skip
@@ -215,6 +215,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "hardware": torch.cuda.get_device_name() if run.device == "cuda" else processor,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "deterministic": run.config.deterministic,
         "data_fingerprint": run.tokens.manifest["fingerprint"],
         "tokenizer_fingerprint": run.tokens.tokenizer_fingerprint,
     }
@@ -225,7 +226,9 @@ def describe(run: Run) -> str:
     config, recipe = run.config, run.recipe
     batch = f" = {recipe.batch} x {config.model.context_length} ({run.layout})"
     compiled = "compiled" if run.compile else ("loss compiled" if run.compile_loss else "")
-    mode = ", ".join(filter(None, [run.device, "bf16" if run.bf16 else "fp32", compiled]))
+    mode = ", ".join(
+        filter(None, [run.device, "bf16" if run.bf16 else "fp32", compiled, "deterministic" * config.deterministic])
+    )
     return "\n".join(
         [
             f"{config.size} -> {run.folder} ({mode})",

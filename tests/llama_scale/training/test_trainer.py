@@ -29,7 +29,7 @@ from llama_scale.training.callbacks import StepCallback
 from llama_scale.training.optim import build_optimizer, lr_ratio
 from llama_scale.training.recipe import resolve
 from llama_scale.training.result import write_result
-from llama_scale.training.run_plan import plan_run, validation_interval
+from llama_scale.training.run_plan import describe, plan_run, validation_interval
 from llama_scale.training.trainer import Pretraining, fit
 from tests.conftest import ROOT, TINY_MODEL, VOCAB, run_script
 
@@ -186,6 +186,47 @@ def test_killed_runs_end_with_identical_bytes(finished, tiny_data, tmp_path):
     train(tiny_data, run, "--checkpoint_every=10", "--log_every=3")
     assert metrics(run) == metrics(finished)
     assert weights(run) == weights(finished)
+
+
+def check_resumed(data: Path, folder: Path, *flags: str) -> tuple[list, list, bytes, bytes]:
+    """Train, then train again from the middle; return rows and weights of both."""
+    run = folder / "run"
+    train(data, run, "--checkpoint_every=10", "--log_every=1", *flags, tokens=10_240)
+    rows, final = metrics(run), weights(run)
+    checkpoint.discard(checkpoint.newest(run))
+    train(data, run, "--checkpoint_every=10", "--log_every=1", *flags, tokens=10_240)
+    return rows, metrics(run), final, weights(run)
+
+
+def test_the_deterministic_setting_reaches_torch_and_is_recorded(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    seen, forward = [], Pretraining.training_step
+
+    def watched(self, batch, batch_idx):
+        seen.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+        return forward(self, batch, batch_idx)
+
+    monkeypatch.setattr(Pretraining, "training_step", watched)
+    whole, resumed, *files = check_resumed(tiny_data, tmp_path, "--deterministic=true", "--device=cpu")
+    assert set(seen) == {(True, ":4096:8")} and not torch.are_deterministic_algorithms_enabled()
+    assert read_json(tmp_path / "run/provenance.json")["deterministic"] is True
+    assert resumed == whole and files[0] == files[1]
+    argv = arguments(tiny_data, tmp_path / "run", "--device=cpu", tokens=10_240)
+    assert ", deterministic)" not in describe(plan_run(parse(TrainConfig, "Train.", argv)))
+    assert ", deterministic)" in describe(plan_run(parse(TrainConfig, "Train.", [*argv, "--deterministic=true"])))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", ["false", "true"])
+@pytest.mark.parametrize("deterministic", ["true", "false"])
+def test_resume_on_a_gpu_is_exact_if_deterministic_and_close_if_not(tiny_data, tmp_path, deterministic, compiled):
+    size = ["--model.d_model=256", "--model.n_heads=4", "--model.d_ff=512", "--model.context_length=512"]
+    flags = [*size, "--device=cuda", f"--deterministic={deterministic}", f"--compile={compiled}"]
+    whole, resumed, *files = check_resumed(tiny_data, tmp_path, *flags)
+    if deterministic == "true":
+        assert resumed == whole and files[0] == files[1]
+    assert [row["loss"] for row in resumed] == pytest.approx([row["loss"] for row in whole], rel=1e-2)
 
 
 def test_resume_restores_the_random_generators(tiny_data, tmp_path, monkeypatch):
