@@ -107,7 +107,7 @@ def main() -> None:
     try:
         step = build_step(job)
         reply(threads=torch.get_num_threads(), torch=torch.__version__)
-        with attention_backends(job.device):
+        with attention_backends(job.device, masked=job.model.get("document_mask", False)):
             for line in sys.stdin:
                 batch = draw_batch(job, int(line))
                 start = clock()

@@ -8,13 +8,7 @@ import pytest
 import torch
 
 from benchmarks.training import table
-from benchmarks.training.interleave import (
-    Contender,
-    ContenderError,
-    ContenderOutOfMemory,
-    run_interleaved,
-    summarize,
-)
+from benchmarks.training.interleave import Contender, ContenderError, ContenderOutOfMemory, run_interleaved, summarize
 from llama_scale.cli import parse
 from llama_scale.errors import InputError
 from tests.benchmarks.training.helpers import measured_worker
