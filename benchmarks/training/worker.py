@@ -110,7 +110,7 @@ def main() -> None:
     try:
         step = build_step(job)
         reply(threads=torch.get_num_threads(), torch=torch.__version__)
-        with attention_backends(job.device):
+        with attention_backends(job.device, masked=job.model.get("document_mask", False)):
             for line in sys.stdin:
                 if int(line) < 0:
                     reply(kernels=profile_steps(partial(step, draw_batch(job, 0)), -int(line), job.device))

@@ -51,8 +51,8 @@ HARDWARE = {
 def bf16_peak(device_name: str) -> float | None:
     """Return the dense bf16 peak of a GPU in FLOP/s, or None when its name is not known.
 
-    Whole words count: an RTX A1000 is no A100, and an H100 NVL has a row of its own. Nor is a part of a GPU known, which
-    has MIG or a profile such as 40C in its name.
+    Whole words count: an RTX A1000 is no A100, and an H100 NVL has a row of its own. Nor is a part of a GPU known,
+    which has MIG or a profile such as 40C in its name.
     """
     words = set(re.findall(r"[A-Z0-9]+", device_name.upper()))
     if "MIG" in words or any(re.fullmatch(r"\d+[ABCQ]", word) for word in words):
@@ -72,15 +72,19 @@ class Machine:
     rate_source: str
 
 
-def describe_machine(hardware: str | None, mfu: float, device: str, threads: int | None) -> Machine:
+def describe_machine(
+    hardware: str | None, mfu: float, device: str, threads: int | None, memory_share: float = 1.0
+) -> Machine:
     """Return the named hardware, or this machine; raise InputError if the name is unknown.
 
-    ``mfu`` is the share of the dense bf16 peak that a run reaches, attention counted full.
+    ``mfu`` is the share of the dense bf16 peak that a run reaches, attention counted full. ``memory_share`` is the part
+    of a GPU's memory that is the run's; of a CPU's it has what is free.
     """
 
     def machine(name: str, device: str, memory: int, peak: float) -> Machine:
         source = f"{100 * mfu:.0f} % of {peak / 1e12:.0f} TFLOP/s"
-        return Machine(name, device, USABLE[device] * memory, rate=mfu * peak, rate_source=source)
+        share = memory_share if device == "cuda" else 1.0
+        return Machine(name, device, share * USABLE[device] * memory, rate=mfu * peak, rate_source=source)
 
     if not 0 < mfu <= 1:
         raise InputError(f"mfu: expected a share between 0 and 1, found {mfu}")
@@ -99,4 +103,6 @@ def describe_machine(hardware: str | None, mfu: float, device: str, threads: int
         return machine(name, device, memory, peak)
     threads = threads or torch.get_num_threads()
     source = f"about {CPU_FLOPS_PER_THREAD / 1e9:.0f} GFLOP/s for each of {threads} threads"
-    return Machine(name, device, USABLE[device] * memory, rate=CPU_FLOPS_PER_THREAD * threads, rate_source=source)
+    share = memory_share if device == "cuda" else 1.0
+    rate = CPU_FLOPS_PER_THREAD * threads
+    return Machine(name, device, share * USABLE[device] * memory, rate=rate, rate_source=source)

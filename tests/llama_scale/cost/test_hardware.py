@@ -49,6 +49,13 @@ def test_peaks_and_usable_memory_are_stated():
     assert 0.9 <= USABLE["cuda"] < 1
 
 
+def test_a_share_is_of_a_gpus_memory(monkeypatch):
+    whole = describe_machine("h200", DEFAULT_MFU, "auto", None).memory
+    assert describe_machine("h200", DEFAULT_MFU, "auto", None, memory_share=0.25).memory == whole / 4
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=100 * GIB, available=40 * GIB))
+    assert describe_machine(None, DEFAULT_MFU, "cpu", None, memory_share=0.25).memory == USABLE["cpu"] * 40 * GIB
+
+
 def test_memory_of_a_cpu_is_what_is_free(monkeypatch):
     memory = SimpleNamespace(total=100 * GIB, available=40 * GIB)
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
