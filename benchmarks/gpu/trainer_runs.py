@@ -20,14 +20,11 @@ from llama_scale.files import read_json, read_jsonl
 
 STOPPED = 128 + signal.SIGTERM
 LOG_EVERY = 2
-# Nats that the validation losses of both may differ by: on a GPU attention's backward pass sums in an order of its
-# own, on a CPU all is the same.
-LOSS_TOLERANCE = {"cpu": 0.0, "cuda": 0.02}
 MEMORY_TOLERANCE = 0.05
 
 
 def compare_runs(job: StepJob, plan: Plan, folder: Path, record: Record) -> None:
-    """Train twice at once, one of the two stopped on the way and continued; record what differs.
+    """Train twice at once with deterministic kernels, one of the two stopped on the way and continued; compare.
 
     Raises InputError with the last line of a process that failed.
     """
@@ -46,9 +43,8 @@ def compare_runs(job: StepJob, plan: Plan, folder: Path, record: Record) -> None
     where = f"stopped at step {steps} of {plan.run_steps}" if stopped == STOPPED else "ended before it was told to stop"
     record.check(
         "stopped and resumed",
-        f"{where}; validation loss {losses[1]:.6f}, without a stop {losses[0]:.6f}, {gap:.1e} apart "
-        f"(bound {LOSS_TOLERANCE[job.device]:g})",
-        stopped == STOPPED and gap <= LOSS_TOLERANCE[job.device],
+        f"{where}; validation loss {losses[1]:.6f}, without a stop {losses[0]:.6f}, {gap:.1e} apart (bound 0)",
+        stopped == STOPPED and gap == 0,
         losses=losses,
     )
     check_memory(job, plan, straight, record)
@@ -62,7 +58,7 @@ def start(job: StepJob, plan: Plan, folder: Path, run: Path) -> subprocess.Popen
         sys.executable, str(ROOT / "launch" / "train.py"), f"--size={plan.size}",
         *(f"--model.{name}={value}" for name, value in model.items()),
         f"--data={folder}", f"--run={run}", f"--device={job.device}", f"--tokens={plan.run_steps * tokens}",
-        f"--optim.batch_tokens={tokens}", f"--micro_batch={plan.run_batch}", "--compile=false",
+        f"--optim.batch_tokens={tokens}", f"--micro_batch={plan.run_batch}", "--compile=false", "--deterministic=true",
         f"--log_every={LOG_EVERY}", "--val_every=0", f"--val_tokens={tokens}", f"--checkpoint_every={plan.run_steps}",
     ]  # fmt: skip
     run.parent.mkdir(parents=True, exist_ok=True)
