@@ -27,6 +27,7 @@ from llama_scale.files import atomic_write, read_json, write_json
 __all__ = ["GpuBenchmark", "run", "table"]
 GRACE = 3.0  # seconds that a step has to end after it was told to
 POLL = 0.2
+LEAST = 30.0  # seconds that a step gets at least while there is time: the first waits for cold disks
 LOG_LINES = 40  # of a step that failed, kept with its result
 LOGGED = ("logs", "records", "studies", "tests.xml")  # in the work folder; metrics of runs beside them
 
@@ -59,7 +60,7 @@ def run(config: GpuBenchmark) -> dict[str, Any]:
                     device=device,
                     work=str(work),
                     record=str(work / "records" / f"{name}.json"),
-                    end=start + end,
+                    end=min(start + 60 * config.minutes, max(start + end, time.time() + LEAST)),
                     tokens=config.tokens and str(Path(config.tokens).resolve()),
                     peers=config.peer_names,
                 )

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import sys
 import tarfile
+import threading
 import time
 
 import psutil
@@ -78,6 +80,22 @@ def test_rows_are_in_the_results_while_a_step_runs(stand_ins, tmp_path, monkeypa
     monkeypatch.setitem(STEPS, "setup", "record.check('a', 1); time.sleep(1.5); record.check('b', 2)")
     runner.run(GpuBenchmark(out=str(tmp_path), minutes=0.2, only="setup", device="cpu"))
     assert [("running", 1)] in seen and seen[-1] == [("done", 2)]
+
+
+def test_sigterm_ends_the_step_and_keeps_its_rows(stand_ins, tmp_path):
+    def stop_after_the_first_row():
+        while not (tmp_path / "gpu.json").exists() or "second" not in (tmp_path / "gpu.json").read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_after_the_first_row, daemon=True).start()
+    with pytest.raises(SystemExit) as leave:
+        runner.run(GpuBenchmark(out=str(tmp_path), minutes=5, only="correctness,speed", device="cpu"))
+    assert leave.value.code == 128 + signal.SIGTERM
+    correctness, speed = json.loads((tmp_path / "gpu.json").read_text())["steps"].values()
+    assert (correctness["status"], speed["status"]) == ("interrupted", "not reached")
+    pid = int(correctness["rows"][0]["found"])
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_time_that_a_step_leaves_goes_to_the_next():
