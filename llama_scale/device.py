@@ -76,7 +76,8 @@ def attention_backends(device: str, masked: bool = False) -> Iterator[None]:
     order = attention_order(masked)
     names = [torch.compiler.config.cache_key_tag, *(backend.name for backend in order)]
     tag = "/".join(filter(None, names))
-    with sdpa_kernel(order, set_priority=True), torch.compiler.config.patch(cache_key_tag=tag):
+    salted = torch.compiler.config.patch(cache_key_tag=tag)  # pyright: ignore[reportAttributeAccessIssue]
+    with sdpa_kernel(order, set_priority=True), salted:
         yield
 
 
