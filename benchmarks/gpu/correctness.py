@@ -1,14 +1,13 @@
 """Step 2: is what the GPU computes right? Everything here runs at once, since nothing is timed."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 
@@ -19,6 +18,7 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import StepJob
 from benchmarks.gpu.tokens import token_folder
 from benchmarks.gpu.trainer_runs import compare_runs
+from benchmarks.training.table import TableRow
 from llama_scale.config import load_size
 from llama_scale.errors import InputError
 
@@ -36,7 +36,7 @@ def run(job: StepJob, record: Record) -> None:
             record.check(name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", False)
 
     tasks: dict[str, Callable[[], None]] = {
-        "gpu tests": lambda: run_gpu_tests(job, record),
+        "gpu tests": lambda: run_gpu_tests(record),
         "stopped and resumed": lambda: compare_runs(job, plan, token_folder(job, plan.data), record),
     }
     for speed in plan.speed:
@@ -75,7 +75,7 @@ def compare_losses(job: StepJob, plan: Plan, record: Record) -> None:
             )
 
 
-def compare_blocks(name: str, row, job: StepJob, record: Record) -> None:
+def compare_blocks(name: str, row: TableRow, job: StepJob, record: Record) -> None:
     """Record how far a compiled block of the speed table is from an eager one; its code is then at hand."""
     settings = {
         "sizes": {row.size: (asdict(row.model_config), row.micro_batches[0])},
@@ -93,26 +93,27 @@ def compare_blocks(name: str, row, job: StepJob, record: Record) -> None:
     record.check(name, detail, found["agree"], **found)
 
 
-def run_gpu_tests(job: StepJob, record: Record) -> None:
+def run_gpu_tests(record: Record) -> None:
     """Run the tests that are marked gpu and record each; without a GPU they are skipped."""
     files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
     if find_spec("pytest") is None or not files:
         why = "pytest is not installed" if files else "there are no tests beside the package"
         record.check("gpu tests", f"not run: {why}")
         return
-    report = Path(job.work) / "tests.xml"
-    command = [
-        sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}",
-        *map(str, files),
-    ]  # fmt: skip
-    done = subprocess.run(command, env=child_environment(), cwd=ROOT, capture_output=True, text=True)
-    print(done.stdout, done.stderr, flush=True)
-    if not report.exists():
-        raise InputError(f"pytest ended with {done.returncode}: {(done.stdout.strip().splitlines() or [''])[-1][:200]}")
-    for case in ElementTree.parse(report).iter("testcase"):
-        problem = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
-        outcome = (
-            "passed" if problem is None else f"{problem.tag}: {' '.join(problem.get('message', '').split())[:200]}"
-        )
-        ok = None if problem is not None and problem.tag == "skipped" else problem is None
-        record.check(f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}", outcome, ok)
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider", *map(str, files)]
+    process = subprocess.Popen(
+        command, env=child_environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    found, last = 0, ""
+    for line in process.stdout:  # each test as it ends
+        print(line, end="", flush=True)
+        last = line.strip() or last
+        if outcome := re.match(r"(\S+::\S+) (PASSED|FAILED|ERROR|SKIPPED)", line):
+            found += 1
+            verdict = None if outcome[2] == "SKIPPED" else outcome[2] == "PASSED"
+            record.check(outcome[1].rpartition("/")[2], outcome[2].lower(), verdict)
+        elif reason := re.match(r"(?:FAILED|ERROR) (\S+::\S+) - (.*)", line):
+            record.check(reason[1].rpartition("/")[2], reason[2][:300], False)
+    if process.wait() and not found:
+        raise InputError(f"pytest ended with {process.returncode}: {last[:200]}")

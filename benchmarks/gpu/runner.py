@@ -29,7 +29,7 @@ GRACE = 3.0  # seconds that a step has to end after it was told to
 POLL = 0.2
 LEAST = 30.0  # seconds that a step gets at least while there is time: the first waits for cold disks
 LOG_LINES = 40  # of a step that failed, kept with its result
-LOGGED = ("logs", "records", "studies", "tests.xml")  # in the work folder; metrics of runs beside them
+LOGGED = ("logs", "records", "studies")  # in the work folder; metrics of runs beside them
 
 
 def run(config: GpuBenchmark) -> dict[str, Any]:

@@ -36,8 +36,10 @@ def compare_runs(job: StepJob, plan: Plan, folder: Path, record: Record) -> None
     first.send_signal(signal.SIGTERM)
     stopped = finish(first, "the run to be stopped", (0, STOPPED))
     steps = read_jsonl(metrics)[-1]["step"]
-    finish(start(job, plan, folder, resumed), "the continued run")
+    continued = start(job, plan, folder, resumed)
     finish(other, "the run without a stop")
+    check_memory(job, plan, straight, record)
+    finish(continued, "the continued run")
     losses = [read_json(run / "result.json")["val_loss"] for run in (straight, resumed)]
     gap = abs(losses[0] - losses[1])
     where = f"stopped at step {steps} of {plan.run_steps}" if stopped == STOPPED else "ended before it was told to stop"
@@ -47,7 +49,6 @@ def compare_runs(job: StepJob, plan: Plan, folder: Path, record: Record) -> None
         stopped == STOPPED and gap == 0,
         losses=losses,
     )
-    check_memory(job, plan, straight, record)
 
 
 def start(job: StepJob, plan: Plan, folder: Path, run: Path) -> subprocess.Popen:
