@@ -19,7 +19,7 @@ from benchmarks.timing import device_clock
 from llama_scale.config import ModelConfig, OptimConfig
 from llama_scale.device import attention_backends, set_threads
 from llama_scale.errors import InputError
-from llama_scale.training.optim import build_optimizer
+from llama_scale.training.optim import build_optimizer, clip_in_step
 
 OUT_OF_MEMORY = "out of memory"
 # As torch and Triton, the CPU allocator and cuBLAS say it.
@@ -80,11 +80,11 @@ def build_step(job: TrainingJob) -> Callable[[torch.Tensor], torch.Tensor]:
     def step(batch: torch.Tensor) -> torch.Tensor:
         total = torch.zeros((), device=job.device)
         for tokens in batch:  # (B, T + 1)
-            with torch.autocast(job.device, torch.bfloat16, enabled=job.bf16):
+            with torch.autocast(job.device, torch.bfloat16, enabled=job.bf16, cache_enabled=False):
                 value = loss(tokens)
             (value / job.accumulate).backward()
             total += value.detach() / job.accumulate
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        clip_in_step(optimizer, model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         return total
