@@ -130,6 +130,7 @@ class TrainConfig:
         strategy: How several devices share the work; auto is ddp, or fsdp where splitting the
             weights makes room for a larger micro-batch.
         deterministic: Make a resumed run on a GPU end with the same bytes as an unbroken one, with slower kernels.
+        memory_share: Part of a GPU's memory that the run may plan for, where several share it.
         threads: CPU threads; null leaves the library's choice.
         log_every: Optimizer steps between two rows of metrics.jsonl.
         val_every: Steps between two validations; auto is ten in a run, or as many as a tenth of
@@ -163,6 +164,7 @@ class TrainConfig:
     nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     deterministic: bool = False
+    memory_share: float = 1.0
     threads: int | None = None
     log_every: int = 10
     val_every: int | Auto = "auto"
@@ -181,6 +183,7 @@ class TrainConfig:
         counts = "tokens micro_batch devices nodes threads log_every val_tokens max_skips"
         check("at least 1", at_least_1, f"{counts} keep_last keep_steps")
         check("at least 0", at_least_0, "val_every checkpoint_every keep_every")
+        check("a share above 0 and at most 1", lambda x: 0 < x <= 1, "memory_share")
         check("a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "seed")
 
 

@@ -33,7 +33,8 @@ class BareLoop(StepCallback):
             self.model.compile_parts(blocks=run.compile)
         self.optimizer = build_optimizer(self.model, run.config.optim, run.recipe.lr)
         windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
-        self.batches = iter(build_loader(windows, StepSampler(run.recipe.batch, run.layout.micro_batch)))
+        sampler = StepSampler(run.recipe.batch, run.layout.micro_batch)
+        self.batches = iter(build_loader(windows, sampler, pin=run.device == "cuda"))
         self.trainer_start: float | None = None  # of its current block; None before the first
 
     def on_step(self, trainer: Any, module: Any, step: int) -> None:

@@ -126,7 +126,7 @@ def dry_run(config: TrainConfig, recipe: "Recipe", hardware: str | None = None, 
     ``recipe`` is that of ``config``: its tokens, batch and rate without any auto. Raises InputError when the
     configuration contradicts itself or the hardware is unknown.
     """
-    machine = describe_machine(hardware, mfu, config.device, config.threads)
+    machine = describe_machine(hardware, mfu, config.device, config.threads, config.memory_share)
     bf16 = config.precision != "fp32"
     if config.precision == "auto" and hardware is None:
         from llama_scale.device import fast_bf16  # torch, only where it is this machine

@@ -35,7 +35,7 @@ FREE_FIELDS = {
     "run", "group", "wandb",
     # how a step is computed: its sums differ by rounding alone
     "device", "devices", "nodes", "strategy", "threads", "compile", "micro_batch",
-    "checkpoint_activations", "deterministic",
+    "checkpoint_activations", "deterministic", "memory_share",
     # what is written beside training, and how long it stays
     "log_every", "checkpoint_every", "keep_last", "keep_every", "keep_steps",
 }  # fmt: skip
@@ -78,7 +78,7 @@ def plan_run(config: TrainConfig) -> Run:
     """
     recipe = resolve(config)
     set_threads(config.threads)
-    machine = describe_machine(None, DEFAULT_MFU, pick_device(config.device), config.threads)
+    machine = describe_machine(None, DEFAULT_MFU, pick_device(config.device), config.threads, config.memory_share)
     device = machine.device
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
     process = find_rank(config.devices, config.nodes)

@@ -84,7 +84,7 @@ class Pretraining(pl.LightningModule):
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Set the random generators once the loader, which draws from them, has started."""
         if self.loaded_random_state is not None:
-            set_random_state(self.loaded_random_state)
+            set_random_state(self.loaded_random_state, self.device.type)
             self.loaded_random_state = None
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -138,7 +138,7 @@ class Pretraining(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the states of the spike guard and of the random generators."""
         checkpoint["guard"] = self.spike_guard.state_dict()
-        checkpoint["random"] = random_state()
+        checkpoint["random"] = random_state(self.device.type)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back; the generators' when the first batch is there."""
@@ -324,8 +324,9 @@ def _fit_once(
     trainer = build_trainer(run, order, checkpoint_io)
     module = Pretraining(build_model(run, seed), run, metrics_listeners=[log.take, skip_limit.take], seed=seed)
     sampler = StepSampler(recipe.batch, run.layout.micro_batch, first_step, process.rank, process.world, skipped)
-    with attention_backends(run.device):
-        trainer.fit(module, build_loader(windows, sampler), ckpt_path=resume)
+    with attention_backends(run.device, masked=config.model.document_mask):
+        loader = build_loader(windows, sampler, pin=run.device == "cuda")
+        trainer.fit(module, loader, ckpt_path=resume)
     return stop, skip_limit
 
 
