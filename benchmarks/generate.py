@@ -286,7 +286,8 @@ def table(result: dict[str, Any]) -> str:
     """Return the measurements as text for the terminal."""
     title = (
         f"{result['size']}, {result['weights']} weights, {result['precision']}, "
-        f"{result['device']}, {result['threads']} threads; {result['prompts']} {result['prompt_source']} prompts x "
+        f"{result['device']}, {result['threads']} threads; {result['prompts']} "
+        f"{result.get('prompt_source', 'HumanEval')} prompts x "
         f"{result['n_samples']} samples of {result['max_new_tokens']} tokens, temperature "
         f"{result['temperature']}, top-p {result['top_p']}"
     )

@@ -104,7 +104,11 @@ def tiny_plan(peers: list[str]) -> Plan:
             "threads": 1,
             "train": {**{f"model.{name}": value for name, value in model.items()}, "compile": False}
             | {"optim.batch_tokens": 512, "val_every": 0, "val_tokens": 8_192},
-            "runs": [{"sizes": ["Q1", "Q2", "Q3"], "tokens": [10_240, 20_480]}, {"sizes": ["Q3"], "tokens": [40_960]}],
+            "runs": [
+                {"sizes": ["Q1", "Q3"], "tokens": [10_240, 20_480]},
+                {"sizes": ["Q2"], "tokens": [10_240, 15_360]},
+                {"sizes": ["Q3"], "tokens": [40_960]},
+            ],
             "holdout": "largest",
             "evaluate": {"perplexity.max_tokens": 8_192},
         },

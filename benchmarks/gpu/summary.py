@@ -97,7 +97,9 @@ def speed_tables(step: dict[str, Any]) -> list[tuple[str, Table]]:
             continue
         rows.append(speed_cells(row))
         found = row["contenders"][0].get("kernels")
-        if found:
+        if found and "error" in found:
+            kinds.append([row["size"], "-", found["error"], "-"])
+        elif found:
             busy = found["ms_per_step"] / row["contenders"][0]["ms_per_step"]
             shares = ", ".join(f"{kind} {share:.1%}" for kind, share in found["kinds"].items() if share >= 0.001)
             kinds.append([row["size"], f"{busy:.0%}", shares, ", ".join(found["attention"][:2]) or "-"])

@@ -118,9 +118,12 @@ class Worker:
             self.seconds.append(reply["seconds"])
 
     def profile(self, steps: int) -> None:
-        """Record the kernels of so many more steps."""
-        self.request_step(-steps)
-        self.kernels = self.read_reply()["kernels"]
+        """Record the kernels of so many more steps, or why there are none: what was timed stays."""
+        try:
+            self.request_step(-steps)
+            self.kernels = self.read_reply()["kernels"]
+        except ContenderError as error:
+            self.kernels = {"error": error.reason}
 
     def stop(self) -> None:
         """End the process."""

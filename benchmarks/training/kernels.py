@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from llama_scale.errors import InputError
+
 # Kinds of kernels by words of their names, the first that matches. cuDNN's attention has "wgmma" in its name, too.
 KINDS = {
     "compiled elementwise": r"^triton_",
@@ -33,7 +35,8 @@ def kind_of(name: str) -> str:
 def profile_steps(step: Callable[[], Any], steps: int, device: str) -> dict[str, Any]:
     """Profile calls of ``step``; return the kernels of a step and the share of each kind.
 
-    On a GPU those are its kernels and copies, on a CPU torch's operators. ``ms`` and ``calls`` are of one step.
+    On a GPU those are its kernels and copies, on a CPU torch's operators. ``ms`` and ``calls`` are of one step. Raises
+    InputError where the profiler sees none.
     """
     cuda = device == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
@@ -48,7 +51,9 @@ def profile_steps(step: Callable[[], Any], steps: int, device: str) -> dict[str,
             seconds = (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
             total = times.setdefault(event.key, [0.0, 0])
             total[0], total[1] = total[0] + seconds, total[1] + event.count
-    whole = sum(seconds for seconds, _ in times.values()) or 1.0
+    if not times:
+        raise InputError("the profiler saw no kernels")
+    whole = sum(seconds for seconds, _ in times.values())
     kinds: dict[str, float] = dict.fromkeys([*KINDS, "other"], 0.0)
     for name, (seconds, _) in times.items():
         kinds[kind_of(name)] += seconds / whole

@@ -1,5 +1,6 @@
 """Contenders in processes of their own: same model, same tokens, in turn."""
 
+import io
 import os
 import signal
 from dataclasses import asdict
@@ -75,6 +76,15 @@ def test_a_reply_of_out_of_memory_is_told_apart(monkeypatch):
     victim.process = SimpleNamespace(stdout=SimpleNamespace(readline=lambda: '{"error": "out of memory"}'))
     with pytest.raises(ContenderOutOfMemory):
         victim.read_reply()
+
+
+def test_a_profile_that_fails_keeps_what_was_timed():
+    worker = measured_worker()
+    replies = SimpleNamespace(readline=lambda: '{"error": "the profiler saw no kernels"}')
+    worker.process = SimpleNamespace(stdout=replies, stdin=io.StringIO())
+    worker.profile(3)
+    assert worker.process.stdin.getvalue() == "-3\n"
+    assert summarize(worker, [worker], 1e12, None)["kernels"] == {"error": "the profiler saw no kernels"}
 
 
 def test_a_failure_stops_every_process(monkeypatch):

@@ -59,7 +59,7 @@ def test_a_smaller_micro_batch_follows_one_that_does_not_fit(monkeypatch, capsys
         return [measured_worker(job=contender.job)]
 
     monkeypatch.setattr(table, "run_interleaved", run_interleaved)
-    config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1)
+    config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1, profile=0, seconds=None)
     measured = table.measure(table.TableRow("Q1", [8, 4, 2], accumulate=3), config, 1e9, None)
     assert tried == [(8, 3), (4, 6), (2, 12)]
     assert measured["contenders"][0]["micro_batch"] == 2
@@ -98,13 +98,13 @@ def race(tmp_path, monkeypatch):
 
         tried = []
 
-        def note(contenders, steps, warmup):
+        def note(contenders, steps, warmup, *_):
             tried.append((contenders[0].job.micro_batch, len(contenders)))
             return run_interleaved(contenders, steps, warmup)
 
         monkeypatch.setattr(table, "Contender", contender)
         monkeypatch.setattr(table, "run_interleaved", note)
-        config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1)
+        config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1, profile=0, seconds=None)
         row = table.TableRow("Q1", [8, 4, 2], peers=["transformers"])
         return table.measure(row, config, 1e9, None), tried
 
@@ -137,7 +137,7 @@ def test_a_peer_that_fails_is_left_out_at_once(monkeypatch):
         return [measured_worker(job=contenders[0].job)]
 
     monkeypatch.setattr(table, "run_interleaved", run_interleaved)
-    config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1)
+    config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1, profile=0, seconds=None)
     measured = table.measure(table.TableRow("Q1", [8, 4], peers=["transformers"]), config, 1e9, None)
     assert tried == [[("llama_scale", 8), ("transformers", 8)], [("llama_scale", 8)]]
     assert measured["left_out"] == {"transformers": "no such module"}
