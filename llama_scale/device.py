@@ -1,10 +1,11 @@
 """What this machine can compute on."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
+import torch.compiler.config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llama_scale.errors import InputError
@@ -53,12 +54,31 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def attention_backends(device: str) -> AbstractContextManager:
-    """Choose the fastest attention kernel that takes the call, on a GPU by this order."""
-    if device != "cuda":
-        return nullcontext()
+def attention_order(masked: bool) -> list[SDPBackend]:
+    """Return the attention kernels of a GPU, fastest first; ``masked`` calls have a mask of their own.
+
+    cuDNN is left out there: its backward pass gives NaN for some lengths (pytorch#196678), and it is no faster.
+    """
     order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    return sdpa_kernel(order, set_priority=True)
+    return [backend for backend in order if not masked or backend != SDPBackend.CUDNN_ATTENTION]
+
+
+@contextmanager
+def attention_backends(device: str, masked: bool = False) -> Iterator[None]:
+    """Choose the fastest attention kernel that takes the call, on a GPU by ``attention_order``.
+
+    Code compiled within is stored under that order: the kernel that it calls is chosen when it is traced, and the keys
+    of torch's caches do not hold the order.
+    """
+    if device != "cuda":
+        yield
+        return
+    order = attention_order(masked)
+    names = [torch.compiler.config.cache_key_tag, *(backend.name for backend in order)]
+    tag = "/".join(filter(None, names))
+    salted = torch.compiler.config.patch(cache_key_tag=tag)  # pyright: ignore[reportAttributeAccessIssue]
+    with sdpa_kernel(order, set_priority=True), salted:
+        yield
 
 
 def fetch(value: torch.Tensor) -> Callable[[], int]:

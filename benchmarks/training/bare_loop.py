@@ -8,7 +8,7 @@ from benchmarks.timing import device_clock
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
 from llama_scale.model.llama import Llama
 from llama_scale.training.callbacks import StepCallback
-from llama_scale.training.optim import build_optimizer
+from llama_scale.training.optim import build_optimizer, clip_in_step
 from llama_scale.training.run_plan import Run
 
 LOG_EVERY = 10
@@ -29,11 +29,12 @@ class BareLoop(StepCallback):
         self.bare_seconds: list[float] = []
         self.clock = device_clock(run.device)
         self.model = Llama.empty_model(run.config.model).init_weights(run.config.seed).to(run.device)
-        if run.compile:
-            self.model.compile_parts()
+        if run.compile_loss:
+            self.model.compile_parts(blocks=run.compile)
         self.optimizer = build_optimizer(self.model, run.config.optim, run.recipe.lr)
         windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
-        self.batches = iter(build_loader(windows, StepSampler(run.recipe.batch, run.layout.micro_batch)))
+        sampler = StepSampler(run.recipe.batch, run.layout.micro_batch)
+        self.batches = iter(build_loader(windows, sampler, pin=run.device == "cuda"))
         self.trainer_start: float | None = None  # of its current block; None before the first
 
     def on_step(self, trainer: Any, module: Any, step: int) -> None:
@@ -52,10 +53,10 @@ class BareLoop(StepCallback):
     def take_bare_step(self, number: int) -> None:
         """Take optimizer step ``number`` of the bare loop, from 0 on."""
         tokens = next(self.batches).to(self.run.device, non_blocking=True)  # (B, T + 1)
-        with torch.autocast(self.run.device, torch.bfloat16, enabled=self.run.bf16):
+        with torch.autocast(self.run.device, torch.bfloat16, enabled=self.run.bf16, cache_enabled=False):
             loss = self.model.loss(tokens)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.run.config.optim.grad_clip)
+        clip_in_step(self.optimizer, self.model.parameters(), self.run.config.optim.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if number % LOG_EVERY == 0:

@@ -19,7 +19,7 @@ from llama_scale.model.llama import INIT_STD, Block, rope_table
 def gradients(block: Block, x: Tensor, rope: Tensor, bf16: bool) -> list[Tensor]:
     """Return a loss of the block's output at ``x`` (B, T, D), and its gradients."""
     x = x.clone().requires_grad_()
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
         y = block(x, rope)  # (B, T, D)
     weights = torch.linspace(-1, 1, y.numel(), device=y.device).view_as(y)
     loss = (y.float() * weights).mean()
@@ -51,7 +51,7 @@ def compare_block(config: ModelConfig, batch: int, device: str, bf16: bool) -> d
     with attention_backends(device):
         exact = gradients(block, x, rope, bf16=False)
         eager = gradients(block, x, rope, bf16)
-        block.compile()
+        block.compile(dynamic=False)
         compiled = gradients(block, x, rope, bf16)
     torch._dynamo.reset()
     return {"compiled": largest_deviation(compiled, eager), "eager": largest_deviation(eager, exact)}

@@ -1,10 +1,12 @@
 """Contenders in processes of their own, their steps taken in turn on the same machine."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,9 +21,11 @@ from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.hardware import bf16_peak
 from llama_scale.errors import InputError
 
-# Nats that losses may differ by at the first step, in float32 and where anything is in bf16; n
-# steps later, when rounding has moved the weights apart, n + 1 times as much.
+# Nats that losses may differ by at the first step, in float32 and where anything is in bf16; at the second one twice as
+# much. Those two tell another model from the same one. Later ones do not: at a full rate without warm-up Adam turns the
+# rounding of a gradient near zero into a whole step, and trajectories part.
 LOSS_TOLERANCE = {False: 2e-4, True: 1e-2}
+COMPARED_STEPS = 2
 
 
 class ContenderError(InputError):
@@ -58,10 +62,11 @@ class Worker:
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     memory: int = 0
+    kernels: dict[str, Any] | None = None
 
     @classmethod
     def start(cls, contender: Contender) -> "Worker":
-        """Start the process; raise ContenderError if it cannot hold the contender."""
+        """Start the process, which builds the contender: ``wait_until_built``."""
         errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115, read when the process dies
         process = subprocess.Popen(
             module_command("benchmarks.training.worker", json.dumps(asdict(contender.job)), python=contender.python),
@@ -71,14 +76,12 @@ class Worker:
             stderr=errors,
             text=True,
         )
-        worker = cls(contender.name, contender.job, process, errors)
-        try:
-            ready = worker.read_reply()
-        except BaseException:
-            worker.stop()
-            raise
-        worker.threads, worker.torch = ready["threads"], ready["torch"]
-        return worker
+        return cls(contender.name, contender.job, process, errors)
+
+    def wait_until_built(self) -> None:
+        """Wait for the process to be ready for steps; raise ContenderError if it cannot hold the contender."""
+        ready = self.read_reply()
+        self.threads, self.torch = ready["threads"], ready["torch"]
 
     def read_reply(self) -> dict[str, Any]:
         """Return the next reply; raise ContenderError if it is an error or none comes."""
@@ -114,6 +117,14 @@ class Worker:
         if timed:
             self.seconds.append(reply["seconds"])
 
+    def profile(self, steps: int) -> None:
+        """Record the kernels of so many more steps, or why there are none: what was timed stays."""
+        try:
+            self.request_step(-steps)
+            self.kernels = self.read_reply()["kernels"]
+        except ContenderError as error:
+            self.kernels = {"error": error.reason}
+
     def stop(self) -> None:
         """End the process."""
         self.process.kill()
@@ -121,19 +132,24 @@ class Worker:
         self.errors.close()
 
 
-def run_interleaved(contenders: Sequence[Contender], steps: int, warmup: int) -> list[Worker]:
+def run_interleaved(
+    contenders: Sequence[Contender], steps: int, warmup: int, profile: int = 0, seconds: float | None = None
+) -> list[Worker]:
     """Take ``warmup`` untimed and ``steps`` timed steps of each in turn, the order turning.
 
     All take the first step, in which they compile, at once. The losses of all must agree with the
-    first one's: they are the same model on the same tokens. Raises ContenderError if they do not,
-    or when a process fails.
+    first one's: they are the same model on the same tokens. Of the first, ``profile`` more steps
+    give its kernels. No step begins when ``seconds`` are over, but two are timed at least. Raises
+    ContenderError if losses do not agree, or when a process fails.
     """
+    end = time.monotonic() + (float("inf") if seconds is None else seconds)
     workers: list[Worker] = []
     progress = tqdm(total=len(contenders) * (warmup + steps), unit="step", disable=None)
     try:
-        for contender in contenders:
-            progress.set_description(f"building {contender.name}")
-            workers.append(Worker.start(contender))
+        workers += map(Worker.start, contenders)
+        for worker in workers:
+            progress.set_description(f"building {worker.name}")
+            worker.wait_until_built()
         progress.set_description("first step")
         for worker in workers:
             worker.request_step(0)
@@ -141,12 +157,16 @@ def run_interleaved(contenders: Sequence[Contender], steps: int, warmup: int) ->
             worker.record_step(timed=False)
             progress.update()
         for number in range(1, warmup + steps):
+            if time.monotonic() > end and number >= warmup + 2:
+                break
             for worker in rotated(workers, number):
                 progress.set_description(worker.name)
                 worker.request_step(number)
                 worker.record_step(timed=number >= warmup)
                 progress.update()
             check_losses(workers)
+        if profile:
+            workers[0].profile(profile)
     finally:
         progress.close()
         for worker in workers:
@@ -155,13 +175,13 @@ def run_interleaved(contenders: Sequence[Contender], steps: int, warmup: int) ->
 
 
 def check_losses(workers: Sequence[Worker]) -> None:
-    """Raise ContenderError when losses do not agree: then it is not the same model."""
+    """Raise ContenderError when the first losses do not agree, or one is no number: it is not the same model."""
     tolerance = LOSS_TOLERANCE[any(worker.job.bf16 for worker in workers)]
     reference, *others = workers
     for other in others:
         for number, pair in enumerate(zip(reference.losses, other.losses, strict=True)):
             gap = abs(pair[0] - pair[1])
-            if not gap <= tolerance * (number + 1):
+            if not gap <= (tolerance * (number + 1) if number < COMPARED_STEPS else math.inf):
                 reason = f"its loss differs from ours by {gap:.2g} at step {number + 1}"
                 raise ContenderError(other.name, f"{reason}; not compared")
 
@@ -190,6 +210,7 @@ def summarize(worker: Worker, workers: Sequence[Worker], ceiling: float, gpu: st
         "ratios": {own.name: step_ratios(worker, own) for own in workers if own.job.peer == "llama_scale"},
         "losses": worker.losses,
         "seconds": worker.seconds,
+        "kernels": worker.kernels,
     }
     if peak := gpu and bf16_peak(gpu):
         row |= {"mfu_full": rate * full / peak, "mfu_causal": rate * causal / peak}

@@ -78,6 +78,8 @@ class TableBenchmark:
         precision: Compute precision; weights and moments are in float32.
         steps: Timed steps of each contender.
         warmup: Untimed steps before them.
+        profile: Steps of ours after them whose kernels are recorded; 0 records none.
+        seconds: Time after which no step of a size begins, but two are timed; null has no limit.
         threads: CPU threads; null leaves the library's choice.
         out: Path of the results without extension; null is docs/results/<name>.
     """
@@ -89,6 +91,8 @@ class TableBenchmark:
     precision: Literal["fp32", "bf16"] = "bf16"
     steps: int = 100
     warmup: int = 10
+    profile: int = 0
+    seconds: float | None = None
     threads: int | None = None
     out: str | None = None
 
@@ -204,29 +208,33 @@ def check_gradients(rows: list[TableRow], config: TableBenchmark) -> dict[str, d
 
 
 def measure(row: TableRow, config: TableBenchmark, ceiling: float, gpu: str | None) -> dict[str, Any]:
-    """Time the row's contenders at the largest micro-batch that fits ours; add the dry run.
+    """Time the row's contenders at the largest micro-batch that fits all of them; add the dry run.
 
-    A peer that fails, for lack of memory too, is left out with its reason. Raises InputError when
-    ours fails or no micro-batch fits.
+    They hold the device at the same time, and which of them runs out of memory is chance: then all take the next
+    micro-batch. A peer is left out, and the first micro-batch tried again, only once the last one has not fitted; one
+    that fails otherwise is left out at once. Raises InputError when ours fails or no micro-batch fits ours alone.
     """
     peers, left_out = list(row.peers), {}
-    sizes = iter(row.micro_batches)
-    micro_batch = next(sizes)
-    while micro_batch is not None:
+    sizes = list(row.micro_batches)
+    while sizes:
+        micro_batch = sizes[0]
         job = make_job(row, config, micro_batch)
         contenders = [Contender("llama_scale", job)]
         for peer in peers:
             its_job = replace(job, peer=peer, recompute=False)
             contenders.append(Contender(peer, its_job, peer_python(peer)))
         try:
-            workers = run_interleaved(contenders, config.steps, config.warmup)
+            workers = run_interleaved(contenders, config.steps, config.warmup, config.profile, config.seconds)
         except ContenderError as error:
             print(f"{row.size}: micro-batch {micro_batch}: {error}", file=sys.stderr, flush=True)
-            if error.name in peers:
-                peers.remove(error.name)
-                left_out[error.name] = error.reason
-            elif isinstance(error, ContenderOutOfMemory):
-                micro_batch = next(sizes, None)
+            memory = isinstance(error, ContenderOutOfMemory)
+            if memory and (len(sizes) > 1 or not peers):
+                del sizes[0]
+            elif memory or error.name in peers:
+                failed = error.name if error.name in peers else peers[-1]
+                peers.remove(failed)
+                left_out[failed] = error.reason
+                sizes = list(row.micro_batches) if memory else sizes
             else:
                 raise
             continue

@@ -2,13 +2,15 @@
 
     python -m benchmarks.training.worker JOB
 
-JOB is the JSON of a ``TrainingJob``. Each answer is a line of JSON on standard output.
+A number with a minus, as -3, asks instead for the kernels of that many steps. JOB is the JSON of a ``TrainingJob``.
+Each answer is a line of JSON on standard output.
 """
 
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +18,11 @@ import torch
 from benchmarks.baselines import build_contender
 from benchmarks.hardware import peak_process_memory
 from benchmarks.timing import device_clock
+from benchmarks.training.kernels import profile_steps
 from llama_scale.config import ModelConfig, OptimConfig
 from llama_scale.device import attention_backends, set_threads
 from llama_scale.errors import InputError
-from llama_scale.training.optim import build_optimizer
+from llama_scale.training.optim import build_optimizer, clip_in_step
 
 OUT_OF_MEMORY = "out of memory"
 # As torch and Triton, the CPU allocator and cuBLAS say it.
@@ -80,11 +83,11 @@ def build_step(job: TrainingJob) -> Callable[[torch.Tensor], torch.Tensor]:
     def step(batch: torch.Tensor) -> torch.Tensor:
         total = torch.zeros((), device=job.device)
         for tokens in batch:  # (B, T + 1)
-            with torch.autocast(job.device, torch.bfloat16, enabled=job.bf16):
+            with torch.autocast(job.device, torch.bfloat16, enabled=job.bf16, cache_enabled=False):
                 value = loss(tokens)
             (value / job.accumulate).backward()
             total += value.detach() / job.accumulate
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        clip_in_step(optimizer, model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         return total
@@ -107,8 +110,11 @@ def main() -> None:
     try:
         step = build_step(job)
         reply(threads=torch.get_num_threads(), torch=torch.__version__)
-        with attention_backends(job.device):
+        with attention_backends(job.device, masked=job.model.get("document_mask", False)):
             for line in sys.stdin:
+                if int(line) < 0:
+                    reply(kernels=profile_steps(partial(step, draw_batch(job, 0)), -int(line), job.device))
+                    continue
                 batch = draw_batch(job, int(line))
                 start = clock()
                 loss = step(batch)

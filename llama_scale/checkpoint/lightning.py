@@ -56,8 +56,8 @@ class FolderCheckpointIO(CheckpointIO):
         checkpoints.discard(Path(path))
 
 
-def random_state() -> dict[str, Any]:
-    """Return the states of Python's, numpy's and torch's generators as JSON values."""
+def random_state(device: str) -> dict[str, Any]:
+    """Return the states of Python's, numpy's and torch's generators, those of ``device`` too, as JSON values."""
     version, numbers, gauss = random.getstate()
     of_numpy = np.random.get_state(legacy=False)
     key, position = of_numpy["state"]["key"].tolist(), of_numpy["state"]["pos"]
@@ -66,13 +66,13 @@ def random_state() -> dict[str, Any]:
         "numpy": [of_numpy["bit_generator"], key, position, of_numpy["has_gauss"], of_numpy["gauss"]],
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
     }
-    if torch.cuda.is_available():
+    if device == "cuda":
         state["cuda"] = torch.cuda.get_rng_state().numpy().tobytes().hex()
     return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Set the generators to a state that ``random_state`` returned."""
+def set_random_state(state: dict[str, Any], device: str) -> None:
+    """Set the generators, those of ``device`` too, to a state that ``random_state`` returned on any device."""
 
     def generator(name: str) -> Tensor:
         return torch.frombuffer(bytearray.fromhex(state[name]), dtype=torch.uint8)
@@ -82,5 +82,5 @@ def set_random_state(state: dict[str, Any]) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(generator("torch"))
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and device == "cuda":
         torch.cuda.set_rng_state(generator("cuda"))

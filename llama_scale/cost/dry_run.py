@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llama_scale.config import TrainConfig
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
-from llama_scale.cost.layout import Layout, layout_memory, nearest_fit, pick_compile, pick_layout
+from llama_scale.cost.layout import Layout, can_compile, layout_memory, nearest_fit, pick_compile, pick_layout
 from llama_scale.cost.memory import Memory
 from llama_scale.files import read_json
 
@@ -126,13 +126,14 @@ def dry_run(config: TrainConfig, recipe: "Recipe", hardware: str | None = None, 
     ``recipe`` is that of ``config``: its tokens, batch and rate without any auto. Raises InputError when the
     configuration contradicts itself or the hardware is unknown.
     """
-    machine = describe_machine(hardware, mfu, config.device, config.threads)
+    machine = describe_machine(hardware, mfu, config.device, config.threads, config.memory_share)
     bf16 = config.precision != "fp32"
     if config.precision == "auto" and hardware is None:
         from llama_scale.device import fast_bf16  # torch, only where it is this machine
 
         bf16 = fast_bf16(machine.device)
-    compiled = pick_compile(config, recipe.tokens, machine)
+    here = hardware is None
+    compiled, _ = pick_compile(config, recipe.tokens, machine, not here or can_compile(machine.device))
     layout = pick_layout(config, recipe.batch, bf16, compiled, device=machine.device, memory=machine.memory)
     memory = layout_memory(config, layout, bf16, compiled, machine.device)
     manifest = Path(config.data) / "manifest.json"

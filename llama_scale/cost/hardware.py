@@ -1,5 +1,6 @@
 """Accelerators by name, and the machine that a run is meant for: memory, peak and reached rate."""
 
+import re
 from dataclasses import dataclass
 
 from llama_scale.errors import InputError, nearest
@@ -19,7 +20,7 @@ USABLE = {"cpu": 0.9, "cuda": 0.94}
 class Hardware:
     """An accelerator: the words of its device name, its memory in bytes, its bf16 peak in FLOP/s.
 
-    The peak is the dense one of the vendor's data sheet, never the figure with sparsity.
+    The peak is the dense one of the vendor's data sheet, products summed in float32, never the figure with sparsity.
     """
 
     words: str
@@ -28,20 +29,36 @@ class Hardware:
 
 
 HARDWARE = {
+    "gb200": Hardware("GB200", 184 * GIB, 2500e12),
     "b200": Hardware("B200", 178 * GIB, 2250e12),
+    "gh200": Hardware("GH200", 94 * GIB, 989e12),
+    "h200-nvl": Hardware("H200 NVL", 139 * GIB, 835e12),
     "h200": Hardware("H200", 139 * GIB, 989e12),
+    "h100-nvl": Hardware("H100 NVL", 93 * GIB, 835e12),
     "h100-pcie": Hardware("H100 PCIe", 79 * GIB, 756e12),
     "h100": Hardware("H100", 79 * GIB, 989e12),
     "a100-40gb": Hardware("A100 40GB", 39 * GIB, 312e12),
     "a100": Hardware("A100", 79 * GIB, 312e12),
+    "a40": Hardware("A40", 44 * GIB, 149.7e12),
+    "a30": Hardware("A30", 23 * GIB, 165e12),
+    "a10": Hardware("A10", 22 * GIB, 125e12),
     "l40s": Hardware("L40S", 44 * GIB, 362e12),
+    "l40": Hardware("L40", 44 * GIB, 181e12),
+    "l4": Hardware("L4", 22 * GIB, 121e12),
 }
 
 
 def bf16_peak(device_name: str) -> float | None:
-    """Return the dense bf16 peak of a GPU in FLOP/s, or None when its name is not known."""
-    peaks = (known.peak for known in HARDWARE.values() if all(word in device_name for word in known.words.split()))
-    return next(peaks, None)
+    """Return the dense bf16 peak of a GPU in FLOP/s, or None when its name is not known.
+
+    Whole words count: an RTX A1000 is no A100, and an H100 NVL has a row of its own. Nor is a part of a GPU known,
+    which has MIG or a profile such as 40C in its name.
+    """
+    words = set(re.findall(r"[A-Z0-9]+", device_name.upper()))
+    if "MIG" in words or any(re.fullmatch(r"\d+[ABCQ]", word) for word in words):
+        return None
+    matching = [known for known in HARDWARE.values() if set(known.words.upper().split()) <= words]
+    return max(matching, key=lambda known: len(known.words.split())).peak if matching else None
 
 
 @dataclass(frozen=True)
@@ -55,15 +72,19 @@ class Machine:
     rate_source: str
 
 
-def describe_machine(hardware: str | None, mfu: float, device: str, threads: int | None) -> Machine:
+def describe_machine(
+    hardware: str | None, mfu: float, device: str, threads: int | None, memory_share: float = 1.0
+) -> Machine:
     """Return the named hardware, or this machine; raise InputError if the name is unknown.
 
-    ``mfu`` is the share of the dense bf16 peak that a run reaches, attention counted full.
+    ``mfu`` is the share of the dense bf16 peak that a run reaches, attention counted full. ``memory_share`` is the part
+    of a GPU's memory that is the run's; of a CPU's it has what is free.
     """
 
     def machine(name: str, device: str, memory: int, peak: float) -> Machine:
         source = f"{100 * mfu:.0f} % of {peak / 1e12:.0f} TFLOP/s"
-        return Machine(name, device, USABLE[device] * memory, rate=mfu * peak, rate_source=source)
+        share = memory_share if device == "cuda" else 1.0
+        return Machine(name, device, share * USABLE[device] * memory, rate=mfu * peak, rate_source=source)
 
     if not 0 < mfu <= 1:
         raise InputError(f"mfu: expected a share between 0 and 1, found {mfu}")
@@ -82,4 +103,6 @@ def describe_machine(hardware: str | None, mfu: float, device: str, threads: int
         return machine(name, device, memory, peak)
     threads = threads or torch.get_num_threads()
     source = f"about {CPU_FLOPS_PER_THREAD / 1e9:.0f} GFLOP/s for each of {threads} threads"
-    return Machine(name, device, USABLE[device] * memory, rate=CPU_FLOPS_PER_THREAD * threads, rate_source=source)
+    share = memory_share if device == "cuda" else 1.0
+    rate = CPU_FLOPS_PER_THREAD * threads
+    return Machine(name, device, share * USABLE[device] * memory, rate=rate, rate_source=source)

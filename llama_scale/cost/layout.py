@@ -1,5 +1,7 @@
 """How a step is laid out on the devices: micro-batch, shards, recomputing, compiled blocks."""
 
+import importlib.util
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +16,10 @@ from llama_scale.errors import InputError
 COMFORTABLE = 0.9  # share of the memory that a layout is chosen by: memory is an estimate
 BUSY_TOKENS = 16_384  # in a forward pass of one device: more of them gain little
 MOST_SEQUENCES = 65_536  # in a forward pass of one device
-COMPILE_PAYS_SECONDS = {"cpu": 600, "cuda": 180}
+# Estimated seconds of training from which on compiled blocks are worth the time that they take to compile. Small models
+# reach a fifth of the share of the peak that the estimate reckons with, so 25 s on a GPU are about two minutes eager.
+COMPILE_PAYS_SECONDS = {"cpu": 600, "cuda": 25}
+COMPILERS = {"cpu": ("CXX", "g++", "clang++", "c++"), "cuda": ("CC", "gcc", "clang")}  # that torch.compile can use
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,12 @@ class Layout:
 
 
 def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, compiled: bool, device: str) -> Memory:
-    """Return the peak memory of a device under a layout."""
+    """Return the peak memory of a device under a layout.
+
+    DDP's gradients lie in its message buffers, which stay from step to step, so that even a step of one micro-batch
+    has them beside its activations.
+    """
+    gradients_stay = layout.devices > 1 and layout.shards == 1
     return training_memory(
         config.model,
         layout.micro_batch,
@@ -43,7 +53,7 @@ def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, compiled: boo
         shards=layout.shards,
         device=device,
         compiled=compiled,
-        micro_steps=layout.micro_steps,
+        micro_steps=max(2, layout.micro_steps) if gradients_stay else layout.micro_steps,
     )
 
 
@@ -66,13 +76,24 @@ def candidates(config: TrainConfig, batch: int, device: str) -> Iterator[Layout]
         yield Layout(devices, count, size, share // size, config.checkpoint_activations)
 
 
-def pick_compile(config: TrainConfig, tokens: int, machine: Machine) -> bool:
-    """Whether to compile the blocks: as asked, or if the run is long enough to repay it."""
+def can_compile(device: str) -> bool:
+    """Whether this machine has what torch.compile needs: a compiler, and for a GPU Triton."""
+    variable, *names = COMPILERS[device]
+    has_compiler = variable in os.environ or any(map(shutil.which, names))
+    return has_compiler and (device == "cpu" or importlib.util.find_spec("triton") is not None)
+
+
+def pick_compile(config: TrainConfig, tokens: int, machine: Machine, can_compile: bool = True) -> tuple[bool, bool]:
+    """Return whether to compile the blocks, and whether the softmax of the loss: as asked, or by ``auto``.
+
+    Blocks are compiled where the run is long enough to repay it. The softmax goes with them, and on a GPU by itself:
+    it is a quick compilation, of one shape for most sizes, and reads the logits a third as often.
+    """
     if config.compile != "auto":
-        return config.compile
-    if machine.device == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
-        return False
-    return tokens * flops_per_token(config.model) / machine.rate > COMPILE_PAYS_SECONDS[machine.device]
+        return config.compile is True, config.compile is not False
+    seconds = tokens * flops_per_token(config.model) / machine.rate
+    blocks = can_compile and seconds > COMPILE_PAYS_SECONDS[machine.device]
+    return blocks, blocks or (can_compile and machine.device == "cuda")
 
 
 def pick_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, device: str, memory: float) -> Layout:

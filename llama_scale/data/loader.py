@@ -115,7 +115,9 @@ def batch_number(step: int, skipped: Collection[int]) -> int:
     return number
 
 
-def build_loader(dataset: TokenWindows, sampler: StepSampler) -> DataLoader:
-    """Return a loader of (B, T + 1) batches, in this process: worker processes cost more."""
-    pin = torch.cuda.is_available()
+def build_loader(dataset: TokenWindows, sampler: StepSampler, pin: bool = False) -> DataLoader:
+    """Return a loader of (B, T + 1) batches, in this process: worker processes cost more.
+
+    ``pin`` is for batches that go to a GPU: they lie in memory that it can read while the host goes on.
+    """
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=lambda windows: windows, pin_memory=pin)

@@ -139,10 +139,13 @@ class Llama(nn.Module):
         self.register_buffer("rope", rope_table(config), persistent=False)
         self.nll_and_grad = nll_and_grad
 
-    def compile_parts(self) -> None:
-        """Compile each block, all with one piece of code, and the softmax of the loss."""
-        for block in self.blocks:
-            block.compile()
+    def compile_parts(self, blocks: bool = True) -> None:
+        """Compile the softmax of the loss and, if asked, each block, all with one piece of code.
+
+        The code is for one shape each: validation, with another batch, has its own and leaves that of training alone.
+        """
+        for block in self.blocks if blocks else []:
+            block.compile(dynamic=False)
         self.nll_and_grad = torch.compile(nll_and_grad_of_copy, dynamic=False)
 
     @classmethod

@@ -50,7 +50,8 @@ def linear_cross_entropy(
     """Return the mean nats of ``targets`` (M,) under softmax(``hidden`` ``weight``^T).
 
     ``hidden`` is (M, D) and ``weight`` (V, D). The softmax is in float32; the products are in
-    autocast's type where that is on. ``nll_and_grad`` is the function above, or that compiled.
+    autocast's type where that is on, and the weight is cast to it once. ``nll_and_grad`` is the
+    function above, or that compiled.
     """
     most = max(1, HEAD_LOGITS[hidden.device.type] // len(weight))
     parts = -(-len(targets) // most)
@@ -59,9 +60,16 @@ def linear_cross_entropy(
     rows = -(-len(targets) // parts)
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         return _LinearCrossEntropy.apply(hidden, weight, targets, rows, nll_and_grad)
+    weight = weight.to(product_type(weight))
     pairs = zip(hidden.split(rows), targets.split(rows), strict=True)
-    nats = [F.cross_entropy(F.linear(h, weight).float(), t, reduction="sum") for h, t in pairs]
+    nats = [F.cross_entropy(F.linear(h.to(weight.dtype), weight).float(), t, reduction="sum") for h, t in pairs]
     return torch.stack(nats).sum() / len(targets)
+
+
+def product_type(weight: Tensor) -> torch.dtype:
+    """Return the type that a product with ``weight`` is computed in: autocast's where that is on."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -73,8 +81,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad = torch.empty_like(hidden)
         weight_grad = torch.zeros_like(weight)
         nats = torch.zeros((), device=hidden.device)
+        weight = weight.to(product_type(weight))  # once, not in both products of each part
         for start in range(0, len(targets), rows):
-            h = hidden[start : start + rows]  # (R, D)
+            h = hidden[start : start + rows].to(weight.dtype)  # (R, D)
             target = targets[start : start + rows, None]  # (R, 1)
             part, gradient = nll_and_grad(F.linear(h, weight), target, share)  # (), (R, V)
             nats += part
@@ -90,4 +99,5 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * scale, weight_grad * scale, None, None, None
+        # In place: the two are nobody else's, and no second backward pass is allowed to read them.
+        return hidden_grad.mul_(scale), weight_grad.mul_(scale), None, None, None

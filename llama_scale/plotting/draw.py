@@ -1,5 +1,6 @@
 """Draw figures: as plotly specifications for a page, and as PNG and SVG by matplotlib."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,20 @@ def _fade(color: str, alpha: float) -> str:
 
 def save(figure: Figure, folder: Path) -> list[Path]:
     """Write a figure as PNG and SVG, its panels side by side; return the paths."""
+    paths = []
+    for kind, content in picture(figure).items():
+        path = folder / f"{figure.key}.{kind}"
+        with atomic_write(path, "wb") as file:
+            file.write(content)
+        paths.append(path)
+    return paths
+
+
+def picture(figure: Figure) -> dict[str, bytes]:
+    """Return a figure as files of the kinds "png" and "svg", its panels side by side."""
     from matplotlib import rc_context
 
-    paths = []
+    found = {}
     with rc_context({**STYLE, "svg.hashsalt": figure.key}):
         wide = len(figure.panels)
         canvas, panels = _new_canvas((6.4 if wide == 1 else 4.6 * wide, 4.0), (1, wide))
@@ -124,11 +136,10 @@ def save(figure: Figure, folder: Path) -> list[Path]:
         _draw_legend(canvas, figure)
         kinds = {"png": {"dpi": 200, "metadata": {"Software": None}}, "svg": {"metadata": {"Date": None}}}
         for kind, options in kinds.items():
-            path = folder / f"{figure.key}.{kind}"
-            with atomic_write(path, "wb") as file:
-                canvas.savefig(file, format=kind, facecolor="white", **options)
-            paths.append(path)
-    return paths
+            file = BytesIO()
+            canvas.savefig(file, format=kind, facecolor="white", **options)
+            found[kind] = file.getvalue()
+    return found
 
 
 def save_sheet(figures: list[Figure], path: Path) -> None:

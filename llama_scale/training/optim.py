@@ -1,9 +1,12 @@
 """AdamW and the schedule of its learning rate."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from llama_scale.config import OptimConfig
 
@@ -33,3 +36,15 @@ def build_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> torch.o
     ]
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=config.eps, fused=True)
+
+
+def clip_in_step(optimizer: Any, parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Have the next step of a fused ``optimizer`` clip the gradients to ``max_norm``; return their global norm ().
+
+    The kernel divides each gradient by ``grad_scale`` as it reads it, which saves the pass over all gradients of
+    clip_grad_norm_. Gradients of a norm up to ``max_norm`` are divided by exactly 1.
+    """
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # ()
+    optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)
+    return norm

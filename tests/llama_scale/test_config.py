@@ -146,7 +146,7 @@ def test_every_shipped_size_is_valid():
     [
         (["--tokens=foo"], "tokens: expected a number or auto, found foo"),
         (["--log_every=x"], "log_every: expected a whole number, found x"),
-        (["--compile=maybe"], "compile: expected true or false or auto, found maybe"),
+        (["--compile=maybe"], "compile: expected true or false or auto or loss, found maybe"),
         (["--precision=fp16"], "precision: expected auto or fp32 or bf16, found fp16"),
         (["--keep_steps=foo"], "keep_steps: expected a list, found foo"),
         (["--optim.lr=foo"], "optim.lr: expected a number or auto, found foo"),

@@ -1,5 +1,6 @@
 """A study's tasks: the processes that make, score and fit its runs, and what each waits for."""
 
+import importlib.util
 import json
 import os
 import sys
@@ -123,13 +124,12 @@ class TaskMaker:
         if self.config.law == "rates":
             sweep = "scaling", "sweep", points, "--out", result
             return [collect, self.task("sweep", *sweep, inputs=("collect",), outputs=(result,))]
-        mode = os.environ.get("WANDB_MODE", "offline")
-        return [
-            collect,
-            self._fit("fit", "collect", study, self.config.holdout),
-            self.task("report", "scaling", "report", study, inputs=("fit",), outputs=(result,)),
-            self.task("track", "track", study, "--mode", mode, inputs=("report",)),
-        ]
+        report = self.task("report", "scaling", "report", study, inputs=("fit",), outputs=(result,))
+        tasks = [collect, self._fit("fit", "collect", study, self.config.holdout), report]
+        if can_track():
+            mode = os.environ.get("WANDB_MODE", "offline")
+            tasks.append(self.task("track", "track", study, "--mode", mode, inputs=("report",)))
+        return tasks
 
     def _fit(self, name: str, after: str, folder: str, holdout: str) -> Task:
         """Return the task that fits ``folder``/points.csv and writes the law beside it."""
@@ -137,6 +137,12 @@ class TaskMaker:
         settings = nest(flatten(self.config.fit) | settings)
         outputs = (f"{folder}/laws.json",)
         return self.task(name, "scaling", "fit", inputs=(after,), outputs=outputs, settings=settings)
+
+
+def can_track() -> bool:
+    """Whether a study ends with its mirror: Weights & Biases is installed, or asked for by WANDB_MODE."""
+    package = importlib.util.find_spec("wandb")  # a folder of that name, which runs leave behind, has no origin
+    return "WANDB_MODE" in os.environ or (package is not None and package.origin is not None)
 
 
 def evaluation_settings(config: StudyConfig, evaluation_file: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Contenders in processes of their own: same model, same tokens, in turn."""
 
+import io
 import os
 import signal
 from dataclasses import asdict
@@ -40,6 +41,10 @@ def test_losses_that_differ_are_not_compared():
     for losses, step in (((3.0003, 2.9), 1), ((float("nan"), 2.9), 1), ((3.0, 2.9005), 2)):
         with pytest.raises(InputError, match=f"x: its loss differs from ours by .* at step {step}"):
             check_losses([measured_worker(), measured_worker("x", losses=losses)])
+    # From the third step on trajectories part.
+    check_losses([measured_worker(losses=(3.0, 2.9, 2.8)), measured_worker("x", losses=(3.0, 2.9, 2.5))])
+    with pytest.raises(InputError, match="at step 3"):
+        check_losses([measured_worker(losses=(3.0, 2.9, 2.8)), measured_worker("x", losses=(3.0, 2.9, float("nan")))])
     rounded = TrainingJob("x", asdict(TINY), 2, bf16=True)
     check_losses([measured_worker(), measured_worker("x", losses=(3.009, 2.9), job=rounded)])
 
@@ -47,6 +52,7 @@ def test_losses_that_differ_are_not_compared():
 def test_a_contender_that_dies_is_one_line():
     victim = Worker.start(Contender("victim", JOB))
     try:
+        victim.wait_until_built()
         victim.request_step(0)
         victim.record_step(timed=True)
         os.kill(victim.process.pid, signal.SIGKILL)
@@ -59,8 +65,10 @@ def test_a_contender_that_dies_is_one_line():
 
 
 def test_a_contender_that_cannot_be_built_is_one_line():
+    worker = Worker.start(Contender("litgpt", TrainingJob("litgpt", asdict(TINY), 1)))
     with pytest.raises(InputError, match="litgpt: No module named 'litgpt'"):
-        Worker.start(Contender("litgpt", TrainingJob("litgpt", asdict(TINY), 1)))
+        worker.wait_until_built()
+    worker.stop()
 
 
 def test_a_reply_of_out_of_memory_is_told_apart(monkeypatch):
@@ -68,6 +76,15 @@ def test_a_reply_of_out_of_memory_is_told_apart(monkeypatch):
     victim.process = SimpleNamespace(stdout=SimpleNamespace(readline=lambda: '{"error": "out of memory"}'))
     with pytest.raises(ContenderOutOfMemory):
         victim.read_reply()
+
+
+def test_a_profile_that_fails_keeps_what_was_timed():
+    worker = measured_worker()
+    replies = SimpleNamespace(readline=lambda: '{"error": "the profiler saw no kernels"}')
+    worker.process = SimpleNamespace(stdout=replies, stdin=io.StringIO())
+    worker.profile(3)
+    assert worker.process.stdin.getvalue() == "-3\n"
+    assert summarize(worker, [worker], 1e12, None)["kernels"] == {"error": "the profiler saw no kernels"}
 
 
 def test_a_failure_stops_every_process(monkeypatch):
@@ -83,4 +100,4 @@ def test_a_failure_stops_every_process(monkeypatch):
         run_interleaved(
             [Contender("a", JOB), Contender("b", TrainingJob("litgpt", asdict(TINY), 2))], steps=1, warmup=1
         )
-    assert len(started) == 1 and started[0].process.poll() is not None
+    assert len(started) == 2 and all(worker.process.poll() is not None for worker in started)

@@ -1,13 +1,14 @@
 """A table of sizes."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks.training import table
-from benchmarks.training.interleave import ContenderOutOfMemory, summarize
+from benchmarks.training.interleave import Contender, ContenderError, ContenderOutOfMemory, run_interleaved, summarize
 from llama_scale.cli import parse
 from llama_scale.errors import InputError
 from tests.benchmarks.training.helpers import measured_worker
@@ -50,7 +51,7 @@ def test_table_of_sizes(tmp_path):
 def test_a_smaller_micro_batch_follows_one_that_does_not_fit(monkeypatch, capsys):
     tried = []
 
-    def run_interleaved(contenders, steps, warmup):
+    def run_interleaved(contenders, steps, warmup, *_):
         (contender,) = contenders
         tried.append((contender.job.micro_batch, contender.job.accumulate))
         if contender.job.micro_batch > 2:
@@ -58,7 +59,7 @@ def test_a_smaller_micro_batch_follows_one_that_does_not_fit(monkeypatch, capsys
         return [measured_worker(job=contender.job)]
 
     monkeypatch.setattr(table, "run_interleaved", run_interleaved)
-    config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1)
+    config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1, profile=0, seconds=None)
     measured = table.measure(table.TableRow("Q1", [8, 4, 2], accumulate=3), config, 1e9, None)
     assert tried == [(8, 3), (4, 6), (2, 12)]
     assert measured["contenders"][0]["micro_batch"] == 2
@@ -67,21 +68,79 @@ def test_a_smaller_micro_batch_follows_one_that_does_not_fit(monkeypatch, capsys
         table.measure(table.TableRow("Q1", [8, 4]), config, 1e9, None)
 
 
-def test_a_peer_that_fails_is_left_out_and_ours_is_measured(monkeypatch):
+# Takes the place of an interpreter that runs a worker: holds micro-batches of up to LIMIT sequences.
+FAKE_WORKER = """#!{python}
+import json, sys
+import torch
+job = json.loads(sys.argv[-1])
+print(json.dumps({{"threads": 1, "torch": torch.__version__}}), flush=True)
+try:
+    for line in sys.stdin:
+        if job["micro_batch"] > {limit}:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        print(json.dumps({{"seconds": 1.0, "loss": 5.0, "memory": 7}}), flush=True)
+except torch.OutOfMemoryError:
+    print(json.dumps({{"error": "out of memory"}}), flush=True)
+"""
+
+
+@pytest.fixture
+def race(tmp_path, monkeypatch):
+    """Return a function that measures a row of ours and a peer, each a process with room for some sequences."""
+
+    def measure(ours: int, peers: int):
+        def contender(name, job, python=None):
+            script = tmp_path / f"{name}-{ours}-{peers}"
+            limit = ours if name == "llama_scale" else peers
+            script.write_text(FAKE_WORKER.format(python=sys.executable, limit=limit))
+            script.chmod(0o755)
+            return Contender(name, job, str(script))
+
+        tried = []
+
+        def note(contenders, steps, warmup, *_):
+            tried.append((contenders[0].job.micro_batch, len(contenders)))
+            return run_interleaved(contenders, steps, warmup)
+
+        monkeypatch.setattr(table, "Contender", contender)
+        monkeypatch.setattr(table, "run_interleaved", note)
+        config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1, profile=0, seconds=None)
+        row = table.TableRow("Q1", [8, 4, 2], peers=["transformers"])
+        return table.measure(row, config, 1e9, None), tried
+
+    return measure
+
+
+@pytest.mark.parametrize(("ours", "peers"), [(8, 4), (4, 8), (4, 4)])
+def test_whoever_runs_out_of_memory_all_take_the_next_micro_batch(race, ours, peers):
+    measured, tried = race(ours, peers)
+    assert tried == [(8, 2), (4, 2)]
+    assert [row["micro_batch"] for row in measured["contenders"]] == [4, 4]
+    assert measured["left_out"] == {}
+
+
+def test_a_peer_that_no_micro_batch_makes_room_for_is_left_out(race):
+    measured, tried = race(ours=4, peers=0)
+    assert tried == [(8, 2), (4, 2), (2, 2), (8, 1), (4, 1)]
+    assert [row["micro_batch"] for row in measured["contenders"]] == [4]
+    assert measured["left_out"] == {"transformers": "out of memory"}
+    assert "transformers: out of memory" in table.row_cells("Q1", measured | {"gradients": None})
+
+
+def test_a_peer_that_fails_is_left_out_at_once(monkeypatch):
     tried = []
 
-    def run_interleaved(contenders, steps, warmup):
+    def run_interleaved(contenders, steps, warmup, *_):
         tried.append([(contender.name, contender.job.micro_batch) for contender in contenders])
         if len(contenders) > 1:
-            raise ContenderOutOfMemory("transformers", "out of memory")
+            raise ContenderError("transformers", "no such module")
         return [measured_worker(job=contenders[0].job)]
 
     monkeypatch.setattr(table, "run_interleaved", run_interleaved)
-    config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1)
+    config = SimpleNamespace(precision="fp32", device="cpu", threads=1, steps=2, warmup=1, profile=0, seconds=None)
     measured = table.measure(table.TableRow("Q1", [8, 4], peers=["transformers"]), config, 1e9, None)
     assert tried == [[("llama_scale", 8), ("transformers", 8)], [("llama_scale", 8)]]
-    assert measured["left_out"] == {"transformers": "out of memory"}
-    assert "transformers: out of memory" in table.row_cells("Q1", measured | {"gradients": None})
+    assert measured["left_out"] == {"transformers": "no such module"}
 
 
 def test_a_row_that_fails_does_not_end_the_table(tmp_path, monkeypatch, capsys):

@@ -1,10 +1,14 @@
 """How a step is laid out: what fits, what is fast, what is contradictory."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from llama_scale.config import OptimConfig
+from llama_scale.config import OptimConfig, TrainConfig, load_size
+from llama_scale.cost.accounting import count_parameters, flops_per_token
+from llama_scale.cost.hardware import GIB, Machine
+from llama_scale.cost.layout import Layout, can_compile, layout_memory, pick_compile
 from llama_scale.errors import InputError
 from tests.llama_scale.cost.helpers import run_cost
 
@@ -27,6 +31,58 @@ def test_auto_splits_the_weights_where_that_makes_room():
 def test_recomputing_makes_room_for_a_larger_micro_batch():
     plain, recompute = (run_cost("M4", "h200"), run_cost("M4", "h200", checkpoint_activations="block"))
     assert recompute.layout.micro_batch > 2 * plain.layout.micro_batch
+
+
+def gpu(rate: float = 400e12) -> Machine:
+    return Machine("one", "cuda", 100 * GIB, rate=rate, rate_source="")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "setting", "compiler", "compiled"),  # blocks, loss
+    [
+        (24, "auto", True, (False, True)),
+        (26, "auto", True, (True, True)),
+        (26, "auto", False, (False, False)),
+        (1e6, "loss", True, (False, True)),
+        (1e6, False, True, (False, False)),
+        (1, True, True, (True, True)),
+    ],
+)
+def test_what_is_compiled_on_a_gpu(seconds, setting, compiler, compiled):
+    config = TrainConfig(load_size("S4"), compile=setting)
+    tokens = round(seconds * 400e12 / flops_per_token(config.model))
+    assert pick_compile(config, tokens, gpu(), compiler) == compiled
+
+
+def test_a_short_run_on_a_cpu_compiles_nothing():
+    machine = replace(gpu(rate=30e9), device="cpu")
+    config = TrainConfig(load_size("S4"))
+    tokens = round(30e9 / flops_per_token(config.model))
+    assert pick_compile(config, 599 * tokens, machine) == (False, False)
+    assert pick_compile(config, 602 * tokens, machine) == (True, True)
+
+
+def test_what_torch_compile_needs(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "triton" else name)
+    assert not can_compile("cpu") and not can_compile("cuda")
+    for name in ("gcc", "g++"):
+        (tmp_path / name).touch(mode=0o755)
+    assert can_compile("cpu") and not can_compile("cuda")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert can_compile("cuda")
+
+
+def test_gradients_of_several_whole_copies_stay_in_the_message_buffers():
+    config = run_cost("M4", "h200").config
+    alone, ddp, fsdp = (
+        layout_memory(config, Layout(devices, shards, 8, 1, "none"), True, True, "cuda")
+        for devices, shards in ((1, 1), (2, 1), (2, 2))
+    )
+    assert alone.gradients == fsdp.gradients == 0  # they take the place of freed activations
+    assert ddp.gradients == 4 * count_parameters(config.model).total
 
 
 @pytest.mark.parametrize(

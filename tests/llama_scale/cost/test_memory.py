@@ -34,7 +34,7 @@ def kept_for_backward(config, micro_batch, bf16, recompute=False, compiled=False
     for block in model.blocks:
         block.recompute = recompute
         if compiled:
-            block.compile()
+            block.compile(dynamic=False)
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), model.rope]}
     kept = {}
 

@@ -1,10 +1,12 @@
 """The model against transformers' LLaMA and the published parameter counts."""
 
 import dataclasses
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from llama_scale.config import ModelConfig, load_size
 from llama_scale.model.hf import from_hf, hf_config, to_hf
@@ -156,3 +158,29 @@ def test_recomputing_gives_the_same_gradients(masked):
         model.loss(tokens).backward()
         gradients.append([p.grad for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_compiled_code_is_for_one_shape_each(monkeypatch):
+    """Validation has another batch: it gets code of its own, that of training stays and no size becomes a variable."""
+    made = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=made))
+    torch._dynamo.reset()
+    config = ModelConfig(d_model=32, n_layers=3, n_heads=2, d_ff=64, vocab_size=100, context_length=16)
+    model = Llama(config).init_weights(0)
+    model.compile_parts()
+
+    def train():
+        model.loss(torch.randint(0, 100, (2, 17))).backward()
+
+    def validate():
+        with torch.no_grad():
+            model(torch.randint(0, 100, (4, 16)))
+
+    counts = []
+    for step in (train, train, validate, train, validate):
+        step()
+        counts.append(made.frame_count)
+    assert counts == [2, 2, 3, 3, 3]  # a block and the softmax; a block of the validation
+    inputs = [n.meta["example_value"] for g in made.graphs for n in g.graph.nodes if n.op == "placeholder"]
+    assert not any(isinstance(value, torch.SymInt) for value in inputs)
+    assert all(isinstance(size, int) for value in inputs for size in value.shape)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llama_scale.model import loss as module
 from llama_scale.model.loss import linear_cross_entropy, nll_and_grad, nll_and_grad_of_copy
@@ -68,6 +69,62 @@ def test_bf16_autocast_is_close():
     exact.backward()
     assert value.item() == pytest.approx(exact.item(), rel=1e-2)
     assert (gradient - weight.grad).norm() < 2e-2 * weight.grad.norm()
+
+
+class Casts(TorchDispatchMode):
+    """Counts the copies of tensors of one shape to bf16."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and (args[0].shape, result.dtype) == (self.shape, torch.bfloat16):
+            self.count += 1
+        return result
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("cache", [True, False])
+def test_the_weight_is_cast_once_for_all_parts(training, cache, monkeypatch):
+    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", 7 * 40)
+    hidden, weight = torch.randn(24, 16), torch.randn(40, 16, requires_grad=True)
+    targets = torch.randint(0, 40, (24,))
+    casts = Casts(weight.shape)
+    with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16, cache_enabled=cache), casts:
+        linear_cross_entropy(hidden, weight, targets)
+    assert casts.count == 1
+
+
+def test_bf16_equals_autocast_around_plain_products(monkeypatch):
+    """Four parts, each product under autocast by hand: the same bits."""
+    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", 6 * 40)
+    hidden = torch.randn(24, 16, requires_grad=True)
+    weight = torch.randn(40, 16, requires_grad=True)
+    targets = torch.randint(0, 40, (24,))
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        value = linear_cross_entropy(hidden, weight, targets)
+    (0.25 * value).backward()
+    nats, hidden_grad, weight_grad = torch.zeros(()), [], torch.zeros_like(weight)
+    with torch.no_grad():
+        for h, target in zip(hidden.bfloat16().split(6), targets.split(6), strict=True):
+            part, gradient = nll_and_grad(h @ weight.bfloat16().T, target[:, None], 1 / 24)
+            nats += part
+            hidden_grad.append((gradient @ weight.bfloat16()).float())
+            weight_grad += gradient.T @ h
+    assert value.item() == (nats * (1 / 24)).item()
+    torch.testing.assert_close(hidden.grad, 0.25 * torch.cat(hidden_grad), atol=0, rtol=0)
+    torch.testing.assert_close(weight.grad, 0.25 * weight_grad, atol=0, rtol=0)
+
+
+def test_the_gradient_is_handed_over_without_a_copy():
+    """The forward pass's own buffers, scaled in place, become the gradients."""
+    hidden, weight = torch.randn(24, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
+    value = linear_cross_entropy(hidden, weight, torch.randint(0, 40, (24,)))
+    made = [tensor.data_ptr() for tensor in value.grad_fn.saved_tensors]
+    value.backward()
+    assert [hidden.grad.data_ptr(), weight.grad.data_ptr()] == made
 
 
 @pytest.mark.parametrize("how", [nll_and_grad, compiled])

@@ -1,5 +1,9 @@
 """Bars as plain data, for a page and as a picture."""
 
+import base64
+import re
+import sys
+
 import numpy as np
 import plotly.graph_objects
 import pytest
@@ -7,6 +11,7 @@ import pytest
 from llama_scale.plotting.draw import plotly as plotly_panel
 from llama_scale.plotting.draw import save, save_sheet
 from llama_scale.plotting.figure import Bar, Figure, bar_panel, ticks
+from llama_scale.plotting.page import render
 
 LONG = "Apache-2.0 AND BSD-3-Clause AND "
 BARS = [Bar(f"{LONG}MIT", 40.0, "#3b6ea8"), Bar(f"{LONG}ISC", 5.0, "#c8434f"),
@@ -60,3 +65,19 @@ def test_equal_bars_give_equal_pictures(tmp_path):
 )
 def test_ticks_are_round(low, high, log, expected):
     assert [value for value, _ in ticks(low, high, log, "plain")] == pytest.approx(expected)
+
+
+def test_a_page_without_plotly_has_still_images(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    figures = [Figure(name, name.title(), "", [bar_panel(name, "MB", BARS, log=True)]) for name in ("one", "two")]
+    values = {
+        "manifest": {"name": "corpus", "dropped": {}, "licenses": {}, "settings": {}},
+        "contamination": {"benchmarks": {}, "files": []},
+        "tiles": [],
+    }
+    html = render("data_tools.report", figures, **values)
+    pictures = [base64.b64decode(found) for found in re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', html)]
+    assert len(pictures) == 2 and all(picture.startswith(b"<?xml") for picture in pictures)
+    assert "<script" not in html
+    assert "plotly is not installed" in capsys.readouterr().err

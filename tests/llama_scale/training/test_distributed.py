@@ -70,6 +70,44 @@ def stop_under_slurm(run: Path, argv: list[str]) -> list[int]:
     return [rank.wait(120) for rank in ranks]
 
 
+STOPPED = """
+import os, runpy, signal, sys
+import torch
+from llama_scale.training.callbacks import MetricsLog
+from llama_scale.training.trainer import Pretraining
+broadcast, forward, write = torch.distributed.broadcast, Pretraining.training_step, MetricsLog.on_step
+calls, counting = [], []
+def counted(*args, **kwargs):
+    calls.extend(counting)
+    return broadcast(*args, **kwargs)
+def training_step(self, batch, batch_idx):
+    counting[:] = [1]
+    return forward(self, batch, batch_idx)
+def on_step(self, trainer, module, step):
+    write(self, trainer, module, step)
+    os.write(1, f"broadcasts {len(calls)}\\n".encode())  # whole lines, whoever else writes
+    if step == 3 and trainer.global_rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+torch.distributed.broadcast, Pretraining.training_step, MetricsLog.on_step = counted, training_step, on_step
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_signal_to_one_stops_all_without_a_broadcast_each_step(tiny_data, tmp_path):
+    run = tmp_path / "run"
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--", str(script)]
+    argv = [str(ROOT / "launch/train.py"), *arguments(tiny_data, run), "--devices=2", "--micro_batch=2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command, *argv], env=environment, capture_output=True, text=True)
+    assert f"exitcode  : {128 + signal.SIGTERM}" in done.stderr, done.stderr
+    # Rank 1 has the signal once the vote of step 3 has begun; both read that of step 4 after step 5.
+    assert checkpoint.newest(run).name == "step-00000005"
+    assert done.stdout.count("broadcasts 0\n") == done.stdout.count("broadcasts") == 2 * 5, done.stdout
+
+
 def test_ddp_fsdp_and_one_process_continue_each_other(alone, tiny_data, tmp_path):
     run = tmp_path / "run"
     two = [*arguments(tiny_data, run), "--devices=2"]

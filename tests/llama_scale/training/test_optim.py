@@ -8,7 +8,7 @@ import torch
 
 from llama_scale.config import ModelConfig, OptimConfig
 from llama_scale.model.llama import Llama
-from llama_scale.training.optim import build_optimizer, lr_ratio
+from llama_scale.training.optim import build_optimizer, clip_in_step, lr_ratio
 
 SHAPE = ModelConfig(d_model=64, n_layers=2, n_heads=2, d_ff=128, vocab_size=50, context_length=32)
 
@@ -49,3 +49,25 @@ def test_adamw_steps_by_hand():
         weight *= 1 - 0.1 * 0.3
         weight -= 0.1 * (first / (1 - 0.7**step)) / (np.sqrt(second / (1 - 0.8**step)) + 0.01)
         assert model.weight.detach().numpy()[0] == pytest.approx(weight, abs=1e-6)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6, float("inf")])
+def test_clipping_in_the_step_equals_clip_grad_norm(max_norm):
+    ours, theirs = (Llama(SHAPE).init_weights(0) for _ in range(2))
+    optimizers = [build_optimizer(model, OptimConfig(), lr=1e-2) for model in (ours, theirs)]
+    for seed in range(3):
+        tokens = torch.randint(0, 50, (2, 33), generator=torch.Generator().manual_seed(seed))
+        for model in (ours, theirs):
+            model.zero_grad()
+            model.loss(tokens).backward()
+        norm = clip_in_step(optimizers[0], ours.parameters(), max_norm)
+        expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
+        torch.testing.assert_close(norm, expected)
+        for optimizer in optimizers:
+            optimizer.step()
+    exact = {"atol": 0, "rtol": 0} if max_norm > 1 else {"atol": 1e-5, "rtol": 1e-5}
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, **exact)
+    for a, b in zip(*(optimizer.state.values() for optimizer in optimizers), strict=True):
+        torch.testing.assert_close(a["exp_avg"], b["exp_avg"], **exact)
+        torch.testing.assert_close(a["exp_avg_sq"], b["exp_avg_sq"], **exact)

@@ -8,8 +8,9 @@ import pytest
 from llama_scale.cli import parse
 from llama_scale.config import TrainConfig
 from llama_scale.errors import InputError
+from llama_scale.model.loss import nll_and_grad
 from llama_scale.training.run_plan import Run, plan_run, provenance
-from llama_scale.training.trainer import fit
+from llama_scale.training.trainer import build_model, fit
 from tests.conftest import TINY_MODEL
 
 
@@ -103,3 +104,21 @@ def test_one_process_trains_a_run(settings, begun, monkeypatch):
 def test_weights_can_be_read_by_others(begun):
     files = list(begun.rglob("*.safetensors"))
     assert len(files) > 1 and all(file.stat().st_mode & 0o777 == 0o644 for file in files)
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"), [("true", (True, True)), ("loss", (False, True)), ("auto", (False, False))]
+)
+def test_compiled_parts_are_as_asked_and_recorded(settings, tmp_path, setting, parts):
+    run = plan(settings, tmp_path, "--device=cpu", f"--compile={setting}")
+    assert (run.compile, run.compile_loss) == parts
+    assert run.resolved["compile"] == (True if parts[0] else "loss" if parts[1] else False)
+    model = build_model(run, seed=0)
+    assert (model.blocks[0]._compiled_call_impl is not None, model.nll_and_grad is not nll_and_grad) == parts
+
+
+def test_compile_without_a_compiler_is_refused(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("llama_scale.training.run_plan.can_compile", lambda device: False)
+    assert not plan(settings, tmp_path, "--device=cpu").compile
+    with pytest.raises(InputError, match=r"compile: loss needs a C\+\+ compiler such as g\+\+, not found here"):
+        plan(settings, tmp_path, "--device=cpu", "--compile=loss")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,17 @@ from evals.validation import Validation
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.cli import parse
 from llama_scale.config import TrainConfig
+from llama_scale.cost.layout import layout_memory
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
 from llama_scale.data.shards import open_tokens
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, read_jsonl
 from llama_scale.model.llama import Llama
+from llama_scale.training.callbacks import StepCallback
 from llama_scale.training.optim import build_optimizer, lr_ratio
 from llama_scale.training.recipe import resolve
 from llama_scale.training.result import write_result
-from llama_scale.training.run_plan import plan_run, validation_interval
+from llama_scale.training.run_plan import describe, plan_run, validation_interval
 from llama_scale.training.trainer import Pretraining, fit
 from tests.conftest import ROOT, TINY_MODEL, VOCAB, run_script
 
@@ -121,6 +124,32 @@ def test_accumulation_gives_the_same_curve(finished, tiny_data, tmp_path):
         assert split["lr"] == whole["lr"]
 
 
+@pytest.mark.parametrize("micro_batch", [8, 2])
+def test_gradients_are_freed_when_the_step_is_taken(tiny_data, tmp_path, monkeypatch, micro_batch):
+    """Bytes of gradients at the start of each forward pass, and after each step."""
+    forward, step_end = [], []
+    training_step = Pretraining.training_step
+
+    def held(module) -> int:
+        return sum(p.grad.nbytes for p in module.parameters() if p.grad is not None)
+
+    def watched(self, batch, batch_idx):
+        forward.append(held(self))
+        return training_step(self, batch, batch_idx)
+
+    class AfterStep(StepCallback):
+        def on_step(self, trainer, module, step):
+            step_end.append(held(module))
+
+    monkeypatch.setattr(Pretraining, "training_step", watched)
+    argv = arguments(tiny_data, tmp_path / "run", f"--micro_batch={micro_batch}", "--device=cpu", tokens=1536)
+    planned = plan_run(parse(TrainConfig, "Train.", argv))
+    fit(planned, [AfterStep()])
+    whole = layout_memory(planned.config, replace(planned.layout, micro_steps=2), False, False, "cpu").gradients
+    assert forward == 3 * ([0] + (8 // micro_batch - 1) * [whole])
+    assert step_end == [0, 0, 0]
+
+
 SIGNAL_AT = """
 import os, runpy, sys
 from llama_scale.training.callbacks import MetricsLog
@@ -157,6 +186,47 @@ def test_killed_runs_end_with_identical_bytes(finished, tiny_data, tmp_path):
     train(tiny_data, run, "--checkpoint_every=10", "--log_every=3")
     assert metrics(run) == metrics(finished)
     assert weights(run) == weights(finished)
+
+
+def check_resumed(data: Path, folder: Path, *flags: str) -> tuple[list, list, bytes, bytes]:
+    """Train, then train again from the middle; return rows and weights of both."""
+    run = folder / "run"
+    train(data, run, "--checkpoint_every=10", "--log_every=1", *flags, tokens=10_240)
+    rows, final = metrics(run), weights(run)
+    checkpoint.discard(checkpoint.newest(run))
+    train(data, run, "--checkpoint_every=10", "--log_every=1", *flags, tokens=10_240)
+    return rows, metrics(run), final, weights(run)
+
+
+def test_the_deterministic_setting_reaches_torch_and_is_recorded(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    seen, forward = [], Pretraining.training_step
+
+    def watched(self, batch, batch_idx):
+        seen.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+        return forward(self, batch, batch_idx)
+
+    monkeypatch.setattr(Pretraining, "training_step", watched)
+    whole, resumed, *files = check_resumed(tiny_data, tmp_path, "--deterministic=true", "--device=cpu")
+    assert set(seen) == {(True, ":4096:8")} and not torch.are_deterministic_algorithms_enabled()
+    assert read_json(tmp_path / "run/provenance.json")["deterministic"] is True
+    assert resumed == whole and files[0] == files[1]
+    argv = arguments(tiny_data, tmp_path / "run", "--device=cpu", tokens=10_240)
+    assert ", deterministic)" not in describe(plan_run(parse(TrainConfig, "Train.", argv)))
+    assert ", deterministic)" in describe(plan_run(parse(TrainConfig, "Train.", [*argv, "--deterministic=true"])))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", ["false", "true"])
+@pytest.mark.parametrize("deterministic", ["true", "false"])
+def test_resume_on_a_gpu_is_exact_if_deterministic_and_close_if_not(tiny_data, tmp_path, deterministic, compiled):
+    size = ["--model.d_model=256", "--model.n_heads=4", "--model.d_ff=512", "--model.context_length=512"]
+    flags = [*size, "--device=cuda", f"--deterministic={deterministic}", f"--compile={compiled}"]
+    whole, resumed, *files = check_resumed(tiny_data, tmp_path, *flags)
+    if deterministic == "true":
+        assert resumed == whole and files[0] == files[1]
+    assert [row["loss"] for row in resumed] == pytest.approx([row["loss"] for row in whole], rel=1e-2)
 
 
 def test_resume_restores_the_random_generators(tiny_data, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Runs tasks as processes on this machine, several at a time, and leaves none behind."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from llama_scale.scaling.study.backends.task import Task
 
 POLL_SECONDS = 0.1
 GRACE = 20.0
+GPU_NAME = re.compile(r"\d+|(GPU|MIG)-.+")
 CGROUPS = "/sys/fs/cgroup"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -83,12 +85,13 @@ class LocalExecutor(Executor):
     def _launch(self, task: Task, slot: int, number: int, group: int) -> None:
         """Start a task's process in the process group; its output goes to the end of its log."""
         log = self.logs / f"{task.name}.log"
+        argv = [*task.argv, *self._share(task, slot)]
         with open(log, "ab") as file:
-            file.write(f"$ {shlex.join(task.argv)}\n".encode())
+            file.write(f"$ {shlex.join(argv)}\n".encode())
             file.flush()
             start = file.tell()
             process = subprocess.Popen(
-                task.argv,
+                argv,
                 cwd=self.state.root,
                 env=os.environ | task_environment(self.import_path) | self.slots[slot],
                 stdin=subprocess.DEVNULL,
@@ -99,6 +102,12 @@ class LocalExecutor(Executor):
         self.running.append(
             LocalAttempt(task=task, number=number, log=log, log_start=start, process=process, slot=slot)
         )
+
+    def _share(self, task: Task, slot: int) -> list[str]:
+        """Return the flag that tells a training run its part of a GPU that several slots share."""
+        gpu = self.slots[slot].get("CUDA_VISIBLE_DEVICES")
+        sharing = sum(other.get("CUDA_VISIBLE_DEVICES") == gpu for other in self.slots)
+        return [f"--memory_share={1 / sharing:.4g}"] if gpu and sharing > 1 and task.stage == "train" else []
 
     def _check_ended(self, group: int) -> None:
         """Take note of the processes that have ended; run a crashed one once more."""
@@ -165,10 +174,15 @@ def cpu_count() -> int:
 
 
 def gpus() -> list[str]:
-    """Return the names by which processes address this machine's GPUs, as CUDA numbers them."""
+    """Return the names by which processes address this machine's GPUs, as CUDA numbers them.
+
+    As CUDA reads CUDA_VISIBLE_DEVICES, what follows the first name that is none (-1, NoDevFiles) does not count, and a
+    name given twice leaves no GPU.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name for name in visible.split(",") if name.strip()]
+        names = list(takewhile(GPU_NAME.fullmatch, map(str.strip, visible.split(","))))
+        return names if len(set(names)) == len(names) else []
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

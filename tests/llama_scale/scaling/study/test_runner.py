@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -315,6 +316,36 @@ def test_slots(tmp_path, monkeypatch):
     assert gpus() == ["0", "1"]
     fake.write_text("#!/bin/sh\necho 'no driver'\nexit 9\n")
     assert gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        ("-1", []), ("NoDevFiles", []), ("", []), ("0,-1,1", ["0"]), ("1, 0", ["1", "0"]), ("0,0", []),
+        ("MIG-a,GPU-b", ["MIG-a", "GPU-b"]),
+    ],
+)  # fmt: skip
+def test_gpus_are_those_that_cuda_sees(monkeypatch, visible, names):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus() == names
+    assert pick_slots("auto", "auto", None) == ([{"CUDA_VISIBLE_DEVICES": name} for name in names] or [{}])
+
+
+def test_runs_that_share_a_gpu_are_told_their_part_of_its_memory(tmp_path):
+    def started(slots, stage="train"):
+        flag = tmp_path / "argv"
+        command = (sys.executable, "-c", f"import sys; open({str(flag)!r}, 'w').write(' '.join(sys.argv[1:]))")
+        state = State(tmp_path / f"state-{len(slots)}-{stage}", tmp_path, [Task(f"{stage}-a", command)])
+        silent = SimpleNamespace(**dict.fromkeys(("started", "finished", "retried", "failed", "tick"), lambda _: None))
+        executor = LocalExecutor(state, tmp_path / "logs", slots, silent, import_path=tmp_path)
+        assert executor.run() == []
+        return flag.read_text()
+
+    one = {"CUDA_VISIBLE_DEVICES": "0"}
+    assert started([one] * 4) == "--memory_share=0.25"
+    assert started([one] * 4, "evaluate") == ""
+    assert started([one, {"CUDA_VISIBLE_DEVICES": "1"}]) == ""
+    assert started([{}] * 3) == ""
 
 
 def test_time_in_the_queue_and_output_of_earlier_tries_are_left_out(tmp_path, monkeypatch):
