@@ -50,7 +50,7 @@ def train(data: Path, run: Path, *more: str, tokens: int = 20_480) -> dict:
 
 def metrics(run: Path) -> list[dict]:
     rows = read_jsonl(run / "metrics.jsonl")
-    measured = ("tokens_per_second", "memory")
+    measured = ("tokens_per_second", "memory", "mfu", "mfu_full")  # of the machine, not of the run
     return [{k: v for k, v in row.items() if k not in measured} for row in rows]
 
 
