@@ -155,6 +155,7 @@ def checkpoint_meta(run: Run, rollbacks: int, skipped: list[int]) -> dict[str, A
         "model": dataclasses.asdict(config.model),
         "size": config.size,
         "seed": config.seed,
+        "data_seed": config.order_seed,
         "batch_tokens": recipe.batch_tokens,
         "steps_planned": recipe.steps,
         "lr": recipe.lr,
@@ -222,7 +223,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*srun.*", ".*LeafSpec.*"):  # hints that do not apply here
         warnings.filterwarnings("ignore", message)
-    windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
+    windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.order_seed)
     with _own_folder(run) if run.process.rank == 0 else nullcontext():
         while True:
             stop, skip_limit = _fit_once(run, windows, callbacks, scorers, listeners)
@@ -304,8 +305,10 @@ def build_model(run: Run, seed: int | None) -> Llama:
     if run.layout.shards > 1:
         with torch.device("meta"):
             model = Llama(run.config.model)
+        model.init_std = run.recipe.init_std
     else:
         model = Llama.empty_model(run.config.model)
+        model.init_std = run.recipe.init_std
         if seed is not None:
             model.init_weights(seed)
     for block in model.blocks:

@@ -34,7 +34,7 @@ def plan(settings, folder, *more) -> Run:
     ("change", "words"),
     [
         ("--tokens=4096", "this run has tokens = 2048, the command asks for 4096"),
-        ("--optim.lr=0.5", r"this run has optim.lr = 0.00\d+, the command asks for 0.5"),
+        ("--optim.lr=0.5", r"this run has optim.lr = 0.01\d+, the command asks for 0.5"),
         ("--model.n_layers=3", "this run has model.n_layers = 2, the command asks for 3"),
     ],
 )
