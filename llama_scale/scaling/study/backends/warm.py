@@ -78,6 +78,7 @@ class WarmServer:
                 stdout=subprocess.PIPE,
                 stderr=file,
                 process_group=group,
+                bufsize=0,
             )
 
     @property
@@ -93,16 +94,14 @@ class WarmServer:
         assert self.server.stdin is not None
         request = {"argv": list(argv[1:]), "folder": str(folder), "log": str(log.absolute()), "group": self.group}
         self.server.stdin.write(json.dumps(request).encode() + b"\n")
-        self.server.stdin.flush()
         known = set(self.processes)
-        while self.alive or select.select([self.server.stdout], [], [], 0)[0]:
-            self.read_answers(wait=True)
+        while self.read_answers(wait=True):
             if new := set(self.processes) - known:
                 return self.processes[new.pop()]
         raise OSError("the warm interpreter has ended")
 
-    def read_answers(self, wait: bool = False) -> None:
-        """Take note of the processes that have started and ended; all have, where the server is gone."""
+    def read_answers(self, wait: bool = False) -> bool:
+        """Take note of the processes that have started and ended; return False, and all have, if the server is gone."""
         assert self.server.stdout is not None
         stream = self.server.stdout.fileno()
         while select.select([stream], [], [], POLL_SECONDS if wait else 0)[0]:
@@ -112,7 +111,7 @@ class WarmServer:
                 self.server.wait()
                 for process in self.processes.values():  # they died with it
                     process.returncode = -signal.SIGKILL if process.returncode is None else process.returncode
-                return
+                return False
             *lines, self.buffer = (self.buffer + piece).split(b"\n")
             for answer in map(json.loads, lines):
                 pid = answer["pid"]
@@ -120,6 +119,7 @@ class WarmServer:
                     self.processes[pid].returncode = answer["code"]
                 else:
                     self.processes[pid] = WarmProcess(self, pid)
+        return True
 
     def close(self) -> None:
         """End the server; its tasks have ended."""
