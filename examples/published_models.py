@@ -9,6 +9,7 @@ import csv
 import math
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,7 @@ def estimate(models: list[Model], statistic: Callable[[list[Model], np.ndarray],
         p = random.binomial(TASKS, rates(again)) / TASKS
         sample.append(np.atleast_1d(statistic(again, np.clip(p, 0.5 / TASKS, 1 - 0.5 / TASKS))))
     low, high = percentile_interval(np.array(sample)[np.isfinite(sample).all(axis=1)])
-    return [
-        {"value": float(v), "low": float(a), "high": float(b)} for v, a, b in zip(value, low, high, strict=True)
-    ]
+    return [{"value": float(v), "low": float(a), "high": float(b)} for v, a, b in zip(value, low, high, strict=True)]
 
 
 def rates(models: list[Model]) -> np.ndarray:
@@ -94,7 +93,7 @@ def points_per_doubling(border: float) -> Callable[[list[Model], np.ndarray], np
         sums = {"below": [0.0, 0.0], "above": [0.0, 0.0]}
         for family in {m["draw"] for m in models}:
             order = sorted((i for i, m in enumerate(models) if m["draw"] == family), key=lambda i: x[i])
-            for i, j in zip(order, order[1:], strict=False):
+            for i, j in pairwise(order):
                 # A step between two sizes counts where its middle lies.
                 side = sums["below" if (x[i] + x[j]) / 2 < math.log2(border) else "above"]
                 side[0] += 100 * (p[j] - p[i])
