@@ -98,6 +98,7 @@ def score(rows: Sequence[Row], suite: Suite, execution: Execution) -> tuple[dict
         task = tasks[row["task_id"]]
         judged = asdict(_combined(task, group and [next(verdicts) for _ in group]))
         judged["parses"] &= bool(row["completion"].strip())
+        judged["says"] = judged["parses"] and says_something(row["completion"])
         judged["output"] = judged["output"][:1000]
         del judged["seconds"]  # of one run, not of the program
         if task.label:
@@ -126,10 +127,18 @@ def _combined(task: Task, verdicts: Sequence[Verdict] | None) -> Verdict:
     return task.combine(verdicts) if verdicts else Verdict(False, "no tests")
 
 
+def says_something(completion: str) -> bool:
+    """Whether a line of a completion is code and unlike all others: blank, comment-only and repeated lines are not."""
+    lines = [line.strip() for line in completion.splitlines()]
+    counts = Counter(line for line in lines if line and not line.startswith("#"))
+    return 1 in counts.values()
+
+
 def summarize(samples: Sequence[Row], ks: Sequence[int], contaminated: Mapping[str, Any]) -> dict[str, Any]:
     """Return what judged samples say together; those that were not measured are only counted.
 
-    ``parse_rate`` is the share of completions that are not blank and parse after their prompt; ``assertion_pass_rate``
+    ``parse_rate`` is the share of completions that are not blank and parse after their prompt, and
+    ``nontrivial_parse_rate`` that of those which say something, too (``says_something``); ``assertion_pass_rate`` is
     the mean share of a task's assertions or cases that passed; ``log_pass_rate`` the mean over tasks of
     ln((c + 1/2) / (n + 1)), finite at no pass. ``contaminated`` are the tasks that the training data's sources held.
     """
@@ -142,6 +151,7 @@ def summarize(samples: Sequence[Row], ks: Sequence[int], contaminated: Mapping[s
     if measured:
         shares = [s["assertions_passed"] / max(1, s["assertions"]) for s in measured]
         result["parse_rate"] = float(np.mean([s["parses"] for s in measured]))
+        result["nontrivial_parse_rate"] = float(np.mean([s.get("says", s["parses"]) for s in measured]))
         result["assertion_pass_rate"] = float(np.mean(shares))
     if len(measured) < len(samples):
         result["not_measured"] = len(samples) - len(measured)

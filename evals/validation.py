@@ -1,10 +1,9 @@
 """Held-out bits per byte during training, as a scorer of the metrics log."""
 
-import lightning.pytorch as pl
-
 from evals.perplexity import score
 from llama_scale.data.shards import open_tokens
 from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.lightning import pl
 
 
 class Validation:

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from llama_scale.scaling.study.plan import Study
 
 
+# What the tasks of a study import: torch and Lightning take longer than most of them compute.
+WARM_MODULES = "jsonargparse", "llama_scale.training.trainer", "evals.validation", "evals.runner", "evals.models.load"
+
+
 def check_evaluation(study: "Study") -> None:
     """Raise UserError where launch/evaluate.py would refuse the study's suites or settings."""
     from evals.config import EvalConfig
@@ -38,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     if study.config.dry_run:
         print(describe(study))
     else:
-        run_study(study)
+        run_study(study, WARM_MODULES)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Command(TrainConfig):
 
 def main(argv: list[str] | None = None) -> None:
     """Train, or continue, the run that the command line describes."""
-    command = parse(Command, "Pretrain one model from prepared token shards.", argv)
+    command = parse(Command, "Pretrain one model from prepared token shards.", argv, shipped="train")
     config = TrainConfig(**{f.name: getattr(command, f.name) for f in fields(TrainConfig)})
     if command.dry_run:
         from llama_scale.cost.dry_run import dry_run

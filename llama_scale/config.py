@@ -1,5 +1,6 @@
 """Typed configuration: dataclasses filled from YAML files and ``--dotted.overrides``."""
 
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,14 @@ class ModelConfig:
             raise InputError(f"model.n_kv_heads: {self.kv_heads} does not divide n_heads = {self.n_heads}")
 
     @property
+    def init_std(self) -> float:
+        """Standard deviation of the initial matrices by the law sqrt(2 / (5 d)), .02 at d = 1,000.
+
+        Nguyen and Salazar 2019 (arXiv 1910.05895). A fixed .02 leaves narrow models on the unigram plateau.
+        """
+        return math.sqrt(2 / (5 * self.d_model))
+
+    @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.d_model // self.n_heads
@@ -72,7 +81,7 @@ class OptimConfig:
     """AdamW and its schedule.
 
     Args:
-        lr: Peak learning rate; auto is the Step Law, capped.
+        lr: Peak learning rate; auto is the Step Law, capped by the model's width.
         batch_tokens: Tokens in one optimizer step, whole sequences; auto is the Step Law.
         warmup_steps: Steps of linear warmup; auto is about one token per parameter.
         schedule: Decay after the warmup; cooldown is the linear end of a constant run that branch_from names.
@@ -117,7 +126,10 @@ class TrainConfig:
         data: Folder of token shards made by launch/prepare.py.
         run: Folder of the run; null is runs/<size>-<tokens>-seed<seed>.
         tokens: Training tokens; auto is 20 for each non-embedding parameter.
-        seed: Seed of the initial weights and of the data order.
+        seed: Seed of the initial weights and, unless data_seed is given, of the data order.
+        data_seed: Seed of the data order; null is seed.
+        init_std: Standard deviation of the initial matrices, before those that write to the residual stream are
+            divided by sqrt(2 n_layers); auto is sqrt(2 / (5 d_model)).
         optim: The optimizer.
         device: Where to train; auto is the GPU if there is one.
         precision: Compute precision; auto is bf16 where the hardware multiplies it fast.
@@ -154,6 +166,8 @@ class TrainConfig:
     run: str | None = None
     tokens: float | Auto = "auto"
     seed: int = 0
+    data_seed: int | None = None
+    init_std: float | Auto = "auto"
     optim: OptimConfig = field(default_factory=OptimConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -184,7 +198,13 @@ class TrainConfig:
         check("at least 1", at_least_1, f"{counts} keep_last keep_steps")
         check("at least 0", at_least_0, "val_every checkpoint_every keep_every")
         check("a share above 0 and at most 1", lambda x: 0 < x <= 1, "memory_share")
-        check("a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "seed")
+        check("a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "seed data_seed")
+        check("a positive number", positive, "init_std")
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order in which the run reads its data."""
+        return self.seed if self.data_seed is None else self.data_seed
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -270,8 +290,13 @@ def find_config(name: str, folder: str, root: Path | None = None, hint: str = "a
 
 
 def size_path(name: str) -> Path:
-    """Return the YAML file of a rung; raise InputError naming the nearest rung if unknown."""
+    """Return the YAML file of a rung; raise InputError naming the nearest rung if unknown.
+
+    Those of earlier ladders, whose runs and studies still open, are in configs/size/earlier.
+    """
     path = CONFIGS / "size" / f"{name}.yaml"
+    if not path.is_file() and (earlier := path.parent / "earlier" / path.name).is_file():
+        return earlier
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise InputError(f"size: no configs/size/{name}.yaml{nearest(name, known)}; known: {', '.join(known)}")

@@ -1,7 +1,10 @@
 """What this machine can compute on."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -9,6 +12,9 @@ import torch.compiler.config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llama_scale.errors import InputError
+
+PRODUCT_ROWS, PRODUCT_REPEATS = 512, 8
+BF16_GAIN = 1.2  # how many times as fast a product must be: what bf16 costs elsewhere in a step is not in it
 
 
 def pick_device(choice: str) -> str:
@@ -18,10 +24,44 @@ def pick_device(choice: str) -> str:
     return "cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def fast_bf16(device: str) -> bool:
-    """Whether the device multiplies bf16 matrices faster than float32 ones."""
-    cuda = device == "cuda"
-    return torch.cuda.is_bf16_supported(including_emulation=False) if cuda else torch.cpu._is_amx_tile_supported()
+class Precision(NamedTuple):
+    """Whether to multiply in bf16, and why."""
+
+    bf16: bool
+    why: str
+
+
+def pick_precision(choice: str, device: str, width: int, inner: int) -> Precision:
+    """Return the precision of a model's products for auto, fp32 or bf16.
+
+    ``auto`` asks what a GPU can do. CPUs are not told by their name, since a guest may lack what its processor has: on
+    one the model's own product, of ``width`` by ``inner``, is timed both ways, which takes some milliseconds.
+    """
+    if choice != "auto":
+        return Precision(choice == "bf16", "as asked")
+    if device == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Precision(fast, f"this GPU multiplies bf16 {'fast' if fast else 'no faster'}")
+    fp32, bf16 = time_products(torch.get_num_threads(), width, inner)
+    took = f"{PRODUCT_ROWS} x {width} x {inner} take {fp32 * 1e3:.2g} ms in float32, {bf16 * 1e3:.2g} ms in bf16"
+    return Precision(fp32 > BF16_GAIN * bf16, f"{took}, casts included, measured")
+
+
+@cache
+def time_products(threads: int, width: int, inner: int) -> tuple[float, float]:
+    """Return the seconds of a product in float32 and under bf16 autocast on ``threads`` CPU threads, the least of each.
+
+    The two take turns, so that other work on the machine hits both.
+    """
+    x, weight = torch.randn(PRODUCT_ROWS, width), torch.randn(inner, width)
+    best = [float("inf"), float("inf")]
+    for _ in range(PRODUCT_REPEATS):
+        for index, bf16 in enumerate((False, True)):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+                started = time.perf_counter()
+                torch.nn.functional.linear(x, weight)  # (PRODUCT_ROWS, inner)
+                best[index] = min(best[index], time.perf_counter() - started)
+    return best[0], best[1]
 
 
 def device_memory(device: str) -> int:

@@ -11,24 +11,19 @@ from llama_scale.data.shards import read_manifest
 
 
 def run(job: StepJob, record: Record) -> None:
-    """Sample without CUDA graphs beside the peers, then with them, from random weights."""
+    """Sample from random weights with and without CUDA graphs, beside the peers."""
     plan = plan_for(job.device, job.peers)
     folder = token_folder(job, plan.data)
     vocab_size = read_manifest(folder)["tokenizer"]["vocab_size"]
-    model = load_size(plan.sampling["size"], **plan.model | {"vocab_size": vocab_size})
-    peers = "together" if "transformers" in job.peers else ""
-    for cuda_graphs in [False, True] if job.device == "cuda" else [False]:
-        config = GenerateBenchmark(
-            model=model,
-            tokenizer=str(folder / "tokenizer.model"),
-            device=job.device,
-            peers="" if cuda_graphs else peers,
-            cuda_graphs=cuda_graphs,
-            **plan.sampling,
-        )
-        result = run_generate(config)
-        contenders = result.pop("contenders")
-        record.note(**result)
-        for row in contenders:
-            if not cuda_graphs or "graphs" in row["name"]:
-                record.add(**row)
+    config = GenerateBenchmark(
+        model=load_size(plan.sampling["size"], **plan.model | {"vocab_size": vocab_size}),
+        tokenizer=str(folder / "tokenizer.model"),
+        device=job.device,
+        peers="together" if "transformers" in job.peers else "",
+        cuda_graphs=job.device == "cuda",
+        **plan.sampling,
+    )
+    result = run_generate(config)
+    for row in result.pop("contenders"):
+        record.add(**row)
+    record.note(**result)

@@ -17,7 +17,7 @@ from benchmarks.gpu.settings import StepJob
 from benchmarks.hardware import installed_versions, matmul_ceiling
 from benchmarks.timing import device_clock, least_seconds
 from llama_scale.cost.hardware import GIB, bf16_peak
-from llama_scale.device import fast_bf16
+from llama_scale.device import pick_precision
 
 # Modules that a command needs, and what cannot be done without them.
 NEEDED = ("jsonargparse", "docstring_parser", "lightning", "sentencepiece", "safetensors", "scipy", "matplotlib")
@@ -50,7 +50,8 @@ def run(job: StepJob, record: Record) -> None:
     )
     if job.device == "cuda":
         check_gpu(record)
-    record.check("bf16", "fast" if fast_bf16(job.device) else "slow", fast_bf16(job.device) or job.device == "cpu")
+    precision = pick_precision("auto", job.device, 640, 1792)  # the shape of M2
+    record.check("bf16", precision.why, precision.bf16 or job.device == "cpu")
     bf16 = job.device == "cuda"
     ceiling = matmul_ceiling(job.device, bf16)
     peak = bf16_peak(torch.cuda.get_device_name()) if bf16 else None

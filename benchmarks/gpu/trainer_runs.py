@@ -14,7 +14,7 @@ from llama_scale.config import ModelConfig, load_size, read_yaml
 from llama_scale.cost.hardware import GIB
 from llama_scale.cost.memory import training_memory
 from llama_scale.data.shards import read_manifest
-from llama_scale.device import fast_bf16
+from llama_scale.device import pick_precision
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, read_jsonl
 
@@ -86,9 +86,9 @@ def check_memory(job: StepJob, plan: Plan, run: Path, record: Record) -> None:
     """Record the most bytes that tensors held in a run beside the forecast; on a CPU they are not comparable."""
     found = max(row["memory"] for row in read_jsonl(run / "metrics.jsonl") if "memory" in row)
     config = read_yaml(run / "config.yaml")
-    forecast = training_memory(
-        model_of(plan, Path(config["data"])), plan.run_batch, fast_bf16(job.device), device=job.device, micro_steps=1
-    ).total
+    model = model_of(plan, Path(config["data"]))
+    bf16 = pick_precision("auto", job.device, model.d_model, model.d_ff).bf16
+    forecast = training_memory(model, plan.run_batch, bf16, device=job.device, micro_steps=1).total
     off = forecast / found - 1
     record.check(
         "memory of a run",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llama_scale.config import ModelConfig
 from llama_scale.device import attention_backends
-from llama_scale.model.llama import INIT_STD, Block, rope_table
+from llama_scale.model.llama import Block, rope_table
 
 
 def gradients(block: Block, x: Tensor, rope: Tensor, bf16: bool) -> list[Tensor]:
@@ -46,7 +46,7 @@ def compare_block(config: ModelConfig, batch: int, device: str, bf16: bool) -> d
         x = torch.randn(batch, config.context_length, config.d_model)  # (B, T, D)
     for parameter in block.parameters():
         if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=INIT_STD)
+            torch.nn.init.normal_(parameter, std=config.init_std)
     rope = rope_table(config, x.device)[:, : x.shape[1]]
     with attention_backends(device):
         exact = gradients(block, x, rope, bf16=False)

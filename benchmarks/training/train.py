@@ -60,11 +60,11 @@ def run(config: TrainBenchmark) -> dict[str, Any]:
     """Time interleaved training steps of every contender from the same weights and tokens."""
     import torch
 
-    from llama_scale.device import fast_bf16, pick_device, set_threads
+    from llama_scale.device import pick_device, pick_precision, set_threads
 
     device = pick_device(config.device)
     set_threads(config.threads)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
+    bf16, why = pick_precision(config.precision, device, config.model.d_model, config.model.d_ff)
     ceiling = matmul_ceiling(device, bf16)
     workers = run_interleaved(contenders(config, device, bf16), config.steps, config.warmup)
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
@@ -73,6 +73,7 @@ def run(config: TrainBenchmark) -> dict[str, Any]:
         "device": processor_name(device),
         "threads": workers[0].threads,
         "tokens_per_step": workers[0].job.tokens,
+        "precision": {"value": "bf16" if bf16 else "fp32", "source": why},
         "matmul_ceiling": ceiling,
         "contenders": [summarize(worker, workers, ceiling, gpu) for worker in workers],
     }
@@ -124,7 +125,8 @@ def table(result: dict[str, Any]) -> str:
         f"{result['threads']} threads, matrix products reach {result['matmul_ceiling'] / 1e9:,.0f} "
         "GFLOP/s"
     )
-    return f"{title}\n{format_table(head, rows)}"
+    precision = f"precision {result['precision']['value']}: {result['precision']['source']}"
+    return f"{title}\n{precision}\n{format_table(head, rows)}"
 
 
 def format_mfu(row: dict[str, Any]) -> list[str]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from llama_scale.checkpoint import folder as checkpoints
 from llama_scale.checkpoint.async_writer import Snapshot, Writer
+from llama_scale.lightning import CheckpointIO
 
 
 class FolderCheckpointIO(CheckpointIO):

@@ -67,6 +67,7 @@ class RunCost:
             "warmup_steps": recipe.warmup_steps,
             "lr": recipe.lr,
             "schedule": config.optim.schedule,
+            "init_std": recipe.init_std,
             "laws": recipe.laws,
             "hardware": self.machine.name,
             "layout": asdict(self.layout),
@@ -117,6 +118,7 @@ def recipe_lines(config: TrainConfig, recipe: "Recipe", data_tokens: int | None,
         f"  batch         {recipe.batch_tokens:,} tokens{batch}{laws['batch_tokens']}",
         f"  steps         {recipe.steps:,}, warmup {recipe.warmup_steps:,}{laws['warmup_steps']}",
         f"  learning rate {recipe.lr:.3g}, {config.optim.schedule}{laws['lr']}",
+        f"  initial scale {recipe.init_std:.3g}{laws['init_std']}",
     ]
 
 
@@ -129,9 +131,9 @@ def dry_run(config: TrainConfig, recipe: "Recipe", hardware: str | None = None, 
     machine = describe_machine(hardware, mfu, config.device, config.threads, config.memory_share)
     bf16 = config.precision != "fp32"
     if config.precision == "auto" and hardware is None:
-        from llama_scale.device import fast_bf16  # torch, only where it is this machine
+        from llama_scale.device import pick_precision  # torch, only where it is this machine
 
-        bf16 = fast_bf16(machine.device)
+        bf16, _ = pick_precision("auto", machine.device, config.model.d_model, config.model.d_ff)
     here = hardware is None
     compiled, _ = pick_compile(config, recipe.tokens, machine, not here or can_compile(machine.device))
     layout = pick_layout(config, recipe.batch, bf16, compiled, device=machine.device, memory=machine.memory)

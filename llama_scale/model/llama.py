@@ -21,7 +21,6 @@ from llama_scale.model.loss import linear_cross_entropy, nll_and_grad, nll_and_g
 if TYPE_CHECKING:
     from llama_scale.generation.kv_cache import KVCache
 
-INIT_STD = 0.02
 EOS = 2  # the id that ends a document
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys and values -> what they attend to, (B, H, T, K)
 
@@ -129,6 +128,7 @@ class Llama(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.init_std = config.init_std
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
@@ -161,7 +161,7 @@ class Llama(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int, device: str = "cpu") -> "Llama":
-        """Draw every matrix from N(0, 0.02), the residual outputs divided by sqrt(2 L).
+        """Draw every matrix from N(0, init_std^2), by default 2 / (5 d); the residual outputs divided by sqrt(2 L).
 
         The values depend on the seed, the shape and the ``device`` that they are drawn on alone,
         not on where the model is or on the process's random state.
@@ -178,7 +178,7 @@ class Llama(nn.Module):
             parameter.fill_(1.0)
             return
         is_residual_output = name.endswith(("attention.o.weight", "ffn.down.weight"))
-        std = INIT_STD / math.sqrt(2 * self.config.n_layers if is_residual_output else 1)
+        std = self.init_std / math.sqrt(2 * self.config.n_layers if is_residual_output else 1)
         values = torch.empty(parameter.shape, device=generator.device)
         parameter.copy_(values.normal_(0.0, std, generator=generator))
 

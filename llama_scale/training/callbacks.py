@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from tqdm import tqdm
 
 from llama_scale.device import memory_used
 from llama_scale.files import atomic_write, read_jsonl
+from llama_scale.lightning import pl
 
 
 class StepCallback(pl.Callback):

@@ -3,11 +3,10 @@
 import sys
 from pathlib import Path
 
-import lightning.pytorch as pl
-
 from llama_scale.checkpoint import folder as checkpoints
 from llama_scale.checkpoint.async_writer import Writer
 from llama_scale.config import TrainConfig
+from llama_scale.lightning import pl
 from llama_scale.training.callbacks import StepCallback
 from llama_scale.training.loss_spikes import SkipLimit
 from llama_scale.training.rollback import delete_undone

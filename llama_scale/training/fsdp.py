@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -17,6 +16,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from llama_scale.checkpoint import sharded
 from llama_scale.checkpoint.folder import LIGHTNING_PREFIX
 from llama_scale.checkpoint.lightning import FolderCheckpointIO
+from llama_scale.lightning import strategies
 from llama_scale.model.llama import Llama, rope_table
 
 
@@ -50,7 +50,7 @@ def shard(model: Llama, mesh: DeviceMesh, seed: int | None) -> None:
         register_fsdp_forward_method(model, name)
 
 
-class ShardedStrategy(ModelParallelStrategy):
+class ShardedStrategy(strategies.ModelParallelStrategy):
     """Data parallel over all processes with weights, gradients and moments split (FSDP2).
 
     ``tied`` says that the model's head is its embedding. ``group`` joins the processes' hosts for checkpoints, beside

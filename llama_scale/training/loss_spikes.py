@@ -8,11 +8,11 @@ carried out on the device: AdamW's fused kernel reads the flag, and the host wai
 from collections.abc import Callable
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from llama_scale.device import fetch
+from llama_scale.lightning import pl
 from llama_scale.training.callbacks import StepCallback, StepMetrics
 
 WINDOW = 64

@@ -11,17 +11,49 @@ from llama_scale.config import TrainConfig
 from llama_scale.cost.accounting import count_parameters
 from llama_scale.errors import InputError
 
-LR_CAP = 6e-3
+# What the Step Law was fitted to: non-embedding parameters and training tokens, from and to.
+LAW_N = 60e6, 1e9
+LAW_D = 2e9, 100e9
+RATE_AT_WIDTH_1 = 0.08  # the cap falls with the square root of the width; .06 to .08 train alike (docs/LOG.md)
 TOKENS_PER_PARAMETER = 20
 OPTIM_VALUES = ("lr", "batch_tokens", "warmup_steps")  # of OptimConfig; laws set them, a branch takes its parent's
 
 
-def step_law_lr(n: int, d: float) -> float:
-    """Peak learning rate 1.79 N^-.713 D^.307 (Step Law, arXiv 2503.04715), capped at 6e-3.
+def step_law_lr(n: float, d: float, width: float | None = None) -> float:
+    """Peak learning rate 1.79 N^-.713 D^.307 (Step Law, arXiv 2503.04715), at most ``lr_cap`` of the width.
 
-    ``n`` is non-embedding parameters, ``d`` training tokens. The law reads too high below 100M parameters, hence a cap.
+    ``n`` is non-embedding parameters, ``d`` training tokens; without a ``width`` it is that of the ladder's model of n
+    parameters. Outside the tokens that the law was fitted to (LAW_D), the nearest of them stand for d, so that a short
+    run takes a rate at which it learns. Below its parameters the law reads too high and the cap holds; above them it
+    goes on falling.
     """
-    return min(1.79 * n**-0.713 * d**0.307, LR_CAP)
+    law = 1.79 * n**-0.713 * min(max(d, LAW_D[0]), LAW_D[1]) ** 0.307
+    return min(law, lr_cap(ladder_width(n) if width is None else width))
+
+
+def lr_cap(width: float) -> float:
+    """Greatest peak learning rate of a model, .08 / sqrt(d_model): measured at widths of 16 to 192."""
+    return RATE_AT_WIDTH_1 / math.sqrt(width)
+
+
+def ladder_width(n: float) -> float:
+    """Width of the ladder's model of ``n`` non-embedding parameters: 12 d^2 a layer, 1.33 d^.37 layers."""
+    return (n / (12 * 1.33)) ** (1 / 2.37)
+
+
+def describe_lr_law(n: int, d: float, width: int) -> str:
+    """Return the formula of ``step_law_lr`` with its source, its range and what stands for a value outside it."""
+    told = f"min(1.79 N^-.713 D^.307 (Step Law), {RATE_AT_WIDTH_1:g} / sqrt(d_model)) with N = {n:,}"
+    used = min(max(d, LAW_D[0]), LAW_D[1])
+    parts = []
+    if not LAW_N[0] <= n <= LAW_N[1]:
+        parts.append(f"N outside the law's {LAW_N[0]:.0e} to {LAW_N[1]:.0e}")
+    if used != d:
+        parts.append(f"D outside its {LAW_D[0]:.0e} to {LAW_D[1]:.0e}, so D = {used:.0e}")
+    if step_law_lr(n, d, width) == lr_cap(width):
+        parts.append("the cap by width holds")
+    told += "".join(f"; {part}" for part in parts)
+    return told.replace("e+0", "e").replace("e+", "e")
 
 
 def step_law_batch(d: float) -> float:
@@ -50,6 +82,7 @@ class Recipe:
     batch_tokens: int
     lr: float
     warmup_steps: int
+    init_std: float
     laws: dict[str, str]
     first_step: int = 0
     parent: str | None = None
@@ -57,7 +90,7 @@ class Recipe:
 
 
 def resolve(config: TrainConfig) -> Recipe:
-    """Replace ``auto`` in tokens, batch, learning rate and warmup by the laws' values.
+    """Replace ``auto`` in tokens, batch, learning rate, warmup and initial scale by the laws' values.
 
     Raises InputError when the run is shorter than one step, when a given batch is not of whole sequences, or when a
     branch does not continue its parent.
@@ -92,12 +125,16 @@ def resolve(config: TrainConfig) -> Recipe:
         )
     lr = config.optim.lr
     if lr == "auto":
-        lr = step_law_lr(n, tokens)
-        laws["lr"] = f"min(1.79 N^-.713 D^.307, {LR_CAP}) with N = {n:,} (Step Law)"
+        lr = step_law_lr(n, tokens, config.model.d_model)
+        laws["lr"] = describe_lr_law(n, tokens, config.model.d_model)
     warmup = config.optim.warmup_steps
     if warmup == "auto":
         warmup = warmup_law(n, batch * context, steps)
         laws["warmup_steps"] = "N tokens, at least 100 steps, at most 5 % (10 % of a short run)"
+    init_std = config.init_std
+    if init_std == "auto":
+        init_std = config.model.init_std
+        laws["init_std"] = "sqrt(2 / (5 d_model)) (Nguyen and Salazar 2019); / sqrt(2 n_layers) into the residual"
     return Recipe(
         tokens=steps * batch * context,
         steps=steps,
@@ -105,6 +142,7 @@ def resolve(config: TrainConfig) -> Recipe:
         batch_tokens=batch * context,
         lr=lr,
         warmup_steps=warmup,
+        init_std=init_std,
         laws=laws,
         first_step=parent["step"] if parent else 0,
         parent=config.branch_from,
@@ -115,7 +153,7 @@ def resolve(config: TrainConfig) -> Recipe:
 def read_parent(config: TrainConfig) -> dict[str, Any] | None:
     """Return what the checkpoint that a branch continues says of itself, or None for a trunk.
 
-    Raises InputError when the checkpoint is none of a constant-rate run, or when model, seed or one of the optimizer's
+    Raises InputError when the checkpoint is none of a constant-rate run, or when model, seeds or one of the optimizer's
     values differ from it.
     """
     cooldown, path = config.optim.schedule == "cooldown", config.branch_from
@@ -134,7 +172,8 @@ def read_parent(config: TrainConfig) -> dict[str, Any] | None:
             f"branch_from: {path} is of a run with schedule {parent.get('schedule')}; a branch "
             "continues one with optim.schedule constant"
         )
-    wanted = {"model": asdict(config.model), "seed": config.seed}
+    wanted = {"model": asdict(config.model), "seed": config.seed, "data_seed": config.order_seed}
+    parent.setdefault("data_seed", parent["seed"])  # one seed was both
     wanted |= {name: getattr(config.optim, name) for name in OPTIM_VALUES}
     for name, value in wanted.items():
         if value not in ("auto", parent[name]):

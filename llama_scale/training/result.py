@@ -17,6 +17,7 @@ def write_result(run: Run) -> dict[str, Any]:
         "group": config.group,
         "size": config.size,
         "seed": config.seed,
+        "data_seed": config.order_seed,
         "n_params": count.total,
         "n_params_non_embedding": count.non_embedding,
         "n_params_matmul": count.matmul,

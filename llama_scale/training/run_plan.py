@@ -21,7 +21,7 @@ from llama_scale.cost.dry_run import recipe_lines
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, can_compile, layout_memory, pick_compile, pick_layout
 from llama_scale.data.shards import Tokens, open_tokens
-from llama_scale.device import fast_bf16, pick_device, set_threads
+from llama_scale.device import pick_device, pick_precision, set_threads
 from llama_scale.errors import InputError
 from llama_scale.model.llama import EOS
 from llama_scale.text import count_in_name
@@ -29,6 +29,8 @@ from llama_scale.training.distributed import ProcessRank, find_rank
 from llama_scale.training.recipe import OPTIM_VALUES, Recipe, resolve
 
 VALIDATION_SHARE = 0.1  # of the run's compute, at most
+# What runs had whose config.yaml was written before there was such a field, where that is not the default.
+BEFORE = {"init_std": 0.02}
 # Fields that may differ when a run continues, and why they change no result:
 FREE_FIELDS = {
     # what the run is called and where it is shown
@@ -51,6 +53,7 @@ class Run:
     tokens: Tokens
     device: str
     bf16: bool
+    precision_source: str
     compile: bool  # the blocks
     compile_loss: bool
     layout: Layout
@@ -65,6 +68,7 @@ class Run:
             "run": str(self.folder),
             "tokens": self.recipe.tokens,
             "precision": "bf16" if self.bf16 else "fp32",
+            "init_std": self.recipe.init_std,
             "compile": self.compile or ("loss" if self.compile_loss else False),
             "micro_batch": self.layout.micro_batch,
         }
@@ -76,25 +80,27 @@ def plan_run(config: TrainConfig) -> Run:
     Raises InputError if the data is missing or damaged, its tokenizer does not match the model, the device cannot hold
     the model, or the run folder belongs to another configuration.
     """
+    folder = run_folder(config)
+    config = as_begun(config, folder)
     recipe = resolve(config)
     set_threads(config.threads)
     machine = describe_machine(None, DEFAULT_MFU, pick_device(config.device), config.threads, config.memory_share)
     device = machine.device
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
+    bf16, why = pick_precision(config.precision, device, config.model.d_model, config.model.d_ff)
     process = find_rank(config.devices, config.nodes)
     if config.compile in (True, "loss") and not can_compile(device):
         needs = "a C++ compiler such as g++" if device == "cpu" else "Triton and a C compiler such as gcc"
         raise InputError(f"compile: {config.compile} needs {needs}, not found here; install it or set compile to false")
     compiled, compile_loss = pick_compile(config, recipe.tokens, machine, can_compile(device))
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
-    name = f"{config.size}-{count_in_name(recipe.tokens, digits=3)}-seed{config.seed}"
     run = Run(
         config=config,
         recipe=recipe,
-        folder=Path(config.run or f"runs/{name}"),
+        folder=folder,
         tokens=open_data(config),
         device=device,
         bf16=bf16,
+        precision_source=why,
         compile=compiled,
         compile_loss=compile_loss,
         layout=layout,
@@ -102,6 +108,27 @@ def plan_run(config: TrainConfig) -> Run:
     )
     check_same_run(run)
     return run
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """Return the run's folder, by default runs/<size>-<tokens>-seed<seed>."""
+    name = f"{config.size}-{count_in_name(resolve(config).tokens, digits=3)}-seed{config.seed}"
+    return Path(config.run or f"runs/{name}")
+
+
+def as_begun(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Return the settings with what laws and measurements gave a run that has begun, where they leave it open.
+
+    So a run ends as it began: by the laws of its time, in the precision of its first start.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return config
+    recorded = BEFORE | with_new_names(read_mapping(path), TrainConfig)
+    kept = {name: recorded[name] for name in ("precision", "init_std") if getattr(config, name) == "auto"}
+    if config.optim.lr == "auto" and not config.branch_from:  # a branch has its parent's
+        kept["optim"] = dataclasses.replace(config.optim, lr=recorded["optim"]["lr"])
+    return dataclasses.replace(config, **kept)
 
 
 def open_data(config: TrainConfig) -> Tokens:
@@ -170,7 +197,7 @@ def check_same_run(run: Run) -> None:
     now = flatten(yaml.safe_load(yaml.safe_dump(run.resolved)))  # as a YAML file gives it back
     parts = {"model": defaults(ModelConfig), "optim": defaults(OptimConfig)}
     # A field that the run's file does not have is newer than the run, which had its default.
-    before = flatten(defaults(TrainConfig) | parts) | recorded
+    before = flatten(defaults(TrainConfig) | BEFORE | parts) | recorded
     names = [n for n in recorded.keys() | now.keys() if n.split(".")[0] not in FREE_FIELDS]
     changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
@@ -216,6 +243,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "deterministic": run.config.deterministic,
+        "precision": {"value": run.resolved["precision"], "source": run.precision_source},
         "data_fingerprint": run.tokens.manifest["fingerprint"],
         "tokenizer_fingerprint": run.tokens.tokenizer_fingerprint,
     }
@@ -233,6 +261,7 @@ def describe(run: Run) -> str:
         [
             f"{config.size} -> {run.folder} ({mode})",
             *recipe_lines(config, recipe, run.tokens.n_tokens, batch),
+            f"  precision     {run.resolved['precision']}  [{run.precision_source}]",
             f"  compute       {recipe.tokens * flops_per_token(config.model):.3g} FLOPs (exact, causal attention)",
             f"  memory        {layout_memory(config, run.layout, run.bf16, run.compile, run.device)} on each device",
         ]

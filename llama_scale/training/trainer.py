@@ -10,11 +10,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
-from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import Tensor
 
 from llama_scale.checkpoint import folder as checkpoint
@@ -24,6 +21,7 @@ from llama_scale.cost.hardware import bf16_peak
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
 from llama_scale.device import attention_backends, device_name
 from llama_scale.files import atomic_write, locked, write_json
+from llama_scale.lightning import environments, pl, strategies
 from llama_scale.model.llama import Block, Llama
 from llama_scale.training.callbacks import (
     GarbageCollection,
@@ -146,11 +144,11 @@ class Pretraining(pl.LightningModule):
         self.loaded_random_state = checkpoint["random"]
 
 
-def build_strategy(run: Run) -> Strategy | str:
+def build_strategy(run: Run) -> strategies.Strategy | str:
     """Return how the processes share a step: alone, DDP, or FSDP2."""
     if run.layout.shards > 1:
         return ShardedStrategy(run.layout.shards, run.config.model.tie_embeddings)
-    return DDPStrategy(gradient_as_bucket_view=True) if run.layout.devices > 1 else "auto"
+    return strategies.DDPStrategy(gradient_as_bucket_view=True) if run.layout.devices > 1 else "auto"
 
 
 def checkpoint_meta(run: Run, rollbacks: int, skipped: list[int]) -> dict[str, Any]:
@@ -163,6 +161,7 @@ def checkpoint_meta(run: Run, rollbacks: int, skipped: list[int]) -> dict[str, A
         "model": dataclasses.asdict(config.model),
         "size": config.size,
         "seed": config.seed,
+        "data_seed": config.order_seed,
         "batch_tokens": recipe.batch_tokens,
         "steps_planned": recipe.steps,
         "lr": recipe.lr,
@@ -180,12 +179,12 @@ def checkpoint_meta(run: Run, rollbacks: int, skipped: list[int]) -> dict[str, A
 def build_trainer(run: Run, callbacks: list[pl.Callback], checkpoint_io: FolderCheckpointIO) -> pl.Trainer:
     """Assemble the Trainer; checkpoints, metrics and signals are ours."""
     config = run.config
-    environments = {
-        "torchrun": TorchElasticEnvironment,
-        "slurm": lambda: SLURMEnvironment(auto_requeue=False),
-        "self": LightningEnvironment,
+    launchers = {
+        "torchrun": environments.TorchElasticEnvironment,
+        "slurm": lambda: environments.SLURMEnvironment(auto_requeue=False),
+        "self": environments.LightningEnvironment,
     }
-    plugins: list[Any] = [checkpoint_io, environments[run.process.launcher]()]
+    plugins: list[Any] = [checkpoint_io, launchers[run.process.launcher]()]
     trainer = pl.Trainer(
         accelerator=run.device,
         devices=config.devices,
@@ -235,7 +234,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*srun.*", ".*LeafSpec.*"):  # hints that do not apply here
         warnings.filterwarnings("ignore", message)
-    windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.seed)
+    windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.order_seed)
     own_folder = _own_folder(run) if run.process.rank == 0 else nullcontext()
     with own_folder, _deterministic(run.config.deterministic):
         while True:
@@ -335,8 +334,10 @@ def build_model(run: Run, seed: int | None) -> Llama:
     if run.layout.shards > 1:
         with torch.device("meta"):
             model = Llama(run.config.model)
+        model.init_std = run.recipe.init_std
     else:
         model = Llama.empty_model(run.config.model)
+        model.init_std = run.recipe.init_std
         if seed is not None:
             model.init_weights(seed)
     for block in model.blocks:

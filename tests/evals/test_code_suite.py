@@ -6,7 +6,7 @@ import pytest
 
 from evals.benchmarks.apps import AppsConfig, read
 from evals.benchmarks.mbpp import MbppConfig
-from evals.code_suite import sample, score, summarize
+from evals.code_suite import sample, says_something, score, summarize
 from evals.journal import append_row
 from evals.models.request import Completion, Request
 from evals.sandbox.types import NOT_MEASURED
@@ -128,3 +128,17 @@ def test_a_summary_leaves_out_what_was_not_measured():
 def test_bad_settings_are_named_at_once(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("completion", "says"),
+    [
+        ("    return a + b\n", True),
+        ("\n   \n", False),
+        ("    # adds the two\n", False),
+        ("    pass\n    pass\n    pass\n", False),
+        ("    pass\n    pass\n    return 1  # done\n", True),
+    ],
+)
+def test_what_a_completion_must_have_to_say_something(completion, says):
+    assert says_something(completion) == says

@@ -46,7 +46,7 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
         index = (points.N == N) & (points.D == D) & (batches == B)
         groups.setdefault((N, D), {})[B] = best_value(points.file, lr, N, D, rates[index], points.loss[index])
     top = [min(by_batch.values(), key=lambda b: b.loss) for by_batch in groups.values()]
-    result: dict[str, Any] = {"lr": _power_law(top, lambda b: step_law_lr(int(b.N), b.D))}
+    result: dict[str, Any] = {"lr": _power_law(top, lambda b: step_law_lr(b.N, b.D))}
     result["by_batch"] = [
         {"model_size": b.N, "tokens": b.D, "batch_tokens": float(B), "lr": b.value, "loss": b.loss}
         for by_batch in groups.values()

@@ -14,7 +14,7 @@ from llama_scale.errors import InputError, nearest
 from llama_scale.scaling.fitting.fitted_laws import FittedLaws, RunEstimate
 from llama_scale.scaling.fitting.summarize import EMBEDDED, HEADED
 from llama_scale.text import between, count, digits, power, signed
-from llama_scale.training.recipe import LR_CAP, step_law_batch, step_law_lr
+from llama_scale.training.recipe import ladder_width, lr_cap, step_law_batch, step_law_lr
 
 HOUR = 3_600  # seconds
 UNDETERMINED = "an exponent lies outside the usual range, so no best size can be given"
@@ -147,7 +147,7 @@ def _recipe(laws: FittedLaws, N: float, D: float) -> dict[str, Any]:
         "tokens": D,
         "batch_tokens": batch,
         "steps": D / batch,
-        "lr": step_law_lr(int(N), D),
+        "lr": step_law_lr(N, D),
         "loss": loss,
         "bits_per_byte": laws.bits_per_byte(loss),
     }
@@ -206,7 +206,8 @@ def _multiples_text(beyond: Multiples, below: Multiples) -> list[str]:
 
 
 def _recipe_text(plan: Plan) -> list[str]:
-    rate = f"{plan.lr:.2e} (Step Law{f', capped at {LR_CAP:g}' if plan.lr == LR_CAP else ''})"
+    capped = plan.lr == lr_cap(ladder_width(plan.model_size))
+    rate = f"{plan.lr:.2e} (Step Law{', capped by width' if capped else ''})"
     lines = [
         f"  batch   {count(plan.batch_tokens)} tokens, {count(plan.steps)} steps; rate {rate}",
         f"  loss    {between(plan.loss, digits, 'run_low', 'run_high')}",

@@ -67,16 +67,13 @@ def smallest(points: Points) -> list[str]:
         f"parameters ({digits(points.loss[first])} against {digits(best)})."
     ]
     columns = [column for column in sorted(points.rows[0]) if points.has(column)]
-    for column in (c for c in columns if c.endswith("_parse_rate")):
-        rate = points.numeric(column)
-        if (rate >= 0.5).any():
-            first = cheapest(rate >= 0.5)
-            sentences.append(
-                f"The smallest model whose completions parse at least half the time has "
-                f"{count(points.N[first])} parameters (after {count(points.D[first])} tokens)."
-            )
-        else:
-            sentences.append(f"No model's completions parse half the time; at most {100 * np.nanmax(rate):.0f} % do.")
+    for column in (c for c in columns if c.endswith("_gold_bits_per_byte")):
+        bits = points.numeric(column)
+        best, suite = int(np.nanargmin(bits)), column.removesuffix("_gold_bits_per_byte")
+        sentences.append(
+            f"{SUITES.get(suite, suite)}'s reference solutions take {digits(np.nanmax(bits))} to {digits(bits[best])} "
+            f"bits per byte, the fewest with {count(points.N[best])} parameters after {count(points.D[best])} tokens."
+        )
     for column in (c for c in columns if c.endswith("_pass_at_1")):
         sentences.append(solved(column.removesuffix("_pass_at_1"), points.numeric(column), points.N.max() < SMALL))
     return sentences

@@ -1,6 +1,7 @@
 """What a study would do and what it would tell, before anything runs."""
 
 import shlex
+from collections import Counter
 
 from llama_scale.config import CONFIGS, load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
@@ -11,9 +12,14 @@ from llama_scale.scaling.fitting.fit import check_design
 from llama_scale.scaling.forecasting.design import Design, Rung, best_design, forecast_width, target_beyond
 from llama_scale.scaling.forecasting.holdout import planned_points
 from llama_scale.scaling.forecasting.recommend import HOUR, peak
+from llama_scale.scaling.study.backends.local import cpu_count
 from llama_scale.scaling.study.plan import Study
 from llama_scale.scaling.study.settings import PlannedRun
+from llama_scale.scaling.study.tasks import FORECAST
 from llama_scale.text import count, digits, power
+
+STAGE_SECONDS = 3.0  # of a CPU: start-up, validation and scores of a small model
+SMALL_RUN_FLOPS = 38e9  # a second on one CPU thread: T1 to T4 reached 31 to 42e9 (Xeon, AVX-512)
 
 
 def describe(study: Study) -> str:
@@ -25,6 +31,7 @@ def describe(study: Study) -> str:
         f"hours: {hours(study, total):.3g} of one {budget.gpu} in all, at {budget.mfu:.0%} of its "
         "dense bf16 peak; memory: one sequence at a time, weights in float32, without compile",
         f"runs at a time: {config.parallel}; threads of each: {config.threads or 'auto'}",
+        *(describe_time_here(study) if config.device == "cpu" and config.executor == "local" else []),
         *(describe_forecast(study) if config.law == "loss" else []),
         "",
     ]
@@ -45,6 +52,33 @@ def run_table(study: Study) -> list[str]:
             f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.spent):>9.3g}"
         )
     return lines
+
+
+def describe_time_here(study: Study) -> list[str]:
+    """Return how long the study takes on this machine's CPUs: its FLOPs, and a few seconds for each stage.
+
+    The runs share the places; held-out runs wait for all others, so that what they leave idle counts too.
+    """
+    config, cpus = study.config, cpu_count()
+    threads = config.threads or cpus
+    places = max(1, cpus // threads) if config.parallel == "auto" else config.parallel
+    rate = SMALL_RUN_FLOPS * min(threads, cpus / places)
+    work = {run.name: run.spent / rate for run in study.runs}
+    names = [task.name for task in study.tasks]
+    after = names[names.index(FORECAST) :] if FORECAST in names else []
+    last = [run for run in study.runs if f"train-{run.name}" in after]
+    first = sum(seconds for name, seconds in work.items() if name not in {run.name for run in last})
+    chains = Counter[tuple[str, int]]()  # what one seed of a size takes one after the other: a trunk and its branches
+    for run in last:
+        chains[run.config.size, run.config.seed] += work[run.name]
+    waiting = max([sum(chains.values()) / places, *chains.values()]) if chains else 0.0
+    stages = STAGE_SECONDS * len(names) / places
+    minutes = (first / places + waiting + stages) / 60
+    place = f"{places} at a time on {cpus} CPUs" if places > 1 else f"one at a time on {cpus} CPUs"
+    return [
+        f"time here: about {digits(minutes, 2)} minutes without the data, {place} "
+        f"({SMALL_RUN_FLOPS / 1e9:.0f} GFLOP/s a thread and {STAGE_SECONDS:g} s a stage)"
+    ]
 
 
 def hours(study: Study, flops: float) -> float:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import count_parameters, flops_per_token
@@ -27,7 +27,7 @@ class Grid:
         tokens_per_parameter: Tokens for each non-embedding parameter (a Chinchilla grid).
         isoflop: Compute budgets in exact training FLOPs: each size takes the tokens that spend it. A size whose run
             would have fewer than .5 or more than 5,000 tokens for each parameter is left out.
-        seeds: Seeds of the initial weights and of the data order.
+        seeds: Seeds of the initial weights and, unless the study has a data_seed, of the data order.
         cooldown: Share of a run in which its rate falls. Given, each size and seed trains one run at a constant rate,
             and every token budget is a branch of it, whose rate falls linearly (.1 to .2 is usual); null is a full
             schedule of its own for each run.
@@ -35,6 +35,7 @@ class Grid:
         batch_factors: Multiples of the law's batch, a run for each; the tokens are rounded so that every batch sees
             equally many.
         variant: Prefix of the runs' names, to tell a grid apart.
+        train: Overrides of launch/train.py for these runs, over the study's own.
     """
 
     sizes: list[str]
@@ -46,6 +47,7 @@ class Grid:
     lr_factors: list[float] = field(default_factory=lambda: [1.0])
     batch_factors: list[float] = field(default_factory=lambda: [1.0])
     variant: str = ""
+    train: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("lr_factors", "batch_factors"):

@@ -1,6 +1,7 @@
 """Carries out a study; started again, it continues and repeats nothing."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import yaml
 
 from llama_scale.config import TrainConfig, flatten, nest, read_yaml, with_new_names
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write, locked
+from llama_scale.files import atomic_write, locked, read_json, write_json
 from llama_scale.scaling.study.backends.local import LocalExecutor, pick_slots
 from llama_scale.scaling.study.backends.slurm import SlurmExecutor
 from llama_scale.scaling.study.backends.state import Failure, State
@@ -21,8 +22,10 @@ from llama_scale.text import relative_path
 IDENTITY = ("data", "sizes", "train")
 
 
-def run_study(study: Study) -> None:
+def run_study(study: Study, warm_modules: Sequence[str] = ()) -> None:
     """Run what is left of a study and print its progress.
+
+    On a CPU its tasks are forked from one interpreter that has imported ``warm_modules``.
 
     Raises InputError if the study is being run already, if it is no longer the study that its runs belong to, or if a
     task was given bad input; SystemExit with one line if a task crashed twice; KeyboardInterrupt when told to stop.
@@ -34,7 +37,7 @@ def run_study(study: Study) -> None:
         move_earlier_folders(study.folder)
         state = State(study.folder / "state", study.root, study.tasks)
         adopt_finished(study, past, state)
-        write_study_files(study)
+        write_study_files(study, measured_precision(study))
         config, logs, packages = study.config, study.folder / "logs", study.scripts.parent
         slots = pick_slots(config.device, config.parallel, config.threads)
         jobs = config.executor == "slurm"
@@ -42,7 +45,9 @@ def run_study(study: Study) -> None:
             executor = (
                 SlurmExecutor(state, logs, config.slurm, progress, import_path=packages)
                 if jobs
-                else LocalExecutor(state, logs, slots, progress, import_path=packages, keep_open=(handle,))
+                else LocalExecutor(
+                    state, logs, slots, progress, import_path=packages, keep_open=(handle,), warm_modules=warm_modules
+                )
             )
             failures = executor.run()
         if failures:
@@ -83,12 +88,40 @@ def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     return flatten({key: settings.get(key, {}) for key in IDENTITY} | {"train": train})
 
 
-def write_study_files(study: Study) -> None:
-    """Write study.yaml, the settings of each task, and the link to the runs."""
+def measured_precision(study: Study) -> str | None:
+    """Return the precision of the runs on this machine's CPU that leave it open; None where there are none.
+
+    It is measured once, for the largest model, and kept in precision.json, so that all runs of a study have the same.
+    """
+    open_runs = [run for run in study.runs if run.config.precision == "auto"]
+    if not open_runs or study.config.executor == "slurm":
+        return None
+    path = study.folder / "precision.json"
+    if path.exists():
+        return read_json(path)["precision"]
+    from llama_scale.device import pick_device, pick_precision, set_threads
+
+    if pick_device(study.config.device) != "cpu":
+        return None
+    set_threads(study.config.threads)
+    model = max(open_runs, key=lambda run: run.n_params_non_embedding).config.model
+    bf16, why = pick_precision("auto", "cpu", model.d_model, model.d_ff)
+    write_json(path, {"precision": "bf16" if bf16 else "fp32", "why": why})
+    print(f"precision: {'bf16' if bf16 else 'fp32'} for all runs ({why})", flush=True)
+    return "bf16" if bf16 else "fp32"
+
+
+def write_study_files(study: Study, precision: str | None = None) -> None:
+    """Write study.yaml, the settings of each task, and the link to the runs.
+
+    ``precision`` is that of the runs whose own settings leave it open.
+    """
     with atomic_write(study.folder / "study.yaml") as file:
         yaml.safe_dump(study.settings, file, sort_keys=False)
     settings = {task.config_file: task.settings for task in study.tasks if task.config_file}
     for path, values in settings.items():
+        if precision and "model" in values and values.get("precision", "auto") == "auto":
+            values = values | {"precision": precision}
         with atomic_write(study.root / path) as file:
             yaml.safe_dump(values, file, sort_keys=False)
     study.runs_folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from llama_scale.text import count_in_name
 from llama_scale.training.recipe import Recipe, resolve, round_batch
 
 SET_BY_STUDY = (
-    "size", "tokens", "seed", "data", "run", "group", "device", "threads", "config", "branch_from",
+    "size", "tokens", "seed", "data_seed", "data", "run", "group", "device", "threads", "config", "branch_from",
     "keep_steps",
 )  # fmt: skip
 
@@ -26,9 +26,10 @@ def plan_runs(config: StudyConfig, data_folder: str) -> list[PlannedRun]:
     Raises InputError if a size does not exist, an override is unknown or set by the study itself, or a run is asked for
     twice.
     """
-    for key in flatten(config.train):
-        if key in SET_BY_STUDY:
-            raise InputError(f"train.{key}: the study sets it for each run; leave it out")
+    for where, train in [("", config.train), *((f"runs[{i}].", grid.train) for i, grid in enumerate(config.runs))]:
+        for key in flatten(train):
+            if key in SET_BY_STUDY:
+                raise InputError(f"{where}train.{key}: the study sets it for each run; leave it out")
     runs, total = _plan_grids(config, data_folder, 1.0), config.budget.total
     if total is None:
         return runs
@@ -40,7 +41,8 @@ def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[Pl
     planned: dict[str, PlannedRun] = {}
     for position, grid in enumerate(config.runs):
         with prefix_errors(f"runs[{position}]"):
-            for run in _plan_grid(RunPlanner(config, data_folder, grid.variant), grid, factor):
+            train = flatten(nest(config.train)) | flatten(nest(grid.train))
+            for run in _plan_grid(RunPlanner(config, data_folder, grid.variant, train), grid, factor):
                 if run.name in planned:
                     raise InputError(f"{run.name} is asked for twice; list it once")
                 planned[run.name] = run
@@ -51,9 +53,9 @@ def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[Pl
 
 def _plan_grid(planner: "RunPlanner", grid: Grid, factor: float) -> list[PlannedRun]:
     shapes = {size: planner.shape(size) for size in grid.sizes}
-    requested = grid_runs(grid, shapes, factor)
+    requested = [r._replace(seed=r.seed + planner.study.seed) for r in grid_runs(grid, shapes, factor)]
     if grid.cooldown is not None:
-        if "optim.schedule" in flatten(planner.study.train):
+        if "optim.schedule" in planner.train:
             raise InputError("cooldown: sets train.optim.schedule itself; leave that out")
         return _trunks_and_branches(planner, requested, grid.cooldown)
     if grid.is_sweep:
@@ -63,15 +65,19 @@ def _plan_grid(planner: "RunPlanner", grid: Grid, factor: float) -> list[Planned
 
 @dataclass(frozen=True)
 class RunPlanner:
-    """Makes the runs of one grid of a study: names them and fills their TrainConfig."""
+    """Makes the runs of one grid of a study: names them and fills their TrainConfig.
+
+    ``train`` are the dotted overrides of the study and of the grid.
+    """
 
     study: StudyConfig
     data_folder: str
     variant: str
+    train: dict[str, Any]
 
     def shape(self, size: str) -> ModelConfig:
         """Return the model of a size as the study trains it."""
-        return build(TrainConfig, nest(self.study.train) | {"model": self._model_fields(size)}).model
+        return build(TrainConfig, nest(self.train) | {"model": self._model_fields(size)}).model
 
     def plan(
         self,
@@ -93,12 +99,13 @@ class RunPlanner:
             "model": self._model_fields(size),
             "tokens": float(f"{tokens:.12g}"),
             "seed": seed,
+            **({} if self.study.data_seed is None else {"data_seed": self.study.data_seed + self.study.seed}),
             "data": self.data_folder,
             "run": f"runs/{self.study.name}/{name}",
             "group": self.study.name,
             **device_settings(self.study),
         }
-        settings = nest(flatten(settings) | flatten(nest(self.study.train)) | (overrides or {}))
+        settings = nest(flatten(settings) | self.train | (overrides or {}))
         config = build(TrainConfig, settings)
         recipe = recipe or resolve(config)
         flops_each = flops_per_token(config.model)
@@ -114,7 +121,7 @@ class RunPlanner:
 
     def _model_fields(self, size: str) -> dict[str, Any]:
         """Return the shape of a size with the study's overrides of it."""
-        overrides = nest(self.study.train).get("model", {})
+        overrides = nest(self.train).get("model", {})
         if not isinstance(overrides, dict):
             raise InputError(f"train.model: expected fields, found {overrides!r:.80}")
         return read_yaml(size_path(size)) | with_new_names(overrides, ModelConfig)

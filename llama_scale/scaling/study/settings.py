@@ -60,6 +60,9 @@ class StudyConfig:
         data: Settings of launch/prepare.py.
         runs: The runs, as grids of sizes, budgets and seeds.
         budget: What all runs may cost together; the tokens are scaled to it.
+        seed: Added to all seeds below: the same study with other draws, under another name.
+        data_seed: Seed of the order in which all runs read the data, whatever their own seeds; null gives each run the
+            order of its own seed.
         noise: Scatter of the loss between seeds that the dry run's forecast assumes, relative.
         train: Overrides of launch/train.py for every run, for example model.vocab_size: 1024.
         suites: Suites that every run is scored on; perplexity gives the loss of the law.
@@ -80,6 +83,8 @@ class StudyConfig:
     name: str
     runs: list[Grid]
     budget: Budget = field(default_factory=Budget)
+    seed: int = 0
+    data_seed: int | None = None
     noise: float = NOISE
     data: str = "configs/data/installed.yaml"
     train: dict[str, Any] = field(default_factory=dict)

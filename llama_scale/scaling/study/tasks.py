@@ -42,13 +42,16 @@ def plan_tasks(
     if config.law == "loss":
         scored = [run for run in runs if not run.is_trunk]
         held_out = runs_to_forecast(scored, config.holdout, config.fit.get("where"))
+    # A trunk that serves held-out runs alone is trained after their forecast, too.
+    forked = {run.trunk for run in runs if run not in held_out}
+    last = [run for run in runs if run in held_out or (held_out and run.is_trunk and run.name not in forked)]
     for run in runs:
-        if run not in held_out:
+        if run not in last:
             tasks += make.train_and_evaluate(run, "prepare")
     if held_out:
         tasks += make.forecast(held_out, _evaluations(tasks))
     after = tasks[-1].name
-    for run in held_out:
+    for run in last:
         tasks += make.train_and_evaluate(run, after)
     return [*tasks, *make.results(_evaluations(tasks))]
 

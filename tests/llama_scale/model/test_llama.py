@@ -1,6 +1,7 @@
 """The model against transformers' LLaMA and the published parameter counts."""
 
 import dataclasses
+import math
 from functools import partial
 from itertools import pairwise
 
@@ -29,10 +30,11 @@ def reference(config: ModelConfig):
 def test_logits_equal_transformers_with_our_weights(config):
     ours, theirs = Llama(config).init_weights(3).eval(), reference(config)
     for parameter in ours.parameters():  # leave the initial scale, where every logit is near 0
-        parameter.mul_(3.0)
+        parameter.mul_(1.5)
     theirs.load_state_dict(to_hf(ours.state_dict()))
     tokens = torch.randint(0, config.vocab_size, (2, 80))
-    assert (ours(tokens) - theirs(tokens).logits).abs().max() < 1e-5
+    logits = ours(tokens)  # (2, 80, V)
+    assert (logits - theirs(tokens).logits).abs().max() < 1e-5 * max(1, logits.std())
 
 
 @torch.no_grad()
@@ -82,10 +84,11 @@ def test_an_empty_model_is_a_whole_one(tie):
 def test_initial_weights():
     config = small(d_model=256, n_heads=4, d_ff=512, n_layers=8)
     model = Llama(config).init_weights(0)
+    std = math.sqrt(2 / (5 * 256))
     deviations = {name: p.std().item() for name, p in model.named_parameters() if p.dim() == 2}
     for name, deviation in deviations.items():
         residual = name.endswith(("attention.o.weight", "ffn.down.weight"))
-        assert deviation == pytest.approx(0.02 / 4 if residual else 0.02, rel=0.03), name
+        assert deviation == pytest.approx(std / 4 if residual else std, rel=0.03), name
     assert all((p == 1).all() for p in model.parameters() if p.dim() == 1)
     again = Llama(config).init_weights(0)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=1))

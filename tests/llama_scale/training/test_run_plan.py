@@ -4,12 +4,14 @@ import fcntl
 import shutil
 
 import pytest
+import yaml
 
+from llama_scale import device
 from llama_scale.cli import parse
 from llama_scale.config import TrainConfig
 from llama_scale.errors import InputError
 from llama_scale.model.loss import nll_and_grad
-from llama_scale.training.run_plan import Run, plan_run, provenance
+from llama_scale.training.run_plan import Run, describe, plan_run, provenance
 from llama_scale.training.trainer import build_model, fit
 from tests.conftest import TINY_MODEL
 
@@ -35,7 +37,7 @@ def plan(settings, folder, *more) -> Run:
     ("change", "words"),
     [
         ("--tokens=4096", "this run has tokens = 2048, the command asks for 4096"),
-        ("--optim.lr=0.5", r"this run has optim.lr = 0.00\d+, the command asks for 0.5"),
+        ("--optim.lr=0.5", r"this run has optim.lr = 0.01\d+, the command asks for 0.5"),
         ("--model.n_layers=3", "this run has model.n_layers = 2, the command asks for 3"),
     ],
 )
@@ -122,3 +124,37 @@ def test_compile_without_a_compiler_is_refused(settings, tmp_path, monkeypatch):
     assert not plan(settings, tmp_path, "--device=cpu").compile
     with pytest.raises(InputError, match=r"compile: loss needs a C\+\+ compiler such as g\+\+, not found here"):
         plan(settings, tmp_path, "--device=cpu", "--compile=loss")
+
+
+def test_a_run_goes_on_by_the_laws_it_began_with(settings, begun, tmp_path):
+    """A run of before the laws of today: its rate and precision are recorded, and its scale was .02."""
+    run = tmp_path / "run"
+    shutil.copytree(begun, run)
+    path = run / "config.yaml"
+    recorded = yaml.safe_load(path.read_text())
+    assert recorded.pop("init_std") == pytest.approx((2 / (5 * recorded["model"]["d_model"])) ** 0.5)
+    del recorded["data_seed"]
+    recorded["optim"]["lr"], recorded["precision"] = 6e-3, "bf16"
+    path.write_text(yaml.safe_dump(recorded))
+    again = plan(settings, run)
+    assert (again.recipe.lr, again.recipe.init_std, again.bf16) == (6e-3, 0.02, True)
+    with pytest.raises(InputError, match=r"this run has init_std = 0.02, the command asks for 0.1"):
+        plan(settings, run, "--init_std=0.1")
+    with pytest.raises(InputError, match=r"this run has data_seed = None, the command asks for 5"):
+        plan(settings, run, "--data_seed=5")
+
+
+def test_auto_precision_follows_the_faster_product(settings, tmp_path, monkeypatch):
+    for seconds, bf16 in (((2e-3, 1e-3), True), ((1e-3, 2e-3), False), ((1.1e-3, 1e-3), False)):
+        monkeypatch.setattr(device, "time_products", lambda *shape, seconds=seconds: seconds)
+        planned = plan(settings, tmp_path / "run", "--precision=auto", "--device=cpu")
+        assert planned.bf16 == bf16
+        assert provenance(planned)["precision"]["value"] == ("bf16" if bf16 else "fp32")
+        assert f"{1e3 * seconds[0]:.2g} ms in float32" in describe(planned)
+
+
+def test_products_are_timed_once(monkeypatch):
+    device.time_products.cache_clear()
+    fp32, bf16 = device.time_products(1, 64, 128)
+    assert 0 < fp32 < 1 and 0 < bf16 < 1
+    assert device.time_products(1, 64, 128) == (fp32, bf16)

@@ -5,8 +5,9 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, takewhile
@@ -16,6 +17,7 @@ from typing import Any
 from llama_scale.config import Auto
 from llama_scale.scaling.study.backends.state import Attempt, Executor, Failure, Observer, State, task_environment
 from llama_scale.scaling.study.backends.task import Task
+from llama_scale.scaling.study.backends.warm import WarmProcess, WarmServer
 
 POLL_SECONDS = 0.1
 GRACE = 20.0
@@ -28,7 +30,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class LocalAttempt(Attempt):
     """A task that runs as a process in a slot of this machine."""
 
-    process: subprocess.Popen
+    process: subprocess.Popen | WarmProcess
     slot: int
 
 
@@ -39,6 +41,8 @@ class LocalExecutor(Executor):
         slots: For each place what it adds to the environment, for example one GPU.
         keep_open: File descriptors, as in ``group_that_dies_with_us``.
         grace: Seconds that processes have to stop when told to.
+        warm_modules: What an interpreter imports from which the tasks are forked (warm.py); none starts an interpreter
+            for each, as do slots with environments of their own.
     """
 
     def __init__(
@@ -51,9 +55,13 @@ class LocalExecutor(Executor):
         import_path: Path,
         keep_open: tuple[int, ...] = (),
         grace: float = GRACE,
+        warm_modules: Sequence[str] = (),
     ) -> None:
         super().__init__(state, logs, observer, import_path)
         self.slots, self.keep_open, self.grace, self.signals = slots, keep_open, grace, 0
+        same = all(slot == slots[0] for slot in slots) and not any("CUDA_VISIBLE_DEVICES" in slot for slot in slots)
+        self.warm_modules = tuple(warm_modules) if same else ()
+        self.warm: WarmServer | None = None
 
     def run(self) -> list[Failure]:
         """Run every task whose inputs succeed; return the failures.
@@ -71,6 +79,8 @@ class LocalExecutor(Executor):
                     raise KeyboardInterrupt
             finally:
                 self._stop()
+                if self.warm:
+                    self.warm.close()
         return self.failures
 
     def _fill_slots(self, group: int) -> bool:
@@ -90,7 +100,15 @@ class LocalExecutor(Executor):
             file.write(f"$ {shlex.join(argv)}\n".encode())
             file.flush()
             start = file.tell()
-            process = subprocess.Popen(
+        process = self._fork(argv, log, group) or self._start(argv, log, slot, group)
+        self.running.append(
+            LocalAttempt(task=task, number=number, log=log, log_start=start, process=process, slot=slot)
+        )
+
+    def _start(self, argv: list[str], log: Path, slot: int, group: int) -> subprocess.Popen:
+        """Start an interpreter, or another program, for a task."""
+        with open(log, "ab") as file:
+            return subprocess.Popen(
                 argv,
                 cwd=self.state.root,
                 env=os.environ | task_environment(self.import_path) | self.slots[slot],
@@ -99,9 +117,20 @@ class LocalExecutor(Executor):
                 stderr=subprocess.STDOUT,
                 process_group=group,
             )
-        self.running.append(
-            LocalAttempt(task=task, number=number, log=log, log_start=start, process=process, slot=slot)
-        )
+
+    def _fork(self, argv: list[str], log: Path, group: int) -> WarmProcess | None:
+        """Fork a task from the warm interpreter, which the first one starts; None where that cannot be."""
+        if not self.warm_modules or argv[0] != sys.executable or not argv[1].endswith(".py"):
+            return None
+        if self.warm is None:
+            environment = os.environ | task_environment(self.import_path) | self.slots[0]
+            self.warm = WarmServer(self.warm_modules, environment, self.logs / "warm.log", group)
+        if not self.warm.alive:
+            return None
+        try:
+            return self.warm.start(argv, self.state.root, log)
+        except OSError:  # it has ended, and the process that it may have forked with it
+            return None
 
     def _share(self, task: Task, slot: int) -> list[str]:
         """Return the flag that tells a training run its part of a GPU that several slots share."""

@@ -110,7 +110,7 @@ def test_a_file_of_evaluation_settings_comes_first(plan, tmp_path):
 def test_shipped_studies_are_found_by_their_bare_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = read_study(tmp_path, ["quickstart"], scripts=ROOT / "launch")
-    assert shipped.config.name == "quickstart" and len(shipped.runs) == 12
+    assert shipped.config.name == "quickstart" and len(shipped.points) == 28
     (tmp_path / "configs/study").mkdir(parents=True)
     text = QUICKSTART.read_text().replace("name: quickstart", "name: mine")
     (tmp_path / "configs/study/quickstart.yaml").write_text(text)
@@ -226,26 +226,35 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
     table, summary, commands = split_plan(done.stdout)
-    assert [row[0] for row in table] == [
-        f"Q{size}-{tokens}-seed0" for size in range(1, 5) for tokens in ("800k", "1.6M", "3.2M")
-    ]
+    budgets = {"512k": 250, "1.024M": 500, "2.048M": 1_000, "4.096M": 2_000}  # steps of 2,048 tokens
+    grid = [(size, seed) for size in ("T1", "T2", "T3") for seed in (0, 1)]
+    expected = [f"{size}-{label}-seed{seed}" for size, seed in grid for label in ("trunk", *budgets)]
+    expected += [f"T4-{label}-seed0" for label in ("trunk", "512k", "1.024M", "2.048M")]
+    assert [row[0] for row in table] == [*expected, "last-T4-trunk-seed0", "last-T4-4.096M-seed0"]
     total = 0.0
     for row in table:
-        shape = yaml.safe_load((ROOT / f"configs/size/{row[0][:2]}.yaml").read_text())
+        *_, name, label, _ = row[0].split("-")
+        shape = yaml.safe_load((ROOT / f"configs/size/{name}.yaml").read_text())
         d, layers, inner = shape["d_model"], shape["n_layers"], shape["d_ff"]
         matrices = layers * (4 * d * d + 3 * d * inner)
-        # 512 tokens in a step, 1,024 token ids, half of a 256 x 256 square of attention.
-        steps = {"800k": 1_562, "1.6M": 3_125, "3.2M": 6_250}[row[0].split("-")[1]]
-        flops = 512 * steps * 6 * (matrices + 1_024 * d + layers * d * 256)
-        size, tokens = matrices + (2 * layers + 1) * d, 512 * steps
-        counts = (f"{size:,}", f"{tokens:,}", f"{tokens / size:.1f}", "512", f"{steps:,}")
-        assert row[1:8] == [*counts, "0.004", f"{flops:.3g}"]
-        total += flops
-    assert summary[0].startswith(f"12 runs, {total:.3g} FLOPs (exact, causal attention)")
+        longest = 1_000 if row[0].startswith("T4") else 2_000
+        steps = budgets.get(label, longest * 3 // 4)
+        paid = steps if label == "trunk" else steps - round(0.75 * steps)  # a branch pays its cooldown alone
+        # 1,024 token ids, half of a 256 x 256 square of attention.
+        each = 2_048 * 6 * (matrices + 1_024 * d + layers * d * 256)
+        size, tokens = matrices + (2 * layers + 1) * d, 2_048 * steps
+        counts = (f"{size:,}", f"{tokens:,}", f"{tokens / size:.1f}", "2,048", f"{steps:,}")
+        assert row[1:7] == [*counts, f"{0.08 / d**0.5:.3g}"]
+        assert float(row[7]) == pytest.approx(each * paid, rel=0.006)
+        total += each * paid
+    assert summary[0].startswith(f"36 runs, {total:.3g} FLOPs (exact, causal attention)")
     names = [line.split(":")[0] for line in commands]
-    assert names[:3] == ["prepare", "train-Q1-800k-seed0", "evaluate-Q1-800k-seed0"]
+    assert names[:3] == ["prepare", "train-T1-trunk-seed0", "train-T1-512k-seed0"]
     assert names[-4:] == ["collect", "fit", "report", "track"]
     assert [name for name in names if name.startswith("train-")] == [f"train-{r[0]}" for r in table]
+    # The largest run is forecast before anything of it is trained.
+    assert names.index("holdout-forecast") < names.index("train-last-T4-trunk-seed0")
+    assert any("time here: about" in line for line in summary)
 
 
 def split_plan(text: str) -> tuple[list[list[str]], list[str], list[str]]:
@@ -259,16 +268,22 @@ def split_plan(text: str) -> tuple[list[list[str]], list[str], list[str]]:
 def test_quickstart_is_a_ladder():
     study = read_study(ROOT, [str(QUICKSTART)], scripts=ROOT / "launch")
     sizes = {run.config.size: run.config.model for run in study.runs}
-    budgets = {size: {run.config.tokens for run in study.runs if run.config.size == size}
+    budgets = {size: {run.config.tokens for run in study.points if run.config.size == size}
                for size in sizes}  # fmt: skip
-    assert len(sizes) >= 4 and all(len(tokens) >= 3 for tokens in budgets.values())
-    n, d = ([run.n_params_non_embedding for run in study.runs], [run.recipe.tokens for run in study.runs])
-    assert max(n) / min(n) >= 5 and max(d) / min(d) >= 3.9
+    assert len(sizes) >= 4 and all(len(tokens) >= 4 for tokens in budgets.values())
+    n, d = ([run.n_params_non_embedding for run in study.points], [run.recipe.tokens for run in study.points])
+    assert max(n) / min(n) >= 12 and max(d) / min(d) == 8
+    *others, largest = sorted(study.points, key=lambda run: run.flops)
+    assert (largest.n_params_non_embedding, largest.recipe.tokens) == (max(n), max(d))
+    assert largest.flops >= 2 * max(run.flops for run in others)
+    seeds = {size: {run.config.seed for run in study.points if run.config.size == size} for size in sizes}
+    assert [len(seeds[size]) for size in ("T1", "T2", "T3")] == [2, 2, 2]
+    assert {run.config.order_seed for run in study.runs} == {0}
     for size, model in sizes.items():
         width = model.d_model
         assert model.n_layers == round(1.33 * width**0.37), size
-        assert model.d_ff == 128 * math.ceil(8 * width / 3 / 128), size
-        assert model.n_heads == 1, size
+        assert model.d_ff == 16 * math.ceil(8 * width / 3 / 16), size
+        assert model.head_dim in (12, 16), size
         fields = yaml.safe_load((ROOT / f"configs/size/{size}.yaml").read_text())
         assert list(fields) == ["d_model", "n_layers", "n_heads", "d_ff"]
 
@@ -297,3 +312,24 @@ def test_settings_are_a_part_of_the_key():
     keys = [task_keys([replace(task, settings=settings)])["fit"]
             for settings in ({"seed": 0}, {"seed": 1}, None)]  # fmt: skip
     assert keys[0] == task_keys([task])["fit"] and len(set(keys)) == 3
+
+
+def test_seeds_of_a_study_move_together(plan):
+    runs = [{"sizes": ["S1", "S2"], "tokens": [1e6, 2e6, 4e6], "seeds": [0, 1]}]
+    own = plan(runs=runs).runs
+    assert {(run.config.seed, run.config.order_seed) for run in own} == {(0, 0), (1, 1)}
+    fixed = plan(runs=runs, data_seed=3).runs
+    assert {(run.config.seed, run.config.order_seed) for run in fixed} == {(0, 3), (1, 3)}
+    moved = plan(runs=runs, data_seed=3, seed=10).runs
+    assert {(run.config.seed, run.config.order_seed) for run in moved} == {(10, 13), (11, 13)}
+    assert moved[0].name == "S1-1M-seed10"
+
+
+def test_a_grid_has_settings_of_its_own(plan):
+    grids = [{"sizes": ["S1", "S2"], "tokens": [1e6, 2e6, 4e6]},
+             {"sizes": ["S1"], "tokens": [32_000], "variant": "short", "train": {"optim.lr": 1e-3}}]  # fmt: skip
+    runs = plan(runs=grids, train={"optim.lr": 2e-3, "optim.batch_tokens": 4096}).runs
+    assert [run.recipe.lr for run in runs] == [2e-3] * 6 + [1e-3]
+    assert {run.recipe.batch_tokens for run in runs} == {4096}
+    with pytest.raises(InputError, match=r"runs\[1\].train.seed: the study sets it"):
+        plan(runs=[grids[0], grids[1] | {"train": {"seed": 1}}])
