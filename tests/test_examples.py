@@ -27,7 +27,7 @@ def workplace(tiny_data, tmp_path_factory):
     config = ModelConfig(d_model=32, n_layers=1, n_heads=2, d_ff=64, vocab_size=VOCAB, context_length=128)
     weights = Llama(config).init_weights(seed=0).state_dict()
     meta = {"model": asdict(config), "step": 7, "tokens": 448, "data": str(tiny_data)}
-    checkpoint = folder / "runs" / "M1-201k-seed0" / "checkpoints" / "step-00000007"
+    checkpoint = folder / "runs" / "tour" / "checkpoints" / "step-00000007"
     save_weights(checkpoint, weights, meta, tiny_data / "tokenizer.model")
     rows = [
         f"{N},{D},{1.7 + 400 * N**-0.34 + 410 * D**-0.28 + 0.001 * (number % 3):.5f}"
@@ -56,7 +56,7 @@ def test_the_snippets_of_the_readme(here, capsys):
 
 def test_generate(here, capsys, monkeypatch):
     script = str(ROOT / "examples" / "generate.py")
-    monkeypatch.setattr(sys, "argv", [script, "runs/M1-201k-seed0", "def fib(n):"])
+    monkeypatch.setattr(sys, "argv", [script, "runs/tour", "def fib(n):"])
     runpy.run_path(script, run_name="__main__")
     out = capsys.readouterr().out
     assert out.count("--- ") == out.count("def fib(n):") == 3

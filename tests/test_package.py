@@ -110,7 +110,7 @@ def test_preparing_json_lines(installed, elsewhere):
 
 def test_a_study_is_planned(installed, elsewhere):
     told = bare([installed / "llama-scale", "study", "quickstart", "--dry-run"], elsewhere)
-    assert "Q4" in told
+    assert "T4" in told
     assert not list(elsewhere.iterdir())
 
 

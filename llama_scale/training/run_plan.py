@@ -124,7 +124,7 @@ def as_begun(config: TrainConfig, folder: Path) -> TrainConfig:
     path = folder / "config.yaml"
     if not path.exists():
         return config
-    recorded = BEFORE | with_new_names(read_mapping(path), TrainConfig)
+    recorded: dict[str, Any] = BEFORE | with_new_names(read_mapping(path), TrainConfig)
     kept = {name: recorded[name] for name in ("precision", "init_std") if getattr(config, name) == "auto"}
     if config.optim.lr == "auto" and not config.branch_from:  # a branch has its parent's
         kept["optim"] = dataclasses.replace(config.optim, lr=recorded["optim"]["lr"])

@@ -1,7 +1,7 @@
 """What a study would do and what it would tell, before anything runs."""
 
 import shlex
-from collections import Counter
+from collections import defaultdict
 
 from llama_scale.config import CONFIGS, load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
@@ -68,7 +68,9 @@ def describe_time_here(study: Study) -> list[str]:
     after = names[names.index(FORECAST) :] if FORECAST in names else []
     last = [run for run in study.runs if f"train-{run.name}" in after]
     first = sum(seconds for name, seconds in work.items() if name not in {run.name for run in last})
-    chains = Counter[tuple[str, int]]()  # what one seed of a size takes one after the other: a trunk and its branches
+    chains: dict[tuple[str, int], float] = defaultdict(
+        float
+    )  # what one seed of a size takes one after the other: a trunk and its branches
     for run in last:
         chains[run.config.size, run.config.seed] += work[run.name]
     waiting = max([sum(chains.values()) / places, *chains.values()]) if chains else 0.0

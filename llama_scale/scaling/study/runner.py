@@ -118,7 +118,7 @@ def write_study_files(study: Study, precision: str | None = None) -> None:
     """
     with atomic_write(study.folder / "study.yaml") as file:
         yaml.safe_dump(study.settings, file, sort_keys=False)
-    settings = {task.config_file: task.settings for task in study.tasks if task.config_file}
+    settings = {task.config_file: task.settings or {} for task in study.tasks if task.config_file}
     for path, values in settings.items():
         if precision and "model" in values and values.get("precision", "auto") == "auto":
             values = values | {"precision": precision}

@@ -30,7 +30,8 @@ class WarmProcess:
     """A task's process, forked by a ``WarmServer``; has what is used of ``subprocess.Popen``."""
 
     def __init__(self, server: "WarmServer", pid: int) -> None:
-        self.server, self.pid, self.returncode = server, pid, None
+        self.server, self.pid = server, pid
+        self.returncode: int | None = None
 
     def poll(self) -> int | None:
         """Return the exit code (minus a signal), or None while it runs."""

@@ -206,11 +206,11 @@ def test_a_folder_of_data_is_told_from_its_settings(plan, tmp_path):
 
 
 def test_bad_study_on_the_command_line(tmp_path):
-    text = QUICKSTART.read_text().replace("Q1", "Q99", 1)
+    text = QUICKSTART.read_text().replace("T1", "T99", 1)
     (tmp_path / "bad.yaml").write_text(text)
     done = run_script("study.py", "bad.yaml", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("study.py: error: bad.yaml: runs[0]: size: no configs/size/Q99.")
+    assert done.stderr.startswith("study.py: error: bad.yaml: runs[0]: size: no configs/size/T99.")
     assert done.stderr.count("\n") == 1
     (tmp_path / "bad.yaml").write_text(QUICKSTART.read_text() + "  foo: 3\n")
     done = run_script("study.py", "bad.yaml", cwd=tmp_path)
