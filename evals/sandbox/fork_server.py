@@ -5,6 +5,7 @@ read by this process: requests carry limits and open files, which go straight to
 """
 
 import fcntl
+import functools
 import gc
 import importlib
 import json
@@ -16,11 +17,12 @@ import socket
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-from evals.sandbox import judge, namespaces, program, syscalls
+from evals.sandbox import judge, namespaces, plain_run, program, syscalls
 from evals.sandbox.tools import CALLS
 
 sys.path.pop()
@@ -33,7 +35,7 @@ PRELOADED = [
     "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools",
     "lzma", "math", "numbers", "operator", "pprint", "queue", "random", "re", "secrets", "string", "struct",
     "statistics", "sys", "textwrap", "threading", "time", "traceback", "types", "typing", "unicodedata", "warnings",
-    "zlib", "encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.utf_16", "encodings.unicode_escape",
+    "zlib", "sqlite3", "encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.utf_16", "encodings.unicode_escape",
 ]  # fmt: skip
 
 
@@ -98,6 +100,13 @@ def cpu_seconds(pid: int) -> float:
 ROLES = {"program": program.serve, "judge": judge.serve, "script": program.run_script}
 
 
+class Forked(BaseException):
+    """Raised in a forked process to leave the fork server's calls behind: ``play`` is its role, with its source."""
+
+    def __init__(self, play: Callable[[], int]):
+        self.play = play
+
+
 class ForkServer:
     """Forks the processes of one request, and the next one's ahead, and reports what became of them."""
 
@@ -115,38 +124,42 @@ class ForkServer:
             syscalls.unshare(syscalls.NEW_PID)
         pid = os.fork()
         if pid == 0:
-            status = program.UNSTARTED
+            play = None
             try:
+                for link in (self.control, ours, *(link for _, link in self.ready.values())):
+                    link.detach()  # else its end would close a file of the same number
                 os.closerange(0, theirs.fileno())
                 os.closerange(theirs.fileno() + 1, 1 << 16)
-                status = self.perform(role, theirs)
+                play = self.prepare(role, theirs)
             finally:
-                os._exit(status)
+                if play is None:
+                    os._exit(program.UNSTARTED)
+            raise Forked(play)
         theirs.close()
         if self.level == "isolated":
             syscalls.call(syscalls.LIBC.setns(self.home, syscalls.NEW_PID))
         return pid, ours
 
-    def perform(self, role: str, waiting: socket.socket) -> int:
-        """Wait for limits and files, confine this process and play the role in it.
+    def prepare(self, role: str, waiting: socket.socket) -> Callable[[], int] | None:
+        """Wait for limits and files, confine this process and return the role that it is to play.
 
-        The first file holds the source; the others, or the null device, become descriptors 0, 1 (and 2), 3 and 4.
+        The first file holds the source; the others, or the null device, become descriptors from 0 on. Standard error
+        is the null device: it is no output, and may be as long as it likes.
         """
         data, fds, _, _ = socket.recv_fds(waiting, 4096, 8)
         if not data:
-            return program.UNSTARTED
+            return None
         order, limits = json.loads(data)
         source = program.read_all(fds[0])
         null = os.open(os.devnull, os.O_RDWR)
-        # Copied to 64 and above first: dup2 to 0 to 4 would overwrite a file still to be moved. Order [-1, 1, 2] makes
-        # 0 the null device, 1 (and 2) the second file and 3 the third.
+        # Copied to 64 and above first: dup2 to 0 to 4 would overwrite a file still to be moved. Order [-1, 1, -1, 2]
+        # makes 0 and 2 the null device, 1 the second file and 3 the third.
         chosen = [null if index < 0 else fds[index] for index in order]
         moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in chosen]
         waiting.detach()
-        for target, fd in zip((0, 1, 3, 4), moved, strict=False):
+        for target, fd in enumerate(moved):
             os.dup2(fd, target)
-        os.dup2(1, 2)
-        os.closerange(3 + max(0, len(moved) - 2), 1 << 16)
+        os.closerange(len(moved), 1 << 16)
         rules = syscalls.syscall_filter(os.getpid()) if self.level == "restricted" else self.rules
         if self.tool:
             self.install(source)
@@ -154,7 +167,7 @@ class ForkServer:
         if self.tool:
             own = {"LD_LIBRARY_PATH": ":".join(self.tool["libraries"])}
             os.execve(self.tool["argv"][0], self.tool["argv"], {"LANG": "C.UTF-8"} | own)
-        return ROLES[role](source)
+        return functools.partial(ROLES[role], source)
 
     def install(self, source: bytes) -> None:
         """Put a program's file into a folder that only it sees, and let it read the tool alone."""
@@ -219,14 +232,16 @@ class ForkServer:
             request = json.loads(data)
             limits = request["limits"]
             if request["kind"] == "script":
-                pids = {"script": self.start("script", fds, [1, 2], limits)}
+                pids = {"script": self.start("script", fds, [1, 2, -1], limits)}
             else:
-                pids = {"program": self.start("program", fds[:3], [-1, 1, 2], limits)}
+                pids = {"program": self.start("program", fds[:3], [-1, 1, -1, 2], limits)}
                 patient = limits | {"cpu": 2 * limits["cpu"] + 2}
-                pids["judge"] = self.start("judge", fds[3:], [-1, -1, 1, 2], patient)
+                pids["judge"] = self.start("judge", fds[3:], [-1, -1, -1, 1, 2], patient)
             for fd in fds:
                 os.close(fd)
-            self.ready |= {role: self.fork(role) for role in pids if role not in self.ready}
+            for role in pids:
+                if role not in self.ready:
+                    self.ready[role] = self.fork(role)  # kept at once: a forked process looks for the others' sockets
             self.control.send(json.dumps(self.wait(list(pids.values()), request["wall"])).encode())
 
 
@@ -238,6 +253,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
+    plain_run.prepare()
     tool = json.loads(sys.argv[3])
     try:
         walls = raise_walls(sys.argv[2], tool)
@@ -252,4 +268,13 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    role = None
+    try:
+        main()
+    except Forked as forked:
+        role = forked.play
+    if role is not None:  # no call lies below it now
+        try:
+            status = role()
+        finally:
+            os._exit(status)

@@ -6,10 +6,12 @@ Nothing of the program is in this process but plain data that it answered. Each 
 
 import ast
 import builtins
+import functools
 import gc
 import json
 import os
 import re
+from contextlib import suppress
 from typing import Any
 
 from evals.sandbox import wire
@@ -24,7 +26,9 @@ class GoneError(BaseException):
 
 
 class ProgramError(Exception):
-    """The program raised an exception that is not a built-in one."""
+    """The program raised an exception that is not a built-in one, of the class ``name``."""
+
+    name = ""
 
 
 class Session:
@@ -72,28 +76,35 @@ class Session:
             except (wire.WireError, MemoryError):
                 self.leave("answer not plain data")
         raised = frame.get("raised")
-        if type(raised) is not list or [type(r) for r in raised] != [str, str]:
+        if type(raised) is not list or [type(r) for r in raised] != [str, str, str]:
             self.leave("answer not plain data")
         self._raise(*raised)
 
-    def _raise(self, name: str, words: str) -> None:
-        """Raise the built-in exception of that name; what is no Exception ends the program.
+    def _raise(self, name: str, base: str, words: str) -> None:
+        """Raise the built-in exception ``base``, as that or as the class ``name`` of the program's own.
 
-        One that would quietly end a loop of the tests is raised as another.
+        What is no Exception ends the program; what would quietly end a loop of the tests is raised as another.
         """
-        name = name[:LONGEST]
-        kind = getattr(builtins, name, None)
-        known = isinstance(kind, type) and issubclass(kind, BaseException)
-        special = {"SystemExit": "exited", "EFBIG": "too much output"}
-        if name in special or (known and not issubclass(kind, Exception)):
-            self.leave(special.get(name, f"raised {name}"))
-        if known and not issubclass(kind, StopIteration | StopAsyncIteration):
-            try:
-                error = kind(words)
-            except TypeError:
-                error = ProgramError(name)
-            raise error
-        raise ProgramError(re.sub(r"\W", "?", name))
+        kind, name = getattr(builtins, base, None), re.sub(r"\W", "?", name[:LONGEST])
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            self.leave("answer not plain data")
+        if name == "EFBIG" or not issubclass(kind, Exception):
+            self.leave({"EFBIG": "too much output", "SystemExit": "exited"}.get(name, f"raised {name}"))
+        if issubclass(kind, StopIteration | StopAsyncIteration):
+            kind = Exception
+        error = ProgramError(words)
+        with suppress(TypeError):
+            # Caught as its base is, as a plain run would.
+            error = kind(words) if name == base and kind is not Exception else own_error(kind)(words)
+        if isinstance(error, ProgramError):
+            error.name = name
+        raise error
+
+
+@functools.cache
+def own_error(base: type[Exception]) -> type[ProgramError]:
+    """Return a class for exceptions of the program's own whose built-in base is ``base``."""
+    return ProgramError if base is Exception else type("ProgramError", (ProgramError, base), {})
 
 
 class Remote:
@@ -171,10 +182,10 @@ class Tally:
             return
         if isinstance(error, GoneError):
             self.reason = str(error)
+        elif isinstance(error, ProgramError):
+            self.reason = f"raised {error.name}"
         elif isinstance(error, AssertionError):
             self.reason = "wrong answer"
-        elif isinstance(error, ProgramError):
-            self.reason = f"raised {error}"
         elif isinstance(error, MemoryError):
             self.reason = "out of memory"
         else:

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from evals.benchmarks.apps import AppsConfig, Problem, combine_verdicts, problems, programs, prompt, read, same_output
+from evals.benchmarks.apps import AppsConfig, Problem, combine_verdicts, problems, programs, prompt, read
+from evals.sandbox.output import same_output
 from evals.sandbox.pool import Sandbox
 from llama_scale.errors import InputError
 from tests.conftest import ROOT
