@@ -30,8 +30,8 @@ from typing import List, Tuple
 from heapq import *
 """
 # Run by the judge for a problem with a function: the result must be the expected one, a list and a tuple being the
-# same; outputs are published with and without a list around them. Values come as on the wire (wire.py): neither infinity
-# nor a long integer can be written as Python's repr writes it.
+# same; outputs are published with and without a list around them. Values are written as on the wire (wire.py), as repr
+# can write neither infinity nor a long integer.
 SAME = """
 import json
 from evals.sandbox.wire import decode
@@ -42,7 +42,7 @@ def __plain(x):
         return [__plain(v) for v in x]
     if isinstance(x, dict):
         return {str(k): __plain(v) for k, v in x.items()}
-    return str(x) if isinstance(x, str) else x
+    return str.__str__(x) if isinstance(x, str) else x
 def __same(got, expected):
     got, expected = __plain(got), __plain(expected)
     wrapped = isinstance(expected, list) and len(expected) == 1

@@ -1,11 +1,10 @@
-"""What a program finds in a plain run and the walls take away: /dev/stdin, asyncio's wake-up, the depth of its calls."""
+"""What a plain run has and the walls take away: /dev/stdin, asyncio's wake-up, the depth of calls."""
 
 import builtins
 import importlib.machinery
 import io
 import os
 import re
-import socket
 import sys
 from types import ModuleType
 from typing import Any

@@ -46,7 +46,7 @@ def compiled(source: bytes) -> Any:
 
 
 def fresh_module(name: str, source: bytes, preamble: str) -> dict[str, Any]:
-    """Return the name space of a new module, which stands for ``__main__`` too, after the ``preamble`` was run in it."""
+    """Return the name space of a new module, also found as ``__main__``, in which the ``preamble`` was run."""
     module = type(sys)(name)
     sys.modules[name] = sys.modules["__main__"] = module
     module.__dict__.update(__file__=FILE, __builtins__=builtins)

@@ -29,7 +29,8 @@ class Script:
     """An untrusted program that reads standard input.
 
     Its output is compared with what is ``expected`` by a ``judge`` (output.py); without that it passes if it comes to
-    its end. ``preamble`` is ASCII that runs in its name space before it, if it is in Python. One in java or javascript is NOT_MEASURED where the machine does not have the tool, or not the level isolated.
+    its end. ``preamble`` is ASCII that runs in its name space before it, if it is in Python. One in java or javascript
+    is NOT_MEASURED where the machine does not have the tool, or not the level isolated.
     """
 
     source: str
@@ -44,8 +45,9 @@ class Script:
 class Verdict:
     """Whether a program passed, and if not why, in a few words.
 
-    ``output`` is what it wrote, the beginning of that where it was compared already. ``assertions_passed`` of ``assertions`` held:
-    those of a program's tests, or the cases of a problem. ``seconds`` of CPU time differ from run to run.
+    ``output`` is what it wrote, the beginning of that where it was compared already. ``assertions_passed`` of
+    ``assertions`` held: those of a program's tests, or the cases of a problem. ``seconds`` of CPU time differ from run
+    to run.
     """
 
     passed: bool

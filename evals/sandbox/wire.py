@@ -202,7 +202,7 @@ def decode(form: Any, handle: Any = None) -> Any:
         return _decode(form, handle)
     except WireError:
         raise
-    except (ValueError, TypeError, RecursionError, ArithmeticError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, RecursionError, ArithmeticError, AttributeError, LookupError) as error:
         raise WireError(type(error).__name__) from None
 
 

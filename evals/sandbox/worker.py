@@ -139,13 +139,15 @@ def _clock(reply: dict, timeout: float, cpu: float, gone: bool) -> tuple[float, 
     """Return CPU seconds, "timeout" or "", and whether the program should be repeated alone.
 
     A program may take ``timeout`` CPU seconds and is killed after ``cpu``, twice as many in its first run. Only one
-    that was killed for its CPU time needs no second run: one that took between one and two limits, or whose clock ran
-    out, may have had a busy core. ``gone``: it ended by itself or by the kernel, not because its judge was done.
+    that was killed for its CPU time, or whose clock ran out on a machine with free cores, needs no second run: one that
+    took between one and two limits, or whose clock ran out on an overloaded machine, may have had a busy core.
+    ``gone``: it ended by itself or by the kernel, not because its judge was done.
     """
     status, seconds = reply["ended"][0]
     killed = gone and status == -9
     late = killed or seconds >= timeout or reply["timed_out"]
-    again = status == UNSTARTED or (late and not (killed and seconds >= timeout))
+    slept = reply["timed_out"] and not reply["overloaded"]
+    again = status == UNSTARTED or (late and not slept and not (killed and seconds >= timeout))
     return seconds, "timeout" if late else "", again and cpu > timeout
 
 

@@ -1,5 +1,7 @@
 """Programs that end, read and fail in odd ways: each beside a plain run of itself by this interpreter."""
 
+# ruff: noqa: E501 - programs in lines
+
 import subprocess
 import sys
 
