@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 from evals.sandbox import judge, namespaces, plain_run, program, syscalls
+from evals.sandbox.load import Load
 from evals.sandbox.tools import CALLS
 
 sys.path.pop()
@@ -35,7 +36,8 @@ PRELOADED = [
     "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools",
     "lzma", "math", "numbers", "operator", "pprint", "queue", "random", "re", "secrets", "string", "struct",
     "statistics", "sys", "textwrap", "threading", "time", "traceback", "types", "typing", "unicodedata", "warnings",
-    "zlib", "sqlite3", "encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.utf_16", "encodings.unicode_escape",
+    "zlib", "sqlite3", "encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.utf_16",
+    "encodings.unicode_escape",
 ]  # fmt: skip
 
 
@@ -110,8 +112,8 @@ class Forked(BaseException):
 class ForkServer:
     """Forks the processes of one request, and the next one's ahead, and reports what became of them."""
 
-    def __init__(self, control: socket.socket, level: str, tool: dict[str, Any] | None):
-        self.control, self.level, self.tool = control, level, tool
+    def __init__(self, control: socket.socket, level: str, tool: dict[str, Any] | None, load: Load):
+        self.control, self.level, self.tool, self.load = control, level, tool, load
         self.home = os.pidfd_open(os.getpid())
         more = CALLS[platform.machine()] if tool else ()
         self.rules = syscalls.syscall_filter(1, more) if level == "isolated" else None
@@ -190,13 +192,15 @@ class ForkServer:
     def wait(self, pids: list[int], wall: float) -> dict[str, Any]:
         """Wait for the processes (program, judge); kill them when their clock has run out.
 
-        The clock is set again for one that computes, only slowly, on a machine that is overloaded: one that got more
+        The clock is set again for one that computes, only slowly, while the machine is overloaded: one that got more
         than STARVED of a core since. The last process ends the wait, as it is the judge, which is done then. Returns
-        {"ended": [[exit code, CPU seconds], ...]} in the order of ``pids`` and whether the clock ran out.
+        {"ended": [[exit code, CPU seconds], ...]} in the order of ``pids``, whether the clock ran out and whether the
+        machine may be why: it was overloaded.
         """
         handles = {os.pidfd_open(pid): pid for pid in pids}
-        poll, ended, deadline, timed_out = select.poll(), {}, time.monotonic() + wall, False
-        before, extra = 0.0, 0
+        poll, ended, deadline = select.poll(), {}, time.monotonic() + wall
+        timed_out = overloaded = False
+        before, extra, waited = 0.0, 0, self.load.waited()
         for fd in (*handles, self.control.fileno()):
             poll.register(fd, select.POLLIN)
         while len(ended) < len(pids):
@@ -215,13 +219,14 @@ class ForkServer:
                         os.kill(other, 9)
             if not events and time.monotonic() >= deadline:
                 late = next(pid for pid in pids if pid not in ended)
-                used = cpu_seconds(late)
-                if used - before > STARVED * wall and extra < EXTENSIONS and not timed_out:
-                    before, extra, deadline = used, extra + 1, deadline + wall
+                used, busy = cpu_seconds(late), self.load.overloaded(waited, wall)
+                overloaded |= busy and not timed_out
+                if busy and used - before > STARVED * wall and extra < EXTENSIONS and not timed_out:
+                    before, extra, deadline, waited = used, extra + 1, deadline + wall, self.load.waited()
                     continue
                 os.kill(late, 9)
                 timed_out, deadline = True, time.monotonic() + GRACE
-        return {"ended": [ended[pid] for pid in pids], "timed_out": timed_out}
+        return {"ended": [ended[pid] for pid in pids], "timed_out": timed_out, "overloaded": overloaded}
 
     def serve(self) -> None:
         """Answer requests until the other side hangs up."""
@@ -254,10 +259,11 @@ def main() -> None:
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     plain_run.prepare()
+    load = Load()
     tool = json.loads(sys.argv[3])
     try:
         walls = raise_walls(sys.argv[2], tool)
-        server = ForkServer(control, sys.argv[2], tool)
+        server = ForkServer(control, sys.argv[2], tool, load)
         gc.collect()
         gc.freeze()
     except (OSError, KeyError) as error:
