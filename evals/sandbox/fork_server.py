@@ -17,7 +17,7 @@ import socket
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -99,7 +99,7 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2)
 
 
-ROLES = {"program": program.serve, "judge": judge.serve, "script": program.run_script}
+ROLES = {"program": program.serve, "script": program.run_script}
 
 
 class Forked(BaseException):
@@ -118,9 +118,10 @@ class ForkServer:
         more = CALLS[platform.machine()] if tool else ()
         self.rules = syscalls.syscall_filter(1, more) if level == "isolated" else None
         self.ready: dict[str, tuple[int, socket.socket]] = {}
+        self.judge: tuple[int, socket.socket] | None = None
 
-    def fork(self, role: str) -> tuple[int, socket.socket]:
-        """Fork a process, in a PID namespace of its own, that waits for its files."""
+    def fork(self, prepare: Callable[[socket.socket], Callable[[], int] | None]) -> tuple[int, socket.socket]:
+        """Fork a process, in a PID namespace of its own; it plays what ``prepare`` makes of its socket."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if self.level == "isolated":
             syscalls.unshare(syscalls.NEW_PID)
@@ -128,11 +129,12 @@ class ForkServer:
         if pid == 0:
             play = None
             try:
-                for link in (self.control, ours, *(link for _, link in self.ready.values())):
+                judges = [self.judge] if self.judge else []
+                for _, link in (*self.ready.values(), *judges, (0, ours), (0, self.control)):
                     link.detach()  # else its end would close a file of the same number
                 os.closerange(0, theirs.fileno())
                 os.closerange(theirs.fileno() + 1, 1 << 16)
-                play = self.prepare(role, theirs)
+                play = prepare(theirs)
             finally:
                 if play is None:
                     os._exit(program.UNSTARTED)
@@ -141,6 +143,13 @@ class ForkServer:
         if self.level == "isolated":
             syscalls.call(syscalls.LIBC.setns(self.home, syscalls.NEW_PID))
         return pid, ours
+
+    def confine(self, limits: dict[str, Any], more: Sequence[int] = ()) -> None:
+        """Limit this process, for good; ``more`` system calls are allowed to it."""
+        rules = self.rules
+        if self.level != "none" and (more or rules is None):
+            rules = syscalls.syscall_filter(os.getpid(), more)
+        confine(limits, rules, bool(self.tool), shared=self.level != "isolated")
 
     def prepare(self, role: str, waiting: socket.socket) -> Callable[[], int] | None:
         """Wait for limits and files, confine this process and return the role that it is to play.
@@ -162,71 +171,118 @@ class ForkServer:
         for target, fd in enumerate(moved):
             os.dup2(fd, target)
         os.closerange(len(moved), 1 << 16)
-        rules = syscalls.syscall_filter(os.getpid()) if self.level == "restricted" else self.rules
         if self.tool:
-            self.install(source)
-        confine(limits, rules, bool(self.tool), shared=self.level != "isolated")
+            self.install(source, program.read_all(0))
+        self.confine(limits)
         if self.tool:
             own = {"LD_LIBRARY_PATH": ":".join(self.tool["libraries"])}
             os.execve(self.tool["argv"][0], self.tool["argv"], {"LANG": "C.UTF-8"} | own)
         return functools.partial(ROLES[role], source)
 
-    def install(self, source: bytes) -> None:
-        """Put a program's file into a folder that only it sees, and let it read the tool alone."""
+    def prepare_judge(self, limits: dict[str, Any], link: socket.socket) -> Callable[[], int]:
+        """Confine this process as a program's, but for receiving files, and return its role.
+
+        The CPU time of each program's tests is limited by the judge itself.
+        """
+        null, own = os.open(os.devnull, os.O_RDWR), fcntl.fcntl(link.detach(), fcntl.F_DUPFD, 64)
+        for target in range(judge.LINK):
+            os.dup2(null, target)
+        os.dup2(own, judge.LINK)
+        os.closerange(judge.LINK + 1, 1 << 16)
+        link = socket.socket(fileno=judge.LINK)
+        self.confine(limits | {"cpu": resource.RLIM_INFINITY}, syscalls.RECEIVE[platform.machine()])
+        return functools.partial(judge.serve, link)
+
+    def install(self, source: bytes, stdin: bytes) -> None:
+        """Put a program's file and its input into a folder that only it sees, and let it read the tool alone."""
         quiet = syscalls.NO_SUID | syscalls.NO_DEV
         syscalls.unshare(syscalls.NEW_NS)
-        syscalls.mount("tmpfs", "/tmp", "tmpfs", quiet, "size=8m,mode=755")
-        with open(self.tool["file"], "wb") as file:
-            file.write(source)
+        syscalls.mount("tmpfs", "/tmp", "tmpfs", quiet, "size=64m,mode=755")
+        for path, data in ((self.tool["file"], source), ("/tmp/stdin", stdin)):
+            with open(path, "wb") as file:
+                file.write(data)
         syscalls.mount(None, "/tmp", None, syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet)
         os.chdir("/tmp")
         syscalls.restrict_files(["/tmp", "/dev/urandom", "/dev/random"], ["/dev/null"], self.tool["paths"])
 
     def start(self, role: str, fds: list[int], order: list[int], limits: dict[str, Any]) -> int:
         """Give a process its files; ``order`` says which become its descriptors (-1: null)."""
-        pid, link = self.ready.pop(role, None) or self.fork(role)
+        prepare = functools.partial(self.prepare, role)
+        pid, link = self.ready.pop(role, None) or self.fork(prepare)
         socket.send_fds(link, [json.dumps([order, limits]).encode()], fds)
         link.close()
         return pid
 
-    def wait(self, pids: list[int], wall: float) -> dict[str, Any]:
-        """Wait for the processes (program, judge); kill them when their clock has run out.
+    def start_judge(self, fds: list[int], limits: dict[str, Any]) -> socket.socket | None:
+        """Give the judge a program's tests, the channel to the program and a file for the verdict.
 
-        The clock is set again for one that computes, only slowly, while the machine is overloaded: one that got more
-        than STARVED of a core since. The last process ends the wait, as it is the judge, which is done then. Returns
-        {"ended": [[exit code, CPU seconds], ...]} in the order of ``pids``, whether the clock ran out and whether the
-        machine may be why: it was overloaded.
+        One judge has the programs of many requests one after another. It ends itself after one that did anything
+        unusual (judge.py), and another is forked.
         """
-        handles = {os.pidfd_open(pid): pid for pid in pids}
-        poll, ended, deadline = select.poll(), {}, time.monotonic() + wall
+        message = json.dumps({"cpu": 2 * limits["cpu"] + 2}).encode()
+        for _ in range(2):
+            self.judge = self.judge or self.fork(functools.partial(self.prepare_judge, limits))
+            try:
+                socket.send_fds(self.judge[1], [message], fds)
+                return self.judge[1]
+            except OSError:  # it was ended meanwhile, by the kernel
+                self.end_judge()
+        return None
+
+    def end_judge(self) -> None:
+        """Kill and forget the judge."""
+        if self.judge:
+            pid, link = self.judge
+            link.close()
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            self.judge = None
+
+    def wait(self, pid: int, wall: float, link: socket.socket | None = None) -> dict[str, Any]:
+        """Wait for a program, and for its judge at the other end of ``link``; when the clock has run out kill them.
+
+        The clock is set again for a program that computes, only slowly, while the machine is overloaded: one that got
+        more than STARVED of a core since. When the judge is done its program is, too. Returns the program's exit code
+        and CPU seconds, whether the clock ran out and whether the machine may be why: it was overloaded.
+        """
+        handle = os.pidfd_open(pid)
+        poll, code, seconds, deadline = select.poll(), None, 0.0, time.monotonic() + wall
         timed_out = overloaded = False
         before, extra, waited = 0.0, 0, self.load.waited()
-        for fd in (*handles, self.control.fileno()):
+        for fd in (handle, self.control.fileno(), *([link.fileno()] if link else [])):
             poll.register(fd, select.POLLIN)
-        while len(ended) < len(pids):
-            events = poll.poll(max(0.0, deadline - time.monotonic()) * 1e3)
-            for fd, _ in events:
-                if fd == self.control.fileno():  # nobody is there any more
-                    os._exit(0)
-                poll.unregister(fd)
-                pid = handles.pop(fd)
-                os.close(fd)
+        while code is None or link:
+            events = [fd for fd, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1e3)]
+            if self.control.fileno() in events:  # nobody is there any more
+                os._exit(0)
+            if link and link.fileno() in events:
+                poll.unregister(link)
+                said = b""
+                with suppress(OSError):  # it may have died with files unread
+                    said = link.recv(1)
+                if said != judge.AGAIN:
+                    self.end_judge()
+                link = None
+                if code is None:
+                    os.kill(pid, 9)
+            if handle in events:
+                poll.unregister(handle)
+                os.close(handle)
                 _, status, usage = os.wait4(pid, 0)
-                code = os.waitstatus_to_exitcode(status)
-                ended[pid] = [code, usage.ru_utime + usage.ru_stime]
-                if pid == pids[-1]:  # its judge is done with the program
-                    for other in handles.values():
-                        os.kill(other, 9)
+                code, seconds = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
             if not events and time.monotonic() >= deadline:
-                late = next(pid for pid in pids if pid not in ended)
-                used, busy = cpu_seconds(late), self.load.overloaded(waited, wall)
+                busy, used = self.load.overloaded(waited, wall), cpu_seconds(pid) if code is None else before
                 overloaded |= busy and not timed_out
                 if busy and used - before > STARVED * wall and extra < EXTENSIONS and not timed_out:
                     before, extra, deadline, waited = used, extra + 1, deadline + wall, self.load.waited()
                     continue
-                os.kill(late, 9)
+                if code is None:
+                    os.kill(pid, 9)
+                elif link:
+                    self.end_judge()
+                    link = None
                 timed_out, deadline = True, time.monotonic() + GRACE
-        return {"ended": [ended[pid] for pid in pids], "timed_out": timed_out, "overloaded": overloaded}
+        return {"ended": [code, seconds], "timed_out": timed_out, "overloaded": overloaded}
 
     def serve(self) -> None:
         """Answer requests until the other side hangs up."""
@@ -235,19 +291,17 @@ class ForkServer:
             if not data:
                 return
             request = json.loads(data)
-            limits = request["limits"]
-            if request["kind"] == "script":
-                pids = {"script": self.start("script", fds, [1, 2, -1], limits)}
+            limits, role, link = request["limits"], request["kind"], None
+            if role == "script":
+                pid = self.start(role, fds, [1, 2, -1], limits)
             else:
-                pids = {"program": self.start("program", fds[:3], [-1, 1, -1, 2], limits)}
-                patient = limits | {"cpu": 2 * limits["cpu"] + 2}
-                pids["judge"] = self.start("judge", fds[3:], [-1, -1, -1, 1, 2], patient)
+                pid = self.start(role, fds[:3], [-1, 1, -1, 2], limits)
+                link = self.start_judge(fds[3:], limits)
             for fd in fds:
                 os.close(fd)
-            for role in pids:
-                if role not in self.ready:
-                    self.ready[role] = self.fork(role)  # kept at once: a forked process looks for the others' sockets
-            self.control.send(json.dumps(self.wait(list(pids.values()), request["wall"])).encode())
+            if role not in self.ready:
+                self.ready[role] = self.fork(functools.partial(self.prepare, role))
+            self.control.send(json.dumps(self.wait(pid, request["wall"], link)).encode())
 
 
 def main() -> None:
@@ -280,6 +334,7 @@ if __name__ == "__main__":
     except Forked as forked:
         role = forked.play
     if role is not None:  # no call lies below it now
+        status = program.UNSTARTED
         try:
             status = role()
         finally:

@@ -9,14 +9,24 @@ import builtins
 import functools
 import gc
 import json
+import math
 import os
 import re
+import resource
+import signal
+import socket
+import time
 from contextlib import suppress
 from typing import Any
 
 from evals.sandbox import wire
+from evals.sandbox.program import read_all
 
-CHANNEL, VERDICT = 3, 4
+NULL, CHANNEL, LINK = 2, 3, 4
+AGAIN, LAST = b"a", b"l"  # what the judge says when it is done: whether it waits for another program
+USES = 50  # programs of one judge at most
+USUAL = ("wrong answer", "syntax error")
+LARGE = 64 << 10  # KiB of memory
 LONGEST = 80  # characters kept of an exception's name
 COUNTED = "try:\n  0\nexcept BaseException as e:\n  __wrong(e)\nelse:\n  __right()"
 
@@ -221,8 +231,31 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def serve(source: bytes) -> int:
-    """Judge one program and write the verdict."""
+def serve(link: socket.socket) -> int:
+    """Judge the programs that come by ``link``, one after another, and write their verdicts.
+
+    Nothing of a program or its tests is meant for the next: after USES of them, after one that ended or answered in an
+    unusual way, and after one whose data were large, the judge ends and a new one is forked.
+    """
     gc.disable()
-    os.write(VERDICT, json.dumps(run(json.loads(source))).encode())
+    signal.signal(signal.SIGXCPU, lambda *_: os._exit(1))
+    for use in range(USES):
+        data, files, _, _ = socket.recv_fds(link, 4096, 8)
+        if not data:
+            return 0
+        used = time.process_time()
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used) + json.loads(data)["cpu"], resource.RLIM_INFINITY))
+        tests, channel, answer = files
+        os.dup2(channel, CHANNEL)
+        verdict = run(json.loads(read_all(tests)))
+        os.write(answer, json.dumps(verdict).encode())
+        os.dup2(NULL, CHANNEL)  # closed, and the number not free for the next files
+        for file in files:
+            os.close(file)
+        usual = verdict["passed"] or verdict["reason"] in USUAL or verdict["reason"].startswith("raised ")
+        large = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > LARGE
+        again = usual and not large and use + 1 < USES
+        os.write(link.fileno(), AGAIN if again else LAST)
+        if not again:
+            break
     return 0

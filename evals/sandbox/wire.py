@@ -43,9 +43,9 @@ SHOWN = {"__repr__", "__str__", "__format__"}
 HARMLESS = SHOWN | {
     "__abstractmethods__", "__annotations__", "__call__", "__class_getitem__", "__copy__", "__deepcopy__", "__del__",
     "__delattr__", "__dict__", "__dir__", "__doc__", "__enter__", "__exit__", "__getattr__", "__getnewargs__",
-    "__getnewargs_ex__", "__getstate__", "__init__", "__init_subclass__", "__match_args__", "__module__", "__new__",
-    "__new_member__", "__orig_bases__", "__parameters__", "__qualname__", "__reduce__", "__reduce_ex__", "__replace__",
-    "__set_name__", "__setattr__", "__setstate__", "__sizeof__", "__slots__", "__weakref__",
+    "__getnewargs_ex__", "__getstate__", "__init__", "__init_subclass__", "__match_args__", "__missing__", "__module__",
+    "__new__", "__new_member__", "__orig_bases__", "__parameters__", "__qualname__", "__reduce__", "__reduce_ex__",
+    "__replace__", "__set_name__", "__setattr__", "__setstate__", "__sizeof__", "__slots__", "__weakref__",
     "__firstlineno__", "__static_attributes__",
 }  # fmt: skip
 WRAPPED = (classmethod, staticmethod)

@@ -106,7 +106,7 @@ class Worker:
             program_end,
             judge_end,
         ):
-            self._send("judged", limits, wall, [source, output, program_end, tests, judge_end, verdict])
+            self._send("program", limits, wall, [source, output, program_end, tests, judge_end, verdict])
             for end in (program_end, judge_end):  # else neither side would see the other go
                 end.close()
             reply = self._receive()
@@ -143,7 +143,7 @@ def _clock(reply: dict, timeout: float, cpu: float, gone: bool) -> tuple[float, 
     took between one and two limits, or whose clock ran out on an overloaded machine, may have had a busy core.
     ``gone``: it ended by itself or by the kernel, not because its judge was done.
     """
-    status, seconds = reply["ended"][0]
+    status, seconds = reply["ended"]
     killed = gone and status == -9
     late = killed or seconds >= timeout or reply["timed_out"]
     slept = reply["timed_out"] and not reply["overloaded"]
@@ -153,7 +153,7 @@ def _clock(reply: dict, timeout: float, cpu: float, gone: bool) -> tuple[float, 
 
 def _script_verdict(script: Script, reply: dict, timeout: float, cpu: float, output: bytes) -> tuple[Verdict, bool]:
     seconds, late, repeat = _clock(reply, timeout, cpu, gone=True)
-    status, text = reply["ended"][0][0], output.decode("utf-8", "replace")
+    status, text = reply["ended"][0], output.decode("utf-8", "replace")
     names = {ENDED: "passed", SYNTAX: "syntax error", MEMORY: "out of memory"}
     reason = late or names.get(status, "raised" if status >= 0 else "ended early")
     if reason == "raised" and len(output) >= OUTPUT_BYTES:

@@ -40,7 +40,7 @@ def waited(play, load, wall=0.1):
                 play()
             finally:
                 os._exit(7)
-        return server.wait([pid], wall)
+        return server.wait(pid, wall)
 
 
 @pytest.mark.parametrize(("answers", "asked"), [([False], 1), ([True], EXTENSIONS + 1), ([True, True, False], 3)])
@@ -48,7 +48,7 @@ def test_the_clock_is_set_again_only_while_the_machine_is_overloaded(answers, as
     load = Said(*answers)
     reply = waited(drip, load)
     assert (load.asked, reply["timed_out"], reply["overloaded"]) == (asked, True, answers[0])
-    assert reply["ended"][0][0] == -signal.SIGKILL
+    assert reply["ended"][0] == -signal.SIGKILL
 
 
 def test_a_program_that_only_sleeps_gets_no_more_time():
@@ -58,11 +58,11 @@ def test_a_program_that_only_sleeps_gets_no_more_time():
 
 def test_a_program_that_ends_is_not_late():
     reply = waited(lambda: None, Said(True), 60)
-    assert reply["ended"][0][0] == 7 and not reply["timed_out"] and not reply["overloaded"]
+    assert reply["ended"][0] == 7 and not reply["timed_out"] and not reply["overloaded"]
 
 
 def test_one_that_slept_is_not_run_again_and_one_that_starved_is():
-    reply = {"ended": [[-9, 0.3]], "timed_out": True}
+    reply = {"ended": [-9, 0.3], "timed_out": True}
     late = [worker._clock(reply | {"overloaded": overloaded}, 1.0, 2.0, gone=True) for overloaded in (False, True)]
     assert [(reason, again) for _, reason, again in late] == [("timeout", False), ("timeout", True)]
 
