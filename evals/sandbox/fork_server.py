@@ -31,6 +31,7 @@ sys.path.pop()
 GRACE = 1.0  # seconds that a judge has left when the clock of its program has run out
 STARVED = 0.005  # of a core: a program that gets more than this is at work, not asleep
 EXTENSIONS = 7  # times that the clock of a program at work may be set again
+ZONES = ["/usr/share/zoneinfo"]  # time zones, which the standard library reads
 PRELOADED = [
     "abc", "array", "base64", "binascii", "bisect", "bz2", "calendar", "cmath", "collections.abc", "contextlib", "copy",
     "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools",
@@ -47,12 +48,12 @@ def raise_walls(level: str, tool: dict[str, Any] | None) -> list[str]:
     With a ``tool`` (tools.py) Landlock and seccomp stand around each program only: its file must be put into a folder
     of its own first. Raises OSError where the level cannot be reached.
     """
-    library = os.path.realpath(sysconfig.get_path("stdlib"))
+    readable = [os.path.realpath(sysconfig.get_path("stdlib")), *filter(os.path.isdir, ZONES)]
     if tool and level != "isolated":
         raise OSError("programs in this language are run at level isolated alone")
     walls = []
     if level == "isolated":
-        walls = namespaces.enter_namespaces([library, *(tool["paths"] if tool else ())])
+        walls = namespaces.enter_namespaces([*readable, *(tool["paths"] if tool else ())])
         if os.fork():  # the PID namespace begins with the next child
             os._exit(os.waitstatus_to_exitcode(os.wait()[1]) & 127)
     elif level == "restricted":
@@ -61,7 +62,7 @@ def raise_walls(level: str, tool: dict[str, Any] | None) -> list[str]:
     syscalls.prctl(syscalls.NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.SET_DUMPABLE, 0)
     if level != "none":
-        if tool or syscalls.restrict_files([library], ["/dev/null"]):
+        if tool or syscalls.restrict_files(readable, ["/dev/null"]):
             walls.append("Landlock: the standard library can be read, nothing written")
         elif level == "restricted":
             raise OSError("this kernel has no Landlock")

@@ -87,7 +87,7 @@ def end(status: int) -> int:
         threading._shutdown()
     with suppress(BaseException):
         atexit._run_exitfuncs()
-    flushed = _flush(sys.stdout)
+    flushed = _flush(getattr(sys, "stdout", None))
     for name in ("stdin", "stdout", "stderr"):
         setattr(sys, name, getattr(sys, f"__{name}__", None))
     for name in ("last_type", "last_value", "last_traceback"):

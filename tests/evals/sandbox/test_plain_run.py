@@ -111,6 +111,16 @@ SCRIPTS = {
              "signal.setitimer(signal.ITIMER_REAL, .05)\ntime.sleep(.2)",
     "signal to itself": "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('got'))\n"
                         "signal.raise_signal(signal.SIGUSR1)",
+    "pause": "import signal\nsignal.signal(signal.SIGALRM, lambda *_: print('ring'))\n"
+             "signal.setitimer(signal.ITIMER_REAL, .05)\nsignal.pause()",
+    "wait for a signal": "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\n"
+                         "signal.setitimer(signal.ITIMER_REAL, .05)\nprint(signal.sigwait([signal.SIGALRM]))",
+    "kill itself": "import os, signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('got'))\n"
+                   "os.kill(os.getpid(), signal.SIGUSR1)",
+    "no standard output": "import sys\ndel sys.stdout",
+    "unittest": "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(1, 1)\n"
+                "unittest.main(exit=False)\nprint(input())",
+    "doctest": "def f():\n    'x\\n\\n    >>> f()\\n    1\\n    '\n    return 1\nimport doctest\nprint(doctest.testmod())",
     "decimal": "from decimal import Decimal, getcontext\ngetcontext().prec = 50\nprint(Decimal(1) / 7)",
     "locale": "import locale\nlocale.setlocale(locale.LC_ALL, 'C')\nprint(locale.localeconv()['decimal_point'])",
     "datetime": "import datetime\nprint(datetime.datetime(2020, 1, 2, tzinfo=datetime.timezone.utc).isoformat())",
