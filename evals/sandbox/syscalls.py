@@ -33,9 +33,9 @@ ALLOWED = {
         175, 176, 177, 178, 179, 214, 215, 216, 222, 226, 227, 233, 278, 283, 291, 293, 439,
     ),
 }  # fmt: skip
-# clone (threads only), clone3 (absent, so that libc falls back to clone), tgkill and kill (itself only), ioctl (of terminals and
-# lengths, which touch nothing), prlimit64 (its own limits), fcntl (no owner, signal or notice: the kernel would send
-# signals to others for a program that may not).
+# clone (threads only), clone3 (absent, so that libc falls back to clone), tgkill and kill (itself only), ioctl (of
+# terminals and lengths, which touch nothing), prlimit64 (its own limits), fcntl (no owner, signal or notice: the kernel
+# would send signals to others for a program that may not).
 SPECIAL = {
     "x86_64": {"clone": 56, "clone3": 435, "tgkill": 234, "kill": 62, "ioctl": 16, "prlimit64": 302, "fcntl": 72},
     "aarch64": {"clone": 220, "clone3": 435, "tgkill": 131, "kill": 129, "ioctl": 29, "prlimit64": 261, "fcntl": 25},
