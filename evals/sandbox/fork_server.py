@@ -29,7 +29,6 @@ from evals.sandbox.tools import CALLS
 sys.path.pop()
 
 GRACE = 1.0  # seconds that a judge has left when the clock of its program has run out
-STARVED = 0.005  # of a core: a program that gets more than this is at work, not asleep
 EXTENSIONS = 7  # times that the clock of a program at work may be set again
 ZONES = ["/usr/share/zoneinfo"]  # time zones, which the standard library reads
 PRELOADED = [
@@ -242,9 +241,9 @@ class ForkServer:
     def wait(self, pid: int, wall: float, link: socket.socket | None = None) -> dict[str, Any]:
         """Wait for a program, and for its judge at the other end of ``link``; when the clock has run out kill them.
 
-        The clock is set again for a program that computes, only slowly, while the machine is overloaded: one that got
-        more than STARVED of a core since. When the judge is done its program is, too. Returns the program's exit code
-        and CPU seconds, whether the clock ran out and whether the machine may be why: it was overloaded.
+        The clock is set again for a program that computes, only slowly, while the machine is overloaded. When the judge
+        is done its program is, too. Returns the program's exit code and CPU seconds, whether the clock ran out and
+        whether the machine may be why: it was overloaded.
         """
         handle = os.pidfd_open(pid)
         poll, code, seconds, deadline = select.poll(), None, 0.0, time.monotonic() + wall
@@ -274,7 +273,8 @@ class ForkServer:
             if not events and time.monotonic() >= deadline:
                 busy, used = self.load.overloaded(waited, wall), cpu_seconds(pid) if code is None else before
                 overloaded |= busy and not timed_out
-                if busy and used - before > STARVED * wall and extra < EXTENSIONS and not timed_out:
+                working = busy and self.load.working((used - before) / wall)
+                if working and extra < EXTENSIONS and not timed_out:
                     before, extra, deadline, waited = used, extra + 1, deadline + wall, self.load.waited()
                     continue
                 if code is None:

@@ -24,6 +24,7 @@ FORK_SERVER = Path(__file__).parent / "fork_server.py"
 MEMORY_BYTES = 1 << 30  # of addresses, so that a thread with a stack of 512 MiB can be started
 TOOL_BYTES = 1 << 30  # the heap (tools.py) and the run time of another language
 OUTPUT_BYTES = 4 << 20
+MOST_BYTES = 64 << 20  # of the output of a script that has to write more
 KEPT = 1000  # characters of an output that are kept once it was compared
 WALL = 3  # seconds on the clock for each second of CPU time, and as many to start
 
@@ -83,8 +84,12 @@ class Worker:
         limits = {"cpu": math.ceil(cpu) + (cpu <= timeout), "memory": memory, "output": OUTPUT_BYTES}
         wall = WALL * (1 + timeout)
         if isinstance(program, Script):
+            if program.expected is not None:
+                size = len(program.expected.encode("utf-8", "replace"))
+                limits["output"] = min(max(OUTPUT_BYTES, 2 * size), MOST_BYTES)
             reply, output = self._run_script(program, limits, wall)
-            return _script_verdict(program, reply, timeout, cpu, output)
+            full = len(output) >= limits["output"]
+            return _script_verdict(program, reply, timeout, cpu, output, full)
         reply, said, output = self._run_judged(program, limits, wall)
         return _judged_verdict(reply, timeout, cpu, said, output)
 
@@ -92,7 +97,7 @@ class Worker:
         text = script.source if self.tool else pack(script.preamble, script.source)
         with _file(text) as source, _file(script.stdin) as stdin, _file() as output:
             self._send("script", limits, wall, [source, stdin, output])
-            return self._receive(), os.pread(output.fileno(), OUTPUT_BYTES, 0)
+            return self._receive(), os.pread(output.fileno(), limits["output"], 0)
 
     def _run_judged(self, program: Program, limits: dict, wall: float) -> tuple[dict, str, str]:
         """Return how the two processes ended, what the judge wrote, and the program's output."""
@@ -151,12 +156,14 @@ def _clock(reply: dict, timeout: float, cpu: float, gone: bool) -> tuple[float, 
     return seconds, "timeout" if late else "", again and cpu > timeout
 
 
-def _script_verdict(script: Script, reply: dict, timeout: float, cpu: float, output: bytes) -> tuple[Verdict, bool]:
+def _script_verdict(
+    script: Script, reply: dict, timeout: float, cpu: float, output: bytes, full: bool
+) -> tuple[Verdict, bool]:
     seconds, late, repeat = _clock(reply, timeout, cpu, gone=True)
     status, text = reply["ended"][0], output.decode("utf-8", "replace")
     names = {ENDED: "passed", SYNTAX: "syntax error", MEMORY: "out of memory"}
     reason = late or names.get(status, "raised" if status >= 0 else "ended early")
-    if reason == "raised" and len(output) >= OUTPUT_BYTES:
+    if reason == "raised" and full:
         reason = "too much output"
     if script.expected is not None:
         if reason == "passed" and not same_output(text, script.expected, script.judge):

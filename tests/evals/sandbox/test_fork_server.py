@@ -17,6 +17,7 @@ class Said(Load):
 
     def __init__(self, *answers):
         self.files, self.answers, self.asked = [], answers, 0
+        self.tasks = None
 
     def overloaded(self, before, seconds):
         self.asked += 1
@@ -78,3 +79,17 @@ def test_load_is_the_share_of_time_that_some_task_waited(tmp_path):
     assert load.overloaded(before, 10.0) and not load.overloaded(before, 13.0)
     load.files = []
     assert load.overloaded([], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("running", "share", "working"),
+    [(1, 0.9, True), (1, 0.2, False), (4, 0.2, True), (4, 0.1, False), (40, 0.02, True), (40, 0.01, False),
+     (4000, 0.006, True), (4000, 0.004, False)],
+)  # fmt: skip
+def test_a_program_works_if_it_takes_its_share_of_a_core(tmp_path, monkeypatch, running, share, working):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    file = tmp_path / "loadavg"
+    file.write_text(f"0.20 0.18 0.12 {running}/5000 11206\n")
+    load = Load()
+    load.tasks = os.open(file, os.O_RDONLY)
+    assert load.working(share) is working

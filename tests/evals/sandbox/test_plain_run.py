@@ -194,6 +194,15 @@ def test_long_integers_are_read_and_written(sandbox):
     assert [v.passed for v in verdicts] == [True] * 3
 
 
+def test_as_much_may_be_written_as_is_expected(sandbox):
+    expected = "x" * (6 << 20)
+    sources = ["print('x' * (6 << 20))", "while True: print('x' * (1 << 20), end='')", "print('x' * (5 << 20))"]
+    verdicts = sandbox.run([Script(source, expected=expected) for source in sources], 4.0)
+    assert [(v.reason, len(v.output)) for v in verdicts] == [
+        ("passed", 1000), ("too much output", 1000), ("wrong answer", 1000)
+    ]  # fmt: skip
+
+
 def test_much_output_is_too_much_however_it_is_written(sandbox):
     sources = [
         "while True: print('x' * 10000)",
