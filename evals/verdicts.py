@@ -14,7 +14,7 @@ from evals.contamination import Contamination
 from evals.journal import append_row, journal_rows, read_journal
 from evals.models.request import Completion
 from evals.sandbox.pool import Sandbox
-from evals.sandbox.types import SANDBOX_LOST, Program, Script, Verdict
+from evals.sandbox.types import JUDGE_VERSION, SANDBOX_LOST, Program, Script, Verdict
 from evals.sandbox.worker import KEPT, MEMORY_BYTES, OUTPUT_BYTES
 from llama_scale.errors import at_least_1, check_fields
 
@@ -71,7 +71,7 @@ class Execution:
 
     def judge(self, programs: Sequence[Program | Script], timeout: float, title: str) -> list[Verdict]:
         """Return the verdict of each program; each distinct one is run once."""
-        limits = [timeout, MEMORY_BYTES, OUTPUT_BYTES, self.sandbox.level]
+        limits = [timeout, MEMORY_BYTES, OUTPUT_BYTES, self.sandbox.level, JUDGE_VERSION]
         keys = [digest(program, limits) for program in programs]
         verdicts = self._earlier(set(keys))
         new = {key: p for key, p in zip(keys, programs, strict=True) if key not in verdicts}
