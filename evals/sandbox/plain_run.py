@@ -29,8 +29,8 @@ def prepare() -> None:
 
 def _copy(file: Any) -> int | None:
     """Return a copy of the open file that a path names by its number; None for any other path."""
-    path = os.fspath(file) if hasattr(file, "__fspath__") else file
-    if not isinstance(path, str) or not path.startswith(("/dev/", "/proc/self/fd/")):
+    path = os.fsdecode(file) if isinstance(file, str | bytes | os.PathLike) else ""
+    if not path.startswith(("/dev/", "/proc/self/fd/")):
         return None
     found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", path)
     number = int(found[1]) if found else STANDARD.get(path)

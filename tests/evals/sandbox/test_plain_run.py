@@ -74,6 +74,8 @@ SCRIPTS = {
     # Standard input.
     "/dev/stdin": "print(open('/dev/stdin').read())", "/dev/fd/0": "print(open('/dev/fd/0', 'rb').read())",
     "/proc/self/fd/0": "print(list(open('/proc/self/fd/0')))", "open(0)": "print(open(0).read().split())",
+    "path of bytes": "print(open(b'/dev/stdin').read())", "no path": "try: open(None)\nexcept TypeError: print(1)",
+    "no such file": "try: open('/dev/none')\nexcept FileNotFoundError as e: print(e.filename)",
     "pathlib": "import pathlib\nprint(pathlib.Path('/dev/stdin').read_text())",
     "os.open": "import os\nprint(os.read(os.open('/dev/stdin', os.O_RDONLY), 99))",
     "/dev/stdout": "print(input(), file=open('/dev/stdout', 'w'))",
