@@ -117,6 +117,8 @@ class ForkServer:
         self.home = os.pidfd_open(os.getpid())
         more = CALLS[platform.machine()] if tool else ()
         self.rules = syscalls.syscall_filter(1, more) if level == "isolated" else None
+        if self.rules:
+            syscalls.kernel_form(self.rules)
         self.ready: dict[str, tuple[int, socket.socket]] = {}
         self.judge: tuple[int, socket.socket] | None = None
 

@@ -1,10 +1,12 @@
 """The kernel's walls by system call, numbers as in its headers: landlock(7), seccomp(2), capabilities(7)."""
 
 import ctypes
+import functools
 import os
 import platform
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_NS, NEW_UTS, NEW_IPC = 0x20000, 0x4000000, 0x8000000
@@ -44,6 +46,7 @@ FCNTLS = (0, 1, 2, 3, 1030)  # F_DUPFD F_GETFD F_SETFD F_GETFL F_DUPFD_CLOEXEC
 SET_FLAGS, ASYNC = 4, 0x2000  # F_SETFL, without O_ASYNC
 IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
 RECEIVE = {"x86_64": (47,), "aarch64": (212,)}  # recvmsg, for the judge
+NO_CAPABILITIES = struct.pack("Ii", 0x20080522, 0)  # the header; of this process
 THREAD = 0x10000
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x50000
 
@@ -88,8 +91,7 @@ def drop_bounding_set() -> None:
 
 def drop_capabilities() -> None:
     """Give up every capability of this process."""
-    header = struct.pack("Ii", 0x20080522, 0)
-    call(LIBC.syscall(CAPSET[platform.machine()], header, bytes(24)))
+    call(LIBC.syscall(CAPSET[platform.machine()], NO_CAPABILITIES, bytes(24)))
 
 
 def restrict_files(readable: list[str], writable: list[str], programs: list[str] | None = None) -> bool:
@@ -159,8 +161,13 @@ def syscall_filter(pid: int, more: Sequence[int] = ()) -> bytes:
     return program + deny
 
 
+@functools.cache
+def kernel_form(program: bytes) -> tuple[bytes, Any]:
+    """Return the struct sock_fprog of a seccomp program, and what it points to; before a fork, so that it is shared."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    return struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer)), buffer
+
+
 def restrict_calls(program: bytes) -> None:
     """Apply a seccomp program to this process, for good; no_new_privs must be set."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    rules = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
-    call(LIBC.prctl(SET_SECCOMP, ctypes.c_ulong(2), rules, 0, 0))
+    call(LIBC.prctl(SET_SECCOMP, ctypes.c_ulong(2), kernel_form(program)[0], 0, 0))
