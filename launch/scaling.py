@@ -133,6 +133,9 @@ def fit(argv: list[str]) -> None:
         resamples=config.resamples,
         seed=config.seed,
         against=config.against,
+        form=config.form,
+        delta=config.delta,
+        progress=progress,
     )
     if config.json:
         print(json.dumps(laws.to_dict(), indent=2))
@@ -142,6 +145,12 @@ def fit(argv: list[str]) -> None:
         laws.write(Path(config.out) / "laws.json")
         if not config.json:
             print(f"wrote {Path(config.out) / 'laws.json'}")
+
+
+def progress(what: str) -> None:
+    """Say on a terminal what is fitted next, where a fit takes long."""
+    if sys.stderr.isatty():
+        print(f"fitting: {what} ...", file=sys.stderr, flush=True)
 
 
 def check_folder(folder: Path) -> None:

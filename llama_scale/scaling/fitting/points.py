@@ -4,6 +4,7 @@ import csv
 import math
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,21 @@ class Points:
     def compute(self) -> np.ndarray:
         """Training FLOPs (n,): the file's column, or 6ND where it has none."""
         return 6 * self.N * self.D if self.flops is None else self.flops
+
+    @cached_property
+    def trunks(self) -> np.ndarray:
+        """Which trunk each run branches from (n,), numbered from 0: the column ``trunk``, a run without one its own."""
+        names = [
+            row.get("trunk", "").strip() or f"row {number}"
+            for row, number in zip(self.rows, self.row_numbers, strict=True)
+        ]
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(name, len(numbers)) for name in names])
+
+    @property
+    def shares_trunks(self) -> bool:
+        """Whether some runs are branches of one trunk, so that their losses err together."""
+        return bool(self.trunks.max() + 1 < len(self))
 
     @property
     def compute_name(self) -> str:

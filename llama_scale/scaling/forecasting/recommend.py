@@ -12,7 +12,7 @@ from llama_scale.cost.accounting import count_parameters
 from llama_scale.cost.hardware import DEFAULT_MFU, HARDWARE
 from llama_scale.errors import InputError, nearest
 from llama_scale.scaling.fitting.fitted_laws import FittedLaws, RunEstimate
-from llama_scale.scaling.fitting.summarize import EMBEDDED, HEADED
+from llama_scale.scaling.fitting.results.summarize import EMBEDDED, HEADED
 from llama_scale.text import between, count, digits, power, signed
 from llama_scale.training.recipe import LR_CAP, step_law_batch, step_law_lr
 

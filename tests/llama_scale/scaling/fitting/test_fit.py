@@ -7,7 +7,8 @@ from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting import fit
 from llama_scale.scaling.fitting.chinchilla import Surface
-from llama_scale.scaling.fitting.fit import PARAMETERS, fit_surface, hold_out, objective, predict, try_hold_out
+from llama_scale.scaling.fitting.fit import fit_surface, hold_out, objective, predict, try_hold_out
+from llama_scale.scaling.fitting.forms import ADDITIVE
 from llama_scale.scaling.fitting.points import Points, read_points
 from llama_scale.scaling.fitting.stated_law import check_stated_law, parse_law
 from tests.llama_scale.scaling.helpers import SHARED, TRUE, grid, points
@@ -24,6 +25,8 @@ PUBLISHED = {
     "ScalingLaws": ([10.144976, 10.020467, -0.15036352, 0.6096702, 0.49244583], 6.9540e-4),
     "ScalingLawsHE": ([11.228836, 10.483168, -0.12446223, 0.66999114, 0.51418173], 1.49580e-3),
 }
+# Of the additive form, to 1e-9: no change of the fit may move them.
+OBJECTIVE = {"ScalingLaws": 6.951595905087774e-4, "ScalingLawsHE": 1.4952935011847792e-3}
 BEST = {
     "ScalingLaws": (6.9516e-4, {"alpha": 0.6104, "beta": 0.4935, "E": 0.8609}),
     "ScalingLawsHE": (1.49529e-3, {"alpha": 0.6800, "beta": 0.5141, "E": 0.8860}),
@@ -39,12 +42,14 @@ def test_public_points_reach_a_better_optimum_than_published(name):
     fit = fit_surface(runs, resamples=200)
     best, parameters = BEST[name]
     assert fit.objective <= best + 1e-8
+    assert fit.objective == pytest.approx(OBJECTIVE[name], rel=1e-9)
     assert objective(fit.law, runs) == pytest.approx(fit.objective, rel=1e-9)
     for parameter, expected in parameters.items():
         assert getattr(fit.law, parameter) == pytest.approx(expected, abs=6e-5)
     assert fit.share_at_optimum > 0.9
     assert abs(fit.check.excess) < 1e-9
-    assert fit.warnings == []
+    (shape,) = fit.warnings  # and the joint form is 30 to 36 % closer on the runs held out (test_choice)
+    assert shape.startswith(("The residuals depend on N and D", "The residuals have an N x D interaction"))
 
 
 def test_public_hold_out_has_the_published_error():
@@ -61,14 +66,14 @@ def test_exponents_are_recovered_from_many_points():
     fit = fit_surface(runs, resamples=300)
     assert fit.law.alpha == pytest.approx(TRUE.alpha, abs=0.01)
     assert fit.law.beta == pytest.approx(TRUE.beta, abs=0.01)
-    for name in PARAMETERS:
+    for name in ADDITIVE.parameters:
         low, high = percentile_interval(getattr(fit.resampled, name))
         assert low < getattr(fit.law, name) < high
 
 
 def test_points_without_noise_give_the_law_itself():
     fit = fit_surface(grid(noise=0.0), resamples=100)
-    for name in PARAMETERS:
+    for name in ADDITIVE.parameters:
         assert getattr(fit.law, name) == pytest.approx(getattr(TRUE, name), rel=1e-4)
     predicted = fit.predict(1e7, 1e8)
     assert predicted["value"][0] == pytest.approx(TRUE.loss(1e7, 1e8), rel=1e-5)
@@ -105,7 +110,7 @@ def test_mean_objective_at_default_tolerance_is_the_known_error():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("E=1,A=2", "expected E, A, alpha, B, beta, found E, A"),
+        ("E=1,A=2", "expected E, A, alpha, B, beta, maybe k, found E, A"),
         ("E=one", "'E=one': expected NAME=NUMBER"),
         ("E=0,A=1,alpha=1,B=1,beta=1", "must be positive"),
     ],
@@ -123,7 +128,7 @@ def test_resamples_are_solved_as_well_as_from_every_start():
     for i, count in enumerate(counts):
         index = np.repeat(np.arange(20), count)
         sample = points(runs.N[index], runs.D[index], runs.loss[index])
-        own = Surface(*(getattr(fit.resampled, name)[i] for name in PARAMETERS))
+        own = Surface(*(getattr(fit.resampled, name)[i] for name in ADDITIVE.parameters))
         excess.append(objective(own, sample) / fit_surface(sample, 100).objective - 1)
     assert np.median(excess) < 1e-9
     assert np.max(excess) < 1e-2
@@ -143,7 +148,7 @@ def test_interval_of_a_run_is_wider_than_that_of_the_law_and_covers():
 
 
 def test_interval_of_a_run_without_spread_of_the_law_is_that_of_the_residuals():
-    law = Surface(*(np.full(2_000, getattr(TRUE, name)) for name in PARAMETERS))
+    law = Surface(*(np.full(2_000, getattr(TRUE, name)) for name in ADDITIVE.parameters))
     residual = np.tile([0.01, -0.01], 4) + 0.003  # eight runs, five parameters, off centre
     found = predict(TRUE, law, residual, 0, 1e6, 1e7)
     ends = TRUE.loss(1e6, 1e7) * np.exp(0.01 * np.sqrt(8 / 3) * np.array([-1, 1]))
@@ -154,8 +159,8 @@ def test_interval_of_a_run_without_spread_of_the_law_is_that_of_the_residuals():
 def test_a_second_optimizer_elsewhere_is_measured_and_said(monkeypatch):
     runs, real = grid(), fit._second_optimizer
 
-    def poor(model, loss, starts, bounds):
-        theta, _ = real(model, loss, starts, bounds)
+    def poor(model, loss, starts, bounds, delta):
+        theta, _ = real(model, loss, starts, bounds, delta)
         theta = theta + np.array([0, 0.1, 0, 0, 0])
         return theta, objective(model.law_of(theta), runs)
 
@@ -177,7 +182,7 @@ def test_a_resample_that_misses_the_optimum_is_solved_again_from_its_neighbour()
     for i in (40, 41, 42):
         index = np.repeat(np.arange(20), counts[i])
         sample = points(runs.N[index], runs.D[index], runs.loss[index])
-        own = Surface(*(getattr(laws, name)[i] for name in PARAMETERS))
+        own = Surface(*(getattr(laws, name)[i] for name in ADDITIVE.parameters))
         best = fit_surface(sample, resamples=1).objective
         assert objective(own, sample) == pytest.approx(best, rel=1e-6)
 

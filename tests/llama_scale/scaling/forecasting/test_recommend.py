@@ -9,11 +9,11 @@ from llama_scale.config import load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
-from llama_scale.scaling.fitting import summarize
 from llama_scale.scaling.fitting.chinchilla import fit_flops
 from llama_scale.scaling.fitting.fit import fit_surface
 from llama_scale.scaling.fitting.fitted_laws import FlopsFormula
 from llama_scale.scaling.fitting.points import read_points
+from llama_scale.scaling.fitting.results import summarize
 from llama_scale.scaling.forecasting import recommend
 from tests.conftest import run_script
 

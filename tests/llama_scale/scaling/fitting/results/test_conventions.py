@@ -6,12 +6,12 @@ from scipy.optimize import brentq, minimize, minimize_scalar
 
 from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
-from llama_scale.scaling.fitting import approaches, conventions
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface
-from llama_scale.scaling.fitting.downstream import fit_links, inverse_transform, thresholds, transform
 from llama_scale.scaling.fitting.fit import DELTA, fit_surface, objective
 from llama_scale.scaling.fitting.profile import objective_limit, profiles
-from llama_scale.scaling.fitting.repeats import effective_tokens, fit_repeats
+from llama_scale.scaling.fitting.results import approaches, conventions
+from llama_scale.scaling.fitting.results.downstream import fit_links, inverse_transform, thresholds, transform
+from llama_scale.scaling.fitting.results.repeats import effective_tokens, fit_repeats
 from llama_scale.scaling.fitting.sweep import fit_sweep
 from llama_scale.scaling.report import tables
 from tests.llama_scale.scaling.helpers import SHARED, TRUE, grid, points

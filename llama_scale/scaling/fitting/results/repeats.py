@@ -10,8 +10,7 @@ from dataclasses import asdict
 import numpy as np
 
 from llama_scale.errors import InputError
-from llama_scale.scaling.fitting.chinchilla import SurfaceModel
-from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, Fit
+from llama_scale.scaling.fitting.fit import Fit
 from llama_scale.scaling.fitting.fitted_laws import RepeatedTokens
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.fitting.profile import crossings, objective_limit
@@ -42,10 +41,10 @@ def fit_repeats(fit: Fit) -> RepeatedTokens:
     if not epochs_vary(points):
         raise InputError(f"{points.file}: the number of epochs does not vary above 1")
     epochs, target = points.numeric("epochs"), np.log(points.loss)[None]
-    models = [SurfaceModel(points.N, effective_tokens(points.D, epochs, R)) for R in GRID]
+    models = [fit.form.model(points.N, effective_tokens(points.D, epochs, R)) for R in GRID]
     lower, upper = models[0].bounds(points.loss)
     targets = np.repeat(target, 2, axis=0)
-    problem = Problems(targets, np.ones_like(targets), lower, upper, DELTA)
+    problem = Problems(targets, np.ones_like(targets), lower, upper, fit.delta)
     objectives, thetas = np.full(len(GRID), np.inf), [model.theta_of(fit.law) for model in models]
     # Up the grid, then down: each R starts from its own theta and from the one just solved, so
     # that a better optimum found at one R spreads to all. Going down, the neighbor of 3 is 4.
@@ -58,7 +57,7 @@ def fit_repeats(fit: Fit) -> RepeatedTokens:
             objectives[i], thetas[i] = objective.min(), theta[objective.argmin()]
     best = int(objectives.argmin())
     residual = target[0] - models[best].value(thetas[best][None])[0]
-    excess = (objectives - objectives[best]) / objective_limit(residual, len(PARAMETERS) + 1)
+    excess = (objectives - objectives[best]) / objective_limit(residual, len(fit.form.parameters) + 1, fit.delta)
     ends = crossings(np.log(GRID), excess, np.log(GRID[best]))
     low, high = (None if end is None else float(np.exp(end)) for end in ends)
     return RepeatedTokens(
