@@ -41,7 +41,11 @@ def summarize(
     warnings = [*points.warnings, *fit.warnings, *(notes or [])]
     warnings += [*_open_profiles(profile), *_disagreeing(approaches.table)]
     if repeats and not repeats.identified:
-        warnings.append("The worth of repeated tokens is not identified: the runs give R no end on one side or both.")
+        profile_ends, drawn = (_ends_text(ends) for ends in (repeats, repeats.bootstrap))
+        warnings.append(
+            f"The worth of repeated tokens is not identified: R = {repeats.R:.3g}, by its profile {profile_ends}, by the "
+            f"bootstrap {drawn}."
+        )
     warnings += _holdout_warnings(fit, hold_out) if hold_out else []
     source = {name: getattr(points, name) for name in ("file", "sha256", "columns", "where")}
     laws = FittedLaws(
@@ -126,6 +130,12 @@ def shared_model(points: Points) -> dict[str, Any]:
         if tied.all() or not tied.any():
             shared["tie_embeddings"] = bool(tied[0])
     return shared
+
+
+def _ends_text(bounds: records.Bounds | records.RepeatedTokens | None) -> str:
+    if bounds is None:
+        return "unknown"
+    return " to ".join("open" if end is None else f"{end:.3g}" for end in (bounds.low, bounds.high))
 
 
 def _open_profiles(profile: dict[str, Profile]) -> list[str]:
