@@ -1,11 +1,13 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.points import parse_columns, read_points
-from tests.conftest import run_script
+from tests.conftest import ROOT, run_script
 from tests.llama_scale.scaling.helpers import TRUE
 
 
@@ -75,6 +77,8 @@ def test_json_and_report_without_points_in_the_folder(tmp_path):
         (("fit", "runs.csv", "--resamples=3"), "resamples: expected at least 100, found 3"),
         (("fit", "runs.csv", "--seed=-1"), "seed: expected 0 to 2^32 - 1, found -1"),
         (("fit", "runs.csv", "--seed=4294967296"), "found 4294967296"),
+        (("fit", "runs.csv", "--delta=0"), "delta: expected a positive number, found 0"),
+        (("fit", "runs.csv", "--form=joined"), "form: expected auto or additive or joint or kaplan"),
         (("fit", "runs.csv", "--hold", "none"), "unknown key 'hold' (did you mean 'holdout'?)"),
     ],
 )
@@ -119,6 +123,23 @@ def test_bad_files_are_refused(tmp_path):
     (tmp_path / "notes.md").write_text("# Notes\n\nOf what, and why.\n\n- one\n")
     with pytest.raises(InputError, match=r"header's 2 fields, 'Of what, and why\.'; give a CSV"):
         read_points(tmp_path / "notes.md")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_terminal_in_another_encoding_costs_nothing(tmp_path, monkeypatch, encoding):
+    """Powers of ten and Greek letters have no place in latin-1."""
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    write(tmp_path / "runs.csv")
+    flags = ("fit", "runs.csv", "--out", "out", "--resamples=100", "--form=additive", "--delta=2e-3")
+    done = subprocess.run(
+        [sys.executable, ROOT / "launch" / "scaling.py", *flags], cwd=tmp_path, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    laws = json.loads((tmp_path / "out" / "laws.json").read_text())
+    assert laws["laws"]["surface"]["objective"]["kind"] == "sum of Huber(0.002) of log loss"
+    shown = done.stdout.decode(encoding)
+    assert ("×10" in shown) == (encoding == "utf-8") or encoding == "latin-1"
+    assert "wrote out/laws.json" in shown and done.stderr == b""
 
 
 @pytest.mark.parametrize("out", ["runs.csv", "runs.csv/deeper/still"])

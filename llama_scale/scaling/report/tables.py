@@ -213,7 +213,7 @@ def sweeps(swept: dict[str, Any]) -> list[Table]:
         head = ["model_size", "tokens", "batch_tokens", "best lr", "loss"]
         shown.append(Table("batches", "Best rate of each batch", "", head, body))
     for name, law in swept.items():
-        if name == "by_batch":
+        if name in ("by_batch", "left_out"):
             continue
         body = []
         for best in law["best"]:

@@ -131,7 +131,7 @@ def table(laws: FittedLaws) -> str:
         f"{law.formula}, with 95 % intervals from {law.bootstrap.resamples} resamples ({law.bootstrap.kind})",
     ]
     if laws.forms:
-        lines.insert(2, f"Form of the law: {laws.forms.chosen}, of {len(laws.forms.results)} by the rule below")
+        lines.insert(2, f"Form of the law: {laws.forms.chosen}, which predicts best the largest runs not held out")
     lines += [f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law.parameters.items()]
     lines += [f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law.limits.items()]
     check = law.second_optimizer.relative_excess
