@@ -131,9 +131,7 @@ def test_a_terminal_in_another_encoding_costs_nothing(tmp_path, monkeypatch, enc
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
     write(tmp_path / "runs.csv")
     flags = ("fit", "runs.csv", "--out", "out", "--resamples=100", "--form=additive", "--delta=2e-3")
-    done = subprocess.run(
-        [sys.executable, ROOT / "launch" / "scaling.py", *flags], cwd=tmp_path, capture_output=True
-    )
+    done = subprocess.run([sys.executable, ROOT / "launch" / "scaling.py", *flags], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr
     laws = json.loads((tmp_path / "out" / "laws.json").read_text())
     assert laws["laws"]["surface"]["objective"]["kind"] == "sum of Huber(0.002) of log loss"

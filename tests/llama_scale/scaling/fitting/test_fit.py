@@ -1,3 +1,6 @@
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -8,9 +11,15 @@ from llama_scale.errors import InputError
 from llama_scale.scaling.fitting import fit
 from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.fit import fit_surface, hold_out, objective, predict, try_hold_out
+from llama_scale.scaling.fitting.fitted_laws import FittedLaws
 from llama_scale.scaling.fitting.forms import ADDITIVE
 from llama_scale.scaling.fitting.points import Points, read_points
+from llama_scale.scaling.fitting.profile import profiles
+from llama_scale.scaling.fitting.residuals import seed_noise
+from llama_scale.scaling.fitting.results.summarize import summarize
 from llama_scale.scaling.fitting.stated_law import check_stated_law, parse_law
+from llama_scale.scaling.report import tables
+from llama_scale.scaling.report.text import held_out, table
 from tests.llama_scale.scaling.helpers import SHARED, TRUE, grid, points
 
 
@@ -207,6 +216,126 @@ def test_equal_seed_gives_equal_bootstrap():
 )
 def test_warnings(runs, warning):
     assert any(warning in text for text in fit_surface(runs, resamples=200).warnings)
+
+
+def steep_runs(alpha=4.5, noise=0.002):
+    """Return runs of one law whose size term falls by a power of 4.5: its sizes hardly matter beyond the smallest."""
+    runs = grid(8, 6)
+    N, law = 10 * runs.N, Surface(2.0, 1e26, alpha, 400.0, 0.42)
+    scatter = np.random.default_rng(0).standard_normal(48)
+    return points(N, runs.D, law.loss(N, runs.D) * np.exp(noise * scatter))
+
+
+def test_an_exponent_is_not_cut_where_the_search_used_to_end():
+    runs = steep_runs()
+    fit = fit_surface(runs, resamples=100)
+    assert fit.law.alpha == pytest.approx(4.5, abs=0.15)
+    cut = fit_surface(runs, resamples=1).objective
+    assert cut < objective(Surface(**(vars(fit.law) | {"alpha": 4.0, "A": fit.law.A * 1e6**-0.44})), runs)
+    assert any("alpha = 4.4" in text and "outside [0.05, 1.5]" in text for text in fit.warnings)
+    assert not fit.determined
+    ends = profiles(fit)["alpha"]
+    assert 4 < ends.low < fit.law.alpha < ends.high < 5
+
+
+def test_no_size_is_given_where_none_is_determined():
+    laws = summarize(fit_surface(steep_runs(), resamples=100), None)
+    assert not laws.best_frontier.determined
+    assert all(row.optimal_N is None and row.optimal_D is None for row in laws.side_by_side)
+    assert all(row.N is None and row.C is None and row.reason for row in laws.thresholds)
+    assert "not determined" in tables.conventions(laws).text()
+    assert "N* =" not in table(laws)
+    assert FittedLaws.from_dict(laws.to_dict()) == laws
+
+
+@pytest.mark.parametrize("name", ["alpha", "E"])
+def test_a_parameter_at_a_bound_of_the_search_is_named(name):
+    """A step between the smallest sizes has no exponent; losses that fall ever faster have no floor."""
+    runs, law = grid(6, 5), Surface(2.0, 3e200, 40.0, 400.0, 0.42)
+    loss = law.loss(runs.N, runs.D) if name == "alpha" else TRUE.loss(runs.N, runs.D) - 1.4
+    fit = fit_surface(points(runs.N, runs.D, loss), resamples=50)
+    said = f"{name} lies at the {'upper' if name == 'alpha' else 'lower'} bound of the search"
+    assert any(said in text and "a second optimizer has the same bounds" in text for text in fit.warnings), fit.warnings
+
+
+def test_a_profile_reaches_further_than_a_bootstrap_without_spread():
+    """All resamples at one value used to give the profile no reach: no end within it was called flat."""
+    runs = grid(noise=0.003)
+    fit = fit_surface(runs, resamples=200)
+    still = replace(fit, resampled=Surface(**{k: np.full(200, getattr(fit.law, k)) for k in vars(fit.law)}))
+    for name, profile in profiles(still).items():
+        usual = profiles(fit)[name]
+        assert (profile.low, profile.high) == (pytest.approx(usual.low, rel=0.02), pytest.approx(usual.high, rel=0.02))
+
+
+def test_a_law_that_misses_its_runs_says_so():
+    scatter = np.random.default_rng(2).standard_normal(20)
+    runs = grid()
+    bad = points(runs.N, runs.D, runs.loss * np.exp(0.15 * scatter))
+    assert any("The law misses its own runs by 1" in text for text in fit_surface(bad, resamples=50).warnings)
+    assert not any("misses its own" in text for text in fit_surface(runs, resamples=50).warnings)
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [(lambda x, y: -0.01 * x * y, "larger models gain more from data"),
+     (lambda x, y: 0.01 * x * y, "larger models gain less from data"),
+     (lambda x, y: 0.03 * np.abs(x - y), "The residuals")],
+    ids=["more", "less", "curved"],
+)  # fmt: skip
+def test_residuals_that_depend_on_n_and_d_are_named(added, said):
+    runs = grid(7, 7, noise=0.003)
+    x, y = (np.log(v) - np.log(v).mean() for v in (runs.N, runs.D))
+    bent = points(runs.N, runs.D, runs.loss * np.exp(added(x, y)))
+    assert any(said in text for text in fit_surface(bent, resamples=50).warnings)
+
+
+def test_trends_are_seldom_seen_where_there_are_none():
+    """One in a thousand each; 40 studies of right laws, with outliers, raise none."""
+    for seed in range(40):
+        runs = grid(6, 6, noise=0.005, seed=seed)
+        loss = runs.loss.copy()
+        loss[seed % 36] *= 1.1
+        fit = fit_surface(points(runs.N, runs.D, loss), resamples=1, starts=9)
+        assert not any("residuals" in text for text in fit.warnings)
+
+
+def test_points_without_noise_raise_no_warning_of_numpy():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summarize(fit_surface(grid(noise=0.0), resamples=100), None)
+
+
+def test_the_whole_largest_budget_is_held_out():
+    runs = grid(5, 4)
+    near = runs.compute.max() * 0.97
+    size = runs.N.max() * 0.5
+    more = points(
+        np.append(runs.N, size),
+        np.append(runs.D, near / 6 / size),
+        np.append(runs.loss, TRUE.loss(size, near / 6 / size)),
+    )
+    held = hold_out(more, "largest", resamples=50)
+    assert len(held.points) == 2 and held.factor > 1.5
+    laws = summarize(held.fit, held)
+    assert f"up to {held.factor:.3g}" in held_out(laws) and "±" in held_out(laws)
+    other = hold_out(more, "D<3e5", resamples=50)
+    assert other.factor < 1 and "nothing was extrapolated" in held_out(summarize(other.fit, other))
+
+
+def test_the_noise_between_seeds_is_that_of_equal_runs():
+    runs = grid(4, 4, noise=0.0)
+    rng = np.random.default_rng(0)
+    N, D, loss = (np.tile(column, 30) for column in (runs.N, runs.D, runs.loss))
+    found = seed_noise(N, D, loss * np.exp(0.015 * rng.standard_normal(480)))
+    assert found.percent == pytest.approx(1.5, rel=0.08) and found.low < 1.5 < found.high
+    assert (found.groups, found.runs) == (16, 480)
+    assert seed_noise(runs.N, runs.D, runs.loss) is None
+    pair = seed_noise(np.array([1.0, 1, 2]), np.ones(3), np.array([3.0, 3.3, 9]))
+    assert pair.percent == pytest.approx(100 * np.log(1.1) / np.sqrt(2)) and (pair.groups, pair.runs) == (1, 2)
+    doubled = points(N[:32], D[:32], loss[:32] * np.exp(0.01 * rng.standard_normal(32)))
+    laws = summarize(fit_surface(doubled, resamples=50), None)
+    assert "Runs that differ by their seed alone scatter by" in table(laws)
 
 
 def test_too_few_runs_are_refused():
