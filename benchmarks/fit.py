@@ -133,7 +133,8 @@ def synthetic_points(n: int, noise: float, seed: int, law: Surface = BESIROGLU) 
 def trunk_points(design: Design, seed: int) -> Points:
     """Return the branches of trunks: 4 sizes by 4 budgets, two seeds of all but the largest size (28 runs)."""
     rng = np.random.default_rng(seed)
-    cells = [(N, D, f"{N:g}-{s}") for N in SMALL_SIZES for s in range(1 + (N < SMALL_SIZES[-1])) for D in SMALL_TOKENS]
+    seeds = {size: range(2 if size < SMALL_SIZES[-1] else 1) for size in SMALL_SIZES}
+    cells = [(N, D, f"{N:g}-{s}") for N in SMALL_SIZES for s in seeds[N] for D in SMALL_TOKENS]
     N, D = (np.array([cell[i] for cell in cells], dtype=float) for i in (0, 1))
     trunks = [cell[2] for cell in cells]
     shared = {trunk: design.trunk_noise * rng.standard_normal() for trunk in dict.fromkeys(trunks)}
@@ -148,8 +149,8 @@ def coverage(
 ) -> dict[str, Any]:
     """Return how often the 95 % intervals cover the truth, in percent, and the errors made.
 
-    ``loss at 10x`` is the loss of the compute-optimal model at ten times the largest run (of trunks: the largest size on
-    twice its tokens), where ``one run at 10x`` is one noisy run there and the interval that of one run. Each study's
+    ``loss at 10x`` is the loss of the compute-optimal model at ten times the largest run (of trunks: the largest size
+    on twice its tokens), where ``one run at 10x`` is one noisy run there and the interval that of one run. Each study's
     outcome is a line of the file ``rows``, and is taken from there where it has been made already.
     """
     known = {(row["design"], row["seed"]): row for row in read_jsonl(rows)} if rows and rows.exists() else {}

@@ -49,10 +49,11 @@ def form_named(name: str) -> Form:
 class JointModel(SurfaceModel):
     """log L of the joint form at n points as a function of theta = (a, alpha', b, beta', ln E, ln k).
 
-    With p = a - alpha' x and q = b - beta' y (x, y the centered ln N, ln D) the reducible loss is e^v, v = k log(e^(p/k)
-    + e^(q/k)): a soft maximum of two lines with temperature k. alpha' = k alpha and beta' = k beta are the exponents
-    where size alone or data alone limits, and hardly correlate with k. ``natural`` takes v = k log(e^p + e^q) instead,
-    whose theta has alpha and beta themselves: what a profile of them fixes. Without ``floor`` E is 0.
+    With p = a - alpha' x and q = b - beta' y (x, y the centered ln N, ln D) the reducible loss is e^v,
+    v = k log(e^(p/k) + e^(q/k)): a soft maximum of two lines with temperature k. alpha' = k alpha and beta' = k beta
+    are the exponents where size alone or data alone limits, and hardly correlate with k. ``natural`` takes v = k
+    log(e^p + e^q) instead, whose theta has alpha and beta themselves: what a profile of them fixes. Without ``floor`` E
+    is 0.
     """
 
     names = (*SurfaceModel.names, "k")
@@ -168,8 +169,8 @@ class JointModel(SurfaceModel):
         scale = 1.0 if self.natural else k
         a, alpha, b, beta = a / scale, alpha / scale, b / scale, beta / scale
         x, y = self.center
-        # A is e^(a + alpha x). At a bound of the search, with an exponent of dozens, no number may hold it: the exponent
-        # is then as steep as one does.
+        # A is e^(a + alpha x). At a bound of the search, with an exponent of dozens, no number may hold it: the
+        # exponent is then as steep as one does.
         alpha, beta = (np.minimum(slope, (LN_MOST - c) / max(z, 1.0)) for slope, c, z in ((alpha, a, x), (beta, b, y)))
         E = np.exp(e) if self.floor else 0.0 * e
         return Surface(E, np.exp(a + alpha * x), alpha, np.exp(b + beta * y), beta, k)

@@ -186,9 +186,10 @@ def read_points(path: str | Path, columns: dict[str, str] | None = None, where: 
     """Read and check the points of a CSV file (see ``read_rows``); ``where`` are rows to keep (see ``Points.match``).
 
     ``columns`` are the file's names of N, D, loss and flops where they differ; N is also read from
-    n_params_non_embedding, D from tokens; ``flops`` may be none, for 6ND. Without a column for D, D = flops / 6N. Raises
-    InputError where a file, column or value is missing, not a positive number, in another unit (tokens per parameter and
-    FLOPs over 6ND tell) or a share above 1, or the rows are annealed and un-annealed points mixed.
+    n_params_non_embedding, D from tokens; ``flops`` may be none, for 6ND. Without a column for D, D = flops / 6N.
+
+    Raises InputError where a file, column or value is missing, not a positive number, in another unit (tokens per
+    parameter and FLOPs over 6ND tell) or a share above 1, or the rows are annealed and un-annealed points mixed.
     """
     rows, header = read_rows(path)
     mapping = _map_columns(path, header, columns or {})

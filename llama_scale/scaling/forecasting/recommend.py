@@ -109,8 +109,9 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
     """Return the best use of C FLOPs: by the law, and on the rung nearest to it.
 
     Both spend C as the law's runs count it, in their vocabulary and context. More than ten times outside the runs, or
-    where the law asks for fewer tokens than parameters or over 10,000 times as many, it is the run to make first instead
-    (``Recommendation.first``). Raises InputError where the runs do not show an optimum or their units cannot be plain.
+    where the law asks for fewer tokens than parameters or over 10,000 times as many, it is the run to make first
+    instead (``Recommendation.first``). Raises InputError where the runs do not show an optimum or their units cannot
+    be plain.
     """
     if not laws.best_frontier.determined:
         raise InputError(f"{laws.points.file}: {UNDETERMINED}")

@@ -70,7 +70,7 @@ def forms(laws: FittedLaws) -> Table | None:
     return Table(
         "forms",
         "Which form the law has",
-        f"{choice.rule} Predicted here: {runs}. * is the form taken; the held-out error was not looked at to choose it.",
+        f"{choice.rule} Predicted here: {runs}. * is the form taken; the held-out error had no part in it.",
         ["form", "law", "error of the rule's runs", "error of the held-out runs", "residual rms"],
         body,
     )

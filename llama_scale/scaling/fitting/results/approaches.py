@@ -94,7 +94,7 @@ def group_by_compute(C: np.ndarray) -> list[np.ndarray]:
 
 
 def isoflop_parabolas(points: Points, C: np.ndarray) -> list[IsoflopParabola]:
-    """Return a parabola for each group of at least four sizes within 5 % of equal compute, of its runs near the best."""
+    """Return a parabola through the runs near the best of each group of four sizes or more at equal compute (5 %)."""
     groups = [g for g in group_by_compute(C) if len(np.unique(points.N[g])) >= MIN_SIZES]
     return [_parabola(points, C, index, points.loss[index]) for index in groups]
 

@@ -42,8 +42,8 @@ def epochs_vary(points: Points) -> bool:
 def fit_repeats(fit: Fit, resamples: int = RESAMPLES) -> RepeatedTokens:
     """Fit R and the surface together; raise InputError where no run repeats its data.
 
-    R is identified where its profile and its bootstrap have both ends and these lie within a factor of ten: either alone
-    has been seen to stop at a local minimum (docs/scaling.md).
+    R is identified where its profile and its bootstrap have both ends and these lie within a factor of ten: either
+    alone has been seen to stop at a local minimum (docs/scaling.md).
     """
     points = fit.points
     if not epochs_vary(points):

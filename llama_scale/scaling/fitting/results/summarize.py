@@ -43,8 +43,8 @@ def summarize(
     if repeats and not repeats.identified:
         profile_ends, drawn = (_ends_text(ends) for ends in (repeats, repeats.bootstrap))
         warnings.append(
-            f"The worth of repeated tokens is not identified: R = {repeats.R:.3g}, by its profile {profile_ends}, by the "
-            f"bootstrap {drawn}."
+            f"The worth of repeated tokens is not identified: R = {repeats.R:.3g}, by its profile {profile_ends}, by "
+            f"the bootstrap {drawn}."
         )
     warnings += _holdout_warnings(fit, hold_out) if hold_out else []
     source = {name: getattr(points, name) for name in ("file", "sha256", "columns", "where")}

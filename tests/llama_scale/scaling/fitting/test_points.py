@@ -17,7 +17,7 @@ def write(path, scale=(1.0, 1.0, 1.0), extra=None, rows=None):
         for D in TOKENS:
             values = [N * scale[0], D * scale[1], TRUE.loss(N, D), 6.6 * N * D * scale[2]]
             lines.append([f"{value:.8g}" for value in values])
-    for name, cells in (extra or {}).items():
+    for cells in (extra or {}).values():
         lines = [[*line, str(cell)] for line, cell in zip(lines, cells, strict=True)]
     for index, line in (rows or {}).items():
         lines[index] = line
@@ -50,7 +50,7 @@ def test_flops_in_other_units_are_refused(tmp_path, unit):
 
 def test_one_row_in_another_unit_is_named(tmp_path):
     path = write(tmp_path / "p.csv", rows={4: ["3e7", "1000", "2.9", "1.98e17"]})
-    with pytest.raises(InputError, match="row 5: N = 3e.07, D = 1000: 3.3e-05 tokens per parameter"):
+    with pytest.raises(InputError, match=r"row 5: N = 3e.07, D = 1000: 3.3e-05 tokens per parameter"):
         read_points(path)
 
 

@@ -72,7 +72,7 @@ def test_runs_far_from_the_minimum_do_not_move_it():
     assert all(p.inside and len(p.rows) < 10 for p in parabolas)
     for parabola in parabolas:
         best = law.optimum(np.array([parabola.C]), Flops("6ND"))[0][0]
-        assert parabola.N == pytest.approx(best, rel=0.1)
+        assert pytest.approx(best, rel=0.1) == parabola.N
     found = approaches.isoflop_law(runs, C, parabolas, resamples=50)
     assert found.slope == pytest.approx(law.exponent, abs=0.01)
     every = np.ones(16, dtype=bool)
@@ -244,7 +244,7 @@ def test_a_profile_with_ends_is_not_enough_for_repeats():
         return fit_surface(changed, resamples=1, starts=16).objective
 
     search = minimize_scalar(least, bounds=(np.log(6), np.log(12)), method="bounded", options={"xatol": 1e-3})
-    assert found.R == pytest.approx(np.exp(search.x), rel=0.02)
+    assert pytest.approx(np.exp(search.x), rel=0.02) == found.R
     assert found.objective <= search.fun * (1 + 1e-4)
 
 
