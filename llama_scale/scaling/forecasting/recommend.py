@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from llama_scale.bootstrap import percentile_interval
 from llama_scale.config import CONFIGS, load_size
@@ -195,11 +195,10 @@ def _first_run(laws: FittedLaws, C: float) -> Plan:
     ratio = float(np.clip(D / N, least, most))
     if ratio != D / N:
         # The size whose tokens, at this compute, are ``ratio`` times as many: compute rises with it.
-        N = math.exp(
-            float(
-                brentq(lambda n: laws.flops.per_token(np.exp(n)) * ratio * np.exp(n) / compute - 1, 0, 80, xtol=1e-12)
-            )
+        cost = root_scalar(
+            lambda n: laws.flops.per_token(np.exp(n)) * ratio * np.exp(n) / compute - 1, bracket=(0, 80), xtol=1e-12
         )
+        N = math.exp(cost.root)
         D = compute / float(laws.flops.per_token(N))
     plan = Plan(**_recipe(laws, N, D))
     return plan if plan.steps >= 1 else _first_run(laws, float(laws.fitted_flops.max()))
