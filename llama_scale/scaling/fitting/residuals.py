@@ -77,17 +77,20 @@ def equal_runs(*columns: np.ndarray) -> list[np.ndarray]:
     return [group for group in groups if len(group) > 1]
 
 
-def seed_noise(N: np.ndarray, D: np.ndarray, loss: np.ndarray) -> Noise | None:
+def seed_noise(N: np.ndarray, D: np.ndarray, loss: np.ndarray, trunks: np.ndarray | None = None) -> Noise | None:
     """Return the pooled scatter of log loss (n,) over runs of equal N and D; None where there are none.
 
     Of groups of 2 and 3 runs the squared deviations from their means are summed and divided by 1 + 2; the interval is
-    that of a variance with as many degrees of freedom.
+    that of a variance with as many degrees of freedom. Branches of a trunk (n,) err together: their degrees of freedom
+    count as the trunks do, of 8 runs that are branches of 2 trunks a quarter.
     """
     groups = equal_runs(N, D)
     free = sum(len(group) - 1 for group in groups)
     if not free:
         return None
     total = sum(((np.log(loss[g]) - np.log(loss[g]).mean()) ** 2).sum() for g in groups)
-    low, high = (100 * np.sqrt(total / chi2.ppf(tail, free)) for tail in (1 - TAIL, TAIL))
-    runs = sum(map(len, groups))
+    members = np.concatenate(groups)
+    runs, apart = len(members), len(members) if trunks is None else len(np.unique(trunks[members]))
+    known = max(1.0, free * apart / runs)
+    low, high = (100 * np.sqrt(total / free * known / chi2.ppf(tail, known)) for tail in (1 - TAIL, TAIL))
     return Noise(float(100 * np.sqrt(total / free)), float(low), float(high), len(groups), runs)

@@ -64,7 +64,7 @@ def summarize(
         runs=_runs(fit, hold_out),
         warnings=warnings,
         forms=forms,
-        noise=seed_noise(points.N, points.D, points.loss),
+        noise=seed_noise(points.N, points.D, points.loss, points.trunks),
     )
     return FittedLaws.from_dict(laws.to_dict())
 

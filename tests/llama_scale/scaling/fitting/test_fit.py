@@ -333,6 +333,8 @@ def test_the_noise_between_seeds_is_that_of_equal_runs():
     assert seed_noise(runs.N, runs.D, runs.loss) is None
     pair = seed_noise(np.array([1.0, 1, 2]), np.ones(3), np.array([3.0, 3.3, 9]))
     assert pair.percent == pytest.approx(100 * np.log(1.1) / np.sqrt(2)) and (pair.groups, pair.runs) == (1, 2)
+    together = seed_noise(N, D, loss * np.exp(0.015 * rng.standard_normal(480)), np.arange(480) // 16)
+    assert together.high / together.low > 2 * found.high / found.low - 1, "30 trunks of 16 tell less than 480 runs"
     doubled = points(N[:32], D[:32], loss[:32] * np.exp(0.01 * rng.standard_normal(32)))
     laws = summarize(fit_surface(doubled, resamples=50), None)
     assert "Runs that differ by their seed alone scatter by" in table(laws)
