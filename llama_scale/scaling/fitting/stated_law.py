@@ -23,7 +23,7 @@ def parse_law(text: str) -> Surface:
             raise InputError(f"against: {part.strip()!r}: expected NAME=NUMBER") from None
     if not any(set(values) == set(form.parameters) for form in FORMS.values()):
         found = ", ".join(values)
-        raise InputError(f"against: expected {', '.join(ADDITIVE.parameters)}, maybe k, found {found}")
+        raise InputError(f"against: expected {', '.join(ADDITIVE.parameters)}, found {found} (a joint law has k too)")
     if not all(0 < value < math.inf for value in values.values()):
         raise InputError(f"against: {', '.join(values)} must be positive")
     return Surface(**{"E": 0.0} | values)

@@ -119,7 +119,7 @@ def test_mean_objective_at_default_tolerance_is_the_known_error():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("E=1,A=2", "expected E, A, alpha, B, beta, maybe k, found E, A"),
+        ("E=1,A=2", "expected E, A, alpha, B, beta, found E, A"),
         ("E=one", "'E=one': expected NAME=NUMBER"),
         ("E=0,A=1,alpha=1,B=1,beta=1", "must be positive"),
     ],
