@@ -26,6 +26,7 @@ from llama_scale.scaling.fitting.residuals import Noise
 FORMAT = "llama_scale.laws.v2"
 READABLE = (FORMAT, "llama_scale.laws.v1")
 DIGITS = 10
+TRUNKS = "trunks (a size and seed) with all their branches"  # what a bootstrap draws where runs share trunks
 # In the file, these stand together under "laws".
 GROUPED = ("surface", "power", "repeats")
 

@@ -4,7 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llama_scale.scaling.fitting.fitted_laws import Bounds, Estimate, FittedLaws, ReachedEstimate, RepeatedTokens
+from llama_scale.scaling.fitting.fitted_laws import (
+    TRUNKS,
+    Bounds,
+    Estimate,
+    FittedLaws,
+    ReachedEstimate,
+    RepeatedTokens,
+)
 from llama_scale.scaling.fitting.results.downstream import NOT_REACHED
 from llama_scale.scaling.forecasting.forecast import ScoredForecast
 from llama_scale.text import between, count, digits, power, signed
@@ -44,13 +51,15 @@ def parameters(laws: FittedLaws) -> Table:
         profile = f"{_end(p.profile.low, 4)} to {_end(p.profile.high, 4)}"
         body.append([_greek(name), digits(p.value, 4), _ends(p), profile])
     body += [[_greek(name), digits(p.value, 4), _ends(p), "–"] for name, p in law.limits.items()]
+    trunks = " The profile takes branches of a trunk for independent runs, so here believe the bootstrap."
+    trunks = trunks if law.bootstrap.kind.startswith(TRUNKS) else ""
     limits = " kα and kβ are the exponents where size alone or data alone limits." if law.limits else ""
     return Table(
         "parameters",
         "The fitted law",
         f"{_greek(law.formula)} with 95 % intervals of two kinds: from {law.bootstrap.resamples} resamples "
         f"({law.bootstrap.kind}), and from the profile of the objective (how far a parameter moves, all others fitted "
-        f"again, before the fit is clearly worse). “open” means that the points give no end.{limits}",
+        f"again, before the fit is clearly worse). “open” means that the points give no end.{limits}{trunks}",
         ["parameter", "value", "bootstrap", "profile"],
         body,
     )

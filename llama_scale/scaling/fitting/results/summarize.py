@@ -39,6 +39,12 @@ def summarize(
     levels, links = thresholds(fit, flops_counts[-1])
     profile = profiles(fit)
     warnings = [*points.warnings, *fit.warnings, *(notes or [])]
+    if points.shares_trunks:
+        trunks = points.trunks.max() + 1
+        warnings.append(
+            f"The {len(points)} runs are branches of {trunks} trunks (or alone), and branches of one err together: "
+            "intervals are drawn by trunk; profiles take all runs for independent and are too narrow."
+        )
     warnings += [*_open_profiles(profile), *_disagreeing(approaches.table)]
     if repeats and not repeats.identified:
         profile_ends, drawn = (_ends_text(ends) for ends in (repeats, repeats.bootstrap))
@@ -173,7 +179,7 @@ def _surface(fit: Fit, profile: dict[str, Profile]) -> records.FittedSurface:
         for name in ("alpha", "beta"):
             value, values = (law.k * getattr(law, name) for law in (fit.law, fit.resampled))
             limits[f"k {name}"] = Estimate.of(value, values)
-    drawn = "trunks (a size and seed) with all their branches" if fit.points.shares_trunks else "runs"
+    drawn = records.TRUNKS if fit.points.shares_trunks else "runs"
     return records.FittedSurface(
         formula=fit.form.formula,
         parameters=parameters,
