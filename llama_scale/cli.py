@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import io
 import os
 import re
 import sys
@@ -209,6 +210,10 @@ def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = 
     stopped; ``name`` begins the line that says what was wrong (default: the script).
     """
     script = name or os.path.basename(sys.argv[0])
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not in UTF-8 shows what it can: "10²¹" as "10?1" is no reason to lose a result.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         return main()
     except KeyboardInterrupt:
