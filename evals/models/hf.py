@@ -1,6 +1,5 @@
 """A transformers folder as a model that completes prompts."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -261,4 +260,5 @@ def decode(tokenizer: Any, ids: list[int]) -> str:
 
 def _common_length(first: str, second: str) -> int:
     """Return how many characters two texts have in common at their start."""
-    return len(os.path.commonprefix([first, second]))
+    length = min(len(first), len(second))
+    return next((n for n in range(length) if first[n] != second[n]), length)

@@ -103,8 +103,8 @@ def generate(
 
     ``tasks`` number the prompts (default: their positions); with the seed and the sample's
     number they fix its random numbers. ``batch_size`` is completions decoded together;
-    ``cuda_graphs`` replays the kernels of a step as one CUDA graph (GPU only). Raises InputError if the tokenizer has ids
-    that the model lacks; those that the tokenizer lacks are never drawn.
+    ``cuda_graphs`` replays the kernels of a step as one CUDA graph (GPU only). Ids that the
+    tokenizer lacks are never drawn; raises InputError if it has ids that the model lacks.
     """
     completions = []
     for task, prompt in zip(tasks or range(len(prompts)), prompts, strict=True):

@@ -110,8 +110,8 @@ def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
     left part first: SentencePiece joins the leftmost of equal pairs, and runs of one character grow from the left. The
     piece "abc" gives the merges (ab, c) and (a, bc), as far as those are pieces too.
 
-    Control ids are no added tokens here: the library would make them of a text that spells them, whoever loads the file.
-    A document end stands before each text, as before a prompt in generate.
+    Control ids are no added tokens here: of those the library finds the spelling in a text. A document end stands
+    before each text, as before a prompt in generate.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
     names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]

@@ -230,7 +230,8 @@ def test_a_known_answer_is_completed_with_its_indentation(folder, tmp_path, kind
 CHANGES = {
     "temperature": 9.0, "top_k": 1, "top_p": 0.01, "typical_p": 0.01, "min_p": 0.9, "epsilon_cutoff": 0.9,
     "eta_cutoff": 0.9, "top_h": 0.1, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1,
-    "bad_words_ids": [[66], [67]], "suppress_tokens": list(range(1, 200)), "begin_suppress_tokens": list(range(1, 200)), "forced_bos_token_id": 3,
+    "bad_words_ids": [[66], [67]], "suppress_tokens": list(range(1, 200)),
+    "begin_suppress_tokens": list(range(1, 200)), "forced_bos_token_id": 3,
     "forced_eos_token_id": 4, "min_new_tokens": 5, "min_length": 90, "sequence_bias": [[[66], -9.0]],
     "exponential_decay_length_penalty": [1, 9.0], "guidance_scale": 3.0, "encoder_repetition_penalty": 3.0,
     "encoder_no_repeat_ngram_size": 1, "remove_invalid_values": True, "renormalize_logits": True, "num_beams": 4,
