@@ -112,7 +112,7 @@ def external_subject(config: EvalConfig) -> Subject:
     identity = {"model": name, "model_name": config.name, "precision": precision}
     identity["llama_scale"] = llama_scale.__version__
     if "://" in name:
-        server = ServerCompleter(name, config.name)
+        server = ServerCompleter(name, config.name, config.server)
         doubt = "whether the server still has the same model cannot be known; delete the results to score it again"
         return Subject(name, out, identity, lambda device: server, device, external=True, doubt=doubt)
     identity["files_sha256"] = folder_sha256(Path(name), out)
