@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.benchmarks.rows import read_rows
+from evals.benchmarks.rows import MOST_BYTES, read_rows
 from evals.metrics.pass_at_k import TAIL, paired_difference
 from evals.old_names import with_current_names
 from evals.sandbox.tools import LANGUAGES
@@ -54,9 +54,17 @@ def is_finished(path: Path, settings: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     result, samples = read_result(path), samples_path(path)
-    intact = "samples_sha256" not in result or (samples.exists() and sha256(samples) == result["samples_sha256"])
+    intact = "samples_sha256" not in result or _sha256_of_samples(samples) == result["samples_sha256"]
     found, wanted = without_place(result), without_place(settings)
     return intact and all(found.get(name) == wanted.get(name) for name in (*wanted, *OF_CONTENT))
+
+
+def _sha256_of_samples(path: Path) -> str | None:
+    """Return the hash of a file of samples; None where it is missing, unreadable or no such file by its size."""
+    try:
+        return sha256(path) if path.is_file() and path.stat().st_size <= MOST_BYTES else None
+    except OSError:
+        return None
 
 
 def without_place(settings: dict[str, Any]) -> dict[str, Any]:

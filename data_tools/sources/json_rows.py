@@ -16,7 +16,7 @@ KINDS = (".jsonl", ".ndjson", ".json")
 PACKED = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ", ".zst": b"\x28\xb5\x2f\xfd"}
 SUFFIXES = tuple(kind + packed for kind in KINDS for packed in ("", *PACKED))
 READ = "JSON lines or one JSON list (.jsonl, .ndjson, .json), also as .gz, .bz2, .xz or .zst"
-MAX_LIST_BYTES = 4 << 30  # a list is held whole, lines are not
+MAX_LIST_BYTES, MAX_LINE_BYTES = 1 << 30, 1 << 28  # a list is held whole, of lines one at a time
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -40,7 +40,11 @@ def json_rows(file: Path) -> Iterator[tuple[int, Any]]:
             if head[:1] == b"[" and not _is_line(head):
                 yield from enumerate(_list(file, lines), 1)
                 return
-            for number, line in enumerate(lines, 1):
+            number = 0
+            while line := lines.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    raise InputError(f"path: {file}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB")
                 yield number, _value(line)
     except InputError:
         raise

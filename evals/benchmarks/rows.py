@@ -1,8 +1,10 @@
 """Files of tasks and of completions: what is wrong with a row is said by file, row and field."""
 
+import errno
 import gzip
 import hashlib
 import json
+import os
 import reprlib
 import zlib
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import Any
 from llama_scale.errors import InputError
 from llama_scale.files import numbered_rows, sha256
 
+MOST_BYTES = 1 << 30  # of a file of tasks or completions
 WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
 
 
@@ -72,6 +75,16 @@ class Row:
         return values
 
 
+def read_whole(path: Path) -> bytes:
+    """Return a file's bytes, unpacked if its name ends in .gz; OSError if they are more than MOST_BYTES."""
+    with open(path, "rb") as file, gzip.open(file) if path.suffix == ".gz" else file as content:
+        large = os.fstat(file.fileno()).st_size > MOST_BYTES
+        data = b"" if large else content.read(MOST_BYTES + 1)
+        if large or len(data) > MOST_BYTES:
+            raise OSError(errno.EFBIG, f"larger than {MOST_BYTES >> 20} MiB", str(path))
+        return data
+
+
 def read_rows(path: Path, setting: str, remedy: str) -> list[Row]:
     """Read a file of JSON lines, gzipped or not, or of one JSON list, which begins with ``[``.
 
@@ -80,8 +93,7 @@ def read_rows(path: Path, setting: str, remedy: str) -> list[Row]:
     """
     name = f"{setting}: {path}"
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        data = read_whole(path)
     except (OSError, EOFError, zlib.error) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise InputError(f"{name} cannot be read ({reason}); {remedy}") from None

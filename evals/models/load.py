@@ -28,6 +28,7 @@ from llama_scale.errors import InputError
 from llama_scale.files import sha256
 from llama_scale.text import relative_path
 
+MOST_BYTES = 1 << 40  # of a file in a transformers folder
 POLL = 20.0  # seconds between looks for a new checkpoint
 
 
@@ -132,6 +133,8 @@ def folder_sha256(folder: Path, out: Path) -> dict[str, str]:
         hidden = any(part.startswith(".") for part in inside.parts)
         if not hidden and path.is_file() and not path.resolve().is_relative_to(results):
             try:
+                if path.stat().st_size > MOST_BYTES:
+                    raise InputError(f"{path}: larger than {MOST_BYTES >> 40} TiB; this is no file of a model")
                 hashes[inside.as_posix()] = sha256(path)
             except OSError as error:
                 raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
