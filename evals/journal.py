@@ -24,7 +24,7 @@ def read_journal(path: Path | None) -> list[dict[str, Any]]:
     rows = []
     if path and path.exists():
         for line in path.read_bytes().splitlines():
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 rows += [with_current_names(row)] if isinstance(row, dict) else []
     return rows

@@ -22,6 +22,7 @@ from llama_scale.files import sha256, write_json
 
 SUITES = {"humaneval": humaneval, "mbpp": mbpp, "apps": apps}
 KNOWN = ("perplexity", *SUITES)
+MOST_JOURNAL_BYTES = 1 << 36  # of kept verdicts or completions
 
 
 def suite_names(text: str) -> list[str]:
@@ -112,6 +113,10 @@ def read_data(config: EvalConfig, name: str, own: CodeConfig | PerplexityConfig)
 def open_execution(config: EvalConfig, folder: Path, settings: dict, contaminated: Contamination) -> Execution:
     """Return where programs are run, with the verdicts that earlier runs came to."""
     cache = Path(config.execution.cache or folder / "verdicts.jsonl")
+    for path in (cache, *folder.glob("*-completions.jsonl")):
+        if path.is_file() and path.stat().st_size > MOST_JOURNAL_BYTES:
+            remedy = "delete it, or name another file as execution.cache"
+            raise InputError(f"{path}: larger than {MOST_JOURNAL_BYTES >> 30} GiB, no file of this program; {remedy}")
     identity = json.dumps(results.without_place(settings), sort_keys=True)
     return Execution(config.execution, cache, folder, identity, contaminated)
 

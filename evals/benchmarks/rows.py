@@ -18,6 +18,14 @@ MOST_BYTES = 1 << 30  # of a file of tasks or completions
 WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
 
 
+def shown(value: Any) -> str:
+    """Return a value in few characters; an integer may have more digits than Python writes."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:
+        return f"a value of type {type(value).__name__} with a very long integer"
+
+
 @dataclass(frozen=True)
 class Row:
     """A row as it was found: ``where`` begins messages, ``remedy`` ends them.
@@ -32,7 +40,7 @@ class Row:
 
     def __post_init__(self) -> None:
         if type(self.fields) is not dict:
-            raise InputError(f"{self.where} is {reprlib.repr(self.fields)}, expected an object; {self.remedy}")
+            raise InputError(f"{self.where} is {shown(self.fields)}, expected an object; {self.remedy}")
 
     def error(self, name: str, found: str, expected: str) -> InputError:
         """Return what is raised where a field is not as expected."""
@@ -47,7 +55,7 @@ class Row:
         value = self.fields.get(name)
         value = default if value is None else value
         if type(value) is not kind:
-            raise self.error(name, "missing" if value is None else reprlib.repr(value), WORDS[kind])
+            raise self.error(name, "missing" if value is None else shown(value), WORDS[kind])
         return value
 
     def number(self, name: str) -> int:
@@ -71,7 +79,7 @@ class Row:
         values = self.unpack(name, list, default)
         for value in values:
             if type(value) is not str:
-                raise self.error(name, f"a list with {reprlib.repr(value)}", "a list of texts")
+                raise self.error(name, f"a list with {shown(value)}", "a list of texts")
         return values
 
 

@@ -18,10 +18,10 @@ QUICK = [
 ]
 
 
-def save_step(run, step, data, trained_on=True):
+def save_step(run, step, data, trained_on=True, vocab_size=512):
     """Write a checkpoint of a tiny model whose weights differ from step to step; ``trained_on`` may be a path."""
     tokenizer = Tokenizer(data / "tokenizer.model")
-    config = ModelConfig(d_model=32, n_layers=1, n_heads=2, d_ff=64, vocab_size=512, context_length=64)
+    config = ModelConfig(d_model=32, n_layers=1, n_heads=2, d_ff=64, vocab_size=vocab_size, context_length=64)
     weights = {f"model.{k}": v for k, v in Llama(config).init_weights(step).state_dict().items()}
     state = {"state_dict": weights, "optimizer_states": [{"state": {}, "param_groups": []}]}
     meta = {
