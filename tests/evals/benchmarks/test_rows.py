@@ -11,7 +11,7 @@ import pytest
 from evals.benchmarks import apps, mbpp
 from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.mbpp import MbppConfig
-from evals.benchmarks.rows import content_sha256, read_rows
+from evals.benchmarks.rows import Row, content_sha256, read_rows
 from evals.results import read_completions
 from llama_scale.errors import InputError
 from tests.conftest import ROOT
