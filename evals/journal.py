@@ -31,7 +31,7 @@ def journal_rows(path: Path | None, longest: int | None = None) -> Iterator[dict
         return
     with open(path, "rb") as file:
         for line in _lines(file, longest):
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 if isinstance(row, dict):
                     yield with_current_names(row)

@@ -21,7 +21,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     config = parse(PrepareConfig, __doc__, argv, shipped="data")
     if manifest := find_finished_build(config):
-        print(f"{config.folder}: already prepared ({manifest['fingerprint'][:12]}), nothing to do")
+        known = f"already prepared ({manifest['fingerprint'][:12]}), nothing to do"
+        print(f"{config.folder}: {known}; whether its source has changed since is not looked at")
     elif manifest := prepare(config):
         print(build_table(manifest, config.folder))
     else:

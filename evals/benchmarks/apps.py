@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from evals.benchmarks.rows import Row, from_hub, read_rows
+from evals.benchmarks.rows import Row, from_hub, read_rows, read_whole
 from evals.benchmarks.suite import CodeConfig, Suite, Task
 from evals.sandbox import wire
 from evals.sandbox.output import as_text
@@ -134,7 +134,7 @@ def read_folder(folder: Path, number: str, setting: str = "apps.data") -> Row:
     for name in ("question.txt", "starter_code.py", "solutions.json", "input_output.json", "metadata.json"):
         file = folder / name
         try:
-            fields |= {file.stem: file.read_text(encoding="utf-8")} if file.exists() else {}
+            fields |= {file.stem: read_whole(file).decode()} if file.exists() else {}
         except (OSError, ValueError) as error:
             raise InputError(f"{setting}: {file} cannot be read ({error}); {REMEDY}") from None
     return Row(f"{setting}: {folder}", REMEDY, fields)
