@@ -14,12 +14,12 @@ import yaml
 
 from llama_scale.config import find_config, nest, nested_classes, read_yaml, renamed_fields, size_path, with_new_names
 from llama_scale.errors import InputError, UserError, nearest
+from llama_scale.files import FULL
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
-FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
 USER_ERROR = 2
@@ -229,3 +229,12 @@ def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = 
         message = f"{os.strerror(error.errno).lower()}{where}: {action}"
     print(f"{script}: error: {message}", file=sys.stderr)
     sys.exit(USER_ERROR)
+
+
+def leave_terminal() -> None:
+    """Write to nowhere what would be shown on a terminal: it hung up, and writing to it fails."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream.isatty():
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

@@ -1,5 +1,6 @@
 """Typed configuration: dataclasses filled from YAML files and ``--dotted.overrides``."""
 
+import hashlib
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 import yaml
 
 from llama_scale.errors import InputError, at_least_0, at_least_1, check_fields, nearest, positive
+from llama_scale.files import atomic_write, read_text
 
 # launch/ and configs/ lie beside the package, in a checkout as where it is installed.
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
+MOST_YAML_BYTES = 1 << 24
+YAML_SEAL = "# SHA-256 of the lines below: "
 Auto = Literal["auto"]
 T = TypeVar("T")
 
@@ -181,13 +185,27 @@ class TrainConfig:
         check("a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "seed")
 
 
-def read_yaml(path: str | Path) -> Any:
-    """Read a YAML file; raise InputError naming the file and line when it cannot be."""
+def write_yaml(path: str | Path, value: Any) -> None:
+    """Write YAML, atomically, with the SHA-256 of its lines in a comment before them."""
+    text = yaml.safe_dump(value, sort_keys=False)
+    with atomic_write(path) as file:
+        file.write(f"{YAML_SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+
+
+def read_yaml(path: str | Path, check_seal: bool = False) -> Any:
+    """Read a YAML file; raise InputError naming the file and line when it cannot be.
+
+    With ``check_seal`` also where it is not as ``write_yaml`` left it. A file without that comment is taken as it is.
+    """
+    text = read_text(path, MOST_YAML_BYTES)
+    first, _, rest = text.partition("\n")
+    sealed = check_seal and first.startswith(YAML_SEAL)
+    if sealed and first != YAML_SEAL + hashlib.sha256(rest.encode()).hexdigest():
+        remedy = "restore it, or delete its first line if you changed it on purpose"
+        raise InputError(f"{path}: has changed since it was written (its first line does not match); {remedy}")
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45 is no date
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
 
 

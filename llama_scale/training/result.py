@@ -41,5 +41,5 @@ def write_result(run: Run) -> dict[str, Any]:
         "tokenizer_fingerprint": run.tokens.tokenizer_fingerprint,
         "checkpoint": f"checkpoints/step-{recipe.steps:08d}",
     }
-    write_json(run.folder / "result.json", result)
+    write_json(run.folder / "result.json", result, sealed=True)
     return result

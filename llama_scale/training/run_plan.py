@@ -23,6 +23,7 @@ from llama_scale.cost.layout import Layout, layout_memory, pick_compile, pick_la
 from llama_scale.data.shards import Tokens, open_tokens
 from llama_scale.device import fast_bf16, pick_device, set_threads
 from llama_scale.errors import InputError
+from llama_scale.files import read_json
 from llama_scale.model.llama import EOS
 from llama_scale.text import count_in_name
 from llama_scale.training.distributed import ProcessRank, find_rank
@@ -179,8 +180,8 @@ def check_same_run(run: Run) -> None:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML or JSON file of the run's; raise InputError when it is damaged."""
-    fields = read_yaml(path)
+    """Read a YAML or JSON file of the run's; raise InputError when it is damaged or was changed."""
+    fields = read_json(path) if path.suffix == ".json" else read_yaml(path, check_seal=True)
     if not isinstance(fields, dict) or not fields:
         raise InputError(f"{path}: damaged (no fields in it); restore it, or choose another run")
     return fields

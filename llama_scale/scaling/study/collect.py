@@ -89,7 +89,7 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
 
 def _read(name: str, path: Path, script: str) -> dict[str, Any]:
     try:
-        values = read_json(path) if path.suffix == ".json" else read_yaml(path)
+        values = read_json(path) if path.suffix == ".json" else read_yaml(path, check_seal=True)
         if not isinstance(values, dict):
             raise InputError(f"{path}: not a mapping of fields to values")
     except InputError as error:

@@ -24,7 +24,7 @@ def test_scoring_does_not_count_as_training_time(tmp_path, monkeypatch):
         return {"val_loss": 3.0}
 
     module = SimpleNamespace(device=torch.device("cpu"))
-    trainer = SimpleNamespace(global_step=0, max_steps=3, is_global_zero=True)
+    trainer = SimpleNamespace(global_step=0, max_steps=3, should_stop=False, is_global_zero=True)
     cost = StepCost(tokens=500, flops_per_token=10, flops_per_token_full=20, peak_flops=1e5)
     log = MetricsLog(tmp_path / "metrics.jsonl", every=2, cost=cost, scorers=[score])
     log.on_train_start(trainer, module)
