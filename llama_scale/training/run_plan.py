@@ -26,7 +26,7 @@ from llama_scale.errors import InputError
 from llama_scale.files import read_json
 from llama_scale.model.llama import EOS
 from llama_scale.text import count_in_name
-from llama_scale.training.distributed import ProcessRank, find_rank
+from llama_scale.training.distributed import ProcessRank, find_rank, forget_other_launchers
 from llama_scale.training.recipe import OPTIM_VALUES, Recipe, resolve
 
 VALIDATION_SHARE = 0.1  # of the run's compute, at most
@@ -82,6 +82,7 @@ def plan_run(config: TrainConfig) -> Run:
     device = machine.device
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
     process = find_rank(config.devices, config.nodes)
+    forget_other_launchers(process)
     compiled = pick_compile(config, recipe.tokens, machine)
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
     name = f"{config.size}-{count_in_name(recipe.tokens, digits=3)}-seed{config.seed}"
