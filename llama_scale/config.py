@@ -1,6 +1,7 @@
 """Typed configuration: dataclasses filled from YAML files and ``--dotted.overrides``."""
 
 import hashlib
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -185,6 +186,31 @@ class TrainConfig:
         check("a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "seed")
 
 
+class SettingsLoader(yaml.SafeLoader):
+    """YAML 1.1 without the values that it turns into something else than a person means."""
+
+
+def _refuse_surprise(loader: SettingsLoader, node: yaml.ScalarNode) -> Any:
+    """Return a number or a date; raise YAMLError where the text looks like another value than it would be read as."""
+    text = node.value
+    if node.tag.endswith("timestamp") or ":" in text:
+        kind = "a date" if node.tag.endswith("timestamp") else "a number of base 60"
+        raise yaml.constructor.ConstructorError(
+            None, None, f'{text} would be read as {kind}; quote it: "{text}"', node.start_mark
+        )
+    if node.tag.endswith("int"):
+        value = yaml.SafeLoader.construct_yaml_int(loader, node)
+        if re.fullmatch(r"[-+]?0[0-7_]+", text):
+            problem = f'{text} would be read as {value} (base 8); leave the zero out, or quote it: "{text}"'
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+    return yaml.SafeLoader.construct_yaml_float(loader, node)
+
+
+for _tag in ("int", "float", "timestamp"):
+    SettingsLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _refuse_surprise)
+
+
 def write_yaml(path: str | Path, value: Any) -> None:
     """Write YAML, atomically, with the SHA-256 of its lines in a comment before them."""
     text = yaml.safe_dump(value, sort_keys=False)
@@ -204,7 +230,7 @@ def read_yaml(path: str | Path, check_seal: bool = False) -> Any:
         remedy = "restore it, or delete its first line if you changed it on purpose"
         raise InputError(f"{path}: has changed since it was written (its first line does not match); {remedy}")
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, SettingsLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45 is no date
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
 

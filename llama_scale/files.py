@@ -74,7 +74,7 @@ def _try_lock(file: IO, path: str | Path) -> bool:
     go when the process ends; processes that were started meanwhile hold flock's too.
     """
     reasons = []
-    for lock in (fcntl.flock, fcntl.lockf):
+    for name, lock in (("flock", fcntl.flock), ("lockf", fcntl.lockf)):
         try:
             lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
@@ -83,7 +83,7 @@ def _try_lock(file: IO, path: str | Path) -> bool:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            reasons.append(f"{lock.__name__}: {error.strerror}")
+            reasons.append(f"{name}: {error.strerror}")
     raise InputError(f"{path}: cannot be locked here ({', '.join(reasons)}); use a folder on another file system")
 
 
