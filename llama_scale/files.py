@@ -132,13 +132,14 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """Read a file whole; raise InputError where it is missing, a folder, unreadable or larger than ``most`` bytes."""
     try:
         with open(path, "rb") as file:
-            data = file.read(most + 1)
+            large = os.fstat(file.fileno()).st_size > most
+            data = b"" if large else file.read(most + 1)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"{path}: cannot be read ({reason.lower()})") from None
-    if len(data) > most:
+    if large or len(data) > most:
         raise InputError(f"{path}: larger than {most:,} bytes; this is another file than is meant")
     return data
 

@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from benchmarks.environment import TRAINING_PEERS, peer_python
-from benchmarks.hardware import matmul_ceiling, processor_name
+from benchmarks.hardware import processor_name
 from benchmarks.tables import format_ratio, format_table
+from benchmarks.timing import spread
 from benchmarks.training.interleave import Contender, run_interleaved, summarize
 from benchmarks.training.worker import TrainingJob
 from llama_scale.config import ModelConfig
@@ -65,16 +66,17 @@ def run(config: TrainBenchmark) -> dict[str, Any]:
     device = pick_device(config.device)
     set_threads(config.threads)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
-    ceiling = matmul_ceiling(device, bf16)
     workers = run_interleaved(contenders(config, device, bf16), config.steps, config.warmup)
+    ceiling = spread(workers[0].ceilings)
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
     return {
         "size": config.size,
         "device": processor_name(device),
         "threads": workers[0].threads,
         "tokens_per_step": workers[0].job.tokens,
-        "matmul_ceiling": ceiling,
-        "contenders": [summarize(worker, workers, ceiling, gpu) for worker in workers],
+        "matmul_ceiling": ceiling["median"],
+        "matmul_ceiling_quartiles": ceiling["quartiles"],
+        "contenders": [summarize(worker, workers, ceiling["median"], gpu) for worker in workers],
     }
 
 
@@ -119,10 +121,11 @@ def table(result: dict[str, Any]) -> str:
         ]
         for row in contenders
     ]  # fmt: skip
+    low, high = (reached / 1e9 for reached in result["matmul_ceiling_quartiles"])
     title = (
         f"{result['size']}, {result['tokens_per_step']:,} tokens a step, {result['device']}, "
         f"{result['threads']} threads, matrix products reach {result['matmul_ceiling'] / 1e9:,.0f} "
-        "GFLOP/s"
+        f"GFLOP/s ({low:,.0f} to {high:,.0f}) in the same turns"
     )
     return f"{title}\n{format_table(head, rows)}"
 

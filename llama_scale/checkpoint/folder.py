@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llama_scale.config import ModelConfig
 from llama_scale.errors import InputError
-from llama_scale.files import FULL, read_json, sha256, write_json
+from llama_scale.files import FULL, MOST_BYTES, read_json, sha256, write_json
 from llama_scale.model.llama import Llama
 
 FORMAT = "llama_scale.checkpoint.v1"
@@ -114,7 +114,10 @@ def _finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
     for part in parts:
         _fsync(part)
     hashes = {part.name: sha256(part) for part in parts}
-    write_json(temporary / "manifest.json", {"format": FORMAT, "meta": meta, "files": hashes}, sealed=True)
+    sizes = {part.name: part.stat().st_size for part in parts}
+    write_json(
+        temporary / "manifest.json", {"format": FORMAT, "meta": meta, "files": hashes, "bytes": sizes}, sealed=True
+    )
     _fsync(temporary)
     if folder.exists():
         discard(folder)
@@ -298,15 +301,29 @@ def verify(folder: str | Path) -> dict[str, Any]:
     """Return the manifest's ``meta``; raise InputError naming the first missing or damaged file."""
     folder = Path(folder)
     manifest = read_manifest(folder)
+    sizes = manifest.get("bytes", {})
     for name, digest in manifest["files"].items():
-        try:
-            checksum = sha256(folder / name)
-        except OSError as error:
-            state = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
-            raise InputError(f"{folder}/{name}: {state}; use an earlier checkpoint") from None
-        if checksum != digest:
-            raise InputError(f"{folder}/{name}: checksum does not match; use an earlier checkpoint")
+        if problem := _damage(folder / name, digest, sizes.get(name)):
+            raise InputError(f"{folder}/{name}: {problem}; use an earlier checkpoint")
     return manifest["meta"]
+
+
+def _damage(path: Path, digest: str, size: int | None) -> str | None:
+    """Return what is wrong with a file of a checkpoint, or None; manifests of before do not tell its ``size``."""
+    try:
+        found = path.stat().st_size
+        if size is not None and found != size:
+            return f"{found:,} bytes, not {size:,}"
+        if size is None and found > MOST_BYTES and path.suffix != ".safetensors":
+            return f"{found:,} bytes, more than it can have"
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):  # whose length the header tells
+                pass
+        return None if sha256(path) == digest else "checksum does not match"
+    except FileNotFoundError:
+        return "missing"
+    except (OSError, SafetensorError) as error:
+        return f"unreadable ({error})"
 
 
 def list_checkpoints(run: str | Path) -> list[Path]:

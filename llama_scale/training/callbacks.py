@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -300,6 +301,37 @@ class GarbageCollection(StepCallback):
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         """Give the collector back."""
         self.on_train_end(trainer, module)
+
+
+class SlowSteps:
+    """Says when steps begin to take over ``FAR`` times their median, as beside other work on the same cores.
+
+    Two threads of a step wait for each other: where another process takes one of their cores, a step takes 4 to 8 times
+    as long. It listens to the rows of metrics.jsonl; ``step`` is the one that the run goes on from.
+    """
+
+    FAR = 2.0
+    ENOUGH = 8  # rows without which a median says little
+    LEAST_LOST = 1.0  # seconds in a row, below which it does not matter
+
+    def __init__(self, tokens: int, step: int) -> None:
+        self.tokens, self.step, self.slow = tokens, step, False
+        self.seconds: list[float] = []  # of a step, in each row
+
+    def listen(self, row: dict[str, Any]) -> None:
+        """Compare the steps of a row with those before."""
+        seconds, steps = self.tokens / row["tokens_per_second"], row["step"] - self.step
+        self.step = row["step"]
+        median = statistics.median(self.seconds or [seconds])
+        lost = steps * (seconds - median)
+        slow = len(self.seconds) >= self.ENOUGH and seconds > self.FAR * median and lost > self.LEAST_LOST
+        self.seconds.append(seconds)
+        if slow and not self.slow:
+            times, load = f"{seconds / median:.1f} times their median of {median:.3g} s", os.getloadavg()[0]
+            where = f"load {load:.1f} on {os.cpu_count()} CPUs"
+            with suppress(OSError):
+                print(f"step {self.step}: steps take {times}; is other work running here ({where})?", file=sys.stderr)
+        self.slow = slow
 
 
 class Progress(StepCallback):

@@ -32,6 +32,7 @@ from llama_scale.training.callbacks import (
     MetricsLog,
     Progress,
     Scorer,
+    SlowSteps,
     StepCost,
     StepMetrics,
     StopOnSignal,
@@ -293,6 +294,8 @@ def _fit_once(
     )
     progress = Progress(recipe.steps, run.folder.name)
     path, listeners = run.folder / "metrics.jsonl", [*listeners, progress.listen]
+    if process.rank == 0:
+        listeners.append(SlowSteps(recipe.batch_tokens, first_step).listen)
     cost = step_cost(run)
     log = MetricsLog(path, config.log_every, cost, scorers=scorers, listeners=listeners, make_room=make_room)
     every = checkpoint_interval(config, recipe)
