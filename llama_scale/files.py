@@ -54,16 +54,19 @@ def locked(path: str | Path, busy: str) -> Iterator[int]:
     Raises InputError, ``busy`` with the other process for {}, where that still holds it after LOCK_PATIENCE seconds,
     and where the file system has no locks.
     """
-    with open(path, "a+", encoding="utf-8") as file:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
         deadline = time.monotonic() + LOCK_PATIENCE
         while not _try_lock(file, path):
             if time.monotonic() > deadline:
                 file.seek(0)
-                raise InputError(busy.replace("{}", f"process {file.read().strip() or '?'}"))
+                raise InputError(busy.replace("{}", f"process {file.read(20).decode(errors='replace').strip() or '?'}"))
             time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
+        except OSError as error:
+            error.filename = str(path)
+            raise
         yield file.fileno()
 
 
@@ -105,6 +108,17 @@ def read_json(path: str | Path) -> Any:
     except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python converts
         raise InputError(f"{path}: not valid JSON ({error})") from None
     return unseal(value, str(path))
+
+
+def read_fields(path: str | Path, required: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a JSON mapping; raise InputError, as ``read_json``, also where it is none or lacks a ``required`` field."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected fields, found {json.dumps(value):.60}")
+    for name in required:
+        if name not in value:
+            raise InputError(f"{path}: no field {name!r}")
+    return value
 
 
 def seal(value: dict[str, Any]) -> dict[str, Any]:
@@ -152,11 +166,12 @@ def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
         raise InputError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
 
 
-def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
+def read_jsonl(path: str | Path, whole: bool = False, required: Iterable[str] = ()) -> list[dict]:
     """Read JSON lines, gzipped if the name ends in .gz; blank ones are passed over. Only a line feed ends a line.
 
     A last line without one counts in a file that is published (``whole``). Otherwise it is left out: a process was
-    killed while it wrote. Raises InputError on a line that is not JSON, with its number, and on a damaged gzip file.
+    killed while it wrote. Raises InputError on a line that is no JSON mapping with the ``required`` fields, with its
+    number, and on a damaged gzip file.
     """
     data = read_bytes(path)
     if str(path).endswith(".gz"):
@@ -165,7 +180,13 @@ def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: damaged ({error})") from None
     finished = data if whole else data[: data.rfind(b"\n") + 1]
-    return [row for _, row in numbered_rows(finished, str(path))]
+    rows = []
+    for number, row in numbered_rows(finished, str(path)):
+        if not isinstance(row, dict) or not row.keys() >= set(required):
+            expected = f"fields, {list(required)} among them" if required else "fields"
+            raise InputError(f"{path}: line {number}: expected {expected}, found {json.dumps(row):.60}")
+        rows.append(row)
+    return rows
 
 
 def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:

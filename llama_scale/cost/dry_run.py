@@ -10,6 +10,7 @@ from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, layout_memory, nearest_fit, pick_compile, pick_layout
 from llama_scale.cost.memory import Memory
+from llama_scale.errors import InputError
 from llama_scale.files import read_json
 
 if TYPE_CHECKING:
@@ -144,6 +145,15 @@ def dry_run(config: TrainConfig, recipe: "Recipe", hardware: str | None = None, 
         bf16=bf16,
         compile=compiled,
         memory=memory,
-        data_tokens=read_json(manifest)["splits"]["train"]["tokens"] if manifest.is_file() else None,
+        data_tokens=_tokens_of(manifest) if manifest.exists() or manifest.is_symlink() else None,
         change=nearest_fit(config, recipe.batch, bf16, compiled, machine) if memory.total > machine.memory else None,
     )
+
+
+def _tokens_of(manifest: Path) -> int:
+    """Return the training tokens of a build; raise InputError where its manifest does not tell them."""
+    values = read_json(manifest)
+    try:
+        return int(values["splits"]["train"]["tokens"])
+    except (KeyError, TypeError, IndexError, ValueError):
+        raise InputError(f"{manifest}: no tokens of a train split in it; make the data again") from None

@@ -121,7 +121,7 @@ class MetricsLog(StepCallback):
         if not trainer.is_global_zero:
             return
         # A branch has no file yet; rows that waited in its trunk's checkpoint are the trunk's.
-        rows = [*read_jsonl(self.path), *self.unwritten] if self.path.exists() else []
+        rows = [*read_jsonl(self.path, required=["step"]), *self.unwritten] if self.path.exists() else []
         self.unwritten = []
         earlier = {row["step"]: row for row in rows if row["step"] <= trainer.global_step}
         with atomic_write(self.path) as file:

@@ -26,7 +26,9 @@ MAX_ROLLBACKS = 3  # to one step
 def read_rollbacks(run: Path) -> list[dict[str, Any]]:
     """Return the rows of a run's skipped.jsonl, oldest first."""
     path = run / FILE
-    return [unseal(row, str(path)) for row in read_jsonl(path)] if path.exists() else []
+    return (
+        [unseal(row, str(path)) for row in read_jsonl(path, required=["from_step", "batches"])] if path.exists() else []
+    )
 
 
 def skipped_batches(rollbacks: list[dict[str, Any]], before: Iterable[int] = ()) -> list[int]:

@@ -1,7 +1,6 @@
 """A study's tasks: the processes that make, score and fit its runs, and what each waits for."""
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from llama_scale.scaling.forecasting.holdout import forecast_request, runs_to_fo
 from llama_scale.scaling.study.backends.task import Task
 from llama_scale.scaling.study.runs import device_settings
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
+from llama_scale.training.wandb_log import pick_mode
 
 FORECAST = "holdout-forecast"
 
@@ -123,7 +123,7 @@ class TaskMaker:
         if self.config.law == "rates":
             sweep = "scaling", "sweep", points, "--out", result
             return [collect, self.task("sweep", *sweep, inputs=("collect",), outputs=(result,))]
-        mode = os.environ.get("WANDB_MODE", "offline")
+        mode = pick_mode()
         return [
             collect,
             self._fit("fit", "collect", study, self.config.holdout),
