@@ -310,6 +310,8 @@ def _machine_problem(error: Exception) -> str | None:
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or number == errno.ENOMEM
     if no_memory or "can't allocate memory" in text:  # as torch says it of a CPU
         return f"not enough memory{f' ({text[:200]})' if text else ''}: ask for less, or use a larger machine"
+    if type(error).__name__ in ("InductorError", "BackendCompilerFailed"):
+        return f"the model cannot be compiled here ({text[:300]}): set compile to false"
     if number is None:
         return None
     filename = getattr(error, "filename", None)

@@ -1,7 +1,11 @@
 """What this machine can compute on."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import psutil
 import torch
@@ -21,6 +25,22 @@ def fast_bf16(device: str) -> bool:
     """Whether the device multiplies bf16 matrices faster than float32 ones."""
     cuda = device == "cuda"
     return torch.cuda.is_bf16_supported(including_emulation=False) if cuda else torch.cpu._is_amx_tile_supported()
+
+
+def why_no_compiling(device: str) -> str | None:
+    """Return why torch.compile cannot work here, or None: it writes libraries into a cache folder and loads them."""
+    if not any(map(shutil.which, ("g++", "clang++", "c++") if device == "cpu" else ("gcc", "clang", "cc"))):
+        return "no C++ compiler" if device == "cpu" else "no C compiler"
+    try:
+        folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()).absolute()
+    except FileNotFoundError:
+        return "no folder for temporary files can be written (TMPDIR)"
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written (TMPDIR or TORCHINDUCTOR_CACHE_DIR)"
+    if os.statvfs(there).f_flag & os.ST_NOEXEC:
+        return f"{there} lies on a mount without execution (TMPDIR or TORCHINDUCTOR_CACHE_DIR)"
+    return None
 
 
 def device_memory(device: str) -> int:

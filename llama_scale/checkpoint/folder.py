@@ -103,7 +103,7 @@ def _hidden(folder: Path) -> Path:
 def _begin(folder: Path) -> Path:
     """Make the empty hidden folder that ``folder`` is written in."""
     temporary = _hidden(folder)
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove(temporary)
     temporary.mkdir(parents=True)
     return temporary
 
@@ -119,7 +119,7 @@ def _finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
         temporary / "manifest.json", {"format": FORMAT, "meta": meta, "files": hashes, "bytes": sizes}, sealed=True
     )
     _fsync(temporary)
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         discard(folder)
     os.replace(temporary, folder)
     _fsync(folder.parent)
@@ -128,9 +128,9 @@ def _finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
 def discard(folder: Path) -> None:
     """Delete a checkpoint: it loses its name first, so that no part of it is ever taken for one."""
     hidden = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(hidden, ignore_errors=True)
+    _remove(hidden)
     os.replace(folder, hidden)
-    shutil.rmtree(hidden)
+    _remove(hidden)
 
 
 def prune(run: Path, keep_last: int, keep_every: int = 0, keep_steps: Iterable[int] = ()) -> None:
@@ -194,7 +194,15 @@ def clear_leftovers(run: Path) -> None:
     """Delete what writes and deletions that were cut short left behind."""
     for pattern in (".step-*.tmp", ".step-*.old"):
         for folder in (run / "checkpoints").glob(pattern):
-            shutil.rmtree(folder)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, if it is there, or the link in its place, but not what that links to."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -21,7 +21,7 @@ from llama_scale.cost.dry_run import recipe_lines
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, layout_memory, pick_compile, pick_layout
 from llama_scale.data.shards import Tokens, open_tokens
-from llama_scale.device import fast_bf16, pick_device, set_threads
+from llama_scale.device import fast_bf16, pick_device, set_threads, why_no_compiling
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
 from llama_scale.model.llama import EOS
@@ -84,6 +84,10 @@ def plan_run(config: TrainConfig) -> Run:
     process = find_rank(config.devices, config.nodes)
     forget_other_launchers(process)
     compiled = pick_compile(config, recipe.tokens, machine)
+    if compiled and (reason := why_no_compiling(device)):
+        compiled = False
+        if process.rank == 0:
+            print(f"compile: {reason}; the blocks run uncompiled", file=sys.stderr)
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
     name = f"{config.size}-{count_in_name(recipe.tokens, digits=3)}-seed{config.seed}"
     run = Run(

@@ -46,7 +46,7 @@ COMMANDS = {
 CASES = [(name, file) for name, (_, _, files) in COMMANDS.items() for file in files]
 EACH = [(*case, kind) for case in CASES for kind in KINDS]
 TURNS = len(KINDS)
-QUICK = {(*case, list(KINDS)[(4 * i + j) % TURNS]) for i, case in enumerate(CASES) for j in range(4)}
+QUICK = {(*case, list(KINDS)[(3 * i + j) % TURNS]) for i, case in enumerate(CASES) for j in range(3)}
 MARKED = [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in EACH]
 
 

@@ -58,7 +58,7 @@ def test_only_a_line_feed_ends_a_line_and_a_whole_file_has_its_last(tmp_path):
     packed.write_bytes(packed.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"m\.jsonl\.gz: damaged"):
         read_jsonl(packed, whole=True)
-    for torn in (b'{"a": 1}\n\n{"a": \xff}', b'{"a": 1}\n\n{"a"', b"1\n\n" + b"[" * 10**5):
+    for torn in (b'{"a": 1}\n\n{"a": \xff}', b'{"a": 1}\n\n{"a"', b"{}\n\n" + b"[" * 10**5):
         path.write_bytes(torn)
         with pytest.raises(InputError, match=r"m\.jsonl: line 3 is not JSON"):
             read_jsonl(path, whole=True)

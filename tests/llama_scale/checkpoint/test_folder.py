@@ -175,6 +175,26 @@ def test_a_kill_at_any_write_leaves_a_valid_checkpoint(tmp_path):
     assert len(counts) == 2 and min(counts) > 30, done.stdout
 
 
+def test_a_checkpoint_that_is_a_link_is_read_and_its_name_is_freed(saved, tmp_path):
+    """What it links to is somebody else's: it stays."""
+    elsewhere = tmp_path / "elsewhere"
+    for step in (1, 2):
+        folder = saved / f"checkpoints/step-{step:08d}"
+        shutil.move(folder, elsewhere / folder.name)
+        folder.symlink_to(elsewhere / folder.name, target_is_directory=True)
+    assert checkpoint.newest(saved).name == "step-00000002"
+    checkpoint.prune(saved, keep_last=1)
+    assert [path.name for path in (saved / "checkpoints").iterdir()] == ["step-00000002"]
+    assert checkpoint.verify(elsewhere / "step-00000001")["step"] == 1
+    (saved / "checkpoints/.step-00000001.old").symlink_to(elsewhere)
+    (saved / "checkpoints/.step-00000003.tmp").symlink_to(tmp_path / "absent")
+    checkpoint.clear_leftovers(saved)
+    assert [path.name for path in (saved / "checkpoints").iterdir()] == ["step-00000002"]
+    link = saved / "checkpoints/step-00000002"
+    checkpoint.save_weights(link, dict(checkpoint.load_model(link).state_dict()), checkpoint.load_meta(link), None)
+    assert not link.is_symlink() and checkpoint.verify(elsewhere / "step-00000002")["step"] == 2
+
+
 def test_retention(saved):
     for step in range(3, 9):
         shutil.copytree(saved / "checkpoints/step-00000002", saved / "checkpoints" / f"step-{step:08d}")
