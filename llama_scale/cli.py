@@ -8,6 +8,7 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -325,7 +326,13 @@ def _machine_problem(error: Exception) -> str | None:
 def leave_terminal() -> None:
     """Write to nowhere what would be shown on a terminal: it hung up, and writing to it fails."""
     for stream in (sys.stdout, sys.stderr):
-        if stream.isatty():
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+        with suppress(OSError, ValueError):
+            shown = stream.isatty()
+            try:
+                os.write(stream.fileno(), b"")
+            except OSError:  # a terminal that hung up no longer counts as one
+                shown = True
+            if shown:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)

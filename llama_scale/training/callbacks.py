@@ -379,4 +379,5 @@ class Progress(StepCallback):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Close the bar."""
-        self.bar.close()
+        with suppress(OSError):
+            self.bar.close()

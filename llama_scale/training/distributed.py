@@ -64,7 +64,7 @@ def find_rank(devices: int, nodes: int, environment: Mapping[str, str] = os.envi
 
 def is_started_by_a_run(environment: Mapping[str, str]) -> bool:
     """Whether the first process of this run started this one."""
-    return environment.get(STARTED_BY) == str(os.getppid())
+    return environment.get(STARTED_BY) == str(os.getppid()) and bool(environment.get("LOCAL_RANK"))
 
 
 def typed_in_a_shell(environment: Mapping[str, str]) -> bool:
@@ -89,7 +89,8 @@ def forget_other_launchers(process: ProcessRank, environment: MutableMapping[str
     told = [f"{name}={value}" for name, value in left.items() if value.strip() and not name.startswith("SLURM_")]
     if told:
         print(f"{', '.join(told)}: left by another launcher, not used", file=sys.stderr)
-    environment[STARTED_BY] = str(os.getpid())
+    if process.world > 1:
+        environment[STARTED_BY] = str(os.getpid())
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

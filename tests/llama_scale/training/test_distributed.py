@@ -128,6 +128,7 @@ SLURM = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "8"}
         (2, 1, {}, ProcessRank("self", 0, 2)),
         (2, 1, {"LOCAL_RANK": "1", STARTED_BY: str(os.getppid())}, ProcessRank("self", 1, 2)),
         (2, 1, {"LOCAL_RANK": "1", STARTED_BY: "1000000"}, ProcessRank("self", 0, 2)),
+        (1, 1, {STARTED_BY: str(os.getppid())}, ProcessRank("self", 0, 1)),  # a benchmark's command
         # left over from another launcher
         (1, 1, {"LOCAL_RANK": "1", "RANK": "3", "WORLD_SIZE": "8"}, ProcessRank("self", 0, 1)),
         (1, 1, {"LOCAL_RANK": "", "TORCHELASTIC_RUN_ID": "", "SLURM_STEP_ID": ""}, ProcessRank("self", 0, 1)),
