@@ -1,5 +1,9 @@
 """Bars as plain data, for a page and as a picture."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import plotly.graph_objects
 import pytest
@@ -7,6 +11,7 @@ import pytest
 from llama_scale.plotting.draw import plotly as plotly_panel
 from llama_scale.plotting.draw import save, save_sheet
 from llama_scale.plotting.figure import Bar, Figure, bar_panel, ticks
+from tests.conftest import ROOT
 
 LONG = "Apache-2.0 AND BSD-3-Clause AND "
 BARS = [Bar(f"{LONG}MIT", 40.0, "#3b6ea8"), Bar(f"{LONG}ISC", 5.0, "#c8434f"),
@@ -60,3 +65,21 @@ def test_equal_bars_give_equal_pictures(tmp_path):
 )
 def test_ticks_are_round(low, high, log, expected):
     assert [value for value, _ in ticks(low, high, log, "plain")] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", ""])
+def test_a_backend_for_windows_does_not_matter(tmp_path, backend):
+    """No window is opened, so one that is not installed is not looked for; the variable stays as it was."""
+    code = """
+import os, sys
+from pathlib import Path
+from llama_scale.plotting.draw import save
+from llama_scale.plotting.figure import Bar, Figure, bar_panel
+save(Figure("bars", "Bars", "", [bar_panel("x", "y", [Bar("a", 1.0, "#3b6ea8")], False)]), Path(sys.argv[1]))
+print(os.environ["MPLBACKEND"])
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": backend}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == backend and (tmp_path / "bars.png").stat().st_size > 1000
