@@ -144,7 +144,7 @@ def save_sheet(figures: list[Figure], path: Path) -> None:
         canvas.savefig(file, format="png", metadata={"Software": None})
 
 
-def _styled(style: dict[str, Any]) -> AbstractContextManager[None]:
+def _styled(style: dict[Any, Any]) -> AbstractContextManager[None]:
     """Return a context in which matplotlib has a style.
 
     It is imported without MPLBACKEND, which names a window that nothing here opens and may not exist.
