@@ -169,11 +169,13 @@ def test_a_terminal_that_hangs_up_saves_and_stops(finished, tiny_data, tmp_path)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def hang_up(*before: str) -> int:
+        log = run / "metrics.jsonl"
+        rows = len(read_jsonl(log)) if log.exists() else 0
         child, terminal = pty.fork()
         if child == 0:
+            os.chdir(tmp_path)  # where nohup.out goes
             os.execvpe("env", ["env", *before, *argv], environment)
-        log = run / "metrics.jsonl"
-        while not (log.exists() and log.read_text().count("\n") >= 3):
+        while not (log.exists() and len(read_jsonl(log)) >= rows + 3):
             with suppress(OSError):
                 if select.select([terminal], [], [], 0.01)[0]:
                     os.read(terminal, 1 << 16)
