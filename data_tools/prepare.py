@@ -102,7 +102,7 @@ def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[s
     manifest = make_manifest(config, collected, losses, splits=splits, summary=summary, tokenizer=tokenizer)
     with _timed("report"):
         write_report(work, manifest, read_json(work / CONTAMINATION))
-    write_json(work / MANIFEST, manifest)
+    write_json(work / MANIFEST, manifest, sealed=True)
     yield "manifest", manifest
 
 

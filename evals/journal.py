@@ -13,7 +13,7 @@ from evals.old_names import with_current_names
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Add a row at once; a leading line end closes one that was torn."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(handle, f"\n{json.dumps(row)}\n".encode())
     finally:

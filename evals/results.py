@@ -82,7 +82,7 @@ def write_result(path: Path, result: dict[str, Any], samples: list[dict]) -> Non
         with atomic_write(samples_path(path), "wb") as file:
             file.write(gzip.compress(lines.encode(), mtime=0))
         result = result | {"samples_sha256": sha256(samples_path(path))}
-    write_json(path, result)
+    write_json(path, result, sealed=True)
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:

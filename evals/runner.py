@@ -71,7 +71,7 @@ def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None
     scored = [run.path for run in runs if run.name in SUITES]
     if len(scored) > 1:
         path = subject.folder / f"{results.AGGREGATE}.json"
-        write_json(path, results.aggregate(scored))
+        write_json(path, results.aggregate(scored), sealed=True)
         show(config, path)
 
 

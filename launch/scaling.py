@@ -8,6 +8,8 @@ python launch/scaling.py score FORECAST.json --points points.csv
 python launch/scaling.py sweep sweep.csv
 """
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 import json
 import os
 import sys
@@ -237,9 +239,19 @@ def sweep(argv: list[str]) -> None:
 
 def read(kind: type[T], argv: list[str], positional: str) -> T:
     """Parse a command's arguments; its help begins as its docstring."""
-    return parse(kind, (kind.__doc__ or "").splitlines()[0], argv, positional=positional)
+    return parse(
+        kind, (kind.__doc__ or "").splitlines()[0], argv, positional=positional, example=EXAMPLES[kind.__name__]
+    )
 
 
+EXAMPLES = {
+    "FitConfig": "points.csv --columns N=n_params,D=tokens,loss=val_loss --out laws",
+    "ReportConfig": "studies/quickstart",
+    "RecommendConfig": "studies/quickstart --budget 1e15",
+    "ForecastConfig": "studies/quickstart --runs M1:2e8,76e6:2e9",
+    "ScoreConfig": "studies/quickstart/forecasts/2026-11-21T101500.json --points points.csv",
+    "SweepConfig": "sweep.csv --lr lr --batch batch_tokens --out sweep.json",
+}
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "fit": fit,
     "report": report,

@@ -67,7 +67,7 @@ def import_checkpoint(path: str | Path, out: str | Path) -> None:
     for file in files:
         try:
             weights |= load_file(file)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise InputError(f"{file}: cannot be read ({error})") from None
     if config.tie_embeddings:
         weights.pop("lm_head.weight", None)  # transformers takes the embedding

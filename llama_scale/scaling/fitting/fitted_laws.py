@@ -443,7 +443,7 @@ class FittedLaws:
 
     def write(self, path: str | Path) -> None:
         """Write laws.json; equal laws give equal bytes."""
-        write_json(path, self.to_dict())
+        write_json(path, self.to_dict(), sealed=True)
 
     @classmethod
     def from_dict(cls, values: Any) -> "FittedLaws":

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from llama_scale.errors import InputError, nearest
-from llama_scale.files import sha256
+from llama_scale.files import MOST_BYTES, sha256
 from llama_scale.scaling.fitting.residuals import equal_runs
 
 NAMES = ("N", "D", "loss", "flops")
@@ -245,6 +246,8 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
+            if os.fstat(file.fileno()).st_size > MOST_BYTES:
+                raise InputError(f"{path}: larger than {MOST_BYTES:,} bytes; this is another file than is meant")
             lines = [line for line in file if not line.startswith("#")]
         while lines and not lines[0].strip():
             lines.pop(0)
@@ -259,6 +262,8 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
         raise InputError(f"{path}: a folder; name a CSV in it, as points.csv of a study") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
     if doubled := [name for name in header if name and header.count(name) > 1]:
         raise InputError(f"{path}: two columns are called {doubled[0]!r}; rename one")
     if not rows:

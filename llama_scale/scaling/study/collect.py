@@ -97,7 +97,7 @@ def trunk_name(branch_from: str) -> str:
 
 def _read(name: str, path: Path, script: str) -> dict[str, Any]:
     try:
-        values = read_json(path) if path.suffix == ".json" else read_yaml(path)
+        values = read_json(path) if path.suffix == ".json" else read_yaml(path, check_seal=True)
         if not isinstance(values, dict):
             raise InputError(f"{path}: not a mapping of fields to values")
     except InputError as error:

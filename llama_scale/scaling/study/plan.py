@@ -89,7 +89,7 @@ def read_study(root: Path, argv: list[str] | None = None, *, scripts: Path = SCR
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     source = argv[0] if argv and not argv[0].startswith("-") else "the study"
-    config = parse(StudyConfig, "Run a scaling study.", argv, positional="config", shipped="study")
+    config = parse(StudyConfig, "Run a scaling study.", argv, "config", "study", "quickstart --dry-run")
     with prefix_errors(source):
         _check_settings(config)
         data = _read_data(config, root)
