@@ -15,6 +15,7 @@ from evals.config import EvalConfig
 from evals.contamination import Contamination, contamination
 from evals.models.load import Subject
 from evals.perplexity import PerplexityConfig
+from evals.sandbox.types import JUDGE_VERSION
 from evals.verdicts import Execution, digest_text
 from llama_scale.data.shards import Tokens, open_tokens, read_manifest
 from llama_scale.errors import InputError, nearest
@@ -96,7 +97,9 @@ def suite_settings(own: CodeConfig | PerplexityConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {"settings": json.loads(json.dumps(asdict(own)))}
     if isinstance(own, PerplexityConfig):
         settings["data_fingerprint"] = read_manifest(own.data)["fingerprint"]
-    elif own.local_data:
+        return settings
+    settings["judge"] = JUDGE_VERSION
+    if own.local_data:
         settings["data_sha256"] = content_sha256(own.local_data, f"{own.suite}.data")
     return settings
 

@@ -89,7 +89,7 @@ MODULES = ("yaml", "numpy", "torch", "jsonargparse", "psutil", "llama_scale.cli"
 @pytest.mark.parametrize("way", ["raised", "sent"])
 @pytest.mark.parametrize("script", [*SCRIPTS, "benchmark", "main"])
 def test_interrupted_while_libraries_load(script, way):
-    """Ctrl-C in the import of each of the first libraries is one line, no traceback."""
+    """Ctrl-C in the import of the first of the libraries that a command needs is one line, no traceback."""
     arguments = {"scaling": ["fit", "x.csv"], "benchmark": ["fit"], "main": ["train"]}.get(script, [])
     modules = MODULES if way == "sent" else ("numpy", "torch", "jsonargparse")
     code = f"""
