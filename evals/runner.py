@@ -59,6 +59,8 @@ def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None
     for run in runs:
         if run not in unfinished:
             doubt = f"; {subject.doubt}" if subject.doubt else ""
+            if run.name != "perplexity" and results.read_result(run.path).get("judge", 1) < JUDGE_VERSION:
+                doubt += "; by an earlier judge, some of whose verdicts differ: delete it to score again"
             print(f"{run.name}: already scored with these settings, nothing to do ({run.path}){doubt}")
         elif run.name == "perplexity":
             scores = perplexity.evaluate(model.model, model.tokenizer, data[run.name], run.config)
@@ -66,7 +68,8 @@ def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None
         else:
             with open_execution(config, run.path.parent, run.settings, contaminated) as execution:
                 scores, samples = code_suite.evaluate(data[run.name], subject.in_processes(model), execution)
-                results.write_result(run.path, {"suite": run.name, **scores, **run.settings}, samples)
+                judged = {"suite": run.name, "judge": JUDGE_VERSION, **scores, **run.settings}
+                results.write_result(run.path, judged, samples)
                 execution.finish(run.name)
         show(config, run.path)
     scored = [run.path for run in runs if run.name in SUITES]
@@ -97,9 +100,7 @@ def suite_settings(own: CodeConfig | PerplexityConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {"settings": json.loads(json.dumps(asdict(own)))}
     if isinstance(own, PerplexityConfig):
         settings["data_fingerprint"] = read_manifest(own.data)["fingerprint"]
-        return settings
-    settings["judge"] = JUDGE_VERSION
-    if own.local_data:
+    elif own.local_data:
         settings["data_sha256"] = content_sha256(own.local_data, f"{own.suite}.data")
     return settings
 
@@ -136,7 +137,8 @@ def judge_samples(config: EvalConfig) -> None:
     settings = {"samples_file_sha256": sha256(file), "llama_scale": llama_scale.__version__} | suite_settings(own)
     with open_execution(config, path.parent, settings, {}) as execution:
         scores, samples = code_suite.score(rows, suite, execution)
-    results.write_result(path, {"suite": name, **suite.about, **scores, **settings}, samples)
+    judged = {"suite": name, "judge": JUDGE_VERSION}
+    results.write_result(path, judged | suite.about | scores | settings, samples)
     print(f"{config.samples} -> {path}", flush=True)
     show(config, path)
 
