@@ -62,8 +62,8 @@ def peak_process_memory() -> int:
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def matmul_ceiling(device: str, bf16: bool, repeats: int = 20) -> float:
-    """Return the FLOP/s that a large square matrix product reaches, the best of ``repeats``."""
+def matmul_ceiling(device: str, bf16: bool, repeats: int = 20, warmup: int = 3) -> float:
+    """Return the FLOP/s that a large square matrix product reaches, the best of ``repeats`` after ``warmup``."""
     import torch
 
     size = 8192 if device == "cuda" else 2048
@@ -72,7 +72,7 @@ def matmul_ceiling(device: str, bf16: bool, repeats: int = 20) -> float:
     out = torch.empty_like(a)
     clock = device_clock(device)
     multiply = partial(torch.mm, a, b, out=out)
-    least_seconds(multiply, 3, clock)  # caches and clocks warm up
+    least_seconds(multiply, warmup, clock)  # caches and clocks warm up
     seconds = least_seconds(multiply, repeats, clock)
     del a, b, out, multiply
     if device == "cuda":

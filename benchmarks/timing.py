@@ -1,5 +1,6 @@
 """Clocks, contenders timed in turn, and the spread of their ratios."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,3 +78,17 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     """Return ``median`` and ``quartiles`` (the lower and the upper; of one value, that value)."""
     quartiles = statistics.quantiles(values, n=4)[::2] if len(values) > 1 else [*values] * 2
     return {"median": statistics.median(values), "quartiles": quartiles}
+
+
+def slow_steps(name: str, seconds: Sequence[float], far: float = 2.0) -> str | None:
+    """Return a line where steps took over ``far`` times their median, as beside other work on the same cores."""
+    median = statistics.median(seconds)
+    slow = [second / median for second in seconds if second > far * median]
+    if not slow:
+        return None
+    load, cpus = os.getloadavg()[0], os.cpu_count()
+    return (
+        f"{name}: {len(slow)} of {len(seconds)} steps took over {far:g} times their median, up to {max(slow):.1f} "
+        f"times: is other work running here (load {load:.1f} on {cpus} CPUs)? Ratios compare steps taken side by side; "
+        "rates are too low"
+    )

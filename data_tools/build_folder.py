@@ -22,6 +22,7 @@ from llama_scale.files import locked, read_json, write_json
 
 SETTINGS = "settings.json"
 LOCK = "lock"
+PLACES = ("path", "mbpp", "apps")  # settings that are paths: another way to write one is no other setting
 STEP_FILES = [f"{step}.{kind}" for step in ("filter", "dedup", "decontaminate", "encode") for kind in ("json", "npy")]
 SCRATCH = (*collect.FILES, LINES, LENGTHS, *STEP_FILES)  # of no use after the build
 CONTINUABLE = (*SCRATCH, TOKENIZER, CONTAMINATION, NEAR)  # what a later run may continue from
@@ -43,7 +44,7 @@ def find_finished_build(config: PrepareConfig) -> dict | None:
     manifest = upgrade_manifest(read_manifest(folder))
     built_with = PrepareConfig(config.name).settings | manifest.get("settings", {})
     for name, value in config.settings.items():
-        if built_with[name] != value:
+        if built_with[name] != value and not (name in PLACES and _same_place(built_with[name], value)):
             raise InputError(
                 f"{name}: {folder} was built with {built_with[name]}, not {value}; choose another "
                 "out or delete that folder"
@@ -51,6 +52,11 @@ def find_finished_build(config: PrepareConfig) -> dict | None:
     open_tokens(folder, "train")
     open_tokens(folder, "val")
     return manifest
+
+
+def _same_place(first: str | None, second: str | None) -> bool:
+    """Whether two paths, from the current folder, are of one file or folder."""
+    return None not in (first, second) and os.path.realpath(str(first)) == os.path.realpath(str(second))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_tools.build_folder import open_work_folder
 from data_tools.config import PrepareConfig
-from data_tools.corpus.collect import collect
+from data_tools.corpus.collect import CHECKPOINT, collect
 from data_tools.corpus.corpus import SUMMARY, load_corpus
 from data_tools.corpus.records import Records, write_array
 from data_tools.corpus.split import split_by_package
@@ -56,6 +56,7 @@ def prepare(config: PrepareConfig) -> dict | None:
             map_ = stack.enter_context(process_map(workers))
         else:
             map_ = datatrove_map(config, work, workers)
+        stack.enter_context(_damage_named(work))
         for name, manifest in steps(config, work, map_):
             if manifest or name == config.until:
                 return manifest
@@ -101,7 +102,7 @@ def steps(config: PrepareConfig, work: Path, map_: Callable) -> Iterator[tuple[s
     manifest = make_manifest(config, collected, losses, splits=splits, summary=summary, tokenizer=tokenizer)
     with _timed("report"):
         write_report(work, manifest, read_json(work / CONTAMINATION))
-    write_json(work / MANIFEST, manifest)
+    write_json(work / MANIFEST, manifest, sealed=True)
     yield "manifest", manifest
 
 
@@ -165,6 +166,22 @@ def _collected_anew_if_unfit(work: Path) -> Iterator[None]:
     except InputError:
         (work / SUMMARY).unlink()
         raise
+
+
+@contextmanager
+def _damage_named(work: Path) -> Iterator[None]:
+    """Raise InputError where the files of an earlier run in ``work`` are not what a step wrote."""
+    goes_on = (work / SUMMARY).exists() or (work / CHECKPOINT).exists()
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # what damaged files lead to has many types
+        if not goes_on:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        remedy = "delete that folder and run the same command again"
+        raise InputError(f"{work}: the files of an earlier run are damaged ({reason}); {remedy}") from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.humaneval import HumanEvalConfig
 from evals.benchmarks.mbpp import MbppConfig
+from evals.models.openai_client import ServerConfig
 from evals.perplexity import PerplexityConfig
 from evals.verdicts import ExecutionConfig
 from llama_scale.config import Auto
@@ -26,6 +27,7 @@ class EvalConfig:
         samples: Judge the completions of this JSONL file (task_id, completion), of no model here.
         out: Folder for the results of --samples, a transformers folder or a server.
         name: The model's name on the server.
+        server: How a server is asked.
         compare: Folder of results of another model; prints the paired difference of pass@1.
         perplexity: Loss on the validation split.
         humaneval: Functions completed and judged by tests.
@@ -50,6 +52,7 @@ class EvalConfig:
     samples: str | None = None
     out: str | None = None
     name: str = "model"
+    server: ServerConfig = field(default_factory=ServerConfig)
     compare: str | None = None
     perplexity: PerplexityConfig = field(default_factory=PerplexityConfig)
     humaneval: HumanEvalConfig = field(default_factory=HumanEvalConfig)

@@ -17,9 +17,13 @@ def contamination(data: str | None) -> Contamination:
     report, contaminated = read_json(path), {}
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise InputError(f"{path}: not {FORMAT}; run launch/prepare.py again")
-    for row in report["files"]:
-        for match in row["matches"]:
-            files = contaminated.setdefault(match["benchmark"], {}).setdefault(match["task"], [])
-            if (name := f"{row['package']}/{row['path']}") not in files:
-                files.append(name)
+    try:
+        for row in report["files"]:
+            for match in row["matches"]:
+                files = contaminated.setdefault(match["benchmark"], {}).setdefault(match["task"], [])
+                if (name := f"{row['package']}/{row['path']}") not in files:
+                    files.append(name)
+    except (KeyError, TypeError, AttributeError) as error:
+        problem = f"damaged ({type(error).__name__}: {error})"
+        raise InputError(f"{path}: {problem}; run launch/prepare.py again") from None
     return contaminated

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.benchmarks.rows import read_rows
+from evals.benchmarks.rows import MOST_BYTES, read_rows
 from evals.metrics.pass_at_k import TAIL, paired_difference
 from evals.old_names import with_current_names
 from evals.sandbox.tools import LANGUAGES
@@ -23,6 +23,7 @@ from llama_scale.text import relative_path
 HEADLINES = ("loss", "perplexity", "bits_per_byte", "gold_bits_per_byte",
              "parse_rate", "assertion_pass_rate", "log_pass_rate")  # fmt: skip
 AGGREGATE = "aggregate"
+OF_CONTENT = ("data_sha256", "contamination_sha256")  # settings that a result may have and another command lack
 
 
 def eval_folder(checkpoint: Path) -> Path:
@@ -38,17 +39,40 @@ def samples_path(path: Path) -> Path:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read a result, also one with the field names of before."""
-    return with_current_names(read_json(path))
+    """Read a result, also one with the field names of before; raise InputError if it is none."""
+    result = read_json(path)
+    if not isinstance(result, dict) or "suite" not in result:
+        raise InputError(f"{path}: not a result of an evaluation; move it away or delete it")
+    return with_current_names(result)
 
 
 def is_finished(path: Path, settings: dict[str, Any]) -> bool:
-    """Whether a result with these settings is there, with the samples it was written with."""
+    """Whether a result with these settings is there, with the samples it was written with.
+
+    Data of equal content is the same wherever it lies: its fingerprint or hash counts, its path does not.
+    """
     if not path.exists():
         return False
     result, samples = read_result(path), samples_path(path)
-    intact = "samples_sha256" not in result or (samples.exists() and sha256(samples) == result["samples_sha256"])
-    return intact and all(result.get(name) == value for name, value in settings.items())
+    intact = "samples_sha256" not in result or _sha256_of_samples(samples) == result["samples_sha256"]
+    found, wanted = without_place(result), without_place(settings)
+    return intact and all(found.get(name) == wanted.get(name) for name in (*wanted, *OF_CONTENT))
+
+
+def _sha256_of_samples(path: Path) -> str | None:
+    """Return the hash of a file of samples; None where it is missing, unreadable or no such file by its size."""
+    try:
+        return sha256(path) if path.is_file() and path.stat().st_size <= MOST_BYTES else None
+    except OSError:
+        return None
+
+
+def without_place(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a result, or the settings of one, without the path of a suite's data, whose content is told apart."""
+    own = settings.get("settings")
+    if not isinstance(own, dict):
+        return settings
+    return settings | {"settings": {name: value for name, value in own.items() if name != "data"}}
 
 
 def write_result(path: Path, result: dict[str, Any], samples: list[dict]) -> None:
@@ -58,7 +82,7 @@ def write_result(path: Path, result: dict[str, Any], samples: list[dict]) -> Non
         with atomic_write(samples_path(path), "wb") as file:
             file.write(gzip.compress(lines.encode(), mtime=0))
         result = result | {"samples_sha256": sha256(samples_path(path))}
-    write_json(path, result)
+    write_json(path, result, sealed=True)
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:

@@ -15,13 +15,15 @@ from evals.config import EvalConfig
 from evals.contamination import Contamination, contamination
 from evals.models.load import Subject
 from evals.perplexity import PerplexityConfig
-from evals.verdicts import Execution
+from evals.sandbox.types import JUDGE_VERSION
+from evals.verdicts import Execution, digest_text
 from llama_scale.data.shards import Tokens, open_tokens, read_manifest
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import sha256, write_json
 
 SUITES = {"humaneval": humaneval, "mbpp": mbpp, "apps": apps}
 KNOWN = ("perplexity", *SUITES)
+MOST_JOURNAL_BYTES = 1 << 36  # of kept verdicts or completions
 
 
 def suite_names(text: str) -> list[str]:
@@ -45,32 +47,39 @@ class SuiteRun:
 
 def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None:
     """Score a model with each suite that is not finished, all data read before, and print what each gave."""
-    runs = [plan_suite(config, name, subject) for name in names]
+    contaminated = contamination(subject.data)
+    runs = [plan_suite(config, name, subject, contaminated) for name in names]
     print(f"{subject.name} -> {subject.folder}", flush=True)
     unfinished = [run for run in runs if not results.is_finished(run.path, run.settings)]
+    for run in unfinished:
+        if subject.doubt and (run.path.parent / f"{run.name}-completions.jsonl").exists():
+            print(f"{run.name}: completions of a stopped run are kept in {run.path.parent}; {subject.doubt}")
     data = {run.name: read_data(config, run.name, run.config) for run in unfinished}
-    contaminated = contamination(subject.data) if unfinished else {}
     model = subject.load(subject.device) if unfinished else None
     for run in runs:
         if run not in unfinished:
-            print(f"{run.name}: already scored with these settings, nothing to do ({run.path})")
+            doubt = f"; {subject.doubt}" if subject.doubt else ""
+            if run.name != "perplexity" and results.read_result(run.path).get("judge", 1) < JUDGE_VERSION:
+                doubt += "; by an earlier judge, some of whose verdicts differ: delete it to score again"
+            print(f"{run.name}: already scored with these settings, nothing to do ({run.path}){doubt}")
         elif run.name == "perplexity":
             scores = perplexity.evaluate(model.model, model.tokenizer, data[run.name], run.config)
             results.write_result(run.path, {"suite": run.name, **scores, **run.settings}, [])
         else:
             with open_execution(config, run.path.parent, run.settings, contaminated) as execution:
                 scores, samples = code_suite.evaluate(data[run.name], subject.in_processes(model), execution)
-                results.write_result(run.path, {"suite": run.name, **scores, **run.settings}, samples)
+                judged = {"suite": run.name, "judge": JUDGE_VERSION, **scores, **run.settings}
+                results.write_result(run.path, judged, samples)
                 execution.finish(run.name)
         show(config, run.path)
     scored = [run.path for run in runs if run.name in SUITES]
     if len(scored) > 1:
         path = subject.folder / f"{results.AGGREGATE}.json"
-        write_json(path, results.aggregate(scored))
+        write_json(path, results.aggregate(scored), sealed=True)
         show(config, path)
 
 
-def plan_suite(config: EvalConfig, name: str, subject: Subject) -> SuiteRun:
+def plan_suite(config: EvalConfig, name: str, subject: Subject, contaminated: Contamination) -> SuiteRun:
     """Return what a suite needs to be run on a model; perplexity takes the model's data where it has none."""
     own = getattr(config, name)
     if name == "perplexity":
@@ -80,7 +89,10 @@ def plan_suite(config: EvalConfig, name: str, subject: Subject) -> SuiteRun:
             remedy = "set it to a folder of tokens, or leave perplexity out of suites"
             raise InputError(f"perplexity.data: {subject.name} does not say what it was trained on; {remedy}")
         own = replace(own, data=own.data or subject.data)
-    return SuiteRun(name, own, subject.identity | suite_settings(own), subject.folder / f"{name}.json")
+    settings = subject.identity | suite_settings(own)
+    if tasks := contaminated.get(name):
+        settings["contamination_sha256"] = digest_text(tasks)
+    return SuiteRun(name, own, settings, subject.folder / f"{name}.json")
 
 
 def suite_settings(own: CodeConfig | PerplexityConfig) -> dict[str, Any]:
@@ -104,7 +116,12 @@ def read_data(config: EvalConfig, name: str, own: CodeConfig | PerplexityConfig)
 
 def open_execution(config: EvalConfig, folder: Path, settings: dict, contaminated: Contamination) -> Execution:
     """Return where programs are run, with the verdicts that earlier runs came to."""
-    cache, identity = Path(config.execution.cache or folder / "verdicts.jsonl"), json.dumps(settings, sort_keys=True)
+    cache = Path(config.execution.cache or folder / "verdicts.jsonl")
+    for path in (cache, *folder.glob("*-completions.jsonl")):
+        if path.is_file() and path.stat().st_size > MOST_JOURNAL_BYTES:
+            remedy = "delete it, or name another file as execution.cache"
+            raise InputError(f"{path}: larger than {MOST_JOURNAL_BYTES >> 30} GiB, no file of this program; {remedy}")
+    identity = json.dumps(results.without_place(settings), sort_keys=True)
     return Execution(config.execution, cache, folder, identity, contaminated)
 
 
@@ -120,7 +137,8 @@ def judge_samples(config: EvalConfig) -> None:
     settings = {"samples_file_sha256": sha256(file), "llama_scale": llama_scale.__version__} | suite_settings(own)
     with open_execution(config, path.parent, settings, {}) as execution:
         scores, samples = code_suite.score(rows, suite, execution)
-    results.write_result(path, {"suite": name, **suite.about, **scores, **settings}, samples)
+    judged = {"suite": name, "judge": JUDGE_VERSION}
+    results.write_result(path, judged | suite.about | scores | settings, samples)
     print(f"{config.samples} -> {path}", flush=True)
     show(config, path)
 

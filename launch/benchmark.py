@@ -1,5 +1,7 @@
 """Measure speed side by side, in one run, as ratios: launch/benchmark.py train --size M1."""
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +26,13 @@ MODES = {
 }
 
 
+EXAMPLES = {
+    "train": "--size M1 --batch 1 --steps 10",
+    "generate": "--size M1",
+    "overhead": "--size M1 --data data/installed --steps 40",
+}
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the benchmark that the first argument names, print its table, write its JSON."""
     mode, *rest = (sys.argv[1:] if argv is None else argv) or [""]
@@ -37,7 +46,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     name, settings, measures = MODES[mode]
     module = import_module(name)
-    config = parse(getattr(module, settings), f"Measure {measures}.", rest)
+    config = parse(
+        getattr(module, settings), f"Measure {measures}.", rest, example=EXAMPLES.get(mode, "--out result.json")
+    )
     result = module.run(config)
     print(module.table(result))
     if config.out and mode != "gpu":  # which writes as it goes

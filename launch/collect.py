@@ -1,5 +1,7 @@
 """Gather the results of a study's runs: python launch/collect.py studies/quickstart."""
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     from llama_scale.scaling.study.collect import collect
 
     description = "Gather a study's results into points.csv."
-    config = parse(CollectConfig, description, argv, positional="study")
+    config = parse(CollectConfig, description, argv, "study", example="studies/quickstart")
     out = Path(config.out or Path(config.study) / "points.csv")
     rows = collect(Path(config.study), config.without, out)
     print(f"wrote {out}: {len(rows)} runs")

@@ -1,11 +1,14 @@
 """Score a checkpoint: python launch/evaluate.py runs/NAME --suites perplexity,humaneval."""
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 import sys
 from pathlib import Path
 
 from llama_scale.cli import parse, run_cli
 from llama_scale.errors import UserError
 
+EXAMPLE = "runs/M1-201k-seed0 --suites perplexity,humaneval --humaneval.n_tasks 20"
 FLAGS = {"--allow-unsandboxed": "--execution.allow_unsandboxed=true", "--apps-judge": "--apps.judge"}
 
 
@@ -18,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     from llama_scale.training.wandb_log import mirror_scores
 
     argv = [FLAGS.get(arg, arg) for arg in (sys.argv[1:] if argv is None else argv)]
-    config = parse(EvalConfig, "Score a model of code.", argv, positional="checkpoint", shipped="eval")
+    config = parse(EvalConfig, "Score a model of code.", argv, "checkpoint", "eval", EXAMPLE)
     set_threads(config.threads)
     if config.cuda_graphs and pick_device(config.device) == "cpu":
         raise UserError("cuda_graphs: CUDA graphs need a GPU; leave it out on a CPU")

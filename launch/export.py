@@ -1,11 +1,16 @@
 """Convert a checkpoint: python launch/export.py CHECKPOINT --to hf --out DIR, or --from hf."""
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 import sys
 from dataclasses import dataclass
 from typing import Literal
 
 from llama_scale.cli import parse, run_cli
 from llama_scale.errors import UserError
+
+
+EXAMPLE = "runs/M1-201k-seed0 --to hf --out exported"
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         "--origin" + a.removeprefix("--from") if a.partition("=")[0] == "--from" else a
         for a in (sys.argv[1:] if argv is None else argv)
     ]
-    config = parse(Export, "Convert a checkpoint to or from transformers.", argv, positional="checkpoint")
+    config = parse(Export, "Convert a checkpoint to or from transformers.", argv, "checkpoint", example=EXAMPLE)
     if (config.to is None) == (config.origin is None):
         raise UserError("to: pass one of --to hf and --from hf")
 

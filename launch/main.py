@@ -1,5 +1,7 @@
 """llama-scale COMMAND: train, evaluate and fit scaling laws of models of Python code."""
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 import sys
 from functools import partial
 from importlib import import_module

@@ -3,9 +3,15 @@
 ``lookup --data DIR --shard 0 --token 12345`` names the file that a token came from.
 """
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 import sys
 
 from llama_scale.cli import parse, run_cli
+
+
+EXAMPLE = "--source folder --path ~/code --name code --vocab_size 8192"
+LOOKUP = "--data data/code --shard 0 --token 12345"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,11 +23,18 @@ def main(argv: list[str] | None = None) -> None:
 
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["lookup"]:
-        print(describe(lookup(parse(LookupConfig, "Name a token's file.", argv[1:]))))
+        print(describe(lookup(parse(LookupConfig, "Name a token's file.", argv[1:], example=LOOKUP))))
         return
-    config = parse(PrepareConfig, __doc__, argv, shipped="data")
+    config = parse(
+        PrepareConfig,
+        "Prepare training data: source code to verified token shards and a tokenizer.",
+        argv,
+        shipped="data",
+        example=EXAMPLE,
+    )
     if manifest := find_finished_build(config):
-        print(f"{config.folder}: already prepared ({manifest['fingerprint'][:12]}), nothing to do")
+        known = f"already prepared ({manifest['fingerprint'][:12]}), nothing to do"
+        print(f"{config.folder}: {known}; whether its source has changed since is not looked at")
     elif manifest := prepare(config):
         print(build_table(manifest, config.folder))
     else:

@@ -1,5 +1,7 @@
 """Complete code in the terminal: python launch/sample.py CHECKPOINT --prompt 'def fib(n):'."""
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +9,9 @@ from typing import Literal
 from llama_scale.cli import parse, run_cli
 from llama_scale.errors import UserError
 from llama_scale.generation.config import SamplingConfig
+
+
+EXAMPLE = "runs/M1-201k-seed0 --prompt 'def fib(n):' --temperature 0.2 --max_new_tokens 64"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,7 @@ class SampleConfig(SamplingConfig):
 
 def main(argv: list[str] | None = None) -> None:
     """Stream one completion to standard output."""
-    config = parse(SampleConfig, "Complete code in the terminal.", argv, positional="checkpoint")
+    config = parse(SampleConfig, "Complete code in the terminal.", argv, "checkpoint", example=EXAMPLE)
 
     from llama_scale.checkpoint.folder import load_model, resolve
     from llama_scale.data.tokenizer import Tokenizer
@@ -43,7 +48,6 @@ def main(argv: list[str] | None = None) -> None:
     ids, truncated = encode_prompt(tokenizer, prompt, model.config, config.max_new_tokens)
     if truncated:
         print(f"prompt: the model sees its last {len(ids)} tokens only", file=sys.stderr)
-    sys.stdout.reconfigure(encoding="utf-8")
     print(prompt, end="", flush=True)
     for text in stream(model, tokenizer, prompt, config):
         print(text, end="", flush=True)

@@ -8,6 +8,8 @@ python launch/scaling.py score FORECAST.json --points points.csv
 python launch/scaling.py sweep sweep.csv
 """
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 import json
 import os
 import sys
@@ -102,7 +104,7 @@ class SweepConfig:
         columns: The file's own names, as N=n_params,D=tokens,loss=val_loss.
         where: Rows to keep, as in fit.
         lr: The column of learning rates.
-        batch: The column of batches.
+        batch: The column of batches; null is batch_tokens where the file has it.
         out: JSON file for the result; null prints only.
     """
 
@@ -110,7 +112,7 @@ class SweepConfig:
     columns: str | None = None
     where: str | None = None
     lr: str = "lr"
-    batch: str = "batch_tokens"
+    batch: str | None = None
     out: str | None = None
 
 
@@ -133,15 +135,25 @@ def fit(argv: list[str]) -> None:
         resamples=config.resamples,
         seed=config.seed,
         against=config.against,
+        form=config.form,
+        delta=config.delta,
+        progress=progress,
     )
+    # Files first: what a terminal cannot show must not cost the result.
+    if config.out:
+        laws.write(Path(config.out) / "laws.json")
     if config.json:
         print(json.dumps(laws.to_dict(), indent=2))
     else:
         print("\n".join([table(laws), *(other.text() for other in tables(laws)[1:])]))
-    if config.out:
-        laws.write(Path(config.out) / "laws.json")
-        if not config.json:
+        if config.out:
             print(f"wrote {Path(config.out) / 'laws.json'}")
+
+
+def progress(what: str) -> None:
+    """Say on a terminal what is fitted next, where a fit takes long."""
+    if sys.stderr.isatty():
+        print(f"fitting: {what} ...", file=sys.stderr, flush=True)
 
 
 def check_folder(folder: Path) -> None:
@@ -201,10 +213,10 @@ def score(argv: list[str]) -> None:
     config = read(ScoreConfig, argv, "forecast")
     points = read_points(config.points, parse_columns(config.columns))
     scored = forecasting.score(forecasting.read_forecast(config.forecast), points)
-    print(outcome(scored).text())
-    print(f"{scored.measured} of {len(scored.runs)} measured, {scored.covered} inside")
     if config.out:
         write_json(Path(config.out), {"format": forecasting.FORMAT} | to_json(scored))
+    print(outcome(scored).text())
+    print(f"{scored.measured} of {len(scored.runs)} measured, {scored.covered} inside")
 
 
 def sweep(argv: list[str]) -> None:
@@ -218,16 +230,28 @@ def sweep(argv: list[str]) -> None:
     config = read(SweepConfig, argv, "points")
     points = read_points(config.points, parse_columns(config.columns), config.where)
     laws = to_json(fit_sweep(points, config.lr, config.batch), DIGITS)
-    print("\n".join(table.text() for table in sweeps(laws)))
     if config.out:
         write_json(Path(config.out), laws)
+    print("\n".join(table.text() for table in sweeps(laws)))
+    for text in laws["left_out"]:
+        print(f"left out: {text}")
 
 
 def read(kind: type[T], argv: list[str], positional: str) -> T:
     """Parse a command's arguments; its help begins as its docstring."""
-    return parse(kind, (kind.__doc__ or "").splitlines()[0], argv, positional=positional)
+    return parse(
+        kind, (kind.__doc__ or "").splitlines()[0], argv, positional=positional, example=EXAMPLES[kind.__name__]
+    )
 
 
+EXAMPLES = {
+    "FitConfig": "points.csv --columns N=n_params,D=tokens,loss=val_loss --out laws",
+    "ReportConfig": "studies/quickstart",
+    "RecommendConfig": "studies/quickstart --budget 1e15",
+    "ForecastConfig": "studies/quickstart --runs M1:2e8,76e6:2e9",
+    "ScoreConfig": "studies/quickstart/forecasts/2026-11-21T101500.json --points points.csv",
+    "SweepConfig": "sweep.csv --lr lr --batch batch_tokens --out sweep.json",
+}
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "fit": fit,
     "report": report,

@@ -1,5 +1,7 @@
 """Plan and run a scaling study: python launch/study.py quickstart."""
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,7 @@
 """Mirror a study to Weights & Biases: python launch/track.py studies/quickstart."""
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,9 @@ def main(argv: list[str] | None = None) -> None:
     """Rebuild the view and say where it is."""
     from llama_scale.scaling.report.wandb_study import mirror_study
 
-    config = parse(TrackConfig, "Mirror a study to Weights & Biases.", argv, positional="study")
+    config = parse(
+        TrackConfig, "Mirror a study to Weights & Biases.", argv, "study", example="studies/quickstart --mode offline"
+    )
     started = time.perf_counter()
     ids = mirror_study(Path(config.study), config.mode)
     if ids:

@@ -1,5 +1,7 @@
 """Pretrain one model: python launch/train.py --size M1, or tell its cost first: --dry-run."""
 
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
 import json
 import sys
 from dataclasses import dataclass, fields
@@ -7,6 +9,9 @@ from dataclasses import dataclass, fields
 from llama_scale.cli import parse, run_cli
 from llama_scale.config import TrainConfig
 from llama_scale.cost.hardware import DEFAULT_MFU
+
+
+EXAMPLE = "--size M1 --data data/installed --tokens 2e5 --optim.lr 1e-3"
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Command(TrainConfig):
 
 def main(argv: list[str] | None = None) -> None:
     """Train, or continue, the run that the command line describes."""
-    command = parse(Command, "Pretrain one model from prepared token shards.", argv, shipped="train")
+    description = "Pretrain one model from prepared token shards."
+    command = parse(Command, description, argv, shipped="train", example=EXAMPLE)
     config = TrainConfig(**{f.name: getattr(command, f.name) for f in fields(TrainConfig)})
     if command.dry_run:
         from llama_scale.cost.dry_run import dry_run

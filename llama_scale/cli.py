@@ -2,26 +2,48 @@
 
 import dataclasses
 import errno
+import io
 import os
 import re
+import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from llama_scale.config import find_config, nest, nested_classes, read_yaml, renamed_fields, size_path, with_new_names
+from llama_scale.config import (
+    find_config,
+    flatten,
+    nest,
+    nested_classes,
+    read_yaml,
+    renamed_fields,
+    size_path,
+    with_new_names,
+)
 from llama_scale.errors import InputError, UserError, nearest
+from llama_scale.files import FULL
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
-FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
-NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
+NO_PLACE = (
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV,
+    errno.ENOTEMPTY, errno.EINVAL, errno.ETXTBSY,
+)  # fmt: skip
+FAILING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EFBIG)
+REMEDIES = (
+    (FULL, "free some space, then run the same command again"),
+    (FORBIDDEN, "check its permissions, then run the same command again"),
+    (NO_PLACE, "name another path"),
+    (FAILING, "check the disk, then run the same command again"),
+)
 USER_ERROR = 2
 OURS = ("llama_scale", "data_tools", "evals", "benchmarks", "launch")
 # Packages whose modules are called otherwise.
@@ -35,22 +57,29 @@ def parse(
     argv: list[str] | None = None,
     positional: str | None = None,
     shipped: str | None = None,
+    example: str = "",
 ) -> T:
     """Fill ``config_class`` from ``--config FILE``, ``--size NAME`` and ``--dotted.overrides``.
 
     Later arguments win, but ``--size`` wins over the size of a file wherever it stands; ``--dry-run`` is ``--dry_run``,
     and a switch needs no value. The old name of a setting, which its class lists in ``RENAMED``, is read as the new
     one. ``positional`` names the field that a leading argument without a flag fills. ``shipped`` is the folder of
-    configs/ that has the files a person may name without their folder. Raises UserError with one line on an unknown key
+    configs/ that has the files a person may name without their folder. ``example`` is a command line, less the
+    command, for the help. Raises UserError with one line on an unknown key
     (naming the nearest one), a wrong type, a missing file or an unknown size.
     """
     import jsonargparse
 
+    from llama_scale.help import help_text
+
     argv = list(sys.argv[1:] if argv is None else argv)
     command = sys.argv[1 : max(1, len(sys.argv) - len(argv))]  # as typed up to ``argv``: "scaling.py fit"
     program = " ".join([os.path.basename(sys.argv[0]), *command])
-    parser = jsonargparse.ArgumentParser(program, description=description, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file to read")
+    if {"-h", "--help"} & set(argv):
+        print(help_text(config_class, program, description, example, positional))
+        sys.exit(0)
+    parser = jsonargparse.ArgumentParser(program, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action=jsonargparse.ActionConfigFile)
     parser.add_class_arguments(config_class, None)
     if positional and argv and not argv[0].startswith("-"):
         argv[0] = f"--{positional}={argv[0]}"
@@ -62,6 +91,9 @@ def parse(
         key, message = _explain(str(error), config_class)
         typed = "unrecognized" in str(error) or f"--{key}" in {flag.partition("=")[0] for flag in flags}
         raise UserError(message if typed or not files else f"{', '.join(files)}: {message}") from None
+    if found := _null_where_none_may_be(config_class, values):
+        typed = any(flag.startswith(f"--{found.partition(':')[0]}=") for flag in flags)
+        raise UserError(found if typed or not files else f"{', '.join(files)}: {found}")
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
 
 
@@ -83,6 +115,8 @@ def build(config_class: type[T], settings: dict[str, Any]) -> T:
         values = parser.instantiate(parser.parse_object(nested))
     except jsonargparse.ArgumentError as error:
         raise InputError(_explain(str(error), config_class)[1]) from None
+    if found := _null_where_none_may_be(config_class, values):
+        raise InputError(found)
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
 
 
@@ -91,12 +125,17 @@ def _normalize(argv: list[str], config_class: type) -> list[str]:
 
     Hyphens in names are underscores, a switch has its value, the old name of a setting is the new one.
     """
-    switches = {f"--{name}" for name, kind in _field_types(config_class).items() if kind is bool}
+    types = _field_types(config_class)
+    switches = {f"--{name}" for name, kind in types.items() if kind is bool}
     renamed, result = renamed_fields(config_class), []
     for argument, following in pairwise([*argv, "--"]):
         if result and result[-1] in ("--config", "--size"):
             result[-1] += f"={argument}"
             continue
+        if number := re.fullmatch(r"(--[\w.-]+=)?([-+]?\d[\d_]*(?::[0-5]?\d)+(?:\.\d*)?)", argument):
+            name = (number[1] or (result or [""])[-1]).strip("-=").replace("-", "_")
+            if "number" in _words(types.get(renamed.get(name, name), str)):
+                raise UserError(f"{name}: expected {_words(types[renamed.get(name, name)])}, found {number[2]}")
         if argument.startswith("--"):
             flag, equals, value = argument.partition("=")
             name = flag[2:].replace("-", "_")
@@ -158,6 +197,9 @@ def _read_settings(path: str, config_class: type) -> tuple[dict[str, Any], str]:
         new = with_new_names(values, config_class)
     except InputError as error:
         raise UserError(f"{path}: {error}") from None
+    types, flat = _field_types(config_class), flatten(new)
+    if found := [name for name in flat if flat[name] is None and name in types and not _may_be_null(types[name])]:
+        raise UserError(f"{path}: {_no_null(found[0], types[found[0]])}")
     return values, f"--config={path if new == values else yaml.safe_dump(new, default_flow_style=True)}"
 
 
@@ -185,8 +227,37 @@ def _explain(message: str, config_class: type) -> tuple[str | None, str]:
     message = re.sub(r'^Parser key "([\w.]+)":', r"\1:", message)
     wrong = re.match(r"([\w.]+): (?:Does not|Expected a).*(?:Got|Given) value: (.*)$", message)
     if wrong and wrong[1] in types:
-        return wrong[1], f"{wrong[1]}: expected {_words(types[wrong[1]])}, found {wrong[2]}"
+        expected, hint = _words(types[wrong[1]]), _quoting(wrong[2]) if "text" in _words(types[wrong[1]]) else ""
+        return wrong[1], f"{wrong[1]}: expected {expected}, found {wrong[2]}{hint}"
     return None, message
+
+
+def _quoting(found: str) -> str:
+    """Return what to do where YAML read as ``found`` what was meant as text."""
+    if found in ("True", "False"):
+        return " (as YAML reads yes, no, on and off); quote it"
+    if found == "None":
+        return " (as YAML reads null, ~ and nothing); quote it"
+    return f'; quote it: "{found}"' if re.fullmatch(r"[-+.\w]+", found) else ""
+
+
+def _null_where_none_may_be(config_class: type, values: Any) -> str | None:
+    """Return what is wrong with the first setting that is null and may not be, which the parser lets pass."""
+    for name, kind in _field_types(config_class).items():
+        value = values
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+        if value is None and not _may_be_null(kind):
+            return _no_null(name, kind)
+    return None
+
+
+def _may_be_null(kind: Any) -> bool:
+    return kind is Any or "null" in _words(kind)
+
+
+def _no_null(name: str, kind: Any) -> str:
+    return f"{name}: expected {_words(kind)}, found null{_quoting('None') if kind is str else ''}"
 
 
 def _words(kind: Any) -> str:
@@ -204,11 +275,16 @@ def _words(kind: Any) -> str:
 def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = None) -> None:
     """Run a command's ``main``, turning bad input and interruption into an exit code.
 
-    Exits 2 on bad input, a package that is not installed, a full disk or a path that cannot be written and 130 on
-    Ctrl-C; anything else is a bug and keeps its traceback. ``resumes`` says that the same command goes on where it was
-    stopped; ``name`` begins the line that says what was wrong (default: the script).
+    Exits 2 on bad input, a package that is not installed, a full disk, a path that cannot be read or written, too
+    little memory or too few open files, and 130 on Ctrl-C; anything else is a bug and keeps its traceback. What the
+    terminal's encoding lacks is shown as ?. ``resumes`` says that the same command goes on where it was stopped;
+    ``name`` begins the line that says what was wrong (default: the script).
     """
     script = name or os.path.basename(sys.argv[0])
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not in UTF-8 shows what it can: "10²¹" as "10?1" is no reason to lose a result.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace" if stream.encoding.lower() == "utf-8" else "replace")
     try:
         return main()
     except KeyboardInterrupt:
@@ -219,21 +295,56 @@ def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = 
         return None
     except InputError as error:
         message = str(error)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if not package or package in OURS:
+    except (OSError, ImportError, MemoryError, RuntimeError) as error:
+        message = _missing_package(error) or _machine_problem(error)
+        if message is None:
             raise
-        message = f"the package {package} is not installed; run: pip install {PACKAGES.get(package, package)}"
-    except OSError as error:
-        if error.errno in FULL:
-            action = "free some space, then run the same command again"
-        elif error.errno in FORBIDDEN:
-            action = "check its permissions, then run the same command again"
-        elif error.errno in NO_PLACE and error.filename:
-            action = "name another path"
-        else:
-            raise
-        where = f" at {error.filename}" if error.filename else ""
-        message = f"{os.strerror(error.errno).lower()}{where}: {action}"
     print(f"{script}: error: {message}", file=sys.stderr)
     sys.exit(USER_ERROR)
+
+
+def _missing_package(error: Exception) -> str | None:
+    """Return in one line which package is not installed, or None where that is not what is wrong."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not package or package in OURS:
+        return None
+    return f"the package {package} is not installed; run: pip install {PACKAGES.get(package, package)}"
+
+
+def _machine_problem(error: Exception) -> str | None:
+    """Return in one line what the machine refused and what to do, or None where ``error`` is a bug."""
+    number = error.errno if isinstance(error, OSError) else None
+    text = " ".join(str(error).split())
+    if number in (errno.EMFILE, errno.ENFILE) or os.strerror(errno.EMFILE) in text:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return (
+            f"too many open files: this shell allows {limit} (ulimit -n); raise that, then run the same command again"
+        )
+    no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or number == errno.ENOMEM
+    if no_memory or "can't allocate memory" in text:  # as torch says it of a CPU
+        return f"not enough memory{f' ({text[:200]})' if text else ''}: ask for less, or use a larger machine"
+    if type(error).__name__ in ("InductorError", "BackendCompilerFailed"):
+        return f"the model cannot be compiled here ({text[:300]}): set compile to false"
+    if number is None:
+        return None
+    filename = getattr(error, "filename", None)
+    for numbers, action in REMEDIES:
+        if number in numbers and (filename or numbers is not NO_PLACE):
+            where = f" at {filename}" if filename else ""
+            return f"{os.strerror(number).lower()}{where}: {action}"
+    return None
+
+
+def leave_terminal() -> None:
+    """Write to nowhere what would be shown on a terminal: it hung up, and writing to it fails."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            shown = stream.isatty()
+            try:
+                os.write(stream.fileno(), b"")
+            except OSError:  # a terminal that hung up no longer counts as one
+                shown = True
+            if shown:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)

@@ -1,6 +1,8 @@
 """Typed configuration: dataclasses filled from YAML files and ``--dotted.overrides``."""
 
+import hashlib
 import math
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -9,10 +11,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 import yaml
 
 from llama_scale.errors import InputError, at_least_0, at_least_1, check_fields, nearest, positive
+from llama_scale.files import atomic_write, read_text
 
 # launch/ and configs/ lie beside the package, in a checkout as where it is installed.
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
+MOST_YAML_BYTES = 1 << 24
+YAML_SEAL = "# SHA-256 of the lines below: "
 Auto = Literal["auto"]
 T = TypeVar("T")
 
@@ -207,13 +212,52 @@ class TrainConfig:
         return self.seed if self.data_seed is None else self.data_seed
 
 
-def read_yaml(path: str | Path) -> Any:
-    """Read a YAML file; raise InputError naming the file and line when it cannot be."""
+class SettingsLoader(yaml.SafeLoader):
+    """YAML 1.1 without the values that it turns into something else than a person means."""
+
+
+def _refuse_surprise(loader: SettingsLoader, node: yaml.ScalarNode) -> Any:
+    """Return a number or a date; raise YAMLError where the text looks like another value than it would be read as."""
+    text = node.value
+    if node.tag.endswith("timestamp") or ":" in text:
+        kind = "a date" if node.tag.endswith("timestamp") else "a number of base 60"
+        raise yaml.constructor.ConstructorError(
+            None, None, f'{text} would be read as {kind}; quote it: "{text}"', node.start_mark
+        )
+    if node.tag.endswith("int"):
+        value = yaml.SafeLoader.construct_yaml_int(loader, node)
+        if re.fullmatch(r"[-+]?0[0-7_]+", text):
+            problem = f'{text} would be read as {value} (base 8); leave the zero out, or quote it: "{text}"'
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
+    return yaml.SafeLoader.construct_yaml_float(loader, node)
+
+
+for _tag in ("int", "float", "timestamp"):
+    SettingsLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _refuse_surprise)
+
+
+def write_yaml(path: str | Path, value: Any) -> None:
+    """Write YAML, atomically, with the SHA-256 of its lines in a comment before them."""
+    text = yaml.safe_dump(value, sort_keys=False)
+    with atomic_write(path) as file:
+        file.write(f"{YAML_SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+
+
+def read_yaml(path: str | Path, check_seal: bool = False) -> Any:
+    """Read a YAML file; raise InputError naming the file and line when it cannot be.
+
+    With ``check_seal`` also where it is not as ``write_yaml`` left it. A file without that comment is taken as it is.
+    """
+    text = read_text(path, MOST_YAML_BYTES)
+    first, _, rest = text.partition("\n")
+    sealed = check_seal and first.startswith(YAML_SEAL)
+    if sealed and first != YAML_SEAL + hashlib.sha256(rest.encode()).hexdigest():
+        remedy = "restore it, or delete its first line if you changed it on purpose"
+        raise InputError(f"{path}: has changed since it was written (its first line does not match); {remedy}")
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return yaml.load(text, SettingsLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45 is no date
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
 
 

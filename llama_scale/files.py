@@ -1,39 +1,45 @@
 """Files that are either whole or absent: atomic writes, JSON, JSON lines, checksums, names."""
 
+import errno
 import fcntl
 import gzip
 import hashlib
 import json
 import os
 import re
-import tempfile
+import secrets
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
 from llama_scale.errors import InputError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 LOCK_PATIENCE = 3.0  # seconds: a process that was just killed may take a moment to let go
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # how a file system says that it has none
+SEAL = "self_sha256"  # the field of a JSON file that vouches for the others
+MOST_BYTES = 1 << 30  # of a file that is read whole
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside ``path`` that replaces it, fsynced, when the block succeeds.
 
-    On an exception the temporary file is removed and ``path`` stays as it was.
+    On an exception the temporary file is removed and ``path`` stays as it was. The permissions are those that the
+    umask leaves.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException as error:
         if isinstance(error, OSError):
@@ -46,56 +52,166 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 def locked(path: str | Path, busy: str) -> Iterator[int]:
     """Hold the file ``path`` for this process, whose number it keeps; yield its descriptor.
 
-    Raises InputError, ``busy`` with the other process for {}, where that still holds it after LOCK_PATIENCE seconds.
+    Raises InputError, ``busy`` with the other process for {}, where that still holds it after LOCK_PATIENCE seconds,
+    and where the file system has no locks.
     """
-    with open(path, "a+", encoding="utf-8") as file:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
         deadline = time.monotonic() + LOCK_PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    raise InputError(busy.replace("{}", f"process {file.read().strip() or '?'}")) from None
-                time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        while not _try_lock(file, path):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                raise InputError(busy.replace("{}", f"process {file.read(20).decode(errors='replace').strip() or '?'}"))
+            time.sleep(0.1)
+        try:
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
+        except OSError as error:
+            error.filename = str(path)
+            raise
         yield file.fileno()
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
+def _try_lock(file: IO, path: str | Path) -> bool:
+    """Whether the lock on an open file is ours now.
+
+    It is flock's, or a POSIX record lock where the file system (some NFS, Lustre and FUSE mounts) has that alone. Both
+    go when the process ends; processes that were started meanwhile hold flock's too.
+    """
+    reasons = []
+    for name, lock in (("flock", fcntl.flock), ("lockf", fcntl.lockf)):
+        try:
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            reasons.append(f"{name}: {error.strerror}")
+    raise InputError(f"{path}: cannot be locked here ({', '.join(reasons)}); use a folder on another file system")
+
+
+def write_json(path: str | Path, value: Any, sealed: bool = False) -> None:
+    """Write ``value`` as indented JSON, atomically; ``sealed``, a mapping carries a checksum of its own."""
     with atomic_write(path) as file:
-        json.dump(value, file, indent=2)
+        json.dump(seal(value) if sealed else value, file, indent=2)
         file.write("\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read JSON; raise InputError naming the file when it is missing or not JSON."""
+    """Read JSON and check its seal, if it has one, which is left out.
+
+    Raises InputError naming the file when it is missing, cannot be read, is no JSON or has changed since it was sealed.
+    """
+    text = read_text(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python converts
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+    return unseal(value, str(path))
+
+
+def read_fields(path: str | Path, required: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a JSON mapping; raise InputError, as ``read_json``, also where it is none or lacks a ``required`` field."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected fields, found {json.dumps(value):.60}")
+    for name in required:
+        if name not in value:
+            raise InputError(f"{path}: no field {name!r}")
+    return value
+
+
+def seal(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a mapping of JSON values with the SHA-256 of the others in the field ``SEAL``."""
+    return value | {SEAL: _seal_of(value)}
+
+
+def unseal(value: Any, name: str) -> Any:
+    """Return ``value`` without its seal; raise InputError where that is another's. Without one nothing is checked."""
+    if not isinstance(value, dict) or SEAL not in value:
+        return value
+    rest = {key: item for key, item in value.items() if key != SEAL}
+    if value[SEAL] != _seal_of(rest):
+        problem = f"its values have changed since it was written ({SEAL} does not match)"
+        raise InputError(f"{name}: {problem}; restore it, or delete the field {SEAL} if you changed it on purpose")
+    return rest
+
+
+def _seal_of(value: dict[str, Any]) -> str:
+    """Return the SHA-256 of a mapping as JSON has it, whatever the order and the layout."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()).hexdigest()
+
+
+def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
+    """Read a file whole; raise InputError where it is missing, a folder, unreadable or larger than ``most`` bytes."""
+    try:
+        with open(path, "rb") as file:
+            large = os.fstat(file.fileno()).st_size > most
+            data = b"" if large else file.read(most + 1)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"{path}: cannot be read ({reason.lower()})") from None
+    if large or len(data) > most:
+        raise InputError(f"{path}: larger than {most:,} bytes; this is another file than is meant")
+    return data
 
 
-def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
+def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
+    """Read a UTF-8 file whole; raise InputError as ``read_bytes`` and where it is not UTF-8."""
+    try:
+        return read_bytes(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
+
+
+def read_jsonl(path: str | Path, whole: bool = False, required: Iterable[str] = ()) -> list[dict]:
     """Read JSON lines, gzipped if the name ends in .gz; blank ones are passed over. Only a line feed ends a line.
 
     A last line without one counts in a file that is published (``whole``). Otherwise it is left out: a process was
-    killed while it wrote. Raises InputError on a line that is not JSON, with its number, and on a damaged gzip file.
+    killed while it wrote. Raises InputError on a line that is no JSON mapping with the ``required`` fields, with its
+    number, and on a damaged gzip file.
     """
-    data = Path(path).read_bytes()
+    data = read_bytes(path)
     if str(path).endswith(".gz"):
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: damaged ({error})") from None
     finished = data if whole else data[: data.rfind(b"\n") + 1]
-    return [row for _, row in numbered_rows(finished, str(path))]
+    rows = []
+    for number, row in numbered_rows(finished, str(path)):
+        if not isinstance(row, dict) or not row.keys() >= set(required):
+            expected = f"fields, {list(required)} among them" if required else "fields"
+            raise InputError(f"{path}: line {number}: expected {expected}, found {json.dumps(row):.60}")
+        rows.append(row)
+    return rows
+
+
+def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append JSON lines; where they cannot be written whole, the file is left as it was."""
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    with open(path, "ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError as error:
+            os.ftruncate(file.fileno(), end)
+            error.filename = error.filename or str(path)
+            raise
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text, with integers of any length, which Python reads to 4,300 digits by itself."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=lambda digits: int(Decimal(digits)))
 
 
 def numbered_rows(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
@@ -104,7 +220,7 @@ def numbered_rows(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, parse_json(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{name}: line {number} is not JSON ({error})") from None
 

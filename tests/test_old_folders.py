@@ -87,6 +87,7 @@ def test_scores_are_done(old):
     flags = ["--config", "eval.yaml", "--device", "cpu", "--threads", "1"]
     printed = run(old, "evaluate.py", RUN, *flags, "--compare", folder)
     assert printed.count("already scored with these settings") == 2
+    assert printed.count("by an earlier judge, some of whose verdicts differ: delete it to score again") == 1
     assert "pass@1 minus that of" in printed and "+0.0000" in printed
     assert {path: path.read_bytes() for path in (old / folder).iterdir()} == before
 

@@ -14,7 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.environment import child_environment, module_command
-from benchmarks.timing import rotated, spread
+from benchmarks.hardware import matmul_ceiling
+from benchmarks.timing import rotated, slow_steps, spread
 from benchmarks.training.worker import OUT_OF_MEMORY, TrainingJob
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import flops_per_token
@@ -60,6 +61,7 @@ class Worker:
     threads: int = 0
     torch: str = ""
     seconds: list[float] = field(default_factory=list)
+    ceilings: list[float] = field(default_factory=list)  # FLOP/s of matrix products in the turns of ``seconds``
     losses: list[float] = field(default_factory=list)
     memory: int = 0
     kernels: dict[str, Any] | None = None
@@ -137,6 +139,8 @@ def run_interleaved(
 ) -> list[Worker]:
     """Take ``warmup`` untimed and ``steps`` timed steps of each in turn, the order turning.
 
+    The ceiling of matrix products is measured in each timed turn: a machine that other work slows in some turns slows
+    both, and steps would pass a ceiling that was measured before them. Steps far above their median are told of.
     All take the first step, in which they compile, at once. The losses of all must agree with the
     first one's: they are the same model on the same tokens. Of the first, ``profile`` more steps
     give its kernels. No step begins when ``seconds`` are over, but two are timed at least. Raises
@@ -164,6 +168,11 @@ def run_interleaved(
                 worker.request_step(number)
                 worker.record_step(timed=number >= warmup)
                 progress.update()
+            if number >= warmup:
+                bf16 = any(worker.job.bf16 for worker in workers)
+                reached = matmul_ceiling(workers[0].job.device, bf16, repeats=2, warmup=1)
+                for worker in workers:
+                    worker.ceilings.append(reached)
             check_losses(workers)
         if profile:
             workers[0].profile(profile)
@@ -171,6 +180,8 @@ def run_interleaved(
         progress.close()
         for worker in workers:
             worker.stop()
+    for line in filter(None, (slow_steps(worker.name, worker.seconds) for worker in workers)):
+        print(line, file=sys.stderr, flush=True)
     return workers
 
 
@@ -189,12 +200,16 @@ def check_losses(workers: Sequence[Worker]) -> None:
 def summarize(worker: Worker, workers: Sequence[Worker], ceiling: float, gpu: str | None) -> dict[str, Any]:
     """Return a contender's rate, its memory and, step by step, its time over each of ours.
 
-    ``ceiling`` is what the machine's matrix products reach in FLOP/s.
+    Its share of the ceiling is that of the same turn, step by step; ``ceiling``, in FLOP/s, stands for turns in which
+    it was not measured.
     """
     job, config = worker.job, ModelConfig(**worker.job.model)
     seconds = spread(worker.seconds)["median"]
     rate = job.tokens / seconds
     full, causal = flops_per_token(config, causal=False), flops_per_token(config)
+    ceilings = worker.ceilings or [ceiling] * len(worker.seconds)
+    turns = zip(worker.seconds, ceilings, strict=True)
+    shares = spread([job.tokens / step * full / reached for step, reached in turns])
     row = {
         "name": worker.name,
         "torch": worker.torch,
@@ -206,7 +221,10 @@ def summarize(worker: Worker, workers: Sequence[Worker], ceiling: float, gpu: st
         "tokens_per_second": rate,
         "ms_per_step": 1e3 * seconds,
         "peak_memory": worker.memory,
-        "share_of_ceiling": rate * full / ceiling,
+        "matmul_ceiling": spread(ceilings)["median"],
+        "matmul_ceiling_quartiles": spread(ceilings)["quartiles"],
+        "share_of_ceiling": shares["median"],
+        "share_of_ceiling_quartiles": shares["quartiles"],
         "ratios": {own.name: step_ratios(worker, own) for own in workers if own.job.peer == "llama_scale"},
         "losses": worker.losses,
         "seconds": worker.seconds,

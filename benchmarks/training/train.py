@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from benchmarks.environment import TRAINING_PEERS, peer_python
-from benchmarks.hardware import matmul_ceiling, processor_name
+from benchmarks.hardware import processor_name
 from benchmarks.tables import format_ratio, format_table
+from benchmarks.timing import spread
 from benchmarks.training.interleave import Contender, run_interleaved, summarize
 from benchmarks.training.worker import TrainingJob
 from llama_scale.config import ModelConfig
@@ -65,8 +66,8 @@ def run(config: TrainBenchmark) -> dict[str, Any]:
     device = pick_device(config.device)
     set_threads(config.threads)
     bf16, why = pick_precision(config.precision, device, config.model.d_model, config.model.d_ff)
-    ceiling = matmul_ceiling(device, bf16)
     workers = run_interleaved(contenders(config, device, bf16), config.steps, config.warmup)
+    ceiling = spread(workers[0].ceilings)
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
     return {
         "size": config.size,
@@ -74,8 +75,9 @@ def run(config: TrainBenchmark) -> dict[str, Any]:
         "threads": workers[0].threads,
         "tokens_per_step": workers[0].job.tokens,
         "precision": {"value": "bf16" if bf16 else "fp32", "source": why},
-        "matmul_ceiling": ceiling,
-        "contenders": [summarize(worker, workers, ceiling, gpu) for worker in workers],
+        "matmul_ceiling": ceiling["median"],
+        "matmul_ceiling_quartiles": ceiling["quartiles"],
+        "contenders": [summarize(worker, workers, ceiling["median"], gpu) for worker in workers],
     }
 
 
@@ -120,10 +122,11 @@ def table(result: dict[str, Any]) -> str:
         ]
         for row in contenders
     ]  # fmt: skip
+    low, high = (reached / 1e9 for reached in result["matmul_ceiling_quartiles"])
     title = (
         f"{result['size']}, {result['tokens_per_step']:,} tokens a step, {result['device']}, "
         f"{result['threads']} threads, matrix products reach {result['matmul_ceiling'] / 1e9:,.0f} "
-        "GFLOP/s"
+        f"GFLOP/s ({low:,.0f} to {high:,.0f}) in the same turns"
     )
     precision = f"precision {result['precision']['value']}: {result['precision']['source']}"
     return f"{title}\n{precision}\n{format_table(head, rows)}"

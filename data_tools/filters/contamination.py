@@ -65,7 +65,7 @@ def decontaminate(
         count_file(losses["dropped"], "benchmark", record.size)
         add_example(losses["examples"], "benchmark", record)
         files.append({"package": record.package, "path": record.path, "matches": matches})
-    write_json(work / CONTAMINATION, summary(parts, index, files))
+    write_json(work / CONTAMINATION, summary(parts, index, files), sealed=True)
     return np.delete(positions, sorted(contaminated)), losses
 
 

@@ -45,7 +45,8 @@ def open_store(address: str | None, limit: int) -> Read:
         folder = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path))
         if not folder.is_dir():
             raise InputError(f"store: {folder}: no such folder")
-        read_raw = _decompressing(lambda blob: _read_first(folder / f"{blob}.gz", folder / blob), limit)
+        most = 2 * limit + (1 << 16)  # what is packed is hardly longer than what is in it
+        read_raw = _decompressing(lambda blob: _read_first(most, folder / f"{blob}.gz", folder / blob), limit)
     elif kind in ("https", "http", "s3"):
         if kind == "s3":
             bucket, _, prefix = rest.removeprefix("//").partition("/")
@@ -87,10 +88,11 @@ def _decompressing(fetch: Callable[[str], bytes], limit: int) -> Read:
     return read
 
 
-def _read_first(*paths: Path) -> bytes:
+def _read_first(most: int, *paths: Path) -> bytes:
     for path in paths:
         try:
-            return path.read_bytes()
+            with open(path, "rb") as file:
+                return file.read(most)
         except OSError:
             continue
     raise UnusableContent("missing_content")

@@ -1,12 +1,14 @@
 """Data sets of the Hub, streamed row by row, so that memory does not grow with them."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from data_tools.sources.blob_store import open_store
 from data_tools.sources.document import Document
 from data_tools.sources.retry import NetworkRetries
-from data_tools.sources.the_stack import Row, stack_documents, stack_v2_documents
+from data_tools.sources.tables import parquet_rows
+from data_tools.sources.the_stack import STACK_COLUMNS, STACK_V2_COLUMNS, Row, stack_documents, stack_v2_documents
 from llama_scale.errors import InputError
 
 
@@ -96,18 +98,41 @@ def _open_dataset(source: str, language: str, path: str | None, start: int) -> I
     elif not source.endswith("-ids"):
         arguments["name"] = language
     try:
-        yield from datasets.load_dataset(name, **arguments).skip(start)
+        if path and (files := _local_tables(path, arguments)):
+            v2 = source.startswith("the-stack-v2")
+            columns, needed = (STACK_V2_COLUMNS, ("blob_id", "files")) if v2 else (STACK_COLUMNS, ("content",))
+            yield from (row for _, _, row in parquet_rows(files, columns, needed, start))
+        else:
+            yield from datasets.load_dataset(name, **arguments).skip(start)
+    except InputError:
+        raise
     except (GatedRepoError, DatasetNotFoundError) as error:
         if isinstance(error, GatedRepoError) or "gated" in str(error):
             raise InputError(f"source: {name}: your token has no access; {accept}") from None
         raise InputError(f"source: {name}: no such data set ({_first_line(error)})") from None
-    except (FileNotFoundError, DataFilesNotFoundError, ValueError) as error:
+    except (TypeError, datasets.exceptions.DatasetGenerationError) as error:
+        shards = "its shards differ in a column; download them, and give their folder as path: each is read by itself"
+        raise InputError(f"source: {name}: {shards} ({_first_line(error)})") from None
+    except (FileNotFoundError, NotADirectoryError, DataFilesNotFoundError, ValueError) as error:
         problem = f"no {language} data there ({_first_line(error)})"
         raise InputError(f"source: {name}: {problem}; check path and language") from None
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
             raise InputError(f"source: {name}: the token was refused; {accept} and log in again") from None
         raise
+
+
+def _local_tables(path: str, arguments: dict[str, Any]) -> list[Path]:
+    """Return the Parquet files of a local copy's training split; none if it is made of other files too.
+
+    They are read here: ``datasets`` takes the types of all from the first, so a column of nulls there, or another
+    column in a later shard, would be an error.
+    """
+    import datasets
+
+    options = {name: value for name, value in arguments.items() if name in ("data_dir", "name")}
+    files = datasets.load_dataset_builder(path, **options).config.data_files["train"]
+    return [Path(file) for file in files] if all(file.endswith(".parquet") for file in files) else []
 
 
 def _first_line(error: Exception) -> str:

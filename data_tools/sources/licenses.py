@@ -33,7 +33,13 @@ SPELLINGS = {
     "Zlib": "zlib",
     "ZPL-2.1": "zope public",
 }
-SPDX = re.compile(r"[A-Za-z0-9.+]+(-[A-Za-z0-9.+]+)+|MIT|ISC|BSD|Zlib|0BSD")
+SPDX = re.compile(r"[A-Za-z0-9.+]+(-[A-Za-z0-9.+]+)+|MIT|ISC|BSD|Zlib|0BSD|HPND|NCSA|WTFPL|X11|Unlicense")
+# What may stand beside a license's name without changing it; anything else may, as in "MIT with Commons Clause".
+NOISE = frozenset({
+    "0", "1", "2", "2004", "2007", "3", "4", "a", "approved", "clause", "dedication", "domain", "expat", "file",
+    "foundation", "free", "from", "january", "like", "open", "original", "osi", "public", "see", "software", "source",
+    "style", "text", "type", "universal", "v", "variant", "ver", "version",
+})  # fmt: skip
 TOKEN = re.compile(r"\(|\)|[^\s()]+")
 
 
@@ -57,23 +63,43 @@ def from_metadata(metadata: Message) -> str:
 
 
 def spdx(text: str) -> str | None:
-    """Return the SPDX name or expression for a license written freely; None where not plain."""
+    """Return the SPDX name or expression for a license written freely; None where not plain.
+
+    Several licenses, "MIT or Apache 2.0" or "BSD/GPLv3", are an expression of all of them, or not plain.
+    """
     text = text.strip()
     words = [word for word in TOKEN.findall(text) if word not in OPERATORS]
     if words and all(SPDX.fullmatch(word) for word in words):
         return text
+    if name := _plain_name(text):
+        return name
+    parts = re.split(r"\s+(and|or)\s+|\s*([/&|;+])\s*", text, flags=re.IGNORECASE)
+    names = [_plain_name(part) or (part if SPDX.fullmatch(part.strip()) else None) for part in parts[::3]]
+    if len(names) < 2 or not all(names):
+        return None
+    joints = {(word or "").upper() for word in parts[1::3]}
+    return (" OR " if joints == {"OR"} else " AND ").join(name for name in names if name)
+
+
+def _plain_name(text: str) -> str | None:
+    """Return the SPDX name of a text that names one license and says nothing else."""
     plain = re.sub(r"\b(the|licen[cs]e[sd]?|copyright)\b|[^a-z0-9]+", " ", text.lower())
     plain = " ".join(plain.split())
-    return next((name for name, spellings in SPELLINGS.items() if re.match(rf"(?:{spellings})\b", plain)), None)
+    for name, spellings in SPELLINGS.items():
+        if match := re.match(rf"(?:{spellings})\b", plain):
+            own = {*match[0].split(), *re.split(r"[^a-z0-9]+", name.lower())}
+            return name if own | NOISE >= {*plain[match.end() :].split()} else None
+    return None
 
 
 def permissive(expression: str, allowed: Collection[str] = PERMISSIVE) -> bool:
     """Whether an SPDX-like expression lets the work be used under ``allowed`` terms alone.
 
-    ``A OR B`` needs one permissive side, ``A AND B`` both; ``A WITH exception`` counts as A.
-    Anything not understood is not allowed.
+    ``A OR B`` needs one permissive side, ``A AND B`` both; ``A WITH exception`` counts as A. Names are the same in
+    upper and lower case. Anything not understood is not allowed.
     """
-    tokens = TOKEN.findall(expression)
+    tokens = [token if token in OPERATORS else token.lower() for token in TOKEN.findall(expression)]
+    allowed = {name.lower() for name in allowed}
     verdict, rest = _parse_or(tokens, allowed)
     return verdict and not rest
 

@@ -1,24 +1,31 @@
 """Files on this machine as documents: a folder of projects, JSON lines, Parquet."""
 
-import gzip
-import json
 import os
 import shutil
 import stat
 import subprocess
-import zlib
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from data_tools.sources.document import Document
-from data_tools.sources.licenses import UNKNOWN, spdx
-from data_tools.sources.the_stack import license_expression, stack_documents, whole_number
+from data_tools.sources.json_rows import READ, Unreadable, json_rows
+from data_tools.sources.json_rows import SUFFIXES as SUFFIXES_READ
+from data_tools.sources.license_texts import header_license, joined, stated_license
+from data_tools.sources.licenses import UNKNOWN
+from data_tools.sources.tables import parquet_rows
+from data_tools.sources.the_stack import STACK_COLUMNS, license_expression, stack_documents, whole_number
 from llama_scale.errors import InputError, nearest
 
 SUFFIXES = {"Python": (".py",)}
-LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
+# Columns and fields that state a license, whatever a data set calls them.
+LICENSE_FIELDS = (
+    "license", "licence", "licenses", "licences", "detected_licenses", "repo_license", "repo_licenses", "license_spdx",
+    "spdx", "spdx_id", "spdx_license", "license_expression", "gha_license_id", "max_stars_repo_licenses",
+)  # fmt: skip
+ROW_FIELDS = (
+    "content", "text", "package", "repo_name", "version", "path", "stars", *LICENSE_FIELDS
+)  # fmt: skip
 
 
 def folder_documents(
@@ -27,8 +34,9 @@ def folder_documents(
     """Yield the source files under a folder, each project in it a package.
 
     A git repository gives the files that it tracks; another folder all that are not hidden. A
-    folder that cannot be read stands for its files. Links are not followed. A project's license is
-    that of its LICENSE file where its first line names one, else ``license``.
+    folder that cannot be read stands for its files. Links are not followed. A file is under the terms
+    of all license files and metadata from ``path`` down to its own folder; ``license`` is for files
+    of which nothing of that states any, not for terms that are not recognized.
 
     Raises:
         InputError: There is no such folder, or the language is not known here.
@@ -38,6 +46,7 @@ def folder_documents(
         raise InputError(f"path: {root}: not a folder")
     if language not in SUFFIXES:
         raise InputError(f"language: {language!r} is not known{nearest(language, SUFFIXES)}")
+    license_of = _LicensesAbove(root)
     projects = [root]
     if not (root / ".git").exists():
         folders = (p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
@@ -49,11 +58,15 @@ def folder_documents(
             names = sorted(p.name for p in root.iterdir() if not p.is_dir() or p.is_symlink())
         else:
             names = _project_files(project)
-        stated = _stated_license(project) or license or UNKNOWN
+        everything = set(names)
         names = [name for name in names if name.endswith((*SUFFIXES[language], "/"))]
         for name in names[start:]:
             content, problem = _read(project / name, limit)
-            yield Document(project.resolve().name, "", stated, name, content, problem)
+            stated = license_of(project / name)
+            if f"{name}.license" in everything:  # of the REUSE convention
+                sidecar, _ = _read(project / f"{name}.license", limit)
+                stated = joined([*filter(None, [stated, header_license(sidecar or b"")])])
+            yield Document(project.resolve().name, "", stated or license or UNKNOWN, name, content, problem)
         start = max(0, start - len(names))
 
 
@@ -97,44 +110,46 @@ def _read(path: Path, limit: int) -> tuple[bytes | None, str | None]:
         return None, "unreadable"
 
 
-def _stated_license(project: Path) -> str | None:
-    for name in LICENSE_FILES:
-        try:
-            text = (project / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        title = next(filter(None, (line.strip(" #=") for line in text.splitlines())), None)
-        return spdx(title) if title else None
-    return None
+class _LicensesAbove:
+    """What the folders from ``root`` down to a file's own state together; each folder is looked at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.known = root, {}
+
+    def __call__(self, file: Path) -> str | None:
+        """Return the license of a file; None where no folder states one."""
+        return self._of_folder(file.parent)
+
+    def _of_folder(self, folder: Path) -> str | None:
+        if folder not in self.known:
+            above = self._of_folder(folder.parent) if folder != self.root and self.root in folder.parents else None
+            names = {name for name in (above, stated_license(folder)) if name}
+            self.known[folder] = joined([*names])
+        return self.known[folder]
 
 
 def jsonl_documents(path: str | None, license: str | None, start: int = 0) -> Iterator[Document]:
-    """Yield the rows of a .jsonl or .jsonl.gz file, or of all such files in a folder.
+    """Yield the rows of a file of JSON lines, or of one list, or of all such files in a folder; packed or not.
 
     A row has ``content`` (or ``text``), and may have ``package`` (or ``repo_name``), ``path``,
-    ``license`` (or ``licence``), ``stars``. A row without a package is one of its own.
+    ``license`` (or another of LICENSE_FIELDS), ``stars``. A row without a package is one of its own.
+
+    Raises:
+        InputError: A file cannot be read, or is of no kind that is.
     """
-    for file in _files(path, "jsonl", (".jsonl", ".jsonl.gz")):
-        opener = gzip.open if file.suffix == ".gz" else open
-        with opener(file, "rb") as lines:
-            number = 0
-            try:
-                for number, line in enumerate(lines, 1):
-                    if number > start:
-                        yield _line_document(line, f"{file.name}:{number}", license)
-            except (EOFError, OSError, zlib.error):
-                number += 1
+    for file in _files(path, "jsonl", SUFFIXES_READ, READ):
+        number = 0
+        try:
+            for number, row in json_rows(file):
                 if number > start:
-                    yield _unusable(f"{file.name}:{number}", license, "truncated_gzip")
-            start = max(0, start - number)
-
-
-def _line_document(line: bytes, name: str, license: str | None) -> Document:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    return _row_document(row, name, license) if isinstance(row, dict) else _unusable(name, license, "bad_json")
+                    name = f"{file.name}:{number}"
+                    rejected = _unusable(name, license, "bad_json")
+                    yield _row_document(row, name, license) if isinstance(row, dict) else rejected
+        except Unreadable:
+            number += 1
+            if number > start:
+                yield _unusable(f"{file.name}:{number}", license, "truncated_gzip")
+        start = max(0, start - number)
 
 
 def _unusable(name: str, license: str | None, problem: str) -> Document:
@@ -142,23 +157,17 @@ def _unusable(name: str, license: str | None, problem: str) -> Document:
 
 
 def parquet_documents(path: str | None, license: str | None, start: int = 0) -> Iterator[Document]:
-    """Yield the rows of a Parquet file, or of all in a folder: The Stack's columns or jsonl's."""
-    import pyarrow
-    from pyarrow import parquet
+    """Yield the rows of a Parquet file, or of all in a folder: The Stack's columns or jsonl's.
 
-    for file in _files(path, "parquet", (".parquet",)):
-        try:
-            table = parquet.ParquetFile(file)
-            first, start = start, max(0, start - table.metadata.num_rows)
-            rows = islice((row for batch in table.iter_batches(256) for row in batch.to_pylist()), first, None)
-            if "max_stars_repo_name" in table.schema_arrow.names:
-                yield from stack_documents(rows, license)
-            else:
-                for number, row in enumerate(rows, first + 1):
-                    yield _row_document(row, f"{file.name}:{number}", license)
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = str(error).partition("\n")[0][:100]
-            raise InputError(f"path: {file}: not a Parquet file, or damaged ({reason})") from None
+    Raises:
+        InputError: See ``tables.parquet_rows``.
+    """
+    files = _files(path, "parquet", (".parquet",), ".parquet")
+    for file, number, row in parquet_rows(files, {*ROW_FIELDS, *STACK_COLUMNS}, ("content", "text"), start):
+        if "max_stars_repo_name" in row:
+            yield from stack_documents(iter([row]), license)
+        else:
+            yield _row_document(row, f"{file.name}:{number}", license)
 
 
 def _row_document(row: dict[str, Any], name: str, license: str | None) -> Document:
@@ -168,7 +177,7 @@ def _row_document(row: dict[str, Any], name: str, license: str | None) -> Docume
     return Document(
         package=str(row.get("package") or row.get("repo_name") or name),
         version=str(row.get("version") or ""),
-        license=license_expression(row.get("license") or row.get("licence")) or license or UNKNOWN,
+        license=_row_license(row) or license or UNKNOWN,
         path=str(row.get("path") or name),
         content=None if problem else content,
         problem=problem,
@@ -176,14 +185,21 @@ def _row_document(row: dict[str, Any], name: str, license: str | None) -> Docume
     )
 
 
-def _files(path: str | None, source: str, suffixes: tuple[str, ...]) -> list[Path]:
+def _row_license(row: dict[str, Any]) -> str | None:
+    stated = [license_expression(row.get(name)) for name in LICENSE_FIELDS]
+    return joined([expression for expression in stated if expression])
+
+
+def _files(path: str | None, source: str, suffixes: tuple[str, ...], read: str) -> list[Path]:
     root = _existing_path(path, source)
-    if root.is_file():
+    if not root.is_dir():
         return [root]
-    files = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(suffixes))
+    files = sorted(p for p in root.rglob("*") if p.is_file() and p.name.lower().endswith(suffixes))
+    files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(root).parts)]
     if not files:
-        raise InputError(f"path: {root}: no {' or '.join(suffixes)} files there")
-    return files
+        raise InputError(f"path: {root}: no files there that are read: {read}")
+    # Beside files of lines, .json is rather settings than data.
+    return [p for p in files if ".json" not in map(str.lower, p.suffixes)] or files
 
 
 def _existing_path(path: str | None, source: str) -> Path:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from data_tools.sources.document import Document
+from data_tools.sources.license_texts import header_license
 from data_tools.sources.licenses import PERMISSIVE, permissive
 
 VENDORED = frozenset({"_vendor", "vendor", "_vendored", "vendored", "third_party"})
@@ -20,7 +21,8 @@ class SourceRules:
 def source_rejection(document: Document, rules: SourceRules | None = None) -> str | None:
     """Return why a document may not be used whatever its content, or None.
 
-    Reasons: what the source says is wrong with it; ``license`` (not permissive), ``vendored`` (a copy of another
+    Reasons: what the source says is wrong with it; ``license`` (not permissive, or its own head says otherwise: an SPDX
+    line, or terms of the GPL, MPL and the like), ``vendored`` (a copy of another
     project inside this one, under a license that the package's metadata does not state), ``unreadable``, ``too_large``.
     """
     rules = rules or SourceRules()
@@ -28,6 +30,8 @@ def source_rejection(document: Document, rules: SourceRules | None = None) -> st
         return document.problem
     allowed = PERMISSIVE if rules.licenses is None else rules.licenses
     if not permissive(document.license, allowed):
+        return "license"
+    if document.content and (stated := header_license(document.content)) and not permissive(stated, allowed):
         return "license"
     if not VENDORED.isdisjoint(document.path.split("/")[:-1]):
         return "vendored"

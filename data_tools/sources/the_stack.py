@@ -13,6 +13,16 @@ from data_tools.sources.licenses import UNKNOWN
 
 MAX_FETCHES = 32  # contents asked for at a time
 Row = dict[str, Any]
+# The columns that are read of v1 and of v2, and those that hold the contents or lead to them.
+STACK_COLUMNS = (
+    "content", "hexsha", "max_stars_repo_name", "max_stars_repo_head_hexsha", "max_stars_repo_path",
+    "max_stars_repo_licenses", "max_stars_count", "max_forks_count",
+)  # fmt: skip
+STACK_V2_COLUMNS = (
+    "blob_id", "content_id", "path", "detected_licenses", "license_type", "repo_name", "revision_id",
+    "star_events_count", "fork_events_count", "src_encoding", "language", "is_vendor", "is_generated", "length_bytes",
+    "files",
+)  # fmt: skip
 
 
 def stack_documents(rows: Iterator[Row], license: str | None) -> Iterator[Document]:

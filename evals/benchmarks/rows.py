@@ -1,8 +1,9 @@
 """Files of tasks and of completions: what is wrong with a row is said by file, row and field."""
 
+import errno
 import gzip
 import hashlib
-import json
+import os
 import reprlib
 import zlib
 from dataclasses import dataclass
@@ -10,9 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.errors import InputError
-from llama_scale.files import numbered_rows, sha256
+from llama_scale.files import numbered_rows, parse_json, sha256
 
+MOST_BYTES = 1 << 30  # of a file of tasks or completions
 WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
+
+
+def shown(value: Any) -> str:
+    """Return a value in few characters; an integer may have more digits than Python writes."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:
+        return f"a value of type {type(value).__name__} with a very long integer"
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class Row:
 
     def __post_init__(self) -> None:
         if type(self.fields) is not dict:
-            raise InputError(f"{self.where} is {reprlib.repr(self.fields)}, expected an object; {self.remedy}")
+            raise InputError(f"{self.where} is {shown(self.fields)}, expected an object; {self.remedy}")
 
     def error(self, name: str, found: str, expected: str) -> InputError:
         """Return what is raised where a field is not as expected."""
@@ -44,7 +54,7 @@ class Row:
         value = self.fields.get(name)
         value = default if value is None else value
         if type(value) is not kind:
-            raise self.error(name, "missing" if value is None else reprlib.repr(value), WORDS[kind])
+            raise self.error(name, "missing" if value is None else shown(value), WORDS[kind])
         return value
 
     def number(self, name: str) -> int:
@@ -58,7 +68,7 @@ class Row:
         if type(value) is not str:
             return self.take(name, kind, default)
         try:
-            inner = json.loads(value) if value.strip() else None
+            inner = parse_json(value) if value.strip() else None
         except (ValueError, RecursionError) as error:
             raise self.error(name, f"not JSON ({error})", WORDS[kind]) from None
         return Row(self.where, self.remedy, {name: inner}).take(name, kind, default)
@@ -68,8 +78,18 @@ class Row:
         values = self.unpack(name, list, default)
         for value in values:
             if type(value) is not str:
-                raise self.error(name, f"a list with {reprlib.repr(value)}", "a list of texts")
+                raise self.error(name, f"a list with {shown(value)}", "a list of texts")
         return values
+
+
+def read_whole(path: Path) -> bytes:
+    """Return a file's bytes, unpacked if its name ends in .gz; OSError if they are more than MOST_BYTES."""
+    with open(path, "rb") as file, gzip.open(file) if path.suffix == ".gz" else file as content:
+        large = os.fstat(file.fileno()).st_size > MOST_BYTES
+        data = b"" if large else content.read(MOST_BYTES + 1)
+        if large or len(data) > MOST_BYTES:
+            raise OSError(errno.EFBIG, f"larger than {MOST_BYTES >> 20} MiB", str(path))
+        return data
 
 
 def read_rows(path: Path, setting: str, remedy: str) -> list[Row]:
@@ -80,14 +100,13 @@ def read_rows(path: Path, setting: str, remedy: str) -> list[Row]:
     """
     name = f"{setting}: {path}"
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        data = read_whole(path)
     except (OSError, EOFError, zlib.error) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise InputError(f"{name} cannot be read ({reason}); {remedy}") from None
     try:
         if data.lstrip().startswith(b"["):
-            rows = [(f"row {n}", row) for n, row in enumerate(json.loads(data), start=1)]
+            rows = [(f"row {n}", row) for n, row in enumerate(parse_json(data), start=1)]
         else:
             rows = [(f"line {n}", row) for n, row in numbered_rows(data, name)]
     except InputError as error:

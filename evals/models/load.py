@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,13 @@ from evals.results import eval_folder
 from llama_scale.checkpoint.folder import list_checkpoints, load_meta, resolve, verify, weights_sha256
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import flops_per_token
+from llama_scale.data.shards import MANIFEST, read_manifest
 from llama_scale.device import pick_device
 from llama_scale.errors import InputError
 from llama_scale.files import sha256
+from llama_scale.text import relative_path
 
+MOST_BYTES = 1 << 40  # of a file in a transformers folder
 POLL = 20.0  # seconds between looks for a new checkpoint
 
 
@@ -34,7 +38,8 @@ class Subject:
 
     ``folder`` is for its results; ``identity`` is what they depend on beside the settings of a suite. ``load(device)``
     opens the model and is picklable; so many ``processes`` do it. ``data`` is the folder of tokens that it was trained
-    on, if that is known. An ``external`` model is not of this project: a server or a transformers folder.
+    on, if that is known. An ``external`` model is not of this project: a server or a transformers folder. ``doubt`` is
+    what about the identity cannot be known.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Subject:
     processes: int = 1
     data: str | None = None
     external: bool = False
+    doubt: str = ""
 
     def in_processes(self, model: Completer) -> Completer:
         """Return ``model``, or several processes that load it where more are asked for."""
@@ -67,7 +73,28 @@ def checkpoint_subject(config: EvalConfig, path: str | Path) -> Subject:
     }
     settings = {"bf16": precision == "bf16", "threads": config.threads, "cuda_graphs": config.cuda_graphs}
     load, processes = partial(open_checkpoint, path, **settings), _processes(config, device)
-    return Subject(str(path), eval_folder(path), identity, load, device, processes, data=meta.get("data"))
+    return Subject(str(path), eval_folder(path), identity, load, device, processes, data=trained_on(path, meta))
+
+
+def trained_on(checkpoint: Path, meta: dict[str, Any]) -> str | None:
+    """Return the folder of tokens that a checkpoint names, None if it names none.
+
+    A relative one is looked for in the folders above the run, then in the current one, by the fingerprint that training
+    wrote down; what has another fingerprint is other data and taken only where nothing else is there, with a line.
+    """
+    data, fingerprint = meta.get("data"), meta.get("data_fingerprint")
+    if not data:
+        return None
+    roots = [Path(), *checkpoint.resolve().parents[1:], Path.cwd()]
+    places = [Path(data)] if Path(data).is_absolute() else [root / data for root in roots]
+    there = [place for place in places if (place / MANIFEST).is_file()]
+    for place in there if fingerprint else ():
+        with suppress(InputError):
+            if read_manifest(place)["fingerprint"] == fingerprint:
+                return str(relative_path(place))
+    if there and fingerprint:
+        print(f"{there[0]}: is other data than {checkpoint} was trained on; made anew since?", file=sys.stderr)
+    return str(relative_path(there[0])) if there else data
 
 
 def is_external(model: str) -> bool:
@@ -86,13 +113,32 @@ def external_subject(config: EvalConfig) -> Subject:
     identity = {"model": name, "model_name": config.name, "precision": precision}
     identity["llama_scale"] = llama_scale.__version__
     if "://" in name:
-        server = ServerCompleter(name, config.name)
-        return Subject(name, out, identity, lambda device: server, device, external=True)
-    weights = sorted(Path(name).glob("*.safetensors"))
-    identity["weights_sha256"] = {file.name: sha256(file) for file in weights}
+        server = ServerCompleter(name, config.name, config.server)
+        doubt = "whether the server still has the same model cannot be known; delete the results to score it again"
+        return Subject(name, out, identity, lambda device: server, device, external=True, doubt=doubt)
+    identity["files_sha256"] = folder_sha256(Path(name), out)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     load = partial(TransformersCompleter, Path(name), dtype=dtype)
     return Subject(name, out, identity, load, device, _processes(config, device), external=True)
+
+
+def folder_sha256(folder: Path, out: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a folder by its path there; not of hidden ones nor of those in ``out``.
+
+    Raises InputError on one that cannot be read: whatever lies there may change what is loaded.
+    """
+    hashes, results = {}, out.resolve()
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if not hidden and path.is_file() and not path.resolve().is_relative_to(results):
+            try:
+                if path.stat().st_size > MOST_BYTES:
+                    raise InputError(f"{path}: larger than {MOST_BYTES >> 40} TiB; this is no file of a model")
+                hashes[inside.as_posix()] = sha256(path)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
+    return hashes
 
 
 def _precision(config: EvalConfig, device: str) -> str:

@@ -1,9 +1,9 @@
 """Checkpoints that are whole or absent, checked on load, and never unpickled.
 
 A checkpoint is a folder step-00001000 with model.safetensors, optimizer.safetensors, trainer.json, tokenizer.model and
-manifest.json, which names the sha256 of each file and is written last; the folder gets its name by a rename once
-everything in it is on disk. Processes that share the weights write shard-*.safetensors instead of the first two, one
-each, with the same names of tensors (sharded.py); whoever reads need not know.
+manifest.json, which names the sha256 of each file, carries one of its own and is written last; the folder gets its name
+by a rename once everything in it is on disk. Processes that share the weights write shard-*.safetensors instead of the
+first two, one each, with the same names of tensors (sharded.py); whoever reads need not know.
 """
 
 import errno
@@ -12,23 +12,25 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llama_scale.config import ModelConfig
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, sha256, write_json
+from llama_scale.files import FULL, MOST_BYTES, read_json, sha256, write_json
 from llama_scale.model.llama import Llama
 
 FORMAT = "llama_scale.checkpoint.v1"
 LIGHTNING_PREFIX = "model."
+ROOM = threading.Lock()  # held while a checkpoint is chosen and deleted
 
 
 def save(folder: Path, state: dict[str, Any], meta: dict[str, Any], tokenizer: Path) -> None:
@@ -101,7 +103,7 @@ def _hidden(folder: Path) -> Path:
 def _begin(folder: Path) -> Path:
     """Make the empty hidden folder that ``folder`` is written in."""
     temporary = _hidden(folder)
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove(temporary)
     temporary.mkdir(parents=True)
     return temporary
 
@@ -112,9 +114,12 @@ def _finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
     for part in parts:
         _fsync(part)
     hashes = {part.name: sha256(part) for part in parts}
-    write_json(temporary / "manifest.json", {"format": FORMAT, "meta": meta, "files": hashes})
+    sizes = {part.name: part.stat().st_size for part in parts}
+    write_json(
+        temporary / "manifest.json", {"format": FORMAT, "meta": meta, "files": hashes, "bytes": sizes}, sealed=True
+    )
     _fsync(temporary)
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         discard(folder)
     os.replace(temporary, folder)
     _fsync(folder.parent)
@@ -123,9 +128,9 @@ def _finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
 def discard(folder: Path) -> None:
     """Delete a checkpoint: it loses its name first, so that no part of it is ever taken for one."""
     hidden = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(hidden, ignore_errors=True)
+    _remove(hidden)
     os.replace(folder, hidden)
-    shutil.rmtree(hidden)
+    _remove(hidden)
 
 
 def prune(run: Path, keep_last: int, keep_every: int = 0, keep_steps: Iterable[int] = ()) -> None:
@@ -136,18 +141,77 @@ def prune(run: Path, keep_last: int, keep_every: int = 0, keep_steps: Iterable[i
             discard(folder)
 
 
+def make_room(run: Path, keep_every: int = 0, keep_steps: Iterable[int] = ()) -> Path | None:
+    """Delete the oldest checkpoint that a run can do without, for a full disk; return it, or None if there is none.
+
+    The newest valid one stays, and so do those that ``prune`` would keep for good.
+    """
+    with ROOM:
+        if (needed := newest(run)) is None:
+            return None
+        for folder in list_checkpoints(run):
+            step = int(folder.name.removeprefix("step-"))
+            if folder != needed and (not keep_every or step % keep_every) and step not in keep_steps:
+                discard(folder)
+                return folder
+    return None
+
+
+def write_with_room(
+    write: Callable[[], None],
+    make_room: Callable[[], Path | None],
+    name: str,
+    group: torch.distributed.ProcessGroup | None = None,
+) -> None:
+    """Call ``write``, which says ``name``; as long as the disk is full, make room and call it again.
+
+    Of several processes each of ``group`` calls this, rank 0 makes the room, and all call again or none does. Raises
+    what ``write`` raised, when there is no room to be made.
+    """
+
+    def for_all(condition: bool) -> bool:
+        if group is None:
+            return condition
+        holds = torch.tensor(float(condition))  # ()
+        torch.distributed.all_reduce(holds, torch.distributed.ReduceOp.MAX, group=group)
+        return bool(holds)
+
+    first = group is None or torch.distributed.get_rank(group) == 0
+    while True:
+        try:
+            return write()
+        except (OSError, RuntimeError) as error:
+            if not for_all(isinstance(error, OSError) and error.errno in FULL):
+                raise
+            deleted = make_room() if first else None
+            if not for_all(deleted is not None):
+                raise
+            if deleted is not None:
+                print(f"{name}: the disk is full; {deleted.name} was deleted to make room", file=sys.stderr, flush=True)
+
+
 def clear_leftovers(run: Path) -> None:
     """Delete what writes and deletions that were cut short left behind."""
     for pattern in (".step-*.tmp", ".step-*.old"):
         for folder in (run / "checkpoints").glob(pattern):
-            shutil.rmtree(folder)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, if it is there, or the link in its place, but not what that links to."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file; a failure of the disk is an OSError that names it."""
     try:
+        path.touch()
+        mode = path.stat().st_mode  # as the umask leaves it; safetensors makes its file for the owner alone
         save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
-        os.chmod(path, 0o644)  # safetensors makes it for the owner alone
+        path.chmod(mode)
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         number = int(code[1]) if code else errno.EIO
@@ -220,9 +284,16 @@ def _read(folder: Path, name: str, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Return a checkpoint's manifest; raise InputError if there is none or it lacks a part."""
+    """Return a checkpoint's manifest; raise InputError if there is none, it has changed or it lacks a part.
+
+    One that was written before manifests were sealed is taken as it is: the files that it names are still checked, but
+    not what it says of the run.
+    """
     path = Path(folder) / "manifest.json"
-    manifest = read_json(path)
+    try:
+        manifest = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; use an earlier checkpoint") from None
     format_name = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
     if format_name != FORMAT:
         raise InputError(f"{path}: format {format_name!r}, not {FORMAT}; use an earlier checkpoint")
@@ -238,15 +309,29 @@ def verify(folder: str | Path) -> dict[str, Any]:
     """Return the manifest's ``meta``; raise InputError naming the first missing or damaged file."""
     folder = Path(folder)
     manifest = read_manifest(folder)
+    sizes = manifest.get("bytes", {})
     for name, digest in manifest["files"].items():
-        try:
-            checksum = sha256(folder / name)
-        except OSError as error:
-            state = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
-            raise InputError(f"{folder}/{name}: {state}; use an earlier checkpoint") from None
-        if checksum != digest:
-            raise InputError(f"{folder}/{name}: checksum does not match; use an earlier checkpoint")
+        if problem := _damage(folder / name, digest, sizes.get(name)):
+            raise InputError(f"{folder}/{name}: {problem}; use an earlier checkpoint")
     return manifest["meta"]
+
+
+def _damage(path: Path, digest: str, size: int | None) -> str | None:
+    """Return what is wrong with a file of a checkpoint, or None; manifests of before do not tell its ``size``."""
+    try:
+        found = path.stat().st_size
+        if size is not None and found != size:
+            return f"{found:,} bytes, not {size:,}"
+        if size is None and found > MOST_BYTES and path.suffix != ".safetensors":
+            return f"{found:,} bytes, more than it can have"
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):  # whose length the header tells
+                pass
+        return None if sha256(path) == digest else "checksum does not match"
+    except FileNotFoundError:
+        return "missing"
+    except (OSError, SafetensorError) as error:
+        return f"unreadable ({error})"
 
 
 def list_checkpoints(run: str | Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """How Lightning writes a checkpoint folder and reads it back, and the random state in it."""
 
 import random
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ class FolderCheckpointIO(CheckpointIO):
 
     ``accumulate`` is the number of micro-batches in a step of this process: Lightning counts those, and a run may
     continue with another number. Where the state is split over processes, ``mesh`` has their hosts: each calls
-    ``save_checkpoint`` and writes its part, and ``load_checkpoint`` leaves the tensors out.
+    ``save_checkpoint`` and writes its part, and ``load_checkpoint`` leaves the tensors out. ``make_room`` deletes a
+    checkpoint that the run can do without; it is called only where the disk is too full for the new one.
     """
 
-    def __init__(self, meta: dict[str, Any], tokenizer: Path, accumulate: int) -> None:
-        self.meta, self.tokenizer, self.accumulate = meta, tokenizer, accumulate
+    def __init__(
+        self, meta: dict[str, Any], tokenizer: Path, accumulate: int, make_room: Callable[[], Path | None]
+    ) -> None:
+        self.meta, self.tokenizer, self.accumulate, self.make_room = meta, tokenizer, accumulate, make_room
         self.snapshot, self.writer = Snapshot(), Writer()
         self.mesh: DeviceMesh | None = None
 
@@ -34,10 +38,16 @@ class FolderCheckpointIO(CheckpointIO):
         meta = self.meta | {"step": step, "tokens": step * self.meta["batch_tokens"]}
         self.writer.wait()
         state = self.snapshot.take(checkpoint, self.mesh)
-        job = partial(checkpoints.save, Path(path), state, meta, self.tokenizer)
-        if self.mesh is not None:
-            job = partial(checkpoints.save_shards, Path(path), state, meta, self.tokenizer, self.mesh.get_group())
-        self.writer.submit(job, f"step {step}")
+        group = None if self.mesh is None else self.mesh.get_group()
+
+        def write() -> None:
+            if group is None:
+                checkpoints.save(Path(path), state, meta, self.tokenizer)
+            else:
+                checkpoints.save_shards(Path(path), state, meta, self.tokenizer, group)
+
+        name = f"step {step}"
+        self.writer.submit(partial(checkpoints.write_with_room, write, self.make_room, name, group), name)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict:
         """Read the folder ``path`` back."""

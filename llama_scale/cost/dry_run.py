@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from llama_scale.config import TrainConfig
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
-from llama_scale.cost.layout import Layout, can_compile, layout_memory, nearest_fit, pick_compile, pick_layout
+from llama_scale.cost.layout import Layout, layout_memory, nearest_fit, pick_compile, pick_layout, why_no_compiling
 from llama_scale.cost.memory import Memory
+from llama_scale.errors import InputError
 from llama_scale.files import read_json
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def dry_run(config: TrainConfig, recipe: "Recipe", hardware: str | None = None, 
 
         bf16, _ = pick_precision("auto", machine.device, config.model.d_model, config.model.d_ff)
     here = hardware is None
-    compiled, _ = pick_compile(config, recipe.tokens, machine, not here or can_compile(machine.device))
+    compiled, _ = pick_compile(config, recipe.tokens, machine, not here or why_no_compiling(machine.device) is None)
     layout = pick_layout(config, recipe.batch, bf16, compiled, device=machine.device, memory=machine.memory)
     memory = layout_memory(config, layout, bf16, compiled, machine.device)
     manifest = Path(config.data) / "manifest.json"
@@ -147,6 +148,15 @@ def dry_run(config: TrainConfig, recipe: "Recipe", hardware: str | None = None, 
         bf16=bf16,
         compile=compiled,
         memory=memory,
-        data_tokens=read_json(manifest)["splits"]["train"]["tokens"] if manifest.is_file() else None,
+        data_tokens=_tokens_of(manifest) if manifest.exists() or manifest.is_symlink() else None,
         change=nearest_fit(config, recipe.batch, bf16, compiled, machine) if memory.total > machine.memory else None,
     )
+
+
+def _tokens_of(manifest: Path) -> int:
+    """Return the training tokens of a build; raise InputError where its manifest does not tell them."""
+    values = read_json(manifest)
+    try:
+        return int(values["splits"]["train"]["tokens"])
+    except (KeyError, TypeError, IndexError, ValueError):
+        raise InputError(f"{manifest}: no tokens of a train split in it; make the data again") from None

@@ -3,9 +3,11 @@
 import importlib.util
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 from llama_scale.config import TrainConfig
 from llama_scale.cost.accounting import flops_per_token
@@ -76,11 +78,26 @@ def candidates(config: TrainConfig, batch: int, device: str) -> Iterator[Layout]
         yield Layout(devices, count, size, share // size, config.checkpoint_activations)
 
 
-def can_compile(device: str) -> bool:
-    """Whether this machine has what torch.compile needs: a compiler, and for a GPU Triton."""
+def why_no_compiling(device: str) -> str | None:
+    """Return why torch.compile cannot work here, or None.
+
+    It needs a compiler, on a GPU Triton, and a cache folder whose libraries it can write and load.
+    """
     variable, *names = COMPILERS[device]
-    has_compiler = variable in os.environ or any(map(shutil.which, names))
-    return has_compiler and (device == "cpu" or importlib.util.find_spec("triton") is not None)
+    if variable not in os.environ and not any(map(shutil.which, names)):
+        return "no C++ compiler such as g++" if device == "cpu" else "no C compiler such as gcc"
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        return "no Triton"
+    try:
+        folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()).absolute()
+    except FileNotFoundError:
+        return "no folder for temporary files can be written (TMPDIR)"
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written (TMPDIR or TORCHINDUCTOR_CACHE_DIR)"
+    if os.statvfs(there).f_flag & os.ST_NOEXEC:
+        return f"{there} lies on a mount without execution (TMPDIR or TORCHINDUCTOR_CACHE_DIR)"
+    return None
 
 
 def pick_compile(config: TrainConfig, tokens: int, machine: Machine, can_compile: bool = True) -> tuple[bool, bool]:

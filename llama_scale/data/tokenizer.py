@@ -11,10 +11,11 @@ import numpy as np
 import sentencepiece
 
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write
+from llama_scale.files import atomic_write, read_bytes
 
 ESCAPE = "\u2581"  # SentencePiece writes a space as this character
 CHUNK = 4096  # bytes of one training sentence
+MOST_BYTES = 1 << 28  # of a tokenizer
 ESCAPED = re.compile(f"({ESCAPE})")
 LINE = re.compile(r"[^\n]*\n|[^\n]+")
 CODE_SETTINGS = {
@@ -132,12 +133,12 @@ def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int, thr
 
 def _load(path: Path) -> sentencepiece.SentencePieceProcessor:
     try:
-        proto = path.read_bytes()
+        if not path.exists():
+            raise InputError(f"{path}: no such tokenizer; run launch/prepare.py first")
+        proto = read_bytes(path, MOST_BYTES)
         if not proto:
             raise RuntimeError("empty file")
         return sentencepiece.SentencePieceProcessor(model_proto=proto)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such tokenizer; run launch/prepare.py first") from None
     except RuntimeError:
         remedy = "delete its folder and run launch/prepare.py again"
         raise InputError(f"{path}: not a SentencePiece model; {remedy}") from None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llama_scale.errors import InputError, at_least_1, check_fields
+from llama_scale.errors import InputError, at_least_0, at_least_1, check_fields
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SamplingConfig:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self, "at least 0", lambda x: x >= 0, "temperature seed")
+        check_fields(self, "at least 0", at_least_0, "temperature seed")
         check_fields(self, "more than 0 and at most 1", lambda x: 0 < x <= 1, "top_p")
         check_fields(self, "at least 1 or null", at_least_1, "top_k")
         check_fields(self, "at least 1", at_least_1, "max_new_tokens")

@@ -103,7 +103,8 @@ def generate(
 
     ``tasks`` number the prompts (default: their positions); with the seed and the sample's
     number they fix its random numbers. ``batch_size`` is completions decoded together;
-    ``cuda_graphs`` replays the kernels of a step as one CUDA graph (GPU only).
+    ``cuda_graphs`` replays the kernels of a step as one CUDA graph (GPU only). Ids that the
+    tokenizer lacks are never drawn; raises InputError if it has ids that the model lacks.
     """
     completions = []
     for task, prompt in zip(tasks or range(len(prompts)), prompts, strict=True):
@@ -146,6 +147,9 @@ def _decode(
     idle, until enough have ended that a smaller batch repays copying the cache: of active =
     [0, 1, 2, 3], when 0 and 2 have ended, sequences 1 and 3 are kept and active is [1, 3].
     """
+    if tokenizer.vocab_size > model.config.vocab_size:
+        found = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
+        raise InputError(f"{tokenizer.path}: the tokenizer has {found}; they are not of one model")
     stops = compile_stops(sampling.stop)
     context_length, device = model.config.context_length, model.embedding.weight.device
     limits = [min(sampling.max_new_tokens, context_length - len(c.context)) for c in completions]
@@ -159,7 +163,8 @@ def _decode(
     decoder = Decoder(model, cache, cuda_graphs)
     active = list(range(len(completions)))
     for step in range(max(limits)):
-        tokens = _choose(model, hidden, [completions[i] for i in active], keys, step, sampling)  # (B,)
+        rows = [completions[i] for i in active]
+        tokens = _choose(model, hidden, rows, keys, step, sampling, tokenizer.vocab_size)  # (B,)
         for i, token in zip(active, tokens.tolist(), strict=True):
             completion = completions[i]
             if completion.finish_reason is None and token == tokenizer.eos:
@@ -199,9 +204,15 @@ def _prefill(model: Llama, completions: Sequence[Completion], growth: int) -> tu
 
 
 def _choose(
-    model: Llama, hidden: Tensor, completions: Sequence[Completion], keys: Tensor, step: int, sampling: SamplingConfig
+    model: Llama,
+    hidden: Tensor,
+    completions: Sequence[Completion],
+    keys: Tensor,
+    step: int,
+    sampling: SamplingConfig,
+    vocab_size: int,
 ) -> Tensor:
-    """Return the next token (B,) of each completion from its last ``hidden`` state (B, D).
+    """Return the next token (B,) of each completion, below ``vocab_size``, from its last ``hidden`` state (B, D).
 
     Where batching could decide between two greedy tokens, the completion's own forward pass, alone and without cache,
     decides. This holds in float32; in bfloat16 near ties are too many for it, and are left to the batch.
@@ -210,7 +221,7 @@ def _choose(
     count = max(1, STEP_LOGITS[hidden.device.type] // model.config.vocab_size)
     for start in range(0, len(completions), count):
         part = slice(start, start + count)
-        logits = model.head(hidden[part])  # (R, V)
+        logits = model.head(hidden[part])[:, :vocab_size]  # (R, V)
         if sampling.temperature > 0:
             tokens.append(draw_tokens(logits, keys[part], step, sampling))  # (R,)
             continue
@@ -220,6 +231,6 @@ def _choose(
                 completion = completions[start + row]
                 if completion.finish_reason is None:
                     ids = torch.tensor([completion.context + completion.tokens]).to(logits.device)
-                    likeliest[row] = model(ids)[0, -1].argmax()
+                    likeliest[row] = model(ids)[0, -1, :vocab_size].argmax()
         tokens.append(likeliest)
     return torch.cat(tokens)

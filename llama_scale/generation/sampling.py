@@ -15,6 +15,7 @@ from llama_scale.generation.config import SamplingConfig
 from llama_scale.splitmix import GOLDEN_GAMMA, as_int64, mix_tensor, shift_right
 
 ROUNDING = 6e-5  # most that batching moves a float32 logit, as a share of the largest: 512 epsilon
+FLOAT32_MAX = float(torch.finfo(torch.float32).max)
 SEGMENT = 128  # tokens whose probabilities are summed before one of them is looked for
 
 
@@ -49,7 +50,8 @@ def draw_tokens(logits: Tensor, keys: Tensor, step: int, sampling: SamplingConfi
     Token 2 may be drawn, but those likelier than it have .8, so it is a miss, and tokens 0 and 1 remain to draw from.
     """
     p = logits.float()
-    p = (p - p.amax(-1, keepdim=True)).mul_(1 / sampling.temperature).exp_()  # (B, V)
+    scale = min(1 / sampling.temperature, FLOAT32_MAX)  # 0 of the likeliest times infinity would be no number
+    p = (p - p.amax(-1, keepdim=True)).mul_(scale).exp_()  # (B, V)
     if sampling.top_k and sampling.top_k < p.shape[1]:
         p.masked_fill_(p < p.topk(sampling.top_k).values[:, -1:], 0)
     tokens, mass = _tokens_at(p, uniforms(keys, step))  # (B,) each

@@ -109,6 +109,9 @@ def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
     merge stands for each way to put a piece together from two others, in the order of the pieces and with the longer
     left part first: SentencePiece joins the leftmost of equal pairs, and runs of one character grow from the left. The
     piece "abc" gives the merges (ab, c) and (a, bc), as far as those are pieces too.
+
+    Control ids are no added tokens here: of those the library finds the spelling in a text. A document end stands
+    before each text, as before a prompt in generate.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
     names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
@@ -123,13 +126,21 @@ def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
         for cut in range(len(name) - 1, 0, -1):
             if name[:cut] in vocab and name[cut:] in vocab:
                 merges.append([name[:cut], name[cut:]])
-    off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{"id": i, "content": names[i], **off, "special": i in special} for i in sorted([*special, *symbols])]
+    added = [{"id": i, **added_token(names[i], special=False)} for i in sorted(symbols)]
+    end = pieces.eos_id()
+    start = {"SpecialToken": {"id": names[end], "type_id": 0}}
+    texts = [{"Sequence": {"id": name, "type_id": 0}} for name in ("A", "B")]
     return {
         "version": "1.0",
         **dict.fromkeys(("truncation", "padding")),
         "added_tokens": added,
-        **dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor")),
+        **dict.fromkeys(("normalizer", "pre_tokenizer")),
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [start, texts[0]],
+            "pair": [start, texts[0], start, texts[1]],
+            "special_tokens": {names[end]: {"id": names[end], "ids": [end], "tokens": [names[end]]}},
+        },
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {
             "type": "BPE",
@@ -142,6 +153,36 @@ def tokenizer_json(model_file: str | Path) -> dict[str, Any]:
             "vocab": vocab,
             "merges": merges,
         },
+    }
+
+
+def added_token(content: str, special: bool) -> dict[str, Any]:
+    """Return the fields of a token of the ``tokenizers`` library that stands for exactly its own text."""
+    off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"content": content, **off, "special": special}
+
+
+def tokenizer_config(model_file: str | Path, context_length: int) -> dict[str, Any]:
+    """Return tokenizer_config.json of transformers for a SentencePiece BPE of ours.
+
+    Padding is the id that no text makes, on the left, so that a padded batch can be continued.
+    """
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+    ids = range(pieces.vocab_size())
+    special = {i: pieces.id_to_piece(i) for i in ids if pieces.is_control(i) or pieces.is_unknown(i)}
+    unknown, end = special[pieces.unk_id()], special[pieces.eos_id()]
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": unknown,
+        "bos_token": end,
+        "eos_token": end,
+        "pad_token": unknown,
+        "padding_side": "left",
+        "added_tokens_decoder": {str(i): added_token(name, special=True) for i, name in special.items()},
+        "additional_special_tokens": [name for name in special.values() if name not in (unknown, end)],
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": context_length,
     }
 
 

@@ -1,5 +1,7 @@
 """Draw figures: as plotly specifications for a page, and as PNG and SVG by matplotlib."""
 
+import os
+from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -125,10 +127,8 @@ def save(figure: Figure, folder: Path) -> list[Path]:
 
 def picture(figure: Figure) -> dict[str, bytes]:
     """Return a figure as files of the kinds "png" and "svg", its panels side by side."""
-    from matplotlib import rc_context
-
     found = {}
-    with rc_context({**STYLE, "svg.hashsalt": figure.key}):
+    with _styled({**STYLE, "svg.hashsalt": figure.key}):
         wide = len(figure.panels)
         canvas, panels = _new_canvas((6.4 if wide == 1 else 4.6 * wide, 4.0), (1, wide))
         for axes, panel in zip(panels, figure.panels, strict=True):
@@ -144,10 +144,8 @@ def picture(figure: Figure) -> dict[str, bytes]:
 
 def save_sheet(figures: list[Figure], path: Path) -> None:
     """Write figures of one panel each as one PNG, two in a row with their titles."""
-    from matplotlib import rc_context
-
     rows = (len(figures) + 1) // 2
-    with rc_context(STYLE), atomic_write(path, "wb") as file:
+    with _styled(STYLE), atomic_write(path, "wb") as file:
         canvas, places = _new_canvas((14, 4.4 * rows), (rows, 2))
         for axes, figure in zip(places, figures, strict=False):
             _draw(axes, figure.panels[0])
@@ -155,6 +153,20 @@ def save_sheet(figures: list[Figure], path: Path) -> None:
         for axes in places[len(figures) :]:
             axes.set_axis_off()
         canvas.savefig(file, format="png", metadata={"Software": None})
+
+
+def _styled(style: dict[Any, Any]) -> AbstractContextManager[None]:
+    """Return a context in which matplotlib has a style.
+
+    It is imported without MPLBACKEND, which names a window that nothing here opens and may not exist.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib import rc_context
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return rc_context(style)
 
 
 def _new_canvas(size: tuple[float, float], shape: tuple[int, int]) -> tuple[Any, np.ndarray]:

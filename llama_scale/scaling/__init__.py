@@ -4,6 +4,7 @@
 The import needs neither torch nor SciPy; the call needs SciPy.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,11 @@ def fit(
     resamples: int = RESAMPLES,
     seed: int = 0,
     against: str | None = None,
+    form: str = "auto",
+    delta: float | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> "FittedLaws":
-    """Fit L(N, D) = E + A N^-alpha + B D^-beta to the runs of a CSV file.
+    """Fit a law of the loss, L(N, D), to the runs of a CSV file.
 
     Args:
         points: The file, one run a row, with columns N (or n_params_non_embedding), D (or tokens), loss, maybe flops.
@@ -34,18 +38,40 @@ def fit(
         resamples: Bootstrap resamples of the runs.
         seed: Seed of the resampling.
         against: A law stated of these runs, as "E=1.69,A=406,alpha=.34,B=411,beta=.28"; warnings say what is wrong.
+        form: "additive", E + A N^-alpha + B D^-beta; "joint", E + (A N^-alpha + B D^-beta)^k; "kaplan", the joint form
+            with E = 0; or "auto", the one that predicts the largest runs not held out (``results.choice.RULE``).
+        delta: Residual of log loss from which on the Huber loss is straight; None is 1e-3.
+        progress: Is told in words what is fitted next.
 
     Raises InputError where the file, a column or a value cannot be used, or the runs cannot fit a law.
     """
-    from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
+    from llama_scale.scaling.fitting.fit import DELTA, fit_surface, try_hold_out
+    from llama_scale.scaling.fitting.forms import form_named
     from llama_scale.scaling.fitting.points import read_points
-    from llama_scale.scaling.fitting.stated_law import check_stated_law, parse_law
-    from llama_scale.scaling.fitting.summarize import summarize
+    from llama_scale.scaling.fitting.results.choice import choose_form, with_outcome
+    from llama_scale.scaling.fitting.results.summarize import summarize
+    from llama_scale.scaling.fitting.stated_law import check_stated_law, form_of, parse_law
 
+    say = progress or (lambda _: None)
+    named = None if form == "auto" else form_named(form)
     stated = parse_law(against) if against else None
-    runs = read_points(points, columns, where)
-    surface = fit_surface(runs, resamples, seed)
-    hold_out, notes = try_hold_out(runs, holdout, resamples, seed)
+    runs, delta, forms = read_points(points, columns, where), DELTA if delta is None else delta, None
+    if named is None:
+        say("forms of the law")
+        forms = choose_form(runs, holdout, delta)
+        named = form_named(forms.chosen)
+    how = {"form": named, "delta": delta}
+    say("law and bootstrap")
+    surface = fit_surface(runs, resamples, seed, **how)
+    say("hold-out")
+    hold_out, notes = try_hold_out(runs, holdout, resamples, seed, **how)
+    if forms:
+        forms = with_outcome(forms, runs, holdout, delta)
     if stated:
-        notes += check_stated_law(stated, surface)
-    return summarize(surface, hold_out, notes)
+        say("stated law")
+        own = surface.form == form_of(stated)
+        notes += check_stated_law(
+            stated, surface if own else fit_surface(runs, resamples, seed, form=form_of(stated), delta=delta)
+        )
+    say("intervals and conventions")
+    return summarize(surface, hold_out, notes, forms)

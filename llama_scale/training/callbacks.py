@@ -9,8 +9,11 @@ import json
 import math
 import os
 import signal
+import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from llama_scale.checkpoint.folder import write_with_room
+from llama_scale.cli import leave_terminal
 from llama_scale.device import memory_used
-from llama_scale.files import atomic_write, read_jsonl
+from llama_scale.files import FULL, append_jsonl, atomic_write, read_jsonl
 from llama_scale.lightning import pl
 
 
@@ -77,26 +82,37 @@ class MetricsLog(StepCallback):
     none), lr, grad_norm, skips (steps left out so far), what the ``scorers`` returned, tokens_per_second (their time
     left out), memory (bytes) and, where the device's peak is known, mfu (attention counted causal), mfu_full and
     peak_flops. Losses stay on the device between rows. A resumed run drops the rows after its checkpoint first, so that
-    no step stands twice. Rank 0 alone writes; ``listeners`` are handed each row.
+    no step stands twice. Rank 0 alone writes; ``listeners`` are handed each row. On a full disk rows wait, in the
+    checkpoints too, until there is room; for those of the last step ``make_room`` may delete an earlier checkpoint.
     """
 
     def __init__(
-        self, path: Path, every: int, cost: StepCost, scorers: Sequence[Scorer] = (), listeners: Sequence[Listener] = ()
+        self,
+        path: Path,
+        every: int,
+        cost: StepCost,
+        *,
+        scorers: Sequence[Scorer] = (),
+        listeners: Sequence[Listener] = (),
+        make_room: Callable[[], Path | None] = lambda: None,
     ) -> None:
         super().__init__()
         self.path, self.every, self.cost = path, every, cost
-        self.scorers, self.listeners = scorers, listeners
+        self.scorers, self.listeners, self.make_room = scorers, listeners, make_room
+        self.unwritten: list[dict[str, Any]] = []
         self.losses: list[torch.Tensor] = []
         self.latest: StepMetrics | None = None
         self.clock, self.clock_step, self.seconds_scoring = 0.0, 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the losses since the last row, so that a resumed row has the same mean."""
-        return {"losses": [float(loss) for loss in self.losses]}
+        """Return the losses since the last row, so that a resumed row has the same mean, and the rows that wait."""
+        waiting = {"unwritten": list(self.unwritten)} if self.unwritten else {}
+        return {"losses": [float(loss) for loss in self.losses]} | waiting
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back the losses since the last row."""
+        """Take back the losses since the last row and the rows that waited."""
         self.losses = [torch.tensor(loss) for loss in state_dict["losses"]]
+        self.unwritten = list(state_dict.get("unwritten", ()))
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Drop the rows of steps that are about to be repeated."""
@@ -104,9 +120,12 @@ class MetricsLog(StepCallback):
         self.clock, self.clock_step = time.perf_counter(), trainer.global_step
         if not trainer.is_global_zero:
             return
-        rows = read_jsonl(self.path) if self.path.exists() else []
+        # A branch has no file yet; rows that waited in its trunk's checkpoint are the trunk's.
+        rows = [*read_jsonl(self.path, required=["step"]), *self.unwritten] if self.path.exists() else []
+        self.unwritten = []
+        earlier = {row["step"]: row for row in rows if row["step"] <= trainer.global_step}
         with atomic_write(self.path) as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows if row["step"] <= trainer.global_step)
+            file.writelines(json.dumps(row) + "\n" for row in earlier.values())
 
     def take(self, metrics: StepMetrics) -> None:
         """Keep what a step measured for the next row."""
@@ -125,10 +144,27 @@ class MetricsLog(StepCallback):
         row = self._measures(step, module.device) | scores | self._speed(step, module.device)
         self.losses, self.seconds_scoring = [], 0.0
         if trainer.is_global_zero:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            self._write(row, self.make_room if trainer.should_stop or step == trainer.max_steps else lambda: None)
             for listener in self.listeners:
                 listener(row)
+
+    def _write(self, row: dict[str, Any], make_room: Callable[[], Path | None]) -> None:
+        """Append a row and those that wait; let them wait where the disk is full."""
+        first = not self.unwritten
+        self.unwritten.append(row)
+        try:
+            write_with_room(lambda: append_jsonl(self.path, self.unwritten), make_room, self.path.name)
+            self.unwritten = []
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            if first:
+                print(f"{self.path}: the disk is full; its rows wait until there is room", file=sys.stderr, flush=True)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Write the rows that still wait; raise OSError if they cannot be. The last checkpoint has them too."""
+        if self.unwritten and trainer.is_global_zero:
+            append_jsonl(self.path, self.unwritten)
 
     def _measures(self, step: int, device: torch.device) -> dict[str, Any]:
         """Fetch what the steps since the last row measured."""
@@ -160,13 +196,20 @@ class MetricsLog(StepCallback):
         return speed
 
 
+def unwritten_rows(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of metrics.jsonl that waited for room when a checkpoint with this ``state`` was saved."""
+    return state.get("callbacks", {}).get(MetricsLog.__qualname__, {}).get("unwritten", [])
+
+
 def finite(value: float) -> float | None:
     """Return ``value``, or None where JSON has no number for it."""
     return value if math.isfinite(value) else None
 
 
 class StopOnSignal(StepCallback):
-    """On SIGTERM, SIGUSR1 or Ctrl-C: finish the step, save and stop; a second signal kills.
+    """On SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C: finish the step, save and stop; a second signal kills.
+
+    A signal that was ignored when training began (nohup ignores SIGHUP) stays so.
 
     ``received`` is the number of the signal that all ranks agreed to stop for, or None. Ranks must stop after the same
     step: one that left alone would keep the others waiting in their next all-reduce. So after each step every rank
@@ -178,7 +221,7 @@ class StopOnSignal(StepCallback):
         max(0, 10) = 10, save step 6 and stop
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +234,8 @@ class StopOnSignal(StepCallback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Take over the signals from Lightning, which would save inside the handler."""
         super().on_train_start(trainer, module)
-        self.previous_handlers = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        heeded = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self.previous_handlers = {number: signal.signal(number, self._handle) for number in heeded}
         if trainer.world_size > 1:
             self.group = torch.distributed.new_group(backend="gloo")
 
@@ -205,6 +249,8 @@ class StopOnSignal(StepCallback):
         if self.pending is not None:
             os._exit(128 + number)
         self.pending = number
+        if number == signal.SIGHUP:
+            leave_terminal()
 
     def _agree(self) -> int | None:
         """Read the vote of a step ago and start the next; return the signal of the former."""
@@ -257,8 +303,42 @@ class GarbageCollection(StepCallback):
         self.on_train_end(trainer, module)
 
 
+class SlowSteps:
+    """Says when steps begin to take over ``FAR`` times their median, as beside other work on the same cores.
+
+    Two threads of a step wait for each other: where another process takes one of their cores, a step takes 4 to 8 times
+    as long. It listens to the rows of metrics.jsonl; ``step`` is the one that the run goes on from.
+    """
+
+    FAR = 2.0
+    ENOUGH = 8  # rows without which a median says little
+    LEAST_LOST = 1.0  # seconds in a row, below which it does not matter
+
+    def __init__(self, tokens: int, step: int) -> None:
+        self.tokens, self.step, self.slow = tokens, step, False
+        self.seconds: list[float] = []  # of a step, in each row
+
+    def listen(self, row: dict[str, Any]) -> None:
+        """Compare the steps of a row with those before."""
+        seconds, steps = self.tokens / row["tokens_per_second"], row["step"] - self.step
+        self.step = row["step"]
+        median = statistics.median(self.seconds or [seconds])
+        lost = steps * (seconds - median)
+        slow = len(self.seconds) >= self.ENOUGH and seconds > self.FAR * median and lost > self.LEAST_LOST
+        self.seconds.append(seconds)
+        if slow and not self.slow:
+            times, load = f"{seconds / median:.1f} times their median of {median:.3g} s", os.getloadavg()[0]
+            where = f"load {load:.1f} on {os.cpu_count()} CPUs"
+            with suppress(OSError):
+                print(f"step {self.step}: steps take {times}; is other work running here ({where})?", file=sys.stderr)
+        self.slow = slow
+
+
 class Progress(StepCallback):
-    """A bar with loss, tokens/s and time left on a terminal, a line a tenth otherwise."""
+    """A bar with loss, tokens/s and time left on a terminal, a line a tenth otherwise.
+
+    What cannot be shown, because the terminal or the reader of a pipe went away, stops nothing.
+    """
 
     def __init__(self, steps: int, label: str) -> None:
         super().__init__()
@@ -281,6 +361,10 @@ class Progress(StepCallback):
         """Advance the bar, or print a line."""
         keys = ("loss", "tokens_per_second", "mfu")
         shown = {k: self.row[k] for k in keys if self.row.get(k) is not None}
+        with suppress(OSError):
+            self._show(step, shown)
+
+    def _show(self, step: int, shown: dict[str, float]) -> None:
         if not self.bar.disable:
             self.bar.set_postfix({k: f"{v:,.4g}" for k, v in shown.items()}, refresh=False)
             self.bar.update(step - self.bar.n)
@@ -295,4 +379,5 @@ class Progress(StepCallback):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Close the bar."""
-        self.bar.close()
+        with suppress(OSError):
+            self.bar.close()

@@ -3,6 +3,7 @@
 from typing import Any
 
 from llama_scale.cost.accounting import count_parameters, flops_per_token
+from llama_scale.errors import InputError
 from llama_scale.files import read_jsonl, write_json
 from llama_scale.training.run_plan import Run
 
@@ -11,7 +12,10 @@ def write_result(run: Run) -> dict[str, Any]:
     """Write result.json, the run's one row, from its last metrics row; return it."""
     config, recipe = run.config, run.recipe
     count = count_parameters(config.model)
-    last = read_jsonl(run.folder / "metrics.jsonl")[-1]
+    last = (read_jsonl(run.folder / "metrics.jsonl", required=["step"]) or [{}])[-1]
+    if not last.keys() >= {"loss", "skips", "val_loss", "val_bits_per_byte"}:
+        problem = "its last row has no validation; delete the newest checkpoint, then run the same command again"
+        raise InputError(f"{run.folder / 'metrics.jsonl'}: {problem}")
     result = {
         "run": run.folder.name,
         "group": config.group,
@@ -42,5 +46,5 @@ def write_result(run: Run) -> dict[str, Any]:
         "tokenizer_fingerprint": run.tokens.tokenizer_fingerprint,
         "checkpoint": f"checkpoints/step-{recipe.steps:08d}",
     }
-    write_json(run.folder / "result.json", result)
+    write_json(run.folder / "result.json", result, sealed=True)
     return result

@@ -16,7 +16,7 @@ from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.data.documents import has_documents, read_documents
 from llama_scale.data.loader import TokenWindows, batch_number
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write, read_jsonl
+from llama_scale.files import atomic_write, read_jsonl, seal, unseal
 from llama_scale.training.recipe import Recipe
 
 FILE = "skipped.jsonl"
@@ -26,7 +26,9 @@ MAX_ROLLBACKS = 3  # to one step
 def read_rollbacks(run: Path) -> list[dict[str, Any]]:
     """Return the rows of a run's skipped.jsonl, oldest first."""
     path = run / FILE
-    return read_jsonl(path) if path.exists() else []
+    return (
+        [unseal(row, str(path)) for row in read_jsonl(path, required=["from_step", "batches"])] if path.exists() else []
+    )
 
 
 def skipped_batches(rollbacks: list[dict[str, Any]], before: Iterable[int] = ()) -> list[int]:
@@ -75,7 +77,7 @@ def record_rollback(run: Path, windows: TokenWindows, recipe: Recipe, first: int
     row = {"from_step": start, "first_step": first, "last_step": last, "batches": batches}
     row["documents"] = documents_of(windows, samples)
     with atomic_write(run / FILE) as file:
-        file.writelines(json.dumps(item) + "\n" for item in [*rollbacks, row])
+        file.writelines(json.dumps(seal(item)) + "\n" for item in [*rollbacks, row])
 
 
 def last_rollback(run: Path) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, r
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.dry_run import recipe_lines
 from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
-from llama_scale.cost.layout import Layout, can_compile, layout_memory, pick_compile, pick_layout
+from llama_scale.cost.layout import Layout, layout_memory, pick_compile, pick_layout, why_no_compiling
 from llama_scale.data.shards import Tokens, open_tokens
 from llama_scale.device import pick_device, pick_precision, set_threads
 from llama_scale.errors import InputError
+from llama_scale.files import read_json
 from llama_scale.model.llama import EOS
 from llama_scale.text import count_in_name
-from llama_scale.training.distributed import ProcessRank, find_rank
+from llama_scale.training.distributed import ProcessRank, find_rank, forget_other_launchers
 from llama_scale.training.recipe import OPTIM_VALUES, Recipe, resolve
 
 VALIDATION_SHARE = 0.1  # of the run's compute, at most
@@ -88,10 +89,11 @@ def plan_run(config: TrainConfig) -> Run:
     device = machine.device
     bf16, why = pick_precision(config.precision, device, config.model.d_model, config.model.d_ff)
     process = find_rank(config.devices, config.nodes)
-    if config.compile in (True, "loss") and not can_compile(device):
-        needs = "a C++ compiler such as g++" if device == "cpu" else "Triton and a C compiler such as gcc"
-        raise InputError(f"compile: {config.compile} needs {needs}, not found here; install it or set compile to false")
-    compiled, compile_loss = pick_compile(config, recipe.tokens, machine, can_compile(device))
+    forget_other_launchers(process)
+    reason = why_no_compiling(device)
+    if reason and config.compile in (True, "loss"):
+        raise InputError(f"compile: {config.compile} cannot work here: {reason}; mend that, or set compile to false")
+    compiled, compile_loss = pick_compile(config, recipe.tokens, machine, reason is None)
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
     run = Run(
         config=config,
@@ -211,8 +213,8 @@ def check_same_run(run: Run) -> None:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML or JSON file of the run's; raise InputError when it is damaged."""
-    fields = read_yaml(path)
+    """Read a YAML or JSON file of the run's; raise InputError when it is damaged or was changed."""
+    fields = read_json(path) if path.suffix == ".json" else read_yaml(path, check_seal=True)
     if not isinstance(fields, dict) or not fields:
         raise InputError(f"{path}: damaged (no fields in it); restore it, or choose another run")
     return fields

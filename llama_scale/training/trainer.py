@@ -7,20 +7,21 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.checkpoint.lightning import FolderCheckpointIO, random_state, set_random_state
+from llama_scale.config import write_yaml
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.hardware import bf16_peak
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
 from llama_scale.device import attention_backends, device_name
-from llama_scale.files import atomic_write, locked, write_json
+from llama_scale.files import append_jsonl, locked, write_json
 from llama_scale.lightning import environments, pl, strategies
 from llama_scale.model.llama import Block, Llama
 from llama_scale.training.callbacks import (
@@ -29,9 +30,11 @@ from llama_scale.training.callbacks import (
     MetricsLog,
     Progress,
     Scorer,
+    SlowSteps,
     StepCost,
     StepMetrics,
     StopOnSignal,
+    unwritten_rows,
 )
 from llama_scale.training.checkpointer import Checkpointer
 from llama_scale.training.fsdp import ShardedStrategy, shard
@@ -251,9 +254,8 @@ def _own_folder(run: Run) -> Iterator[None]:
     run.folder.mkdir(parents=True, exist_ok=True)
     busy = f"{run.folder}: {{}} is training this run; wait for it, stop it, or choose another run"
     with locked(run.folder / ".lock", busy):
-        write_json(run.folder / "provenance.json", provenance(run))
-        with atomic_write(run.folder / "config.yaml") as file:
-            yaml.safe_dump(run.resolved, file, sort_keys=False)
+        write_json(run.folder / "provenance.json", provenance(run), sealed=True)
+        write_yaml(run.folder / "config.yaml", run.resolved)
         checkpoint.clear_leftovers(run.folder)
         yield
 
@@ -305,17 +307,26 @@ def _fit_once(
     first_step = checkpoint.load_meta(resume)["step"] if resume else 0
     if resume and process.rank == 0:
         print(f"continuing from {resume}", flush=True)
-    if first_step == recipe.steps:
+    if resume and first_step == recipe.steps:
+        if process.rank == 0:
+            append_jsonl(run.folder / "metrics.jsonl", unwritten_rows(checkpoint.load_rest(resume)))
         return stop, skip_limit
     pl.seed_everything(config.seed, verbose=False)
     seed = None if resume else config.seed
     skipped = skipped_batches(rollbacks, recipe.skipped)
+    make_room = partial(checkpoint.make_room, run.folder, config.keep_every, config.keep_steps)
     checkpoint_io = FolderCheckpointIO(
-        checkpoint_meta(run, len(rollbacks), skipped), run.tokens.folder / "tokenizer.model", run.layout.micro_steps
+        checkpoint_meta(run, len(rollbacks), skipped),
+        run.tokens.folder / "tokenizer.model",
+        run.layout.micro_steps,
+        make_room,
     )
     progress = Progress(recipe.steps, run.folder.name)
     path, listeners = run.folder / "metrics.jsonl", [*listeners, progress.listen]
-    log = MetricsLog(path, config.log_every, step_cost(run), scorers=scorers, listeners=listeners)
+    if process.rank == 0:
+        listeners.append(SlowSteps(recipe.batch_tokens, first_step).listen)
+    cost = step_cost(run)
+    log = MetricsLog(path, config.log_every, cost, scorers=scorers, listeners=listeners, make_room=make_room)
     every = checkpoint_interval(config, recipe)
     saver = Checkpointer(run.folder, config, every=every, skip_limit=skip_limit, writer=checkpoint_io.writer)
     # After each step in this order: who may stop the run comes before who saves it.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from llama_scale.errors import InputError, nearest
-from llama_scale.files import read_json, read_jsonl
+from llama_scale.files import read_fields, read_jsonl
 
 if TYPE_CHECKING:
     import wandb
@@ -30,7 +30,8 @@ BY_FLOPS = ("loss", "val_loss", "val_bits_per_byte")
 
 def pick_mode(mode: str | None = None) -> Mode:
     """Return ``mode``, or WANDB_MODE, or offline; raise InputError if W&B has no such mode."""
-    mode = mode or os.environ.get("WANDB_MODE") or "offline"
+    mode = (mode or os.environ.get("WANDB_MODE") or "offline").strip().lower()
+    mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # as W&B called them once
     if mode not in MODES:
         raise InputError(f"WANDB_MODE: {mode!r}{nearest(mode, MODES)}; expected one of {', '.join(MODES)}")
     return cast(Mode, mode)
@@ -75,10 +76,10 @@ def score_rows(run: Path) -> list[dict[str, Any]]:
     """Return a row for each scored checkpoint of a run: step, tokens, flops and the scores."""
     rows: dict[int, dict[str, Any]] = {}
     for path in sorted((run / "evals").glob("step-*/*.json")):
-        result = read_json(path)
+        result = read_fields(path, ["suite"])
         row = rows.setdefault(int(path.parent.name.removeprefix("step-")), {})
         if "flops_trained" in result:
-            row |= {k: result[f"{k}_trained"] for k in ("tokens", "flops")}
+            row |= {k: result.get(f"{k}_trained") for k in ("tokens", "flops")}
         row |= scalars({k: v for k, v in result.items() if k not in NOT_SCORES}, result["suite"])
     return [{"step": step, **rows[step]} for step in sorted(rows)]
 
@@ -93,8 +94,7 @@ def live_mirror(
     takes the place of what was written before, and begins with the rows that still stand in metrics.jsonl: each step is
     there once. W&B's own errors are reported once and end the mirroring, not the training.
     """
-    mode = pick_mode()
-    if project is None or mode == "disabled":
+    if project is None or (mode := pick_mode()) == "disabled":
         yield []
         return
     import wandb
@@ -115,7 +115,7 @@ def live_mirror(
             if not working:
                 return
             path = folder / "metrics.jsonl"
-            earlier = [] if has_earlier_rows or not path.exists() else read_jsonl(path)
+            earlier = [] if has_earlier_rows or not path.exists() else read_jsonl(path, required=["step"])
             try:
                 for item in [*(old for old in earlier if old["step"] < row["step"]), row]:
                     run.log(by_flops(item), step=item["step"])

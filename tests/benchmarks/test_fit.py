@@ -17,13 +17,30 @@ def test_synthetic_studies_are_the_law_with_its_noise():
     assert objective(BESIROGLU, points) > 0
 
 
-def test_coverage_counts_what_the_intervals_hold():
-    found = fit.coverage(24, 0.002, replicates=3, resamples=100)
+def test_coverage_counts_what_the_intervals_hold(tmp_path):
+    rows, design = tmp_path / "rows.jsonl", fit.Design(24, 0.002)
+    found = fit.coverage("a", design, replicates=3, resamples=100, rows=rows)
     shares = found["covered_percent"]
-    assert set(shares) >= {"alpha, bootstrap", "beta, profile", "one run at 10x"}
+    assert set(shares) >= {"alpha, bootstrap", "beta, profile", "one run at 10x"} and "k, profile" not in shares
     assert all(round(share * 3 / 100, 9) in (0, 1, 2, 3) for share in shares.values())
     assert np.mean(list(shares.values())) > 60
     assert found["median_error"]["alpha"] <= found["largest_error"]["alpha"] < 0.2
+    lines = rows.read_text().splitlines()
+    rows.write_text("\n".join(lines[:2]) + "\n")
+    assert fit.coverage("a", design, replicates=3, resamples=100, rows=rows) == found, "goes on where it stopped"
+    assert rows.read_text().splitlines() == lines
+
+
+def test_branches_of_a_trunk_err_together():
+    design = fit.DESIGNS["joint, 7 trunks of 4, 1 % and .3 %"]
+    points = [design.points(seed) for seed in range(60)]
+    assert points[0].shares_trunks and points[0].trunks.max() == 6 and len(points[0]) == design.runs
+    error = np.log([p.loss / design.law.loss(p.N, p.D) for p in points])  # (60, 28)
+    trunk = error.reshape(60, 7, 4)
+    assert trunk.mean(2).std() == pytest.approx(0.01, rel=0.15)
+    assert (trunk - trunk.mean(2, keepdims=True)).std() == pytest.approx(0.003 * np.sqrt(3 / 4), rel=0.1)
+    outcome = fit.outcome(design, seed=0, resamples=100)
+    assert {"k, profile", "k, bootstrap"} <= set(outcome["covered"]) and outcome["errors"]["k"] < 0.3
 
 
 def test_absent_peer_is_said(monkeypatch):

@@ -2,7 +2,7 @@
 
 from itertools import count
 
-from benchmarks.timing import least_seconds, rotated, spread, time_in_turn
+from benchmarks.timing import least_seconds, rotated, slow_steps, spread, time_in_turn
 
 
 def test_each_contender_begins_a_round():
@@ -25,3 +25,9 @@ def test_values_and_seconds_stay_together():
 def test_spread():
     assert spread([1.0, 2.0, 3.0]) == {"median": 2.0, "quartiles": [1.0, 3.0]}
     assert spread([5.0]) == {"median": 5.0, "quartiles": [5.0, 5.0]}
+
+
+def test_steps_far_above_their_median_are_told_of():
+    assert slow_steps("ours", [1.0, 1.1, 0.9, 1.9, 1.0]) is None
+    told = slow_steps("ours", [1.0, 1.0, 4.0, 1.0, 2.5])
+    assert told is not None and told.startswith("ours: 2 of 5 steps took over 2 times their median, up to 4.0 times")

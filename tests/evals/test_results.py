@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evals.results import aggregate, compare, pass_rates, table, write_result
+from evals.results import aggregate, compare, is_finished, pass_rates, table, write_result
 from evals.sandbox.types import NOT_MEASURED
 from llama_scale.errors import InputError
 
@@ -62,3 +62,22 @@ def test_accuracy_over_suites(tmp_path):
     for name, weights in (("macro", (0.5, 0.5)), ("micro", (3 / 8, 5 / 8))):
         every = np.add.outer(weights[0] * first, weights[1] * second).ravel()
         assert found[f"{name}_interval"] == pytest.approx(np.quantile(every, [0.025, 0.975]), abs=0.04)
+
+
+def test_a_result_counts_while_the_content_is_the_same(tmp_path):
+    """Another path is not other data; data that was a file and is now fetched is."""
+    path, known = tmp_path / "mbpp.json", {"settings": {"data": "a.jsonl", "timeout": 3.0}, "data_sha256": "x"}
+    write_result(path, {"suite": "mbpp"} | known, [])
+    moved = known | {"settings": {"data": "/b/a.jsonl", "timeout": 3.0}}
+    assert is_finished(path, known) and is_finished(path, moved)
+    for other in (
+        {"settings": {"data": None, "timeout": 3.0}},
+        known | {"data_sha256": "y"},
+        known | {"settings": {"data": "a.jsonl", "timeout": 2.0}},
+        known | {"contamination_sha256": "z"},
+    ):
+        assert not is_finished(path, other)
+    for content in ("[]", "5", "{}"):
+        path.write_text(content)
+        with pytest.raises(InputError, match=r"mbpp.json: not a result of an evaluation; move it away"):
+            is_finished(path, known)

@@ -1,6 +1,7 @@
 """The console script, and what every command does alike."""
 
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -59,27 +60,52 @@ def test_help_of_a_command_is_that_of_its_script(tmp_path, name):
     here = run_script("main.py", name, "--help", cwd=tmp_path).stdout
     assert here.startswith(f"usage: main.py {name} ")
     assert there.startswith(f"usage: {' '.join(script)} ")
-    assert here[here.index("\n\n") :] == there[there.index("\n\n") :]
+    assert here.replace(f"main.py {name} ", f"{' '.join(script)} ") == there
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_interrupted_while_libraries_load(script):
-    """Ctrl-C in the first import of numpy, torch or jsonargparse is one line, no traceback."""
-    arguments = ["fit", "x.csv"] if script == "scaling" else []
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "benchmark"])
+def test_help_is_readable_and_its_example_is_taken(name, monkeypatch, capsys):
+    command = COMMANDS[name]
+    run = getattr(import_module(f"launch.{command.module}"), command.function)
+
+    def printed(*argv: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["llama-scale", name, *argv])
+        with pytest.raises(SystemExit) as ended:
+            run(list(argv))
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    text = printed("--help")
+    assert text.startswith(f"usage: llama-scale {name} ") and "(required)" in text + "(required)" * (name == "evaluate")
+    assert not re.search(r"Union|Literal|Optional|NoneType|typing|<class", text)
+    example = shlex.split(text.splitlines()[-1])
+    assert example[:2] == ["llama-scale", name] and text.splitlines()[-2] == "example:"
+    assert printed(*example[2:], "--print_config")
+
+
+MODULES = ("yaml", "numpy", "torch", "jsonargparse", "psutil", "llama_scale.cli", "llama_scale.config")
+
+
+@pytest.mark.parametrize("way", ["raised", "sent"])
+@pytest.mark.parametrize("script", [*SCRIPTS, "benchmark", "main"])
+def test_interrupted_while_libraries_load(script, way):
+    """Ctrl-C in the import of the first of the libraries that a command needs is one line, no traceback."""
+    arguments = {"scaling": ["fit", "x.csv"], "benchmark": ["fit"], "main": ["train"]}.get(script, [])
+    modules = MODULES if way == "sent" else ("numpy", "torch", "jsonargparse")
     code = f"""
-import runpy, sys
+import os, runpy, signal, sys
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name in ("numpy", "torch", "jsonargparse"):
+        if name in {modules}:
             sys.meta_path.remove(self)
-            raise KeyboardInterrupt
+            {"os.kill(os.getpid(), signal.SIGINT)" if way == "sent" else "raise KeyboardInterrupt"}
 sys.meta_path.insert(0, Interrupt())
 sys.argv = [{str(ROOT / "launch" / script) + ".py"!r}, *{arguments}]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130, done.stderr
-    assert done.stderr.startswith(f"{script}.py: interrupted")
+    assert done.stderr.startswith((f"{script}.py: interrupted", "llama-scale train: interrupted"))
     assert done.stderr.count("\n") == 1
 
 

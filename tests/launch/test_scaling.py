@@ -1,11 +1,13 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.points import parse_columns, read_points
-from tests.conftest import run_script
+from tests.conftest import ROOT, run_script
 from tests.llama_scale.scaling.helpers import TRUE
 
 
@@ -75,6 +77,8 @@ def test_json_and_report_without_points_in_the_folder(tmp_path):
         (("fit", "runs.csv", "--resamples=3"), "resamples: expected at least 100, found 3"),
         (("fit", "runs.csv", "--seed=-1"), "seed: expected 0 to 2^32 - 1, found -1"),
         (("fit", "runs.csv", "--seed=4294967296"), "found 4294967296"),
+        (("fit", "runs.csv", "--delta=0"), "delta: expected a positive number, found 0"),
+        (("fit", "runs.csv", "--form=joined"), "form: expected auto or additive or joint or kaplan"),
         (("fit", "runs.csv", "--hold", "none"), "unknown key 'hold' (did you mean 'holdout'?)"),
     ],
 )
@@ -119,6 +123,21 @@ def test_bad_files_are_refused(tmp_path):
     (tmp_path / "notes.md").write_text("# Notes\n\nOf what, and why.\n\n- one\n")
     with pytest.raises(InputError, match=r"header's 2 fields, 'Of what, and why\.'; give a CSV"):
         read_points(tmp_path / "notes.md")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_terminal_in_another_encoding_costs_nothing(tmp_path, monkeypatch, encoding):
+    """Powers of ten and Greek letters have no place in latin-1."""
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    write(tmp_path / "runs.csv")
+    flags = ("fit", "runs.csv", "--out", "out", "--resamples=100", "--form=additive", "--delta=2e-3")
+    done = subprocess.run([sys.executable, ROOT / "launch" / "scaling.py", *flags], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    laws = json.loads((tmp_path / "out" / "laws.json").read_text())
+    assert laws["laws"]["surface"]["objective"]["kind"] == "sum of Huber(0.002) of log loss"
+    shown = done.stdout.decode(encoding)
+    assert ("×10" in shown) == (encoding == "utf-8") or encoding == "latin-1"
+    assert "wrote out/laws.json" in shown and done.stderr == b""
 
 
 @pytest.mark.parametrize("out", ["runs.csv", "runs.csv/deeper/still"])
@@ -169,7 +188,7 @@ def test_tokens_follow_from_compute_where_there_are_none(tmp_path):
 
 def test_annealed_and_unannealed_points_are_not_mixed(tmp_path):
     path = tmp_path / "p.csv"
-    path.write_text("N,D,loss,annealed\n1e8,1e9,3.0,True\n2e8,1e9,2.9,False\n")
+    path.write_text("N,D,loss,annealed\n1e8,1e10,3.0,True\n2e8,1e10,2.9,False\n")
     with pytest.raises(InputError, match=r"1 of 2 runs are not annealed \(row 2 is the first\)"):
         read_points(path)
     assert len(read_points(path, where="annealed==true")) == 1
@@ -182,7 +201,7 @@ def test_annealed_and_unannealed_points_are_not_mixed(tmp_path):
 
 def test_duplicates_and_repeats_are_warned_of(tmp_path):
     path = tmp_path / "p.csv"
-    path.write_text("N,D,loss,epochs\n1e8,1e9,3.0,1\n1e8,1e9,3.1,1\n1e8,1e9,3.0,6\n")
+    path.write_text("N,D,loss,epochs\n1e8,1e10,3.0,1\n1e8,1e10,3.1,1\n1e8,1e10,3.0,6\n")
     equal, repeated = read_points(path).warnings
     assert equal == "Rows 1 and 3 have equal N, D and loss: counted twice."
     assert repeated.startswith("1 of 3 runs repeat their data more than 4 times")
@@ -206,7 +225,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 
 
 def test_unlikely_units_are_warned_of(tmp_path):
-    (tmp_path / "p.csv").write_text("N,D,loss\n100,5,3.0\n200,9,44.0\n")
-    size, data, loss = read_points(tmp_path / "p.csv").warnings
-    assert size.startswith("N has a median of 150: counted in millions")
+    (tmp_path / "p.csv").write_text("N,D,loss\n100,5,3.0\n20,9,44.0\n")
+    size, data, loss, *_ = read_points(tmp_path / "p.csv").warnings
+    assert size.startswith("N has a median of 60: counted in millions")
     assert data.startswith("D has a median of 7") and "a perplexity" in loss

@@ -179,6 +179,47 @@ def test_a_value_of_a_file_is_told_with_the_file(tmp_path, text, words):
     assert str(error.value) == f"{path}: {words}"
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("run: 2026", 'run: expected text or null, found 2026; quote it: "2026"'),
+        ("data: no", "data: expected text, found False (as YAML reads yes, no, on and off); quote it"),
+        ("seed:", "seed: expected a whole number, found null"),
+        ("model: {d_ff: ~}", "model.d_ff: expected a whole number, found null"),
+        ("data:", "data: expected text, found null (as YAML reads null, ~ and nothing); quote it"),
+        ("run: 1e5", 'run: expected text or null, found 100000.0; quote it: "100000.0"'),
+        ("run: 24:00:00", 'not valid YAML (24:00:00 would be read as a number of base 60; quote it: "24:00:00"'),
+        ("seed: 1:30", "1:30 would be read as a number of base 60"),
+        ("tokens: 1:30.5", "1:30.5 would be read as a number of base 60"),
+        ("run: 2026-01-01", '2026-01-01 would be read as a date; quote it: "2026-01-01"'),
+        ("seed: 010", "010 would be read as 8 (base 8); leave the zero out"),
+        ("seed: 2026-13-45", "2026-13-45"),
+        ("seed: " + "[" * 3000, "not valid YAML"),
+    ],
+)
+def test_what_yaml_makes_of_plain_text_is_said(tmp_path, text, words):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        train("--size=M1", f"--config={path}")
+    assert str(error.value).startswith(f"{path}: ") and words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_numbers_of_base_60_are_no_numbers_and_plain_ones_stay(tmp_path):
+    for flags in (["--tokens=1:30"], ["--tokens", "1:30"], ["--seed=1:30"]):
+        with pytest.raises(InputError, match=r"expected a .*number.*, found 1:30"):
+            train("--size=M1", *flags)
+    assert train("--size=M1", "--run", "24:00:00").run == "24:00:00"
+    path = tmp_path / "c.yaml"
+    path.write_text("run: '2026'\ndata: \"no\"\nseed: 1_000\ntokens: 2e5\ncompile: on\nkeep_steps: [0x10, 0]\n")
+    with pytest.raises(InputError, match="keep_steps"):
+        train("--size=M1", f"--config={path}")
+    path.write_text(path.read_text().replace(", 0]", ", 7]"))
+    config = train("--size=M1", f"--config={path}")
+    assert (config.run, config.data, config.seed, config.tokens) == ("2026", "no", 1000, 2e5)
+    assert (config.compile, config.keep_steps) == (True, [16, 7])
+
+
 @dataclasses.dataclass(frozen=True)
 class Inner:
     """Settings of which one had another name.

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import sys
 import pytest
 
 from llama_scale.errors import InputError, nearest
-from llama_scale.files import atomic_write, read_json, read_jsonl, sha256, write_json
+from llama_scale.files import atomic_write, locked, read_json, read_jsonl, sha256, write_json
+from tests.conftest import ROOT
 
 
 def test_atomic_write_leaves_the_old_file_on_failure(tmp_path):
@@ -56,10 +58,80 @@ def test_only_a_line_feed_ends_a_line_and_a_whole_file_has_its_last(tmp_path):
     packed.write_bytes(packed.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"m\.jsonl\.gz: damaged"):
         read_jsonl(packed, whole=True)
-    for torn in (b'{"a": 1}\n\n{"a": \xff}', b'{"a": 1}\n\n{"a"', b"1\n\n" + b"[" * 10**5):
+    for torn in (b'{"a": 1}\n\n{"a": \xff}', b'{"a": 1}\n\n{"a"', b"{}\n\n" + b"[" * 10**5):
         path.write_bytes(torn)
         with pytest.raises(InputError, match=r"m\.jsonl: line 3 is not JSON"):
             read_jsonl(path, whole=True)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "ascii:strict", "utf-8", "cp437"])
+def test_what_a_terminal_cannot_show_is_replaced(tmp_path, encoding):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom llama_scale.cli import run_cli\ndef main():\n    print('a 3×10⁵ – \\ud800 b')\n"
+        "    print('é \\udcff', file=sys.stderr)\nrun_cli(main)\n"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"a 3") and done.stdout.endswith(b" b\n")
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o002, 0o022])
+def test_files_follow_the_umask(tmp_path, mask):
+    """In a process of its own: the umask is the process's."""
+    code = f"""
+import os, torch
+from pathlib import Path
+from llama_scale.checkpoint.folder import save_weights
+from llama_scale.files import write_json
+os.umask({mask})
+write_json("a.json", 1)
+Path("t").write_text("x")
+save_weights("s", {{name: torch.zeros(2) for name in ("head.weight", "embedding.weight")}}, {{}}, Path("t"))
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 5
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~mask}
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+@pytest.mark.parametrize("number", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_without_flock_has_another_lock_or_is_named(tmp_path, monkeypatch, number):
+    monkeypatch.setattr("llama_scale.files.LOCK_PATIENCE", 0.1)
+
+    def refuse(*_):
+        raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    code = "import sys; from llama_scale.files import locked\nwith locked(sys.argv[1], 'busy: {}'): pass"
+    code = (
+        f"import fcntl; fcntl.flock = lambda *_: (_ for _ in ()).throw(OSError({getattr(errno, number)}, 'x')); {code}"
+    )
+    with locked(tmp_path / "lock", "busy: {}"):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], capture_output=True, text=True)
+        assert f"busy: process {os.getpid()}" in done.stderr
+    with locked(tmp_path / "lock", "busy: {}"):
+        pass
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with pytest.raises(InputError, match=r"lock: cannot be locked here \(flock: "), locked(tmp_path / "lock", "busy"):
+        pass
+
+
+def test_a_changed_value_of_a_sealed_file_is_named_and_its_layout_may_change(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1.5, "b": [None, "é"], "c": {"1": 1e-5}}, sealed=True)
+    value = {"a": 1.5, "b": [None, "é"], "c": {"1": 1e-5}}
+    assert read_json(path) == value
+    loose = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(loose.items()))))
+    assert read_json(path) == value
+    path.write_text(json.dumps(loose | {"a": 1.25}))
+    with pytest.raises(InputError, match=r"a\.json: its values have changed since it was written"):
+        read_json(path)
 
 
 def test_sha256(tmp_path):
@@ -81,6 +153,14 @@ def test_nearest():
         (f"OSError({errno.ENOTDIR}, 'x', 'f/a')", 2, "not a directory at f/a: name another path"),
         (f"OSError({errno.EISDIR}, 'x', 'out')", 2, "is a directory at out: name another path"),
         (f"OSError({errno.ENOENT}, 'x')", 1, "Traceback"),
+        (f"OSError({errno.ELOOP}, 'x', 'a/b')", 2, "too many levels of symbolic links at a/b: name another path"),
+        (f"OSError({errno.EIO}, 'x', 'a/b')", 2, "input/output error at a/b: check the disk"),
+        (f"OSError({errno.EMFILE}, 'x')", 2, "too many open files: this shell allows "),
+        ("ImportError('libx.so: cannot open shared object file: Too many open files')", 2, "(ulimit -n); raise that"),
+        ("ImportError('no module x')", 1, "Traceback"),
+        ("MemoryError()", 2, "not enough memory: ask for less"),
+        ('RuntimeError("DefaultCPUAllocator: can\'t allocate memory")', 2, "not enough memory (Default"),
+        ("RuntimeError('x')", 1, "Traceback"),
         ("KeyboardInterrupt()", 130, "script.py: interrupted\n"),
         ("ZeroDivisionError()", 1, "Traceback"),
     ],

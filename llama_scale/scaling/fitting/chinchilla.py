@@ -9,17 +9,19 @@ from scipy.optimize import nnls
 
 Numbers = float | np.ndarray  # one, or an array of them
 Curvature = Callable[[np.ndarray, np.ndarray], np.ndarray]
-LOWER_EXPONENT, UPPER_EXPONENT = 0.01, 4.0
+LOWER_EXPONENT, UPPER_EXPONENT = 0.01, 12.0
 LN_LARGEST = np.log(1e30)
 STEPS = 100
 
 
 @dataclass(frozen=True)
 class Surface:
-    """L(N, D) = E + A N^-alpha + B D^-beta (Hoffmann et al. 2022, arXiv 2203.15556, approach 3).
+    """L(N, D) = E + (A N^-alpha + B D^-beta)^k.
 
-    L in the unit of the fitted loss (nats per token), N parameters, D tokens. Each field is a
-    number, or an array (S,) with one law for each resample of a bootstrap.
+    k = 1 is the additive law of Hoffmann et al. 2022 (arXiv 2203.15556, approach 3), E = 0 that of Kaplan et al. 2020
+    (arXiv 2001.08361, equation 1.5), all free that of Busbridge et al. 2025 (arXiv 2502.08606). With k < 1 a larger
+    model gains more from the same data. L in the unit of the fitted loss (nats per token), N parameters, D tokens. Each
+    field is a number, or an array (S,) with one law for each resample of a bootstrap.
     """
 
     E: Numbers
@@ -27,11 +29,12 @@ class Surface:
     alpha: Numbers
     B: Numbers
     beta: Numbers
+    k: Numbers = 1.0
 
     def loss(self, N: Numbers, D: Numbers) -> np.ndarray:
         """Return the loss at N and D (n,): (n,), or (S, n) for S laws."""
-        E, A, alpha, B, beta = (np.asarray(getattr(self, f.name))[..., None] for f in fields(self))
-        loss = E + A * np.power(N, -alpha) + B * np.power(D, -beta)
+        E, A, alpha, B, beta, k = (np.asarray(getattr(self, f.name))[..., None] for f in fields(self))
+        loss = E + (A * np.power(N, -alpha) + B * np.power(D, -beta)) ** k
         return loss[..., 0] if np.ndim(N) == np.ndim(D) == 0 else loss
 
     def optimum(self, C: np.ndarray, flops: "Flops") -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +46,7 @@ class Surface:
 
         For 6ND the derivative is 1, so both terms fall equally fast: N*(C) is proportional to
         C^(beta / (alpha + beta)). Where a token costs 6N + c, as with attention, it is below 1 at
-        small N: size is cheaper there than 6ND says, and the optimum larger.
+        small N: size is cheaper there than 6ND says, and the optimum larger. Neither E nor k moves the optimum.
         """
         A, alpha, B, beta = (np.asarray(x)[..., None] for x in (self.A, self.alpha, self.B, self.beta))
         ratio = np.log(alpha * A) - np.log(beta * B)
@@ -133,6 +136,8 @@ class SurfaceModel:
     the points and hardly correlate with the exponents: log L = log(e^(ln A' - alpha x) +
     e^(ln B' - beta y) + e^(ln E)), whose terms stay within range there.
     """
+
+    names: tuple[str, ...] = ("A", "alpha", "B", "beta", "E")  # of the entries of theta
 
     def __init__(self, N: np.ndarray, D: np.ndarray, center: tuple[float, float] | None = None):
         self.center = center or (np.log(N).mean(), np.log(D).mean())

@@ -1,12 +1,14 @@
-"""Fit L(N, D) = E + A N^-alpha + B D^-beta to runs, with intervals, a check and a hold-out.
+"""Fit a law of the loss, L(N, D), to runs in one of its forms, with intervals, a check and a hold-out.
 
 The objective is the sum over the runs of the Huber loss (delta 1e-3) of log L - log L(N, D), the choice of Hoffmann et
 al. 2022 (arXiv 2203.15556). Its sum, not its mean, is minimized to tight tolerance: averaged over the runs it is so
 small that common default tolerances stop far from the optimum (Besiroglu et al. 2024, arXiv 2404.10102).
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -15,7 +17,9 @@ from scipy.special import huber
 from llama_scale.bootstrap import RESAMPLES, percentile_interval, resample_counts
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import LOWER_EXPONENT, UPPER_EXPONENT, Surface, SurfaceModel
+from llama_scale.scaling.fitting.forms import ADDITIVE, Form
 from llama_scale.scaling.fitting.points import Points
+from llama_scale.scaling.fitting.residuals import LEAST_P, trends
 from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
 DELTA = 1e-3
@@ -23,9 +27,11 @@ STARTS = 72
 SAME_OBJECTIVE = 1e-6  # relative
 FLOOR = 1e-12  # of an objective that something is divided by
 USUAL_EXPONENTS = 0.05, 1.5
-PARAMETERS = tuple(field.name for field in fields(Surface))
-# The entries of theta; A and B stand in it as the terms at the middle of the points.
-THETA = "A", "alpha", "B", "beta", "E"
+SAME_BUDGET = 0.05
+UNIDENTIFIED = 10  # high end of an interval over its low end
+MISFIT = 4.5  # rms of the residuals in percent that is said
+NEAR_BOUND = 1e-6  # of the width of the search
+# A and B stand in theta as the terms at the middle of the points.
 TERMS = {"A": "the N term at the middle of the points", "B": "the D term at the middle of the points"}
 Solver = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -42,7 +48,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Search:
-    """The best theta (5,) of all starts, its objective, and the share of starts that reached it."""
+    """The best theta (k,) of all starts, its objective, and the share of starts that reached it."""
 
     theta: np.ndarray
     objective: float
@@ -56,30 +62,48 @@ class Fit(Search):
     """A fitted law: its optimum, how it was found, and its bootstrap."""
 
     points: Points
+    form: Form
+    delta: float  # where the Huber loss turns from square to straight
     law: Surface
     residual: np.ndarray  # log measured minus log fitted loss, (n,)
     resampled: Surface  # (S,) laws, one a resample of the runs
     seed: int  # of the resamples, and of the residuals that predictions draw
     warnings: list[str]
 
+    @property
+    def determined(self) -> bool:
+        """Whether both exponents, where one of N and D limits, lie where those of language models do.
+
+        Without that the runs show no best size, and none is given.
+        """
+        least, most = USUAL_EXPONENTS
+        return all(least <= self.law.k * x <= most for x in (self.law.alpha, self.law.beta))
+
     def predict(self, N: np.ndarray, D: np.ndarray) -> dict[str, np.ndarray]:
         """Return the loss at N, D (n,) with two 95 % intervals: of the law and of one run there.
 
         ``low``, ``high`` bound the law (bootstrap over the runs). ``run_low``, ``run_high`` bound the loss that a run
         would measure: each resampled law is multiplied by exp(e), e a residual of the fit drawn at random, centered and
-        enlarged by sqrt(n / (n - 5)) for the five parameters that were fitted to the residuals.
+        enlarged by sqrt(n / (n - k)) for the k parameters that were fitted to the residuals.
         """
-        return predict(self.law, self.resampled, self.residual, self.seed, N, D)
+        parameters = len(self.form.parameters)
+        return predict(self.law, self.resampled, self.residual, self.seed, N, D, parameters=parameters)
 
 
 def predict(
-    law: Surface, resampled: Surface, residual: np.ndarray, seed: int, N: np.ndarray, D: np.ndarray
+    law: Surface,
+    resampled: Surface,
+    residual: np.ndarray,
+    seed: int,
+    N: np.ndarray,
+    D: np.ndarray,
+    parameters: int = len(ADDITIVE.parameters),
 ) -> dict[str, np.ndarray]:
-    """Return what ``Fit.predict`` does, of a law, its resamples (S,) and its residuals (n,)."""
+    """Return what ``Fit.predict`` does, of a law with so many ``parameters``, its resamples (S,) and residuals (n,)."""
     N, D = np.atleast_1d(N), np.atleast_1d(D)
     sample = resampled.loss(N, D)  # (S, n)
     spread = residual - residual.mean()
-    spread *= np.sqrt(len(spread) / (len(spread) - len(PARAMETERS)))
+    spread *= np.sqrt(len(spread) / (len(spread) - parameters))
     noise = np.random.default_rng([seed, 1]).choice(spread, size=sample.shape)
     low, high = percentile_interval(sample)
     run_low, run_high = percentile_interval(sample * np.exp(noise))
@@ -112,48 +136,60 @@ class HoldOut:
         return float(self.points.compute.max() / self.fit.points.compute.max())
 
 
-def objective(law: Surface, points: Points) -> float:
+def objective(law: Surface, points: Points, delta: float = DELTA) -> float:
     """Return the sum over the points of the Huber loss of log measured minus log predicted."""
-    return float(huber(DELTA, np.log(points.loss / law.loss(points.N, points.D))).sum())
+    return float(huber(delta, np.log(points.loss / law.loss(points.N, points.D))).sum())
 
 
-def fit_surface(points: Points, resamples: int = RESAMPLES, seed: int = 0, starts: int = STARTS) -> Fit:
-    """Fit the law from so many starts, and to resamples drawn by ``seed``; InputError as of ``check_design``."""
-    check_design(points)
-    model = SurfaceModel(points.N, points.D)
+def fit_surface(
+    points: Points,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    starts: int = STARTS,
+    form: Form = ADDITIVE,
+    delta: float = DELTA,
+) -> Fit:
+    """Fit a form of the law from so many starts, and to resamples drawn by ``seed``.
+
+    Raises InputError as ``check_design``.
+    """
+    check_design(points, form)
+    model = form.model(points.N, points.D)
     lower, upper = model.bounds(points.loss)
     target = np.log(points.loss)[None]
 
     def solve(theta: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         shape = len(theta), len(points)
         weight, targets = np.broadcast_to(weight, shape), np.broadcast_to(target, shape)
-        return minimize_huber(model, theta, Problems(targets, weight, lower, upper, DELTA))[:2]
+        return minimize_huber(model, theta, Problems(targets, weight, lower, upper, delta))[:2]
 
-    search = _search(model, solve, points.loss, starts)
-    sample = _bootstrap(solve, search.theta, len(points), resamples, seed)
+    search = _search(model, solve, points.loss, starts, delta)
+    sample = _bootstrap(solve, search.theta, points.trunks, resamples, seed)
     fit = Fit(
         **vars(search),
         points=points,
+        form=form,
+        delta=delta,
         law=model.law_of(search.theta),
         residual=target[0] - model.value(search.theta[None])[0],
         resampled=model.law_of(sample),
         seed=seed,
         warnings=[],
     )
-    fit.warnings.extend(_fit_warnings(fit, sample))
+    fit.warnings.extend(_fit_warnings(fit, model, sample))
     return fit
 
 
-def _search(model: SurfaceModel, solve: Solver, loss: np.ndarray, starts: int) -> Search:
+def _search(model: SurfaceModel, solve: Solver, loss: np.ndarray, starts: int, delta: float) -> Search:
     """Return the best optimum of many starts; the second optimizer's, polished, where lower."""
-    begin = model.starts(loss, starts)  # (S, 5)
+    begin = model.starts(loss, starts)  # (S, k)
     thetas, objectives = solve(begin, np.ones(1))
-    other, other_objective = _second_optimizer(model, loss, begin, model.bounds(loss))
+    other, other_objective = _second_optimizer(model, loss, begin, model.bounds(loss), delta)
     if other_objective < objectives.min() * (1 - SAME_OBJECTIVE):
         polished, its_objective = solve(other[None], np.ones(1))
         thetas, objectives = np.append(thetas, polished, axis=0), np.append(objectives, its_objective)
     best, least = thetas[objectives.argmin()], float(objectives.min())
-    share = float(np.mean(objectives[: len(begin)] <= least * (1 + SAME_OBJECTIVE)))
+    share = float(np.mean(objectives[: len(begin)] <= least * (1 + SAME_OBJECTIVE) + FLOOR))
     check = Check(
         law=model.law_of(other),
         objective=other_objective,
@@ -163,22 +199,25 @@ def _search(model: SurfaceModel, solve: Solver, loss: np.ndarray, starts: int) -
     return Search(best, least, len(begin), share, check)
 
 
-def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 0) -> HoldOut:
-    """Fit without the runs of ``held_out_mask`` and predict them; InputError where that or a fit is impossible."""
+def hold_out(points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 0, **how: Any) -> HoldOut:
+    """Fit without the runs of ``held_out_mask`` and predict them; InputError where that or a fit is impossible.
+
+    ``how`` are the form and the delta of ``fit_surface``.
+    """
     out = held_out_mask(points, rule)
-    fit = fit_surface(points.select(~out), resamples, seed)
+    fit = fit_surface(points.select(~out), resamples, seed, **how)
     left_out = points.select(out)
     return HoldOut(fit, left_out, fit.predict(left_out.N, left_out.D))
 
 
 def try_hold_out(
-    points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 0
+    points: Points, rule: str, resamples: int = RESAMPLES, seed: int = 0, **how: Any
 ) -> tuple[HoldOut | None, list[str]]:
     """Return ``hold_out`` and no notes, or None and the reason; a condition that fails raises InputError instead."""
     if rule == "none":
         return None, ["No run was held out, so nothing shows how well the law predicts."]
     try:
-        return hold_out(points, rule, resamples, seed), []
+        return hold_out(points, rule, resamples, seed, **how), []
     except InputError as error:
         if rule != "largest":
             raise
@@ -186,16 +225,25 @@ def try_hold_out(
 
 
 def held_out_mask(points: Points, rule: str) -> np.ndarray:
-    """Return which runs (n,) a rule leaves out, ``largest`` (compute) or a condition; InputError where none or all."""
-    out = points.compute >= points.compute.max() * (1 - 1e-6) if rule == "largest" else points.match(rule)
+    """Return which runs (n,) a rule leaves out, ``largest`` or a condition; InputError where none or all.
+
+    ``largest`` is the whole greatest budget, every run within 5 % of the greatest compute: the others of the same
+    budget would tell what it gives, and nothing were extrapolated.
+    """
+    out = largest_budget(points.compute) if rule == "largest" else points.match(rule)
     if not out.any() or out.all():
         raise InputError(f"holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some")
     return out
 
 
-def check_design(points: Points) -> None:
+def largest_budget(compute: np.ndarray) -> np.ndarray:
+    """Return which runs (n,) are within 5 % of the greatest compute."""
+    return compute * (1 + SAME_BUDGET) >= compute.max()
+
+
+def check_design(points: Points, form: Form = ADDITIVE) -> None:
     """Raise InputError if a law cannot be fitted: too few runs, sizes or numbers of tokens."""
-    n, k = len(points), len(PARAMETERS)
+    n, k = len(points), len(form.parameters)
     if n <= k:
         raise InputError(
             f"{points.file}: {n} runs cannot fit the law's {k} parameters and judge the fit; give at least {k + 1}"
@@ -211,50 +259,65 @@ def check_design(points: Points) -> None:
 
 
 def _second_optimizer(
-    model: SurfaceModel, loss: np.ndarray, starts: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]
+    model: SurfaceModel, loss: np.ndarray, starts: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], delta: float
 ) -> tuple[np.ndarray, float]:
     """Return the optimum found by SciPy from two starts with its own functions, no gradient."""
-    target = np.log(loss)
+    target, (lower, upper) = np.log(loss), bounds
+    free = lower < upper
 
-    def scaled(theta: np.ndarray) -> float:
-        a, alpha, b, beta, e = theta
-        # log(e^u + e^v + e^w) by logaddexp, which takes out the largest first: terms of e^800
+    def scaled(some: np.ndarray) -> float:
+        theta = lower.copy()
+        theta[free] = some
+        a, alpha, b, beta, e, *rest = theta
+        k = np.exp(rest[0]) if rest else 1.0
+        # log(e^w + (e^u + e^v)^k) by logaddexp, which takes out the largest first: terms of e^800
         # would be infinite, their log is 800.
-        log_loss = np.logaddexp(np.logaddexp(a - alpha * model.x, b - beta * model.y), e)
-        return float(huber(DELTA, target - log_loss).sum() / DELTA**2)
+        reducible = k * np.logaddexp((a - alpha * model.x) / k, (b - beta * model.y) / k)
+        return float(huber(delta, target - np.logaddexp(reducible, e)).sum() / delta**2)
 
-    box = list(zip(*bounds, strict=True))
+    box = list(zip(lower[free], upper[free], strict=True))
     options = {"maxiter": 2_000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-10}
-    begin = starts[len(starts) // 3], starts[len(starts) // 2]
+    begin = starts[len(starts) // 3, free], starts[len(starts) // 2, free]
     runs = [minimize(scaled, theta, method="L-BFGS-B", bounds=box, options=options) for theta in begin]
     best = min(runs, key=lambda run: run.fun)
     options = {"maxfev": 4_000, "xatol": 1e-9, "fatol": 1e-9}
     best = minimize(scaled, best.x, method="Nelder-Mead", bounds=box, options=options)
-    return best.x, best.fun * DELTA**2
+    theta = lower.copy()
+    theta[free] = best.x
+    return theta, best.fun * delta**2
 
 
-def _bootstrap(solve: Solver, best: np.ndarray, n: int, resamples: int, seed: int) -> np.ndarray:
-    """Refit resamples of the runs; return theta (S, 5)."""
+def _bootstrap(solve: Solver, best: np.ndarray, trunks: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Refit resamples of the runs, those of one trunk (n,) drawn together; return theta (S, k)."""
     # A run drawn twice has weight 2 in the objective, one not drawn weight 0: the S resamples are S problems on the
     # same n runs, solved side by side. Each starts from the optimum of all runs, then again from the solution of its
     # neighbor, which lies as far from the optimum as its own does: of rows (a, b, c) from (c, a, b).
-    weight = resample_counts(n, resamples, seed).astype(float)  # (S, n)
+    # Of trunks (0, 0, 1) drawn as [2, 1] times the weights of the runs are [2, 2, 1].
+    weight = resample_counts(int(trunks.max()) + 1, resamples, seed).astype(float)[:, trunks]  # (S, n)
     first, low = solve(np.tile(best, (resamples, 1)), weight)
     second, high = solve(np.roll(first, 1, axis=0), weight)
     return np.where((low <= high)[:, None], first, second)
 
 
-def _fit_warnings(fit: Fit, sample: np.ndarray) -> list[str]:
-    """Return what a reader of the fit must know, in words; ``sample`` (S, 5) is centered theta."""
-    warnings, n = [], len(fit.points)
-    if n < 10:
-        warnings.append(f"{n} runs for {len(PARAMETERS)} parameters: intervals from so few are rough.")
-    if 0.01 * fit.points.loss.min() > fit.law.E:
+def _fit_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str]:
+    """Return what a reader of the fit must know, in words; ``sample`` (S, k) is centered theta."""
+    warnings, n, k = [], len(fit.points), len(fit.form.parameters)
+    if n < 2 * k:
+        warnings.append(f"{n} runs for {k} parameters: intervals from so few are rough.")
+    if "E" in fit.form.parameters and 0.01 * fit.points.loss.min() > fit.law.E:
         warnings.append(
             f"E is {fit.law.E:.2g}, almost 0: the points do not show where the loss levels off, so "
             "predictions far beyond them are too low."
         )
-    warnings += _parameter_warnings(fit.law, sample)
+    rms = 100 * float(np.sqrt(np.mean(fit.residual**2)))
+    if rms > MISFIT:
+        warnings.append(
+            f"The law misses its own runs by {rms:.2g} % (rms), the worst by {100 * np.abs(fit.residual).max():.2g} %: "
+            "they do not follow it. Look for runs that diverged, other units or other settings."
+        )
+    warnings += _trend_warnings(fit, model)
+    warnings += _bound_warnings(fit, model)
+    warnings += _parameter_warnings(fit, model, sample)
     if fit.share_at_optimum < 0.5:
         warnings.append(
             f"Only {fit.share_at_optimum:.0%} of {fit.starts} starts reached the optimum: there "
@@ -268,21 +331,59 @@ def _fit_warnings(fit: Fit, sample: np.ndarray) -> list[str]:
     return warnings
 
 
-def _parameter_warnings(law: Surface, sample: np.ndarray) -> list[str]:
+def _trend_warnings(fit: Fit, model: SurfaceModel) -> list[str]:
+    """Return a warning where the residuals depend on N and D, of their interaction where that shows."""
+    _, gradient, _ = model.expand(fit.theta[None])
+    found = trends(fit.residual, gradient[0], model.x, model.y)
+    interaction, curvature = found.get("interaction"), found.get("curvature")
+    if interaction and interaction.p < LEAST_P:
+        more, joint = ("more" if interaction.slope < 0 else "less"), "k" in fit.form.parameters
+        return [
+            f"The residuals have an N x D interaction, up to {interaction.reach:.2g} % of the loss: larger models gain "
+            f"{more} from data than the law says{'' if joint else '; the joint form can say so'}."
+        ]
+    if curvature and curvature.p < LEAST_P:
+        return [
+            f"The residuals depend on N and D, by up to {curvature.reach:.2g} % of the loss: the law has the wrong "
+            "shape here, and errs by more than its intervals say beyond the runs."
+        ]
+    return []
+
+
+def _bound_warnings(fit: Fit, model: SurfaceModel) -> list[str]:
+    """Return a warning for each parameter that the search could not move on."""
+    warnings = []
+    for name, value, low, high in zip(model.names, fit.theta, *model.bounds(fit.points.loss), strict=True):
+        edge = NEAR_BOUND * (high - low)
+        if low < high and not low + edge < value < high - edge:
+            side = "lower" if value <= low + edge else "upper"
+            warnings.append(
+                f"{TERMS.get(name, name)} lies at the {side} bound of the search ({getattr(fit.law, name):.3g}): the "
+                "points do not determine it, and a second optimizer has the same bounds."
+            )
+    return warnings
+
+
+def _parameter_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str]:
     """Return a warning for each parameter that is unusual or that the points do not identify."""
     warnings = []
-    low, high = percentile_interval(sample)  # (5,)
+    low, high = percentile_interval(sample)  # (k,)
     least, most = USUAL_EXPONENTS
-    for i, key in enumerate(THETA):
+    for i, key in enumerate(model.names):
+        if key not in fit.form.parameters:
+            continue
         name, is_exponent = TERMS.get(key, key), key in ("alpha", "beta")
-        # The other entries of theta are logarithms.
+        # In theta the exponents of the joint form are k times those of the formula: where one of N and D limits. The
+        # other entries are logarithms.
+        value = fit.theta[i] if is_exponent else math.exp(fit.theta[i])
+        name = f"k {name}" if is_exponent and "k" in fit.form.parameters else name
         a, b = (low[i], high[i]) if is_exponent else np.exp((low[i], high[i]))
-        if is_exponent and not least <= getattr(law, key) <= most:
+        if is_exponent and not least <= value <= most:
             warnings.append(
-                f"{name} = {getattr(law, key):.3g} lies outside [{least}, {most}], where those of "
+                f"{name} = {value:.3g} lies outside [{least}, {most}], where those of "
                 "language models lie; check the points."
             )
         at_bound = a <= LOWER_EXPONENT * 1.001 or b >= UPPER_EXPONENT * 0.999
-        if (is_exponent and at_bound) or b > 10 * a:
+        if (is_exponent and at_bound) or b > UNIDENTIFIED * a:
             warnings.append(f"The points do not identify {name}: its interval is {a:.3g} to {b:.3g}.")
     return warnings

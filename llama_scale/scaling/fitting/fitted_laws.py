@@ -19,11 +19,14 @@ from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
 from llama_scale.records import from_json, to_json
 from llama_scale.scaling.fitting.chinchilla import Flops, Numbers, Surface
-from llama_scale.scaling.fitting.fit import PARAMETERS, predict
+from llama_scale.scaling.fitting.fit import predict
+from llama_scale.scaling.fitting.forms import ADDITIVE
+from llama_scale.scaling.fitting.residuals import Noise
 
 FORMAT = "llama_scale.laws.v2"
 READABLE = (FORMAT, "llama_scale.laws.v1")
 DIGITS = 10
+TRUNKS = "trunks (a size and seed) with all their branches"  # what a bootstrap draws where runs share trunks
 # In the file, these stand together under "laws".
 GROUPED = ("surface", "power", "repeats")
 
@@ -156,7 +159,10 @@ class Residuals:
 
 @dataclass(frozen=True)
 class FittedSurface:
-    """The law L(N, D) = E + A N^-alpha + B D^-beta: parameters, resamples and how it was found."""
+    """The law by its formula: parameters, resamples and how it was found.
+
+    ``limits`` has the exponents where size alone or data alone limits, k alpha and k beta of a joint form.
+    """
 
     formula: str
     parameters: dict[str, ProfiledEstimate]
@@ -167,6 +173,36 @@ class FittedSurface:
     second_optimizer: SecondOptimizer = field(metadata={"old": "second_optimiser"})
     bootstrap: Bootstrap
     residual_percent: Residuals
+    form: str = ADDITIVE.name
+    limits: dict[str, Estimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FormResult:
+    """A form of the law: its fit to all runs, and how it predicted runs that it had not seen.
+
+    ``validation_error_percent`` is what the choice rests on, ``holdout_error_percent`` what it led to: both are rms of
+    log loss. ``reason`` says why there is none.
+    """
+
+    form: str
+    formula: str
+    parameters: dict[str, float] | None = None
+    objective: float | None = None
+    residual_rms_percent: float | None = None
+    validation_error_percent: float | None = None
+    holdout_error_percent: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class FormChoice:
+    """Which form of the law was taken, by a rule that does not see the runs held out."""
+
+    rule: str
+    chosen: str
+    validation_runs: list[str]
+    results: list[FormResult]
 
 
 @dataclass(frozen=True)
@@ -182,7 +218,7 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class RepeatedTokens:
-    """What repeated tokens are worth: R, its profile interval and the surface beside it."""
+    """What repeated tokens are worth: R, its profile and bootstrap intervals and the surface beside it."""
 
     formula: str
     R: float
@@ -191,6 +227,7 @@ class RepeatedTokens:
     identified: bool
     parameters: dict[str, float]
     objective: float
+    bootstrap: Bounds | None = None
 
 
 @dataclass(frozen=True)
@@ -204,8 +241,9 @@ class ConventionFit:
     E: Estimate
     exponent: Estimate
     C: float
-    optimal_N: Estimate
-    optimal_D: float
+    optimal_N: Estimate | None  # None where the law determines no size, as optimal_D
+    optimal_D: float | None
+    optimal_D_interval: Bounds | None = None
 
 
 @dataclass(frozen=True)
@@ -390,6 +428,8 @@ class FittedLaws:
     holdout: HoldOutSummary | None
     runs: list[FittedRun]
     warnings: list[str]
+    forms: FormChoice | None = None  # None where the form was named, and in older files
+    noise: Noise | None = None  # of runs that differ by their seed alone
 
     @classmethod
     def read(cls, path: str | Path) -> "FittedLaws":
@@ -403,7 +443,7 @@ class FittedLaws:
 
     def write(self, path: str | Path) -> None:
         """Write laws.json; equal laws give equal bytes."""
-        write_json(path, self.to_dict())
+        write_json(path, self.to_dict(), sealed=True)
 
     @classmethod
     def from_dict(cls, values: Any) -> "FittedLaws":
@@ -429,12 +469,13 @@ class FittedLaws:
     @cached_property
     def law(self) -> Surface:
         """The fitted law."""
-        return Surface(**{name: self.surface.parameters[name].value for name in PARAMETERS})
+        return Surface(**{"E": 0.0} | {name: p.value for name, p in self.surface.parameters.items()})
 
     @cached_property
     def resampled(self) -> Surface:
         """The laws (S,) of resampled runs that the file keeps."""
-        return Surface(**{name: np.array(self.surface.sample[name]) for name in PARAMETERS})
+        sample = {name: np.array(values) for name, values in self.surface.sample.items()}
+        return Surface(**{"E": np.zeros_like(sample["A"])} | sample)
 
     @cached_property
     def flops(self) -> Flops:
@@ -455,7 +496,8 @@ class FittedLaws:
     def predict(self, N: float, D: float) -> RunEstimate:
         """Return the loss of one run of N parameters and D tokens (see ``fit.predict``)."""
         residual, seed = np.log1p(self.column("residual_percent") / 100), self.surface.bootstrap.seed
-        loss = predict(self.law, self.resampled, residual, seed, np.array(N), np.array(D))
+        size, tokens, parameters = np.array(N), np.array(D), len(self.surface.parameters)
+        loss = predict(self.law, self.resampled, residual, seed, size, tokens, parameters=parameters)
         return RunEstimate(**{name: float(value[0]) for name, value in loss.items()})
 
     def bits_per_byte(self, loss: RunEstimate) -> RunEstimate | None:

@@ -2,8 +2,10 @@
 
 import csv
 import math
+import os
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from llama_scale.errors import InputError, nearest
-from llama_scale.files import sha256
+from llama_scale.files import MOST_BYTES, sha256
+from llama_scale.scaling.fitting.residuals import equal_runs
 
 NAMES = ("N", "D", "loss", "flops")
 # The columns of non-embedding parameters, and those of N and D where none is named.
@@ -19,9 +22,24 @@ NON_EMBEDDING = ("N", "n_params_non_embedding")
 DEFAULTS = {"N": NON_EMBEDDING, "D": ("D", "tokens")}
 # A model or a data set smaller than this, or a loss above it, is a matter of units.
 SMALLEST, LARGEST_LOSS = 1_000, 20.0
+# Tokens per parameter of any run and of the middle one, and FLOPs over 6ND: within the first pair a study is plausible,
+# beyond the second no unit can be plain.
+LIKELY_RATIO, POSSIBLE_RATIO = (0.5, 5_000.0), (3e-3, 1e6)
+LIKELY_FLOPS, POSSIBLE_FLOPS = (0.2, 5.0), (0.02, 50.0)
+# Columns of shares between 0 and 1: pass@k and rates, their intervals and variants (not the counts behind them).
+SHARE = re.compile(
+    r"(?:.*[_ ])?(?:pass(?:_at_|@)[0-9]+(?!.*_(?:n|count|tasks|total|samples)$).*"
+    r"|(?:parse|pass|solve|success|syntax|compile|repair)_rate(?:_low|_high)?|accuracy|exact_match)",
+    re.IGNORECASE,
+)
+SAME_LOSS = 0.05  # relative difference between losses of equal N and D beyond which they are named
+FEW_TOKENS, FEW_STEPS, FEW_NAMED = 20, 500, 4
+RATIO = "tokens_per_parameter"  # a condition's name for D / N, which no file needs to have
+SCHEDULES = ("cosine", "constant", "cooldown")  # those of launch/train.py
 CONDITION = re.compile(r"^\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.*?)\s*$")
 COMPARE = {"<": lt, "<=": le, ">": gt, ">=": ge, "==": eq, "!=": ne}
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+NO_COLUMN = "none"
 EMPTY = "", "nan", "none", "null"
 
 
@@ -49,6 +67,21 @@ class Points:
     def compute(self) -> np.ndarray:
         """Training FLOPs (n,): the file's column, or 6ND where it has none."""
         return 6 * self.N * self.D if self.flops is None else self.flops
+
+    @cached_property
+    def trunks(self) -> np.ndarray:
+        """Which trunk each run branches from (n,), numbered from 0: the column ``trunk``, a run without one its own."""
+        names = [
+            row.get("trunk", "").strip() or f"row {number}"
+            for row, number in zip(self.rows, self.row_numbers, strict=True)
+        ]
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(name, len(numbers)) for name in names])
+
+    @property
+    def shares_trunks(self) -> bool:
+        """Whether some runs are branches of one trunk, so that their losses err together."""
+        return bool(self.trunks.max() + 1 < len(self))
 
     @property
     def compute_name(self) -> str:
@@ -98,8 +131,11 @@ class Points:
         mask = np.ones(len(self), dtype=bool)
         for part, name, sign, value in parse_conditions(condition):
             column = self.columns.get(name, name)
+            if name == RATIO and column not in self.rows[0]:
+                mask &= COMPARE[sign](self._tokens_per_parameter(), value)
+                continue
             if column not in self.rows[0]:
-                known = [*self.columns, *self.rows[0]]
+                known = [*self.columns, *self.rows[0], RATIO]
                 raise InputError(f"condition {part!r}: {self.file} has no column {column!r}{nearest(column, known)}")
             text = np.array([row[column].strip().lower() for row in self.rows])
             if value in ("true", "false"):
@@ -107,6 +143,14 @@ class Points:
             else:
                 mask &= COMPARE[sign](self.numeric(column) if isinstance(value, float) else text, value)
         return mask
+
+    def _tokens_per_parameter(self) -> np.ndarray:
+        """Return D / N (n,) by the file's cells, which a condition may ask of before they are checked."""
+        N = self.numeric(self.columns["N"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (
+                self.numeric(self.columns["D"]) if "D" in self.columns else self.numeric(self.columns["flops"]) / 6 / N
+            ) / N
 
 
 def parse_conditions(text: str) -> list[tuple[str, str, str, float | str]]:
@@ -143,8 +187,10 @@ def read_points(path: str | Path, columns: dict[str, str] | None = None, where: 
     """Read and check the points of a CSV file (see ``read_rows``); ``where`` are rows to keep (see ``Points.match``).
 
     ``columns`` are the file's names of N, D, loss and flops where they differ; N is also read from
-    n_params_non_embedding, D from tokens. Without a column for D, D = flops / 6N. Raises InputError where a file,
-    column or value is missing, not a positive number, or the rows are annealed and un-annealed points mixed.
+    n_params_non_embedding, D from tokens; ``flops`` may be none, for 6ND. Without a column for D, D = flops / 6N.
+
+    Raises InputError where a file, column or value is missing, not a positive number, in another unit (tokens per
+    parameter and FLOPs over 6ND tell) or a share above 1, or the rows are annealed and un-annealed points mixed.
     """
     rows, header = read_rows(path)
     mapping = _map_columns(path, header, columns or {})
@@ -170,6 +216,8 @@ def read_points(path: str | Path, columns: dict[str, str] | None = None, where: 
     if "D" not in mapping:
         values["D"] = values["flops"] / (6 * values["N"])
     points = replace(points, **values)
+    _check_units(points)
+    _check_shares(points)
     return replace(points, warnings=_warnings(points))
 
 
@@ -181,7 +229,7 @@ def _map_columns(path: str | Path, header: list[str], columns: dict[str, str]) -
         mapping[name] = columns.get(name) or next((c for c in usual if c in header), name)
     if "D" not in columns and mapping["D"] not in header and mapping["flops"] in header:
         del mapping["D"]
-    elif "flops" not in columns and mapping["flops"] not in header:
+    elif mapping["flops"] not in header and columns.get("flops", NO_COLUMN) == NO_COLUMN:
         del mapping["flops"]
     for name, column in mapping.items():
         if column not in header:
@@ -198,6 +246,8 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
+            if os.fstat(file.fileno()).st_size > MOST_BYTES:
+                raise InputError(f"{path}: larger than {MOST_BYTES:,} bytes; this is another file than is meant")
             lines = [line for line in file if not line.startswith("#")]
         while lines and not lines[0].strip():
             lines.pop(0)
@@ -212,6 +262,8 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
         raise InputError(f"{path}: a folder; name a CSV in it, as points.csv of a study") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
     if doubled := [name for name in header if name and header.count(name) > 1]:
         raise InputError(f"{path}: two columns are called {doubled[0]!r}; rename one")
     if not rows:
@@ -237,9 +289,71 @@ def _positive(points: Points, column: str) -> np.ndarray:
     return values
 
 
+def implausible_units(N: np.ndarray, D: np.ndarray, flops: np.ndarray | None) -> tuple[int, str] | None:
+    """Return the first run (n,) whose units cannot be plain, and why; None where all are possible.
+
+    Tokens per parameter tell of N and D in thousands, millions or billions, and FLOPs over 6ND of FLOPs in others.
+    """
+    ratio = D / N
+    least, most = POSSIBLE_RATIO
+    for bad, what in ((ratio < least, "D counted"), (ratio > most, "N counted")):
+        if bad.any():
+            i = int(bad.argmax())
+            where = f"N = {N[i]:g}, D = {D[i]:g}: {ratio[i]:.2g} tokens per parameter"
+            return i, f"{where}; is {what} in thousands, millions or billions? Write plain numbers"
+    if flops is not None:
+        excess = flops / (6 * N * D)
+        least, most = POSSIBLE_FLOPS
+        middle = float(np.median(excess))
+        bad = (excess < least) | (excess > most)
+        if bad.any():
+            i = int(bad.argmax())
+            return i, f"{flops[i]:.3g} FLOPs are {excess[i]:.2g} times 6ND = {6 * N[i] * D[i]:.3g}; write plain FLOPs"
+        if not LIKELY_FLOPS[0] <= middle <= LIKELY_FLOPS[1]:
+            i = int(np.abs(np.log(excess / middle)).argmin())
+            return i, (
+                f"{flops[i]:.3g} FLOPs are {excess[i]:.2g} times 6ND = {6 * N[i] * D[i]:.3g}, as in the other rows; "
+                "are they in another unit, or of one device? Write plain FLOPs of the whole training"
+            )
+    return None
+
+
+def _check_units(points: Points) -> None:
+    """Raise InputError naming the first row whose N, D or FLOPs cannot be plain numbers."""
+    # FLOPs are set against the largest count of parameters that the file has: the head of a small model can cost
+    # several times its blocks.
+    N = points.N
+    for column in ("n_params", "n_params_matmul"):
+        if points.has(column):
+            counted = points.numeric(column)
+            N = np.where(np.isfinite(counted), np.maximum(N, counted), N)
+    for size, flops in ((points.N, None), (N, points.flops)):
+        if found := implausible_units(size, points.D, flops):
+            row, why = points.row_numbers[found[0]], found[1]
+            hint = ""
+            if flops is not None:
+                hint = f" (or leave column {points.columns['flops']!r} out by columns, as flops={NO_COLUMN})"
+            raise InputError(f"{points.file}: row {row}: {why}{hint}")
+
+
+def _check_shares(points: Points) -> None:
+    """Raise InputError naming the first share, as of pass@k, that is not between 0 and 1."""
+    for column in filter(SHARE.fullmatch, points.rows[0]):
+        for number, row in zip(points.row_numbers, points.rows, strict=True):
+            try:
+                value = float(row[column])
+            except ValueError:
+                continue
+            if not math.isnan(value) and not 0 <= value <= 1:
+                raise InputError(
+                    f"{points.file}: row {number}, column {column!r}: expected a share between 0 and 1, found "
+                    f"{row[column].strip()!r}; is it in percent? Divide the column by 100"
+                )
+
+
 def _warnings(points: Points) -> list[str]:
     """Return what is odd about points in words; raise InputError where some are annealed and some not."""
-    warnings = []
+    warnings = _unit_warnings(points)
     cells = [row["annealed"].strip().lower() for row in points.rows] if points.has("annealed") else []
     for number, cell in zip(points.row_numbers, cells, strict=False):
         if cell not in TRUE + FALSE:
@@ -252,33 +366,97 @@ def _warnings(points: Points) -> list[str]:
             "their losses lie 1.3 to 2.8 % above those of annealed runs, so one fit cannot take both; keep one kind, "
             "as where annealed==true"
         )
-    if "D" not in points.columns:
-        warnings.append(f"The file has no D; D = {points.columns['flops']} / 6N.")
-    for name, values in (("N", points.N), ("D", points.D)):
-        if np.median(values) < SMALLEST:
-            warnings.append(
-                f"{name} has a median of {np.median(values):g}: counted in millions or billions? "
-                "Write plain numbers, or compute and every advice about it are wrong."
-            )
-    if points.loss.max() > LARGEST_LOSS:
-        warnings.append(
-            f"The largest loss is {points.loss.max():g}: a perplexity, or a run that diverged? "
-            "The law is of a loss in nats per token."
-        )
     if cells and not annealed.any():
         warnings.append(
             "No run is annealed: losses from the middle of a schedule lie above those of "
             "finished runs by an amount that depends on D, which bends the fit."
         )
-    seen: dict[tuple, int] = {}
-    for number, *values in zip(points.row_numbers, points.N, points.D, points.loss, strict=True):
-        first = seen.setdefault(tuple(values), number)
-        if first != number:
-            warnings.append(f"Rows {first} and {number} have equal N, D and loss: counted twice.")
+    warnings += [*_equal_warnings(points), *_short_warnings(points)]
     repeated = (points.numeric("epochs") > 4).sum() if points.has("epochs") else 0
     if repeated:
         warnings.append(
             f"{repeated} of {len(points)} runs repeat their data more than 4 times: repeated "
             "tokens are worth less than fresh ones, which this law does not know."
         )
+    named = {row["schedule"].strip() for row in points.rows} - {""} if points.has("schedule") else set()
+    if other := sorted(named - set(SCHEDULES)):
+        warnings.append(
+            f"Runs were trained by the schedule {', '.join(map(repr, other))}, which launch/train.py cannot take "
+            f"(it has {', '.join(SCHEDULES)}): the losses that it reaches may lie beside this law."
+        )
     return warnings
+
+
+def _unit_warnings(points: Points) -> list[str]:
+    """Return what is odd about the units of points, in words."""
+    warnings = []
+    if "D" not in points.columns:
+        warnings.append(f"The file has no D; D = {points.columns['flops']} / 6N.")
+    small = [(name, values) for name, values in (("N", points.N), ("D", points.D)) if np.median(values) < SMALLEST]
+    for name, values in small:
+        warnings.append(
+            f"{name} has a median of {np.median(values):g}: counted in millions or billions? "
+            "Write plain numbers, or compute and every advice about it are wrong."
+        )
+    middle = float(np.median(points.D / points.N))
+    if not small and not LIKELY_RATIO[0] <= middle <= LIKELY_RATIO[1]:
+        warnings.append(
+            f"The middle run has {middle:.2g} tokens per parameter, where language models have 1 to 1,000: are N and D "
+            "both plain numbers? Otherwise every advice about sizes is wrong."
+        )
+    if points.loss.max() > LARGEST_LOSS:
+        warnings.append(
+            f"The largest loss is {points.loss.max():g}: a perplexity, or a run that diverged? "
+            "The law is of a loss in nats per token."
+        )
+    return warnings
+
+
+def _equal_warnings(points: Points) -> list[str]:
+    """Return a line for rows of equal N, D and loss, and one for those of equal N and D with different losses."""
+    warnings, numbers = [], points.row_numbers
+    copies = equal_runs(points.N, points.D, points.loss)
+    if copies:
+        first, second = numbers[copies[0][:2]]
+        count = sum(len(group) - 1 for group in copies)
+        if count == 1:
+            warnings.append(f"Rows {first} and {second} have equal N, D and loss: counted twice.")
+        else:
+            warnings.append(
+                f"{count} rows have the N, D and loss of another, as rows {first} and {second}: each is counted again."
+            )
+    apart = []
+    for group in equal_runs(points.N, points.D):
+        low, high = points.loss[group].min(), points.loss[group].max()
+        if high > (1 + SAME_LOSS) * low:
+            apart.append((high / low - 1, group[points.loss[group].argmin()], group[points.loss[group].argmax()]))
+    if apart:
+        most, low, high = max(apart)
+        others = f" ({len(apart) - 1} more such groups)" if len(apart) > 1 else ""
+        warnings.append(
+            f"Rows {numbers[low]} and {numbers[high]} have equal N and D, but losses {100 * most:.2g} % apart, "
+            f"{points.loss[low]:g} and {points.loss[high]:g}{others}: other settings, or a run that diverged?"
+        )
+    return warnings
+
+
+def _short_warnings(points: Points) -> list[str]:
+    """Return a line that names the runs of too few tokens a parameter or too few steps, and how to leave them out."""
+    steps = points.numeric("steps") if points.has("steps") else np.full(len(points), np.inf)
+    kinds = (
+        (points.D / points.N < FEW_TOKENS, f"under {FEW_TOKENS} tokens a parameter", f"{RATIO}>={FEW_TOKENS}"),
+        (steps < FEW_STEPS, f"under {FEW_STEPS} steps", f"steps>={FEW_STEPS}"),
+    )
+    parts, conditions = [], []
+    for few, what, condition in kinds:
+        if few.any():
+            names = [points.label(int(i)) for i in np.flatnonzero(few)]
+            more = f" and {len(names) - FEW_NAMED} more" if len(names) > FEW_NAMED else ""
+            parts.append(f"{len(names)} of {len(points)} runs have {what} ({', '.join(names[:FEW_NAMED])}{more})")
+            conditions.append(condition)
+    if not parts:
+        return []
+    return [
+        f"{'; '.join(parts)}: so early a run may not follow the law of the others. Leave them out by the condition "
+        f"(where) {','.join(conditions)} to see whether that changes it."
+    ]

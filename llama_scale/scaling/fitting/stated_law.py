@@ -1,16 +1,19 @@
 """Check a law that someone states of the same runs: is it an optimum, and within the intervals?"""
 
+import math
+
 from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import Surface
-from llama_scale.scaling.fitting.fit import FLOOR, PARAMETERS, Fit, objective
+from llama_scale.scaling.fitting.fit import FLOOR, Fit, objective
+from llama_scale.scaling.fitting.forms import ADDITIVE, FORMS, JOINT, KAPLAN, Form
 from llama_scale.scaling.fitting.profile import profiles
 
 TOLERATED_EXCESS = 1e-3
 
 
 def parse_law(text: str) -> Surface:
-    """Read ``"E=1.69,A=406,alpha=.34,B=411,beta=.28"``; raise InputError when it is not that."""
+    """Read ``"E=1.69,A=406,alpha=.34,B=411,beta=.28"``, with or without k; raise InputError when it is not that."""
     values = {}
     for part in text.split(","):
         name, _, value = (piece.strip() for piece in part.partition("="))
@@ -18,21 +21,27 @@ def parse_law(text: str) -> Surface:
             values[name] = float(value)
         except ValueError:
             raise InputError(f"against: {part.strip()!r}: expected NAME=NUMBER") from None
-    if set(values) != set(PARAMETERS):
-        raise InputError(f"against: expected {', '.join(PARAMETERS)}, found {', '.join(values)}")
-    if min(values["E"], values["A"], values["B"]) <= 0:
-        raise InputError("against: E, A and B must be positive")
-    return Surface(**values)
+    if not any(set(values) == set(form.parameters) for form in FORMS.values()):
+        found = ", ".join(values)
+        raise InputError(f"against: expected {', '.join(ADDITIVE.parameters)}, found {found} (a joint law has k too)")
+    if not all(0 < value < math.inf for value in values.values()):
+        raise InputError(f"against: {', '.join(values)} must be positive")
+    return Surface(**{"E": 0.0} | values)
+
+
+def form_of(law: Surface) -> Form:
+    """Return the form of a stated law."""
+    return KAPLAN if law.E == 0 else ADDITIVE if law.k == 1 else JOINT
 
 
 def check_stated_law(law: Surface, fit: Fit) -> list[str]:
-    """Return what is wrong with a stated law of the fitted runs, in words; empty when nothing is.
+    """Return what is wrong with a stated law of runs that were fitted in its form, in words; empty when nothing is.
 
     A law whose objective lies above the least was left before the optimum. That is the known
     error of approach 3 in Hoffmann et al. 2022: averaged over the runs the objective is so small
     that an optimizer's default tolerance ends the search far away (arXiv 2404.10102).
     """
-    complaints, value, profile = [], objective(law, fit.points), profiles(fit)
+    complaints, value, profile = [], objective(law, fit.points, fit.delta), profiles(fit)
     excess = value / max(fit.objective, FLOOR) - 1
     if excess > TOLERATED_EXCESS:
         complaints.append(
@@ -40,7 +49,7 @@ def check_stated_law(law: Surface, fit: Fit) -> list[str]:
             f"{100 * excess:.2g} % above the least, {fit.objective:.8f}. An objective averaged "
             "over the runs and minimized to a default tolerance stops early like this."
         )
-    for name in PARAMETERS:
+    for name in fit.form.parameters:
         stated, ends = getattr(law, name), profile[name]
         low, high = percentile_interval(getattr(fit.resampled, name))
         beyond = (ends.low is not None and stated < ends.low) or (ends.high is not None and stated > ends.high)

@@ -8,11 +8,12 @@ import numpy as np
 from scipy.stats import t
 
 from llama_scale.bootstrap import LEVEL
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, nearest
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.training.recipe import step_law_batch, step_law_lr
 
 MIN_VALUES = 3
+BATCH = "batch_tokens"  # the column of batches where none is named
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,35 @@ class BestValue:
         return float(np.polyval(self.coefficients, np.log(value)) / self.loss - 1)
 
 
-def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> dict[str, Any]:
+def fit_sweep(points: Points, lr: str = "lr", batch: str | None = None) -> dict[str, Any]:
     """Fit the laws of a sweep's best rates and, where it has several, best batches.
 
     The best rate of a group of runs of equal N, D and batch is the minimum of a parabola through the best and its
     neighbors on ln lr, each rate with the mean loss of its seeds; the best batch the same, each batch at its best rate.
-    Raises InputError where a column is missing, where a group has fewer than three values, or where its best value is
-    the smallest or the largest tried, so that the best may lie beyond.
+    ``batch`` None is the column batch_tokens where the file has one. A group whose best value is the smallest or the
+    largest tried, so that the best may lie beyond, or with fewer than three values is left out; ``left_out`` says which
+    and why. Raises InputError where a column that was named is missing, or no group is left.
     """
-    rates = _column(points, lr)
-    batches = _column(points, batch) if points.has(batch) else np.zeros(len(points))
+    rates, left_out = _column(points, lr), []
+    name = batch or BATCH
+    batches = _column(points, name) if batch or points.has(BATCH) else np.zeros(len(points))
+
+    def best(*group: Any) -> BestValue | None:
+        try:
+            return best_value(points.file, *group)
+        except InputError as error:
+            left_out.append(str(error).removeprefix(f"{points.file}: "))
+            return None
+
     groups: dict[tuple[float, float], dict[float, BestValue]] = {}
     # Each distinct (N, D, batch) once: of rows (1, 9, 4), (1, 9, 8), (1, 9, 4) the first two.
     for N, D, B in np.unique(np.stack([points.N, points.D, batches], 1), axis=0):
         index = (points.N == N) & (points.D == D) & (batches == B)
-        groups.setdefault((N, D), {})[B] = best_value(points.file, lr, N, D, rates[index], points.loss[index])
+        if found := best(lr, N, D, rates[index], points.loss[index]):
+            groups.setdefault((N, D), {})[B] = found
+    if not groups:
+        more = f" (and {len(left_out) - 1} more groups)" if len(left_out) > 1 else ""
+        raise InputError(f"{points.file}: {left_out[0]}{more}")
     top = [min(by_batch.values(), key=lambda b: b.loss) for by_batch in groups.values()]
     result: dict[str, Any] = {"lr": _power_law(top, lambda b: step_law_lr(b.N, b.D))}
     result["by_batch"] = [
@@ -54,13 +69,13 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str = "batch_tokens") -> di
         if len(by_batch) > 1
     ]
     best_batches = [
-        best_value(points.file, batch, N, D, np.array(list(bests)), np.array([b.loss for b in bests.values()]))
+        best(name, N, D, np.array(list(bests)), np.array([b.loss for b in bests.values()]))
         for (N, D), bests in groups.items()
         if len(bests) >= MIN_VALUES
     ]
-    if best_batches:
+    if best_batches := [found for found in best_batches if found]:
         result["batch_tokens"] = _power_law(best_batches, lambda b: step_law_batch(b.D))
-    return result
+    return result | {"left_out": left_out}
 
 
 def best_value(file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.ndarray) -> BestValue:
@@ -87,7 +102,8 @@ def best_value(file: str, name: str, N: float, D: float, value: np.ndarray, loss
 
 def _column(points: Points, name: str) -> np.ndarray:
     if not points.has(name):
-        raise InputError(f"{points.file}: no column {name!r}; a sweep needs N, D, {name} and loss")
+        hint = nearest(name, points.rows[0])
+        raise InputError(f"{points.file}: no column {name!r}{hint}; a sweep needs N, D, {name} and loss")
     values = points.numeric(name)
     if not (values > 0).all():
         raise InputError(f"{points.file}: column {name!r}: expected positive numbers")

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from llama_scale.bootstrap import percentile_interval
-from llama_scale.scaling.fitting.chinchilla import BESIROGLU, Flops, SurfaceModel
-from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS
+from llama_scale.scaling.fitting.chinchilla import BESIROGLU, Flops, Surface
+from llama_scale.scaling.fitting.fit import DELTA
+from llama_scale.scaling.fitting.fitted_laws import FittedLaws
 from llama_scale.scaling.fitting.solver import Problems, minimize_huber
+from llama_scale.scaling.fitting.stated_law import form_of
 
 NOISE = 0.002
 BEYOND = 10  # times the compute C
@@ -51,29 +53,45 @@ class Design:
 
 
 def forecast_width(
-    N: ArrayLike, D: ArrayLike, target: tuple[float, float], noise: float = NOISE, studies: int = STUDIES
+    N: ArrayLike,
+    D: ArrayLike,
+    target: tuple[float, float],
+    noise: float = NOISE,
+    studies: int = STUDIES,
+    law: Surface = BESIROGLU,
 ) -> float:
-    """Return half the 95 % range of the loss forecast at ``target`` (N, D), in percent; infinite where no law fits."""
+    """Return half the 95 % range of the loss forecast at ``target`` (N, D), in percent; infinite where no law fits.
+
+    ``law`` is assumed to be the truth, of runs at N, D (n,), and is fitted in its own form.
+    """
     N, D = np.asarray(N, dtype=float), np.asarray(D, dtype=float)
-    if len(N) <= len(PARAMETERS) or min(len(np.unique(N)), len(np.unique(D))) < 3:
+    form = form_of(law)
+    if len(N) <= len(form.parameters) or min(len(np.unique(N)), len(np.unique(D))) < 3:
         return math.inf
-    model, truth = SurfaceModel(N, D), BESIROGLU.loss(N, D)
+    model, truth = form.model(N, D), law.loss(N, D)
     scatter = np.random.default_rng(0).standard_normal((studies, len(N)))  # (S, n)
     targets = np.log(truth) + noise * scatter
     problems = Problems(targets, np.ones_like(targets), *model.bounds(truth), DELTA)
-    theta = np.tile(model.theta_of(BESIROGLU), (studies, 1))
+    theta = np.tile(model.theta_of(law), (studies, 1))
     laws = model.law_of(minimize_huber(model, theta, problems)[0])
     low, high = percentile_interval(laws.loss(*target))
-    return float(100 * (high - low) / 2 / BESIROGLU.loss(*target))
+    return float(100 * (high - low) / 2 / law.loss(*target))
 
 
-def target_beyond(C: float) -> tuple[float, float]:
+def measured_noise(laws: FittedLaws) -> float | None:
+    """Return the relative scatter between the seeds of a study that was fitted, which a design is to reckon with."""
+    return laws.noise.percent / 100 if laws.noise else None
+
+
+def target_beyond(C: float, law: Surface = BESIROGLU) -> tuple[float, float]:
     """Return N and D of the compute-optimal model at ten times the compute C, by 6ND."""
-    N, D = BESIROGLU.optimum(np.array([BEYOND * C]), Flops("6ND"))
+    N, D = law.optimum(np.array([BEYOND * C]), Flops("6ND"))
     return float(N[0]), float(D[0])
 
 
-def best_design(rungs: list[Rung], flops: float, target: tuple[float, float], noise: float = NOISE) -> Design | None:
+def best_design(
+    rungs: list[Rung], flops: float, target: tuple[float, float], noise: float = NOISE, law: Surface = BESIROGLU
+) -> Design | None:
     """Return the grid of least forecast width among those that cost ``flops``; None without one.
 
     Tried are three to seven neighboring rungs with tokens in several spreads, in proportion to
@@ -81,7 +99,7 @@ def best_design(rungs: list[Rung], flops: float, target: tuple[float, float], no
     """
     grids = list(_grids(sorted(rungs, key=lambda rung: rung.N), flops))
     for studies, finalists in ((QUICK_STUDIES, FINALISTS), (STUDIES, 1)):
-        widths = [forecast_width([r.N for r in sizes], D, target, noise, studies) for sizes, D in grids]
+        widths = [forecast_width([r.N for r in sizes], D, target, noise, studies, law) for sizes, D in grids]
         order = np.argsort(widths)[:finalists]
         grids = [grids[i] for i in order]
     return Design(grids[0][0], grids[0][1], widths[order[0]]) if grids else None

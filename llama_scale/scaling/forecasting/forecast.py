@@ -128,7 +128,7 @@ def write_forecast(forecast: Forecast, out: Path) -> Path:
         while out.exists():
             number += 1
             out = folder / f"{time}_{number}.json"
-    write_json(out, {"format": FORMAT} | to_json(forecast))
+    write_json(out, {"format": FORMAT} | to_json(forecast), sealed=True)
     return out
 
 

@@ -50,6 +50,7 @@ def planned_points(runs: list["PlannedRun"]) -> Points:
             "batch_tokens": str(run.recipe.batch_tokens),
             "lr": str(run.recipe.lr),
             "steps": str(run.recipe.steps),
+            "trunk": run.trunk or "",
             "annealed": str(run.config.optim.schedule != "constant"),
         }
         for run in runs

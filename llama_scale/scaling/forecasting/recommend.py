@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import root_scalar
 
 from llama_scale.bootstrap import percentile_interval
 from llama_scale.config import CONFIGS, load_size
@@ -12,11 +13,14 @@ from llama_scale.cost.accounting import count_parameters
 from llama_scale.cost.hardware import DEFAULT_MFU, HARDWARE
 from llama_scale.errors import InputError, nearest
 from llama_scale.scaling.fitting.fitted_laws import FittedLaws, RunEstimate
-from llama_scale.scaling.fitting.summarize import EMBEDDED, HEADED
+from llama_scale.scaling.fitting.points import implausible_units
+from llama_scale.scaling.fitting.results.summarize import EMBEDDED, HEADED
 from llama_scale.text import between, count, digits, power, signed
 from llama_scale.training.recipe import ladder_width, lr_cap, step_law_batch, step_law_lr
 
 HOUR = 3_600  # seconds
+FURTHEST = 10  # times the compute of the runs that a law is trusted with
+TRUSTED_RATIO = 1.0, 10_000.0  # tokens per parameter
 UNDETERMINED = "an exponent lies outside the usual range, so no best size can be given"
 USUAL_VOCABULARY = "  counted with a tied vocabulary of 32,000 tokens: the points name no one vocabulary of theirs"
 
@@ -62,17 +66,23 @@ class Multiples:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The best use of a budget, and what it is of the greatest runs (``beyond``) and of the least (``below``)."""
+    """The best use of a budget, and what it is of the greatest runs (``beyond``) and of the least (``below``).
+
+    Where the law cannot be trusted with the budget, ``best`` and ``rung`` are None, ``reason`` says why, and ``first``
+    is the run to make before: at most ten times outside the runs, on tokens per parameter as they have.
+    """
 
     flops: float
     convention: str
     gpu: str
     mfu: float
     gpu_hours: float
-    best: OptimalPlan
-    rung: RungPlan
+    best: OptimalPlan | None
+    rung: RungPlan | None
     beyond: Multiples
     below: Multiples
+    reason: str | None = None
+    first: Plan | None = None
 
 
 def budget(flops: float | None, gpu_hours: float | None, gpu: str, mfu: float) -> float:
@@ -98,12 +108,60 @@ def peak(gpu: str) -> float:
 def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAULT_MFU) -> Recommendation:
     """Return the best use of C FLOPs: by the law, and on the rung nearest to it.
 
-    Both spend C as the law's runs count it, in their vocabulary and context. Raises InputError
-    where the runs do not show an optimum, or where C buys less than one batch.
+    Both spend C as the law's runs count it, in their vocabulary and context. More than ten times outside the runs, or
+    where the law asks for fewer tokens than parameters or over 10,000 times as many, it is the run to make first
+    instead (``Recommendation.first``). Raises InputError where the runs do not show an optimum or their units cannot
+    be plain.
     """
     if not laws.best_frontier.determined:
         raise InputError(f"{laws.points.file}: {UNDETERMINED}")
+    columns = laws.column("model_size"), laws.column("tokens"), laws.column("flops")  # (n,) each
+    exactly = "exactly" in laws.conventions.flops  # as this project counts, head and attention included
+    if found := implausible_units(*columns[:2], None if exactly else columns[2]):
+        raise InputError(f"{laws.points.file}: run {laws.runs[found[0]].run}: {found[1]}, then fit again")
     N, D = (float(x[0]) for x in laws.law.optimum(np.array([C]), laws.flops))
+    runs = laws.fitted_flops, *columns[:2]  # (n,) each
+    beyond, below = (
+        Multiples(*(float(value / end(of_runs)) for value, of_runs in zip((C, N, D), runs, strict=True)))
+        for end in (np.max, np.min)
+    )
+    reason = _distrusted(N, D, beyond, below)
+    best, rung = (None, None) if reason else _plans(laws, C, N, D)
+    return Recommendation(
+        flops=C,
+        convention=laws.flops.name,
+        gpu=gpu,
+        mfu=mfu,
+        gpu_hours=C / (peak(gpu) * mfu * HOUR),
+        best=best,
+        rung=rung,
+        beyond=beyond,
+        below=below,
+        reason=reason,
+        first=_first_run(laws, C) if reason else None,
+    )
+
+
+def _distrusted(N: float, D: float, beyond: Multiples, below: Multiples) -> str | None:
+    """Return why the law's best N and D are no recipe; None where they are one."""
+    if beyond.flops > FURTHEST:
+        return (
+            f"the budget is {digits(beyond.flops)} times the compute of the largest run; more than ten times outside "
+            "the runs, laws err by more than their intervals say"
+        )
+    if below.flops < 1 / FURTHEST:
+        return (
+            f"the budget is {digits(below.flops)} times the compute of the smallest run; more than ten times outside "
+            "the runs, laws err by more than their intervals say"
+        )
+    least, most = TRUSTED_RATIO
+    if not least <= D / N <= most:
+        return f"the law asks for {digits(D / N)} tokens per parameter, where no model is known to train well"
+    return None
+
+
+def _plans(laws: FittedLaws, C: float, N: float, D: float) -> tuple[OptimalPlan, RungPlan]:
+    """Return the best use of C FLOPs, N parameters and D tokens, and that on the rung nearest to it."""
     samples = laws.resampled.optimum(np.array([C]), laws.flops)  # (S, 1) each
     sizes, tokens = ([float(end[0]) for end in percentile_interval(x)] for x in samples)
     best = OptimalPlan(**_recipe(laws, N, D), model_size_interval=sizes, tokens_interval=tokens)
@@ -121,22 +179,29 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
             f"{C:g} FLOPs buy {digits(D)} tokens of the best size and {digits(rung.tokens)} of the nearest rung, "
             f"{name}: less than one batch; the smallest run fitted took {laws.fitted_flops.min():.3g} FLOPs"
         )
-    runs = laws.fitted_flops, laws.column("model_size"), laws.column("tokens")  # (n,) each
-    beyond, below = (
-        Multiples(*(float(value / end(of_runs)) for value, of_runs in zip((C, N, D), runs, strict=True)))
-        for end in (np.max, np.min)
-    )
-    return Recommendation(
-        flops=C,
-        convention=laws.flops.name,
-        gpu=gpu,
-        mfu=mfu,
-        gpu_hours=C / (peak(gpu) * mfu * HOUR),
-        best=best,
-        rung=rung,
-        beyond=beyond,
-        below=below,
-    )
+    return best, rung
+
+
+def _first_run(laws: FittedLaws, C: float) -> Plan:
+    """Return the run to make before C FLOPs are spent by the law: as near to its optimum there as the runs reach.
+
+    Its compute lies within ten times that of the runs, its tokens per parameter within those of the runs, as far as
+    these are usual.
+    """
+    compute = float(np.clip(C, laws.fitted_flops.min() / FURTHEST, laws.fitted_flops.max() * FURTHEST))
+    N, D = (float(x[0]) for x in laws.law.optimum(np.array([compute]), laws.flops))
+    measured = laws.column("tokens") / laws.column("model_size")
+    least, most = np.clip((measured.min(), measured.max()), *TRUSTED_RATIO)
+    ratio = float(np.clip(D / N, least, most))
+    if ratio != D / N:
+        # The size whose tokens, at this compute, are ``ratio`` times as many: compute rises with it.
+        cost = root_scalar(
+            lambda n: laws.flops.per_token(np.exp(n)) * ratio * np.exp(n) / compute - 1, bracket=(0, 80), xtol=1e-12
+        )
+        N = math.exp(cost.root)
+        D = compute / float(laws.flops.per_token(N))
+    plan = Plan(**_recipe(laws, N, D))
+    return plan if plan.steps >= 1 else _first_run(laws, float(laws.fitted_flops.max()))
 
 
 def _recipe(laws: FittedLaws, N: float, D: float) -> dict[str, Any]:
@@ -172,10 +237,18 @@ def _vocabulary_recorded(laws: FittedLaws) -> bool:
 def recommendation_text(recommendation: Recommendation, counted: str) -> str:
     """Return a recommendation as text; ``counted`` says what the law's parameters count."""
     best, rung = recommendation.best, recommendation.rung
-    sizes, tokens = (", ".join(count(end) for end in ends) for ends in (best.model_size_interval, best.tokens_interval))
     lines = [
         f"{power(recommendation.flops)} FLOP ({recommendation.convention}): {digits(recommendation.gpu_hours)} hours "
         f"of one {recommendation.gpu} at {recommendation.mfu:.0%} of its bf16 peak",
+        *(_plans_text(best, rung, counted) if best and rung else _first_text(recommendation, counted)),
+        _multiples_text(recommendation.beyond, recommendation.below),
+    ]
+    return "\n".join(lines)
+
+
+def _plans_text(best: OptimalPlan, rung: RungPlan, counted: str) -> list[str]:
+    sizes, tokens = (", ".join(count(end) for end in ends) for ends in (best.model_size_interval, best.tokens_interval))
+    return [
         f"  size    {count(best.model_size)} [{sizes}] ({counted})",
         f"  tokens  {count(best.tokens)} [{tokens}]",
         *_recipe_text(best),
@@ -183,26 +256,31 @@ def recommendation_text(recommendation: Recommendation, counted: str) -> str:
         f"{count(rung.tokens)} tokens (loss {signed(rung.excess_percent)} from the best)",
         *_recipe_text(rung),
         *([] if rung.vocabulary_recorded else [USUAL_VOCABULARY]),
-        *_multiples_text(recommendation.beyond, recommendation.below),
     ]
-    return "\n".join(lines)
 
 
-def _multiples_text(beyond: Multiples, below: Multiples) -> list[str]:
+def _first_text(recommendation: Recommendation, counted: str) -> list[str]:
+    first = recommendation.first
+    if first is None:
+        return []
+    return [
+        f"No recipe: {recommendation.reason}.",
+        "Run this first, then fit again:",
+        f"  size    {count(first.model_size)} ({counted})",
+        f"  tokens  {count(first.tokens)}, {digits(first.tokens / first.model_size)} a parameter",
+        *_recipe_text(first),
+    ]
+
+
+def _multiples_text(beyond: Multiples, below: Multiples) -> str:
     """Return where a budget lies among those of the runs, as text."""
     small = below.flops < 1
     times, run = (below, "smallest") if small else (beyond, "largest")
     verdict = "below" if small else "an extrapolation beyond" if beyond.flops > 1 else "within"
-    lines = [
+    return (
         f"This is {digits(times.flops)} times the compute of the {run} run fitted ({digits(times.model_size)} times "
         f"its size, {digits(times.tokens)} times its tokens), {verdict} the compute measured."
-    ]
-    if beyond.flops > 10 or below.flops < 0.1:
-        lines.append(
-            "warning: more than ten times outside the runs, laws err by more than their intervals "
-            "say; run a rung in between first"
-        )
-    return lines
+    )
 
 
 def _recipe_text(plan: Plan) -> list[str]:

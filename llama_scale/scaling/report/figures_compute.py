@@ -6,8 +6,8 @@ import numpy as np
 
 from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis, symmetric_axis
-from llama_scale.scaling.fitting.approaches import pareto_front
 from llama_scale.scaling.fitting.fitted_laws import Frontier
+from llama_scale.scaling.fitting.results.approaches import pareto_front
 from llama_scale.scaling.forecasting.forecast import ScoredForecast
 from llama_scale.scaling.forecasting.recommend import HOUR, peak
 from llama_scale.scaling.report.series import ACCENT, GREY, HELD_OUT, FittedStudy, color_ramp, predicted_losses

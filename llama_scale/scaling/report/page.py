@@ -17,7 +17,7 @@ from llama_scale.scaling.report.figures_loss import loss_tokens, prediction, res
 from llama_scale.scaling.report.figures_scores import score_figures
 from llama_scale.scaling.report.series import FittedStudy
 from llama_scale.scaling.report.tables import Table, outcome, tables
-from llama_scale.scaling.report.text import UNDETERMINED, answer
+from llama_scale.scaling.report.text import UNDETERMINED, answer, held_out_width
 
 SCORES = (
     ("bits_per_byte", "bits/byte"),
@@ -109,16 +109,19 @@ def tiles(laws: FittedLaws) -> list[tuple[str, str, str]]:
     """Return the few numbers that stand first: (what, value, detail)."""
     best, held = laws.best_frontier, laws.holdout
     then, parameters = best.next, laws.surface.parameters
+    width = text.digits(held_out_width(laws), 2)
     shown = []
+    limits = laws.surface.limits
     for key, name in (("alpha", "exponent of size, α"), ("beta", "exponent of data, β")):
-        p = parameters[key]
+        p = limits.get(f"k {key}", parameters[key])
+        name = name.replace(", ", ", k") if limits else name
         shown.append((name, text.digits(p.value), f"{text.digits(p.low)} to {text.digits(p.high)}"))
     if held and len(held.runs) == 1:
-        detail = f"{'inside' if held.covered else 'outside'} its 95 % interval"
+        detail = f"{'inside' if held.covered else 'outside'} its 95 % interval of ±{width} %"
         shown.append(("held-out run, error", text.signed(held.runs[0].error_percent), detail))
     elif held:
         error = f"{text.digits(held.median_absolute_error_percent, 2)} %"
-        detail = f"{held.covered} of {len(held.runs)} inside their 95 % interval"
+        detail = f"{held.covered} of {len(held.runs)} inside their 95 % interval of ±{width} %"
         shown.append(("held-out runs, median error", error, detail))
     if best.determined:
         detail = f"{text.digits(then.loss.run_low)} to {text.digits(then.loss.run_high)}"

@@ -4,12 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llama_scale.scaling.fitting.downstream import NOT_REACHED
-from llama_scale.scaling.fitting.fitted_laws import Estimate, FittedLaws, ReachedEstimate
+from llama_scale.scaling.fitting.fitted_laws import (
+    TRUNKS,
+    Bounds,
+    Estimate,
+    FittedLaws,
+    ReachedEstimate,
+    RepeatedTokens,
+)
+from llama_scale.scaling.fitting.results.downstream import NOT_REACHED
 from llama_scale.scaling.forecasting.forecast import ScoredForecast
 from llama_scale.text import between, count, digits, power, signed
 
 PERCENT = "parse_rate", "pass_at"
+NOT_IDENTIFIED = "Not identified: an end is open, or the ends lie more than a factor of ten apart."
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Table:
 
 def tables(laws: FittedLaws) -> list[Table]:
     """Return the tables that the study has something for."""
-    makers = (parameters, conventions, approaches, kaplan, repeats, thresholds, links)
+    makers = (parameters, forms, conventions, approaches, kaplan, repeats, thresholds, links)
     return [table for table in (make(laws) for make in makers) if table and table.body]
 
 
@@ -41,15 +49,38 @@ def parameters(laws: FittedLaws) -> Table:
     law, body = laws.surface, []
     for name, p in law.parameters.items():
         profile = f"{_end(p.profile.low, 4)} to {_end(p.profile.high, 4)}"
-        bootstrap = f"{digits(p.low, 4)} to {digits(p.high, 4)}"
-        body.append([{"alpha": "α", "beta": "β"}.get(name, name), digits(p.value, 4), bootstrap, profile])
+        body.append([_greek(name), digits(p.value, 4), _ends(p), profile])
+    body += [[_greek(name), digits(p.value, 4), _ends(p), "–"] for name, p in law.limits.items()]
+    trunks = " The profile takes branches of a trunk for independent runs, so here believe the bootstrap."
+    trunks = trunks if law.bootstrap.kind.startswith(TRUNKS) else ""
+    limits = " kα and kβ are the exponents where size alone or data alone limits." if law.limits else ""
     return Table(
         "parameters",
         "The fitted law",
-        f"L(N, D) = E + A/N^α + B/D^β with 95 % intervals of two kinds: from {law.bootstrap.resamples} resamples of "
-        "the runs, and from the profile of the objective (how far a parameter moves, all others fitted again, before "
-        "the fit is clearly worse). “open” means that the points give no end.",
+        f"{_greek(law.formula)} with 95 % intervals of two kinds: from {law.bootstrap.resamples} resamples "
+        f"({law.bootstrap.kind}), and from the profile of the objective (how far a parameter moves, all others fitted "
+        f"again, before the fit is clearly worse). “open” means that the points give no end.{limits}{trunks}",
         ["parameter", "value", "bootstrap", "profile"],
+        body,
+    )
+
+
+def forms(laws: FittedLaws) -> Table | None:
+    """Return the forms of the law, how each predicted runs that it had not seen, and which was taken."""
+    choice = laws.forms
+    if not choice:
+        return None
+    body = []
+    for row in choice.results:
+        errors = row.validation_error_percent, row.holdout_error_percent, row.residual_rms_percent
+        percent = [f"{digits(error, 3)} %" if error is not None else "–" for error in errors]
+        body.append([row.form + " *" * (row.form == choice.chosen), _greek(row.formula), *percent])
+    runs = ", ".join(choice.validation_runs[:4]) + (" …" if len(choice.validation_runs) > 4 else "")
+    return Table(
+        "forms",
+        "Which form the law has",
+        f"{choice.rule} Predicted here: {runs}. * is the form taken; the held-out error had no part in it.",
+        ["form", "law", "error of the rule's runs", "error of the held-out runs", "residual rms"],
         body,
     )
 
@@ -59,7 +90,11 @@ def conventions(laws: FittedLaws) -> Table:
     body = []
     for row in laws.side_by_side:
         exponents = map(between, (row.alpha, row.beta, row.exponent))
-        best = [power(row.C), between(row.optimal_N, count), count(row.optimal_D)]
+        best = [power(row.C), *(["not determined"] * 2)]
+        if row.optimal_N:
+            ends = row.optimal_D_interval
+            tokens = f" [{count(ends.low)}, {count(ends.high)}]" if ends else ""
+            best[1:] = between(row.optimal_N, count), count(row.optimal_D) + tokens
         body.append([row.N, row.compute, *exponents, *best])
     return Table(
         "side-by-side",
@@ -107,13 +142,14 @@ def repeats(laws: FittedLaws) -> Table | None:
     fitted = laws.repeats
     if not fitted:
         return None
-    unknown = "" if fitted.identified else "Not identified: these runs give R no end on one side or both."
+    unknown = "" if fitted.identified else NOT_IDENTIFIED
     return Table(
         "repeats",
         "What repeated tokens are worth",
-        f"U unique tokens seen for e epochs count as U + U R (1 - exp(-(e - 1) / R)). {unknown}",
-        ["R", "from", "to", "identified"],
-        [[digits(fitted.R), _end(fitted.low), _end(fitted.high), "no" if unknown else "yes"]],
+        f"U unique tokens seen for e epochs count as U + U R (1 - exp(-(e - 1) / R)). {unknown} “open” means that the "
+        "runs give no end.",
+        ["R", "bootstrap", "profile", "identified"],
+        [[digits(fitted.R), _open_ends(fitted.bootstrap), _open_ends(fitted), "no" if unknown else "yes"]],
     )
 
 
@@ -186,7 +222,7 @@ def sweeps(swept: dict[str, Any]) -> list[Table]:
         head = ["model_size", "tokens", "batch_tokens", "best lr", "loss"]
         shown.append(Table("batches", "Best rate of each batch", "", head, body))
     for name, law in swept.items():
-        if name == "by_batch":
+        if name in ("by_batch", "left_out"):
             continue
         body = []
         for best in law["best"]:
@@ -202,8 +238,21 @@ def sweeps(swept: dict[str, Any]) -> list[Table]:
     return shown
 
 
+def _greek(text: str) -> str:
+    """Return a formula or a parameter's name with Greek letters: k alpha is kα."""
+    return text.replace("k alpha", "kα").replace("k beta", "kβ").replace("alpha", "α").replace("beta", "β")
+
+
+def _ends(estimate: Estimate) -> str:
+    return f"{digits(estimate.low, 4)} to {digits(estimate.high, 4)}"
+
+
 def _end(value: float | None, places: int = 3) -> str:
     return "open" if value is None else digits(value, places)
+
+
+def _open_ends(bounds: Bounds | RepeatedTokens | None) -> str:
+    return f"{_end(bounds.low)} to {_end(bounds.high)}" if bounds else "–"
 
 
 def _reach(estimate: ReachedEstimate, show: Callable[[float], str]) -> str:

@@ -8,6 +8,7 @@ from llama_scale.scaling.forecasting.recommend import UNDETERMINED
 from llama_scale.text import between, count, digits, power, signed
 
 NEAR_BEST = 0.05
+EXTRAPOLATES = 1.2  # times the compute fitted; below, a hold-out is no extrapolation
 SMALL = 1e8
 SUITES = {"humaneval": "HumanEval", "mbpp": "MBPP", "apps": "APPS"}
 
@@ -17,18 +18,41 @@ def held_out(laws: FittedLaws) -> str | None:
     held = laws.holdout
     if not held:
         return None
-    rows = held.runs
+    rows, factor = held.runs, digits(held.compute_factor)
+    reach = f"{factor} times the compute of any run fitted"
+    if held.compute_factor < EXTRAPOLATES:
+        reach += ", so that nothing was extrapolated"
     if len(rows) > 1:
         return (
-            f"The {len(rows)} runs left out, up to {digits(held.compute_factor)} times the compute of any run fitted, "
+            f"The {len(rows)} runs left out, up to {reach}, "
             f"were predicted with a median error of {digits(held.median_absolute_error_percent, 2)} %; {held.covered} "
-            f"of {len(rows)} measured losses lie inside their 95 % interval."
+            f"of {len(rows)} measured losses lie inside their 95 % interval (±{digits(held_out_width(laws), 2)} %)."
         )
     row, largest = rows[0], "largest run" if held.compute_factor > 1 else "run"
     return (
-        f"The {largest} ({row.run}), left out of the fit, was predicted at {digits(row.predicted, 4)} "
+        f"The {largest} ({row.run}, {reach}), left out of the fit, was predicted at {digits(row.predicted, 4)} "
         f"[{digits(row.low, 4)}, {digits(row.high, 4)}] and measured {digits(row.measured, 4)}: an error of "
-        f"{signed(row.error_percent)}, {'inside' if row.covered else 'outside'} the 95 % interval."
+        f"{signed(row.error_percent)}, {'inside' if row.covered else 'outside'} the 95 % interval "
+        f"(±{digits(held_out_width(laws), 2)} %)."
+    )
+
+
+def held_out_width(laws: FittedLaws) -> float | None:
+    """Return half the (median) width of the held-out runs' intervals, in percent of the loss predicted."""
+    if not laws.holdout:
+        return None
+    return float(np.median([50 * (row.high - row.low) / row.predicted for row in laws.holdout.runs]))
+
+
+def noise(laws: FittedLaws) -> str | None:
+    """Return the scatter between seeds in one sentence; None where no run was repeated."""
+    found = laws.noise
+    if not found:
+        return None
+    return (
+        f"Runs that differ by their seed alone scatter by {digits(found.percent, 2)} % of the loss "
+        f"({found.runs} runs at {found.groups} sizes and numbers of tokens; 95 % interval {digits(found.low, 2)} to "
+        f"{digits(found.high, 2)} %): no law can predict one run better."
     )
 
 
@@ -36,14 +60,17 @@ def answer(laws: FittedLaws, points: Points) -> list[str]:
     """Return the study's answer as sentences made from its numbers."""
     frontier = laws.best_frontier
     here, then = frontier.largest, frontier.next
-    halved = [100 * (1 - 2**-exponent) for exponent in (laws.law.alpha, laws.law.beta)]
+    law = laws.law
+    halved = [100 * (1 - 2 ** -(law.k * exponent)) for exponent in (law.alpha, law.beta)]
+    joint = " where nothing but size limits" if law.k != 1 else ""
+    joint_data = " where nothing but data does" if law.k != 1 else ""
     gain = 100 * (1 - then.loss.value / here.loss.value)
     sizes = len(np.unique(points.N))
     sentences = [
         f"In this study of {len(points)} runs ({sizes} sizes of {count(points.N.min())} to {count(points.N.max())} "
         f"parameters, {count(points.D.min())} to {count(points.D.max())} training tokens) the validation loss falls as "
-        f"a power of both: twice the parameters take {halved[0]:.0f} % off the part of the loss that size governs, "
-        f"twice the tokens {halved[1]:.0f} % off the part that data governs.",
+        f"a power of both: twice the parameters take {halved[0]:.0f} % off the part of the loss that size governs"
+        f"{joint}, twice the tokens {halved[1]:.0f} % off the part that data governs{joint_data}.",
         f"Ten times the compute of the largest run ({power(then.C)} FLOP) is best spent on {count(then.N.value)} "
         f"parameters and {count(then.D.value)} tokens, and should take the best loss from {digits(here.loss.value)} to "
         f"{between(then.loss, digits, 'run_low', 'run_high')}, {gain:.0f} % lower.",
@@ -51,7 +78,7 @@ def answer(laws: FittedLaws, points: Points) -> list[str]:
     if not frontier.determined:
         what = f"{len(points)} runs ({sizes} sizes, {len(np.unique(points.D))} numbers of tokens)"
         sentences = [f"The {what} do not show a law in both size and data: {UNDETERMINED}."]
-    return [*sentences, *filter(None, [held_out(laws), *smallest(points)])]
+    return [*sentences, *filter(None, [held_out(laws), noise(laws), *smallest(points)])]
 
 
 def smallest(points: Points) -> list[str]:
@@ -98,14 +125,18 @@ def table(laws: FittedLaws) -> str:
     lines = [
         f"{data.fitted} of {data.rows} runs of {data.file}{chosen}",
         f"N: {counted.model_size}; D: {counted.tokens}; loss: {counted.loss}",
-        f"{law.formula}, with 95 % intervals from {law.bootstrap.resamples} resamples",
+        f"{law.formula}, with 95 % intervals from {law.bootstrap.resamples} resamples ({law.bootstrap.kind})",
     ]
+    if laws.forms:
+        lines.insert(2, f"Form of the law: {laws.forms.chosen}, which predicts best the largest runs not held out")
     lines += [f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law.parameters.items()]
+    lines += [f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law.limits.items()]
     check = law.second_optimizer.relative_excess
     lines += [
         f"  {law.objective.kind}: {law.objective.value:.8f} ({law.share_of_starts_at_optimum:.0%} of {law.starts} "
         f"starts end there; a second optimizer {'agrees' if abs(check) < 1e-6 else f'differs by {check:+.1e}'})",
         f"  residuals: rms {digits(law.residual_percent.rms, 2)} %",
+        *filter(None, [noise(laws)]),
         "Compute-optimal size, N* ~ C^a:",
     ]
     for frontier in laws.frontier:

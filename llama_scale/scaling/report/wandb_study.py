@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, read_jsonl
+from llama_scale.files import read_fields, read_jsonl, read_text
 from llama_scale.scaling.fitting.fitted_laws import READABLE, FittedLaws
 from llama_scale.scaling.fitting.points import read_rows
 from llama_scale.scaling.report.tables import tables
@@ -30,7 +30,9 @@ def mirror_study(study: Path, mode: str | None = None) -> dict[str, str]:
         return {}
     if not (study / "points.csv").exists():
         raise InputError(f"{study}/points.csv: no such file; run launch/study.py first")
-    points, _ = read_rows(study / "points.csv")
+    points, header = read_rows(study / "points.csv")
+    if "run" not in header:
+        raise InputError(f"{study / 'points.csv'}: no column 'run'; launch/collect.py writes it")
     import wandb
 
     shutil.rmtree(study / "wandb", ignore_errors=True)
@@ -45,12 +47,12 @@ def mirror_study(study: Path, mode: str | None = None) -> dict[str, str]:
 def _mirror_run(study: Path, name: str, group: str, mode: Mode) -> tuple[str, Mode]:
     """Mirror a training run; return its id and the mode that worked."""
     folder = study / "runs" / name
-    result, metrics = read_json(folder / "result.json"), folder / "metrics.jsonl"
+    result, metrics = read_fields(folder / "result.json"), folder / "metrics.jsonl"
     scores = repr(score_rows(folder))
-    identity = run_id(group, name, metrics.read_text(encoding="utf-8"), scores)
+    identity = run_id(group, name, read_text(metrics), scores)
     with open_run(study, identity, mode=mode, name=name, job="train", config=result, group=group) as run:
         define_axes(run)
-        rows = {row["step"]: by_flops(row) for row in read_jsonl(metrics)}
+        rows = {row["step"]: by_flops(row) for row in read_jsonl(metrics, required=["step"])}
         for row in score_rows(folder):
             rows[row["step"]] = rows.get(row["step"], {}) | row
         for step in sorted(rows):
@@ -65,12 +67,12 @@ def _mirror_results(study: Path, points: list[dict[str, str]], group: str, mode:
     path = study / "laws.json"
     rows: list[Any] = [[_value(cell) for cell in point.values()] for point in points]
     table = wandb.Table(columns=list(points[0]), data=rows)
-    identity = run_id(group, repr(points), path.read_text() if path.exists() else "")
+    identity = run_id(group, repr(points), read_text(path) if path.exists() else "")
     config = {"runs": len(points)}
     with open_run(study, identity, mode=mode, name=group, job="study", config=config, group=group) as run:
         run.log({"points": table})
         if path.exists():
-            values = read_json(path)
+            values = read_fields(path)
             run.summary.update(scalars(values, "laws"))
             readable = values.get("format") in READABLE
             for shown in tables(FittedLaws.from_dict(values)) if readable else ():

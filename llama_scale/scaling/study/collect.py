@@ -20,6 +20,7 @@ RESULT = (
 SHORT_NAMES = ("N", "D")
 # What a study may change of all its models; field of config.yaml's model.
 MODEL = ("vocab_size", "context_length", "tie_embeddings")
+TRUNK = "trunk"  # the run that a branch left, whose branches err together
 HEADLINE = ("loss", "bits_per_byte")
 SCORES = ("gold_bits_per_byte", "parse_rate")
 
@@ -66,8 +67,10 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
     path = folder / "result.json"
     row = _pick(name, path, _read(name, path, "train"), RESULT)
     path = folder / "config.yaml"
-    model = _pick(name, path, _read(name, path, "train"), ["model"])["model"]
-    row |= _pick(name, path, model, MODEL)
+    config = _read(name, path, "train")
+    row |= _pick(name, path, _pick(name, path, config, ["model"])["model"], MODEL)
+    if config.get("branch_from"):
+        row[TRUNK] = trunk_name(config["branch_from"])
     for suite in [HEADLINE_SUITE, *(s for s in suites if s != HEADLINE_SUITE)]:
         path = folder / "evals" / f"step-{row['steps']:08d}" / f"{suite}.json"
         scores = _read(name, path, "evaluate")
@@ -87,9 +90,14 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
     return row
 
 
+def trunk_name(branch_from: str) -> str:
+    """Return the run that a checkpoint is of: S1 of runs/x/S1/checkpoints/step-00000100."""
+    return Path(branch_from).parent.parent.name
+
+
 def _read(name: str, path: Path, script: str) -> dict[str, Any]:
     try:
-        values = read_json(path) if path.suffix == ".json" else read_yaml(path)
+        values = read_json(path) if path.suffix == ".json" else read_yaml(path, check_seal=True)
         if not isinstance(values, dict):
             raise InputError(f"{path}: not a mapping of fields to values")
     except InputError as error:

@@ -9,7 +9,16 @@ from llama_scale.cost.hardware import GIB
 from llama_scale.cost.memory import training_memory
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import check_design
-from llama_scale.scaling.forecasting.design import Design, Rung, best_design, forecast_width, target_beyond
+from llama_scale.scaling.fitting.fitted_laws import FittedLaws, laws_path
+from llama_scale.scaling.forecasting.design import (
+    NOISE,
+    Design,
+    Rung,
+    best_design,
+    forecast_width,
+    measured_noise,
+    target_beyond,
+)
 from llama_scale.scaling.forecasting.holdout import planned_points
 from llama_scale.scaling.forecasting.recommend import HOUR, peak
 from llama_scale.scaling.study.backends.local import cpu_count
@@ -105,15 +114,27 @@ def describe_forecast(study: Study) -> list[str]:
         check_design(points)
     except InputError as error:
         return [f"forecast at ten times the largest run: none; {error}"]
-    noise, target = study.config.noise, target_beyond(float((6 * points.N * points.D).max()))
+    (noise, source), target = design_noise(study), target_beyond(float((6 * points.N * points.D).max()))
     planned_width = forecast_width(points.N, points.D, target, noise)
     model = f"{count(target[0])} parameters, {count(target[1])} tokens"
-    title = f"forecast at ten times the largest run ({model}), simulated with {100 * noise:g} % noise"
+    title = f"forecast at ten times the largest run ({model}), simulated with {100 * noise:.3g} % {source} noise"
     lines = [f"{title}: within {digits(planned_width, 2)} %"]
     best = best_design(rungs(study), float(points.compute.sum()), target, noise)
     if best is None or best.width > 0.95 * planned_width:
         return [*lines, "no grid of the ladder's rungs would do clearly better for the same FLOPs"]
     return [*lines, f"for the same FLOPs, within {digits(best.width, 2)} %: {describe_design(best)}"]
+
+
+def design_noise(study: Study) -> tuple[float, str]:
+    """Return the relative scatter of a run that the forecast reckons with, and where it is from.
+
+    That which the file states, or else that between the seeds of an earlier fit of the same study.
+    """
+    if study.config.noise == NOISE and laws_path(study.folder).is_file():
+        measured = measured_noise(FittedLaws.read(study.folder))
+        if measured is not None:
+            return measured, "measured"
+    return study.config.noise, "assumed" if study.config.noise == NOISE else "stated"
 
 
 def rungs(study: Study) -> list[Rung]:

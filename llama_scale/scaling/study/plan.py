@@ -14,9 +14,9 @@ from llama_scale.cli import build, parse
 from llama_scale.config import ROOT, find_config, flatten, load_size, read_yaml
 from llama_scale.errors import InputError, nearest, prefix_errors
 from llama_scale.files import check_name
-from llama_scale.scaling.fitting.points import parse_columns, parse_conditions
+from llama_scale.scaling.fitting.points import RATIO, parse_columns, parse_conditions
 from llama_scale.scaling.study.backends.task import Task
-from llama_scale.scaling.study.collect import HEADLINE, MODEL, RESULT, SHORT_NAMES
+from llama_scale.scaling.study.collect import HEADLINE, MODEL, RESULT, SHORT_NAMES, TRUNK
 from llama_scale.scaling.study.runs import plan_runs
 from llama_scale.scaling.study.settings import HEADLINE_SUITE, FitConfig, PlannedRun, StudyConfig
 from llama_scale.scaling.study.tasks import plan_tasks
@@ -89,7 +89,7 @@ def read_study(root: Path, argv: list[str] | None = None, *, scripts: Path = SCR
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     source = argv[0] if argv and not argv[0].startswith("-") else "the study"
-    config = parse(StudyConfig, "Run a scaling study.", argv, positional="config", shipped="study")
+    config = parse(StudyConfig, "Run a scaling study.", argv, "config", "study", "quickstart --dry-run")
     with prefix_errors(source):
         _check_settings(config)
         data = _read_data(config, root)
@@ -165,7 +165,7 @@ def _check_condition(config: StudyConfig, field: str, condition: Any) -> None:
 
 def _check_columns(config: StudyConfig, field: str, names: Iterable[str]) -> None:
     """Raise InputError on a name that the study's points.csv will not have."""
-    known = (*SHORT_NAMES, *RESULT, *MODEL, *HEADLINE)
+    known = (*SHORT_NAMES, RATIO, *RESULT, *MODEL, TRUNK, *HEADLINE)
     scores = tuple(f"{suite}_" for suite in config.suites)
     for name in names:
         if name not in known and not name.startswith(scores):

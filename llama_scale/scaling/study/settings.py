@@ -1,5 +1,6 @@
 """What a study file and its fit may say, and the runs that a study asks for."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ HEADLINE_SUITE = "perplexity"
 
 @dataclass(frozen=True)
 class FitConfig:
-    """The fit of L(N, D) = E + A N^-alpha + B D^-beta to a CSV of runs.
+    """The fit of a law of the loss, L(N, D), to a CSV of runs.
 
     Args:
         points: CSV file with one run a row and columns N, D, loss and, if known, flops.
@@ -27,6 +28,9 @@ class FitConfig:
         holdout: Runs to leave out and predict; largest (greatest compute), none or a condition.
         resamples: Bootstrap resamples of the runs.
         seed: Seed of the resampling.
+        form: The law: additive is E + A N^-alpha + B D^-beta, joint E + (A N^-alpha + B D^-beta)^k, kaplan the joint
+            one with E = 0, auto the one that predicts the largest runs not held out.
+        delta: Residual of log loss from which on the Huber loss is straight.
         against: A law stated of these runs, as E=1.69,A=406,alpha=.34,B=411,beta=.28, to judge.
         json: Print laws.json instead of a table.
     """
@@ -38,6 +42,8 @@ class FitConfig:
     holdout: str = "largest"
     resamples: int = RESAMPLES
     seed: int = 0
+    form: Literal["auto", "additive", "joint", "kaplan"] = "auto"
+    delta: float = 1e-3
     against: str | None = None
     json: bool = False
 
@@ -46,6 +52,8 @@ class FitConfig:
             raise InputError(f"resamples: expected at least 100, found {self.resamples}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed: expected 0 to 2^32 - 1, found {self.seed}")
+        if not 0 < self.delta < math.inf:
+            raise InputError(f"delta: expected a positive number, found {self.delta}")
         parse_columns(self.columns)
         if self.against is not None:
             parse_law(self.against)

@@ -13,6 +13,7 @@ from llama_scale.scaling.forecasting.holdout import forecast_request, runs_to_fo
 from llama_scale.scaling.study.backends.task import Task
 from llama_scale.scaling.study.runs import device_settings
 from llama_scale.scaling.study.settings import PlannedRun, StudyConfig
+from llama_scale.training.wandb_log import pick_mode
 
 FORECAST = "holdout-forecast"
 
@@ -130,8 +131,7 @@ class TaskMaker:
         report = self.task("report", "scaling", "report", study, inputs=("fit",), outputs=(result,))
         tasks = [collect, self._fit("fit", "collect", study, self.config.holdout), report]
         if can_track():
-            mode = os.environ.get("WANDB_MODE", "offline")
-            tasks.append(self.task("track", "track", study, "--mode", mode, inputs=("report",)))
+            tasks.append(self.task("track", "track", study, "--mode", pick_mode(), inputs=("report",)))
         return tasks
 
     def _fit(self, name: str, after: str, folder: str, holdout: str) -> Task:

@@ -33,6 +33,12 @@ def test_summary_by_hand():
     assert row["share_of_ceiling"] == pytest.approx(tokens * (6 * matmul + 12 * attention) / 1e6)
     assert row["mfu_full"] == pytest.approx(tokens * (6 * matmul + 12 * attention) / 989e12)
     assert row["mfu_causal"] == pytest.approx(tokens * (6 * matmul + 6 * attention) / 989e12)
+    other.ceilings = [1e6, 0.5e6]  # other work halved it in the second turn
+    row = summarize(other, [ours, other], ceiling=7e6, gpu=None)
+    shares = [tokens * (6 * matmul + 12 * attention) / reached for reached in other.ceilings]
+    low, high = row["share_of_ceiling_quartiles"]
+    assert row["share_of_ceiling"] == pytest.approx(sum(shares) / 2) and low < shares[0] < shares[1] < high
+    assert row["matmul_ceiling"] == 0.75e6
     assert row["ratios"] == {"llama_scale": {"median": 3.0, "quartiles": [1.5, 4.5]}}
 
 

@@ -27,6 +27,10 @@ def test_train_mode_beside_transformers(tmp_path):
     assert ours["ratios"]["llama_scale"]["median"] == 1
     low, high = peer["ratios"]["llama_scale"]["quartiles"]
     assert 0 < low <= peer["ratios"]["llama_scale"]["median"] <= high
+    low, high = result["matmul_ceiling_quartiles"]
+    assert 0 < low <= result["matmul_ceiling"] <= high
+    low, high = ours["share_of_ceiling_quartiles"]
+    assert low <= ours["share_of_ceiling"] <= high
     assert "transformers" in done.stdout and "GFLOP/s" in done.stdout
 
 
@@ -42,10 +46,13 @@ def test_table():
     }  # fmt: skip
     result = {
         "size": "M1", "tokens_per_step": 2048, "device": "cpu", "threads": 2,
-        "matmul_ceiling": 3.28e11, "contenders": [ours, peer],
+        "matmul_ceiling": 3.28e11, "matmul_ceiling_quartiles": [3.1e11, 3.4e11], "contenders": [ours, peer],
     }  # fmt: skip
     title, head, *rows = table(result).splitlines()
-    assert title == "M1, 2,048 tokens a step, cpu, 2 threads, matrix products reach 328 GFLOP/s"
+    assert (
+        title
+        == "M1, 2,048 tokens a step, cpu, 2 threads, matrix products reach 328 GFLOP/s (310 to 340) in the same turns"
+    )
     assert head.split("  ")[0] == "contender" and head.endswith("  first loss")
     assert [" ".join(line.split()) for line in rows] == [
         "llama_scale fp32 2,274 900.5 - - 50.0% 1.00 1.00x (1.00 to 1.00) 10.40000",

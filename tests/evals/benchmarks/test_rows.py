@@ -11,7 +11,7 @@ import pytest
 from evals.benchmarks import apps, mbpp
 from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.mbpp import MbppConfig
-from evals.benchmarks.rows import content_sha256, read_rows
+from evals.benchmarks.rows import Row, content_sha256, read_rows
 from evals.results import read_completions
 from llama_scale.errors import InputError
 from tests.conftest import ROOT
@@ -175,3 +175,9 @@ def test_a_folder_has_the_sum_of_its_listing(tmp_path):
     expected = hashlib.sha256(b"c.txt").hexdigest()
     assert content_sha256(tmp_path / "c.txt", "x") == expected
     assert "x: " in refused(content_sha256, tmp_path / "none", "x")
+
+
+def test_a_long_integer_in_the_wrong_place_is_named():
+    row = Row("apps.data: row 1", "give APPS", {"solutions": {"a": 10**5000}})
+    with pytest.raises(InputError, match="field 'solutions' is a value of type dict with a very long integer"):
+        row.texts("solutions")

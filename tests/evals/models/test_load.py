@@ -1,17 +1,22 @@
 """Every checkpoint of a run, also of one that trains meanwhile; models of unknown data."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
+from evals.models.load import trained_on
 from evals.perplexity import score
 from llama_scale.checkpoint import folder
+from llama_scale.checkpoint.export import export_checkpoint
 from llama_scale.config import ModelConfig
 from llama_scale.data.shards import open_tokens
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.files import write_json
 from llama_scale.model.llama import Llama
+from tests.conftest import write_build
 from tests.evals.helpers import QUICK, save_step
 
 LOSS = ["--suites=perplexity", "--perplexity.max_tokens=300", "--device=cpu", "--threads=1"]
@@ -157,3 +162,84 @@ def test_a_model_of_unknown_data_says_what_to_pass(tmp_path, tiny_data, launch):
     assert code == 2 and "set it to a folder of tokens, or leave perplexity out of suites" in line
     code, _, err = launch("evaluate.py", tmp_path, *LOSS, f"--perplexity.data={tiny_data}")
     assert code == 0, err
+
+
+@pytest.fixture
+def project(tmp_path, tiny_data):
+    """A project folder with data/tiny and a run that was trained on it from there."""
+    root = tmp_path / "project"
+    shutil.copytree(tiny_data, root / "data" / "tiny")
+    save_step(root / "runs" / "a", 7, tiny_data, trained_on="data/tiny")
+    return root
+
+
+def test_the_data_of_a_run_is_found_from_anywhere_and_known_by_its_content(project, tmp_path, launch, monkeypatch):
+    """From another folder, where other data has its name; by an absolute path; by a link; and moved."""
+    code, _, err = launch("evaluate.py", project / "runs" / "a", *LOSS)  # the test's own folder is another one
+    assert code == 0, err
+    found = json.loads((project / "runs/a/evals/step-00000007/perplexity.json").read_text())
+    expected = open_tokens(project / "data/tiny", "val").fingerprint
+    assert found["data_fingerprint"] == expected and Path(found["settings"]["data"]) == project / "data" / "tiny"
+    (tmp_path / "link").symlink_to(project / "data" / "tiny")
+    shutil.copytree(project / "data" / "tiny", tmp_path / "copy")
+    for path in (project / "data/tiny", tmp_path / "link", tmp_path / "copy", project / "runs/../data/tiny"):
+        code, out, err = launch("evaluate.py", project / "runs" / "a", *LOSS, f"--perplexity.data={path}")
+        assert code == 0 and "already scored" in out, (path, err)
+    other = tmp_path / "elsewhere" / "data" / "tiny"
+    write_build(other, {"train": ["x = 1\n" * 900], "val": ["y = 2\n" * 900]}, 270)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    meta = folder.load_meta(project / "runs/a/checkpoints/step-00000007")
+    assert meta["data"] == "data/tiny" and meta["data_fingerprint"] == expected
+    place = trained_on(project / "runs/a/checkpoints/step-00000007", meta)
+    assert Path(place) == project / "data" / "tiny"
+
+
+def test_data_made_anew_since_is_told(project, launch):
+    shutil.rmtree(project / "data" / "tiny")
+    write_build(project / "data" / "tiny", {"train": ["x = 1\n" * 900], "val": ["y = 2\n" * 900]}, 270)
+    code, _, err = launch("evaluate.py", project / "runs" / "a", *LOSS)
+    assert code == 2
+    assert (
+        "data/tiny: is other data than" in err.splitlines()[0] and "does not match the shards" in err.splitlines()[-1]
+    )
+
+
+@pytest.fixture
+def exported(tmp_path, tiny_data):
+    save_step(tmp_path / "run", 7, tiny_data)
+    export_checkpoint(tmp_path / "run", tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+CHANGED = {
+    "tokenizer.json": lambda data: data.replace(b'"truncation": null', b'"truncation":null'),
+    "tokenizer_config.json": lambda data: data + b" ",
+    "config.json": lambda data: data.replace(b"10000.0", b"20000.0"),
+    "generation_config.json": lambda data: b'{"eos_token_id": [2, 9]}',
+    "adapter/adapter_model.safetensors": lambda data: b"x",
+    "chat_template.jinja": lambda data: b"{{ messages }}",
+    "modeling_own.py": lambda data: b"pass",
+    "model.safetensors": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+}
+
+
+def test_every_file_of_a_folder_is_part_of_the_result(exported, launch):
+    argv = [exported, "--suites=humaneval", *QUICK, f"--out={exported / 'evals'}"]
+    assert launch("evaluate.py", *argv)[0] == 0
+    assert "already scored" in launch("evaluate.py", *argv)[1]
+    for name, change in CHANGED.items():
+        file = exported / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(change(file.read_bytes() if file.exists() else b""))
+        code, out, err = launch("evaluate.py", *argv)
+        assert code == 0 and "already scored" not in out, (name, err)
+        assert "already scored" in launch("evaluate.py", *argv)[1], name
+
+
+def test_a_file_of_a_folder_that_cannot_be_read_is_named(exported, launch, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("evals.models.load.sha256", refuse)
+    code, _, err = launch("evaluate.py", exported, "--suites=humaneval", "--out=o")
+    assert code == 2 and f"{exported}/config.json: cannot be read (permission denied)" in err

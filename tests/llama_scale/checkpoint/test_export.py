@@ -6,7 +6,9 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
+from safetensors.torch import load_file, save_file
 
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.checkpoint.export import import_checkpoint
@@ -63,6 +65,61 @@ def test_token_ids_equal_ours(run, exported):
         count += len(ids)
     assert count > 500_000
     assert (theirs.eos_token_id, len(theirs)) == (EOS, ours.vocab_size)
+
+
+def test_the_exported_tokenizer_pads_begins_and_takes_text_as_text(run, exported):
+    """As transformers and the tokenizers library load it; a padded batch is continued as one prompt alone."""
+    ours = Tokenizer(checkpoint.newest(run) / "tokenizer.model")
+    theirs = transformers.AutoTokenizer.from_pretrained(exported)
+    raw = tokenizers.Tokenizer.from_file(str(exported / "tokenizer.json"))
+    for text in [*ODD, "<fim_prefix>a<fim_suffix>b<fim_middle>", "<s>", "<unk>"]:
+        ids = [EOS, *ours.encode(text)]
+        assert theirs(text)["input_ids"] == raw.encode(text).ids == ids, text
+        assert raw.encode(text, add_special_tokens=False).ids == ids[1:]
+        assert theirs.decode(ids, skip_special_tokens=True) == text
+    assert theirs.decode([EOS, 0, *ours.fim, *ours.encode("x")], skip_special_tokens=True) == "x"
+    assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (0, EOS, EOS)
+    assert set(theirs.all_special_ids) == {0, 1, EOS, *ours.fim}
+    model = transformers.AutoModelForCausalLM.from_pretrained(exported)
+    assert (model.config.pad_token_id, model.generation_config.eos_token_id) == (0, EOS)
+    batch = theirs(PROMPTS, padding=True, return_tensors="pt")
+    assert sorted(batch["attention_mask"].sum(1).tolist()) == sorted(len(ours.encode(p)) + 1 for p in PROMPTS)
+    with torch.no_grad():
+        out = model.generate(**batch, max_new_tokens=20, do_sample=False)
+    expected = greedy(checkpoint.load_model(run), ours, SamplingConfig(temperature=0, max_new_tokens=20))
+    found = theirs.batch_decode(out, skip_special_tokens=True)
+    assert found == [prompt + text for prompt, text in zip(PROMPTS, expected, strict=True)]
+
+
+def resized(exported, path, rows):
+    """Copy an exported folder with a vocabulary of ``rows`` more rows, large ones, or fewer."""
+    shutil.copytree(exported, path)
+    weights = load_file(path / "model.safetensors")
+    for name in [name for name in weights if name in ("model.embed_tokens.weight", "lm_head.weight")]:
+        more = 30 * torch.randn(max(rows, 0), weights[name].shape[1], generator=torch.Generator().manual_seed(0))
+        weights[name] = torch.cat([weights[name], more]) if rows > 0 else weights[name][:rows].clone()
+    save_file(weights, path / "model.safetensors", {"format": "pt"})
+    fields = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(fields | {"vocab_size": 512 + rows}))
+    return path
+
+
+def test_a_vocabulary_of_more_rows_than_ids_is_imported(exported, tmp_path):
+    """Rows that only fill up are never drawn, greedily or not."""
+    import_checkpoint(resized(exported, tmp_path / "padded", 300), tmp_path / "ours")
+    model, tokenizer = checkpoint.load_model(tmp_path / "ours"), Tokenizer(tmp_path / "ours/tokenizer.model")
+    with torch.no_grad():
+        assert model(torch.tensor([[EOS, 300, 301]])).argmax(-1).max() >= 512, "the test would prove nothing"
+    for temperature in (0, 1.5):
+        sampling = SamplingConfig(temperature=temperature, top_p=1, max_new_tokens=20)
+        for row in generate(model, tokenizer, PROMPTS, sampling):
+            assert row.tokens and max(row.tokens) < 512
+
+
+def test_a_vocabulary_of_fewer_rows_than_ids_is_refused(exported, tmp_path):
+    with pytest.raises(InputError, match=r"tokenizer.model has 512 ids, the model only 480 rows; they are not of one"):
+        import_checkpoint(resized(exported, tmp_path / "small", -32), tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
 
 
 def test_logits_and_greedy_text_equal_ours(run, exported):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
@@ -99,6 +101,34 @@ def test_a_damaged_manifest_is_a_damaged_checkpoint(saved, damage, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_one_changed_bit_of_a_manifest_is_noticed(saved):
+    """Whichever bit it is: the manifest is refused, or says what it said."""
+    path = saved / "checkpoints/step-00000002/manifest.json"
+    written, bits = path.read_bytes(), random.Random(0)
+    expected = checkpoint.read_manifest(path.parent)
+    for i in range(len(written)):
+        damaged = bytearray(written)
+        damaged[i] ^= 1 << bits.randrange(7)
+        path.write_bytes(damaged)
+        with suppress(InputError):
+            found = checkpoint.read_manifest(path.parent)
+            assert (found["meta"], found["files"]) == (expected["meta"], expected["files"]), damaged
+
+
+@pytest.mark.parametrize(("name", "value"), [("step", 3), ("model", {"rope_theta": 1e6}), ("skipped", [7])])
+def test_a_changed_value_of_a_manifest_is_a_damaged_checkpoint(saved, name, value, capsys):
+    path = saved / "checkpoints/step-00000002/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["meta"][name] = manifest["meta"][name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest\.json: its values have changed .*; use an earlier checkpoint"):
+        checkpoint.load_model(path.parent)
+    assert checkpoint.newest(saved).name == "step-00000001"
+    del manifest["self_sha256"]  # as written before manifests had one: taken at its word
+    path.write_text(json.dumps(manifest))
+    assert checkpoint.load_meta(path.parent)[name] == manifest["meta"][name]
+
+
 def test_a_save_that_fails_leaves_what_was_there(saved, trained, monkeypatch, tmp_path):
     model, optimizer = trained
     state = {
@@ -143,6 +173,26 @@ def test_a_kill_at_any_write_leaves_a_valid_checkpoint(tmp_path):
     assert done.returncode == 0, done.stderr
     counts = [int(line.split()[0]) for line in done.stdout.splitlines()]
     assert len(counts) == 2 and min(counts) > 30, done.stdout
+
+
+def test_a_checkpoint_that_is_a_link_is_read_and_its_name_is_freed(saved, tmp_path):
+    """What it links to is somebody else's: it stays."""
+    elsewhere = tmp_path / "elsewhere"
+    for step in (1, 2):
+        folder = saved / f"checkpoints/step-{step:08d}"
+        shutil.move(folder, elsewhere / folder.name)
+        folder.symlink_to(elsewhere / folder.name, target_is_directory=True)
+    assert checkpoint.newest(saved).name == "step-00000002"
+    checkpoint.prune(saved, keep_last=1)
+    assert [path.name for path in (saved / "checkpoints").iterdir()] == ["step-00000002"]
+    assert checkpoint.verify(elsewhere / "step-00000001")["step"] == 1
+    (saved / "checkpoints/.step-00000001.old").symlink_to(elsewhere)
+    (saved / "checkpoints/.step-00000003.tmp").symlink_to(tmp_path / "absent")
+    checkpoint.clear_leftovers(saved)
+    assert [path.name for path in (saved / "checkpoints").iterdir()] == ["step-00000002"]
+    link = saved / "checkpoints/step-00000002"
+    checkpoint.save_weights(link, dict(checkpoint.load_model(link).state_dict()), checkpoint.load_meta(link), None)
+    assert not link.is_symlink() and checkpoint.verify(elsewhere / "step-00000002")["step"] == 2
 
 
 def test_retention(saved):

@@ -1,16 +1,21 @@
 """How a step is laid out: what fits, what is fast, what is contradictory."""
 
+import os
 import re
+import tempfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from llama_scale.config import OptimConfig, TrainConfig, load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.cost.hardware import GIB, Machine
-from llama_scale.cost.layout import Layout, can_compile, layout_memory, pick_compile
+from llama_scale.cost.layout import Layout, layout_memory, pick_compile, why_no_compiling
 from llama_scale.errors import InputError
 from tests.llama_scale.cost.helpers import run_cost
+
+NOEXEC = next((p for p in ("/proc", "/sys", "/dev/shm", "/run") if os.statvfs(p).f_flag & os.ST_NOEXEC), None)
 
 
 @pytest.mark.parametrize("fields", [{}, {"micro_batch": 8}, {"strategy": "ddp"}])
@@ -67,12 +72,12 @@ def test_what_torch_compile_needs(monkeypatch, tmp_path):
     for name in ("CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "triton" else name)
-    assert not can_compile("cpu") and not can_compile("cuda")
+    assert why_no_compiling("cpu") and why_no_compiling("cuda")
     for name in ("gcc", "g++"):
         (tmp_path / name).touch(mode=0o755)
-    assert can_compile("cpu") and not can_compile("cuda")
+    assert why_no_compiling("cpu") is None and why_no_compiling("cuda") == "no Triton"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert can_compile("cuda")
+    assert why_no_compiling("cuda") is None
 
 
 def test_gradients_of_several_whole_copies_stay_in_the_message_buffers():
@@ -107,3 +112,42 @@ def test_the_advised_batch_suits_the_devices(devices):
     cost = run_cost("M5", "h200", devices=devices, optim=OptimConfig(batch_tokens=advised))
     assert cost.recipe.batch_tokens == advised == pytest.approx(1_310_720, rel=0.01)
     assert advised % (devices * 2048) == 0
+
+
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    """A PATH of a C and a C++ compiler alone."""
+    for name in ("g++", "gcc"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    return tmp_path
+
+
+def test_compiling_needs_a_compiler(compiler):
+    assert why_no_compiling("cpu") is None and why_no_compiling("cuda") is None
+    (compiler / "g++").unlink()
+    assert why_no_compiling("cpu") == "no C++ compiler such as g++" and why_no_compiling("cuda") is None
+    (compiler / "gcc").unlink()
+    assert why_no_compiling("cuda") == "no C compiler such as gcc"
+
+
+@pytest.mark.skipif(NOEXEC is None, reason="no mount without execution here")
+def test_compiling_needs_a_folder_whose_libraries_can_be_loaded(compiler, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{NOEXEC}/absent/cache")
+    assert why_no_compiling("cpu").startswith(f"{NOEXEC} lies on a mount without execution (TMPDIR or")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert why_no_compiling("cpu").startswith(f"{NOEXEC} cannot be written (TMPDIR or")
+
+
+def test_a_temporary_folder_without_execution_is_one_too(compiler, monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(compiler))
+    assert why_no_compiling("cpu") is None
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_NOEXEC))
+    assert why_no_compiling("cpu").startswith(f"{compiler} lies on a mount")

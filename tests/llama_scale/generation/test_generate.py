@@ -227,3 +227,27 @@ def test_cuda_graphs_change_nothing(model, tokenizer):
         by_key(generate(on_gpu, tokenizer, PROMPTS, sampling, 4, cuda_graphs=replay)) for replay in (False, True)
     )
     assert plain == replayed
+
+
+def test_a_tokenizer_of_more_ids_than_the_model_is_refused(model, tokenizer):
+    small = Llama(ModelConfig(d_model=48, n_layers=1, n_heads=4, d_ff=96, vocab_size=480, context_length=96))
+    small.init_weights(1)
+    with pytest.raises(InputError, match=r"tokenizer.model: the tokenizer has 512 ids, the model 480; they are not of"):
+        list(generate(small, tokenizer, ["x"], GREEDY))
+    with pytest.raises(InputError, match="not of one model"):
+        list(stream(small, tokenizer, "x", GREEDY))
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 5e-324, 1e-38, 1e-30, 1e-9])
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_the_smallest_temperatures_are_greedy(model, tokenizer, temperature, top_p):
+    sampling = SamplingConfig(temperature=temperature, max_new_tokens=20, top_p=top_p)
+    assert [c.text for c in generate(model, tokenizer, PROMPTS, sampling)] == [
+        c.text for c in generate(model, tokenizer, PROMPTS, GREEDY)
+    ]
+
+
+@pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf")])
+def test_temperatures_that_are_none_are_refused(temperature):
+    with pytest.raises(InputError, match="temperature: expected at least 0, found"):
+        SamplingConfig(temperature=temperature)

@@ -1,7 +1,9 @@
 """Bars as plain data, for a page and as a picture."""
 
 import base64
+import os
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +14,7 @@ from llama_scale.plotting.draw import plotly as plotly_panel
 from llama_scale.plotting.draw import save, save_sheet
 from llama_scale.plotting.figure import Bar, Figure, bar_panel, ticks
 from llama_scale.plotting.page import render
+from tests.conftest import ROOT
 
 LONG = "Apache-2.0 AND BSD-3-Clause AND "
 BARS = [Bar(f"{LONG}MIT", 40.0, "#3b6ea8"), Bar(f"{LONG}ISC", 5.0, "#c8434f"),
@@ -81,3 +84,21 @@ def test_a_page_without_plotly_has_still_images(monkeypatch, capsys):
     assert len(pictures) == 2 and all(picture.startswith(b"<?xml") for picture in pictures)
     assert "<script" not in html
     assert "plotly is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", ""])
+def test_a_backend_for_windows_does_not_matter(tmp_path, backend):
+    """No window is opened, so one that is not installed is not looked for; the variable stays as it was."""
+    code = """
+import os, sys
+from pathlib import Path
+from llama_scale.plotting.draw import save
+from llama_scale.plotting.figure import Bar, Figure, bar_panel
+save(Figure("bars", "Bars", "", [bar_panel("x", "y", [Bar("a", 1.0, "#3b6ea8")], False)]), Path(sys.argv[1]))
+print(os.environ["MPLBACKEND"])
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": backend}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == backend and (tmp_path / "bars.png").stat().st_size > 1000

@@ -7,7 +7,7 @@ import numpy as np
 from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
 from llama_scale.scaling.fitting.points import Points, read_points
-from llama_scale.scaling.fitting.summarize import summarize
+from llama_scale.scaling.fitting.results.summarize import summarize
 from tests.conftest import ROOT
 
 SHARED = ROOT.parent / "shared" / "data" / "scaling"

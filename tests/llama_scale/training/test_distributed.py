@@ -14,7 +14,7 @@ from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.checkpoint.folder import load_model
 from llama_scale.errors import InputError
 from llama_scale.files import read_jsonl
-from llama_scale.training.distributed import ProcessRank, find_rank
+from llama_scale.training.distributed import STARTED_BY, ProcessRank, find_rank
 from tests.conftest import ROOT, TINY_MODEL, run_script
 
 TOLERANCE = 5e-6  # nats, in float32 after 20 steps
@@ -155,7 +155,7 @@ def test_fsdp_begins_with_the_weights_of_one_process(alone, tiny_data, tmp_path)
     check_same(run, alone)
 
 
-TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "8"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 SLURM = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "8"}
 
 
@@ -164,12 +164,21 @@ SLURM = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "8"}
     [
         (1, 1, {}, ProcessRank("self", 0, 1)),
         (2, 1, {}, ProcessRank("self", 0, 2)),
-        (2, 1, {"LOCAL_RANK": "1"}, ProcessRank("self", 1, 2)),
+        (2, 1, {"LOCAL_RANK": "1", STARTED_BY: str(os.getppid())}, ProcessRank("self", 1, 2)),
+        (2, 1, {"LOCAL_RANK": "1", STARTED_BY: "1000000"}, ProcessRank("self", 0, 2)),
+        (1, 1, {STARTED_BY: str(os.getppid())}, ProcessRank("self", 0, 1)),  # a benchmark's command
+        # left over from another launcher
+        (1, 1, {"LOCAL_RANK": "1", "RANK": "3", "WORLD_SIZE": "8"}, ProcessRank("self", 0, 1)),
+        (1, 1, {"LOCAL_RANK": "", "TORCHELASTIC_RUN_ID": "", "SLURM_STEP_ID": ""}, ProcessRank("self", 0, 1)),
         (4, 2, TORCHRUN, ProcessRank("torchrun", 5, 8)),
         (8, 1, SLURM, ProcessRank("slurm", 3, 8)),
         # an sbatch script or an interactive shell has not started the run's processes
         (1, 1, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, ProcessRank("self", 0, 1)),
         (1, 1, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}, ProcessRank("self", 0, 1)),
+        (1, 1, SLURM | {"SLURM_PTY_PORT": "4711"}, ProcessRank("self", 0, 1)),
+        (8, 1, SLURM | {"SLURM_JOB_NAME": "bash"}, ProcessRank("self", 0, 8)),
+        # srun started this very process in a shell's allocation
+        (8, 1, SLURM | {"SLURM_PTY_PORT": "1", "SLURM_TASK_PID": str(os.getpid())}, ProcessRank("slurm", 3, 8)),
     ],
 )
 def test_launcher_environment(devices, nodes, environment, process):
@@ -179,8 +188,11 @@ def test_launcher_environment(devices, nodes, environment, process):
 @pytest.mark.parametrize(
     ("devices", "nodes", "environment", "words"),
     [
-        (4, 1, TORCHRUN, ["torchrun started 8", "--nproc-per-node 4"]),
-        (4, 1, SLURM, ["slurm started 8", "srun --nodes 1 --ntasks-per-node 4"]),
+        (4, 1, TORCHRUN, ["5 of 8 that torchrun started", "--nproc-per-node 4", "unset TORCHELASTIC_RUN_ID"]),
+        (4, 1, SLURM, ["3 of 8 that slurm started", "srun --nodes 1 --ntasks-per-node 4", "unset SLURM_STEP_ID"]),
+        (8, 1, TORCHRUN | {"RANK": "8"}, ["process 8 of 8"]),
+        (8, 1, TORCHRUN | {"LOCAL_RANK": ""}, ["LOCAL_RANK", "None"]),
+        (8, 1, TORCHRUN | {"WORLD_SIZE": "²"}, ["WORLD_SIZE", "'²'"]),
         (8, 2, {}, ["nodes: 2", "torchrun or srun"]),
         (8, 1, TORCHRUN | {"RANK": "one"}, ["RANK", "'one'"]),
         (8, 1, {k: v for k, v in SLURM.items() if k != "SLURM_PROCID"}, ["SLURM_PROCID"]),
@@ -190,6 +202,29 @@ def test_a_launcher_that_contradicts_the_run_is_named(devices, nodes, environmen
     with pytest.raises(InputError) as error:
         find_rank(devices, nodes, environment)
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("value", ["3", ""])
+def test_variables_that_another_launcher_left_change_nothing(alone, tiny_data, tmp_path, value):
+    """As rank 0: the same bytes, a lock, a result."""
+    names = (
+        "LOCAL_RANK",
+        "RANK",
+        "WORLD_SIZE",
+        "NODE_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+    )
+    run, environment = tmp_path / "run", dict.fromkeys(names, value)
+    done = run_script("train.py", *arguments(tiny_data, run), cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    assert (f"LOCAL_RANK={value}" in done.stderr) == bool(value)
+    for name in ("model", "optimizer"):
+        file = f"checkpoints/step-00000020/{name}.safetensors"
+        assert (run / file).read_bytes() == (alone / file).read_bytes()
+    assert (run / "result.json").exists()
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "launch/slurm").glob("*.sbatch")), ids=str)

@@ -15,7 +15,7 @@ from llama_scale.config import OptimConfig, TrainConfig
 from llama_scale.data.loader import StepSampler, TokenWindows, batch_number
 from llama_scale.data.shards import open_tokens
 from llama_scale.errors import InputError
-from llama_scale.files import read_jsonl, write_json
+from llama_scale.files import read_json, read_jsonl, write_json
 from llama_scale.training import trainer as training
 from llama_scale.training.loss_spikes import MIN_ACCEPTED, SIGMAS, WINDOW, SkipLimit, SpikeGuard
 from llama_scale.training.optim import build_optimizer
@@ -254,7 +254,7 @@ def test_a_kill_between_record_and_deletion_changes_nothing(tiny_data, tmp_path,
     (run / "result.json").unlink()
     kept = checkpoint.list_checkpoints(run)
     for folder in kept[:-1]:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = read_json(folder / "manifest.json")
         manifest["meta"]["rollbacks"] = 0
         write_json(folder / "manifest.json", manifest)
     checkpoint.discard(kept[-1])  # what stands is older than the rollback's start: from the start

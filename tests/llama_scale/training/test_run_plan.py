@@ -54,7 +54,7 @@ def test_a_field_that_is_new_has_its_default(settings, begun, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(begun, run)
     text = (run / "config.yaml").read_text()
-    lines = [line for line in text.splitlines() if "document_mask" not in line]
+    lines = [line for line in text.splitlines()[1:] if "document_mask" not in line]
     (run / "config.yaml").write_text("\n".join(lines))
     plan(settings, run)
     with pytest.raises(InputError, match=r"this run has model.document_mask = False"):
@@ -64,13 +64,26 @@ def test_a_field_that_is_new_has_its_default(settings, begun, tmp_path):
 def test_a_run_written_with_old_names_continues(settings, begun, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(begun, run)
-    text = (run / "config.yaml").read_text()
+    _, _, text = (run / "config.yaml").read_text().partition("\n")
     assert "  grad_clip: 1.0\n" in text and "\nkeep_last: 2\n" in text
     text = text.replace("grad_clip: 1.0", "clip: 0.9").replace("keep_last: 2", "keep: 1")
     (run / "config.yaml").write_text(text)
     assert plan(settings, run, "--optim.clip=0.9", "--keep=5").config.keep_last == 5
     plan(settings, run, "--optim.grad_clip=0.9")
     with pytest.raises(InputError, match=r"this run has optim\.grad_clip = 0\.9, the command asks"):
+        plan(settings, run)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"), [("config.yaml", "d_ff: 64", "d_ff: 65"), ("provenance.json", '"cpus": ', '"cpus": 1')]
+)
+def test_a_changed_file_of_a_run_is_named(settings, begun, tmp_path, name, old, new):
+    run = tmp_path / "run"
+    shutil.copytree(begun, run)
+    text = (run / name).read_text()
+    assert old in text
+    (run / name).write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=rf"{name}: .*changed since it was written"):
         plan(settings, run)
 
 
@@ -120,9 +133,9 @@ def test_compiled_parts_are_as_asked_and_recorded(settings, tmp_path, setting, p
 
 
 def test_compile_without_a_compiler_is_refused(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr("llama_scale.training.run_plan.can_compile", lambda device: False)
+    monkeypatch.setattr("llama_scale.training.run_plan.why_no_compiling", lambda device: "no compiler")
     assert not plan(settings, tmp_path, "--device=cpu").compile
-    with pytest.raises(InputError, match=r"compile: loss needs a C\+\+ compiler such as g\+\+, not found here"):
+    with pytest.raises(InputError, match="compile: loss cannot work here: no compiler; mend that, or"):
         plan(settings, tmp_path, "--device=cpu", "--compile=loss")
 
 

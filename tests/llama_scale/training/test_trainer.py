@@ -2,11 +2,14 @@
 
 import json
 import os
+import pty
 import random
+import select
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,6 +231,33 @@ def test_resume_on_a_gpu_is_exact_if_deterministic_and_close_if_not(tiny_data, t
     if deterministic == "true":
         assert resumed == whole and files[0] == files[1]
     assert [row["loss"] for row in resumed] == pytest.approx([row["loss"] for row in whole], rel=1e-2)
+
+
+def test_a_terminal_that_hangs_up_saves_and_stops(finished, tiny_data, tmp_path):
+    """The process gets SIGHUP and can show nothing any more; with nohup it goes on to the end."""
+    run = tmp_path / "run"
+    argv = [sys.executable, str(ROOT / "launch/train.py"), *arguments(tiny_data, run, "--log_every=1", "--device=cpu")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def hang_up(*before: str) -> int:
+        log = run / "metrics.jsonl"
+        rows = len(read_jsonl(log)) if log.exists() else 0
+        child, terminal = pty.fork()
+        if child == 0:
+            os.chdir(tmp_path)  # where nohup.out goes
+            os.execvpe("env", ["env", *before, *argv], environment)
+        while not (log.exists() and len(read_jsonl(log)) >= rows + 3):
+            with suppress(OSError):
+                if select.select([terminal], [], [], 0.01)[0]:
+                    os.read(terminal, 1 << 16)
+        os.close(terminal)  # the session leader is sent SIGHUP
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert hang_up() == 128 + signal.SIGHUP
+    saved = checkpoint.newest(run)
+    assert saved is not None and 3 <= checkpoint.load_meta(saved)["step"] < 40
+    assert hang_up("nohup") == 0
+    assert (run / "result.json").exists() and weights(run) == weights(finished)
 
 
 def test_resume_restores_the_random_generators(tiny_data, tmp_path, monkeypatch):

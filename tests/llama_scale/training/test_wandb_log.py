@@ -22,6 +22,11 @@ def test_disabled_and_unknown_modes(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "ofline")
     with pytest.raises(InputError, match=r"WANDB_MODE: 'ofline' \(did you mean 'offline'\?\)"):
         pick_mode()
+    with live_mirror(tmp_path, None, None, {}) as listeners:  # nothing is mirrored, so the mode does not matter
+        assert listeners == []
+    for value, mode in (("dryrun", "offline"), ("run", "online"), ("", "offline"), (" Disabled", "disabled")):
+        monkeypatch.setenv("WANDB_MODE", value)
+        assert pick_mode() == mode
 
 
 def test_live(tmp_path, monkeypatch):

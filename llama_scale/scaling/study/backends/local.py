@@ -14,6 +14,7 @@ from itertools import cycle, takewhile
 from pathlib import Path
 from typing import Any
 
+from llama_scale.cli import leave_terminal
 from llama_scale.config import Auto
 from llama_scale.scaling.study.backends.state import Attempt, Executor, Failure, Observer, State, task_environment
 from llama_scale.scaling.study.backends.task import Task
@@ -164,8 +165,11 @@ class LocalExecutor(Executor):
 
         def note(number: int, frame: Any) -> None:
             self.signals += 1
+            if number == signal.SIGHUP:
+                leave_terminal()
 
-        previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+        heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup's SIGHUP
+        previous = {number: signal.signal(number, note) for number in heeded}
         try:
             yield
         finally:

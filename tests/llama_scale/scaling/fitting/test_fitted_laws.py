@@ -11,6 +11,7 @@ import pytest
 
 from llama_scale import scaling
 from llama_scale.errors import InputError
+from llama_scale.files import read_json
 from llama_scale.scaling.fitting.fit import fit_surface
 from llama_scale.scaling.fitting.fitted_laws import FORMAT, FittedLaws
 from llama_scale.scaling.fitting.points import read_points
@@ -61,7 +62,7 @@ def test_what_is_written_is_read_back(tmp_path):
     assert FittedLaws.read(tmp_path) == FittedLaws.read(tmp_path / "laws.json") == laws
     with pytest.raises(InputError, match=r"laws\.json: no such file"):
         FittedLaws.read(tmp_path / "absent" / "laws.json")
-    written = json.loads((tmp_path / "laws.json").read_text())
+    written = read_json(tmp_path / "laws.json")
     del written["laws"]["surface"]["bootstrap"]["seed"]
     (tmp_path / "laws.json").write_text(json.dumps(written))
     with pytest.raises(InputError, match=r"laws\.json: no 'surface\.bootstrap\.seed'; run launch"):

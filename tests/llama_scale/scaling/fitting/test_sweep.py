@@ -108,6 +108,34 @@ def test_the_edge_is_that_of_the_rates_not_of_the_runs(tmp_path):
         fit_sweep(read_points(path))
 
 
+def test_a_group_at_the_edge_is_left_out_and_said(tmp_path):
+    path, lines = tmp_path / "sweep.csv", ["N,D,batch_tokens,lr,loss"]
+    lines += [",".join(f"{value:.12g}" for value in row) for row in rows([32_768, 65_536])]
+    lines += [f"5e8,1e10,32768,{lr},{2 + lr}" for lr in (1e-3, 2e-3, 4e-3)]  # falls towards the smallest
+    lines += [f"6e8,1e10,32768,{lr},2.5" for lr in (1e-3, 2e-3)]
+    path.write_text("\n".join(lines) + "\n")
+    found = fit_sweep(read_points(path))
+    edge, few = found["left_out"]
+    assert edge.startswith("N = 5e+08, D = 1e+10: the best lr, 0.001, is the smallest of the sweep")
+    assert few.startswith("N = 6e+08, D = 1e+10: 2 values of lr")
+    (tmp_path / "rest.csv").write_text("\n".join(lines[:-5]) + "\n")
+    assert fit_sweep(read_points(tmp_path / "rest.csv")) == found | {"left_out": []}
+    done = run_script("scaling.py", "sweep", "sweep.csv", "--out", "s.json", cwd=tmp_path)
+    assert done.returncode == 0 and f"left out: {edge}" in done.stdout
+    assert json.loads((tmp_path / "s.json").read_text())["left_out"] == [edge, few]
+
+
+def test_a_column_that_was_named_is_not_averaged_over(tmp_path):
+    path = tmp_path / "sweep.csv"
+    path.write_text(table([32_768, 65_536]).replace("batch_tokens", "batch_size"))
+    with pytest.raises(InputError, match=r"no column 'batch_tokns'; a sweep needs|did you mean"):
+        fit_sweep(read_points(path), "lr", "batch_tokns")
+    named = fit_sweep(read_points(path), "lr", "batch_size")
+    assert [row["batch_tokens"] for row in named["by_batch"]] == [32_768, 65_536] * 2
+    done = run_script("scaling.py", "sweep", "sweep.csv", "--batch", "bs", cwd=tmp_path)
+    assert done.returncode == 2 and "no column 'bs'" in done.stderr
+
+
 def test_intervals_of_the_exponents_are_students_t(tmp_path):
     """Six best rates leave three degrees of freedom for c, N and D; SciPy has the same by t."""
     sizes, spread = [1e6, 1e6, 1e6, 8e6, 8e6, 8e6], [0.1, -0.2, 0.15, -0.1, 0.05, 0.02]

@@ -9,17 +9,17 @@ from llama_scale.config import load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
-from llama_scale.scaling.fitting import summarize
 from llama_scale.scaling.fitting.chinchilla import fit_flops
 from llama_scale.scaling.fitting.fit import fit_surface
 from llama_scale.scaling.fitting.fitted_laws import FlopsFormula
 from llama_scale.scaling.fitting.points import read_points
+from llama_scale.scaling.fitting.results import summarize
 from llama_scale.scaling.forecasting import recommend
 from tests.conftest import run_script
 
 
 def test_recommendation_is_the_least_loss_of_the_budget(laws):
-    C = 3e15
+    C = 6e14
     found = recommend.recommend(laws, C)
     best = found.best
     assert laws.flops.per_token(best.model_size) * best.tokens == pytest.approx(C)
@@ -38,7 +38,8 @@ def test_recommendation_is_the_least_loss_of_the_budget(laws):
 
 
 @pytest.mark.parametrize("shape", [(1024, 256), (32_000, 2048)])
-def test_rung_costs_the_budget_in_the_studys_vocabulary_and_context(laws, shape):
+def test_rung_costs_the_budget_in_the_studys_vocabulary_and_context(laws, shape, monkeypatch):
+    monkeypatch.setattr(recommend, "TRUSTED_RATIO", (0, np.inf))  # these runs want large models
     shape = dict(zip(("vocab_size", "context_length"), shape, strict=True))
     models = [load_size(f"S{i}", **shape) for i in range(2, 9)]
     N = np.array([count_parameters(model).non_embedding for model in models], dtype=float)
@@ -46,15 +47,16 @@ def test_rung_costs_the_budget_in_the_studys_vocabulary_and_context(laws, shape)
     exact = fit_flops("exact", N, np.full(7, 1e8), flops)
     formula = FlopsFormula(exact.c, exact.g, exact.power)
     frontier = replace(laws.best_frontier, convention="exact", flops=formula)
-    own = replace(laws, frontier=[frontier])
-    for C in (3e15, 1e17):
+    larger = [replace(run, flops=100 * run.flops) for run in laws.runs]
+    own = replace(laws, frontier=[frontier], runs=larger)
+    for C in (1e15, 4e15):
         rung = recommend.recommend(own, C).rung
         cost = rung.tokens * flops_per_token(load_size(rung.size, **shape))
         assert cost == pytest.approx(C, rel=0.03)
 
 
 def test_rung_is_the_nearest(laws):
-    found = recommend.recommend(laws, 1e19)
+    found = recommend.recommend(laws, 8e14)
     rung, N = found.rung, found.best.model_size
     config = load_size(rung.size)
     assert rung.model_size == count_parameters(config).non_embedding
@@ -102,11 +104,11 @@ def test_a_rung_has_the_vocabulary_of_the_fitted_runs(study, laws, means, tables
     matmul = shape.n_layers * (4 * shape.d_model**2 + 3 * shape.d_model * shape.d_ff)
     norms = 0 if tables == 1 else (2 * shape.n_layers + 1) * shape.d_model
     assert recommend.rung_size(own, "S1") == matmul + norms + tables * 1024 * shape.d_model
-    found = recommend.recommend(own, 1e17)
+    found = recommend.recommend(own, 8e14)
     assert "counted with a tied vocabulary" not in recommend.recommendation_text(found, means)
     points.rows[0]["vocab_size"] = "2048"
     unknown = replace(own, model=summarize.shared_model(points))
-    text = recommend.recommendation_text(recommend.recommend(unknown, 1e17), means)
+    text = recommend.recommendation_text(recommend.recommend(unknown, 8e14), means)
     assert ("counted with a tied vocabulary of 32,000 tokens" in text) == (tables > 0)
 
 
@@ -118,21 +120,58 @@ def test_a_rung_has_the_vocabulary_of_the_fitted_runs(study, laws, means, tables
         (2, "least", "times the compute of the largest run fitted", False),
         (5, "greatest", "5.00 times the compute of the largest run fitted", False),
         (20, "greatest", "20.0 times the compute of the largest run fitted", True),
+        (9.9, "greatest", "9.90 times the compute of the largest run fitted", False),
     ],
 )
 def test_a_budget_is_placed_among_the_runs(laws, factor, end, words, warned):
     C = laws.column("flops")
     least, greatest = C.min(), C.max()
     text = recommend.recommendation_text(recommend.recommend(laws, factor * {"least": least}.get(end, greatest)), "")
-    assert words in text and ("warning: more than ten times outside" in text) == warned
+    assert words in text and ("more than ten times outside" in text) == warned
+    assert ("No recipe" in text and "Run this first, then fit again" in text) == warned
+    assert ("Nearest rung" in text) != warned
     where = "below" if factor < 1 else "within" if end == "least" else "an extrapolation beyond"
     assert f"{where} the compute measured." in text
 
 
-@pytest.mark.parametrize("C", [1e-3, 1e4])
-def test_a_budget_of_less_than_a_batch_is_refused(laws, C):
-    with pytest.raises(InputError, match="less than one batch; the smallest run fitted took"):
-        recommend.recommend(laws, C)
+@pytest.mark.parametrize("factor", [1e-12, 0.09, 11, 1e8])
+def test_the_run_to_make_first_lies_within_ten_times_the_runs(laws, factor):
+    C = laws.column("flops")
+    end = C.max() if factor > 1 else C.min()
+    found = recommend.recommend(laws, factor * end)
+    assert found.best is None and found.rung is None and "more than ten times outside" in found.reason
+    first = found.first
+    cost = laws.flops.per_token(first.model_size) * first.tokens
+    assert cost == pytest.approx(10 * C.max() if factor > 1 else C.min() / 10, rel=1e-6) or cost >= C.min()
+    assert first.steps >= 1 and 1 <= first.tokens / first.model_size <= 10_000
+    again = laws.predict(first.model_size, first.tokens)
+    assert first.loss == again
+
+
+def test_a_law_that_asks_for_fewer_tokens_than_parameters_gives_no_recipe(laws):
+    """Of an exponent of data four times too steep the best run is a large model on next to no data."""
+    steep = dict(laws.surface.parameters)
+    steep["beta"] = replace(steep["beta"], value=1.4)
+    steep["B"] = replace(steep["B"], value=steep["B"].value * 1e4)
+    steep["alpha"] = replace(steep["alpha"], value=0.06)
+    own = replace(laws, surface=replace(laws.surface, parameters=steep))
+    C = laws.column("flops").max()
+    N, D = (x[0] for x in own.law.optimum(np.array([C]), own.flops))
+    assert D / N < 1
+    found = recommend.recommend(own, C)
+    assert found.best is None and "tokens per parameter" in found.reason
+    assert "No recipe: the law asks for" in recommend.recommendation_text(found, "")
+    ratio = found.first.tokens / found.first.model_size
+    measured = laws.column("tokens") / laws.column("model_size")
+    assert max(measured.min(), 1) * (1 - 1e-6) <= ratio <= measured.max() * (1 + 1e-6)
+    assert own.flops.per_token(found.first.model_size) * found.first.tokens == pytest.approx(C, rel=1e-6)
+
+
+def test_a_law_of_points_in_other_units_recommends_nothing(laws):
+    """As a file that an earlier version wrote may hold."""
+    runs = [replace(run, tokens=run.tokens / 1e6) for run in laws.runs]
+    with pytest.raises(InputError, match="tokens per parameter; is D counted in thousands"):
+        recommend.recommend(replace(laws, runs=runs), 1e15)
 
 
 def test_gpu_hours_are_flops():

@@ -10,7 +10,7 @@ from llama_scale.files import write_json
 from llama_scale.scaling.fitting.chinchilla import Flops
 from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
 from llama_scale.scaling.fitting.points import read_points
-from llama_scale.scaling.fitting.summarize import summarize
+from llama_scale.scaling.fitting.results.summarize import summarize
 from llama_scale.scaling.forecasting.forecast import forecast, write_forecast
 from llama_scale.scaling.report.page import write_report
 from llama_scale.scaling.report.text import table

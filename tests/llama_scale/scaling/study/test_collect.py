@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from llama_scale.errors import InputError
+from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.study.collect import collect
 from tests.conftest import run_script
 
@@ -92,3 +93,20 @@ def test_collect(tmp_path):
     with pytest.raises(InputError, match=r"^run S1-20k-seed0: .*result.json has no 'run'"):
         collect(study)
     assert (study / "points.csv").read_text() == expected
+
+
+def test_a_branch_names_its_trunk(tmp_path):
+    """The bootstrap of a law draws trunks with all their branches."""
+    study = tmp_path / "studies/toy"
+    for name in ("S1-20k-seed0", "S1-10k-seed0"):
+        write_run(study, name, 1000, 20_000, 3.25)
+        path = study / "runs" / name / "config.yaml"
+        branch = {"branch_from": "runs/toy/S1-trunk-seed0/checkpoints/step-00000008"}
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | branch))
+    write_run(study, "S2-10k-seed0", 2000, 10_000, 3.5)
+    names = ["S1-20k-seed0", "S1-10k-seed0", "S2-10k-seed0"]
+    (study / "study.yaml").write_text(yaml.safe_dump({"planned": names, "suites": ["perplexity"]}))
+    collect(study)
+    points = read_points(study / "points.csv")
+    assert [row["trunk"] for row in points.rows] == ["S1-trunk-seed0", "S1-trunk-seed0", ""]
+    assert points.trunks.tolist() == [0, 0, 1] and points.shares_trunks

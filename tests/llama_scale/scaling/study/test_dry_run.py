@@ -1,16 +1,18 @@
 """Grids, budgets and what the dry run says of a study."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from llama_scale.config import load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.errors import InputError
+from llama_scale.scaling.fitting.residuals import Noise
 from llama_scale.scaling.forecasting.design import forecast_width, target_beyond
-from llama_scale.scaling.study.dry_run import describe, hours, memory, rungs
+from llama_scale.scaling.study.dry_run import describe, design_noise, hours, memory, rungs
 from llama_scale.scaling.study.grids import Grid, grid_runs
-from tests.llama_scale.scaling.helpers import TOY
+from tests.llama_scale.scaling.helpers import TOY, fit_study
 
 SIZES = ("S1", "S2", "S4")
 SHAPES = {name: load_size(name, vocab_size=1024, context_length=128) for name in SIZES}
@@ -109,3 +111,16 @@ def test_dry_run_of_a_sweep_promises_no_forecast(plan):
 def test_rungs_are_those_between_the_studys_ends(plan):
     names = {rung.name for rung in rungs(plan(runs=[{"sizes": [*SIZES], "tokens": [1e6]}]))}
     assert names >= {"S1", "S2", "S4"} and "S5" not in names and "Q1" not in names
+
+
+def test_the_noise_between_the_seeds_of_an_earlier_fit_is_reckoned_with(plan):
+    grid = {"sizes": ["S1", "S2", "S4"], "tokens": [3e5, 1e6, 3e6]}
+    study = plan(runs=[grid])
+    assert design_noise(study) == (0.002, "assumed") and "0.2 % assumed noise: within" in describe(study)
+    study.folder.mkdir(parents=True)
+    _, laws = fit_study(study.folder)
+    assert laws.noise is None and design_noise(study)[1] == "assumed"
+    replace(laws, noise=Noise(1.6, 1.2, 2.3, 4, 8)).write(study.folder / "laws.json")
+    noise, source = design_noise(study)
+    assert (noise, source) == (pytest.approx(0.016), "measured") and "1.6 % measured noise: within" in describe(study)
+    assert design_noise(plan(runs=[grid], noise=0.004)) == (0.004, "stated")

@@ -25,6 +25,7 @@ RESAMPLES = 500
 FURTHEST = 100.0
 LEVELS = {"parse_rate": (0.5, 0.9), "pass_at": (0.01, 0.1, 0.5)}
 STEPS = 121
+NO_SIZES = "the runs determine no sizes"
 NOT_REACHED, AT_OR_BELOW = "not reached", "at or below"
 FORMULA = {
     "log(-log p)": "-ln(-ln p) = a + b L",
@@ -152,7 +153,8 @@ def thresholds(fit: Fit, flops: Flops) -> tuple[list[Threshold], dict[str, list[
     """Return the table of thresholds, and the links of every column of scores.
 
     Each level has the smallest run that reached it and, where a link is known, the compute at which the compute-optimal
-    model is expected to, with a 95 % interval from resampled laws and links. Beyond a hundred times the largest run an
+    model is expected to, with a 95 % interval from resampled laws and links; nothing where the law determines no
+    sizes. Beyond a hundred times the largest run an
     end of the interval is None: not reached. At a hundredth of the least compute it is a bound, at or below which the
     level is passed; ``at_most`` names those of ``value``, ``low`` and ``high``.
     """
@@ -162,7 +164,11 @@ def thresholds(fit: Fit, flops: Flops) -> tuple[list[Threshold], dict[str, list[
         links[column], reason = fit_links(points, column, fit.seed)
         for level in threshold_levels(fit, column):
             threshold = Threshold(column, level, _measured(fit, column, level), reason=reason)
-            rows.append(_expected(fit, flops, links[column][0], threshold) if links[column] else threshold)
+            if links[column] and fit.determined:
+                threshold = _expected(fit, flops, links[column][0], threshold)
+            elif links[column]:
+                threshold = replace(threshold, link=links[column][0].name, reason=NO_SIZES)
+            rows.append(threshold)
     return rows, links
 
 
@@ -199,7 +205,7 @@ def _expected(fit: Fit, flops: Flops, link: Link, threshold: Threshold) -> Thres
     budget = _crossing_compute(C, curves, np.resize(loss_sample, len(curves)))  # (S,)
     sizes = np.array([_size_at(c, C, n) for c, n in zip(budget, sample_N, strict=True)])
     reducible = loss - fit.law.E
-    least_N = (fit.law.A / reducible) ** (1 / fit.law.alpha) if reducible > 0 else np.inf
+    least_N = (fit.law.A / reducible ** (1 / fit.law.k)) ** (1 / fit.law.alpha) if reducible > 0 else np.inf
     return replace(
         threshold,
         link=link.name,

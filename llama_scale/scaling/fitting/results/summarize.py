@@ -11,14 +11,15 @@ import numpy as np
 
 from llama_scale.bootstrap import LEVEL
 from llama_scale.scaling.fitting import fitted_laws as records
-from llama_scale.scaling.fitting.chinchilla import Flops, fit_flops
-from llama_scale.scaling.fitting.conventions import compare_approaches, fit_each_convention, power_laws
-from llama_scale.scaling.fitting.downstream import link_record, thresholds
-from llama_scale.scaling.fitting.fit import DELTA, PARAMETERS, USUAL_EXPONENTS, Fit, HoldOut
+from llama_scale.scaling.fitting.chinchilla import Flops, Surface, fit_flops
+from llama_scale.scaling.fitting.fit import Fit, HoldOut
 from llama_scale.scaling.fitting.fitted_laws import Curve, Estimate, FittedLaws
 from llama_scale.scaling.fitting.points import NON_EMBEDDING, Points
 from llama_scale.scaling.fitting.profile import Profile, profiles
-from llama_scale.scaling.fitting.repeats import epochs_vary, fit_repeats
+from llama_scale.scaling.fitting.residuals import seed_noise
+from llama_scale.scaling.fitting.results.conventions import compare_approaches, fit_each_convention, power_laws
+from llama_scale.scaling.fitting.results.downstream import link_record, thresholds
+from llama_scale.scaling.fitting.results.repeats import epochs_vary, fit_repeats
 
 T = TypeVar("T")
 EMBEDDED, HEADED = "embeddings included", "output head included"
@@ -27,18 +28,30 @@ CURVE = 41
 SAMPLE = 400
 
 
-def summarize(fit: Fit, hold_out: HoldOut | None, notes: list[str] | None = None) -> FittedLaws:
+def summarize(
+    fit: Fit, hold_out: HoldOut | None, notes: list[str] | None = None, forms: records.FormChoice | None = None
+) -> FittedLaws:
     """Return what laws.json holds of a fit, with the digits that it keeps; ``notes`` are further warnings."""
     points, repeats = fit.points, None
-    if epochs_vary(points) and len(points) > len(PARAMETERS) + 1:
+    if epochs_vary(points) and len(points) > len(fit.form.parameters) + 1:
         repeats = fit_repeats(fit)
     flops_counts, approaches = _flops_counts(points), compare_approaches(fit)
     levels, links = thresholds(fit, flops_counts[-1])
     profile = profiles(fit)
     warnings = [*points.warnings, *fit.warnings, *(notes or [])]
+    if points.shares_trunks:
+        trunks = points.trunks.max() + 1
+        warnings.append(
+            f"The {len(points)} runs are branches of {trunks} trunks (or alone), and branches of one err together: "
+            "intervals are drawn by trunk; profiles take all runs for independent and are too narrow."
+        )
     warnings += [*_open_profiles(profile), *_disagreeing(approaches.table)]
     if repeats and not repeats.identified:
-        warnings.append("The worth of repeated tokens is not identified: the runs give R no end on one side or both.")
+        profile_ends, drawn = (_ends_text(ends) for ends in (repeats, repeats.bootstrap))
+        warnings.append(
+            f"The worth of repeated tokens is not identified: R = {repeats.R:.3g}, by its profile {profile_ends}, by "
+            f"the bootstrap {drawn}."
+        )
     warnings += _holdout_warnings(fit, hold_out) if hold_out else []
     source = {name: getattr(points, name) for name in ("file", "sha256", "columns", "where")}
     laws = FittedLaws(
@@ -56,6 +69,8 @@ def summarize(fit: Fit, hold_out: HoldOut | None, notes: list[str] | None = None
         holdout=_holdout(hold_out) if hold_out else None,
         runs=_runs(fit, hold_out),
         warnings=warnings,
+        forms=forms,
+        noise=seed_noise(points.N, points.D, points.loss, points.trunks),
     )
     return FittedLaws.from_dict(laws.to_dict())
 
@@ -123,6 +138,12 @@ def shared_model(points: Points) -> dict[str, Any]:
     return shared
 
 
+def _ends_text(bounds: records.Bounds | records.RepeatedTokens | None) -> str:
+    if bounds is None:
+        return "unknown"
+    return " to ".join("open" if end is None else f"{end:.3g}" for end in (bounds.low, bounds.high))
+
+
 def _open_profiles(profile: dict[str, Profile]) -> list[str]:
     """Return a warning for each parameter whose profile has no end on a side."""
     warnings = []
@@ -149,33 +170,46 @@ def _disagreeing(table: list[records.ApproachExponent]) -> list[str]:
 
 def _surface(fit: Fit, profile: dict[str, Profile]) -> records.FittedSurface:
     parameters, sample, error = {}, vars(fit.resampled), np.abs(fit.residual)
-    for name in PARAMETERS:
+    for name in fit.form.parameters:
         ends = Estimate.of(getattr(fit.law, name), sample[name])
         bounds = records.Bounds(profile[name].low, profile[name].high)
         parameters[name] = records.ProfiledEstimate(**vars(ends), profile=bounds)
+    limits = {}
+    if "k" in fit.form.parameters:
+        for name in ("alpha", "beta"):
+            value, values = (law.k * getattr(law, name) for law in (fit.law, fit.resampled))
+            limits[f"k {name}"] = Estimate.of(value, values)
+    drawn = records.TRUNKS if fit.points.shares_trunks else "runs"
     return records.FittedSurface(
-        formula="L(N, D) = E + A N^-alpha + B D^-beta",
+        formula=fit.form.formula,
         parameters=parameters,
-        sample={name: sample[name][:SAMPLE].tolist() for name in PARAMETERS},
-        objective=records.Objective(f"sum of Huber({DELTA}) of log loss", fit.objective),
+        sample={name: sample[name][:SAMPLE].tolist() for name in fit.form.parameters},
+        objective=records.Objective(f"sum of Huber({fit.delta:g}) of log loss", fit.objective),
         starts=fit.starts,
         share_of_starts_at_optimum=fit.share_at_optimum,
         second_optimizer=records.SecondOptimizer(
             kind="SciPy L-BFGS-B then Nelder-Mead, no gradient",
             objective=fit.check.objective,
             relative_excess=fit.check.excess,
-            parameters=asdict(fit.check.law),
+            parameters=_parameters(fit, fit.check.law),
         ),
         bootstrap=records.Bootstrap(
-            kind="runs resampled with replacement, percentiles",
-            resamples=len(sample["E"]),
+            kind=f"{drawn} resampled with replacement, percentiles",
+            resamples=len(sample["A"]),
             seed=fit.seed,
             level=round(100 * LEVEL),
         ),
         residual_percent=records.Residuals(
             rms=100 * np.sqrt(np.mean(error**2)), median_absolute=100 * np.median(error), largest=100 * error.max()
         ),
+        form=fit.form.name,
+        limits=limits,
     )
+
+
+def _parameters(fit: Fit, law: Surface) -> dict[str, float]:
+    """Return the parameters of a law that its form fits."""
+    return {name: float(getattr(law, name)) for name in fit.form.parameters}
 
 
 def _frontier(fit: Fit, flops: Flops) -> records.Frontier:
@@ -201,10 +235,9 @@ def _frontier(fit: Fit, flops: Flops) -> records.Frontier:
         at["loss"] = records.RunEstimate(**vars(at["loss"]), **ends)
         return records.FrontierPoint(C=float(C[index]), **at, factor=factor)
 
-    least, most = USUAL_EXPONENTS
     return records.Frontier(
         convention=flops.name,
-        determined=all(least <= x <= most for x in (fit.law.alpha, fit.law.beta)),
+        determined=fit.determined,
         flops_per_token=flops.formula(),
         flops=records.FlopsFormula(flops.c, flops.g, flops.power),
         largest_deviation=flops.error,

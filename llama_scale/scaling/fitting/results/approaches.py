@@ -17,6 +17,7 @@ from llama_scale.scaling.fitting.fitted_laws import Estimate, IsoflopParabola
 from llama_scale.scaling.fitting.points import Points
 
 SAME_COMPUTE = 0.05
+NEAR_MINIMUM = 4.0  # times the size of a budget's best run, up or down, that a parabola reaches
 MIN_SIZES, MIN_POINTS = 4, 3
 RESAMPLES = 1_000
 
@@ -93,12 +94,39 @@ def group_by_compute(C: np.ndarray) -> list[np.ndarray]:
 
 
 def isoflop_parabolas(points: Points, C: np.ndarray) -> list[IsoflopParabola]:
-    """Return a parabola for each group of at least four sizes within 5 % of equal compute."""
+    """Return a parabola through the runs near the best of each group of four sizes or more at equal compute (5 %)."""
     groups = [g for g in group_by_compute(C) if len(np.unique(points.N[g])) >= MIN_SIZES]
     return [_parabola(points, C, index, points.loss[index]) for index in groups]
 
 
-def _parabola(points: Points, C: np.ndarray, index: np.ndarray, loss: np.ndarray) -> IsoflopParabola:
+def near_minimum(N: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Return which runs (n,) of one budget a parabola is drawn through, at least those of the four nearest sizes.
+
+    The loss along a budget, E + a N^-alpha + b N^beta, is a parabola in ln N near its minimum only: through runs far
+    away, where the steeper side weighs most, its minimum moves with the range of sizes that were tried. Taken are the
+    sizes within a factor of four of the vertex of the parabola through the best size and its neighbors.
+    """
+    x = np.log(N)
+    sizes, which = np.unique(x, return_inverse=True)
+    mean = np.bincount(which, loss) / np.bincount(which)
+    i = int(np.clip(mean.argmin(), 1, len(sizes) - 2))
+    three = slice(i - 1, i + 2)
+    c2, c1, _ = np.polyfit(sizes[three] - sizes[i], mean[three], 2)
+    vertex = (
+        sizes[i] + float(np.clip(-c1 / (2 * c2), sizes[i - 1] - sizes[i], sizes[i + 1] - sizes[i]))
+        if c2 > 0
+        else (sizes[mean.argmin()])
+    )
+    far = np.sort(np.abs(sizes - vertex))[MIN_SIZES - 1]
+    return np.abs(x - vertex) <= max(np.log(NEAR_MINIMUM), far) * (1 + 1e-9)
+
+
+def _parabola(
+    points: Points, C: np.ndarray, index: np.ndarray, loss: np.ndarray, near: np.ndarray | None = None
+) -> IsoflopParabola:
+    """Return the parabola of the runs at ``index`` (n,) with losses (n,); ``near`` (n,) are those to take of them."""
+    near = near_minimum(points.N[index], loss) if near is None else near
+    index, loss = index[near], loss[near]
     N, rows = points.N[index], points.row_numbers[index].tolist()
     budget, center = (float(np.exp(np.log(x).mean())) for x in (C[index], N))
     z = np.log(N / center)
@@ -135,7 +163,10 @@ def isoflop_law(
 
     sample = []
     for _ in range(resamples):
-        noisy = [_parabola(points, C, i, fitted * (1 + rng.choice(pool, len(i)))) for i, fitted in groups]
+        noisy = [
+            _parabola(points, C, i, fitted * (1 + rng.choice(pool, len(i))), np.ones(len(i), dtype=bool))
+            for i, fitted in groups
+        ]
         sample.append(log_log_line(*minima(noisy))[0])
     sample, (x, y) = np.array(sample), minima(inside)
     return PowerFit(*log_log_line(x, y), sample[np.isfinite(sample)], x, y)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,12 +7,13 @@ from scipy.optimize import brentq, minimize, minimize_scalar
 
 from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
-from llama_scale.scaling.fitting import approaches, conventions
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface
-from llama_scale.scaling.fitting.downstream import fit_links, inverse_transform, thresholds, transform
 from llama_scale.scaling.fitting.fit import DELTA, fit_surface, objective
+from llama_scale.scaling.fitting.points import read_points, read_rows
 from llama_scale.scaling.fitting.profile import objective_limit, profiles
-from llama_scale.scaling.fitting.repeats import effective_tokens, fit_repeats
+from llama_scale.scaling.fitting.results import approaches, conventions
+from llama_scale.scaling.fitting.results.downstream import fit_links, inverse_transform, thresholds, transform
+from llama_scale.scaling.fitting.results.repeats import effective_tokens, fit_repeats
 from llama_scale.scaling.fitting.sweep import fit_sweep
 from llama_scale.scaling.report import tables
 from llama_scale.training.recipe import LAW_D, ladder_width, lr_cap
@@ -60,6 +62,23 @@ def test_no_parabola_without_a_minimum_inside():
     parabolas = approaches.isoflop_parabolas(small, 6 * small.N * small.D)
     assert not parabolas or not any(p.inside for p in parabolas)
     assert approaches.isoflop_law(small, 6 * small.N * small.D, parabolas) is None
+
+
+def test_runs_far_from_the_minimum_do_not_move_it():
+    """Sizes of 1e7 to 1e10 at each budget: through all of them the exponent .706 comes out as .764."""
+    law = Surface(1.8, 100, 0.30, 1e6, 0.72)
+    N, C = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e10, 16), np.geomspace(3e18, 3e20, 5)))
+    runs = points(N, C / 6 / N, law.loss(N, C / 6 / N))
+    parabolas = approaches.isoflop_parabolas(runs, C)
+    assert all(p.inside and len(p.rows) < 10 for p in parabolas)
+    for parabola in parabolas:
+        best = law.optimum(np.array([parabola.C]), Flops("6ND"))[0][0]
+        assert pytest.approx(best, rel=0.1) == parabola.N
+    found = approaches.isoflop_law(runs, C, parabolas, resamples=50)
+    assert found.slope == pytest.approx(law.exponent, abs=0.01)
+    every = np.ones(16, dtype=bool)
+    far = [approaches._parabola(runs, C, g, runs.loss[g], every) for g in approaches.group_by_compute(C)]
+    assert abs(np.polyfit(np.log([p.C for p in far]), np.log([p.N for p in far]), 1)[0] - law.exponent) > 0.05
 
 
 def test_budgets_do_not_chain():
@@ -205,10 +224,29 @@ def test_repeats_are_recovered_or_called_unidentified():
     assert found.identified
     assert found.low < 15.4 < found.high
     assert found.parameters["alpha"] == pytest.approx(TRUE.alpha, abs=0.03)
+    assert found.bootstrap.low < 15.4 < found.bootstrap.high < 1.2 * found.bootstrap.low
     fresh = fit_repeats(fit_surface(repeated(1e6, most=3.0), resamples=100))
-    assert not fresh.identified
+    assert not fresh.identified and fresh.bootstrap.high is None
     with pytest.raises(InputError, match="epochs does not vary"):
         fit_repeats(fit_surface(grid(), resamples=100))
+
+
+def test_a_profile_with_ends_is_not_enough_for_repeats():
+    """Four epochs at 1 % noise: the profile ends at [5.7, 18], resamples of the same runs reach 164."""
+    runs = repeated(15.4, noise=0.01, most=4.0)
+    fit = fit_surface(runs, resamples=100)
+    found = fit_repeats(fit)
+    assert found.low and found.high < 20
+    assert not found.identified and found.bootstrap.high > 50
+
+    # The best R lies between the points of the first grid: an objective of SciPy's search over R is no lower.
+    def least(log_R):
+        changed = replace(runs, D=effective_tokens(runs.D, runs.numeric("epochs"), float(np.exp(log_R))))
+        return fit_surface(changed, resamples=1, starts=16).objective
+
+    search = minimize_scalar(least, bounds=(np.log(6), np.log(12)), method="bounded", options={"xatol": 1e-3})
+    assert pytest.approx(np.exp(search.x), rel=0.02) == found.R
+    assert found.objective <= search.fun * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("name", ["logit", "log(-log p)", "power"])
@@ -227,13 +265,17 @@ def test_link_that_made_the_scores_is_chosen(name):
     assert best.score(loss[3]) == pytest.approx(score[3])
 
 
-def test_public_scores_have_the_published_links():
-    from llama_scale.scaling.fitting.points import read_points
-
+def test_public_scores_have_the_published_links(tmp_path):
     path = SHARED / "bigcode_stack" / "humaneval_py_pass_partial.csv"
     if not path.is_file():
         pytest.skip(f"{path} is not here")
-    runs = read_points(path, {"N": "n_params_M", "D": "tokens", "loss": "python_val_loss"})
+    columns = {"N": "n_params_M", "D": "tokens", "loss": "python_val_loss"}
+    with pytest.raises(InputError, match=r"is N counted in thousands, millions"):
+        read_points(path, columns)
+    rows, header = read_rows(path)
+    lines = [[repr(1e6 * float(v)) if k == "n_params_M" else v for k, v in row.items()] for row in rows]
+    (tmp_path / "plain.csv").write_text("\n".join(map(",".join, [header, *lines])) + "\n")
+    runs = read_points(tmp_path / "plain.csv", columns)
     logit = next(x for x in fit_links(runs, "pass_at_1_T0.8")[0] if x.name == "logit")
     assert (logit.a, logit.b) == (pytest.approx(3.889, abs=1e-3), pytest.approx(-6.216, abs=1e-3))
     assert logit.r2 >= 0.995

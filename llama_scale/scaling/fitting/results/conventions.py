@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from llama_scale.bootstrap import percentile_interval
 from llama_scale.scaling.fitting import fitted_laws as records
-from llama_scale.scaling.fitting.approaches import envelope_law, front_law, isoflop_law, isoflop_parabolas
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface, fit_flops
 from llama_scale.scaling.fitting.fit import Fit, fit_surface
 from llama_scale.scaling.fitting.fitted_laws import ApproachExponent, Estimate
 from llama_scale.scaling.fitting.points import NON_EMBEDDING, Points
+from llama_scale.scaling.fitting.results.approaches import envelope_law, front_law, isoflop_law, isoflop_parabolas
 
 SIZES = {
     **dict.fromkeys(NON_EMBEDDING, "non-embedding"),
@@ -66,11 +67,12 @@ def fit_each_convention(fit: Fit) -> list[records.ConventionFit]:
     for size_name, N in parameter_counts(fit.points).items():
         points = replace(fit.points, N=N)
         # The law that was fitted already, for its own N.
-        own = fit if N is fit.points.N else fit_surface(points, RESAMPLES, fit.seed, STARTS)
+        own = fit if N is fit.points.N else fit_surface(points, RESAMPLES, fit.seed, STARTS, fit.form, fit.delta)
         for flops, C in compute_counts(points, N):
             budget = np.array([BEYOND * C.max()])
             size, tokens = own.law.optimum(budget, flops)
-            size_sample, _ = own.resampled.optimum(budget, flops)  # (S, 1)
+            size_sample, token_sample = own.resampled.optimum(budget, flops)  # (S, 1) each
+            ends = records.Bounds(*map(float, percentile_interval(token_sample[:, 0])))
             exponents = (optimal_size_exponent(law, flops, C) for law in (own.law, own.resampled))
             law, sample = vars(own.law), vars(own.resampled)
             rows.append(
@@ -80,8 +82,9 @@ def fit_each_convention(fit: Fit) -> list[records.ConventionFit]:
                     **{name: Estimate.of(law[name], sample[name]) for name in ("alpha", "beta", "E")},
                     exponent=Estimate.of(*exponents),
                     C=float(budget[0]),
-                    optimal_N=Estimate.of(size[0], size_sample[:, 0]),
-                    optimal_D=float(tokens[0]),
+                    optimal_N=Estimate.of(size[0], size_sample[:, 0]) if own.determined else None,
+                    optimal_D=float(tokens[0]) if own.determined else None,
+                    optimal_D_interval=ends if own.determined else None,
                 )
             )
     return rows

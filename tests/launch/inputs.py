@@ -1,0 +1,50 @@
+"""What may be wrong with a file that a command reads: each kind makes the file so."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+KINDS: dict[str, Callable[[Path, bytes], object]] = {
+    "missing": lambda path, content: None,
+    "empty": lambda path, content: path.touch(),
+    "truncated": lambda path, content: path.write_bytes(content[: len(content) // 2]),
+    "a list": lambda path, content: path.write_text("[1, 2]\n"),
+    "a number": lambda path, content: path.write_text("3\n"),
+    "empty fields": lambda path, content: path.write_text("{}\n"),
+    "null": lambda path, content: path.write_text("null\n"),
+    "another text": lambda path, content: path.write_text("a,b\n1,2\n"),
+    "deep": lambda path, content: path.write_text("[" * 100_000),
+    "long numbers": lambda path, content: path.write_text('{"a": ' + "9" * 5000 + "}\n"),
+    "UTF-16": lambda path, content: path.write_bytes('{"a": "é"}\n'.encode("utf-16")),
+    "Latin-1": lambda path, content: path.write_bytes('{"a": "é"}\n'.encode("latin-1")),
+    "null bytes": lambda path, content: path.write_bytes(bytes(64)),
+    "a folder": lambda path, content: path.mkdir(),
+    "unreadable": lambda path, content: path.symlink_to("/proc/self/mem"),  # also for root: reading it fails
+    "a loop of links": lambda path, content: path.symlink_to(path),
+    "a link to nothing": lambda path, content: path.symlink_to("absent"),
+    "a socket": lambda path, content: bind(path),
+    "too large": lambda path, content: sparse(path),
+}
+
+
+def bind(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)  # the name of a socket is short
+    try:
+        socket.socket(socket.AF_UNIX).bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def sparse(path: Path, size: int = 1 << 42) -> None:
+    """Make a file of 4 TiB that takes no room."""
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+def spoil(path: Path, kind: str) -> None:
+    """Put what ``kind`` says in the place of a file."""
+    content = path.read_bytes()
+    path.unlink()
+    KINDS[kind](path, content)
