@@ -10,15 +10,21 @@ import torch.nn.functional as F
 from evals.models.request import Completion, Request, cut_at_stop
 from evals.perplexity import References, Score, windows
 from llama_scale.errors import InputError
+from llama_scale.model.foreign import ForeignModel
+from llama_scale.model.lora import load_adapter, merge
 
 
 @dataclass
 class TransformersCompleter:
-    """A folder that transformers' AutoModelForCausalLM loads; no code of the folder is run."""
+    """A folder that transformers' AutoModelForCausalLM loads; no code of the folder is run.
+
+    With ``adapter``, a checkpoint of fine-tuning or a folder of peft, that adapter is merged into the weights.
+    """
 
     folder: Path
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
+    adapter: Path | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -32,7 +38,11 @@ class TransformersCompleter:
             raise InputError("transformers is not installed; pip install transformers") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{self.folder}: transformers cannot load it ({str(error).splitlines()[0]})") from None
-        self.model = model.to(self.device).eval()
+        if self.adapter is not None:
+            foreign = ForeignModel(model.float())  # merged in float32
+            load_adapter(foreign, self.adapter)
+            merge(foreign)
+        self.model = model.to(self.device, self.dtype).eval()
         self.context = getattr(model.config, "max_position_embeddings", None) or 2048  # most tokens that it sees
 
     def complete(self, request: Request) -> Iterator[Completion]:

@@ -1,6 +1,7 @@
 """How Lightning writes a checkpoint folder and reads it back, and the random state in it."""
 
 import random
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,28 @@ from llama_scale.checkpoint.async_writer import Snapshot, Writer
 class FolderCheckpointIO(CheckpointIO):
     """Lightning's way to folder.py: copies the state, then writes on a thread.
 
-    ``accumulate`` is the number of micro-batches in a step of this process: Lightning counts those, and a run may
+    ``meta`` is what each manifest says and ``files`` are copied beside the weights; ``tokens_after`` tells how many
+    tokens the first steps of the run read. ``accumulate`` is the number of micro-batches in a step of this process: Lightning counts those, and a run may
     continue with another number. Where the state is split over processes, ``mesh`` has their hosts: each calls
     ``save_checkpoint`` and writes its part, and ``load_checkpoint`` leaves the tensors out.
     """
 
-    def __init__(self, meta: dict[str, Any], tokenizer: Path, accumulate: int) -> None:
-        self.meta, self.tokenizer, self.accumulate = meta, tokenizer, accumulate
+    def __init__(
+        self, meta: dict[str, Any], files: Sequence[Path], tokens_after: Callable[[int], int], accumulate: int
+    ) -> None:
+        self.meta, self.files, self.tokens_after, self.accumulate = meta, files, tokens_after, accumulate
         self.snapshot, self.writer = Snapshot(), Writer()
         self.mesh: DeviceMesh | None = None
 
     def save_checkpoint(self, checkpoint: dict, path: Any, storage_options: Any = None) -> None:
         """Write ``checkpoint`` as the folder ``path``, soon."""
         step = checkpoint["global_step"]
-        meta = self.meta | {"step": step, "tokens": step * self.meta["batch_tokens"]}
+        meta = self.meta | {"step": step, "tokens": self.tokens_after(step)}
         self.writer.wait()
         state = self.snapshot.take(checkpoint, self.mesh)
-        job = partial(checkpoints.save, Path(path), state, meta, self.tokenizer)
+        job = partial(checkpoints.save, Path(path), state, meta, *self.files)
         if self.mesh is not None:
-            job = partial(checkpoints.save_shards, Path(path), state, meta, self.tokenizer, self.mesh.get_group())
+            job = partial(checkpoints.save_shards, Path(path), state, meta, *self.files, group=self.mesh.get_group())
         self.writer.submit(job, f"step {step}")
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict:
