@@ -123,9 +123,9 @@ def reference_bits_per_byte(
     """Score given solutions, teacher-forced: nats of their tokens over their UTF-8 bytes.
 
     Each of ``pairs`` is (prompt, solution), encoded separately; the context is what the tokenizer makes of the prompt,
-    as in generate, and no document end follows the solution. A prompt loses its start where the two do not fit the context; a
-    solution longer than the context is scored in pieces, each after as much as fits. ``References.total.bits_per_byte``
-    is over all tasks.
+    as in generate, and no document end follows the solution. A prompt loses its start where the two do not fit the
+    context; a solution longer than the context is scored in pieces, each after as much as fits.
+    ``References.total.bits_per_byte`` is over all tasks.
     """
     contexts = [tokenizer.context(prompt) for prompt, _ in pairs]
     solutions = tokenizer.encode_batch([solution for _, solution in pairs])

@@ -67,8 +67,12 @@ def main(argv: list[str] | None = None) -> None:
         if run.process.rank != 0:
             return
         result = write_result(run)
-    shown = {"train_loss": "training loss {:.4f} nats a token", "val_bits_per_byte": "held-out {:.4f} bits a byte",
-             "val_end_nats": "document end {:.3f} nats", "retained_bits_per_byte": "base's own text {:.4f} bits a byte"}  # fmt: skip
+    shown = {
+        "train_loss": "training loss {:.4f} nats a token",
+        "val_bits_per_byte": "held-out {:.4f} bits a byte",
+        "val_end_nats": "document end {:.3f} nats",
+        "retained_bits_per_byte": "base's own text {:.4f} bits a byte",
+    }
     texts = [text.format(result[name]) for name, text in shown.items() if result.get(name) is not None]
     print(f"{run.folder}: {', '.join(texts)}")
 

@@ -17,8 +17,9 @@ from llama_scale.model.llama import EOS
 def export_checkpoint(path: str | Path, out: str | Path) -> None:
     """Write a checkpoint or run, an adapter merged into its base, as a folder that transformers loads.
 
-    Raises InputError if it cannot. The folder has config.json, model.safetensors, tokenizer.json and tokenizer_config.json, and the SentencePiece model
-    that the tokenizer was made from. A prompt is the end-of-document id followed by its tokens.
+    Raises InputError if it cannot. The folder has config.json, model.safetensors, tokenizer.json and
+    tokenizer_config.json, and the SentencePiece model that the tokenizer was made from, if it was. A prompt is the
+    end-of-document id followed by its tokens.
     """
     folder, out = folders.resolve(path), Path(out)
     _check_empty(out)

@@ -36,8 +36,8 @@ LIGHTNING_PREFIX = "model."
 def save(folder: Path, state: dict[str, Any], meta: dict[str, Any], *files: Path) -> None:
     """Write Lightning's ``state`` dictionary as a checkpoint folder, atomically.
 
-    ``meta`` goes into the manifest, copies of ``files``, such as the tokenizer, beside the weights. An error leaves what
-    stood there before.
+    ``meta`` goes into the manifest, copies of ``files``, such as the tokenizer, beside the weights. An error leaves
+    what stood there before.
     """
     weights, moments, rest = _split(state)
     with _whole_or_absent(folder, meta) as temporary:

@@ -20,9 +20,10 @@ class FolderCheckpointIO(CheckpointIO):
     """Lightning's way to folder.py: copies the state, then writes on a thread.
 
     ``meta`` is what each manifest says and ``files`` are copied beside the weights; ``tokens_after`` tells how many
-    tokens the first steps of the run read. ``accumulate`` is the number of micro-batches in a step of this process: Lightning counts those, and a run may
-    continue with another number. Where the state is split over processes, ``mesh`` has their hosts: each calls
-    ``save_checkpoint`` and writes its part, and ``load_checkpoint`` leaves the tensors out.
+    tokens the first steps of the run read. ``accumulate`` is the number of micro-batches in a step of this process:
+    Lightning counts those, and a run may continue with another number. Where the state is split over processes,
+    ``mesh`` has their hosts: each calls ``save_checkpoint`` and writes its part, and ``load_checkpoint`` leaves the
+    tensors out.
     """
 
     def __init__(

@@ -258,8 +258,8 @@ class ExampleSampler:
         """Return the inputs and the targets that the first 0, 1, ... ``steps`` steps read, (steps + 1, 2)."""
         each = np.stack([self.examples.lengths, self.examples.targets], axis=1)  # (n, 2)
         numbers = [batch_number(step, self.skipped) for step in range(steps)]
-        sums = [each[self.step_examples(number)].sum(axis=0) for number in numbers]
-        return np.concatenate([np.zeros((1, 2), dtype=np.int64), np.cumsum(sums, axis=0)])
+        sums = [[0, 0], *(each[self.step_examples(number)].sum(axis=0) for number in numbers)]
+        return np.cumsum(sums, axis=0)
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         targets, parts = self.examples.targets, self.micro_steps * self.world

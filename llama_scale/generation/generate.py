@@ -1,9 +1,9 @@
 """Batched sampling with a KV cache.
 
 The context of a completion is what the tokenizer makes of its prompt: of our models one document end followed by the
-prompt, as at the start of a document in training. Prompts of a batch are right-padded and prefilled once each, their cache
-shared by their samples; finished sequences leave the batch. The random numbers of a sample depend
-on (seed, task, sample) alone, so a completion does not change with the batch that it is drawn in.
+prompt, as at the start of a document in training. Prompts of a batch are right-padded and prefilled once each, their
+cache shared by their samples; finished sequences leave the batch. The random numbers of a sample depend on (seed, task,
+sample) alone, so a completion does not change with the batch that it is drawn in.
 """
 
 import codecs
@@ -24,6 +24,7 @@ from llama_scale.generation.kv_cache import GROWTH, KVCache
 from llama_scale.generation.sampling import SamplingConfig, draw_tokens, greedy_tokens, sample_keys
 from llama_scale.model.llama import Llama
 
+AnyTokenizer = Tokenizer | ByteLevelTokenizer
 # Logits that are made and chosen from at a time, by device type.
 STEP_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
@@ -79,7 +80,7 @@ class Completion:
 
 
 def encode_prompt(
-    tokenizer: Tokenizer | ByteLevelTokenizer, prompt: str, config: ModelConfig, max_new_tokens: int
+    tokenizer: AnyTokenizer, prompt: str, config: ModelConfig, max_new_tokens: int
 ) -> tuple[list[int], bool]:
     """Return the context tokens of a prompt and whether its start had to be cut.
 
@@ -92,7 +93,7 @@ def encode_prompt(
 
 def generate(
     model: Llama,
-    tokenizer: Tokenizer | ByteLevelTokenizer,
+    tokenizer: AnyTokenizer,
     prompts: Sequence[str],
     sampling: SamplingConfig,
     n_samples: int = 1,
@@ -120,9 +121,7 @@ def generate(
         yield from batch
 
 
-def stream(
-    model: Llama, tokenizer: Tokenizer | ByteLevelTokenizer, prompt: str, sampling: SamplingConfig
-) -> Iterator[str]:
+def stream(model: Llama, tokenizer: AnyTokenizer, prompt: str, sampling: SamplingConfig) -> Iterator[str]:
     """Yield the completion of one prompt as it comes: whole characters, never a stop string."""
     ids, truncated = encode_prompt(tokenizer, prompt, model.config, sampling.max_new_tokens)
     completion = Completion(0, 0, ids, truncated)
@@ -142,7 +141,7 @@ def stream(
 @torch.inference_mode()
 def _decode(
     model: Llama,
-    tokenizer: Tokenizer | ByteLevelTokenizer,
+    tokenizer: AnyTokenizer,
     completions: Sequence[Completion],
     sampling: SamplingConfig,
     cuda_graphs: bool,

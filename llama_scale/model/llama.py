@@ -102,8 +102,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each on a normalized residual.
 
-    With ``recompute`` set, only the block's input is kept for the backward pass (Chen et al. 2016); ``random`` says that
-    the same random numbers are to be drawn again then.
+    With ``recompute`` set, only the block's input is kept for the backward pass (Chen et al. 2016); ``random`` says
+    that the same random numbers are to be drawn again then.
     """
 
     def __init__(self, config: ModelConfig) -> None:

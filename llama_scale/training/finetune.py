@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_scale.cost.hardware import bf16_peak
+from llama_scale.cost.hardware import DEFAULT_MFU, bf16_peak, describe_machine
+from llama_scale.cost.tuning import TuningCost, tuning_memory
 from llama_scale.data.examples import ExampleBatch, Examples
 from llama_scale.device import attention_backends, device_name, memory_used
 from llama_scale.errors import InputError
@@ -87,11 +89,16 @@ class Finetuning(Pretraining):
                 raise InputError(f"the checkpoint lacks {names[name]}; use an earlier one")
 
 
-def build_model(run: FinetuneRun, seed: int | None) -> Model:
-    """Return the base with what is trained in it: all, or adapters drawn from the run's seed."""
-    model = run.base.load()
+def build_model(run: FinetuneRun, seed: int | None, weights: bool = True) -> Model:
+    """Return the base with what is trained in it: all, or adapters drawn from the run's seed.
+
+    A checkpoint, for which ``seed`` is None, fills those. Without ``weights`` the model is on the meta device.
+    """
+    model = run.base.load(weights)
     if run.config.method == "lora":
         adapt(model, run.config.lora, run.config.seed)
+    elif run.config.method == "base":
+        model.requires_grad_(False)
     if run.config.checkpoint_activations == "block":
         if isinstance(model, ForeignModel):
             model.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -159,8 +166,9 @@ def step_cost(run: FinetuneRun, read: list[int]) -> StepCost:
 
 
 def flops_per_token(run: FinetuneRun) -> int:
-    """Return training FLOPs of a token: 2 for each weight of a matrix product forward, 2 backward for its input and, if
-    it is trained, 2 for itself. Attention's scores are left out: pairs are short.
+    """Return training FLOPs of a token, attention's scores left out because pairs are short.
+
+    Each weight of a matrix product takes 2 forward, 2 backward for its input and, if it is trained, 2 for itself.
     """
     frozen, trained = run.count.matmul, run.count.trainable
     if run.config.method == "lora":
@@ -172,6 +180,32 @@ def pairs_in_batches(run: FinetuneRun, numbers: Iterable[int]) -> list[dict[str,
     """Return the ids of the pairs in the batches of these numbers."""
     sampler = run.sampler()
     return [{"id": run.examples.ids[i]} for number in numbers for i in sampler.step_examples(number)]
+
+
+def forecast(run: FinetuneRun, mfu: float = DEFAULT_MFU) -> TuningCost:
+    """Tell what the run costs on this machine: the memory of its largest micro-batch, and the time of its FLOPs."""
+    config = run.config
+    model = build_model(run, None, weights=False)
+    sampler, lengths = run.sampler(), run.examples.lengths
+    micro = islice(sampler, sampler.steps_per_epoch * run.layout.micro_steps)
+    largest = max((part.examples for (part,) in micro), key=lambda part: len(part) * lengths[part].max(initial=0))
+    batch = run.examples.batch(largest)
+    memory = tuning_memory(
+        model,
+        completion_loss,  # type: ignore[arg-type]
+        batch,
+        head=model.head,
+        targets=len(batch.targets),
+        device=run.device,
+        bf16=run.bf16,
+        micro_steps=run.layout.micro_steps,
+    )
+    machine = describe_machine(None, mfu, run.device, config.threads, config.memory_share)
+    tokens = run.recipe.tokens
+    flops = float(tokens * flops_per_token(run))
+    count = run.count.total + (run.count.trainable if config.method == "lora" else 0)
+    devices = run.layout.devices
+    return TuningCost(count, run.count.trainable, run.recipe.steps, tokens, flops, memory, machine, devices)
 
 
 def write_adapter_config(run: FinetuneRun) -> None:

@@ -233,7 +233,7 @@ def describe(run: FinetuneRun) -> str:
     dropped = f", {examples.dropped} longer pairs left out" if examples.dropped else ""
     lora = config.lora
     adapters = f" (rank {lora.rank}, {lora.targets}, scale {lora.scale:g}, dropout {lora.dropout:g})"
-    laws = {name: f"  [{law}]" for name, law in recipe.laws.items()}
+    law = f"  [{recipe.laws['lr']}]" if "lr" in recipe.laws else ""
     return "\n".join(
         [
             f"{config.base} ({count.kind}) -> {run.folder} ({run.device}, {'bf16' if run.bf16 else 'fp32'})",
@@ -242,6 +242,6 @@ def describe(run: FinetuneRun) -> str:
             f"  examples      {len(examples):,}{dropped}; format {run.pair_format or 'not named'}",
             f"  tokens        {inputs:,} an epoch, {targets:,} of them trained on ({targets / inputs:.0%})",
             f"  steps         {recipe.steps:,} of {config.batch} examples ({run.layout})",
-            f"  learning rate {recipe.lr:.3g}, {config.optim.schedule}, warmup {recipe.warmup_steps}{laws.get('lr', '')}",
+            f"  learning rate {recipe.lr:.3g}, {config.optim.schedule}, warmup {recipe.warmup_steps}{law}",
         ]
     )
