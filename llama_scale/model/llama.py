@@ -116,8 +116,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None = None, attend: Attend | None = None) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            keep = {"use_reentrant": False, "preserve_rng_state": self.random}
-            return checkpoint(self._transform, x, rope, mask, **keep)
+            again = self.random
+            return checkpoint(self._transform, x, rope, mask, use_reentrant=False, preserve_rng_state=again)
         return self._transform(x, rope, mask, attend)
 
     def _transform(self, x: Tensor, rope: Tensor, mask: Tensor | None = None, attend: Attend | None = None) -> Tensor:

@@ -37,11 +37,15 @@ def foreign_name(model: Model, name: str) -> str:
     return to_hf_name(f"{name}.").removesuffix(".")
 
 
-def linear_layers(model: Model) -> dict[str, nn.Module]:
-    """Return the layers that may get an adapter, by name: all matrix products but the output head."""
-    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
+def linear_layers(model: Model) -> dict[str, nn.Linear]:
+    """Return the layers that may get an adapter, by name: all matrix products but the output head.
 
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    Those of GPT-2 are of a class of transformers, with the same matrix transposed.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (nn.Linear, Conv1D)
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     return {name: module for name, module in layers.items() if module is not model.head}
 
 
@@ -68,8 +72,8 @@ def find_targets(model: Model, settings: LoraSettings) -> list[str]:
     return [name for name in layers if name in found]
 
 
-def peft_config(settings: LoraSettings, targets: list[str], base: str | None = None) -> "LoraConfig":
-    """Return ``settings`` as peft's, for the layers of these names."""
+def peft_config(settings: LoraSettings, targets: list[str], transposed: bool, base: str | None = None) -> "LoraConfig":
+    """Return ``settings`` as peft's, for the layers of these names; ``transposed`` says that they are GPT-2's."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -79,16 +83,18 @@ def peft_config(settings: LoraSettings, targets: list[str], base: str | None = N
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float is read and written as well
         lora_dropout=settings.dropout,
         use_rslora=settings.rslora,
+        fan_in_fan_out=transposed,
         target_modules=targets,
     )
 
 
 def adapt(model: Model, settings: LoraSettings, seed: int) -> list[str]:
     """Put new adapters into ``model``, drawn from ``seed``, freeze the rest; return the adapted layers' names."""
-    targets = find_targets(model, settings)
+    targets, layers = find_targets(model, settings), linear_layers(model)
+    transposed = not any(isinstance(layers[name], nn.Linear) for name in targets)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject(model, peft_config(settings, targets))
+        inject(model, peft_config(settings, targets, transposed))
     return targets
 
 
@@ -122,7 +128,8 @@ def config_json(model: Model, settings: LoraSettings, base: str) -> dict[str, An
     last = {name.rpartition(".")[2] for name in names}
     plain = (foreign_name(model, name.removesuffix(".base_layer")) for name in linear_layers(model))
     meant = {name for name in plain if name.rpartition(".")[2] in last and ".lora_" not in name}
-    fields = peft_config(settings, sorted(last if meant == set(names) else names), base).to_dict()
+    transposed = any(layer.fan_in_fan_out for _, _, layer in adapter_layers(model))
+    fields = peft_config(settings, sorted(last if meant == set(names) else names), transposed, base).to_dict()
     fields["target_modules"] = sorted(fields["target_modules"])
     return fields | {"inference_mode": True, "peft_type": "LORA", "task_type": "CAUSAL_LM"}
 
@@ -139,9 +146,7 @@ def load_adapter(model: Model, folder: Path) -> None:
     }
     for name, found in problems.items():
         if found:
-            raise InputError(
-                f"{folder / CONFIG}: {name} is {fields.get(name)!r}, which cannot be read; merge it with peft"
-            )
+            raise InputError(f"{folder / CONFIG}: {name} is {fields.get(name)!r}; merge such an adapter with peft")
     try:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -151,7 +156,8 @@ def load_adapter(model: Model, folder: Path) -> None:
     if unknown := sorted(wanted - modules.keys()):
         raise InputError(f"{folder / WEIGHTS}: adapts {unknown[0]}, which this base lacks; it is of another base")
     config = LoraConfig.from_pretrained(str(folder))
-    config.target_modules = {modules[name] for name in wanted}
+    assert isinstance(config, LoraConfig)
+    config.target_modules = sorted(modules[name] for name in wanted)
     config.inference_mode = False
     inject(model, config)
     load_factors(model, weights, str(folder / WEIGHTS))
