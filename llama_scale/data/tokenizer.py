@@ -77,6 +77,10 @@ class Tokenizer:
             return bytes([int(piece[3:5], 16)])
         return piece.replace(ESCAPE, " ").encode()
 
+    def context(self, prompt: str) -> list[int]:
+        """Return the ids that a completion of ``prompt`` follows: a document end, then the prompt's."""
+        return [self.eos, *self.encode(prompt)]
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``, without any control id; ``[]`` for an empty text."""
         return self.encode_batch([text])[0]
