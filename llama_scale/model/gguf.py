@@ -32,7 +32,9 @@ def convert_gguf(path: Path, bases: Path) -> Path:
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **load)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **load)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # of many kinds, by what is wrong with the file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: transformers cannot read it ({reason})") from None
     temporary = folder.with_name(f".{folder.name}.tmp")

@@ -182,7 +182,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path):
     folder = write_adapter(adapted(Llama(small()), settings), settings, tmp_path / "adapter")
     with pytest.raises(InputError, match=r"is \(4, 64\), not \(4, 32\); it is of another base"):
         load_adapter(Llama(small(d_model=32)), folder)
-    with pytest.raises(InputError, match="adapts model.layers.2.* which this base lacks"):
+    with pytest.raises(InputError, match=r"adapts model.layers.2.* which this base lacks"):
         load_adapter(Llama(small(n_layers=2)), folder)
     fields = json.loads((folder / CONFIG).read_text())
     write_json(folder / CONFIG, fields | {"use_dora": True})

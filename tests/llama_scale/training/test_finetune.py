@@ -191,7 +191,7 @@ def test_frozen_weights_have_no_gradient_and_do_not_change(here):
     assert {name for name, p in model.named_parameters() if p.grad is not None} == {
         name for name, p in model.named_parameters() if ".lora_" in name
     }
-    before = {name: value for name, value in load_model("base").state_dict().items()}
+    before = dict(load_model("base").state_dict())
     after = open_model("lora", merged=False).state_dict()
     for name, value in before.items():
         assert torch.equal(value, after.get(name, after.get(name.replace(".weight", ".base_layer.weight")))), name
