@@ -61,9 +61,9 @@ def import_checkpoint(path: str | Path, out: str | Path) -> None:
     files = tokenizer_files(path)
     if usable := {"tokenizer.model", "tokenizer.json"} & {file.name for file in files}:
         tokenizer = open_tokenizer(path)
-        if tokenizer.vocab_size > config.vocab_size:
+        if tokenizer.n_text_ids > config.vocab_size:
             name = "tokenizer.model" if "tokenizer.model" in usable else "tokenizer.json"
-            found = f"{name} has {tokenizer.vocab_size} ids, the model only {config.vocab_size} rows"
+            found = f"{name} has {tokenizer.n_text_ids} ids, the model only {config.vocab_size} rows"
             raise InputError(f"{path}: {found}; they are not of one model")
         meta["tokenizer_fingerprint"] = tokenizer.fingerprint
     folders.save_weights(out, weights, meta, *(files if usable else []))

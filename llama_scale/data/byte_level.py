@@ -30,6 +30,7 @@ class ByteLevelTokenizer:
 
     Attributes:
         vocab_size: Number of ids V that the tokenizer has.
+        n_text_ids: One more than the largest id that a text can have or that ends one; marks may be above.
         eos: Id that ends a document.
         start: Ids that the model's own tokenizer puts before a text.
         fim: None, as no marks of fill-in-the-middle are known.
@@ -67,6 +68,7 @@ class ByteLevelTokenizer:
         self.fingerprint = hashlib.sha256(json.dumps(pieces).encode()).hexdigest()
         settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
         self.eos = self._end(folder, settings)
+        self.n_text_ids = 1 + max(self.eos, *(i for i in range(self.vocab_size) if i not in special))
         ids = whole.encode("a").ids
         self.start = ids[: next((n for n, i in enumerate(ids) if i not in special), 0)]
         if (

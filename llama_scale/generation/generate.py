@@ -153,8 +153,8 @@ def _decode(
     idle, until enough have ended that a smaller batch repays copying the cache: of active =
     [0, 1, 2, 3], when 0 and 2 have ended, sequences 1 and 3 are kept and active is [1, 3].
     """
-    if tokenizer.vocab_size > model.config.vocab_size:
-        found = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
+    if tokenizer.n_text_ids > model.config.vocab_size:
+        found = f"{tokenizer.n_text_ids} ids, the model {model.config.vocab_size}"
         raise InputError(f"{tokenizer.path}: the tokenizer has {found}; they are not of one model")
     stops = compile_stops(sampling.stop)
     context_length, device = model.config.context_length, model.embedding.weight.device

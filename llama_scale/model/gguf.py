@@ -1,5 +1,6 @@
 """GGUF files: read once by transformers and gguf, their weights kept as a transformers folder."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ def convert_gguf(path: Path, bases: Path) -> Path:
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **load)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **load)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # of many kinds, by what is wrong with the file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: transformers cannot read it ({reason})") from None
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")  # another process may be at it too
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     tokenizer.save_pretrained(temporary)
@@ -44,8 +47,11 @@ def convert_gguf(path: Path, bases: Path) -> Path:
     config.pop("quantization_config", None)
     write_json(temporary / "config.json", config | {"eos_token_id": end_of_document(config, tokenizer)})
     write_json(temporary / SOURCE, {"file": path.name, "sha256": digest})
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    if (folder / SOURCE).is_file():
+        shutil.rmtree(temporary)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
     return folder
 
 

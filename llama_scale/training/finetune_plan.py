@@ -237,6 +237,7 @@ def resolve_recipe(config: FinetuneConfig, examples: Examples, count: ModelCount
         batch_tokens=round(tokens / max(1, steps)),
         lr=lr,
         warmup_steps=warmup,
+        init_std=0.0,
         laws=laws,
     )
 

@@ -40,13 +40,15 @@ def splitmix64(seed: int, count: int) -> int:
     return x ^ (x >> 31)
 
 
-def write_model(folder: Path, data: Path, **fields) -> Path:
+def write_model(folder: Path, data: Path, init_std: float | None = None, **fields) -> Path:
     """Write a run folder with a model for the tokenizer of ``data``, its weights drawn from seed 0."""
     tokenizer = data / "tokenizer.model"
     config = small(vocab_size=Tokenizer(tokenizer).vocab_size, **{"context_length": 128} | fields)
     meta = {"model": asdict(config), "size": "small", "step": 1, "tokens": 0, "data": str(data)}
     meta["tokenizer_fingerprint"] = Tokenizer(tokenizer).fingerprint
-    weights = dict(Llama(config).init_weights(0).state_dict())
+    model = Llama(config)
+    model.init_std = init_std or config.init_std
+    weights = dict(model.init_weights(0).state_dict())
     save_weights(folder / "checkpoints/step-00000001", weights, meta, tokenizer)
     return folder
 

@@ -77,7 +77,7 @@ def test_an_epoch_reads_each_example_once_and_its_last_step_what_is_left(example
     epochs = [[sampler.step_examples(3 * epoch + step).tolist() for step in range(3)] for epoch in range(2)]
     for epoch in epochs:
         assert [len(step) for step in epoch] == [8, 8, 6]
-        assert sorted(sum(epoch, [])) == list(range(22))
+        assert sorted(i for step in epoch for i in step) == list(range(22))
     assert epochs[0] != epochs[1]
     listed = ExampleSampler(examples, batch=8, micro_steps=1, seed=3, shuffled=False)
     assert listed.step_examples(4).tolist() == list(range(8, 16))
@@ -91,7 +91,7 @@ def test_processes_and_micro_batches_share_a_step(examples, skipped):
     iterators = [iter(part) for part in parts]
     for _, (one,) in zip(range(3), whole, strict=False):
         pieces = [next(iterator)[0] for iterator in iterators for _ in range(3)]
-        assert sum((piece.examples for piece in pieces), []) == one.examples
+        assert [i for piece in pieces for i in piece.examples] == one.examples
         assert {piece.step_targets for piece in pieces} == {int(examples.targets[one.examples].sum())}
         shares = [examples.__getitems__([piece]).share.item() for piece in pieces]
         assert np.mean(shares) == pytest.approx(1.0, abs=1e-6)

@@ -183,6 +183,17 @@ def test_eight_micro_batches_of_one_are_one_of_eight(here):
         torch.testing.assert_close(grads, gradients[0][1], atol=1e-7, rtol=1e-5)
 
 
+def test_two_processes_are_one(here):
+    """20 examples in steps of 7: the two have 4 and 3 of a step, or 3 and 3."""
+    alone = tune("alone", "--batch=7", "--seed=1")
+    done = run_script("finetune.py", *flags("together", "--batch=7", "--seed=1", "--devices=2"), cwd=here)
+    assert done.returncode == 0, done.stderr
+    together = read_json("together/result.json")
+    assert together["val_loss"] == pytest.approx(alone["val_loss"], abs=1e-6)
+    files = [load_file(newest(run) / "adapter_model.safetensors") for run in ("alone", "together")]
+    torch.testing.assert_close(files[1], files[0], atol=1e-5, rtol=1e-4)
+
+
 def test_frozen_weights_have_no_gradient_and_do_not_change(here):
     run = plan_finetune(FinetuneConfig("base", "train.jsonl", device="cpu"))
     model = run.base.load()
@@ -191,7 +202,7 @@ def test_frozen_weights_have_no_gradient_and_do_not_change(here):
     assert {name for name, p in model.named_parameters() if p.grad is not None} == {
         name for name, p in model.named_parameters() if ".lora_" in name
     }
-    before = {name: value for name, value in load_model("base").state_dict().items()}
+    before = dict(load_model("base").state_dict())
     after = open_model("lora", merged=False).state_dict()
     for name, value in before.items():
         assert torch.equal(value, after.get(name, after.get(name.replace(".weight", ".base_layer.weight")))), name
