@@ -38,19 +38,20 @@ class Base:
         kind: run is a run of this project, llama a transformers folder that ``Llama`` reads, transformers another one.
         folder: Where its files are.
         weights_sha256: A hash that stands for its weights.
-        adapter: Whether the weights have an adapter merged in.
+        from_hub: Whether ``folder`` is only this machine's copy of what the name says.
     """
 
     name: str
     kind: Kind
     folder: Path
     weights_sha256: str
-    adapter: bool = False
+    from_hub: bool = False
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What a checkpoint says of its base."""
-        return {"name": self.name, "kind": self.kind, "weights_sha256": self.weights_sha256}
+        """What a checkpoint says of its base: by ``name`` it is found again."""
+        name = self.name if self.from_hub else str(self.folder)
+        return {"name": name, "kind": self.kind, "weights_sha256": self.weights_sha256}
 
     def tokenizer(self) -> Tokenizer | ByteLevelTokenizer:
         """Open the tokenizer; raise InputError if there is none."""
@@ -79,7 +80,7 @@ def find_base(name: str, bases: str | Path = "bases") -> Base:
 
     Raises InputError if there is none, or it cannot be read.
     """
-    path = Path(name)
+    path, from_hub = Path(name), False
     if path.is_file() and path.suffix == ".gguf":
         from llama_scale.model.gguf import convert_gguf
 
@@ -89,7 +90,7 @@ def find_base(name: str, bases: str | Path = "bases") -> Base:
     elif not path.exists():
         if path.suffix == ".gguf" or not HUB_NAME.fullmatch(name) or name.startswith((".", "runs/")):
             raise InputError(f"base: no {name}; name a run, a transformers folder, a GGUF file or a model of the hub")
-        path = _from_hub(name)
+        path, from_hub = _from_hub(name), True
     if (path / "manifest.json").is_file() or (path / "checkpoints").is_dir():
         folder = folders.resolve(path)
         meta = folders.load_meta(folder)
@@ -102,7 +103,7 @@ def find_base(name: str, bases: str | Path = "bases") -> Base:
     if not (path / "config.json").is_file():
         raise InputError(f"base: {name} has neither checkpoints nor a config.json; name a run or a transformers folder")
     kind = "llama" if _is_llama(path) else "transformers"
-    return Base(name, kind, path, files_sha256(path.glob("*.safetensors"), path))
+    return Base(name, kind, path, files_sha256(path.glob("*.safetensors"), path), from_hub)
 
 
 def files_sha256(files: Iterable[Path], folder: Path) -> str:

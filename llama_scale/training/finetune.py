@@ -213,7 +213,7 @@ def write_adapter_config(run: FinetuneRun) -> None:
     """Write adapter_config.json into the run folder, from where each checkpoint has its copy."""
     model = run.base.load(weights=False)
     adapt(model, run.config.lora, run.config.seed)
-    write_json(run.folder / CONFIG, config_json(model, run.config.lora, run.base.name))
+    write_json(run.folder / CONFIG, config_json(model, run.config.lora, run.base.meta["name"]))
 
 
 @dataclass(frozen=True)

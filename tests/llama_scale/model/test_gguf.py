@@ -152,7 +152,7 @@ def test_smollm2_learns_mbpp_in_one_epoch(smollm2, tmp_path, monkeypatch):
         ]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = [f"--base={smollm2}", f"--bases={smollm2.parent / 'bases'}", "--train=train.jsonl"]
-    common += ["--validation=test.jsonl", "--epochs=1", "--batch=8", "--optim.lr=5e-4", "--device=cpu"]
+    common += ["--validation=test.jsonl", "--epochs=1", "--batch=8", "--optim.lr=1e-3", "--device=cpu"]
     main([*common, "--run=base", "--method=base"])
     main([*common, "--run=tuned", "--lora.rank=16"])
     before, after = (read_jsonl(f"{run}/references.jsonl") for run in ("base", "tuned"))
