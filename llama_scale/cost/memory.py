@@ -13,6 +13,12 @@ BFLOAT16 = 2
 HEAD_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 27}
 
 
+def head_rows(tokens: int, vocab_size: int, device: str) -> int:
+    """Return the rows of logits that the chunked head holds at a time: ``tokens`` in parts as equal as can be."""
+    parts = -(-tokens // max(1, HEAD_LOGITS[device] // vocab_size))
+    return -(-tokens // parts)
+
+
 @dataclass(frozen=True)
 class Memory:
     """Peak training memory in bytes, by what holds it."""
@@ -87,7 +93,7 @@ def training_memory(
     per_token += FLOAT32 * ((d if fused_norm else 2 * d) + 1)  # the last norm
     angles = (2 if compiled else 4) * config.context_length * config.head_dim  # cosines and sines, for q and for k
     rotary = BFLOAT16 * config.n_layers * angles if bf16 else 0
-    rows = min(tokens, max(1, HEAD_LOGITS[device] // config.vocab_size))
+    rows = head_rows(tokens, config.vocab_size, device)
     # Two blocks and the tables are whole while they are computed with.
     tables, two_blocks = count.total - count.non_embedding, 2 * (count.non_embedding // config.n_layers)
     gathered = FLOAT32 * (two_blocks + tables) if shards > 1 else 0

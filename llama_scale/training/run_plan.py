@@ -18,7 +18,7 @@ from llama_scale.checkpoint.folder import verify
 from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml, with_new_names
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.dry_run import recipe_lines
-from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
+from llama_scale.cost.hardware import GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, can_compile, layout_memory, pick_compile, pick_layout
 from llama_scale.data.shards import Tokens, open_tokens
 from llama_scale.device import fast_bf16, pick_device, set_threads
@@ -78,14 +78,14 @@ def plan_run(config: TrainConfig) -> Run:
     """
     recipe = resolve(config)
     set_threads(config.threads)
-    machine = describe_machine(None, DEFAULT_MFU, pick_device(config.device), config.threads, config.memory_share)
+    machine = describe_machine(None, None, pick_device(config.device), config.threads, config.memory_share)
     device = machine.device
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
     process = find_rank(config.devices, config.nodes)
     if config.compile in (True, "loss") and not can_compile(device):
         needs = "a C++ compiler such as g++" if device == "cpu" else "Triton and a C compiler such as gcc"
         raise InputError(f"compile: {config.compile} needs {needs}, not found here; install it or set compile to false")
-    compiled, compile_loss = pick_compile(config, recipe.tokens, machine, can_compile(device))
+    compiled, compile_loss = pick_compile(config, recipe.tokens, recipe.batch, machine, can_compile(device))
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
     name = f"{config.size}-{count_in_name(recipe.tokens, digits=3)}-seed{config.seed}"
     run = Run(

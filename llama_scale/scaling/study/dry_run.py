@@ -4,7 +4,8 @@ import shlex
 
 from llama_scale.config import CONFIGS, load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
-from llama_scale.cost.hardware import GIB
+from llama_scale.cost.hardware import GIB, HARDWARE, describe_machine
+from llama_scale.cost.layout import busy_layout, training_seconds
 from llama_scale.cost.memory import training_memory
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import check_design
@@ -19,11 +20,14 @@ from llama_scale.text import count, digits, power
 def describe(study: Study) -> str:
     """Return the study's runs with their cost, what they would forecast, and its commands."""
     total, config, budget = sum(r.spent for r in study.runs), study.config, study.config.budget
+    by_parts = budget.by_parts and HARDWARE[budget.gpu.lower()].bandwidth is not None
+    how = f"at {budget.share_of_peak:.0%} of its dense bf16 peak"
+    how = "each run alone on it, compiled, by the parts of a step as measured on an H200" if by_parts else how
     lines = [
         *run_table(study),
         f"{len(study.runs)} runs, {total:.3g} FLOPs (exact, causal attention); N is non-embedding",
-        f"hours: {hours(study, total):.3g} of one {budget.gpu} in all, at {budget.mfu:.0%} of its "
-        "dense bf16 peak; memory: one sequence at a time, weights in float32, without compile",
+        f"hours: {sum(hours(study, run) for run in study.runs):.3g} of one {budget.gpu} in all, {how}; "
+        "memory: one sequence at a time, weights in float32, without compile",
         f"runs at a time: {config.parallel}; threads of each: {config.threads or 'auto'}",
         *(describe_forecast(study) if config.law == "loss" else []),
         "",
@@ -42,15 +46,20 @@ def run_table(study: Study) -> list[str]:
         lines.append(
             f"{run.name:<{wide}}{N:>24,}{recipe.tokens:>18,}{recipe.tokens / N:>8.1f}"
             f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.spent:>11.3g}"
-            f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.spent):>9.3g}"
+            f"{memory(run) / GIB:>7.2f} GiB{hours(study, run):>9.3g}"
         )
     return lines
 
 
-def hours(study: Study, flops: float) -> float:
-    """Return the hours of one of the study's GPUs that training FLOPs take."""
+def hours(study: Study, run: PlannedRun) -> float:
+    """Return the hours of one of the study's GPUs that a run adds to its cost."""
     budget = study.config.budget
-    return flops / (peak(budget.gpu) * budget.mfu * HOUR)
+    machine = describe_machine(budget.gpu.lower(), None, run.config.device, run.config.threads)
+    if not budget.by_parts or machine.card is None:
+        return run.spent / (peak(budget.gpu) * budget.share_of_peak * HOUR)
+    layout = busy_layout(run.config, run.recipe.batch)
+    seconds = training_seconds(run.config, run.recipe.tokens, layout, machine, run.config.precision != "fp32")
+    return run.spent / run.flops * seconds * layout.devices / HOUR
 
 
 def memory(run: PlannedRun) -> int:
