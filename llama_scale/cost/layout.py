@@ -45,6 +45,7 @@ def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, compiled: boo
     has them beside its activations.
     """
     gradients_stay = layout.devices > 1 and layout.shards == 1
+    compiled_loss = compiled or config.compile == "loss" or (config.compile == "auto" and device == "cuda")
     return training_memory(
         config.model,
         layout.micro_batch,
@@ -54,6 +55,7 @@ def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, compiled: boo
         device=device,
         compiled=compiled,
         micro_steps=max(2, layout.micro_steps) if gradients_stay else layout.micro_steps,
+        compiled_loss=compiled_loss,
     )
 
 
