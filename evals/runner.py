@@ -59,7 +59,7 @@ def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None
     for run in runs:
         if run not in unfinished:
             doubt = f"; {subject.doubt}" if subject.doubt else ""
-            if run.name != "perplexity" and results.read_result(run.path).get("judge", 1) < JUDGE_VERSION:
+            if run.name != "perplexity" and results.read_result(run.path).get("judge_version", 1) < JUDGE_VERSION:
                 doubt += "; by an earlier judge, some of whose verdicts differ: delete it to score again"
             print(f"{run.name}: already scored with these settings, nothing to do ({run.path}){doubt}")
         elif run.name == "perplexity":
@@ -68,7 +68,7 @@ def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None
         else:
             with open_execution(config, run.path.parent, run.settings, contaminated) as execution:
                 scores, samples = code_suite.evaluate(data[run.name], subject.in_processes(model), execution)
-                judged = {"suite": run.name, "judge": JUDGE_VERSION, **scores, **run.settings}
+                judged = {"suite": run.name, "judge_version": JUDGE_VERSION, **scores, **run.settings}
                 results.write_result(run.path, judged, samples)
                 execution.finish(run.name)
         show(config, run.path)
@@ -137,7 +137,7 @@ def judge_samples(config: EvalConfig) -> None:
     settings = {"samples_file_sha256": sha256(file), "llama_scale": llama_scale.__version__} | suite_settings(own)
     with open_execution(config, path.parent, settings, {}) as execution:
         scores, samples = code_suite.score(rows, suite, execution)
-    judged = {"suite": name, "judge": JUDGE_VERSION}
+    judged = {"suite": name, "judge_version": JUDGE_VERSION}
     results.write_result(path, judged | suite.about | scores | settings, samples)
     print(f"{config.samples} -> {path}", flush=True)
     show(config, path)
