@@ -94,6 +94,7 @@ def test_interrupted_while_libraries_load(script, way):
     modules = MODULES if way == "sent" else ("numpy", "torch", "jsonargparse")
     code = f"""
 import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name in {modules}:
