@@ -118,7 +118,7 @@ def _programs(task: Task, row: Row) -> Sequence[Program | Script] | None:
         return programs
     if not all(isinstance(program, Script) for program in programs):
         return None
-    return [replace(p, source=row["completion"], language=language) for p in programs]
+    return [replace(p, source=row["completion"], language=language, preamble="") for p in programs]
 
 
 def _combined(task: Task, verdicts: Sequence[Verdict] | None) -> Verdict:

@@ -2,9 +2,10 @@
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from evals.old_names import with_current_names
 
@@ -21,10 +22,27 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 def read_journal(path: Path | None) -> list[dict[str, Any]]:
     """Read a journal, if it is there; unlike in files that are written whole, rows torn by a kill are left out."""
-    rows = []
-    if path and path.exists():
-        for line in path.read_bytes().splitlines():
+    return list(journal_rows(path))
+
+
+def journal_rows(path: Path | None, longest: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a journal one after another, without those of more than ``longest`` bytes."""
+    if path is None or not path.exists():
+        return
+    with open(path, "rb") as file:
+        for line in _lines(file, longest):
             with suppress(ValueError):
                 row = json.loads(line)
-                rows += [with_current_names(row)] if isinstance(row, dict) else []
-    return rows
+                if isinstance(row, dict):
+                    yield with_current_names(row)
+
+
+def _lines(file: IO[bytes], longest: int | None) -> Iterator[bytes]:
+    """Yield the lines of a file; of one that is too long no more is held at a time than would be allowed."""
+    size = -1 if longest is None else longest + 1
+    while line := file.readline(size):
+        if longest is None or len(line) <= longest:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(size)

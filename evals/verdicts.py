@@ -4,19 +4,21 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from evals.contamination import Contamination
-from evals.journal import append_row, read_journal
+from evals.journal import append_row, journal_rows, read_journal
 from evals.models.request import Completion
 from evals.sandbox.pool import Sandbox
-from evals.sandbox.types import SANDBOX_LOST, Program, Script, Verdict
-from evals.sandbox.worker import MEMORY_BYTES, OUTPUT_BYTES
+from evals.sandbox.types import JUDGE_VERSION, SANDBOX_LOST, Program, Script, Verdict
+from evals.sandbox.worker import KEPT, MEMORY_BYTES, OUTPUT_BYTES
 from llama_scale.errors import at_least_1, check_fields
+
+ROW_BYTES = 16 << 10  # of a kept verdict: a character of the output takes at most 12; longer rows are of before
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,27 @@ class Execution:
 
     def judge(self, programs: Sequence[Program | Script], timeout: float, title: str) -> list[Verdict]:
         """Return the verdict of each program; each distinct one is run once."""
-        limits = [timeout, MEMORY_BYTES, OUTPUT_BYTES, self.sandbox.level]
-        keys, verdicts = [digest(program, limits) for program in programs], {}
-        for row in read_journal(self.cache):
-            with suppress(TypeError, KeyError):  # what is no verdict is passed over
-                key = row.pop("key")
-                verdicts[key] = Verdict(**row)
+        limits = [timeout, MEMORY_BYTES, OUTPUT_BYTES, self.sandbox.level, JUDGE_VERSION]
+        keys = [digest(program, limits) for program in programs]
+        verdicts = self._earlier(set(keys))
         new = {key: p for key, p in zip(keys, programs, strict=True) if key not in verdicts}
         new_keys = list(new)
         judged = self.sandbox.run_any(list(new.values()), timeout)
         for number, verdict in tqdm(judged, f"{title} programs", len(new), disable=None, leave=False):
+            verdict = replace(verdict, output=verdict.output[:KEPT])
             verdicts[new_keys[number]] = verdict
             if self.cache and verdict.reason != SANDBOX_LOST:
                 append_row(self.cache, {"key": new_keys[number]} | asdict(verdict))
         return [verdicts[key] for key in keys]
+
+    def _earlier(self, keys: set[str]) -> dict[str, Verdict]:
+        """Return the verdicts that are kept of the programs ``keys``."""
+        verdicts = {}
+        for row in journal_rows(self.cache, ROW_BYTES):
+            with suppress(TypeError, KeyError):  # what is no verdict is passed over
+                if (key := row.pop("key")) in keys:
+                    verdicts[key] = Verdict(**row)
+        return verdicts
 
     def _completions_path(self, suite: str) -> Path | None:
         return self.folder / f"{suite}-completions.jsonl" if self.folder else None

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
@@ -98,13 +99,23 @@ def read_jsonl(path: str | Path, whole: bool = False) -> list[dict]:
     return [row for _, row in numbered_rows(finished, str(path))]
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text, with integers of any length, which Python reads to 4,300 digits by itself."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=lambda digits: int(Decimal(digits)))
+
+
 def numbered_rows(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
     """Yield number and value of each JSON line of the file ``name``, no blank ones; raise InputError on a bad one."""
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, parse_json(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{name}: line {number} is not JSON ({error})") from None
 

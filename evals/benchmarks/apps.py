@@ -5,7 +5,8 @@ a function. The official judge also accepts the right lines or words in any orde
 solved; ``judge: legacy`` follows it in the first.
 """
 
-import ast
+import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, ClassVar, Literal
 
 from evals.benchmarks.rows import Row, from_hub, read_rows
 from evals.benchmarks.suite import CodeConfig, Suite, Task
+from evals.sandbox import wire
+from evals.sandbox.output import as_text
 from evals.sandbox.types import Program, Script, Verdict
 from llama_scale.errors import InputError
 
@@ -27,14 +30,19 @@ from typing import List, Tuple
 from heapq import *
 """
 # Run by the judge for a problem with a function: the result must be the expected one, a list and a tuple being the
-# same; outputs are published with and without a list around them.
+# same; outputs are published with and without a list around them. Values are written as on the wire (wire.py), as repr
+# can write neither infinity nor a long integer.
 SAME = """
+import json
+from evals.sandbox.wire import decode
+def __value(text):
+    return decode(json.loads(text))
 def __plain(x):
     if isinstance(x, (list, tuple)):
         return [__plain(v) for v in x]
     if isinstance(x, dict):
         return {str(k): __plain(v) for k, v in x.items()}
-    return x
+    return str.__str__(x) if isinstance(x, str) else x
 def __same(got, expected):
     got, expected = __plain(got), __plain(expected)
     wrapped = isinstance(expected, list) and len(expected) == 1
@@ -165,62 +173,31 @@ def prompt(problem: Problem) -> str:
 
 
 def programs(problem: Problem, source: str, config: AppsConfig) -> list[Program | Script]:
-    """Return a program for each test case, or one for all cases of a function."""
-    source = PREAMBLE + source
+    """Return a program for each test case, so that each has its own time."""
     inputs, name = problem.inputs[: config.max_tests], problem.function
     if not name:
-        return [Script(source, _as_text(case)) for case in inputs]
+        outputs = itertools.chain(map(as_text, problem.outputs), itertools.repeat(None))
+        return [
+            Script(source, as_text(case), expected=expected, judge=config.judge, preamble=PREAMBLE)
+            for case, expected in zip(inputs, outputs, strict=False)
+        ]
     cases = zip(inputs, problem.outputs, strict=False)
-    tests = "".join(f"assert __same({name}(*{_literal(case)}), {_literal(result)})\n" for case, result in cases)
-    return [Program(source, tests, (name,), SAME)] if tests else []
+    tests = [f"assert __same({name}(*{_value(case)}), {_value(result)})\n" for case, result in cases]
+    return [Program(source, test, (name,), SAME, preamble=PREAMBLE) for test in tests]
 
 
-def _literal(value: Any) -> str:
-    """Return a Python expression for a JSON value; keys that are numbers become numbers."""
-    if isinstance(value, str | list | dict):
-        text = repr(value)
-        return text if ast.literal_eval(text) == value else f"__import__('json').loads({text!r})"
-    return repr(value)
-
-
-def _as_text(lines: Any) -> str:
-    return "\n".join(map(_as_text, lines)) if isinstance(lines, list) else str(lines)
-
-
-def same_output(output: str, expected: Any, judge: str) -> bool:
-    """Compare standard output: line by line, ends of lines and of the text aside."""
-    lines = [[line.rstrip() for line in text.rstrip().split("\n")] for text in (output, _as_text(expected))]
-    if lines[0] == lines[1]:
-        return True
-    if judge == "strict":
-        return False
-    words = [[line.split() for line in text if line.split()] for text in lines]
-    if words[0] == words[1] or sorted(words[0]) == sorted(words[1]):
-        return True
-    if {frozenset(line) for line in words[0]} == {frozenset(line) for line in words[1]}:
-        return True
-    flat = [[word for line in text for word in line] for text in words]
-    return len(flat[0]) == len(flat[1]) and all(map(_close, *flat))
-
-
-def _close(a: str, b: str) -> bool:
-    try:
-        return abs(float(a) - float(b)) <= 1e-8 + 1e-5 * abs(float(b))
-    except ValueError:
-        return False
+def _value(value: Any) -> str:
+    """Return an expression of the tests (SAME) for a JSON value."""
+    return f"__value({json.dumps(wire.encode(value))!r})"
 
 
 def combine_verdicts(problem: Problem, verdicts: Sequence[Verdict], config: AppsConfig) -> Verdict:
     """Return one verdict on all cases: passed if every one did, else with the first's reason."""
-    if problem.function:
-        return verdicts[0]
-    cases = list(zip(verdicts, problem.outputs, strict=False))
-    right = [verdict.passed and same_output(verdict.output, expected, config.judge) for verdict, expected in cases]
-    reasons = ["wrong answer" if verdict.passed else verdict.reason for verdict in verdicts]
-    reason = reasons[right.index(False)] if False in right else "passed"
+    right = [verdict.passed for verdict, _ in zip(verdicts, problem.outputs, strict=False)]
+    reason = verdicts[right.index(False)].reason if False in right else "passed"
+    passed = sum(right) == len(verdicts)
     counts = {"assertions_passed": sum(right), "assertions": len(verdicts)}
-    all_right = counts["assertions_passed"] == len(verdicts)
-    return replace(verdicts[0], passed=all_right, reason=reason, seconds=0.0, **counts)
+    return replace(verdicts[0], passed=passed, reason=reason, seconds=0.0, **counts)
 
 
 def read(config: AppsConfig) -> Suite:

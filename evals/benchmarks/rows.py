@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import json
 import reprlib
 import zlib
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.errors import InputError
-from llama_scale.files import numbered_rows, sha256
+from llama_scale.files import numbered_rows, parse_json, sha256
 
 WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
 
@@ -58,7 +57,7 @@ class Row:
         if type(value) is not str:
             return self.take(name, kind, default)
         try:
-            inner = json.loads(value) if value.strip() else None
+            inner = parse_json(value) if value.strip() else None
         except (ValueError, RecursionError) as error:
             raise self.error(name, f"not JSON ({error})", WORDS[kind]) from None
         return Row(self.where, self.remedy, {name: inner}).take(name, kind, default)
@@ -87,7 +86,7 @@ def read_rows(path: Path, setting: str, remedy: str) -> list[Row]:
         raise InputError(f"{name} cannot be read ({reason}); {remedy}") from None
     try:
         if data.lstrip().startswith(b"["):
-            rows = [(f"row {n}", row) for n, row in enumerate(json.loads(data), start=1)]
+            rows = [(f"row {n}", row) for n, row in enumerate(parse_json(data), start=1)]
         else:
             rows = [(f"line {n}", row) for n, row in numbered_rows(data, name)]
     except InputError as error:

@@ -5,6 +5,7 @@ read by this process: requests carry limits and open files, which go straight to
 """
 
 import fcntl
+import functools
 import gc
 import importlib
 import json
@@ -16,24 +17,27 @@ import socket
 import sys
 import sysconfig
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-from evals.sandbox import judge, namespaces, program, syscalls
+from evals.sandbox import judge, namespaces, plain_run, program, syscalls
+from evals.sandbox.load import Load
 from evals.sandbox.tools import CALLS
 
 sys.path.pop()
 
 GRACE = 1.0  # seconds that a judge has left when the clock of its program has run out
-STARVED = 0.005  # of a core: a program that gets more than this is at work, not asleep
 EXTENSIONS = 7  # times that the clock of a program at work may be set again
+ZONES = ["/usr/share/zoneinfo"]  # time zones, which the standard library reads
 PRELOADED = [
     "abc", "array", "base64", "binascii", "bisect", "bz2", "calendar", "cmath", "collections.abc", "contextlib", "copy",
     "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools",
     "lzma", "math", "numbers", "operator", "pprint", "queue", "random", "re", "secrets", "string", "struct",
     "statistics", "sys", "textwrap", "threading", "time", "traceback", "types", "typing", "unicodedata", "warnings",
-    "zlib", "encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.utf_16", "encodings.unicode_escape",
+    "zlib", "sqlite3", "encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.utf_16",
+    "encodings.unicode_escape",
 ]  # fmt: skip
 
 
@@ -43,12 +47,12 @@ def raise_walls(level: str, tool: dict[str, Any] | None) -> list[str]:
     With a ``tool`` (tools.py) Landlock and seccomp stand around each program only: its file must be put into a folder
     of its own first. Raises OSError where the level cannot be reached.
     """
-    library = os.path.realpath(sysconfig.get_path("stdlib"))
+    readable = [os.path.realpath(sysconfig.get_path("stdlib")), *filter(os.path.isdir, ZONES)]
     if tool and level != "isolated":
         raise OSError("programs in this language are run at level isolated alone")
     walls = []
     if level == "isolated":
-        walls = namespaces.enter_namespaces([library, *(tool["paths"] if tool else ())])
+        walls = namespaces.enter_namespaces([*readable, *(tool["paths"] if tool else ())])
         if os.fork():  # the PID namespace begins with the next child
             os._exit(os.waitstatus_to_exitcode(os.wait()[1]) & 127)
     elif level == "restricted":
@@ -57,7 +61,7 @@ def raise_walls(level: str, tool: dict[str, Any] | None) -> list[str]:
     syscalls.prctl(syscalls.NO_NEW_PRIVS, 1)
     syscalls.prctl(syscalls.SET_DUMPABLE, 0)
     if level != "none":
-        if tool or syscalls.restrict_files([library], ["/dev/null"]):
+        if tool or syscalls.restrict_files(readable, ["/dev/null"]):
             walls.append("Landlock: the standard library can be read, nothing written")
         elif level == "restricted":
             raise OSError("this kernel has no Landlock")
@@ -95,120 +99,193 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2)
 
 
-ROLES = {"program": program.serve, "judge": judge.serve, "script": program.run_script}
+ROLES = {"program": program.serve, "script": program.run_script}
+
+
+class Forked(BaseException):
+    """Raised in a forked process to leave the fork server's calls behind: ``play`` is its role, with its source."""
+
+    def __init__(self, play: Callable[[], int]):
+        self.play = play
 
 
 class ForkServer:
     """Forks the processes of one request, and the next one's ahead, and reports what became of them."""
 
-    def __init__(self, control: socket.socket, level: str, tool: dict[str, Any] | None):
-        self.control, self.level, self.tool = control, level, tool
+    def __init__(self, control: socket.socket, level: str, tool: dict[str, Any] | None, load: Load):
+        self.control, self.level, self.tool, self.load = control, level, tool, load
         self.home = os.pidfd_open(os.getpid())
         more = CALLS[platform.machine()] if tool else ()
         self.rules = syscalls.syscall_filter(1, more) if level == "isolated" else None
+        if self.rules:
+            syscalls.kernel_form(self.rules)
         self.ready: dict[str, tuple[int, socket.socket]] = {}
+        self.judge: tuple[int, socket.socket] | None = None
 
-    def fork(self, role: str) -> tuple[int, socket.socket]:
-        """Fork a process, in a PID namespace of its own, that waits for its files."""
+    def fork(self, prepare: Callable[[socket.socket], Callable[[], int] | None]) -> tuple[int, socket.socket]:
+        """Fork a process, in a PID namespace of its own; it plays what ``prepare`` makes of its socket."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if self.level == "isolated":
             syscalls.unshare(syscalls.NEW_PID)
         pid = os.fork()
         if pid == 0:
-            status = program.UNSTARTED
+            play = None
             try:
+                judges = [self.judge] if self.judge else []
+                for _, link in (*self.ready.values(), *judges, (0, ours), (0, self.control)):
+                    link.detach()  # else its end would close a file of the same number
                 os.closerange(0, theirs.fileno())
                 os.closerange(theirs.fileno() + 1, 1 << 16)
-                status = self.perform(role, theirs)
+                play = prepare(theirs)
             finally:
-                os._exit(status)
+                if play is None:
+                    os._exit(program.UNSTARTED)
+            raise Forked(play)
         theirs.close()
         if self.level == "isolated":
             syscalls.call(syscalls.LIBC.setns(self.home, syscalls.NEW_PID))
         return pid, ours
 
-    def perform(self, role: str, waiting: socket.socket) -> int:
-        """Wait for limits and files, confine this process and play the role in it.
+    def confine(self, limits: dict[str, Any], more: Sequence[int] = ()) -> None:
+        """Limit this process, for good; ``more`` system calls are allowed to it."""
+        rules = self.rules
+        if self.level != "none" and (more or rules is None):
+            rules = syscalls.syscall_filter(os.getpid(), more)
+        confine(limits, rules, bool(self.tool), shared=self.level != "isolated")
 
-        The first file holds the source; the others, or the null device, become descriptors 0, 1 (and 2), 3 and 4.
+    def prepare(self, role: str, waiting: socket.socket) -> Callable[[], int] | None:
+        """Wait for limits and files, confine this process and return the role that it is to play.
+
+        The first file holds the source; the others, or the null device, become descriptors from 0 on. Standard error
+        is the null device: it is no output, and may be as long as it likes.
         """
         data, fds, _, _ = socket.recv_fds(waiting, 4096, 8)
         if not data:
-            return program.UNSTARTED
+            return None
         order, limits = json.loads(data)
         source = program.read_all(fds[0])
         null = os.open(os.devnull, os.O_RDWR)
-        # Copied to 64 and above first: dup2 to 0 to 4 would overwrite a file still to be moved. Order [-1, 1, 2] makes
-        # 0 the null device, 1 (and 2) the second file and 3 the third.
+        # Copied to 64 and above first: dup2 to 0 to 4 would overwrite a file still to be moved. Order [-1, 1, -1, 2]
+        # makes 0 and 2 the null device, 1 the second file and 3 the third.
         chosen = [null if index < 0 else fds[index] for index in order]
         moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in chosen]
         waiting.detach()
-        for target, fd in zip((0, 1, 3, 4), moved, strict=False):
+        for target, fd in enumerate(moved):
             os.dup2(fd, target)
-        os.dup2(1, 2)
-        os.closerange(3 + max(0, len(moved) - 2), 1 << 16)
-        rules = syscalls.syscall_filter(os.getpid()) if self.level == "restricted" else self.rules
+        os.closerange(len(moved), 1 << 16)
         if self.tool:
-            self.install(source)
-        confine(limits, rules, bool(self.tool), shared=self.level != "isolated")
+            self.install(source, program.read_all(0))
+        self.confine(limits)
         if self.tool:
             own = {"LD_LIBRARY_PATH": ":".join(self.tool["libraries"])}
             os.execve(self.tool["argv"][0], self.tool["argv"], {"LANG": "C.UTF-8"} | own)
-        return ROLES[role](source)
+        return functools.partial(ROLES[role], source)
 
-    def install(self, source: bytes) -> None:
-        """Put a program's file into a folder that only it sees, and let it read the tool alone."""
+    def prepare_judge(self, limits: dict[str, Any], link: socket.socket) -> Callable[[], int]:
+        """Confine this process as a program's, but for receiving files, and return its role.
+
+        The CPU time of each program's tests is limited by the judge itself.
+        """
+        null, own = os.open(os.devnull, os.O_RDWR), fcntl.fcntl(link.detach(), fcntl.F_DUPFD, 64)
+        for target in range(judge.LINK):
+            os.dup2(null, target)
+        os.dup2(own, judge.LINK)
+        os.closerange(judge.LINK + 1, 1 << 16)
+        link = socket.socket(fileno=judge.LINK)
+        self.confine(limits | {"cpu": resource.RLIM_INFINITY}, syscalls.RECEIVE[platform.machine()])
+        return functools.partial(judge.serve, link)
+
+    def install(self, source: bytes, stdin: bytes) -> None:
+        """Put a program's file and its input into a folder that only it sees, and let it read the tool alone."""
         quiet = syscalls.NO_SUID | syscalls.NO_DEV
         syscalls.unshare(syscalls.NEW_NS)
-        syscalls.mount("tmpfs", "/tmp", "tmpfs", quiet, "size=8m,mode=755")
-        with open(self.tool["file"], "wb") as file:
-            file.write(source)
+        syscalls.mount("tmpfs", "/tmp", "tmpfs", quiet, "size=64m,mode=755")
+        for path, data in ((self.tool["file"], source), ("/tmp/stdin", stdin)):
+            with open(path, "wb") as file:
+                file.write(data)
         syscalls.mount(None, "/tmp", None, syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet)
         os.chdir("/tmp")
         syscalls.restrict_files(["/tmp", "/dev/urandom", "/dev/random"], ["/dev/null"], self.tool["paths"])
 
     def start(self, role: str, fds: list[int], order: list[int], limits: dict[str, Any]) -> int:
         """Give a process its files; ``order`` says which become its descriptors (-1: null)."""
-        pid, link = self.ready.pop(role, None) or self.fork(role)
+        prepare = functools.partial(self.prepare, role)
+        pid, link = self.ready.pop(role, None) or self.fork(prepare)
         socket.send_fds(link, [json.dumps([order, limits]).encode()], fds)
         link.close()
         return pid
 
-    def wait(self, pids: list[int], wall: float) -> dict[str, Any]:
-        """Wait for the processes (program, judge); kill them when their clock has run out.
+    def start_judge(self, fds: list[int], limits: dict[str, Any]) -> socket.socket | None:
+        """Give the judge a program's tests, the channel to the program and a file for the verdict.
 
-        The clock is set again for one that computes, only slowly, on a machine that is overloaded: one that got more
-        than STARVED of a core since. The last process ends the wait, as it is the judge, which is done then. Returns
-        {"ended": [[exit code, CPU seconds], ...]} in the order of ``pids`` and whether the clock ran out.
+        One judge has the programs of many requests one after another. It ends itself after one that did anything
+        unusual (judge.py), and another is forked.
         """
-        handles = {os.pidfd_open(pid): pid for pid in pids}
-        poll, ended, deadline, timed_out = select.poll(), {}, time.monotonic() + wall, False
-        before, extra = 0.0, 0
-        for fd in (*handles, self.control.fileno()):
+        message = json.dumps({"cpu": 2 * limits["cpu"] + 2}).encode()
+        for _ in range(2):
+            self.judge = self.judge or self.fork(functools.partial(self.prepare_judge, limits))
+            try:
+                socket.send_fds(self.judge[1], [message], fds)
+                return self.judge[1]
+            except OSError:  # it was ended meanwhile, by the kernel
+                self.end_judge()
+        return None
+
+    def end_judge(self) -> None:
+        """Kill and forget the judge."""
+        if self.judge:
+            pid, link = self.judge
+            link.close()
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            self.judge = None
+
+    def wait(self, pid: int, wall: float, link: socket.socket | None = None) -> dict[str, Any]:
+        """Wait for a program, and for its judge at the other end of ``link``; when the clock has run out kill them.
+
+        The clock is set again for a program that computes, only slowly, while the machine is overloaded. When the judge
+        is done its program is, too. Returns the program's exit code and CPU seconds, whether the clock ran out and
+        whether the machine may be why: it was overloaded.
+        """
+        handle = os.pidfd_open(pid)
+        poll, code, seconds, deadline = select.poll(), None, 0.0, time.monotonic() + wall
+        timed_out = overloaded = False
+        before, extra, waited = 0.0, 0, self.load.waited()
+        for fd in (handle, self.control.fileno(), *([link.fileno()] if link else [])):
             poll.register(fd, select.POLLIN)
-        while len(ended) < len(pids):
-            events = poll.poll(max(0.0, deadline - time.monotonic()) * 1e3)
-            for fd, _ in events:
-                if fd == self.control.fileno():  # nobody is there any more
-                    os._exit(0)
-                poll.unregister(fd)
-                pid = handles.pop(fd)
-                os.close(fd)
+        while code is None or link:
+            events = [fd for fd, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1e3)]
+            if self.control.fileno() in events:  # nobody is there any more
+                os._exit(0)
+            if link and link.fileno() in events:
+                poll.unregister(link)
+                said = b""
+                with suppress(OSError):  # it may have died with files unread
+                    said = link.recv(1)
+                if said != judge.AGAIN:
+                    self.end_judge()
+                link = None
+                if code is None:
+                    os.kill(pid, 9)
+            if handle in events:
+                poll.unregister(handle)
+                os.close(handle)
                 _, status, usage = os.wait4(pid, 0)
-                code = os.waitstatus_to_exitcode(status)
-                ended[pid] = [code, usage.ru_utime + usage.ru_stime]
-                if pid == pids[-1]:  # its judge is done with the program
-                    for other in handles.values():
-                        os.kill(other, 9)
+                code, seconds = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
             if not events and time.monotonic() >= deadline:
-                late = next(pid for pid in pids if pid not in ended)
-                used = cpu_seconds(late)
-                if used - before > STARVED * wall and extra < EXTENSIONS and not timed_out:
-                    before, extra, deadline = used, extra + 1, deadline + wall
+                busy, used = self.load.overloaded(waited, wall), cpu_seconds(pid) if code is None else before
+                overloaded |= busy and not timed_out
+                working = busy and self.load.working((used - before) / wall)
+                if working and extra < EXTENSIONS and not timed_out:
+                    before, extra, deadline, waited = used, extra + 1, deadline + wall, self.load.waited()
                     continue
-                os.kill(late, 9)
+                if code is None:
+                    os.kill(pid, 9)
+                elif link:
+                    self.end_judge()
+                    link = None
                 timed_out, deadline = True, time.monotonic() + GRACE
-        return {"ended": [ended[pid] for pid in pids], "timed_out": timed_out}
+        return {"ended": [code, seconds], "timed_out": timed_out, "overloaded": overloaded}
 
     def serve(self) -> None:
         """Answer requests until the other side hangs up."""
@@ -217,17 +294,17 @@ class ForkServer:
             if not data:
                 return
             request = json.loads(data)
-            limits = request["limits"]
-            if request["kind"] == "script":
-                pids = {"script": self.start("script", fds, [1, 2], limits)}
+            limits, role, link = request["limits"], request["kind"], None
+            if role == "script":
+                pid = self.start(role, fds, [1, 2, -1], limits)
             else:
-                pids = {"program": self.start("program", fds[:3], [-1, 1, 2], limits)}
-                patient = limits | {"cpu": 2 * limits["cpu"] + 2}
-                pids["judge"] = self.start("judge", fds[3:], [-1, -1, 1, 2], patient)
+                pid = self.start(role, fds[:3], [-1, 1, -1, 2], limits)
+                link = self.start_judge(fds[3:], limits)
             for fd in fds:
                 os.close(fd)
-            self.ready |= {role: self.fork(role) for role in pids if role not in self.ready}
-            self.control.send(json.dumps(self.wait(list(pids.values()), request["wall"])).encode())
+            if role not in self.ready:
+                self.ready[role] = self.fork(functools.partial(self.prepare, role))
+            self.control.send(json.dumps(self.wait(pid, request["wall"], link)).encode())
 
 
 def main() -> None:
@@ -238,10 +315,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
+    plain_run.prepare()
+    load = Load()
     tool = json.loads(sys.argv[3])
     try:
         walls = raise_walls(sys.argv[2], tool)
-        server = ForkServer(control, sys.argv[2], tool)
+        server = ForkServer(control, sys.argv[2], tool, load)
         gc.collect()
         gc.freeze()
     except (OSError, KeyError) as error:
@@ -252,4 +331,14 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    role = None
+    try:
+        main()
+    except Forked as forked:
+        role = forked.play
+    if role is not None:  # no call lies below it now
+        status = program.UNSTARTED
+        try:
+            status = role()
+        finally:
+            os._exit(status)

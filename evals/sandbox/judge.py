@@ -6,15 +6,27 @@ Nothing of the program is in this process but plain data that it answered. Each 
 
 import ast
 import builtins
+import functools
 import gc
 import json
+import math
 import os
 import re
+import resource
+import signal
+import socket
+import time
+from contextlib import suppress
 from typing import Any
 
 from evals.sandbox import wire
+from evals.sandbox.program import read_all
 
-CHANNEL, VERDICT = 3, 4
+NULL, CHANNEL, LINK = 2, 3, 4
+AGAIN, LAST = b"a", b"l"  # what the judge says when it is done: whether it waits for another program
+USES = 50  # programs of one judge at most
+USUAL = ("wrong answer", "syntax error")
+LARGE = 64 << 10  # KiB of memory
 LONGEST = 80  # characters kept of an exception's name
 COUNTED = "try:\n  0\nexcept BaseException as e:\n  __wrong(e)\nelse:\n  __right()"
 
@@ -24,7 +36,9 @@ class GoneError(BaseException):
 
 
 class ProgramError(Exception):
-    """The program raised an exception that is not a built-in one."""
+    """The program raised an exception that is not a built-in one, of the class ``name``."""
+
+    name = ""
 
 
 class Session:
@@ -72,28 +86,35 @@ class Session:
             except (wire.WireError, MemoryError):
                 self.leave("answer not plain data")
         raised = frame.get("raised")
-        if type(raised) is not list or [type(r) for r in raised] != [str, str]:
+        if type(raised) is not list or [type(r) for r in raised] != [str, str, str]:
             self.leave("answer not plain data")
         self._raise(*raised)
 
-    def _raise(self, name: str, words: str) -> None:
-        """Raise the built-in exception of that name; what is no Exception ends the program.
+    def _raise(self, name: str, base: str, words: str) -> None:
+        """Raise the built-in exception ``base``, as that or as the class ``name`` of the program's own.
 
-        One that would quietly end a loop of the tests is raised as another.
+        What is no Exception ends the program; what would quietly end a loop of the tests is raised as another.
         """
-        name = name[:LONGEST]
-        kind = getattr(builtins, name, None)
-        known = isinstance(kind, type) and issubclass(kind, BaseException)
-        special = {"SystemExit": "exited", "EFBIG": "too much output"}
-        if name in special or (known and not issubclass(kind, Exception)):
-            self.leave(special.get(name, f"raised {name}"))
-        if known and not issubclass(kind, StopIteration | StopAsyncIteration):
-            try:
-                error = kind(words)
-            except TypeError:
-                error = ProgramError(name)
-            raise error
-        raise ProgramError(re.sub(r"\W", "?", name))
+        kind, name = getattr(builtins, base, None), re.sub(r"\W", "?", name[:LONGEST])
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            self.leave("answer not plain data")
+        if name == "EFBIG" or not issubclass(kind, Exception):
+            self.leave({"EFBIG": "too much output", "SystemExit": "exited"}.get(name, f"raised {name}"))
+        if issubclass(kind, StopIteration | StopAsyncIteration):
+            kind = Exception
+        error = ProgramError(words)
+        with suppress(TypeError):
+            # Caught as its base is, as a plain run would.
+            error = kind(words) if name == base and kind is not Exception else own_error(kind)(words)
+        if isinstance(error, ProgramError):
+            error.name = name
+        raise error
+
+
+@functools.cache
+def own_error(base: type[Exception]) -> type[ProgramError]:
+    """Return a class for exceptions of the program's own whose built-in base is ``base``."""
+    return ProgramError if base is Exception else type("ProgramError", (ProgramError, base), {})
 
 
 class Remote:
@@ -171,10 +192,10 @@ class Tally:
             return
         if isinstance(error, GoneError):
             self.reason = str(error)
+        elif isinstance(error, ProgramError):
+            self.reason = f"raised {error.name}"
         elif isinstance(error, AssertionError):
             self.reason = "wrong answer"
-        elif isinstance(error, ProgramError):
-            self.reason = f"raised {error}"
         elif isinstance(error, MemoryError):
             self.reason = "out of memory"
         else:
@@ -210,8 +231,31 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def serve(source: bytes) -> int:
-    """Judge one program and write the verdict."""
+def serve(link: socket.socket) -> int:
+    """Judge the programs that come by ``link``, one after another, and write their verdicts.
+
+    Nothing of a program or its tests is meant for the next: after USES of them, after one that ended or answered in an
+    unusual way, and after one whose data were large, the judge ends and a new one is forked.
+    """
     gc.disable()
-    os.write(VERDICT, json.dumps(run(json.loads(source))).encode())
+    signal.signal(signal.SIGXCPU, lambda *_: os._exit(1))
+    for use in range(USES):
+        data, files, _, _ = socket.recv_fds(link, 4096, 8)
+        if not data:
+            return 0
+        used = time.process_time()
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used) + json.loads(data)["cpu"], resource.RLIM_INFINITY))
+        tests, channel, answer = files
+        os.dup2(channel, CHANNEL)
+        verdict = run(json.loads(read_all(tests)))
+        os.write(answer, json.dumps(verdict).encode())
+        os.dup2(NULL, CHANNEL)  # closed, and the number not free for the next files
+        for file in files:
+            os.close(file)
+        usual = verdict["passed"] or verdict["reason"] in USUAL or verdict["reason"].startswith("raised ")
+        large = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > LARGE
+        again = usual and not large and use + 1 < USES
+        os.write(link.fileno(), AGAIN if again else LAST)
+        if not again:
+            break
     return 0

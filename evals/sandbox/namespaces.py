@@ -57,6 +57,7 @@ def build_root(readable: list[str]) -> None:
     for name in ("null", "urandom", "random"):
         os.close(os.open(f"{base}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o644))
         syscalls.mount(f"/dev/{name}", f"{base}/dev/{name}", None, syscalls.BIND)
+    os.symlink("/tmp/stdin", f"{base}/dev/stdin")  # a program with a folder of its own finds a copy of its input there
     syscalls.mount(None, base, None, syscalls.REMOUNT | syscalls.BIND | syscalls.READ_ONLY | quiet)
     os.chdir(base)
     syscalls.pivot_root()

@@ -1,71 +1,135 @@
 """The untrusted side: runs a program and answers calls of its functions with plain data."""
 
+import atexit
 import builtins
 import errno
 import functools
+import gc
+import linecache
 import os
 import sys
+import threading
+from contextlib import suppress
 from typing import Any
 
 from evals.sandbox import wire
 
 CHANNEL = 3
+FILE = "/tmp/program.py"  # what a program reads as its own path; there is no such file
+MODULE = "program"  # its ``__name__`` where its functions are called
 # Exit codes; the last is of a process that could not be prepared.
-ENDED, SYNTAX, RAISED, MEMORY, OUTPUT, UNSTARTED = 0, 10, 11, 12, 13, 99
+ENDED, SYNTAX, RAISED, MEMORY, UNSTARTED = 0, 10, 11, 12, 99
 
 
-def leave(code: Any = None) -> None:
-    """Stand in for the interactive ``exit`` and ``quit``, which programs expect to be there."""
-    raise SystemExit(code)
+def pack(preamble: str, source: str) -> str:
+    """Return what ``unpack`` reads: a program with what is run before it in its name space."""
+    return f"{len(preamble)}\n{preamble}{source}"
+
+
+def unpack(data: bytes) -> tuple[str, bytes]:
+    """Return the preamble, which is ASCII, and the program."""
+    size, _, rest = data.partition(b"\n")
+    return rest[: int(size)].decode(), rest[int(size) :]
+
+
+def as_text(source: bytes) -> str:
+    """Return a program's text, less the mark that some editors begin a file with."""
+    return source.decode().removeprefix("\ufeff")
 
 
 def compiled(source: bytes) -> Any:
     """Return the program's code, None if it is not Python."""
     try:
-        return compile(source.decode(), "<program>", "exec")
+        return compile(as_text(source), FILE, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
-def main_module() -> dict[str, Any]:
-    """Return the name space of a fresh ``__main__``."""
-    module = type(sys)("__main__")
-    sys.modules["__main__"] = module
-    sys.argv = ["program.py"]
-    builtins.exit = builtins.quit = leave
+def fresh_module(name: str, source: bytes, preamble: str) -> dict[str, Any]:
+    """Return the name space of a new module, also found as ``__main__``, in which the ``preamble`` was run."""
+    module = type(sys)(name)
+    sys.modules[name] = sys.modules["__main__"] = module
+    module.__dict__.update(__file__=FILE, __builtins__=builtins)
+    if preamble:
+        exec(compile(preamble, "<preamble>", "exec"), module.__dict__)
+    sys.argv = [os.path.basename(FILE)]
+    # What tracebacks and the module inspect show of a file that cannot be read.
+    linecache.cache[FILE] = (lambda: as_text(source),)  # type: ignore[assignment]
     return module.__dict__
 
 
-def run_script(source: bytes) -> int:
-    """Run a program that reads standard input and writes standard output; return how it ended."""
+def run_script(data: bytes) -> int:
+    """Run a program that reads standard input and writes standard output, to its end; return how it ended."""
+    preamble, source = unpack(data)
     code = compiled(source)
     if code is None:
         return SYNTAX
+    status = ENDED
     try:
-        exec(code, main_module())
-        sys.stdout.flush()
+        exec(code, fresh_module("__main__", source, preamble))
     except SystemExit as stop:
-        sys.stdout.flush()
-        return ENDED if stop.code in (None, 0) else RAISED
-    except MemoryError:
-        return MEMORY
-    except OSError as error:
-        return OUTPUT if error.errno == errno.EFBIG else RAISED
+        status = exit_status(stop.code)
+    except BaseException as error:
+        status = MEMORY if isinstance(error, MemoryError) else RAISED
+        with suppress(BaseException):
+            sys.excepthook(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
+    del code
+    return end(status)
+
+
+def end(status: int) -> int:
+    """End a program as the interpreter does; return how it ended, RAISED if not all of its output could be written.
+
+    Wait for its threads, run its exit handlers, write out standard output, give up what it holds (files write out what
+    they buffer), and standard output once more, which a file given up may have replaced.
+    """
+    with suppress(BaseException):
+        threading._shutdown()
+    with suppress(BaseException):
+        atexit._run_exitfuncs()
+    flushed = _flush(getattr(sys, "stdout", None))
+    for name in ("stdin", "stdout", "stderr"):
+        setattr(sys, name, getattr(sys, f"__{name}__", None))
+    for name in ("last_type", "last_value", "last_traceback"):
+        vars(sys).pop(name, None)
+    # Twice, as the interpreter does: the first leaves a file before what it writes through, so that it is ended first.
+    gc.collect()
+    sys.modules.pop("__main__", None)
+    gc.collect()
+    return status if _flush(sys.stdout) and flushed else status or RAISED
+
+
+def _flush(file: Any) -> bool:
+    """Write out what a file buffers; False if it cannot be written."""
+    if file is None or getattr(file, "closed", False):
+        return True
+    try:
+        file.flush()
     except BaseException:
-        sys.stdout.flush()
-        return RAISED
-    return ENDED
+        return False
+    return True
 
 
-def serve(source: bytes) -> int:
-    """Run a program, then answer the judge's calls until it hangs up."""
+def exit_status(code: Any) -> int:
+    """Return how a program ended that raised SystemExit: well only with no code, or one whose last byte is 0."""
+    if code is None or (isinstance(code, int) and code & 0xFF == 0):
+        return ENDED
+    if not isinstance(code, int):
+        with suppress(BaseException):
+            print(code, file=sys.stderr)
+    return RAISED
+
+
+def serve(data: bytes) -> int:
+    """Run a program as a module that is imported, then answer the judge's calls until it hangs up."""
+    preamble, source = unpack(data)
     code = compiled(source)
     wire.write_frame(CHANNEL, {"parses": code is not None})
     if code is None:
         return SYNTAX
-    names = main_module()
+    names = fresh_module(MODULE, source, preamble)
     objects: list[Any] = []
-    wire.write_frame(CHANNEL, _answer(lambda: exec(code, names) or 0, None))
+    wire.write_bytes(CHANNEL, _answer(lambda: exec(code, names) or 0, None))
 
     def number(value: Any) -> int:
         objects.append(value)
@@ -77,7 +141,7 @@ def serve(source: bytes) -> int:
         except EOFError:
             return ENDED
         action = functools.partial(_perform, request, names, objects)
-        wire.write_frame(CHANNEL, _answer(action, number if request["objects"] else None))
+        wire.write_bytes(CHANNEL, _answer(action, number if request["objects"] else None))
 
 
 def _perform(request: dict[str, Any], names: dict[str, Any], objects: list[Any]) -> Any:
@@ -102,19 +166,20 @@ def _find(name: str, names: dict[str, Any]) -> Any:
     raise NameError(f"name {name!r} is not defined")
 
 
-def _answer(action: Any, number: Any) -> dict[str, Any]:
+def _answer(action: Any, number: Any) -> bytes:
     """Return the frame that says what an action gave or raised."""
     try:
-        return {"value": wire.encode(action(), number)}
+        return wire.pack({"value": wire.encode(action(), number)})
     except wire.WireError as error:
-        return {"not_encodable": str(error)[:80]}
+        return wire.pack({"not_encodable": str(error)[:80]})
     except BaseException as error:
         kind = "EFBIG" if getattr(error, "errno", None) == errno.EFBIG else type(error).__name__
+        bases = [base.__name__ for base in type(error).__mro__ if base.__module__ == "builtins"]
         try:
             words = str(error)[:200]
         except BaseException:
             words = ""
-        return {"raised": [str(kind)[:80], words]}
+        return wire.pack({"raised": [str(kind)[:80], str(bases[0])[:80], words]})
 
 
 def read_all(fd: int) -> bytes:

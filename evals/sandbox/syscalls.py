@@ -1,10 +1,12 @@
 """The kernel's walls by system call, numbers as in its headers: landlock(7), seccomp(2), capabilities(7)."""
 
 import ctypes
+import functools
 import os
 import platform
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_NS, NEW_UTS, NEW_IPC = 0x20000, 0x4000000, 0x8000000
@@ -20,25 +22,31 @@ AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # What an interpreter needs, and nothing else: read, write, memory, time, threads, its own signals.
 ALLOWED = {
     "x86_64": (
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 32, 33, 35,
-        36, 37, 38, 39, 60, 63, 72, 73, 74, 77, 79, 80, 81, 89, 95, 96, 97, 98, 99, 100, 102, 104, 107, 108, 110, 111,
-        115, 118, 120, 121, 124, 131, 137, 138, 158, 186, 201, 202, 204, 217, 218, 219, 228, 229, 230, 231, 232, 233,
-        257, 262, 267, 269, 270, 271, 273, 281, 290, 291, 292, 293, 309, 318, 324, 332, 334, 439,
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 32,
+        33, 34, 35, 36, 37, 38, 39, 60, 63, 73, 74, 77, 79, 80, 81, 89, 95, 96, 97, 98, 99, 100, 102, 104,
+        107, 108, 110, 111, 115, 118, 120, 121, 124, 127, 128, 130, 131, 137, 138, 158, 186, 201, 202, 204,
+        217, 218, 219, 228, 229, 230, 231, 232, 233, 257, 262, 267, 269, 270, 271, 273, 281, 290, 291, 292,
+        293, 309, 318, 324, 332, 334, 439,
     ),
     "aarch64": (
-        17, 19, 20, 21, 22, 23, 24, 25, 32, 43, 44, 46, 48, 49, 50, 56, 57, 59, 61, 62, 63, 64, 65, 66, 67, 68, 72, 73,
-        78, 79, 80, 82, 93, 94, 96, 98, 99, 101, 102, 103, 113, 114, 115, 123, 124, 128, 132, 134, 135, 139, 148, 150,
-        153, 155, 156, 158, 160, 163, 165, 166, 168, 169, 172, 173, 174, 175, 176, 177, 178, 179, 214, 215, 216, 222,
-        226, 227, 233, 278, 283, 291, 293, 439,
+        17, 19, 20, 21, 22, 23, 24, 32, 43, 44, 46, 48, 49, 50, 56, 57, 59, 61, 62, 63, 64, 65, 66, 67, 68,
+        72, 73, 78, 79, 80, 82, 93, 94, 96, 98, 99, 101, 102, 103, 113, 114, 115, 123, 124, 128, 132, 133,
+        134, 135, 136, 137, 139, 148, 150, 153, 155, 156, 158, 160, 163, 165, 166, 168, 169, 172, 173, 174,
+        175, 176, 177, 178, 179, 214, 215, 216, 222, 226, 227, 233, 278, 283, 291, 293, 439,
     ),
 }  # fmt: skip
-# clone (threads only), clone3 (absent, so that libc falls back to clone), tgkill (itself only), ioctl (of terminals and
-# lengths, which touch nothing), prlimit64 (its own limits).
+# clone (threads only), clone3 (absent, so that libc falls back to clone), tgkill and kill (itself only), ioctl (of
+# terminals and lengths, which touch nothing), prlimit64 (its own limits), fcntl (no owner, signal or notice: the kernel
+# would send signals to others for a program that may not).
 SPECIAL = {
-    "x86_64": {"clone": 56, "clone3": 435, "tgkill": 234, "ioctl": 16, "prlimit64": 302},
-    "aarch64": {"clone": 220, "clone3": 435, "tgkill": 131, "ioctl": 29, "prlimit64": 261},
+    "x86_64": {"clone": 56, "clone3": 435, "tgkill": 234, "kill": 62, "ioctl": 16, "prlimit64": 302, "fcntl": 72},
+    "aarch64": {"clone": 220, "clone3": 435, "tgkill": 131, "kill": 129, "ioctl": 29, "prlimit64": 261, "fcntl": 25},
 }
-IOCTLS = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONCLEX FIOCLEX
+FCNTLS = (0, 1, 2, 3, 1030)  # F_DUPFD F_GETFD F_SETFD F_GETFL F_DUPFD_CLOEXEC
+SET_FLAGS, ASYNC = 4, 0x2000  # F_SETFL, without O_ASYNC
+IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
+RECEIVE = {"x86_64": (47,), "aarch64": (212,)}  # recvmsg, for the judge
+NO_CAPABILITIES = struct.pack("Ii", 0x20080522, 0)  # the header; of this process
 THREAD = 0x10000
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x50000
 
@@ -83,8 +91,7 @@ def drop_bounding_set() -> None:
 
 def drop_capabilities() -> None:
     """Give up every capability of this process."""
-    header = struct.pack("Ii", 0x20080522, 0)
-    call(LIBC.syscall(CAPSET[platform.machine()], header, bytes(24)))
+    call(LIBC.syscall(CAPSET[platform.machine()], NO_CAPABILITIES, bytes(24)))
 
 
 def restrict_files(readable: list[str], writable: list[str], programs: list[str] | None = None) -> bool:
@@ -142,16 +149,25 @@ def syscall_filter(pid: int, more: Sequence[int] = ()) -> bytes:
 
     program += branch(special["clone3"], _step(give, ERRNO | 38))
     program += branch(special["clone"], _step(load, low) + _step(any_bit, THREAD, 0, 1) + allow + deny)
-    program += branch(special["tgkill"], _step(load, low) + _step(equal, pid, 0, 1) + allow + deny)
+    for name in ("tgkill", "kill"):
+        program += branch(special[name], _step(load, low) + _step(equal, pid, 0, 1) + allow + deny)
     program += branch(special["prlimit64"], _step(load, low) + _step(equal, 0, 0, 1) + allow + deny)
+    commands = b"".join(_step(equal, command, 0, 1) + allow for command in FCNTLS)
+    flags = _step(equal, SET_FLAGS, 0, 3) + _step(load, low + 16) + _step(any_bit, ASYNC, 1, 0) + allow
+    program += branch(special["fcntl"], _step(load, low + 8) + commands + flags + deny)
     asks = b"".join(_step(equal, request, 0, 1) + allow for request in IOCTLS)
     program += branch(special["ioctl"], _step(load, low + 8) + asks + deny)
     program += b"".join(_step(equal, number, 0, 1) + allow for number in (*ALLOWED[machine], *more))
     return program + deny
 
 
+@functools.cache
+def kernel_form(program: bytes) -> tuple[bytes, Any]:
+    """Return the struct sock_fprog of a seccomp program, and what it points to; before a fork, so that it is shared."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    return struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer)), buffer
+
+
 def restrict_calls(program: bytes) -> None:
     """Apply a seccomp program to this process, for good; no_new_privs must be set."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    rules = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
-    call(LIBC.prctl(SET_SECCOMP, ctypes.c_ulong(2), rules, 0, 0))
+    call(LIBC.prctl(SET_SECCOMP, ctypes.c_ulong(2), kernel_form(program)[0], 0, 0))

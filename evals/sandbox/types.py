@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+JUDGE_VERSION = 2  # another one where a program may get another verdict: kept ones of before are not used
 # Reasons of verdicts that say nothing about a program.
 NOT_MEASURED = "not measured"
 SANDBOX_LOST = "sandbox lost"
@@ -13,6 +14,7 @@ class Program:
 
     ``tests`` run in the judge, after ``setup``, with each of ``names`` calling the program's function of that name.
     ``objects`` lets tests hold objects of the program's classes by reference: for tasks whose tests build them.
+    ``preamble`` is ASCII that runs in the program's name space before it.
     """
 
     source: str
@@ -20,26 +22,33 @@ class Program:
     names: tuple[str, ...]
     setup: str = ""
     objects: bool = False
+    preamble: str = ""
 
 
 @dataclass(frozen=True)
 class Script:
-    """An untrusted program that reads standard input; its output is compared by the caller.
+    """An untrusted program that reads standard input.
 
-    One in java or javascript is NOT_MEASURED where the machine does not have the tool, or not the level isolated.
+    Its output is compared with what is ``expected`` by a ``judge`` (output.py); without that it passes if it comes to
+    its end. ``preamble`` is ASCII that runs in its name space before it, if it is in Python. One in java or javascript
+    is NOT_MEASURED where the machine does not have the tool, or not the level isolated.
     """
 
     source: str
     stdin: str = ""
     language: str = "python"
+    expected: str | None = None
+    judge: str = "strict"
+    preamble: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Whether a program passed, and if not why, in a few words.
 
-    A script passes if it comes to its end; ``output`` is what it wrote. ``assertions_passed`` of ``assertions`` held:
-    those of a program's tests, or the cases of a problem. ``seconds`` of CPU time differ from run to run.
+    ``output`` is what it wrote, the beginning of that where it was compared already. ``assertions_passed`` of
+    ``assertions`` held: those of a program's tests, or the cases of a problem. ``seconds`` of CPU time differ from run
+    to run.
     """
 
     passed: bool

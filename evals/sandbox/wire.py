@@ -1,12 +1,13 @@
 """Plain data over a pipe: what a judge and an untrusted program say to each other.
 
-A frame is a length of four bytes and JSON. Values keep their exact built-in type; whatever is not plain data arrives as
-an opaque object, so nothing with behavior of its own reaches the judge.
+A frame is a length of four bytes and JSON. Values keep their exact built-in type. An object of a subclass that compares
+and hashes as its base does arrives as one of a subclass here, with the base's data; whatever else is not plain data
+arrives as an opaque object, so nothing with behavior of its own reaches the judge.
 
-JSON has no tuple, set or NaN, and the keys of its objects are texts only. So None, booleans, texts, lists, finite
-floats and integers below 2^62 stand for themselves, and everything else is an object of one key, its type: (1, {2}) is
-{"tuple": [1, {"set": [2]}]}, {1: "a"} is {"dict": [[1, "a"]]}. A dict always has that form, so none can be mistaken for
-the form of something else.
+JSON has no tuple, set or NaN, the keys of its objects are texts only, and two halves of a surrogate pair become one
+character in it. So None, booleans, texts without surrogates, lists, finite floats and integers below 2^62 stand for
+themselves, and everything else is an object of one key, its type: (1, {2}) is {"tuple": [1, {"set": [2]}]}, {1: "a"} is
+{"dict": [[1, "a"]]}. A dict always has that form, so none can be mistaken for the form of something else.
 """
 
 import builtins
@@ -14,15 +15,18 @@ import collections
 import datetime
 import decimal
 import fractions
+import functools
 import itertools
 import json
 import math
 import os
+import re
 import struct
 from typing import Any
 
-FRAME = 4 << 20  # most bytes of a frame
-ITEMS = 100_000  # most items taken from an iterator
+FRAME = 64 << 20  # most bytes of a frame
+PART = 1 << 20  # most bytes read at once
+ITEMS = 1_000_000  # most items taken from an iterator
 DIRECT = 1 << 62  # integers below it go as JSON numbers
 TYPES = ("int", "float", "str", "bool", "bytes", "list", "tuple", "dict", "set", "complex")
 DATES = (datetime.datetime, datetime.date, datetime.time)
@@ -32,6 +36,39 @@ ITERATORS = {
 }  # fmt: skip
 SEQUENCES = {kind: kind.__name__ for kind in (tuple, set, frozenset, collections.deque)}
 SEQUENCES |= {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
+MAPPINGS = (dict, collections.OrderedDict, collections.Counter, collections.defaultdict)
+SURROGATE = re.compile("[\ud800-\udfff]")
+# What a subclass may define and still be equal to what its base is equal to; those SHOWN change what it looks like.
+SHOWN = {"__repr__", "__str__", "__format__"}
+HARMLESS = SHOWN | {
+    "__abstractmethods__", "__annotations__", "__call__", "__class_getitem__", "__copy__", "__deepcopy__", "__del__",
+    "__delattr__", "__dict__", "__dir__", "__doc__", "__enter__", "__exit__", "__getattr__", "__getnewargs__",
+    "__getnewargs_ex__", "__getstate__", "__init__", "__init_subclass__", "__match_args__", "__missing__", "__module__",
+    "__new__", "__new_member__", "__orig_bases__", "__parameters__", "__qualname__", "__reduce__", "__reduce_ex__",
+    "__replace__", "__set_name__", "__setattr__", "__setstate__", "__sizeof__", "__slots__", "__weakref__",
+    "__firstlineno__", "__static_attributes__",
+}  # fmt: skip
+WRAPPED = (classmethod, staticmethod)
+# A class's own bases and names, and the data of a base in an object, whatever its class says of itself.
+MRO, NAMESPACE = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
+DATA: dict[type, Any] = {
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__complex__,
+    str: str.__str__,
+    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+    bytearray: lambda value: bytearray.__getitem__(value, slice(None)),
+    tuple: lambda value: tuple.__getitem__(value, slice(None)),
+    list: list.copy,
+    set: lambda value: set.__or__(set(), value),
+    frozenset: lambda value: frozenset.__or__(frozenset(), value),
+    collections.deque: lambda value: collections.deque(collections.deque.__iter__(value)),
+    collections.OrderedDict: lambda value: collections.OrderedDict(collections.OrderedDict.items(value)),
+    collections.Counter: lambda value: collections.Counter(dict.copy(value)),
+    collections.defaultdict: lambda value: collections.defaultdict(None, dict.copy(value)),
+    dict: dict.copy,
+}
+BASES = {kind.__name__: kind for kind in DATA}
 
 
 class WireError(Exception):
@@ -39,17 +76,38 @@ class WireError(Exception):
 
 
 class Opaque:
-    """Stands for a value that is not plain data: true, equal to nothing but itself."""
+    """Stands for a value that is not plain data: equal to nothing but itself, ``true`` if the value is.
+
+    ``true`` is None for one that cannot say so; a test that asks fails.
+    """
+
+    def __init__(self, true: bool | None):
+        self.true = true
+
+    def __bool__(self) -> bool:
+        if type(self.true) is not bool:
+            raise ValueError("neither true nor false")
+        return self.true
 
 
 def write_frame(fd: int, message: Any) -> None:
     """Write one message; raise WireError if it is too long."""
+    write_bytes(fd, pack(message))
+
+
+def pack(message: Any) -> bytes:
+    """Return a message's frame; raise WireError if it is too long."""
     data = json.dumps(message, separators=(",", ":")).encode()
     if len(data) > FRAME:
         raise WireError("too long")
-    data = struct.pack("<I", len(data)) + data
-    while data:
-        data = data[os.write(fd, data) :]
+    return struct.pack("<I", len(data)) + data
+
+
+def write_bytes(fd: int, data: bytes) -> None:
+    """Write all of a frame."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 def read_frame(fd: int) -> Any:
@@ -66,7 +124,7 @@ def read_frame(fd: int) -> Any:
 def _read(fd: int, length: int) -> bytes:
     parts = []
     while length:
-        part = os.read(fd, length)
+        part = os.read(fd, min(length, PART))
         if not part:
             raise EOFError
         parts.append(part)
@@ -77,19 +135,21 @@ def _read(fd: int, length: int) -> bytes:
 def encode(value: Any, handle: Any = None) -> Any:
     """Return the JSON form of a value; ``handle(value)``, if given, numbers one that is not plain. Raises WireError."""
     kind = type(value)
-    if value is None or kind is bool or kind is str:
+    if value is None or kind is bool:
         return value
     if kind is int:
         return value if -DIRECT < value < DIRECT else {"int": hex(value)}
+    if kind is str:
+        return value if value.isascii() or not SURROGATE.search(value) else {"str": list(map(ord, value))}
     if kind is float:
         return value if math.isfinite(value) else {"float": repr(value)}
     if kind is list:
         return [encode(v, handle) for v in value]
     if kind in SEQUENCES:
         return {SEQUENCES[kind]: [encode(v, handle) for v in value]}
-    if kind in (dict, collections.OrderedDict, collections.Counter, collections.defaultdict):
+    if kind in MAPPINGS:
         return {kind.__name__: [[encode(k, handle), encode(v, handle)] for k, v in value.items()]}
-    if kind in (bytes, bytearray):
+    if kind in (bytes, bytearray, memoryview):
         return {kind.__name__: value.hex()}
     if kind is complex:
         return {"complex": [repr(value.real), repr(value.imag)]}
@@ -97,69 +157,109 @@ def encode(value: Any, handle: Any = None) -> Any:
         return {kind.__name__: str(value)}
     if kind in DATES:
         return {kind.__name__: value.isoformat()}
+    if kind is datetime.timedelta:
+        return {"timedelta": [value.days, value.seconds, value.microseconds]}
     if kind is range:
         return {"range": [encode(v) for v in (value.start, value.stop, value.step)]}
     if kind is type and value.__name__ in TYPES and getattr(builtins, value.__name__) is value:
         return {"type": value.__name__}
     if kind in ITERATORS or kind.__module__ == "itertools":
-        return {"iterator": [encode(v, handle) for v in _some(value)]}
+        items = [encode(v, handle) for v in itertools.islice(value, ITEMS + 1)]
+        return {"iterator": items} if len(items) <= ITEMS else {"endless": items[:ITEMS]}
     return _encode_other(value, handle)
 
 
 def _encode_other(value: Any, handle: Any) -> Any:
-    """Encode a subclass of a plain type as that type, anything else as a handle or opaque."""
-    for base in (bool, int, float, str, bytes, tuple, list, dict, set, frozenset):
-        if isinstance(value, base):
-            plain = int.__int__(value) if base is int else base(value)
-            if type(plain) is base:
-                return encode(plain, handle)
-    return {"opaque": ""} if handle is None else {"handle": handle(value)}
+    """Encode an object of a subclass that behaves as its plain base, anything else as a handle or opaque."""
+    kinds = MRO(type(value))
+    base = next((kind for kind in kinds if kind in DATA), None)
+    if base is not None:
+        own = [item for kind in kinds[: kinds.index(base)] for item in NAMESPACE(kind).items()]
+        if not any(_changes(base, name, attribute) for name, attribute in own):
+            form = encode(DATA[base](value), handle)
+            return {"own": [base.__name__, form, SHOWN.isdisjoint(name for name, _ in own)]}
+    if handle is not None:
+        return {"handle": handle(value)}
+    try:
+        return {"opaque": bool(value)}
+    except Exception:
+        return {"opaque": None}
 
 
-def _some(iterator: Any) -> list:
-    values = list(itertools.islice(iterator, ITEMS + 1))
-    if len(values) > ITEMS:
-        raise WireError("endless iterator")
-    return values
+def _changes(base: type, name: str, attribute: Any) -> bool:
+    """Whether an attribute of a subclass makes it compare, compute or iterate unlike its base."""
+    if name.startswith("__"):
+        return name not in HARMLESS
+    return hasattr(base, name) and hasattr(attribute, "__func__" if type(attribute) in WRAPPED else "__code__")
 
 
 def decode(form: Any, handle: Any = None) -> Any:
     """Return the value of a JSON form; ``handle(number)`` makes what a handle stands for.
 
-    Every value is of an exact built-in or standard-library type. Raises WireError.
+    Every value is of an exact built-in or standard-library type, or of a subclass of this module's. Raises WireError.
     """
     try:
         return _decode(form, handle)
     except WireError:
         raise
-    except (ValueError, TypeError, RecursionError, ArithmeticError, AttributeError) as error:
+    except (ValueError, TypeError, RecursionError, ArithmeticError, AttributeError, LookupError) as error:
         raise WireError(type(error).__name__) from None
+
+
+def _endless(items: list) -> Any:
+    """Return an iterator over the first items of one that has more; it raises WireError after them."""
+    yield from items
+    raise WireError("too many items")
+
+
+@functools.cache
+def _subclass(name: str, shown: bool) -> type:
+    """Return a class that stands for all subclasses of a base; one that is not ``shown`` has a look of its own."""
+    look = {} if shown else dict.fromkeys(SHOWN, lambda self, *_: f"<subclass of {name}>")
+    return type(f"Subclass of {name}", (BASES[name],), look)
+
+
+def _own(name: str, value: Any, shown: bool) -> Any:
+    if type(value) is not BASES[name]:
+        raise WireError(name)
+    return _subclass(name, shown is True)(*([None] if name == "defaultdict" else []), value)
+
+
+def _pairs(kind: Any) -> Any:
+    return lambda items: kind(dict(map(tuple, items)))
 
 
 # How the value of a kind is made of its body, and a container of its decoded items; pairs are lists of two.
 FROM_BODY = {
     "int": lambda body: int(body, 16),
+    "str": lambda body: "".join(map(chr, body)),
     "float": float,
     "Decimal": decimal.Decimal,
     "Fraction": fractions.Fraction,
     "complex": lambda body: complex(float(body[0]), float(body[1])),
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
-    "opaque": lambda body: Opaque(),
+    "memoryview": lambda body: memoryview(bytes.fromhex(body)),
+    "timedelta": lambda body: datetime.timedelta(*map(int, body)),
+    "opaque": Opaque,
 } | {kind.__name__: kind.fromisoformat for kind in DATES}
 FROM_ITEMS = {
     "tuple": tuple,
-    "set": set,
-    "frozenset": frozenset,
     "deque": collections.deque,
     "range": lambda items: range(*items),
     "iterator": iter,
-    "dict": lambda pairs: dict(map(tuple, pairs)),
-    "OrderedDict": lambda pairs: collections.OrderedDict(dict(map(tuple, pairs))),
-    "Counter": lambda pairs: collections.Counter(dict(map(tuple, pairs))),
-    "defaultdict": lambda pairs: collections.defaultdict(None, dict(map(tuple, pairs))),
-    "keys": lambda items: dict.fromkeys(items).keys(),
+    "endless": _endless,
     "values": lambda items: dict(enumerate(items)).values(),
+}
+# Items that are equal would become one: they cannot be those of one container.
+FROM_DISTINCT = {
+    "set": set,
+    "frozenset": frozenset,
+    "dict": _pairs(dict),
+    "OrderedDict": _pairs(collections.OrderedDict),
+    "Counter": _pairs(collections.Counter),
+    "defaultdict": _pairs(functools.partial(collections.defaultdict, None)),
+    "keys": lambda items: dict.fromkeys(items).keys(),
     "items": lambda items: dict(items).items(),
 }
 
@@ -176,6 +276,12 @@ def _decode(form: Any, handle: Any) -> Any:
         return getattr(builtins, body)
     if kind == "handle" and handle is not None:
         return handle(int(body))
+    if kind == "own":
+        return _own(body[0], _decode(body[1], handle), body[2])
     if kind in FROM_ITEMS:
         return FROM_ITEMS[kind]([_decode(v, handle) for v in body])
+    if kind in FROM_DISTINCT:
+        made = FROM_DISTINCT[kind]([_decode(v, handle) for v in body])
+        if len(made) == len(body):
+            return made
     raise WireError(kind)

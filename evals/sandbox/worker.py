@@ -15,14 +15,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.sandbox.program import ENDED, MEMORY, OUTPUT, SYNTAX, UNSTARTED
+from evals.sandbox.output import same_output
+from evals.sandbox.program import ENDED, MEMORY, SYNTAX, UNSTARTED, pack
 from evals.sandbox.tools import Tool
 from evals.sandbox.types import Program, Script, Verdict
 
 FORK_SERVER = Path(__file__).parent / "fork_server.py"
-MEMORY_BYTES = 1 << 29
+MEMORY_BYTES = 1 << 30  # of addresses, so that a thread with a stack of 512 MiB can be started
 TOOL_BYTES = 1 << 30  # the heap (tools.py) and the run time of another language
 OUTPUT_BYTES = 4 << 20
+MOST_BYTES = 64 << 20  # of the output of a script that has to write more
+KEPT = 1000  # characters of an output that are kept once it was compared
 WALL = 3  # seconds on the clock for each second of CPU time, and as many to start
 
 
@@ -42,7 +45,7 @@ class Worker:
         with theirs:
             # As -I, but a fixed hash seed: the order of a set must not change a verdict.
             self.process = subprocess.Popen(
-                [sys.executable, "-PsSB", "-Xutf8", FORK_SERVER, str(theirs.fileno()), level,
+                [sys.executable, "-PsSB", "-Xutf8", "-Xint_max_str_digits=0", FORK_SERVER, str(theirs.fileno()), level,
                  json.dumps(tool and asdict(tool))],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 cwd="/", env={"PYTHONHASHSEED": "0"}, pass_fds=[theirs.fileno()],
@@ -81,29 +84,34 @@ class Worker:
         limits = {"cpu": math.ceil(cpu) + (cpu <= timeout), "memory": memory, "output": OUTPUT_BYTES}
         wall = WALL * (1 + timeout)
         if isinstance(program, Script):
+            if program.expected is not None:
+                size = len(program.expected.encode("utf-8", "replace"))
+                limits["output"] = min(max(OUTPUT_BYTES, 2 * size), MOST_BYTES)
             reply, output = self._run_script(program, limits, wall)
-            return _script_verdict(reply, timeout, cpu, output)
+            full = len(output) >= limits["output"]
+            return _script_verdict(program, reply, timeout, cpu, output, full)
         reply, said, output = self._run_judged(program, limits, wall)
         return _judged_verdict(reply, timeout, cpu, said, output)
 
-    def _run_script(self, script: Script, limits: dict, wall: float) -> tuple[dict, str]:
-        with _file(script.source) as source, _file(script.stdin) as stdin, _file() as output:
+    def _run_script(self, script: Script, limits: dict, wall: float) -> tuple[dict, bytes]:
+        text = script.source if self.tool else pack(script.preamble, script.source)
+        with _file(text) as source, _file(script.stdin) as stdin, _file() as output:
             self._send("script", limits, wall, [source, stdin, output])
-            return self._receive(), _read(output.fileno(), OUTPUT_BYTES)
+            return self._receive(), os.pread(output.fileno(), limits["output"], 0)
 
     def _run_judged(self, program: Program, limits: dict, wall: float) -> tuple[dict, str, str]:
         """Return how the two processes ended, what the judge wrote, and the program's output."""
         job = {name: getattr(program, name) for name in ("setup", "tests", "names", "objects")}
         program_end, judge_end = socket.socketpair()
         with (
-            _file(program.source) as source,
+            _file(pack(program.preamble, program.source)) as source,
             _file() as output,
             _file(json.dumps(job)) as tests,
             _file() as verdict,
             program_end,
             judge_end,
         ):
-            self._send("judged", limits, wall, [source, output, program_end, tests, judge_end, verdict])
+            self._send("program", limits, wall, [source, output, program_end, tests, judge_end, verdict])
             for end in (program_end, judge_end):  # else neither side would see the other go
                 end.close()
             reply = self._receive()
@@ -136,22 +144,32 @@ def _clock(reply: dict, timeout: float, cpu: float, gone: bool) -> tuple[float, 
     """Return CPU seconds, "timeout" or "", and whether the program should be repeated alone.
 
     A program may take ``timeout`` CPU seconds and is killed after ``cpu``, twice as many in its first run. Only one
-    that was killed for its CPU time needs no second run: one that took between one and two limits, or whose clock ran
-    out, may have had a busy core. ``gone``: it ended by itself or by the kernel, not because its judge was done.
+    that was killed for its CPU time, or whose clock ran out on a machine with free cores, needs no second run: one that
+    took between one and two limits, or whose clock ran out on an overloaded machine, may have had a busy core.
+    ``gone``: it ended by itself or by the kernel, not because its judge was done.
     """
-    status, seconds = reply["ended"][0]
+    status, seconds = reply["ended"]
     killed = gone and status == -9
     late = killed or seconds >= timeout or reply["timed_out"]
-    again = status == UNSTARTED or (late and not (killed and seconds >= timeout))
+    slept = reply["timed_out"] and not reply["overloaded"]
+    again = status == UNSTARTED or (late and not slept and not (killed and seconds >= timeout))
     return seconds, "timeout" if late else "", again and cpu > timeout
 
 
-def _script_verdict(reply: dict, timeout: float, cpu: float, output: str) -> tuple[Verdict, bool]:
+def _script_verdict(
+    script: Script, reply: dict, timeout: float, cpu: float, output: bytes, full: bool
+) -> tuple[Verdict, bool]:
     seconds, late, repeat = _clock(reply, timeout, cpu, gone=True)
-    status = reply["ended"][0][0]
-    names = {ENDED: "passed", SYNTAX: "syntax error", MEMORY: "out of memory", OUTPUT: "too much output"}
+    status, text = reply["ended"][0], output.decode("utf-8", "replace")
+    names = {ENDED: "passed", SYNTAX: "syntax error", MEMORY: "out of memory"}
     reason = late or names.get(status, "raised" if status >= 0 else "ended early")
-    return Verdict(reason == "passed", reason, parses=status != SYNTAX, output=output, seconds=seconds), repeat
+    if reason == "raised" and full:
+        reason = "too much output"
+    if script.expected is not None:
+        if reason == "passed" and not same_output(text, script.expected, script.judge):
+            reason = "wrong answer"
+        text = text[:KEPT]
+    return Verdict(reason == "passed", reason, parses=status != SYNTAX, output=text, seconds=seconds), repeat
 
 
 def _judged_verdict(reply: dict, timeout: float, cpu: float, said: str, output: str) -> tuple[Verdict, bool]:

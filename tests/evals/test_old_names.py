@@ -11,7 +11,7 @@ from evals.config import EvalConfig
 from evals.journal import append_row
 from evals.models.request import Completion
 from evals.results import is_finished, pass_rates, read_result, read_samples, table
-from evals.sandbox.types import Program, Verdict
+from evals.sandbox.types import JUDGE_VERSION, Program, Verdict
 from evals.sandbox.worker import MEMORY_BYTES, OUTPUT_BYTES
 from evals.verdicts import Execution, digest
 from llama_scale.cli import parse
@@ -54,8 +54,8 @@ def test_a_result_and_its_samples(tmp_path):
 
 def test_verdicts_are_not_come_to_again(tmp_path):
     cache, program = tmp_path / "verdicts.jsonl", Program("def f(): pass", "f()", ("f",))
-    key = digest(program, [2.0, MEMORY_BYTES, OUTPUT_BYTES, "isolated"])
-    assert key == ("3da7f01679d6624765390524780e8638b5a36dbe48e67200f6818af5f945b720")
+    key = digest(program, [2.0, MEMORY_BYTES, OUTPUT_BYTES, "isolated", JUDGE_VERSION])
+    assert key != "3da7f01679d6624765390524780e8638b5a36dbe48e67200f6818af5f945b720"  # of a judge that erred
     append_row(cache, {"key": key, "passed": False, "reason": "wrong answer", "parses": True,
                        "held": 1, "tests": 4, "output": "", "seconds": 0.01})  # fmt: skip
 

@@ -1,7 +1,10 @@
 """Verdicts are kept by all that they depend on."""
 
+import json
+
 import pytest
 
+from evals.journal import journal_rows, read_journal
 from evals.sandbox.types import Program, Script, Verdict
 from evals.verdicts import Execution, ExecutionConfig
 from llama_scale.errors import InputError
@@ -59,6 +62,35 @@ def test_a_verdict_of_a_lost_sandbox_is_not_kept(tmp_path):
     cache = tmp_path / "verdicts.jsonl"
     judge(cache, "sandbox lost", [BASE], 2.0)
     assert not cache.exists()
+
+
+class Loud(Counted):
+    """A sandbox whose programs write 4 MiB of what takes most as JSON."""
+
+    def run_any(self, programs, timeout):
+        for number, _ in enumerate(programs):
+            yield number, Verdict(False, "wrong answer", output="\U0001f600" * (1 << 20))
+
+
+def test_a_kept_verdict_is_short_whatever_a_program_writes(tmp_path):
+    with Execution(cache=tmp_path / "verdicts.jsonl") as execution:
+        execution._sandbox = Loud("isolated")
+        verdicts = execution.judge(OTHERS, 2.0, "test")
+        assert {len(verdict.output) for verdict in verdicts} == {1000}
+        rows = execution.cache.read_bytes().splitlines()
+        assert max(map(len, rows)) < 16 << 10
+        execution._sandbox = Counted("isolated")
+        assert execution.judge(OTHERS, 2.0, "test") == verdicts and not execution._sandbox.ran
+
+
+def test_long_rows_of_earlier_versions_are_passed_over(tmp_path):
+    cache = tmp_path / "verdicts.jsonl"
+    judge(cache, "isolated", [BASE], 2.0)
+    short = cache.read_bytes()
+    long = json.dumps(json.loads(short) | {"key": "other", "output": "x" * (1 << 20)}).encode()
+    cache.write_bytes(long + b"\n" + short + long[:100] + short + long)
+    assert judge(cache, "isolated", [BASE], 2.0) == ([], ["isolated"])
+    assert len(list(journal_rows(cache, 16 << 10))) == 2 and len(read_journal(cache)) == 4
 
 
 def test_no_workers_are_refused():

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from evals.benchmarks.apps import AppsConfig, Problem, combine_verdicts, problems, programs, prompt, read, same_output
+from evals.benchmarks.apps import AppsConfig, Problem, combine_verdicts, problems, programs, prompt, read
+from evals.sandbox.output import same_output
 from evals.sandbox.pool import Sandbox
 from llama_scale.errors import InputError
 from tests.conftest import ROOT
@@ -134,6 +135,69 @@ def test_hostile_programs_fail(sandbox):
         "import sys; sys.exit(0)",
     ):
         assert not judged(sandbox, problem, source, config).passed
+
+
+SLOW = "def f(x):\n  import time\n  t = time.process_time()\n  while time.process_time() - t < .4: pass\n  return x * x"
+
+
+def test_each_case_has_its_own_time(sandbox):
+    problem = Problem(1, "", "", [], "f", [[n] for n in range(6)], [[n * n] for n in range(6)])
+    config = AppsConfig(timeout=1.0)
+    verdict = combine_verdicts(problem, list(sandbox.run(programs(problem, SLOW, config), 1.0)), config)
+    assert (verdict.passed, verdict.assertions_passed, verdict.assertions) == (True, 6, 6)
+    late = SLOW.replace(".4", "4 * (x == 2)")
+    verdict = combine_verdicts(problem, list(sandbox.run(programs(problem, late, config), 1.0)), config)
+    assert (verdict.reason, verdict.assertions_passed, verdict.assertions) == ("timeout", 5, 6)
+
+
+def test_what_must_stand_first_may(sandbox):
+    config = AppsConfig()
+    first = "from __future__ import division\n"
+    problem = Problem(1, "", "", [], None, ["4\n"], ["2.0\n"])
+    assert judged(sandbox, problem, first + "print(int(input()) / 2 + gcd(1, 0) - 1)", config).passed
+    problem = Problem(1, "", "", [], "f", [[4]], [2.0])
+    assert judged(sandbox, problem, first + "def f(x) -> List[int]: return x / 2", config).passed
+
+
+def test_functions_are_not_main(sandbox):
+    problem = Problem(1, "", "", [], "f", [[2]], [4])
+    source = "def f(x): return x * x\nif __name__ == '__main__':\n  print(f(int(input())))"
+    assert judged(sandbox, problem, source, AppsConfig()).passed
+
+
+@pytest.mark.parametrize("judge", ["strict", "legacy"])
+def test_integers_of_any_length(sandbox, tmp_path, judge):
+    file = tmp_path / "apps.jsonl"
+    long = "7" * 5000
+    cases = [
+        f'{{"inputs": ["{long}\\n", [{long}]], "outputs": ["{long}\\n", [{long}]]}}',
+        f'{{"fn_name": "f", "inputs": [[{long}], [[{long}]]], "outputs": [{long}, [[{long}]]]}}',
+    ]
+    rows = [{"problem_id": n, "question": "Q", "input_output": case} for n, case in enumerate(cases)]
+    file.write_text("\n".join([*map(json.dumps, rows), f'{{"problem_id": 2, "question": "Q", "x": {long}}}']))
+    config = AppsConfig(data=str(file), judge=judge)
+    script, call, _ = problems(config)
+    assert judged(sandbox, script, "print(int(input()))", config).passed
+    assert not judged(sandbox, script, "print(int(input()) * 2)", config).passed
+    assert judged(sandbox, call, "def f(x): return x", config).passed
+    assert not judged(sandbox, call, "def f(x): return 8", config).passed
+
+
+def test_what_json_has_and_python_writes_otherwise(sandbox):
+    config = AppsConfig()
+    values = [float("inf"), [None, True, float("-inf")], {"a": ["\ud83d"], "1": 2.5}, "\ud83d\ude00"]
+    problem = Problem(1, "", "", [], "f", [[n] for n in range(4)], values)
+    assert judged(sandbox, problem, f"inf = float('inf')\ndef f(n): return {values!r}[n]", config).passed
+    assert judged(sandbox, problem, "def f(n): return 0", config).assertions_passed == 0
+
+
+def test_a_named_tuple_and_a_text_of_an_enumeration_are_results(sandbox):
+    problem = Problem(1, "", "", [], "f", [[0], [1]], [[1, 2], "x"])
+    source = (
+        "import enum\nP = collections.namedtuple('P', 'a b')\nclass E(str, enum.Enum):\n  A = 'x'\n"
+        "def f(n): return E.A if n else P(1, 2)"
+    )
+    assert judged(sandbox, problem, source, AppsConfig()).passed
 
 
 def test_prompts_are_the_golden_ones():

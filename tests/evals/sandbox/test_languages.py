@@ -118,6 +118,32 @@ def test_honest_programs_run(box, language):
     assert (verdict.passed, verdict.output.strip()) == (True, "[2, 4, 60]"), verdict
 
 
+# Each prints the two numbers of its input, and something to standard error.
+QUIET = {
+    "java": [
+        "import java.util.*; public class Main { public static void main(String[] a) { System.err.println(1);"
+        " List raw = new ArrayList(); raw.add(1); Scanner in = new Scanner(System.in);"
+        ' System.out.println(in.nextInt() + " " + in.nextInt()); } }',
+        "import java.nio.file.*; public class Main { public static void main(String[] a) throws Exception {"
+        ' System.out.print(new String(Files.readAllBytes(Path.of("/dev/stdin")))); } }',
+        "import java.util.*; public class Main implements Runnable { public void run() {"
+        ' Scanner in = new Scanner(System.in); System.out.println(in.nextInt() + " " + in.nextInt()); }'
+        ' public static void main(String[] a) { new Thread(null, new Main(), "", 1 << 28).start(); } }',
+    ],
+    "javascript": [
+        'console.error(1); console.warn(2); console.log(require("fs").readFileSync(0, "utf8").trim())',
+        'console.log(require("fs").readFileSync("/dev/stdin", "utf8").trim())',
+        'process.stdin.on("data", text => process.stdout.write(text)); process.emitWarning("x")',
+        'require("readline").createInterface({input: process.stdin}).on("line", line => console.log(line))',
+    ],
+}
+
+
+def test_standard_error_is_not_output_and_input_is_read_in_every_way(box, language):
+    scripts = [Script(source, "1 2\n", language, expected="1 2") for source in QUIET[language]]
+    assert [verdict.reason for verdict in box.run(scripts, 4.0)] == ["passed"] * len(scripts)
+
+
 def test_attacks_do_no_harm(box, language):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port, tool = str(server.getsockname()[1]), find_tool(language).argv[0]

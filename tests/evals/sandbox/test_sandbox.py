@@ -208,12 +208,12 @@ def test_an_exception_does_not_end_a_loop_of_the_tests(sandbox):
 
 
 def test_a_verdict_that_cannot_be_read_is_a_failure_and_the_judging_goes_on():
-    reply = {"ended": [[0, 0.1], [0, 0.1]], "timed_out": False}
+    reply = {"ended": [0, 0.1], "timed_out": False, "overloaded": False}
     for said in ("", '{"passed": true', "\x00"):
         first, again = (worker._judged_verdict(reply, 2.0, cpu, said, "") for cpu in (4.0, 2.0))
         assert (first[0].passed, first[0].reason) == (False, "no verdict")
         assert (first[1], again[1]) == (True, False)  # once more, alone
-    reply["ended"][0][0] = worker.UNSTARTED
+    reply["ended"][0] = worker.UNSTARTED
     said = json.dumps({"passed": False, "reason": "ended early"})
     assert worker._judged_verdict(reply, 2.0, 4.0, said, "")[1]
 

@@ -1,0 +1,95 @@
+"""The clock of the fork server, with programs forked by the test."""
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from evals.sandbox import worker
+from evals.sandbox.fork_server import EXTENSIONS, ForkServer
+from evals.sandbox.load import Load
+
+
+class Said(Load):
+    """A machine that says whether it is overloaded, and how often it was asked."""
+
+    def __init__(self, *answers):
+        self.files, self.answers, self.asked = [], answers, 0
+        self.tasks = None
+
+    def overloaded(self, before, seconds):
+        self.asked += 1
+        return self.answers[min(self.asked, len(self.answers)) - 1]
+
+
+def drip():
+    """Sleep most of the time and work a little, for ever."""
+    while True:
+        time.sleep(0.005)
+        sum(range(10_000))
+
+
+def waited(play, load, wall=0.1):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        server = ForkServer(theirs, "none", None, load)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                play()
+            finally:
+                os._exit(7)
+        return server.wait(pid, wall)
+
+
+@pytest.mark.parametrize(("answers", "asked"), [([False], 1), ([True], EXTENSIONS + 1), ([True, True, False], 3)])
+def test_the_clock_is_set_again_only_while_the_machine_is_overloaded(answers, asked):
+    load = Said(*answers)
+    reply = waited(drip, load)
+    assert (load.asked, reply["timed_out"], reply["overloaded"]) == (asked, True, answers[0])
+    assert reply["ended"][0] == -signal.SIGKILL
+
+
+def test_a_program_that_only_sleeps_gets_no_more_time():
+    load = Said(True)
+    assert waited(lambda: time.sleep(60), load)["timed_out"] and load.asked <= 2  # its start may count as work
+
+
+def test_a_program_that_ends_is_not_late():
+    reply = waited(lambda: None, Said(True), 60)
+    assert reply["ended"][0] == 7 and not reply["timed_out"] and not reply["overloaded"]
+
+
+def test_one_that_slept_is_not_run_again_and_one_that_starved_is():
+    reply = {"ended": [-9, 0.3], "timed_out": True}
+    late = [worker._clock(reply | {"overloaded": overloaded}, 1.0, 2.0, gone=True) for overloaded in (False, True)]
+    assert [(reason, again) for _, reason, again in late] == [("timeout", False), ("timeout", True)]
+
+
+def test_load_is_the_share_of_time_that_some_task_waited(tmp_path):
+    file = tmp_path / "cpu"
+    load = Load()
+    load.files = [os.open(file, os.O_RDONLY | os.O_CREAT)]
+    file.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=1000000\nfull avg10=0.00 total=0\n")
+    before = load.waited()
+    assert before == [1.0]
+    file.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=7000000\nfull avg10=0.00 total=0\n")
+    assert load.overloaded(before, 10.0) and not load.overloaded(before, 13.0)
+    load.files = []
+    assert load.overloaded([], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("running", "share", "working"),
+    [(1, 0.9, True), (1, 0.2, False), (4, 0.2, True), (4, 0.1, False), (40, 0.02, True), (40, 0.01, False),
+     (4000, 0.006, True), (4000, 0.004, False)],
+)  # fmt: skip
+def test_a_program_works_if_it_takes_its_share_of_a_core(tmp_path, monkeypatch, running, share, working):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    file = tmp_path / "loadavg"
+    file.write_text(f"0.20 0.18 0.12 {running}/5000 11206\n")
+    load = Load()
+    load.tasks = os.open(file, os.O_RDONLY)
+    assert load.working(share) is working

@@ -1,0 +1,146 @@
+"""Values from a program to its tests: what a plain run would pass passes, and nothing else does."""
+
+# ruff: noqa: E501 - programs in lines
+
+import collections
+import enum
+import json
+import re
+from fractions import Fraction
+
+import pytest
+
+from evals.sandbox import wire
+from evals.sandbox.pool import Sandbox
+from evals.sandbox.types import Program
+
+COUNTER, DEQUE, ORDERED = (f"__import__('collections').{name}" for name in ("Counter", "deque", "OrderedDict"))
+IDENTITY = "    __eq__ = lambda a, b: a is b\n    __hash__ = object.__hash__\n"
+# A program and tests of its f; whether they pass is what a plain run of both says.
+PAIRS = {
+    "named tuple": ("T = __import__('collections').namedtuple('T', 'a b')\ndef f(): return T(1, 2)",
+                    "assert f() == (1, 2) and f()[0] == 1 and isinstance(f(), tuple) and {f()} == {(1, 2)}\n"
+                    "assert type(f()) is not tuple and repr(f()) != '(1, 2)'"),
+    "class of a named tuple": ("import typing\nclass T(typing.NamedTuple):\n    a: int\n    b: int = 2\n"
+                               "def f(): return T(1)", "assert f() == (1, 2)\na, b = f()\nassert b == 2"),
+    "integers of an enumeration": ("import enum\nclass E(enum.IntEnum):\n    A = 3\ndef f(): return E.A",
+                                   "assert f() == 3 and f() in {3} and f() + 1 == 4"),
+    "texts of an enumeration": ("import enum\nclass E(str, enum.Enum):\n    A = 'x'\ndef f(): return E.A",
+                                "assert f() == 'x' and f().upper() == 'X'"),
+    "integer": ("class I(int): pass\ndef f(): return I(4)", "assert f() == 4 and str(f()) == '4'"),
+    "type of an integer": ("class I(int): pass\ndef f(): return I(4)", "assert type(f()) is int"),
+    "look of an integer": ("class I(int):\n    def __repr__(s): return 'four'\ndef f(): return I(4)",
+                           "assert f() == 4 and str(f()) == '4'"),
+    "counter": (f"class C({COUNTER}): pass\ndef f(): return C('aab')", "assert f() == {'a': 2, 'b': 1}"),
+    "dictionary": ("class C(dict): pass\ndef f(): return C(a=1)", "assert f() == {'a': 1}"),
+    "ordered dictionary": (f"class C({ORDERED}): pass\ndef f(): return C(b=1, a=1)",
+                           "assert f() == {'a': 1, 'b': 1} and list(f()) == ['b', 'a']"),
+    "set": ("class C(set): pass\ndef f(): return C([1])", "assert f() == {1} and f() | {2} == {1, 2}"),
+    "frozen set": ("class C(frozenset): pass\ndef f(): return C([1])", "assert f() == {1} and {f()} == {frozenset([1])}"),
+    "list": ("class C(list):\n    def top(s): return s[-1]\ndef f(): return C([1, (2,)])", "assert f() == [1, (2,)]"),
+    "float": ("class C(float): pass\ndef f(): return C(.5)", "assert f() == .5 and abs(f() - .5) < 1e-9"),
+    "deque": (f"class C({DEQUE}): pass\ndef f(): return C([1])", "assert list(f()) == [1]"),
+    "missing keys": ("class C(dict):\n    def __missing__(s, k): return 1\ndef f(): return C()", "assert f() == {0: 1}"),
+    # Converted by methods of its own, each of these would be what it is not.
+    "own iter of a list": ("class L(list):\n    def __iter__(s): return iter([4])\ndef f(): return L([0])",
+                           "assert f() == [4]"),
+    "own iter of a tuple": ("class L(tuple):\n    def __iter__(s): return iter([4])\ndef f(): return L([0])",
+                            "assert f() == (4,)"),
+    "own keys": ("class L(dict):\n    def keys(s): return ['a']\n    def __getitem__(s, k): return 1\n"
+                 "def f(): return L(b=0)", "assert f() == {'a': 1}"),
+    "own text": ("class L(str):\n    def __str__(s): return 'x'\ndef f(): return L('y')", "assert f() == 'x'"),
+    "own float": ("class L(float):\n    def __float__(s): return 4.0\ndef f(): return L(1)", "assert f() == 4.0"),
+    "own index": ("class L(int):\n    def __int__(s): return 4\n    __index__ = __int__\ndef f(): return L(1)",
+                  "assert f() == 4"),
+    "own bytes": ("class L(bytes):\n    def __bytes__(s): return b'x'\ndef f(): return L(b'y')", "assert f() == b'x'"),
+    "own iter of a set": ("class L(set):\n    def __iter__(s): return iter([4])\n    def __len__(s): return 1\n"
+                          "def f(): return L([0])", "assert f() == {4}"),
+    "own complex": ("class L(complex):\n    def __complex__(s): return 4j\ndef f(): return L(1)", "assert f() == 4j"),
+    "never equal": ("class L(list):\n    def __eq__(s, o): return False\ndef f(): return L([4])", "assert f() == [4]"),
+    # Halves of a surrogate pair are two characters; JSON makes one of them.
+    "two halves": (r"def f(): return '\ud83d' + '\ude00'", r"assert len(f()) == 2 and f() == '\ud83d' + '\ude00'"),
+    "halves for one": (r"def f(): return '\ud83d' + '\ude00'", r"assert f() == '\U0001f600'"),
+    "halves as a key": (r"def f(): return {'\ud83d' + '\ude00': 1}", r"assert f() == {'\U0001f600': 1}"),
+    "one character": (r"def f(): return '\U0001f600'", r"assert f() == '\U0001f600' and len(f()) == 1"),
+    "half": (r"def f(): return 'a\udc80'", r"assert f() == 'a\udc80'"),
+    "argument of halves": ("def f(s='x'): return len(s)", r"assert f('\ud83d' + '\ude00') == 2"),
+    # Containers that would be shorter here than there.
+    "keys that become one": (f"class S(str):\n{IDENTITY}def f(): return {{S('a'): 1, 'a': 1}}", "assert f() == {'a': 1}"),
+    "items that become one": (f"class S(str):\n{IDENTITY}def f(): return {{S('a'), 'a'}}", "assert f() == {'a'}"),
+    "frozen items": (f"class I(int):\n{IDENTITY}def f(): return frozenset([I(1), 1])", "assert f() == {1}"),
+    "not a number twice": ("def f(): return {float('nan'), float('nan')}", "assert len(f()) == 2"),
+    # Values that are not plain.
+    "match": ("import re\ndef f(): return re.match('a', 'a')", "assert f() and f() is not None"),
+    "false object": ("class O:\n    def __bool__(s): return False\ndef f(): return O()", "assert f()"),
+    "empty object": ("class O:\n    def __len__(s): return 0\ndef f(): return O()", "assert not f()"),
+    "neither true nor false": ("class O:\n    def __bool__(s): raise ValueError\ndef f(): return O()",
+                               "assert f() or True"),
+    "time": ("import datetime\ndef f(): return datetime.timedelta(1, 2, 3)",
+             "import datetime\nassert f() == datetime.timedelta(1, 2, 3)"),
+    "memory": ("def f(): return memoryview(b'x')", "assert f() == b'x'"),
+    "long integer": ("def f(): return -7 ** 9000", "assert f() == -7 ** 9000"),
+    "endless": ("import itertools\ndef f(): return itertools.count()",
+                "import itertools\nassert next(f()) == 0 and list(itertools.islice(f(), 3)) == [0, 1, 2]"),
+    "many items": ("def f(): return list(range(10 ** 6))", "assert f() == list(range(10 ** 6))"),
+    "long text": ("def f(): return 'x' * (8 << 20)", "assert f() == 'x' * (8 << 20)"),
+    "signed zero and more": ("def f(): return [float('nan'), -0.0, 2 ** 70, 1e308]",
+                             "assert repr(f()) == '[nan, -0.0, 1180591620717411303424, 1e+308]'"),
+    # Exceptions are caught as their bases are.
+    "own value error": ("class E(ValueError): pass\ndef f(): raise E('m')",
+                        "try: f()\nexcept ValueError as e: ok = str(e)\nassert ok == 'm'"),
+    "own key error": ("class E(KeyError): pass\ndef f(): raise E", "try: f()\nexcept LookupError: ok = 1\nassert ok"),
+    "own error": ("class E(Exception): pass\ndef f(): raise E", "try: f()\nexcept ValueError: pass"),
+    "built-in name": ("class ValueError(Exception): pass\ndef f(): raise ValueError",
+                      "import builtins\ntry: f()\nexcept builtins.ValueError: pass"),
+    "own assertion error": ("class E(AssertionError): pass\ndef f(): raise E", "try: f()\nexcept AssertionError: pass"),
+}  # fmt: skip
+
+
+def passes_plainly(source, tests):
+    names = {"__name__": "program"}
+    try:
+        exec(source, names)
+        exec(tests, names)
+    except Exception:
+        return False
+    return True
+
+
+def test_what_a_plain_run_passes_passes():
+    with Sandbox(2) as box:
+        verdicts = list(box.run([Program(source, tests, ("f",)) for source, tests in PAIRS.values()], 8.0))
+    found = {name: verdict.passed for name, verdict in zip(PAIRS, verdicts, strict=True)}
+    expected = {name: passes_plainly(*pair) for name, pair in PAIRS.items()}
+    assert found == expected
+
+
+@pytest.mark.parametrize("kind", ["set", "frozenset", "keys"])
+def test_a_container_that_gets_shorter_is_refused(kind):
+    with pytest.raises(wire.WireError):
+        wire.decode({kind: ["a", "a"]})
+
+
+@pytest.mark.parametrize("kind", ["dict", "OrderedDict", "Counter", "defaultdict", "items"])
+def test_a_mapping_that_gets_shorter_is_refused(kind):
+    with pytest.raises(wire.WireError):
+        wire.decode({kind: [["a", 1], [{"str": [97]}, 2]]})
+
+
+@pytest.mark.parametrize(
+    "form", [{"own": ["int", "x", True]}, {"own": ["type", 1, True]}, {"own": ["int", True, True]}, {"own": []},
+             {"str": [1 << 40]}, {"own": ["list", {"tuple": []}, True]}, {"timedelta": ["x"]}],
+)  # fmt: skip
+def test_forged_forms_are_refused(form):
+    with pytest.raises(wire.WireError):
+        wire.decode(form)
+
+
+def test_json_keeps_every_form():
+    class Level(enum.IntEnum):
+        HIGH = 3
+
+    Point = collections.namedtuple("Point", "x y")
+    for value in (Level.HIGH, Point(1, "\ud83d\ude00"), {"\ud83d": Fraction(1, 3)}, [Point(Point(1, 2), 3)]):
+        back = wire.decode(json.loads(json.dumps(wire.encode(value))))
+        assert back == value and type(back).__mro__[1:] == (*type(back).__mro__[1:-1], object)
+    assert re.fullmatch(r"<subclass of tuple>", repr(wire.decode(wire.encode(Point(1, 2)))))
