@@ -204,7 +204,7 @@ class Tally:
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
     """Run the tests of ``task`` (setup, tests, names, objects); return the verdict."""
-    session, tally, parses = Session(task["objects"]), Tally(), True
+    session, tally, parses, loads = Session(task["objects"]), Tally(), True, True
     names: dict[str, Any] = {"__name__": "__tests__", "__right": tally.right, "__wrong": tally.wrong}
     exec(compile(task["setup"], "<setup>", "exec"), names)
     names |= {name: stand_in(session, name) for name in task["names"]}
@@ -214,7 +214,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     try:
         session.begin()
     except BaseException as error:
-        parses = session.gone != "syntax error"
+        parses, loads = session.gone != "syntax error", False
         session.gone = session.gone or "ended early"
         tally.note(error)
     try:
@@ -226,6 +226,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         "passed": passed,
         "reason": "passed" if passed else tally.reason or session.gone,
         "parses": parses,
+        "loads": loads,
         "assertions_passed": tally.passed,
         "assertions": tally.passed + tally.failed,
     }

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-JUDGE_VERSION = 2  # another one where a program may get another verdict: kept ones of before are not used
+JUDGE_VERSION = 3  # another one where a program may get another verdict: kept ones of before are not used
 # Reasons of verdicts that say nothing about a program.
 NOT_MEASURED = "not measured"
 SANDBOX_LOST = "sandbox lost"
@@ -46,14 +46,15 @@ class Script:
 class Verdict:
     """Whether a program passed, and if not why, in a few words.
 
-    ``output`` is what it wrote, the beginning of that where it was compared already. ``assertions_passed`` of
-    ``assertions`` held: those of a program's tests, or the cases of a problem. ``seconds`` of CPU time differ from run
-    to run.
+    ``loads``: it ran to the end of its own text, before any test. ``output`` is what it wrote, the beginning of that
+    where it was compared already. ``assertions_passed`` of ``assertions`` held: those of a program's tests, or the
+    cases of a problem. ``seconds`` of CPU time differ from run to run.
     """
 
     passed: bool
     reason: str
     parses: bool = True
+    loads: bool = True
     assertions_passed: int = 0
     assertions: int = 0
     output: str = field(default="", compare=False)

@@ -169,7 +169,9 @@ def _script_verdict(
         if reason == "passed" and not same_output(text, script.expected, script.judge):
             reason = "wrong answer"
         text = text[:KEPT]
-    return Verdict(reason == "passed", reason, parses=status != SYNTAX, output=text, seconds=seconds), repeat
+    loads = reason in ("passed", "wrong answer")
+    verdict = Verdict(reason == "passed", reason, status != SYNTAX, loads, output=text, seconds=seconds)
+    return verdict, repeat
 
 
 def _judged_verdict(reply: dict, timeout: float, cpu: float, said: str, output: str) -> tuple[Verdict, bool]:
