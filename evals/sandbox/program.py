@@ -27,6 +27,17 @@ def compiled(source: bytes) -> Any:
         return None
 
 
+def why_not(source: bytes) -> dict[str, Any]:
+    """Return the words, line and column of the error that a program does not compile for."""
+    try:
+        compile(source.decode(), "<program>", "exec")
+    except SyntaxError as error:
+        return {"raised": [str(error.msg)[:200]], "where": [error.lineno or 0, max(0, error.offset or 0)]}
+    except (ValueError, RecursionError, MemoryError) as error:
+        return {"raised": [str(error)[:200]]}
+    return {}
+
+
 def main_module() -> dict[str, Any]:
     """Return the name space of a fresh ``__main__``."""
     module = type(sys)("__main__")
@@ -60,7 +71,7 @@ def run_script(source: bytes) -> int:
 def serve(source: bytes) -> int:
     """Run a program, then answer the judge's calls until it hangs up."""
     code = compiled(source)
-    wire.write_frame(CHANNEL, {"parses": code is not None})
+    wire.write_frame(CHANNEL, {"parses": True} if code else {"parses": False} | why_not(source))
     if code is None:
         return SYNTAX
     names = main_module()
@@ -114,7 +125,16 @@ def _answer(action: Any, number: Any) -> dict[str, Any]:
             words = str(error)[:200]
         except BaseException:
             words = ""
-        return {"raised": [str(kind)[:80], words]}
+        return {"raised": [str(kind)[:80], words], "where": [last_line(error), 0]}
+
+
+def last_line(error: BaseException) -> int:
+    """Return the line of the program that an error came from, 0 if it is not known."""
+    line, trace = 0, error.__traceback__
+    while trace:
+        line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == "<program>" else line
+        trace = trace.tb_next
+    return line
 
 
 def read_all(fd: int) -> bytes:
