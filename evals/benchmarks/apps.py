@@ -169,7 +169,7 @@ def programs(problem: Problem, source: str, config: AppsConfig) -> list[Program 
     source = PREAMBLE + source
     inputs, name = problem.inputs[: config.max_tests], problem.function
     if not name:
-        return [Script(source, _as_text(case)) for case in inputs]
+        return [Script(source, as_text(case)) for case in inputs]
     cases = zip(inputs, problem.outputs, strict=False)
     tests = "".join(f"assert __same({name}(*{_literal(case)}), {_literal(result)})\n" for case, result in cases)
     return [Program(source, tests, (name,), SAME)] if tests else []
@@ -183,13 +183,14 @@ def _literal(value: Any) -> str:
     return repr(value)
 
 
-def _as_text(lines: Any) -> str:
-    return "\n".join(map(_as_text, lines)) if isinstance(lines, list) else str(lines)
+def as_text(lines: Any) -> str:
+    """Return standard input or output as published, a text or its lines."""
+    return "\n".join(map(as_text, lines)) if isinstance(lines, list) else str(lines)
 
 
 def same_output(output: str, expected: Any, judge: str) -> bool:
     """Compare standard output: line by line, ends of lines and of the text aside."""
-    lines = [[line.rstrip() for line in text.rstrip().split("\n")] for text in (output, _as_text(expected))]
+    lines = [[line.rstrip() for line in text.rstrip().split("\n")] for text in (output, as_text(expected))]
     if lines[0] == lines[1]:
         return True
     if judge == "strict":
@@ -226,14 +227,16 @@ def combine_verdicts(problem: Problem, verdicts: Sequence[Verdict], config: Apps
 def read(config: AppsConfig) -> Suite:
     """Read the problems as tasks. pass@1 is the strict accuracy, ``assertion_pass_rate`` the test-case average."""
     about = {"profile": "hendrycks", "judge": config.judge, "split": config.split}
-    return Suite(config, [_task(problem, config) for problem in problems(config)], about)
+    return Suite(config, [task(problem, config) for problem in problems(config)], about)
 
 
-def _task(problem: Problem, config: AppsConfig) -> Task:
+def task(problem: Problem, config: AppsConfig) -> Task:
+    """Return a problem as a task that is judged on all of its cases."""
     return Task(
         f"APPS/{problem.number}",
         prompt(problem),
         lambda completion: programs(problem, completion, config),
         problem.solutions[0] if problem.solutions else None,
         combine=lambda verdicts: combine_verdicts(problem, verdicts, config),
+        problem=problem,
     )
