@@ -203,14 +203,17 @@ class Pipelines:
         for number in range(self.plan.rounds + 1, most + 1):
             places = [(chain.shown.number, chain.sample) for chain in active]
             active = [
-                chain
-                for chain, place in zip(active, places, strict=True)
-                if not chain.done and (chain.spent() or 0) < limits[place] + (chain.steps[-1].spent or 0)
+                c for c, place in zip(active, places, strict=True) if not c.done and self._may_go_on(c, limits[place])
             ]
             if not active:
                 return
             self._round(active, number)
             self.tell(f"equal tokens: {len(active)} tasks were sampled again")
+
+    def _may_go_on(self, chain: Chain, limit: int) -> bool:
+        """Whether a chain has spent less than a limit, or, once it was begun to fill it up, hardly more."""
+        extra = (chain.steps[-1].spent or 0) if len(chain.steps) > self.plan.rounds + 1 else 0
+        return (chain.spent() or 0) < limit + extra
 
     def _round(self, chains: Sequence[Chain], number: int) -> None:
         """Draw, judge and criticize one more program of each chain."""

@@ -16,6 +16,7 @@ from evals.benchmarks.rows import content_sha256
 from evals.benchmarks.suite import Suite
 from evals.code_suite import evenly_spread
 from evals.repair.backends.load import open_backend
+from evals.repair.backends.protocol import Backend
 from evals.repair.backends.replies import KeptReplies
 from evals.repair.config import RepairConfig
 from evals.repair.critics import open_critics
@@ -73,20 +74,21 @@ def settings_of(config: RepairConfig, suite: Suite) -> Row:
     return json.loads(json.dumps(settings))
 
 
-def run(config: RepairConfig, folder: Path) -> Row:
+def run(config: RepairConfig, folder: Path, backend: Backend | None = None, critic: Backend | None = None) -> Row:
     """Run a study, or go on with one that was stopped, and write its files; return the result.
 
+    The models are those of the settings, unless they are given.
     The order is what keeps the tests hidden: programs are drawn and chosen by what is visible, the journal is closed,
     and then all tests are run. Raises InputError on bad input before anything is drawn.
     """
     suite = SUITES[config.suite].read(getattr(config, config.suite))
     files, settings, start = paths(config, folder), settings_of(config, suite), time.perf_counter()
-    backend = critic = None
     if not config.replay:
-        backend = open_backend(config.backend, files["replies"])
+        backend = KeptReplies(backend, files["replies"]) if backend else open_backend(config.backend, files["replies"])
         settings["backend"] = backend.identity
-        if any(arm.critic == "model" for arm in config.plan.parsed) and config.critic.model:
-            critic = open_backend(config.critic, files["critic_replies"], "critic")
+        if any(arm.critic == "model" for arm in config.plan.parsed) and (critic or config.critic.model):
+            kept = files["critic_replies"]
+            critic = KeptReplies(critic, kept) if critic else open_backend(config.critic, kept, "critic")
             settings["critic"] = critic.identity
     if finished(files, settings):
         print(f"already done with these settings, nothing to do ({files['result']})")

@@ -23,9 +23,10 @@ def choose(rows: Sequence[Row], rule: str) -> Row:
     """Return the row of a chain's steps that a rule chooses.
 
     first: the first. last: the last that was taken. first_visible: the first that holds all visible tests, else the
-    last that was taken. most_visible: the first of those that hold most of them. vote: of those, the first whose outputs on
-    probes are the most frequent. agreement: of those that hold most visible tests, the one with the highest score of
-    Chen et al. 2022 (CodeT): the root of the number of programs that hold the same generated tests, times how many.
+    last that was taken. most_visible: the first of those that hold most of them. vote: of those, the first whose
+    outputs on probes are the most frequent. agreement: of those that hold most visible tests, the one with the highest
+    score of Chen et al. 2022 (CodeT): the root of the number of programs that hold the same generated tests, times how
+    many these are.
     """
     taken = [row for row in rows if row["taken"]]
     if rule == "first":

@@ -71,7 +71,7 @@ def split(suite: Suite, visible: int, execution: Execution, timeout: float) -> l
         raise InputError("mbpp.profile: google shows all tests in its prompt; set it to incoder")
     if suite.name not in SPLITTERS:
         raise InputError(f"suite: {suite.name} cannot be split; give one of {', '.join(SPLITTERS)}")
-    failing = failing_cases(suite, execution, timeout) if suite.name == "quixbugs" else {}
+    failing = failing_cases(suite, visible, execution, timeout) if suite.name == "quixbugs" else {}
     known = []
     for number, task in enumerate(suite.tasks):
         chosen = failing.get(task.task_id, range(visible))[:visible]
@@ -167,17 +167,21 @@ def _in_question(question: str, given: Any, expected: Any) -> bool:
     return all(text and text in question for text in texts)
 
 
-def failing_cases(suite: Suite, execution: Execution, timeout: float) -> dict[str, list[int]]:
-    """Return the cases that each program with a bug fails; all of one that fails none alone."""
-    alone = [(task, i) for task in suite.tasks for i in range(len(task.problem.cases))]
-    programs = [
-        quixbugs.program(replace(task.problem, cases=task.problem.cases[i : i + 1]), task.problem.buggy)
-        for task, i in alone
-    ]
-    failing: dict[str, list[int]] = {}
-    for (task, i), verdict in zip(alone, execution.judge(programs, timeout, suite.name), strict=True):
-        failing.setdefault(task.task_id, []).extend([] if verdict.passed else [i])
-    return {name: cases or list(range(1)) for name, cases in failing.items()}
+def failing_cases(suite: Suite, visible: int, execution: Execution, timeout: float) -> dict[str, list[int]]:
+    """Return the first ``visible`` cases that each program with a bug fails, run alone; the first if it fails none."""
+    failing: dict[str, list[int]] = {task.task_id: [] for task in suite.tasks}
+    number, active = 0, list(suite.tasks)
+    while active:
+        programs = []
+        for task in active:
+            problem: quixbugs.Problem = task.problem
+            case = problem.cases[number : number + 1]
+            programs.append(quixbugs.program(replace(problem, cases=case), problem.buggy))
+        for task, verdict in zip(active, execution.judge(programs, timeout, suite.name), strict=True):
+            failing[task.task_id] += [] if verdict.passed else [number]
+        number += 1
+        active = [t for t in active if len(t.problem.cases) > number and len(failing[t.task_id]) < visible]
+    return {name: cases or [0] for name, cases in failing.items()}
 
 
 def _quixbugs(suite: Suite, task: Task, number: int, chosen: Sequence[int]) -> Split:
