@@ -50,11 +50,15 @@ def _call_at(line: str, start: int) -> tuple[str, str]:
 
 
 def _is_call(text: str, entry: str) -> bool:
+    """Whether a text is a call of ``entry`` with values alone."""
     try:
         node = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError):
         return False
-    return isinstance(node, ast.Call) and getattr(node.func, "id", "") == entry
+    if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != entry:
+        return False
+    arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+    return not any(isinstance(n, ast.Name) for argument in arguments for n in ast.walk(argument))
 
 
 def _is_literal(text: str) -> bool:
@@ -66,6 +70,12 @@ def _is_literal(text: str) -> bool:
 
 
 def _literal_at(text: str) -> str:
-    """Return the longest literal that a text begins with, or an empty one."""
-    ends = (end for end in range(len(text), 0, -1) if not text[end - 1].isspace())
-    return next((text[:end] for end in ends if _is_literal(text[:end])), "")
+    """Return the literal that a text begins with, "" if there is none or it goes on as a sum or the like.
+
+    The full stop of a sentence and a comment are no part of it.
+    """
+    text = re.split(r"\s#", text)[0]
+    for end in range(len(text), 0, -1):
+        if not text[end - 1].isspace() and text[end - 1] != "." and _is_literal(text[:end]):
+            return "" if re.match(r"\s*[-+*/=%<>]|[\w\"']", text[end:]) else text[:end]
+    return ""
