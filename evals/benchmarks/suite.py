@@ -63,6 +63,7 @@ class Task:
 
     ``programs(completion)`` are run, and ``combine`` makes one verdict of theirs. ``reference`` is the published
     solution as a completion of ``prompt``, if there is one. ``label`` says what is special about its judging.
+    ``problem`` is the task as its benchmark published it, all tests included.
     """
 
     task_id: str
@@ -71,6 +72,7 @@ class Task:
     reference: str | None = None
     label: str = ""
     combine: Callable[[Sequence[Verdict]], Verdict] = lambda verdicts: verdicts[0]
+    problem: Any = None
 
 
 @dataclass(frozen=True)
