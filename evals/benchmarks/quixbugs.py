@@ -67,8 +67,8 @@ def problems(path: Path) -> list[Problem]:
                 raise row.error("cases", f"a list with {case!r:.80}", "a list of [arguments, result]")
         if not cases:
             raise row.error("cases", "empty", "at least one case")
-        texts = [row.take(name, str) for name in ("name", "buggy", "fixed")]
-        known.append(Problem(*texts, tuple((tuple(case[0]), case[1]) for case in cases)))
+        texts = {name: row.take(name, str) for name in ("name", "buggy", "fixed")}
+        known.append(Problem(**texts, cases=tuple((tuple(case[0]), case[1]) for case in cases)))
     return known
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tqdm import tqdm
+
 from evals.repair.backends.protocol import Ask, Backend, Message
 from evals.repair.feedback import GENERIC
 from evals.repair.outcome import Outcome
@@ -182,7 +184,8 @@ class ModelCritic:
     def review(self, cases: Sequence[Case]) -> list[Review]:
         """Ask for all reviews together."""
         asks = [Ask(self.messages(case), case.key) for case in cases]
-        replies = {number: found[0] for number, found in self.backend.ask(asks, self.sampling)}
+        bar = tqdm(self.backend.ask(asks, self.sampling), "reviews", len(asks), disable=None, leave=False)
+        replies = {number: found[0] for number, found in bar}
         prompts = ["\n".join(message.content for message in ask.messages) for ask in asks]
         return [
             Review(replies[n].text, prompts[n], replies[n].prompt_tokens, replies[n].tokens) for n in range(len(asks))
@@ -201,9 +204,12 @@ def open_critics(names: Sequence[str], model: Backend | None, sampling: Sampling
     """Return the critics of these names; raise InputError on ``model`` where there is none, on lint without ruff."""
     critics: dict[str, Critic] = {}
     for name in names:
-        if name == "model" and model is None:
-            raise InputError("critic.model: an arm has the critic model; name a run, a folder or a server's URL")
         if name == "lint":
             _ruff()
-        critics[name] = ModelCritic(model, sampling) if name == "model" else Programmatic(name)
+        if name != "model":
+            critics[name] = Programmatic(name)
+        elif model:
+            critics[name] = ModelCritic(model, sampling)
+        else:
+            raise InputError("critic.model: an arm has the critic model; name a run, a folder or a server's URL")
     return critics

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from tqdm import tqdm
+
 from evals.repair.backends.protocol import Ask, Backend, Message, Reply
 from evals.repair.critics import CRITICS, Case, Critic, Review
 from evals.repair.feedback import Feedback, clean
@@ -218,7 +220,7 @@ class Pipelines:
     def _round(self, chains: Sequence[Chain], number: int) -> None:
         """Draw, judge and criticize one more program of each chain."""
         started = [chain for chain in chains if number == 0 and chain.shown.start]
-        drawn = self._draw([chain for chain in chains if chain not in started], number)
+        drawn = self._draw([chain for chain in chains if number or not chain.shown.start], number)
         drafts = [Draft(chain, chain.shown.start, "", ()) for chain in started] + drawn
         if self.plan.repeats == "redraw":
             drafts = self._redraw(drafts, number)
@@ -242,7 +244,9 @@ class Pipelines:
         sampling = self.sampling
         if not self.backend.chat and chains and not sampling.stop:
             sampling = replace(sampling, stop=chains[0].shown.stops)
-        replies = {place: found[0] for place, found in self.backend.ask(asks, sampling)} if asks else {}
+        answers = self.backend.ask(asks, sampling) if asks else ()
+        bar = tqdm(answers, f"round {number}: programs", len(asks), disable=None, leave=False)
+        replies = {place: found[0] for place, found in bar}
         return [
             Draft(chain, program_in(replies[n].text, chain.shown, self.backend.chat), prompt_digest(asks[n].messages),
                   (replies[n],))

@@ -81,8 +81,6 @@ class VisibleJudge:
 
 def outcome(visible: Visible, verdicts: Sequence[Verdict]) -> Outcome:
     """Return what the verdicts of a program's visible tests say together."""
-    if not verdicts:  # a task that shows none and cannot be called
-        return Outcome(True, True, 0, 0, "no visible test")
     verdict = visible.combine(verdicts)
     failures: list[Failure] = []
     for number, (template, found) in enumerate(zip(visible.templates, verdicts, strict=True)):

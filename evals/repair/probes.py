@@ -52,7 +52,7 @@ def changed(value: Any) -> list[Any]:
     if isinstance(value, int | float):
         return [value + 1, -value]
     if isinstance(value, str | list | tuple):
-        return [value[::-1], value[1:], value + value[:1]]
+        return [value[::-1], value[1:], value * 2]
     return []
 
 

@@ -28,6 +28,7 @@ from evals.repair.probes import agreements, generated_tests, outputs
 from evals.repair.replay_log import read_log, replayed
 from evals.repair.select import rule_names
 from evals.repair.split import Split, split
+from evals.results import eval_folder
 from evals.verdicts import Execution
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, sha256, write_json
@@ -179,7 +180,12 @@ def out_folder(config: RepairConfig) -> Path:
     """Return the folder of the results; raise InputError where it cannot be known."""
     if config.out:
         return Path(config.out)
-    raise InputError("out: name a folder for the results")
+    path = Path(config.backend.model or "")
+    if config.replay or not ((path / "manifest.json").exists() or (path / "checkpoints").exists()):
+        raise InputError("out: name a folder for the results")
+    from llama_scale.checkpoint.folder import resolve  # which needs torch
+
+    return eval_folder(resolve(path))
 
 
 def show(result: Row) -> None:

@@ -83,6 +83,12 @@ def _first(verdicts: Sequence[Verdict]) -> Verdict:
     return verdicts[0]
 
 
+def _compiles(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the verdict of a task without visible tests whose program may want to read what it is not given."""
+    verdict = verdicts[0]
+    return replace(verdict, passed=verdict.parses, reason="passed" if verdict.parses else verdict.reason)
+
+
 def _mbpp(suite: Suite, task: Task, number: int, chosen: Sequence[int]) -> Split:
     problem: mbpp.Problem = task.problem
     tests = [problem.tests[i] for i in chosen if i < len(problem.tests)]
@@ -129,14 +135,13 @@ def _humaneval(suite: Suite, task: Task, number: int, chosen: Sequence[int]) -> 
 
 
 def _apps(suite: Suite, task: Task, number: int, chosen: Sequence[int]) -> Split:
-    """Show the cases that the question has as samples: text of both input and output stands in it."""
+    """Show the cases that are samples of the question."""
     problem: apps.Problem = task.problem
-    question = _squeezed(problem.question)
-    cases = [(i, o) for i, o in zip(problem.inputs, problem.outputs, strict=False) if _in_question(question, i, o)]
+    cases = [(i, o) for i, o in zip(problem.inputs, problem.outputs, strict=False) if in_question(problem, i, o)]
     cases = cases[: len(chosen)]
     inputs, outputs = [case[0] for case in cases], [case[1] for case in cases]
     cut = apps.task(replace(problem, solutions=[], inputs=inputs, outputs=outputs), suite.config)
-    templates = tuple(_explained(program) for program in cut.programs(""))
+    templates = tuple(_explained(program) for program in cut.programs("")) or (Program("", "", (), explain=True),)
     if problem.function:
         arrow = [f"{problem.function}({', '.join(map(repr, i))}) == {o!r}" for i, o in cases]
     else:
@@ -150,21 +155,25 @@ def _apps(suite: Suite, task: Task, number: int, chosen: Sequence[int]) -> Split
         setup=problem.starter,
         prompt=task.prompt,
     )
-    return Split(shown, Visible(templates, cut.combine if templates else _first), task.programs, task.combine)
+    return Split(shown, Visible(templates, cut.combine if cases else _compiles), task.programs, task.combine)
 
 
 def _explained(program: Program | Script) -> Program | Script:
     return replace(program, explain=True) if isinstance(program, Program) else program
 
 
-def _squeezed(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
+def in_question(problem: apps.Problem, given: Any, expected: Any) -> bool:
+    """Whether a case is one of the samples in the text of its problem.
 
-
-def _in_question(question: str, given: Any, expected: Any) -> bool:
-    parts = [given, expected] if isinstance(given, str) else [*given, expected]
-    texts = [_squeezed(part if isinstance(part, str) else apps.as_text(part)).strip() for part in parts]
-    return all(text and text in question for text in texts)
+    Those of standard input stand after the words Input and Output; of a function the call and its result are there.
+    """
+    if not problem.function:
+        text = " ".join(re.sub(r"-{3,}|:|\b[Ss]ample\b", " ", problem.question).split()) + " "
+        sample = ["Input", *apps.as_text(given).split(), "Output", *apps.as_text(expected).split()]
+        return f"{' '.join(sample)} " in text
+    text = re.sub(r"\s", "", problem.question).replace('"', "'")
+    call = f"{problem.function}({','.join(map(repr, given))})"
+    return all(re.sub(r"\s", "", part).replace('"', "'") in text for part in (call, repr(expected)))
 
 
 def failing_cases(suite: Suite, visible: int, execution: Execution, timeout: float) -> dict[str, list[int]]:

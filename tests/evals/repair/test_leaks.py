@@ -1,12 +1,13 @@
 """Hidden tests cannot leak: nothing shown reaches them, and no canary of them is anywhere before sealing."""
 
 import gzip
+import json
 import types
 from dataclasses import fields, is_dataclass, replace
 
 import pytest
 
-from evals.benchmarks import humaneval, mbpp
+from evals.benchmarks import apps, humaneval, mbpp, quixbugs
 from evals.repair import runner
 from evals.repair.outcome import VisibleJudge
 from evals.repair.split import split
@@ -64,6 +65,26 @@ def test_nothing_shown_of_humaneval_holds_its_tests():
         texts = reachable(part.shown) + reachable(part.visible)
         assert not any("METADATA" in text or "def check(" in text for text in texts), part.shown.task_id
         assert not any(task.problem["canonical_solution"] in text for text in texts), part.shown.task_id
+
+
+def test_nothing_shown_of_apps_and_quixbugs_holds_other_cases_or_solutions(tmp_path):
+    cases = {"inputs": ["1\n", "7700123451\n"], "outputs": ["2\n", "7700123452\n"]}
+    row = {"problem_id": 1, "question": "Add 1.\nInput\n1\n\nOutput\n2\n", "input_output": json.dumps(cases),
+           "solutions": json.dumps(["print(int(input()) + len('c'))  # canary"])}  # fmt: skip
+    (tmp_path / "apps.jsonl").write_text(json.dumps(row))
+    bug = {"name": "inc", "buggy": "def inc(x): return x", "fixed": "def inc(x): return x + 1  # canary",
+           "cases": [[[1], 2], [[7700123451], 7700123452]]}  # fmt: skip
+    (tmp_path / "quixbugs.jsonl").write_text(json.dumps(bug))
+    suites = [
+        apps.read(apps.AppsConfig(data=str(tmp_path / "apps.jsonl"))),
+        quixbugs.read(quixbugs.QuixBugsConfig(data=str(tmp_path / "quixbugs.jsonl"))),
+    ]
+    with Execution() as execution:
+        for suite in suites:
+            (part,) = split(suite, 1, execution, 2.0)
+            assert len(part.shown.tests) == 1
+            assert not leaked(reachable(part.shown)) and not leaked(reachable(part.visible))
+            assert leaked(reachable(part.hidden))
 
 
 def test_no_canary_anywhere_before_sealing(tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 """Outcomes on visible tests, and functions that are given the name that is asked for."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from evals.benchmarks import apps, humaneval
@@ -8,7 +11,6 @@ from evals.repair.outcome import VisibleJudge, renamed_program
 from evals.repair.split import split
 from evals.sandbox.types import Program
 from evals.verdicts import Execution, ExecutionConfig
-from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +104,49 @@ def test_humaneval_shows_the_examples_of_docstrings_which_the_references_hold(ex
     assert all(outcome.tests == len(part.shown.tests) for outcome, part in zip(outcomes, parts, strict=True))
 
 
-def test_apps_shows_the_samples_of_the_question(execution):
-    config = apps.AppsConfig(data=str(ROOT / "tests" / "fixtures" / "apps.jsonl"))
-    suite = apps.read(config)
+PROBLEMS = [
+    {
+        "problem_id": 1,
+        "question": "Print twice a number.\n\n-----Examples-----\nInput\n2\n\nOutput\n4\n",
+        "solutions": json.dumps(["print(2 * int(input()))"]),
+        "input_output": json.dumps({"inputs": ["2\n", "2100\n"], "outputs": ["4\n", "4200\n"]}),
+        "difficulty": "introductory",
+    },
+    {
+        "problem_id": 2,
+        "question": "Return twice a list, as in twice([1, 23]), which gives [1, 23, 1, 23].",
+        "solutions": json.dumps(["def twice(x): return x + x"]),
+        "starter_code": "def twice(x):",
+        "input_output": json.dumps(
+            {"fn_name": "twice", "inputs": [[[1, 23]], [[77]]], "outputs": [[1, 23] * 2, [77, 77]]}
+        ),
+        "difficulty": "introductory",
+    },
+]
+
+
+def test_apps_shows_the_samples_of_the_question(execution, tmp_path):
+    (tmp_path / "apps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
+    suite = apps.read(apps.AppsConfig(data=str(tmp_path / "apps.jsonl")))
     parts = split(suite, 5, execution, 3.0)
-    for part, task in zip(parts, suite.tasks, strict=True):
-        assert len(part.shown.tests) <= len(task.problem.inputs)
-        if task.reference and part.shown.tests:
-            judge = VisibleJudge({part.shown.number: part.visible}, execution, 3.0)
-            right, wrong = judge.judge([(part.shown.number, task.reference), (part.shown.number, "print('no')")])
-            assert right.passed and right.held == right.tests == len(part.shown.tests)
-            assert not wrong.passed and wrong.failures[0].got in ("no", "")
+    assert [part.shown.tests for part in parts] == [
+        ("for the input\n2\n\nthe output is\n4\n",),
+        ("twice([1, 23]) == [1, 23, 1, 23]",),
+    ]
+    judge = VisibleJudge({part.shown.number: part.visible for part in parts}, execution, 3.0)
+    found = judge.judge(
+        [(0, "print(4)"), (0, "print(5)"), (1, "def twice(x): return x * 2"), (1, "def twice(x): return x")]
+    )
+    assert [(outcome.passed, outcome.held, outcome.tests) for outcome in found] == [
+        (True, 1, 1), (False, 0, 1), (True, 1, 1), (False, 0, 1),
+    ]  # fmt: skip
+    cut = [split(replace(suite, tasks=[replace(t, problem=replace(t.problem, question="?")) for t in suite.tasks]), 5,
+                 execution, 3.0)[n] for n in (0, 1)]  # fmt: skip
+    blind = VisibleJudge({part.shown.number: part.visible for part in cut}, execution, 3.0)
+    compiled = blind.judge(
+        [(0, "print(input())"), (0, "print("), (1, "def twice(x): return"), (1, "def twice(x: return")]
+    )
+    assert [outcome.passed for outcome in compiled] == [True, False, True, False]
+    assert found[1].failures[0].got == "5" and found[3].failures[0].got == "[1, 23]"
+    lazy, right = (execution.judge(parts[0].hidden(s), 3.0, "all") for s in ("print(4)", "print(2 * int(input()))"))
+    assert [parts[0].combine(verdicts).passed for verdicts in (lazy, right)] == [False, True]
