@@ -1,9 +1,13 @@
 """What a pipeline asks of a model, and what it answers: one interface for all of them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
+from evals.models.openai_client import ServerConfig
+from llama_scale.errors import at_least_1, check_fields
 from llama_scale.generation.config import SamplingConfig
 
 
@@ -25,6 +29,11 @@ class Ask:
     messages: tuple[Message, ...]
     key: tuple[int, ...]
     n: int = 1
+
+
+def task_of(key: tuple[int, ...]) -> int:
+    """Return the number (64 bits) that stands for a key where a sampler knows tasks and samples alone."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class BackendConfig:
     Args:
         model: A run or checkpoint folder, a transformers folder, the URL of an OpenAI-compatible server (http://host/v1)
             or a file of replies that an earlier run kept (NAME-replies.jsonl).
-        preset: A known model, by name: it sets how the model is asked. The weights have to be in ``model``.
+        preset: A known model, by name, which is what ``model`` has to hold: of another family it is refused.
         name: The model's name on a server.
         form: chat uses the model's chat template, completion lets it continue a text; auto is chat where there is a
             template or a server.
@@ -80,7 +89,7 @@ class BackendConfig:
         device: Where to compute; auto is the GPU if there is one.
         precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
         threads: CPU threads of the model; null leaves the library's choice.
-        processes: Processes that answer, each with a copy of the model.
+        server: How a server is asked.
     """
 
     model: str | None = None
@@ -91,4 +100,8 @@ class BackendConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = None
-    processes: int = 1
+    server: ServerConfig = field(default_factory=ServerConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "at least 1", at_least_1, "batch_size")
+        check_fields(self, "at least 1 or null", at_least_1, "threads")
