@@ -74,12 +74,14 @@ def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> R
     whole, rows = cut(chains, budget), [row for chain in chains for row in chain]
     repairs = [row for chain in chains for row in chain[1:]]
     criticized = [row for row in rows if row["critic"]]
+    repeats = sum(row["repeat_of"] is not None for row in repairs)
     final = [choose(chain, rules[0]) for chain in whole]
     return {
         "curve": [{"programs_at_most": n} | point(cut(chains, n), rules[0]) for n in range(1, longest(chains) + 1)],
         "selection": {rule: point(whole, rule) for rule in rules},
         "repairs": len(repairs),
-        "repeats": sum(row["repeat_of"] is not None for row in repairs),
+        "repeats": repeats,
+        "repeats_interval": exact_interval(repeats, len(repairs)) if repairs else None,
         "refused_feedback": dict(Counter(row["refused"] for row in criticized if row["refused"])),
         "feedback": len(criticized),
         "not_taken": sum(not row["taken"] for row in rows),
@@ -104,6 +106,8 @@ def by_first_failure(chains: Sequence[Chain], rule: str) -> dict[str, Row]:
             found = kinds.setdefault(reason, {"chains": 0, "solved": 0})
             found["chains"] += 1
             found["solved"] += choose(chain, rule)["solved"]
+    for found in kinds.values():
+        found["interval"] = exact_interval(found["solved"], found["chains"])
     return dict(sorted(kinds.items(), key=lambda item: -item[1]["chains"]))
 
 
@@ -158,6 +162,7 @@ def figures(rows: Sequence[Row], rules: Sequence[str], budget: int) -> Row:
     result["n_tasks"] = len({chain[0]["number"] for chain in first})
     result["task_ids"] = list(dict.fromkeys(chain[0]["task_id"] for chain in first))
     result["samples"] = len(first) // result["n_tasks"]
+    result["in_words"] = lines(result)
     return result
 
 

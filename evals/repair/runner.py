@@ -20,7 +20,7 @@ from evals.repair.backends.protocol import Backend
 from evals.repair.backends.replies import KeptReplies
 from evals.repair.config import RepairConfig
 from evals.repair.critics import open_critics
-from evals.repair.figures import figures, lines
+from evals.repair.figures import figures
 from evals.repair.journal import SEALED, read_rows, seal, write_journal, write_prompts
 from evals.repair.loop import Pipelines, as_row
 from evals.repair.outcome import VisibleJudge
@@ -191,4 +191,4 @@ def out_folder(config: RepairConfig) -> Path:
 def show(result: Row) -> None:
     """Print the headline figures."""
     print(f"{result['n_tasks']} tasks, intervals first:")
-    print("\n".join(f"  {line}" for line in lines(result)), flush=True)
+    print("\n".join(f"  {line}" for line in result["in_words"]), flush=True)

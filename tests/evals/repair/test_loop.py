@@ -33,7 +33,9 @@ def test_an_oracle_that_is_right_in_a_round_gives_the_planned_curve(tmp_path):
     assert [point["solved"] for point in result["arms"]["resample"]["curve"]][:4] == [0, 0, 0, 1]
     assert [point["solved"] for point in result["arms"]["syntax"]["curve"]] == [0]
     assert result["arms"]["tests"]["against_resample"]["equal_programs"]["difference"] == pytest.approx(0.4)
-    assert result["arms"]["tests"]["by_first_failure"] == {"wrong answer": {"chains": 5, "solved": 3}}
+    assert result["arms"]["tests"]["by_first_failure"] == {
+        "wrong answer": {"chains": 5, "solved": 3, "interval": pytest.approx((0.1466, 0.9473), abs=1e-4)}
+    }
     first = [row["program"] for row in rows if row["round"] == 0 and row["number"] == 2]
     assert len(set(first)) == 1, "all arms begin with the same draw"
 

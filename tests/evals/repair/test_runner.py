@@ -12,7 +12,6 @@ import pytest
 
 from evals.benchmarks import quixbugs
 from evals.repair.backends.scripted import Scripted
-from evals.repair.figures import lines
 from evals.repair.journal import SEALED, read_rows
 from evals.repair.runner import run, summed_up
 from llama_scale.cli import run_cli
@@ -151,7 +150,7 @@ def test_a_published_log_is_judged_again(tmp_path, launch):
     assert out.splitlines()[1].split()[:3] == ["log", "[6.8,", "93.2]"]
     result = json.loads((tmp_path / "out" / "repair-mbpp.json").read_text())
     assert [point["solved"] for point in result["arms"]["log"]["curve"]] == [1, 2]
-    assert result["arms"]["log"]["by_first_failure"]["syntax error"] == {"chains": 1, "solved": 1}
+    assert result["arms"]["log"]["by_first_failure"]["syntax error"]["solved"] == 1
 
 
 @pytest.mark.slow
@@ -233,4 +232,4 @@ def test_a_critic_or_a_temperature_that_is_missing_is_said_before_anything_is_dr
 def test_words_say_whether_repair_beat_resampling(tmp_path):
     result, _, _ = study(tmp_path, lambda ask, n: block(right(ask.key[0] + 11) if ask.key[1] else "x = 1\n"),
                          **{"plan.arms": "resample,tests"})  # fmt: skip
-    assert "beats resampling at equal programs: +100.0 points" in "\n".join(lines(result))
+    assert "beats resampling at equal programs: +100.0 points" in "\n".join(result["in_words"])

