@@ -22,7 +22,7 @@ def __plain(x):
     return x
 """
 SPECIAL = {
-    "knapsack": "the fixed program needs more memory than a program may have",
+    "knapsack": "the fixed program needs more memory or time than a program may have",
     "levenshtein": "the fixed program needs more time than a program may have",
     "sqrt": "the published results are closer than the fixed program's, by another rounding",
 }
