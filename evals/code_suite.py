@@ -103,7 +103,7 @@ def score(rows: Sequence[Row], suite: Suite, execution: Execution) -> tuple[dict
         judged["loads"] &= judged["parses"]
         judged["says"] = judged["parses"] and says_something(row["completion"])
         judged["output"] = judged["output"][:1000]
-        del judged["seconds"]  # of one run, not of the program
+        del judged["seconds"], judged["failures"]  # of one run, not of the program; of visible tests alone
         if task.label:
             judged["judged_by"] = task.label
         if task.task_id in contaminated:

@@ -69,6 +69,7 @@ class Task:
     ``programs(completion)`` are run, and ``combine`` makes one verdict of theirs. ``reference`` is the published
     solution as a completion of ``prompt``, if there is one. ``label`` says what is special about its judging.
     ``source(completion)`` is the text that must parse in the ``language``, where a parser of its own is asked.
+    ``problem`` is the task as its benchmark published it, all tests included.
     """
 
     task_id: str
@@ -79,6 +80,7 @@ class Task:
     combine: Callable[[Sequence[Verdict]], Verdict] = lambda verdicts: verdicts[0]
     language: str = "python"
     source: Callable[[str], str] | None = None
+    problem: Any = None
 
 
 @dataclass(frozen=True)
