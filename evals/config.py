@@ -7,7 +7,7 @@ from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.humaneval import HumanEvalConfig
 from evals.benchmarks.mbpp import MbppConfig
 from evals.benchmarks.mbxp import MbxpConfig
-from evals.models.openai_client import ServerConfig
+from evals.models.server_config import ServerConfig
 from evals.perplexity import PerplexityConfig
 from evals.verdicts import ExecutionConfig
 from llama_scale.config import Auto

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from evals.models.openai_client import ServerConfig
+from evals.models.server_config import ServerConfig
 from llama_scale.errors import at_least_1, check_fields
 from llama_scale.generation.config import SamplingConfig
 

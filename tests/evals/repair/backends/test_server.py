@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from evals.models import openai_client
-from evals.models.openai_client import ServerConfig
+from evals.models.server_config import ServerConfig
 from evals.repair.backends.load import open_backend
 from evals.repair.backends.protocol import Ask, BackendConfig, Message
 from llama_scale.errors import InputError
