@@ -66,18 +66,16 @@ def test_what_is_shown_is_short(sandbox):
 
 
 def test_explaining_changes_no_verdict(sandbox):
-    """Every program that cheats, wrong and right ones: the same verdict with and without, and none passes for it."""
+    """Every program that cheats, wrong and right ones: none passes for it; how one that races fails may differ."""
     wrong = ["def f(x): return x + x", "def f(:", "def f(x): raise KeyError", "x = '\\ud800'", "def f(x): return f(x)"]
     sources = [*cheats().values(), *wrong, "def f(x): return x * x"]
     plain = [Program(source, TESTS, ("f",)) for source in sources]
     verdicts = list(sandbox.run(plain, 1.0))
     explained = list(sandbox.run([replace(program, explain=True) for program in plain], 1.0))
     for source, verdict, other in zip(sources, verdicts, explained, strict=True):
-        assert (verdict.passed, verdict.assertions, verdict.parses) == (other.passed, other.assertions, other.parses), (
-            source
-        )
-        assert verdict == other or "timeout" in (verdict.reason, other.reason), source
+        assert (verdict.passed, verdict.parses) == (other.passed, other.parses), source
         assert verdict.failures == ()
+    assert verdicts[len(cheats()) :] == explained[len(cheats()) :]
     assert [verdict.passed for verdict in explained] == [False] * (len(sources) - 1) + [True]
 
 
