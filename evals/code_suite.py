@@ -1,6 +1,7 @@
 """Programming tasks: sample completions, run them in the sandbox, count what passed."""
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from evals.benchmarks.suite import Suite, Task
 from evals.metrics.pass_at_k import exact_interval, interval, pass_at_k
+from evals.metrics.syntax import check_syntax
 from evals.models.request import Completer, Request
 from evals.sandbox.types import NOT_MEASURED, Program, Script, Verdict
 from evals.verdicts import Execution, digest_text
@@ -98,23 +100,45 @@ def score(rows: Sequence[Row], suite: Suite, execution: Execution) -> tuple[dict
         task = tasks[row["task_id"]]
         judged = asdict(_combined(task, group and [next(verdicts) for _ in group]))
         judged["parses"] &= bool(row["completion"].strip())
+        judged["loads"] &= judged["parses"]
         judged["says"] = judged["parses"] and says_something(row["completion"])
         judged["output"] = judged["output"][:1000]
-        del judged["seconds"]  # of one run, not of the program
+        del judged["seconds"], judged["failures"]  # of one run, not of the program; of visible tests alone
         if task.label:
             judged["judged_by"] = task.label
         if task.task_id in contaminated:
             judged["contaminated_by"] = contaminated[task.task_id]
         samples.append(row | judged)
+    _ask_parsers(samples, tasks, execution)
     counts = {"tasks_with_samples": len({r["task_id"] for r in rows}), "tasks_of_suite": len(tasks)}
     result = summarize(samples, suite.config.k, contaminated) | counts
     return result | {"isolation": execution.sandbox.describe()}, samples
 
 
+def _ask_parsers(samples: Sequence[Row], tasks: Mapping[str, Task], execution: Execution) -> None:
+    """Put the word of the language's own parser in the rows of tasks that are not in Python, in place."""
+    asked: dict[str, list[tuple[Row, str]]] = defaultdict(list)
+    for row in samples:
+        task = tasks[row["task_id"]]
+        if task.source and task.language != "python":
+            asked[task.language].append((row, task.source(row["completion"]) if row["completion"].strip() else ""))
+    for language, pairs in asked.items():
+        for (row, _), syntax in zip(pairs, check_syntax([text for _, text in pairs], language, execution), strict=True):
+            if syntax is None:
+                row |= asdict(Verdict(False, NOT_MEASURED, False, False)) | {"output": ""}
+                del row["seconds"]
+                continue
+            row["parses"] = syntax.parses
+            row["loads"] &= syntax.parses
+            row["says"] = syntax.parses and says_something(row["completion"])
+            if syntax.compiles is not None:
+                row["compiles"] = syntax.compiles
+
+
 def _programs(task: Task, row: Row) -> Sequence[Program | Script] | None:
     """Return the programs of a completion (a whole one, if not Python), None where tests cannot call its language."""
     programs, language = task.programs(row["completion"]), row.get("language", "python")
-    if language == "python":
+    if language == "python" or (task.source and language == task.language):
         return programs
     if not all(isinstance(program, Script) for program in programs):
         return None
@@ -128,9 +152,9 @@ def _combined(task: Task, verdicts: Sequence[Verdict] | None) -> Verdict:
 
 
 def says_something(completion: str) -> bool:
-    """Whether a line of a completion is code and unlike all others: blank, comment-only and repeated lines are not."""
+    """Whether a line of a completion is code and unlike all others: blank, comment-only, wordless, repeated are not."""
     lines = [line.strip() for line in completion.splitlines()]
-    counts = Counter(line for line in lines if line and not line.startswith("#"))
+    counts = Counter(line for line in lines if re.search(r"\w", line) and not line.startswith(("#", "//")))
     return 1 in counts.values()
 
 
@@ -138,9 +162,12 @@ def summarize(samples: Sequence[Row], ks: Sequence[int], contaminated: Mapping[s
     """Return what judged samples say together; those that were not measured are only counted.
 
     ``parse_rate`` is the share of completions that are not blank and parse after their prompt, and
-    ``nontrivial_parse_rate`` that of those which say something, too (``says_something``); ``assertion_pass_rate`` is
-    the mean share of a task's assertions or cases that passed; ``log_pass_rate`` the mean over tasks of
-    ln((c + 1/2) / (n + 1)), finite at no pass. ``contaminated`` are the tasks that the training data's sources held.
+    ``nontrivial_parse_rate`` that of those which say something, too (``says_something``). Java and JavaScript are asked
+    of their own parsers. ``load_rate`` is the share that parses and runs to the end of its text before any test,
+    ``compile_rate`` that of Java's files that compile; ``ended_rate`` the share that ended by itself and not at the
+    limit: Python cut anywhere often parses, the others hardly ever do. ``assertion_pass_rate`` is the mean share of a
+    task's assertions or cases that passed; ``log_pass_rate`` the mean over tasks of ln((c + 1/2) / (n + 1)), finite at
+    no pass. ``contaminated`` are the tasks that the training data's sources held.
     """
     measured = [s for s in samples if s["reason"] != NOT_MEASURED]
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -151,6 +178,13 @@ def summarize(samples: Sequence[Row], ks: Sequence[int], contaminated: Mapping[s
     if measured:
         shares = [s["assertions_passed"] / max(1, s["assertions"]) for s in measured]
         result["parse_rate"] = float(np.mean([s["parses"] for s in measured]))
+        result["load_rate"] = float(np.mean([s.get("loads", s["parses"]) for s in measured]))
+        if compiled := [s["compiles"] for s in measured if "compiles" in s]:
+            result["compile_rate"] = float(np.mean(compiled))
+        if ended := [s["finish_reason"] == "stop" for s in measured if "finish_reason" in s]:
+            result["ended_rate"] = float(np.mean(ended))
+            own = [s["parses"] for s in measured if s.get("finish_reason") == "stop"]
+            result["parse_rate_of_ended"] = float(np.mean(own)) if own else None
         result["nontrivial_parse_rate"] = float(np.mean([s.get("says", s["parses"]) for s in measured]))
         result["assertion_pass_rate"] = float(np.mean(shares))
     if len(measured) < len(samples):

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.humaneval import HumanEvalConfig
 from evals.benchmarks.mbpp import MbppConfig
-from evals.models.openai_client import ServerConfig
+from evals.benchmarks.mbxp import MbxpConfig
+from evals.models.server_config import ServerConfig
 from evals.perplexity import PerplexityConfig
 from evals.verdicts import ExecutionConfig
 from llama_scale.config import Auto
@@ -20,7 +21,7 @@ class EvalConfig:
     Args:
         checkpoint: A checkpoint folder, a run folder for its newest checkpoint, a folder that transformers can load, or
             the URL of an OpenAI-compatible server (http://host/v1).
-        suites: Names separated by commas: perplexity, humaneval, mbpp, apps.
+        suites: Names separated by commas: perplexity, humaneval, mbpp, mbxp, apps.
         all: Every checkpoint of the run.
         watch: Every checkpoint of the run, and new ones until the run has its result.
         suite: The suite that --samples were drawn for.
@@ -32,7 +33,9 @@ class EvalConfig:
         perplexity: Loss on the validation split.
         humaneval: Functions completed and judged by tests.
         mbpp: Short functions from a sentence, judged by tests.
+        mbxp: MBPP's tasks in Python, Java and JavaScript, judged by tests.
         apps: Introductory programming problems.
+        similarity: Compare samples with the references (BLEU, ROUGE-L, chrF, CodeBLEU) and flag those that say nothing.
         execution: How programs are run.
         device: Where to compute; auto is the GPU if there is one.
         precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
@@ -57,7 +60,9 @@ class EvalConfig:
     perplexity: PerplexityConfig = field(default_factory=PerplexityConfig)
     humaneval: HumanEvalConfig = field(default_factory=HumanEvalConfig)
     mbpp: MbppConfig = field(default_factory=MbppConfig)
+    mbxp: MbxpConfig = field(default_factory=MbxpConfig)
     apps: AppsConfig = field(default_factory=AppsConfig)
+    similarity: bool = False
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -20,8 +20,10 @@ from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_json, read_jsonl, sha256, write_json
 from llama_scale.text import relative_path
 
-HEADLINES = ("loss", "perplexity", "bits_per_byte", "gold_bits_per_byte",
-             "parse_rate", "assertion_pass_rate", "log_pass_rate")  # fmt: skip
+HEADLINES = (
+    "loss", "perplexity", "bits_per_byte", "gold_bits_per_byte", "parse_rate", "compile_rate", "load_rate",
+    "ended_rate", "assertion_pass_rate", "log_pass_rate",
+)  # fmt: skip
 AGGREGATE = "aggregate"
 OF_CONTENT = ("data_sha256", "contamination_sha256")  # settings that a result may have and another command lack
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import llama_scale
-from evals import code_suite, perplexity, results
-from evals.benchmarks import apps, humaneval, mbpp
+from evals import code_suite, perplexity, results, similarity
+from evals.benchmarks import apps, humaneval, mbpp, mbxp
 from evals.benchmarks.rows import content_sha256
 from evals.benchmarks.suite import CodeConfig, Suite
 from evals.config import EvalConfig
@@ -21,7 +21,7 @@ from llama_scale.data.shards import Tokens, open_tokens, read_manifest
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import sha256, write_json
 
-SUITES = {"humaneval": humaneval, "mbpp": mbpp, "apps": apps}
+SUITES = {"humaneval": humaneval, "mbpp": mbpp, "mbxp": mbxp, "apps": apps}
 KNOWN = ("perplexity", *SUITES)
 MOST_JOURNAL_BYTES = 1 << 36  # of kept verdicts or completions
 
@@ -59,7 +59,7 @@ def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None
     for run in runs:
         if run not in unfinished:
             doubt = f"; {subject.doubt}" if subject.doubt else ""
-            if run.name != "perplexity" and results.read_result(run.path).get("judge", 1) < JUDGE_VERSION:
+            if run.name != "perplexity" and results.read_result(run.path).get("judge_version", 1) < JUDGE_VERSION:
                 doubt += "; by an earlier judge, some of whose verdicts differ: delete it to score again"
             print(f"{run.name}: already scored with these settings, nothing to do ({run.path}){doubt}")
         elif run.name == "perplexity":
@@ -68,7 +68,10 @@ def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None
         else:
             with open_execution(config, run.path.parent, run.settings, contaminated) as execution:
                 scores, samples = code_suite.evaluate(data[run.name], subject.in_processes(model), execution)
-                judged = {"suite": run.name, "judge": JUDGE_VERSION, **scores, **run.settings}
+                if config.similarity:
+                    more, samples = similarity.describe(samples, data[run.name], execution)
+                    scores |= more
+                judged = {"suite": run.name, "judge_version": JUDGE_VERSION, **scores, **run.settings}
                 results.write_result(run.path, judged, samples)
                 execution.finish(run.name)
         show(config, run.path)
@@ -89,10 +92,16 @@ def plan_suite(config: EvalConfig, name: str, subject: Subject, contaminated: Co
             remedy = "set it to a folder of tokens, or leave perplexity out of suites"
             raise InputError(f"perplexity.data: {subject.name} does not say what it was trained on; {remedy}")
         own = replace(own, data=own.data or subject.data)
-    settings = subject.identity | suite_settings(own)
+        return SuiteRun(name, own, subject.identity | suite_settings(own), subject.folder / f"{name}.json")
+    settings = subject.identity | suite_settings(own) | with_similarity(config)
     if tasks := contaminated.get(name):
         settings["contamination_sha256"] = digest_text(tasks)
-    return SuiteRun(name, own, settings, subject.folder / f"{name}.json")
+    return SuiteRun(name, own, settings, subject.folder / f"{own.file_name}.json")
+
+
+def with_similarity(config: EvalConfig) -> dict[str, Any]:
+    """Return the part of a result's settings that is there where samples are compared with references."""
+    return {"similarity_asked": True} if config.similarity else {}
 
 
 def suite_settings(own: CodeConfig | PerplexityConfig) -> dict[str, Any]:
@@ -110,7 +119,7 @@ def read_data(config: EvalConfig, name: str, own: CodeConfig | PerplexityConfig)
     if isinstance(own, PerplexityConfig):
         return open_tokens(own.data, "val")
     if config.compare:
-        results.other_result(config.compare, name)
+        results.other_result(config.compare, own.file_name)
     return SUITES[name].read(own)
 
 
@@ -132,12 +141,17 @@ def judge_samples(config: EvalConfig) -> None:
         raise InputError(f"suite: {name!r} cannot judge samples; give {' or '.join(SUITES)}")
     if config.out is None:
         raise InputError("out: name a folder for the results")
-    file, own, path = Path(config.samples), getattr(config, name), Path(config.out) / f"{name}.json"
+    file, own = Path(config.samples), getattr(config, name)
+    path = Path(config.out) / f"{own.file_name}.json"
     rows, suite = results.read_completions(file), read_data(config, name, own)
     settings = {"samples_file_sha256": sha256(file), "llama_scale": llama_scale.__version__} | suite_settings(own)
+    settings |= with_similarity(config)
     with open_execution(config, path.parent, settings, {}) as execution:
         scores, samples = code_suite.score(rows, suite, execution)
-    judged = {"suite": name, "judge": JUDGE_VERSION}
+        if config.similarity:
+            more, samples = similarity.describe(samples, suite, execution)
+            scores |= more
+    judged = {"suite": name, "judge_version": JUDGE_VERSION}
     results.write_result(path, judged | suite.about | scores | settings, samples)
     print(f"{config.samples} -> {path}", flush=True)
     show(config, path)
@@ -146,5 +160,5 @@ def judge_samples(config: EvalConfig) -> None:
 def show(config: EvalConfig, path: Path) -> None:
     """Print a result, and what sets it apart from another model's."""
     print(results.table(results.read_result(path)), flush=True)
-    if config.compare and path.stem in SUITES:
+    if config.compare and path.stem.partition("-")[0] in SUITES:
         print(results.compare(config.compare, path))

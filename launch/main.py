@@ -24,6 +24,7 @@ COMMANDS = {
     "train": Command("train", "main", "pretrain one model, or tell its cost: --dry-run", True),
     "finetune": Command("finetune", "main", "tune a model on pairs, with adapters or whole", True),
     "evaluate": Command("evaluate", "main", "score a checkpoint or a server", True),
+    "repair": Command("repair", "main", "does letting a model see its errors pay?", True),
     "sample": Command("sample", "main", "complete code in the terminal"),
     "export": Command("export", "main", "convert a checkpoint to or from transformers"),
     "study": Command("study", "main", "plan and run a whole scaling study", True),

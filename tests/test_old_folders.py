@@ -136,10 +136,23 @@ def test_a_study_is_collected_again(old):
 
 def test_points_laws_and_forecasts_are_read(old):
     points = "studies/old/points.csv"
-    run(old, "scaling.py", "fit", points, "--out", "new", "--holdout", "none", "--resamples", "100")
+    run(
+        old,
+        "scaling.py",
+        "fit",
+        points,
+        "--out",
+        "new",
+        "--holdout",
+        "none",
+        "--form",
+        "additive",
+        "--resamples",
+        "100",
+    )
     losses = []
     for laws in ("studies/old", "new"):
-        printed = run(old, "scaling.py", "recommend", laws, "--budget", "1e12", "--json")
+        printed = run(old, "scaling.py", "recommend", laws, "--budget", "1e10", "--json")
         losses.append(json.loads(printed)["best"]["loss"]["value"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     (forecast,) = (old / "studies/old/forecasts").glob("*.json")

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.tables import format_markdown, format_ratio, format_table
 from benchmarks.training.train import format_mfu
-from llama_scale.cost.hardware import DEFAULT_MFU, GIB
+from llama_scale.cost.hardware import GIB
 
 MEMORY_GOAL, TIME_GOAL = 0.05, 0.10  # largest differences of a forecast from what was measured
 WORDS = {True: " - right", False: " - WRONG", None: ""}
@@ -88,7 +88,7 @@ def speed_tables(step: dict[str, Any]) -> list[tuple[str, Table]]:
     """Return the sizes beside their forecasts, then where the time of each goes."""
     head = [
         "size", "micro-batch", "tokens/s", "MFU full", "goal", "MFU causal", "of the ceiling", "peak GiB",
-        "forecast GiB", "ms a step", f"forecast ms (MFU {DEFAULT_MFU:.0%})", "goals", "beside",
+        "forecast GiB", "ms a step", "forecast ms", "goals", "beside",
     ]  # fmt: skip
     rows, kinds, kernels = [], [], []
     for row in step["rows"]:

@@ -16,14 +16,15 @@ from benchmarks.training.train import format_mfu
 from benchmarks.training.worker import TrainingJob
 from llama_scale.config import CONFIGS, ModelConfig, load_size
 from llama_scale.cost.accounting import flops_per_token
-from llama_scale.cost.hardware import DEFAULT_MFU, GIB, bf16_peak
+from llama_scale.cost.hardware import DEFAULT_MFU, GIB, find_hardware
 from llama_scale.cost.memory import training_memory
+from llama_scale.cost.step_time import step_time
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import atomic_write, read_json, write_json
 
 HEAD = [
     "size", "micro-batch", "blocks", "tokens/s", "MFU full", "MFU causal", "of the ceiling",
-    "peak GiB", "dry-run GiB", f"dry-run tokens/s (MFU {DEFAULT_MFU:.0%})",
+    "peak GiB", "dry-run GiB", "dry-run tokens/s",
     "llama_scale is, beside", "compiled against eager gradients",
 ]  # fmt: skip
 
@@ -276,8 +277,11 @@ def dry_run_estimate(config: ModelConfig, job: TrainingJob, gpu: str | None) -> 
         compiled=job.compile,
         micro_steps=job.accumulate,
     )
-    peak = bf16_peak(gpu) if gpu else None
-    rate = peak and DEFAULT_MFU * peak / flops_per_token(config, causal=False)
+    card = find_hardware(gpu) if gpu else None
+    rate = card and DEFAULT_MFU * card.peak / flops_per_token(config, causal=False)
+    if card and card.bandwidth and job.bf16:
+        recompute = "block" if job.recompute else "none"
+        rate = job.tokens / step_time(config, job.micro_batch, card, recompute, micro_steps=job.accumulate).total
     return {"memory": need.total, "tokens_per_second": rate}
 
 

@@ -203,14 +203,16 @@ def combine_verdicts(problem: Problem, verdicts: Sequence[Verdict], config: Apps
 def read(config: AppsConfig) -> Suite:
     """Read the problems as tasks. pass@1 is the strict accuracy, ``assertion_pass_rate`` the test-case average."""
     about = {"profile": "hendrycks", "judge": config.judge, "split": config.split}
-    return Suite(config, [_task(problem, config) for problem in problems(config)], about)
+    return Suite(config, [task(problem, config) for problem in problems(config)], about)
 
 
-def _task(problem: Problem, config: AppsConfig) -> Task:
+def task(problem: Problem, config: AppsConfig) -> Task:
+    """Return a problem as a task that is judged on all of its cases."""
     return Task(
         f"APPS/{problem.number}",
         prompt(problem),
         lambda completion: programs(problem, completion, config),
         problem.solutions[0] if problem.solutions else None,
         combine=lambda verdicts: combine_verdicts(problem, verdicts, config),
+        problem=problem,
     )

@@ -82,4 +82,5 @@ def _task(problem: dict[str, str], profile: str) -> Task:
     if profile == "bigcode":
         prompt, whole = prompt.strip(), whole.lstrip()
     solution = whole[len(prompt) :]
-    return Task(problem["task_id"], prompt, lambda source: [program(problem, source, prompt)], solution)
+    task_id = problem["task_id"]
+    return Task(task_id, prompt, lambda source: [program(problem, source, prompt)], solution, problem=problem)

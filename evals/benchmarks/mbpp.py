@@ -196,4 +196,6 @@ def read(config: MbppConfig) -> Suite:
 def _task(problem: Problem, profile: str, shots: Sequence[Problem]) -> Task:
     label = BY_REFERENCE if program(problem, "").objects else ""
     text = prompt(problem, profile, shots)
-    return Task(f"MBPP/{problem.number}", text, lambda source: [program(problem, source)], problem.code, label)
+    return Task(
+        f"MBPP/{problem.number}", text, lambda source: [program(problem, source)], problem.code, label, problem=problem
+    )

@@ -47,6 +47,11 @@ class CodeConfig:
         """The file or folder that the tasks are read from; None if they need no path."""
         return None
 
+    @property
+    def file_name(self) -> str:
+        """The stem of result files."""
+        return self.suite
+
     def check(self, name: str, holds: bool, expected: str = "more than 0") -> None:
         """Raise InputError on the setting ``name`` unless what is ``expected`` of it ``holds``."""
         if not holds:
@@ -63,6 +68,8 @@ class Task:
 
     ``programs(completion)`` are run, and ``combine`` makes one verdict of theirs. ``reference`` is the published
     solution as a completion of ``prompt``, if there is one. ``label`` says what is special about its judging.
+    ``source(completion)`` is the text that must parse in the ``language``, where a parser of its own is asked.
+    ``problem`` is the task as its benchmark published it, all tests included.
     """
 
     task_id: str
@@ -71,6 +78,9 @@ class Task:
     reference: str | None = None
     label: str = ""
     combine: Callable[[Sequence[Verdict]], Verdict] = lambda verdicts: verdicts[0]
+    language: str = "python"
+    source: Callable[[str], str] | None = None
+    problem: Any = None
 
 
 @dataclass(frozen=True)

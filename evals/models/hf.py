@@ -70,6 +70,8 @@ class StopAt:
 class TransformersCompleter:
     """A folder that transformers' AutoModelForCausalLM loads; no code of the folder is run.
 
+    With ``seq2seq`` it is AutoModelForSeq2SeqLM, whose encoder reads the prompt: such a model is asked by ``draw``.
+
     Its generation_config.json is read for the ids that end a document and for nothing else. With ``adapter``, a
     checkpoint of fine-tuning or a folder of peft, that adapter is merged into the weights. Raises InputError where the
     folder cannot be loaded, lacks weights, or its tokenizer has ids that the model does not.
@@ -79,10 +81,11 @@ class TransformersCompleter:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     adapter: Path | None = None
+    seq2seq: bool = False
 
     def __post_init__(self) -> None:
         dtype = torch.float32 if self.adapter else self.dtype  # an adapter is merged in float32
-        self.tokenizer, model = load_folder(self.folder, dtype)
+        self.tokenizer, model = load_folder(self.folder, dtype, self.seq2seq)
         if self.adapter is not None:
             foreign = ForeignModel(model)
             load_adapter(foreign, self.adapter)
@@ -154,35 +157,49 @@ class TransformersCompleter:
             limit = min(most_new, max(1, self.context - len(kept)))
             for start in range(0, request.n_samples, request.batch_size):
                 samples = range(start, min(start + request.batch_size, request.n_samples))
-                rows = self._draw(kept, [(task, sample) for sample in samples], limit, request.sampling)
+                prompts, pairs = [kept] * len(samples), [(task, sample) for sample in samples]
+                rows = self.draw(prompts, pairs, limit, request.sampling)
                 for sample, row in zip(samples, rows, strict=True):
-                    yield self._completion((task, sample), kept, row, request.sampling, len(ids) > most)
+                    yield self.completion((task, sample), kept, row, request.sampling, len(ids) > most)
 
     @torch.inference_mode()
-    def _draw(
-        self, ids: list[int], samples: list[tuple[int, int]], limit: int, sampling: SamplingConfig
+    def draw(
+        self, prompts: Sequence[list[int]], samples: Sequence[tuple[int, int]], limit: int, sampling: SamplingConfig
     ) -> list[list[int]]:
-        """Return the new ids of each of ``samples`` (task, sample); after an end id there may be more."""
+        """Return at most ``limit`` new ids after each prompt, of ``samples`` (task, sample).
+
+        After an end id there may be more. Prompts of unequal length are padded, an encoder's at the end.
+        """
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
-        inputs = torch.tensor([ids] * len(samples), device=self.device)  # (B, T)
+        longest = max(map(len, prompts))
+        inputs = torch.zeros((len(prompts), longest), dtype=torch.long)  # (B, T)
+        mask = torch.zeros_like(inputs)
+        for row, ids in enumerate(prompts):
+            place = slice(0, len(ids)) if self.seq2seq else slice(longest - len(ids), longest)
+            inputs[row, place], mask[row, place] = torch.tensor(ids), 1
+        settings = generation_settings(self.ends, limit)
+        start = 1 if self.seq2seq else longest  # of what is new: after the decoder's first id, or the prompt
+        if self.seq2seq:
+            settings.decoder_start_token_id = self.model.config.decoder_start_token_id
         draw = Draw(sample_keys(sampling.seed, samples).to(self.device), sampling, self.unknown)
-        stop = StopAt(self.tokenizer, len(ids), sampling.stop, len(samples))
+        stop = StopAt(self.tokenizer, start, sampling.stop, len(samples))
         out = self.model.generate(
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            generation_config=generation_settings(self.ends, limit),
+            inputs.to(self.device),
+            attention_mask=mask.to(self.device),
+            generation_config=settings,
             logits_processor=LogitsProcessorList([draw]),
             stopping_criteria=StoppingCriteriaList([stop]),
         )
-        rows = out[:, len(ids) :].tolist()  # (B, new), padded where a row ended before the others
+        rows = out[:, start:].tolist()  # (B, new), padded where a row ended before the others
         return [row[:length] for row, length in zip(rows, stop.lengths, strict=True)]
 
-    def _completion(
+    def completion(
         self, sample: tuple[int, int], prompt: list[int], row: list[int], sampling: SamplingConfig, truncated: bool
     ) -> Completion:
+        """Return the completion that the ids of ``row`` are, up to an end id, cut before the first stop string."""
         end = next((n for n, token in enumerate(row) if token in self.ends), None)
-        whole = self.continuation(prompt, row[:end])
+        whole = decode(self.tokenizer, row[:end]) if self.seq2seq else self.continuation(prompt, row[:end])
         text = cut_at_stop(whole, sampling.stop)
         reason = "stop" if end is not None or len(text) < len(whole) else "length"
         return Completion(*sample, text, len(row[:end]), reason, truncated)
@@ -208,7 +225,7 @@ class TransformersCompleter:
         return References(scores, truncated)
 
 
-def load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_folder(folder: Path, dtype: torch.dtype, seq2seq: bool = False) -> tuple[Any, Any]:
     """Return tokenizer and model of a transformers folder; raise InputError if they cannot be had whole."""
     try:
         import transformers
@@ -226,7 +243,8 @@ def load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     transformers.utils.logging.disable_progress_bar()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+        kind = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
+        model, report = kind.from_pretrained(folder, **options)
     except InputError:
         raise
     except Exception as error:  # what a damaged file raises there has many types

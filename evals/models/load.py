@@ -17,7 +17,6 @@ from evals.models.checkpoint import open_checkpoint
 from evals.models.hf import TransformersCompleter
 from evals.models.parallel import ParallelCompleter
 from evals.models.request import Completer
-from evals.models.server import ServerCompleter
 from evals.results import eval_folder
 from llama_scale.checkpoint.folder import list_checkpoints, load_meta, resolve, verify, weights_sha256
 from llama_scale.checkpoint.opened import base_of, is_foreign
@@ -124,6 +123,8 @@ def external_subject(config: EvalConfig) -> Subject:
     identity = {"model": name, "model_name": config.name, "precision": precision}
     identity["llama_scale"] = llama_scale.__version__
     if "://" in name:
+        from evals.models.server import ServerCompleter  # httpx2, which a command that asks no server need not have
+
         server = ServerCompleter(name, config.name, config.server)
         doubt = "whether the server still has the same model cannot be known; delete the results to score it again"
         return Subject(name, out, identity, lambda device: server, device, external=True, doubt=doubt)

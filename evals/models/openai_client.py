@@ -19,7 +19,8 @@ from typing import Any
 import httpx2
 import numpy as np
 
-from llama_scale.errors import InputError, at_least_0, at_least_1, check_fields, positive
+from evals.models.server_config import ServerConfig
+from llama_scale.errors import InputError
 from llama_scale.generation.config import SamplingConfig
 
 PASSING = (408, 409, 429)  # and 5xx: states that may be over at the next try
@@ -30,28 +31,6 @@ MAX_REPLY = 64 << 20  # bytes
 MAX_STOPS = 4  # that the protocol takes
 TOLD_PAUSE = 5.0  # seconds from which a pause is worth a line
 ENDS_BEFORE = "the URL ends before /completions, as in http://host/v1"
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """How a completion server is asked.
-
-    Args:
-        api_key_variable: Name of the environment variable that holds the server's key; null sends no key.
-        concurrency: Requests under way at a time.
-        timeout: Seconds that one request may take.
-        retries: Most times that a request is made again after 408, 409, 429, 5xx, a broken connection or a cut reply.
-    """
-
-    api_key_variable: str | None = None
-    concurrency: int = 8
-    timeout: float = 600.0
-    retries: int = 8
-
-    def __post_init__(self) -> None:
-        check_fields(self, "at least 1", at_least_1, "concurrency", "server.")
-        check_fields(self, "more than 0", positive, "timeout", "server.")
-        check_fields(self, "at least 0", at_least_0, "retries", "server.")
 
 
 @dataclass(frozen=True)

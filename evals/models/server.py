@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from evals.models.openai_client import Ask, OpenAIClient, ServerConfig
+from evals.models.openai_client import Ask, OpenAIClient
 from evals.models.request import Completion, Request, cut_at_stop
+from evals.models.server_config import ServerConfig
 
 
 @dataclass

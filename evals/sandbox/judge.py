@@ -16,10 +16,12 @@ import resource
 import signal
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from evals.sandbox import wire
+from evals.sandbox.explain import Notes, claim_of
 from evals.sandbox.program import read_all
 
 NULL, CHANNEL, LINK = 2, 3, 4
@@ -47,10 +49,13 @@ class Session:
     def __init__(self, objects: bool):
         self.objects = objects
         self.gone = ""
+        self.claim: dict[str, Any] = {}  # what the program says of its last error
 
     def begin(self) -> None:
         """Wait for the program to be read and run."""
-        if self._receive().get("parses") is not True:
+        frame = self._receive()
+        if frame.get("parses") is not True:
+            self.claim = claim_of(frame)
             self.leave("syntax error")
         self._unpack(self._receive())
 
@@ -88,6 +93,7 @@ class Session:
         raised = frame.get("raised")
         if type(raised) is not list or [type(r) for r in raised] != [str, str, str]:
             self.leave("answer not plain data")
+        self.claim = claim_of(frame)
         self._raise(*raised)
 
     def _raise(self, name: str, base: str, words: str) -> None:
@@ -159,21 +165,22 @@ def stand_in(session: Session, name: str) -> Any:
     return call
 
 
-def count(body: list[ast.stmt], frame: ast.Try) -> None:
-    """Wrap each assertion of ``body`` outside of a ``try`` in one like ``frame``, in place."""
+def count(body: list[ast.stmt], frame: ast.Try, prepare: Callable[[ast.Assert], list[ast.stmt]]) -> None:
+    """Wrap each assertion of ``body`` outside of a ``try`` in one like ``frame``, ``prepare``d, in place."""
     for i, node in enumerate(body):
         if isinstance(node, ast.Assert):
-            body[i] = ast.copy_location(ast.Try([node], frame.handlers, frame.orelse, []), node)
+            body[i] = ast.copy_location(ast.Try(prepare(node), frame.handlers, frame.orelse, []), node)
         elif not isinstance(node, ast.Try):
             for inner in (getattr(node, "body", None), getattr(node, "orelse", None)):
                 if isinstance(inner, list):
-                    count(inner, frame)
+                    count(inner, frame, prepare)
 
 
 class Tally:
-    """How many assertions passed and failed, and the first error."""
+    """How many assertions passed and failed, and the first error; with ``notes``, what each was about."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session, notes: Notes | None) -> None:
+        self.session, self.notes = session, notes
         self.passed = self.failed = 0
         self.reason = ""
 
@@ -188,33 +195,38 @@ class Tally:
 
     def note(self, error: BaseException) -> None:
         """Keep the first error in a few words."""
-        if self.reason:
-            return
-        if isinstance(error, GoneError):
-            self.reason = str(error)
-        elif isinstance(error, ProgramError):
-            self.reason = f"raised {error.name}"
-        elif isinstance(error, AssertionError):
-            self.reason = "wrong answer"
-        elif isinstance(error, MemoryError):
-            self.reason = "out of memory"
-        else:
-            self.reason = f"raised {type(error).__name__}"
+        self.reason = self.reason or in_words(error)
+        if self.notes:
+            self.notes.failed(in_words(error), self.session.claim)
+            self.session.claim = {}
+
+
+def in_words(error: BaseException) -> str:
+    """Return what a test ended with, in a few words."""
+    if isinstance(error, GoneError):
+        return str(error)
+    if isinstance(error, ProgramError):
+        return f"raised {error.name}"
+    if isinstance(error, AssertionError):
+        return "wrong answer"
+    return "out of memory" if isinstance(error, MemoryError) else f"raised {type(error).__name__}"
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
-    """Run the tests of ``task`` (setup, tests, names, objects); return the verdict."""
-    session, tally, parses = Session(task["objects"]), Tally(), True
+    """Run the tests of ``task`` (setup, tests, names, objects, explain); return the verdict."""
+    session, notes = Session(task["objects"]), Notes(task["names"]) if task["explain"] else None
+    tally, parses, loads = Tally(session, notes), True, True
     names: dict[str, Any] = {"__name__": "__tests__", "__right": tally.right, "__wrong": tally.wrong}
     exec(compile(task["setup"], "<setup>", "exec"), names)
     names |= {name: stand_in(session, name) for name in task["names"]}
     tree = ast.parse(task["tests"])
-    count(tree.body, ast.parse(COUNTED).body[0])
+    count(tree.body, ast.parse(COUNTED).body[0], notes.prepare if notes else lambda node: [node])
+    names |= notes.scope() if notes else {}
     code = compile(tree, "<tests>", "exec")
     try:
         session.begin()
     except BaseException as error:
-        parses = session.gone != "syntax error"
+        parses, loads = session.gone != "syntax error", False
         session.gone = session.gone or "ended early"
         tally.note(error)
     try:
@@ -226,8 +238,10 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         "passed": passed,
         "reason": "passed" if passed else tally.reason or session.gone,
         "parses": parses,
+        "loads": loads,
         "assertions_passed": tally.passed,
         "assertions": tally.passed + tally.failed,
+        "failures": notes.failures if notes else [],
     }
 
 

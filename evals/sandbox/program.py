@@ -45,6 +45,17 @@ def compiled(source: bytes) -> Any:
         return None
 
 
+def why_not(source: bytes) -> dict[str, Any]:
+    """Return the words, line and column of the error that a program does not compile for."""
+    try:
+        compile(as_text(source), FILE, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return {"raised": [str(error.msg)[:200]], "where": [error.lineno or 0, max(0, error.offset or 0)]}
+    except (ValueError, RecursionError, MemoryError) as error:
+        return {"raised": [str(error)[:200]]}
+    return {}
+
+
 def fresh_module(name: str, source: bytes, preamble: str) -> dict[str, Any]:
     """Return the name space of a new module, also found as ``__main__``, in which the ``preamble`` was run."""
     module = type(sys)(name)
@@ -124,7 +135,7 @@ def serve(data: bytes) -> int:
     """Run a program as a module that is imported, then answer the judge's calls until it hangs up."""
     preamble, source = unpack(data)
     code = compiled(source)
-    wire.write_frame(CHANNEL, {"parses": code is not None})
+    wire.write_frame(CHANNEL, {"parses": True} if code else {"parses": False} | why_not(source))
     if code is None:
         return SYNTAX
     names = fresh_module(MODULE, source, preamble)
@@ -179,7 +190,16 @@ def _answer(action: Any, number: Any) -> bytes:
             words = str(error)[:200]
         except BaseException:
             words = ""
-        return wire.pack({"raised": [str(kind)[:80], str(bases[0])[:80], words]})
+        return wire.pack({"raised": [str(kind)[:80], str(bases[0])[:80], words], "where": [last_line(error), 0]})
+
+
+def last_line(error: BaseException) -> int:
+    """Return the line of the program that an error came from, 0 if it is not known."""
+    line, trace = 0, BaseException.__traceback__.__get__(error)  # not what a class of the program says it is
+    while trace:
+        line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == FILE else line
+        trace = trace.tb_next
+    return line
 
 
 def read_all(fd: int) -> bytes:

@@ -26,6 +26,7 @@ TOOL_BYTES = 1 << 30  # the heap (tools.py) and the run time of another language
 OUTPUT_BYTES = 4 << 20
 MOST_BYTES = 64 << 20  # of the output of a script that has to write more
 KEPT = 1000  # characters of an output that are kept once it was compared
+VERDICT_BYTES = 1 << 18
 WALL = 3  # seconds on the clock for each second of CPU time, and as many to start
 
 
@@ -101,7 +102,7 @@ class Worker:
 
     def _run_judged(self, program: Program, limits: dict, wall: float) -> tuple[dict, str, str]:
         """Return how the two processes ended, what the judge wrote, and the program's output."""
-        job = {name: getattr(program, name) for name in ("setup", "tests", "names", "objects")}
+        job = {name: getattr(program, name) for name in ("setup", "tests", "names", "objects", "explain")}
         program_end, judge_end = socket.socketpair()
         with (
             _file(pack(program.preamble, program.source)) as source,
@@ -115,7 +116,7 @@ class Worker:
             for end in (program_end, judge_end):  # else neither side would see the other go
                 end.close()
             reply = self._receive()
-            return reply, _read(verdict.fileno(), 1 << 16), _read(output.fileno(), 4096)
+            return reply, _read(verdict.fileno(), VERDICT_BYTES), _read(output.fileno(), 4096)
 
     def _send(self, kind: str, limits: dict, wall: float, files: list[Any]) -> None:
         self.socket.settimeout(8 * wall + 60)  # the fork server sets a clock again at most 7 times
@@ -169,7 +170,9 @@ def _script_verdict(
         if reason == "passed" and not same_output(text, script.expected, script.judge):
             reason = "wrong answer"
         text = text[:KEPT]
-    return Verdict(reason == "passed", reason, parses=status != SYNTAX, output=text, seconds=seconds), repeat
+    loads = reason in ("passed", "wrong answer")
+    verdict = Verdict(reason == "passed", reason, status != SYNTAX, loads, output=text, seconds=seconds)
+    return verdict, repeat
 
 
 def _judged_verdict(reply: dict, timeout: float, cpu: float, said: str, output: str) -> tuple[Verdict, bool]:

@@ -330,6 +330,8 @@ def _damage(path: Path, digest: str, size: int | None) -> str | None:
     """Return what is wrong with a file of a checkpoint, or None; manifests of before do not tell its ``size``."""
     try:
         found = path.stat().st_size
+        if path.is_dir():
+            return "a folder stands in its place"
         if size is not None and found != size:
             return f"{found:,} bytes, not {size:,}"
         if size is None and found > MOST_BYTES and path.suffix != ".safetensors":

@@ -7,16 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from llama_scale.config import TrainConfig
 from llama_scale.cost.accounting import count_parameters, flops_per_token
-from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
-from llama_scale.cost.layout import Layout, layout_memory, nearest_fit, pick_compile, pick_layout, why_no_compiling
+from llama_scale.cost.hardware import GIB, Machine, describe_machine
+from llama_scale.cost.layout import (
+    Layout,
+    layout_memory,
+    layout_step,
+    nearest_fit,
+    pick_compile,
+    pick_layout,
+    training_seconds,
+    why_no_compiling,
+)
 from llama_scale.cost.memory import Memory
+from llama_scale.cost.step_time import LAW, StepTime
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
 
 if TYPE_CHECKING:
     from llama_scale.training.recipe import Recipe
-
-RECOMPUTE = 4 / 3  # a second forward pass beside one forward and one backward of twice its work
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,14 @@ class RunCost:
         return self.memory.total <= self.machine.memory
 
     @property
+    def step(self) -> StepTime | None:
+        """The parts of a step's time; None where only a share of the peak is reckoned with."""
+        return layout_step(self.config, self.layout, self.machine, self.bf16)
+
+    @property
     def hours(self) -> float:
         """Time of the training steps, recomputation included."""
-        work = flops_per_token(self.config.model, causal=False)
-        work *= RECOMPUTE if self.layout.checkpoint_activations == "block" else 1
-        return self.recipe.tokens * work / (self.machine.rate * self.layout.devices) / 3600
+        return training_seconds(self.config, self.recipe.tokens, self.layout, self.machine, self.bf16) / 3600
 
     def to_dict(self) -> dict[str, Any]:
         """Return the cost as JSON values; memory has its total."""
@@ -78,7 +89,8 @@ class RunCost:
             "memory_available": self.machine.memory,
             "fits": self.fits,
             "change": self.change,
-            "rate": self.machine.rate_source,
+            "rate": f"parts measured on an H200: {LAW}" if self.step else self.machine.rate_source,
+            "step_seconds": asdict(self.step) | {"total": self.step.total} if self.step else None,
             "hours": self.hours,
             "device_hours": self.hours * self.layout.devices,
         }
@@ -89,6 +101,8 @@ class RunCost:
         verdict = "fits" if self.fits else f"does not fit; nearest change that fits: {change}"
         parameters, *rest = recipe_lines(self.config, self.recipe, self.data_tokens)
         hours, device_hours = (f"{h:,.0f}" if h >= 100 else f"{h:.2g}" for h in (cost["hours"], cost["device_hours"]))
+        rate = f"{self.step}{'' if self.compile else '; eager blocks take longer'}" if self.step else cost["rate"]
+        law = [f"                [{LAW}; measured on an H200]"] if self.step else []
         return "\n".join(
             [
                 f"{cost['size']} on {cost['hardware']}",
@@ -99,7 +113,8 @@ class RunCost:
                 f"  layout        {self.layout}, {cost['precision']}",
                 f"  memory        {self.memory} of {self.machine.memory / GIB:.1f} GiB "
                 f"on each device ({'compiled' if self.compile else 'eager'} blocks, estimate)",
-                f"  time          {hours} hours, {device_hours} device-hours ({cost['rate']})",
+                f"  time          {hours} hours, {device_hours} device-hours; {rate}",
+                *law,
                 f"  verdict       {verdict}",
             ]
         )
@@ -123,11 +138,11 @@ def recipe_lines(config: TrainConfig, recipe: "Recipe", data_tokens: int | None,
     ]
 
 
-def dry_run(config: TrainConfig, recipe: "Recipe", hardware: str | None = None, mfu: float = DEFAULT_MFU) -> RunCost:
+def dry_run(config: TrainConfig, recipe: "Recipe", hardware: str | None = None, mfu: float | None = None) -> RunCost:
     """Tell what the run costs on the named hardware, or on this machine.
 
-    ``recipe`` is that of ``config``: its tokens, batch and rate without any auto. Raises InputError when the
-    configuration contradicts itself or the hardware is unknown.
+    ``recipe`` is that of ``config``: its tokens, batch and rate without any auto. ``mfu`` is as describe_machine takes
+    it. Raises InputError when the configuration contradicts itself or the hardware is unknown.
     """
     machine = describe_machine(hardware, mfu, config.device, config.threads, config.memory_share)
     bf16 = config.precision != "fp32"
@@ -136,7 +151,8 @@ def dry_run(config: TrainConfig, recipe: "Recipe", hardware: str | None = None, 
 
         bf16, _ = pick_precision("auto", machine.device, config.model.d_model, config.model.d_ff)
     here = hardware is None
-    compiled, _ = pick_compile(config, recipe.tokens, machine, not here or why_no_compiling(machine.device) is None)
+    can = not here or why_no_compiling(machine.device) is None
+    compiled, _ = pick_compile(config, recipe.tokens, recipe.batch, machine, can)
     layout = pick_layout(config, recipe.batch, bf16, compiled, device=machine.device, memory=machine.memory)
     memory = layout_memory(config, layout, bf16, compiled, machine.device)
     manifest = Path(config.data) / "manifest.json"

@@ -13,13 +13,13 @@ from llama_scale.config import TrainConfig
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.hardware import Machine
 from llama_scale.cost.memory import Memory, training_memory
+from llama_scale.cost.step_time import RECOMPUTE, StepTime, step_time
 from llama_scale.errors import InputError
 
 COMFORTABLE = 0.9  # share of the memory that a layout is chosen by: memory is an estimate
 BUSY_TOKENS = 16_384  # in a forward pass of one device: more of them gain little
 MOST_SEQUENCES = 65_536  # in a forward pass of one device
-# Estimated seconds of training from which on compiled blocks are worth the time that they take to compile. Small models
-# reach a fifth of the share of the peak that the estimate reckons with, so 25 s on a GPU are about two minutes eager.
+# Estimated seconds of training from which on compiled blocks are worth the time that they take to compile.
 COMPILE_PAYS_SECONDS = {"cpu": 600, "cuda": 25}
 COMPILERS = {"cpu": ("CXX", "g++", "clang++", "c++"), "cuda": ("CC", "gcc", "clang")}  # that torch.compile can use
 
@@ -47,6 +47,7 @@ def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, compiled: boo
     has them beside its activations.
     """
     gradients_stay = layout.devices > 1 and layout.shards == 1
+    compiled_loss = compiled or config.compile == "loss" or (config.compile == "auto" and device == "cuda")
     return training_memory(
         config.model,
         layout.micro_batch,
@@ -56,7 +57,40 @@ def layout_memory(config: TrainConfig, layout: Layout, bf16: bool, compiled: boo
         device=device,
         compiled=compiled,
         micro_steps=max(2, layout.micro_steps) if gradients_stay else layout.micro_steps,
+        compiled_loss=compiled_loss,
     )
+
+
+def layout_step(config: TrainConfig, layout: Layout, machine: Machine, bf16: bool) -> StepTime | None:
+    """Return the parts of a step's time under a layout, or None where only a share of the peak is reckoned with."""
+    if machine.card is None or not bf16:
+        return None
+    return step_time(
+        config.model,
+        layout.micro_batch,
+        machine.card,
+        checkpoint_activations=layout.checkpoint_activations,
+        shards=layout.shards,
+        micro_steps=layout.micro_steps,
+    )
+
+
+def training_seconds(config: TrainConfig, tokens: int, layout: Layout, machine: Machine, bf16: bool) -> float:
+    """Return the time that ``tokens`` of training take: of their steps by parts, or by FLOPs at the machine's rate."""
+    if step := layout_step(config, layout, machine, bf16):
+        sequences = layout.devices * layout.micro_batch * layout.micro_steps
+        return tokens / (sequences * config.model.context_length) * step.total
+    work = flops_per_token(config.model, causal=False)
+    work *= RECOMPUTE if layout.checkpoint_activations == "block" else 1
+    return tokens * work / (machine.rate * layout.devices)
+
+
+def busy_layout(config: TrainConfig, batch: int) -> Layout:
+    """Return a layout to reckon the time of a ``batch`` of sequences with, whatever memory it needs."""
+    share = max(1, batch // (config.devices * config.nodes))
+    size = max(1, BUSY_TOKENS // config.model.context_length) if config.micro_batch == "auto" else config.micro_batch
+    size = min(size, share)
+    return Layout(config.devices * config.nodes, 1, size, -(-share // size), config.checkpoint_activations)
 
 
 def candidates(config: TrainConfig, batch: int, device: str) -> Iterator[Layout]:
@@ -100,15 +134,18 @@ def why_no_compiling(device: str) -> str | None:
     return None
 
 
-def pick_compile(config: TrainConfig, tokens: int, machine: Machine, can_compile: bool = True) -> tuple[bool, bool]:
+def pick_compile(
+    config: TrainConfig, tokens: int, batch: int, machine: Machine, can_compile: bool = True
+) -> tuple[bool, bool]:
     """Return whether to compile the blocks, and whether the softmax of the loss: as asked, or by ``auto``.
 
-    Blocks are compiled where the run is long enough to repay it. The softmax goes with them, and on a GPU by itself:
-    it is a quick compilation, of one shape for most sizes, and reads the logits a third as often.
+    Blocks are compiled where the run of ``tokens``, ``batch`` sequences a step, is long enough to repay it. The softmax
+    goes with them, and on a GPU by itself: it is a quick compilation, of one shape for most sizes, and reads the logits
+    a third as often.
     """
     if config.compile != "auto":
         return config.compile is True, config.compile is not False
-    seconds = tokens * flops_per_token(config.model) / machine.rate
+    seconds = training_seconds(config, tokens, busy_layout(config, batch), machine, bf16=config.precision != "fp32")
     blocks = can_compile and seconds > COMPILE_PAYS_SECONDS[machine.device]
     return blocks, blocks or (can_compile and machine.device == "cuda")
 

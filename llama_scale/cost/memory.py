@@ -11,6 +11,15 @@ BFLOAT16 = 2
 
 # Logits that the chunked head holds at a time, by device type.
 HEAD_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 27}
+# cuBLAS takes 32 MiB on an H100 or H200 for each thread that calls it, here forward and backward. Beyond the tensors
+# that are counted, nine peaks measured on an H200 have 66 to 102 MiB, and M5's 279 (docs/results/gpu.md).
+WORKSPACES = {"cpu": 0, "cuda": 64 * MIB}
+
+
+def head_rows(tokens: int, vocab_size: int, device: str) -> int:
+    """Return the rows of logits that the chunked head holds at a time: ``tokens`` in parts as equal as can be."""
+    parts = -(-tokens // max(1, HEAD_LOGITS[device] // vocab_size))
+    return -(-tokens // parts)
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,7 @@ class Memory:
     compute_copy: int
     activations: int
     logits: int
+    workspaces: int = 0
 
     @property
     def total(self) -> int:
@@ -55,6 +65,19 @@ def block_activations(config: ModelConfig, bf16: bool, fused_norm: bool, compile
     return norms + width * (inputs + 4 * ff) + attention
 
 
+def logit_bytes(bf16: bool, compiled: bool, parts: int) -> int:
+    """Return the bytes that the chunked head holds for a logit: product, float32 copy, gradient; see loss.py.
+
+    Compiled code makes the gradient from the product. Eager code works in float32, in place where the product is that.
+    The gradient of the part before lives until the next one takes its name.
+    """
+    width = BFLOAT16 if bf16 else FLOAT32
+    before = width if parts > 1 else 0
+    if compiled:
+        return before + 2 * width
+    return before + (2 * width + FLOAT32 if bf16 else FLOAT32)
+
+
 def training_memory(
     config: ModelConfig,
     micro_batch: int,
@@ -64,6 +87,7 @@ def training_memory(
     device: str = "cuda",
     compiled: bool = False,
     micro_steps: int = 2,
+    compiled_loss: bool | None = None,
 ) -> Memory:
     """Estimate the peak memory in bytes on each device of a training step with AdamW.
 
@@ -72,11 +96,10 @@ def training_memory(
     beyond that counts. Weights, gradients and both moments are in float32, split over ``shards`` devices. Under bf16
     autocast each matrix has a bf16 copy that the backward pass needs, so it is not split. With
     ``checkpoint_activations`` "block" the input of each block is kept and one block is recomputed at a time. The logits
-    are a chunk in float32, as product and as gradient, beside the gradients of the head's input and weight.
-    ``compiled`` is said of the blocks.
+    are those of a chunk (see logit_bytes) beside the head's input and the gradients of its input and weight.
+    ``compiled`` is said of the blocks, and of the loss where ``compiled_loss`` does not say otherwise.
     """
     count = count_parameters(config)
-    width = BFLOAT16 if bf16 else FLOAT32
     d, tokens = config.d_model, micro_batch * config.context_length
     fused_norm = device == "cuda"
     # Bytes of activations for each token: of all blocks, or their inputs and one block in full.
@@ -87,15 +110,16 @@ def training_memory(
     per_token += FLOAT32 * ((d if fused_norm else 2 * d) + 1)  # the last norm
     angles = (2 if compiled else 4) * config.context_length * config.head_dim  # cosines and sines, for q and for k
     rotary = BFLOAT16 * config.n_layers * angles if bf16 else 0
-    rows = min(tokens, max(1, HEAD_LOGITS[device] // config.vocab_size))
+    rows = head_rows(tokens, config.vocab_size, device)
     # Two blocks and the tables are whole while they are computed with.
     tables, two_blocks = count.total - count.non_embedding, 2 * (count.non_embedding // config.n_layers)
     gathered = FLOAT32 * (two_blocks + tables) if shards > 1 else 0
     split = FLOAT32 * -(-count.total // shards)
     compute_copy = BFLOAT16 * count.matmul if bf16 else 0
     activations = tokens * per_token + rotary
-    logits = rows * config.vocab_size * (FLOAT32 + 2 * width)
-    logits += FLOAT32 * (tokens + config.vocab_size) * d
+    compiled_loss = compiled if compiled_loss is None else compiled_loss
+    logits = rows * config.vocab_size * logit_bytes(bf16, compiled_loss, parts=-(-tokens // rows))
+    logits += FLOAT32 * (2 * tokens + config.vocab_size) * d
     freed = compute_copy + activations + logits if micro_steps == 1 else 0
     return Memory(
         parameters=split + gathered,
@@ -104,4 +128,5 @@ def training_memory(
         compute_copy=compute_copy,
         activations=activations,
         logits=logits,
+        workspaces=WORKSPACES[device],
     )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from llama_scale.cost.memory import HEAD_LOGITS
+from llama_scale.cost.memory import head_rows
 
 # logits (R, V), targets (R, 1) and a factor -> nats () and gradient (R, V): see ``nll_and_grad``
 NllAndGrad = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -53,11 +53,9 @@ def linear_cross_entropy(
     autocast's type where that is on, and the weight is cast to it once. ``nll_and_grad`` is the
     function above, or that compiled.
     """
-    most = max(1, HEAD_LOGITS[hidden.device.type] // len(weight))
-    parts = -(-len(targets) // most)
     # Compiled code is for one shape, so the parts are as equal as can be: 100 rows of which 30 may
     # be held are four times 25, not 30, 30, 30 and 10.
-    rows = -(-len(targets) // parts)
+    rows = head_rows(len(targets), len(weight), hidden.device.type)
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         return _LinearCrossEntropy.apply(hidden, weight, targets, rows, nll_and_grad)
     weight = weight.to(product_type(weight))

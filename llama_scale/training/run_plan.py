@@ -18,7 +18,7 @@ from llama_scale.checkpoint.folder import verify
 from llama_scale.config import FinetuneConfig, ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml, with_new_names
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.dry_run import recipe_lines
-from llama_scale.cost.hardware import DEFAULT_MFU, GIB, Machine, describe_machine
+from llama_scale.cost.hardware import GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, layout_memory, pick_compile, pick_layout, why_no_compiling
 from llama_scale.data.shards import Tokens, open_tokens
 from llama_scale.device import pick_device, pick_precision, set_threads
@@ -85,7 +85,7 @@ def plan_run(config: TrainConfig) -> Run:
     config = as_begun(config, folder)
     recipe = resolve(config)
     set_threads(config.threads)
-    machine = describe_machine(None, DEFAULT_MFU, pick_device(config.device), config.threads, config.memory_share)
+    machine = describe_machine(None, None, pick_device(config.device), config.threads, config.memory_share)
     device = machine.device
     bf16, why = pick_precision(config.precision, device, config.model.d_model, config.model.d_ff)
     process = find_rank(config.devices, config.nodes)
@@ -93,7 +93,7 @@ def plan_run(config: TrainConfig) -> Run:
     reason = why_no_compiling(device)
     if reason and config.compile in (True, "loss"):
         raise InputError(f"compile: {config.compile} cannot work here: {reason}; mend that, or set compile to false")
-    compiled, compile_loss = pick_compile(config, recipe.tokens, machine, reason is None)
+    compiled, compile_loss = pick_compile(config, recipe.tokens, recipe.batch, machine, reason is None)
     layout = fit_layout(config, recipe.batch, bf16, compiled, machine)
     run = Run(
         config=config,

@@ -1,9 +1,15 @@
 """What may be wrong with a file that a command reads: each kind makes the file so."""
 
+import gc
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
+
+from llama_scale.cli import run_cli
 
 KINDS: dict[str, Callable[[Path, bytes], object]] = {
     "missing": lambda path, content: None,
@@ -48,3 +54,18 @@ def spoil(path: Path, kind: str) -> None:
     content = path.read_bytes()
     path.unlink()
     KINDS[kind](path, content)
+
+
+def outcome(command, argv: list[str]) -> int:
+    """Run a command in this process as its script does; return its exit code."""
+    threads, handlers = torch.get_num_threads(), [(n, signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        run_cli(lambda: command.main(list(argv)), name="command")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    finally:
+        torch.set_num_threads(threads)
+        gc.enable()
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    return 0

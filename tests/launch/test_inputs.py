@@ -1,17 +1,13 @@
 """Whatever stands in the place of a file that a command reads: one line and exit code 2, or it does not matter."""
 
-import gc
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
-import torch
 
 from launch import collect, export, sample, study, track, train
-from llama_scale.cli import run_cli
 from llama_scale.files import read_json
-from tests.launch.inputs import KINDS, spoil
+from tests.launch.inputs import KINDS, outcome, spoil
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "version_0_1"
 RUN, STOPPED = "runs/old/Q1-8k-seed0", "runs/stopped"
@@ -68,21 +64,6 @@ def workplace(exported, tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr("llama_scale.files.LOCK_PATIENCE", 0.1)
     return root
-
-
-def outcome(command, argv: list[str]) -> int:
-    """Run a command in this process as its script does; return its exit code."""
-    threads, handlers = torch.get_num_threads(), [(n, signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        run_cli(lambda: command.main(list(argv)), name="command")
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    finally:
-        torch.set_num_threads(threads)
-        gc.enable()
-        for number, handler in handlers:
-            signal.signal(number, handler)
-    return 0
 
 
 @pytest.mark.parametrize(("name", "file", "kind"), MARKED, ids=lambda value: str(value).replace("/", "_"))

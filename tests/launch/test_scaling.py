@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llama_scale.errors import InputError
+from llama_scale.files import read_json
 from llama_scale.scaling.fitting.points import parse_columns, read_points
 from tests.conftest import ROOT, run_script
 from tests.llama_scale.scaling.helpers import TRUE
@@ -41,7 +42,7 @@ def test_fit_writes_laws_and_prints_them(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    laws = json.loads((tmp_path / "out" / "laws.json").read_text())
+    laws = read_json(tmp_path / "out" / "laws.json")
     alpha = laws["laws"]["surface"]["parameters"]["alpha"]
     assert alpha["low"] < TRUE.alpha < alpha["high"]
     assert f"alpha  {alpha['value']:.4f}" in done.stdout
@@ -56,7 +57,7 @@ def test_json_and_report_without_points_in_the_folder(tmp_path):
     flags = ("fit", "runs.csv", "--resamples=100", "--where", "N>2e5", "--out", "out", "--json")
     done = run_script("scaling.py", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == json.loads((tmp_path / "out" / "laws.json").read_text())
+    assert json.loads(done.stdout) == read_json(tmp_path / "out" / "laws.json")
     assert json.loads(done.stdout)["points"]["fitted"] == 12
     missing = run_script("scaling.py", "report", "out", cwd=tmp_path)
     assert missing.returncode == 2
@@ -133,7 +134,7 @@ def test_a_terminal_in_another_encoding_costs_nothing(tmp_path, monkeypatch, enc
     flags = ("fit", "runs.csv", "--out", "out", "--resamples=100", "--form=additive", "--delta=2e-3")
     done = subprocess.run([sys.executable, ROOT / "launch" / "scaling.py", *flags], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr
-    laws = json.loads((tmp_path / "out" / "laws.json").read_text())
+    laws = read_json(tmp_path / "out" / "laws.json")
     assert laws["laws"]["surface"]["objective"]["kind"] == "sum of Huber(0.002) of log loss"
     shown = done.stdout.decode(encoding)
     assert ("×10" in shown) == (encoding == "utf-8") or encoding == "latin-1"

@@ -5,7 +5,8 @@ from collections import defaultdict
 
 from llama_scale.config import CONFIGS, load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
-from llama_scale.cost.hardware import GIB
+from llama_scale.cost.hardware import GIB, HARDWARE, describe_machine
+from llama_scale.cost.layout import busy_layout, training_seconds
 from llama_scale.cost.memory import training_memory
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import check_design
@@ -34,11 +35,14 @@ SMALL_RUN_FLOPS = 38e9  # a second on one CPU thread: T1 to T4 reached 31 to 42e
 def describe(study: Study) -> str:
     """Return the study's runs with their cost, what they would forecast, and its commands."""
     total, config, budget = sum(r.spent for r in study.runs), study.config, study.config.budget
+    by_parts = budget.by_parts and HARDWARE[budget.gpu.lower()].bandwidth is not None
+    how = f"at {budget.share_of_peak:.0%} of its dense bf16 peak"
+    how = "each run alone on it, compiled, by the parts of a step as measured on an H200" if by_parts else how
     lines = [
         *run_table(study),
         f"{len(study.runs)} runs, {total:.3g} FLOPs (exact, causal attention); N is non-embedding",
-        f"hours: {hours(study, total):.3g} of one {budget.gpu} in all, at {budget.mfu:.0%} of its "
-        "dense bf16 peak; memory: one sequence at a time, weights in float32, without compile",
+        f"hours: {sum(hours(study, run) for run in study.runs):.3g} of one {budget.gpu} in all, {how}; "
+        "memory: one sequence at a time, weights in float32, without compile",
         f"runs at a time: {config.parallel}; threads of each: {config.threads or 'auto'}",
         *(describe_time_here(study) if config.device == "cpu" and config.executor == "local" else []),
         *(describe_forecast(study) if config.law == "loss" else []),
@@ -58,7 +62,7 @@ def run_table(study: Study) -> list[str]:
         lines.append(
             f"{run.name:<{wide}}{N:>24,}{recipe.tokens:>18,}{recipe.tokens / N:>8.1f}"
             f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.spent:>11.3g}"
-            f"{memory(run) / GIB:>7.2f} GiB{hours(study, run.spent):>9.3g}"
+            f"{memory(run) / GIB:>7.2f} GiB{hours(study, run):>9.3g}"
         )
     return lines
 
@@ -77,9 +81,8 @@ def describe_time_here(study: Study) -> list[str]:
     after = names[names.index(FORECAST) :] if FORECAST in names else []
     last = [run for run in study.runs if f"train-{run.name}" in after]
     first = sum(seconds for name, seconds in work.items() if name not in {run.name for run in last})
-    chains: dict[tuple[str, int], float] = defaultdict(
-        float
-    )  # what one seed of a size takes one after the other: a trunk and its branches
+    # What one seed of a size takes one after the other: a trunk and its branches.
+    chains: dict[tuple[str, int], float] = defaultdict(float)
     for run in last:
         chains[run.config.size, run.config.seed] += work[run.name]
     waiting = max([sum(chains.values()) / places, *chains.values()]) if chains else 0.0
@@ -92,10 +95,15 @@ def describe_time_here(study: Study) -> list[str]:
     ]
 
 
-def hours(study: Study, flops: float) -> float:
-    """Return the hours of one of the study's GPUs that training FLOPs take."""
+def hours(study: Study, run: PlannedRun) -> float:
+    """Return the hours of one of the study's GPUs that a run adds to its cost."""
     budget = study.config.budget
-    return flops / (peak(budget.gpu) * budget.mfu * HOUR)
+    machine = describe_machine(budget.gpu.lower(), None, run.config.device, run.config.threads)
+    if not budget.by_parts or machine.card is None:
+        return run.spent / (peak(budget.gpu) * budget.share_of_peak * HOUR)
+    layout = busy_layout(run.config, run.recipe.batch)
+    seconds = training_seconds(run.config, run.recipe.tokens, layout, machine, run.config.precision != "fp32")
+    return run.spent / run.flops * seconds * layout.devices / HOUR
 
 
 def memory(run: PlannedRun) -> int:

@@ -73,20 +73,31 @@ class Budget:
         flops: Exact training FLOPs.
         gpu_hours: GPU-hours, instead of FLOPs.
         gpu: The GPU, as h200; the hours of the dry run are those of one of them.
-        mfu: Share of the GPU's dense bf16 peak that training reaches.
+        mfu: Share of the GPU's dense bf16 peak that training reaches; null is .4 for a budget of hours, and else what
+            a step's parts take where they were measured.
     """
 
     flops: float | None = None
     gpu_hours: float | None = None
     gpu: str = "h200"
-    mfu: float = DEFAULT_MFU
+    mfu: float | None = None
+
+    @property
+    def share_of_peak(self) -> float:
+        """The share of the peak that hours and FLOPs are converted with."""
+        return DEFAULT_MFU if self.mfu is None else self.mfu
+
+    @property
+    def by_parts(self) -> bool:
+        """Whether hours are those of each run's steps by their parts, not its FLOPs at a share of the peak."""
+        return self.mfu is None and self.gpu_hours is None
 
     @property
     def total(self) -> float | None:
         """The budget in FLOPs; None where the grids alone say what is run."""
         if self.flops is None and self.gpu_hours is None:
             return None
-        return budget(self.flops, self.gpu_hours, self.gpu, self.mfu)
+        return budget(self.flops, self.gpu_hours, self.gpu, self.share_of_peak)
 
 
 class GridRun(NamedTuple):

@@ -10,6 +10,7 @@ import torch
 from benchmarks.training import table
 from benchmarks.training.interleave import Contender, ContenderError, ContenderOutOfMemory, run_interleaved, summarize
 from llama_scale.cli import parse
+from llama_scale.cost.accounting import flops_per_token
 from llama_scale.errors import InputError
 from tests.benchmarks.training.helpers import measured_worker
 from tests.conftest import ROOT, run_script
@@ -141,6 +142,20 @@ def test_a_peer_that_fails_is_left_out_at_once(monkeypatch):
     measured = table.measure(table.TableRow("Q1", [8, 4], peers=["transformers"]), config, 1e9, None)
     assert tried == [[("llama_scale", 8), ("transformers", 8)], [("llama_scale", 8)]]
     assert measured["left_out"] == {"transformers": "no such module"}
+
+
+@pytest.mark.parametrize(
+    ("row", "rate"),  # tokens a second, measured on an H200
+    [(table.TableRow("M3", [16]), 140_950), (table.TableRow("M4", [8], accumulate=8), 29_428)],
+)
+def test_the_forecast_is_that_of_the_dry_run(row, rate):
+    config = table.TableBenchmark("gpu", [row], device="cuda", precision="bf16")
+    job = table.make_job(row, config, row.micro_batches[0])
+    told = table.dry_run_estimate(row.model_config, job, "NVIDIA H200")
+    assert told["tokens_per_second"] == pytest.approx(rate, rel=0.03)
+    a100 = table.dry_run_estimate(row.model_config, job, "NVIDIA A100-SXM4-80GB")
+    share = 0.4 * 312e12 / flops_per_token(row.model_config, causal=False)
+    assert a100["tokens_per_second"] == pytest.approx(share)
 
 
 def test_a_row_that_fails_does_not_end_the_table(tmp_path, monkeypatch, capsys):

@@ -47,12 +47,14 @@ def test_table():
     result = {
         "size": "M1", "tokens_per_step": 2048, "device": "cpu", "threads": 2,
         "matmul_ceiling": 3.28e11, "matmul_ceiling_quartiles": [3.1e11, 3.4e11], "contenders": [ours, peer],
+        "precision": {"value": "fp32", "source": "as asked"},
     }  # fmt: skip
-    title, head, *rows = table(result).splitlines()
+    title, precision, head, *rows = table(result).splitlines()
     assert (
         title
         == "M1, 2,048 tokens a step, cpu, 2 threads, matrix products reach 328 GFLOP/s (310 to 340) in the same turns"
     )
+    assert precision == "precision fp32: as asked"
     assert head.split("  ")[0] == "contender" and head.endswith("  first loss")
     assert [" ".join(line.split()) for line in rows] == [
         "llama_scale fp32 2,274 900.5 - - 50.0% 1.00 1.00x (1.00 to 1.00) 10.40000",

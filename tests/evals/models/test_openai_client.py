@@ -12,9 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from evals.models import openai_client
-from evals.models.openai_client import Ask, OpenAIClient, ServerConfig, Usage
+from evals.models.openai_client import Ask, OpenAIClient, Usage
 from evals.models.request import Request
 from evals.models.server import ServerCompleter
+from evals.models.server_config import ServerConfig
 from llama_scale.errors import InputError
 from llama_scale.generation.config import SamplingConfig
 

@@ -196,7 +196,7 @@ def test_bombs_end(box, language):
 def suite(*rows):
     config = AppsConfig()
     problems = [apps.parse_problem(Row("", "", row), row["problem_id"]) for row in rows]
-    return Suite(config, [apps._task(problem, config) for problem in problems], {})
+    return Suite(config, [apps.task(problem, config) for problem in problems], {})
 
 
 def test_a_missing_tool_is_not_measured_and_never_passed(box, monkeypatch):

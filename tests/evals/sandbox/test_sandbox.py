@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from evals.sandbox import wire, worker
-from evals.sandbox.pool import Sandbox
+from evals.sandbox.pool import ATTACKS, HONEST, Sandbox
 from evals.sandbox.types import Program, Script, Verdict
 from llama_scale.errors import InputError
 from tests.conftest import ROOT
@@ -235,9 +235,7 @@ def test_it_refuses_without_walls():
 
 
 def test_it_refuses_when_an_attack_succeeds(monkeypatch):
-    from evals.sandbox import self_test
-
-    monkeypatch.setitem(self_test.ATTACKS, "honest", self_test.HONEST["square"])
+    monkeypatch.setitem(ATTACKS, "honest", HONEST["square"])
     with pytest.raises(InputError, match="the attack 'honest' succeeded"):
         Sandbox(1)
 

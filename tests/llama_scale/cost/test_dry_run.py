@@ -27,13 +27,18 @@ def test_verdicts(size, hardware, gib):
     assert cost["fits"] == (cost["memory"]["total"] <= cost["memory_available"])
     assert cost["tokens"] == pytest.approx(20 * cost["n_params_non_embedding"], rel=1e-3)
     full = cost["tokens"] * cost["flops_per_token_full"]
-    assert cost["hours"] == pytest.approx(full / (0.4 * 989e12) / 3600)
+    asked = run_cost(size, hardware, mfu=0.3).to_dict()
+    assert asked["hours"] == pytest.approx(full / (0.3 * 989e12) / 3600)
+    assert asked["step_seconds"] is None and asked["rate"] == "30 % of 989 TFLOP/s"
+    assert cost["hours"] == pytest.approx(cost["steps"] * cost["step_seconds"]["total"] / 3600, rel=1e-3)
 
 
 def test_devices_share_the_time_and_the_weights():
-    one, eight = run_cost("M5", "h200"), run_cost("M5", "h200", devices=8, strategy="fsdp")
+    one, eight = (run_cost("M5", "h200", mfu=0.4, **more) for more in ({}, {"devices": 8, "strategy": "fsdp"}))
     assert eight.to_dict()["device_hours"] == pytest.approx(one.to_dict()["device_hours"])
     assert eight.hours == pytest.approx(one.hours / 8)
+    one, eight = (run_cost("M5", "h200", **more) for more in ({}, {"devices": 8, "strategy": "fsdp"}))
+    assert 0.75 * one.hours / 8 < eight.hours < one.hours / 8  # larger micro-batches, an eighth of the optimizer each
     assert eight.memory.total < one.memory.total
     assert eight.layout.shards == 8 and eight.layout.micro_batch > 1
 
@@ -47,6 +52,18 @@ def test_dry_run_from_the_command_line(tmp_path):
     assert told["steps"] * told["batch_tokens"] == told["tokens"]
     assert told["memory"]["total"] == sum(v for k, v in told["memory"].items() if k != "total")
     assert not list(tmp_path.iterdir())
+
+
+def test_other_cards_and_float32_are_reckoned_at_a_share_of_the_peak():
+    a100 = run_cost("M2", "a100")
+    assert a100.to_dict()["rate"] == "40 % of 312 TFLOP/s" and a100.step is None
+    assert run_cost("M2", "h200", precision="fp32").step is None
+
+
+def test_the_law_of_the_time_is_printed():
+    text = str(run_cost("M2", "h200"))
+    assert "[70% of the peak in matrix products" in text and "measured on an H200]" in text
+    assert "measured on an H200" not in str(run_cost("M2", "h200", mfu=0.4))
 
 
 def test_dry_run_builds_no_model_and_loads_no_lightning(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from llama_scale.config import OptimConfig, TrainConfig, load_size
 from llama_scale.cost.accounting import count_parameters, flops_per_token
-from llama_scale.cost.hardware import GIB, Machine
+from llama_scale.cost.hardware import GIB, Machine, describe_machine
 from llama_scale.cost.layout import Layout, layout_memory, pick_compile, why_no_compiling
 from llama_scale.errors import InputError
 from tests.llama_scale.cost.helpers import run_cost
@@ -55,16 +55,26 @@ def gpu(rate: float = 400e12) -> Machine:
 )
 def test_what_is_compiled_on_a_gpu(seconds, setting, compiler, compiled):
     config = TrainConfig(load_size("S4"), compile=setting)
-    tokens = round(seconds * 400e12 / flops_per_token(config.model))
-    assert pick_compile(config, tokens, gpu(), compiler) == compiled
+    tokens = round(seconds * 400e12 / flops_per_token(config.model, causal=False))
+    assert pick_compile(config, tokens, 8, gpu(), compiler) == compiled
 
 
 def test_a_short_run_on_a_cpu_compiles_nothing():
     machine = replace(gpu(rate=30e9), device="cpu")
     config = TrainConfig(load_size("S4"))
-    tokens = round(30e9 / flops_per_token(config.model))
-    assert pick_compile(config, 599 * tokens, machine) == (False, False)
-    assert pick_compile(config, 602 * tokens, machine) == (True, True)
+    tokens = round(30e9 / flops_per_token(config.model, causal=False))
+    assert pick_compile(config, 599 * tokens, 2, machine) == (False, False)
+    assert pick_compile(config, 602 * tokens, 2, machine) == (True, True)
+
+
+def test_launches_count_for_what_is_compiled():
+    # 8,192 tokens of S4 are 2 ms of FLOPs at 40 %, and 22 ms of launches: 25 s are 1,136 steps.
+    config = TrainConfig(load_size("S4"))
+    by_parts = describe_machine("h200", None, "auto", None)
+    by_share = describe_machine("h200", 0.4, "auto", None)
+    assert pick_compile(config, 8192 * 1200, 4, by_parts) == (True, True)
+    assert pick_compile(config, 8192 * 1000, 4, by_parts) == (False, True)
+    assert pick_compile(config, 8192 * 1200, 4, by_share) == (False, True)
 
 
 def test_what_torch_compile_needs(monkeypatch, tmp_path):

@@ -1,12 +1,16 @@
 """Memory against the tensors that autograd and the optimizer keep."""
 
+import weakref
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llama_scale.config import ModelConfig, load_size
 from llama_scale.cost.accounting import count_parameters
-from llama_scale.cost.memory import BFLOAT16, block_activations, training_memory
+from llama_scale.cost.memory import BFLOAT16, HEAD_LOGITS, block_activations, training_memory
 from llama_scale.model.llama import Llama
+from llama_scale.model.loss import linear_cross_entropy
 
 
 def test_memory_of_weights_and_optimizer_is_exact():
@@ -81,7 +85,7 @@ def test_gradients_take_the_place_of_what_the_backward_pass_frees():
     assert one.gradients == 0  # 26 GiB come, 60 GiB go
     config = ModelConfig(d_model=512, n_layers=2, n_heads=8, d_ff=1376, context_length=16)
     small = training_memory(config, 1, False, micro_steps=1)
-    freed = small.compute_copy + small.activations + small.logits
+    freed = small.compute_copy + small.activations + small.logits  # not cuBLAS's workspaces
     assert small.gradients == 4 * count_parameters(config).total - freed > 0
 
 
@@ -92,3 +96,62 @@ def test_shards_divide_weights_gradients_and_moments():
     assert split.optimizer == pytest.approx(whole.optimizer / 8, rel=1e-6)
     assert whole.parameters / 8 < split.parameters < whole.parameters / 4
     assert split.activations == whole.activations
+
+
+class LiveBytes(TorchDispatchMode):
+    """Follows the bytes of the storages that operators return and that live: ``now``, and the most, ``peak``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(value, torch.Tensor):
+                storage = value.untyped_storage()
+                if storage._cdata not in self.sizes:
+                    self.sizes[storage._cdata] = storage.nbytes()
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self.forget, storage._cdata)
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def forget(self, key: int) -> None:
+        self.now -= self.sizes.pop(key)
+
+
+@pytest.mark.parametrize("rows", [128, 512])  # four parts and one
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_head_holds_what_is_counted(bf16, rows, monkeypatch):
+    config = ModelConfig(16, 1, 1, 32, vocab_size=4000, context_length=512)
+    monkeypatch.setitem(HEAD_LOGITS, "cpu", rows * 4000)
+    weight = Llama(config).head.weight
+    with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+        hidden = torch.zeros(512, 16).requires_grad_()
+        linear_cross_entropy(hidden, weight, torch.zeros(512, dtype=torch.long))
+    memory = training_memory(config, 1, bf16, device="cpu")
+    of_weight = 2 * weight.numel() if bf16 else weight.nbytes  # its copy, or itself
+    assert live.peak == pytest.approx(memory.logits + of_weight, rel=0.02)
+
+
+# size, micro-batch, micro-steps, compiled, bytes at the peak: measured on an H200 (docs/results/gpu.md); S1 to S4 and
+# the eager M1, with deterministic kernels, are runs of the trainer
+MEASURED = [
+    ("M2", 32, 1, True, 24765431296),
+    ("M3", 16, 1, True, 38836257280),
+    ("M4", 8, 8, True, 101227007488),
+    ("M5", 4, 1, True, 136202633728),
+    ("M1", 32, 1, False, 7083707392),
+    ("S1", 4, 1, True, 1040776704),
+    ("S2", 4, 1, True, 1274495488),
+    ("S3", 4, 1, True, 1538217472),
+    ("S4", 4, 1, True, 1912669184),
+]
+
+
+@pytest.mark.parametrize(("size", "micro_batch", "micro_steps", "compiled", "measured"), MEASURED)
+def test_peaks_measured_on_a_gpu(size, micro_batch, micro_steps, compiled, measured):
+    told = training_memory(load_size(size), micro_batch, True, compiled=compiled, micro_steps=micro_steps).total
+    assert told == pytest.approx(measured, rel=0.01)

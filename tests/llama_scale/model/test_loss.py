@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llama_scale.model import loss as module
+from llama_scale.cost.memory import HEAD_LOGITS
 from llama_scale.model.loss import linear_cross_entropy, nll_and_grad, nll_and_grad_of_copy
 
 compiled = torch.compile(nll_and_grad_of_copy, dynamic=False)
@@ -15,7 +15,7 @@ compiled = torch.compile(nll_and_grad_of_copy, dynamic=False)
     ("rows", "how"), [(1, nll_and_grad), (7, nll_and_grad), (50, nll_and_grad), (1000, nll_and_grad), (25, compiled)]
 )
 def test_equals_the_plain_form(rows, how, monkeypatch):
-    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", rows * 40)
+    monkeypatch.setitem(HEAD_LOGITS, "cpu", rows * 40)
     generator = torch.Generator().manual_seed(rows)
     hidden = torch.randn(50, 16, generator=generator, requires_grad=True)
     weight = torch.randn(40, 16, generator=generator, requires_grad=True)
@@ -58,7 +58,7 @@ def test_a_frozen_head_costs_no_gradient_and_changes_no_other(monkeypatch):
 
 
 def test_gradient_by_finite_differences(monkeypatch):
-    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", 3 * 11)
+    monkeypatch.setitem(HEAD_LOGITS, "cpu", 3 * 11)
     hidden = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(11, 5, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, 11, (8,))
@@ -113,7 +113,7 @@ class Casts(TorchDispatchMode):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("cache", [True, False])
 def test_the_weight_is_cast_once_for_all_parts(training, cache, monkeypatch):
-    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", 7 * 40)
+    monkeypatch.setitem(HEAD_LOGITS, "cpu", 7 * 40)
     hidden, weight = torch.randn(24, 16), torch.randn(40, 16, requires_grad=True)
     targets = torch.randint(0, 40, (24,))
     casts = Casts(weight.shape)
@@ -124,7 +124,7 @@ def test_the_weight_is_cast_once_for_all_parts(training, cache, monkeypatch):
 
 def test_bf16_equals_autocast_around_plain_products(monkeypatch):
     """Four parts, each product under autocast by hand: the same bits."""
-    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", 6 * 40)
+    monkeypatch.setitem(HEAD_LOGITS, "cpu", 6 * 40)
     hidden = torch.randn(24, 16, requires_grad=True)
     weight = torch.randn(40, 16, requires_grad=True)
     targets = torch.randint(0, 40, (24,))
@@ -166,7 +166,7 @@ def test_bf16_logits_are_graded_in_float32(how):
 
 
 def test_rows_are_shared_out_evenly(monkeypatch):
-    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", 7 * 40)
+    monkeypatch.setitem(HEAD_LOGITS, "cpu", 7 * 40)
     counts = []
 
     def count(logits, target, share):

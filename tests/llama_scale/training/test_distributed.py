@@ -151,7 +151,7 @@ def test_fsdp_begins_with_the_weights_of_one_process(alone, tiny_data, tmp_path)
     cut_back(run, 15)
     done = run_script("train.py", *argv, cwd=tmp_path)
     assert done.returncode == 0 and "step-00000010" in done.stdout, done.stderr
-    assert "shard-00002-model-00001-of-00001.safetensors: checksum" in done.stderr
+    assert "shard-00002-model-00001-of-00001.safetensors: " in done.stderr and "bytes, not" in done.stderr
     check_same(run, alone)
 
 

@@ -57,7 +57,9 @@ def test_budget_scales_the_runs_to_its_flops(plan):
     timed = plan(budget={"gpu_hours": 0.01, "gpu": "h100", "mfu": 0.3})
     total = sum(run.flops for run in timed.runs)
     assert total == pytest.approx(0.01 * 3600 * 0.3 * 989e12, rel=0.01)
-    assert hours(timed, total) == pytest.approx(0.01, rel=0.01)
+    assert sum(hours(timed, run) for run in timed.runs) == pytest.approx(0.01, rel=0.01)
+    unnamed = plan(budget={"gpu_hours": 0.01, "gpu": "h100"})
+    assert sum(hours(unnamed, run) for run in unnamed.runs) == pytest.approx(0.01, rel=0.01)
     with pytest.raises(InputError, match="one of a budget in FLOPs and gpu_hours"):
         plan(budget={"flops": 1e15, "gpu_hours": 1})
 
@@ -70,14 +72,17 @@ def test_variants_tell_equal_runs_apart(plan):
 
 
 def test_dry_run_says_what_the_runs_cost_and_tell(plan):
-    study = plan("--dry-run", runs=[{"sizes": [*SIZES], "tokens": [3e5, 1e6, 3e6]}])
+    of_all = {"runs": [{"sizes": [*SIZES], "tokens": [3e5, 1e6, 3e6]}]}
+    study = plan("--dry-run", **of_all)
     assert study.config.dry_run
     text = describe(study)
     run = study.runs[-1]
     line = next(row for row in text.splitlines() if row.startswith(run.name))
-    assert f"{run.recipe.tokens:,}" in line and f"{hours(study, run.flops):.3g}" in line
+    assert f"{run.recipe.tokens:,}" in line and f"{hours(study, run):.3g}" in line
     assert f"{memory(run) / 2**30:.2f} GiB" in line
     assert "runs at a time: auto; threads of each: 1\n" in text
+    assert "by the parts of a step as measured on an H200" in text
+    assert hours(study, run) > 5 * hours(plan("--budget.mfu=.4", **of_all), run)  # small steps wait for their launches
     both = describe(plan("--parallel=3", threads=None))
     assert "runs at a time: 3; threads of each: auto\n" in both
     N, D = ([r.n_params_non_embedding for r in study.runs], [r.recipe.tokens for r in study.runs])

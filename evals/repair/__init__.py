@@ -1,0 +1,1 @@
+"""Generate, look at the errors, repair: whether that pays, and against what."""

@@ -1,0 +1,194 @@
+"""What sealed rows say: curves over rounds, programs and tokens, each figure with its interval, against resampling."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from evals.metrics.pass_at_k import exact_interval, paired_difference
+from evals.repair.select import choose
+
+Row = dict[str, Any]
+Chain = list[Row]
+
+
+def chains_of(rows: Iterable[Row]) -> dict[str, list[Chain]]:
+    """Return the chains of each arm, by task and sample, each in the order of its rounds."""
+    arms: dict[str, dict[tuple[int, int], Chain]] = {}
+    for row in rows:
+        arms.setdefault(row["arm"], {}).setdefault((row["number"], row["sample"]), []).append(row)
+    return {
+        arm: [sorted(found[place], key=lambda row: row["round"]) for place in sorted(found)]
+        for arm, found in arms.items()
+    }
+
+
+def spent(row: Row) -> int | None:
+    """Return all tokens of a step, prompts and critic included; None where any are not known."""
+    counts = [row[name] for name in ("prompt_tokens", "tokens", "critic_prompt_tokens", "critic_tokens")]
+    return None if None in counts else sum(counts)
+
+
+def tokens_of(chain: Chain) -> int | None:
+    """Return all tokens of a chain."""
+    counts = [spent(row) for row in chain]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
+def rate(values: Sequence[float]) -> Row:
+    """Return a share of tasks with its 95 % interval (Clopper and Pearson's)."""
+    return {"value": sum(values) / len(values), "interval": exact_interval(sum(values), len(values))}
+
+
+def by_task(chains: Sequence[Chain], value: Callable[[Chain], float]) -> list[float]:
+    """Return the mean of a value over the chains of each task."""
+    groups = itertools.groupby(chains, key=lambda chain: chain[0]["number"])
+    return [sum(found) / len(found) for found in ([value(c) for c in group] for _, group in groups)]
+
+
+def point(chains: Sequence[Chain], rule: str) -> Row:
+    """Return what one rule makes of chains as they are: solved, shown and not solved, programs and tokens spent."""
+    chosen = [choose(chain, rule) for chain in chains]
+    held = [row for row in chosen if row["passed"]]
+    known = [tokens_of(chain) for chain in chains]
+    false = sum(not row["solved"] for row in held)
+    return {
+        "solved": sum(row["solved"] for row in chosen),
+        "chains": len(chains),
+        "rate": rate(by_task(chains, lambda chain: float(choose(chain, rule)["solved"]))),
+        "holds_visible": len(held),
+        "shown_not_solved": false,
+        "shown_not_solved_interval": exact_interval(false, len(held)) if held else None,
+        "programs": sum(map(len, chains)),
+        "tokens": None if None in known else sum(count or 0 for count in known),
+    }
+
+
+def cut(chains: Sequence[Chain], programs: int) -> list[Chain]:
+    """Return chains as they would be if only so many programs might be drawn."""
+    return [chain[:programs] for chain in chains]
+
+
+def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> Row:
+    """Return the figures of one arm: a curve by programs drawn at most, each rule at the full budget, what failed."""
+    whole, rows = cut(chains, budget), [row for chain in chains for row in chain]
+    repairs = [row for chain in chains for row in chain[1:]]
+    criticized = [row for row in rows if row["critic"]]
+    repeats = sum(row["repeat_of"] is not None for row in repairs)
+    final = [choose(chain, rules[0]) for chain in whole]
+    return {
+        "curve": [{"programs_at_most": n} | point(cut(chains, n), rules[0]) for n in range(1, longest(chains) + 1)],
+        "selection": {rule: point(whole, rule) for rule in rules},
+        "repairs": len(repairs),
+        "repeats": repeats,
+        "repeats_interval": exact_interval(repeats, len(repairs)) if repairs else None,
+        "refused_feedback": dict(Counter(row["refused"] for row in criticized if row["refused"])),
+        "feedback": len(criticized),
+        "not_taken": sum(not row["taken"] for row in rows),
+        "renamed": sum(bool(row["renamed"]) for row in final),
+        "solved_without_renaming": sum(row["solved"] and not row["renamed"] for row in final),
+        "prompts_truncated": sum(row["prompt_truncated"] for row in rows),
+        "by_first_failure": by_first_failure(whole, rules[0]),
+    }
+
+
+def longest(chains: Sequence[Chain]) -> int:
+    """Return the most programs of a chain."""
+    return max(map(len, chains))
+
+
+def by_first_failure(chains: Sequence[Chain], rule: str) -> dict[str, Row]:
+    """Return how many chains began with each kind of failure, and how many of them end solved."""
+    kinds: dict[str, Row] = {}
+    for chain in chains:
+        if not chain[0]["solved"]:
+            reason = chain[0]["reason"] if not chain[0]["passed"] else "shown but not solved"
+            found = kinds.setdefault(reason, {"chains": 0, "solved": 0})
+            found["chains"] += 1
+            found["solved"] += choose(chain, rule)["solved"]
+    for found in kinds.values():
+        found["interval"] = exact_interval(found["solved"], found["chains"])
+    return dict(sorted(kinds.items(), key=lambda item: -item[1]["chains"]))
+
+
+def against_resample(chains: Sequence[Chain], others: Sequence[Chain], rule: str, budget: int) -> Row:
+    """Return the difference of an arm to resampling, paired by task, at as many programs and at as many tokens.
+
+    At equal programs both may draw ``budget`` of them. At equal tokens resampling may spend what the arm spent on the
+    same task; what a whole number of programs leaves over goes to the next task, so that the sums are alike.
+    """
+    whole, fewer = cut(chains, budget), cut(others, budget)
+    result = {
+        "equal_programs": _difference(whole, fewer, rule) | {"programs": [sum(map(len, whole)), sum(map(len, fewer))]}
+    }
+    if any(tokens_of(chain) is None for chain in (*chains, *others)):
+        return result
+    allowed, taken = 0, []
+    left, lacking = 0, 0
+    for chain, other in zip(whole, others, strict=True):
+        wanted = (tokens_of(chain) or 0) + left
+        allowed += tokens_of(chain) or 0
+        total, count = 0, 0
+        for row in other:
+            cost = spent(row) or 0
+            if count and abs(total + cost - wanted) >= abs(total - wanted):
+                break
+            total, count = total + cost, count + 1
+        part = other[:count]
+        ended = part[-1]["passed"] or count == len(other)
+        lacking += not part[-1]["passed"] and count == len(other) and total < 0.98 * wanted
+        left = 0 if ended and total < wanted else wanted - total
+        taken.append(part)
+    tokens = [allowed, sum(tokens_of(chain) or 0 for chain in taken)]
+    result["equal_tokens"] = _difference(whole, taken, rule) | {"tokens": tokens, "tasks_that_lack_samples": lacking}
+    return result
+
+
+def _difference(chains: Sequence[Chain], others: Sequence[Chain], rule: str) -> Row:
+    solved = [by_task(group, lambda chain: float(choose(chain, rule)["solved"])) for group in (others, chains)]
+    gap, interval = paired_difference(*solved)
+    return {"difference": gap, "interval": interval, "resample": sum(solved[0]), "arm": sum(solved[1])}
+
+
+def figures(rows: Sequence[Row], rules: Sequence[str], budget: int) -> Row:
+    """Return everything that sealed rows say; ``budget`` is the programs that each arm may draw, of ``rules`` the first
+    makes the curves."""
+    arms = chains_of(rows)
+    result: Row = {"arms": {arm: arm_figures(chains, rules, budget) for arm, chains in arms.items()}}
+    for arm, chains in arms.items():
+        if arm != "resample" and "resample" in arms:
+            result["arms"][arm]["against_resample"] = against_resample(chains, arms["resample"], rules[0], budget)
+    first = next(iter(arms.values()))
+    result["n_tasks"] = len({chain[0]["number"] for chain in first})
+    result["task_ids"] = list(dict.fromkeys(chain[0]["task_id"] for chain in first))
+    result["samples"] = len(first) // result["n_tasks"]
+    result["in_words"] = lines(result)
+    return result
+
+
+def verdict_in_words(difference: Row, what: str) -> str:
+    """Say in words whether an arm beat resampling."""
+    low, high = difference["interval"]
+    beat = "beats" if low > 0 else "loses to" if high < 0 else "cannot be told from"
+    points = f"{100 * difference['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{beat} resampling at equal {what}: {points}"
+
+
+def lines(result: Row) -> list[str]:
+    """Return the headline figures, the interval of small samples first."""
+    found = []
+    for arm, data in result["arms"].items():
+        first, last = data["curve"][0], next(iter(data["selection"].values()))
+        low, high = last["rate"]["interval"]
+        tokens = f", {last['tokens']:,} tokens" if last["tokens"] else ""
+        found.append(
+            f"{arm:<16} [{100 * low:.1f}, {100 * high:.1f}] {100 * last['rate']['value']:.1f} %: "
+            f"{first['solved']} -> {last['solved']} of {last['chains']} solved"
+            f"; {last['programs']:,} programs{tokens}"
+            f"; shown but not solved {last['shown_not_solved']} of {last['holds_visible']}"
+            f"; repeats {data['repeats']:,} of {data['repairs']:,}"
+        )
+        for kind, words in (("equal_programs", "programs"), ("equal_tokens", "tokens")):
+            if kind in data.get("against_resample", {}):
+                found.append(f"{'':<16} {verdict_in_words(data['against_resample'][kind], words)}")
+    return found

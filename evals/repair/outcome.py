@@ -1,0 +1,113 @@
+"""Programs run on their visible tests, and made to bear the name that is asked for. No hidden test is within reach."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from evals.repair.split import Visible
+from evals.sandbox.types import SANDBOX_LOST, Failure, Script, Verdict
+from evals.verdicts import Execution
+from llama_scale.errors import InputError
+
+# Run in the sandbox with a program as its input, which it reads and does not run; hostile text is parsed there alone.
+NAMES = """
+import ast, json, sys
+try:
+    body = ast.parse(sys.stdin.read()).body
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    found = [[type(n).__name__, n.name] for n in body if isinstance(n, kinds)]
+    imports = [n for n in body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    found += [["Import", a.asname or a.name] for n in imports for a in n.names]
+    found += [["Name", t.id] for n in body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)]
+    solution = [n for n in body if isinstance(n, ast.ClassDef) and n.name == "Solution"]
+    kinds = kinds[:2]
+    found += [["Method", n.name] for c in solution for n in c.body if isinstance(n, kinds)]
+except Exception:
+    found = []
+print(json.dumps(found[:40]))
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a program on its visible tests: ``held`` of ``tests``; with none it passes if it loads.
+
+    ``failures`` are as in a verdict: what they say of the program's error is its own claim.
+    """
+
+    parses: bool
+    passed: bool
+    held: int
+    tests: int
+    reason: str
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def stage(self) -> Literal["syntax", "tests"]:
+        """How far the program came."""
+        return "tests" if self.parses else "syntax"
+
+
+class VisibleJudge:
+    """Runs programs on the visible tests of their tasks; ``timeout`` is CPU seconds of one program."""
+
+    def __init__(self, visible: Mapping[int, Visible], execution: Execution, timeout: float) -> None:
+        self.visible, self.execution, self.timeout = visible, execution, timeout
+
+    def judge(self, programs: Sequence[tuple[int, str]]) -> list[Outcome]:
+        """Return the outcome of each program, given with the number of its task."""
+        groups = [self.visible[number].programs(source) for number, source in programs]
+        flat = [program for group in groups for program in group]
+        verdicts = iter(self.execution.judge(flat, self.timeout, "visible tests"))
+        outcomes = []
+        for (number, _), group in zip(programs, groups, strict=True):
+            found = [next(verdicts) for _ in group]
+            if any(verdict.reason == SANDBOX_LOST for verdict in found):
+                raise InputError("sandbox: a program was lost with its sandbox; the same command goes on from here")
+            outcomes.append(outcome(self.visible[number], found))
+        return outcomes
+
+    def rename(self, programs: Sequence[tuple[str, str]]) -> list[str]:
+        """Return for each (program, entry) the name of the function that should bear the entry's, or "".
+
+        That is the only function at the top level, where nothing there bears the name and there is no second one: no
+        helper and no test of the model's own is taken for it. Nothing of the program is run.
+        """
+        scripts = [Script(NAMES, source) for source, _ in programs]
+        verdicts = self.execution.judge(scripts, 5.0, "names")
+        return [lone_function(v.output, entry) for v, (_, entry) in zip(verdicts, programs, strict=True)]
+
+
+def outcome(visible: Visible, verdicts: Sequence[Verdict]) -> Outcome:
+    """Return what the verdicts of a program's visible tests say together."""
+    verdict = visible.combine(verdicts)
+    failures: list[Failure] = []
+    for number, (template, found) in enumerate(zip(visible.templates, verdicts, strict=True)):
+        if isinstance(template, Script):
+            failures += [] if found.passed else [Failure("", found.reason, found.output.strip()[:200], number=number)]
+        elif len(verdicts) > 1:  # a program for each test
+            failures += [replace(failure, number=number) for failure in found.failures]
+        else:
+            failures += found.failures
+    parses = all(v.parses for v in verdicts)
+    return Outcome(
+        parses, verdict.passed, verdict.assertions_passed, verdict.assertions, verdict.reason, tuple(failures)
+    )
+
+
+def lone_function(found: str, entry: str) -> str:
+    """Return the only function among the names of a program, as NAMES prints them, if none of them is ``entry``."""
+    try:
+        names = json.loads(found)
+    except ValueError:
+        return ""
+    if not entry or any(name == entry for _, name in names):
+        return ""
+    functions = [(kind, name) for kind, name in names if kind in ("FunctionDef", "AsyncFunctionDef")]
+    return functions[0][1] if len(functions) == 1 and functions[0][0] == "FunctionDef" else ""
+
+
+def renamed_program(program: str, old: str, entry: str) -> str:
+    """Return a program whose function ``old`` bears the name ``entry`` too."""
+    return f"{program.rstrip()}\n\n\n{entry} = {old}\n"

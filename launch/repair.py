@@ -1,0 +1,32 @@
+"""Does letting a model see its errors pay? python launch/repair.py --backend.model runs/NAME --mbpp.data mbpp.jsonl."""
+
+import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
+
+import sys
+
+from llama_scale.cli import parse, run_cli
+from llama_scale.errors import UserError
+
+EXAMPLE = "--backend.model runs/M1-201k-seed0 --suite humaneval --rounds 3"
+FLAGS = {
+    "--allow-unsandboxed": "--execution.allow_unsandboxed=true",
+    "--arms": "--plan.arms",
+    "--rounds": "--plan.rounds",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the arms, seal the journal and print what each arm made of its budget."""
+    from evals.repair.config import RepairConfig
+    from evals.repair.runner import out_folder, run, show
+
+    argv = [FLAGS.get(arg, arg) for arg in (sys.argv[1:] if argv is None else argv)]
+    description = "Generate, criticize, repair: against resampling at equal cost."
+    config = parse(RepairConfig, description, argv, shipped="repair", example=EXAMPLE)
+    if config.replay is None and config.backend.model is None:
+        raise UserError("name a model (--backend.model RUN, FOLDER or URL) or a published log (--replay LOG)")
+    show(run(config, out_folder(config)))
+
+
+if __name__ == "__main__":
+    run_cli(main, resumes=True)

@@ -1,0 +1,224 @@
+"""Pipelines with scripted models: curves as planned, equal budgets, repeats, renaming, hostile and lazy programs."""
+
+import random
+
+import pytest
+
+from evals.repair.figures import against_resample, chains_of, figures
+from evals.repair.loop import parse_arm
+from llama_scale.errors import InputError
+from tests.evals.repair.helpers import block, right, study
+
+
+def wrong(ask, number=0):
+    """A program that parses, is named rightly and gives another wrong value each time."""
+    return f"def add_{ask.key[0] + 11}(x):\n    return {-1000 - sum(ask.key[1:])}\n"
+
+
+def test_an_oracle_that_is_right_in_a_round_gives_the_planned_curve(tmp_path):
+    """Task t is solved in round t by every arm that repairs; the last never."""
+
+    def answer(ask, number):
+        solved = ask.key[1] >= ask.key[0] + 1 or ask.key[:3] == (0, 0, 3)
+        return block(right(ask.key[0] + 11) if solved else wrong(ask))
+
+    result, rows, _ = study(tmp_path, answer, count=5, **{"plan.arms": "resample,tests,logic,generic,syntax"})
+    for arm in ("tests", "logic", "generic"):
+        curve = result["arms"][arm]["curve"]
+        assert [point["solved"] for point in curve] == [0, 1, 2, 3]
+        assert [point["programs"] for point in curve] == [5, 10, 14, 17]
+        assert curve[-1]["rate"]["value"] == 0.6 and curve[-1]["rate"]["interval"] == pytest.approx(
+            [0.1466, 0.9473], abs=1e-4
+        )
+    assert [point["solved"] for point in result["arms"]["resample"]["curve"]][:4] == [0, 0, 0, 1]
+    assert [point["solved"] for point in result["arms"]["syntax"]["curve"]] == [0]
+    assert result["arms"]["tests"]["against_resample"]["equal_programs"]["difference"] == pytest.approx(0.4)
+    assert result["arms"]["tests"]["by_first_failure"] == {
+        "wrong answer": {"chains": 5, "solved": 3, "interval": pytest.approx((0.1466, 0.9473), abs=1e-4)}
+    }
+    first = [row["program"] for row in rows if row["round"] == 0 and row["number"] == 2]
+    assert len(set(first)) == 1, "all arms begin with the same draw"
+
+
+def test_feedback_reaches_the_next_prompt_and_only_that_of_the_arm(tmp_path):
+    _, _, model = study(tmp_path, lambda ask, n: block(wrong(ask)), count=1, **{"plan.arms": "tests,generic"})
+    told = [ask.messages[-1].content for ask in model.asked if ask.key[1] == 1]
+    assert len(told) == 2
+    assert told[0].startswith("This test fails: assert add_11(1) == 12\nThe value is -1000, expected is 12.")
+    assert told[1].startswith("The program is wrong. Try again.\n\n")
+    assert model.asked[-1].messages[-2].content == block(wrong(model.asked[-3])).partition("\n")[2].rpartition("\n")[0]
+
+
+def test_arms_of_equal_budget_spend_equal_programs_and_tokens(tmp_path):
+    """No program ever holds: every arm spends all that it may."""
+    arms = ("tests", "logic", "generic")
+    result, rows, _ = study(
+        tmp_path, lambda ask, n: block(wrong(ask)), count=12, **{"plan.arms": "resample,tests,logic,generic"}
+    )
+    for arm in arms:
+        found = result["arms"][arm]["against_resample"]
+        assert found["equal_programs"]["programs"] == [48, 48]
+        spent, given = found["equal_tokens"]["tokens"]
+        assert abs(given - spent) <= 0.02 * spent and found["equal_tokens"]["tasks_that_lack_samples"] == 0
+        prompts = sum(row["prompt_tokens"] for row in rows if row["arm"] == arm)
+        assert spent == prompts + sum(row["tokens"] for row in rows if row["arm"] == arm) and prompts > spent / 2
+
+
+def simulated(seed, tasks=60, rounds=3):
+    """Rows of two arms that draw with the same chance and stop at what holds the visible test."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(tasks):
+        chance = draw.choice([0.02, 0.1, 0.3, 0.6])
+        for arm in ("resample", "generic"):
+            for turn in range(rounds + 1):
+                held = draw.random() < chance
+                rows.append({
+                    "arm": arm, "number": number, "sample": 0, "round": turn, "task_id": str(number), "taken": True,
+                    "passed": held, "solved": held and draw.random() < 0.8, "parses": True, "held": int(held),
+                    "prompt_tokens": 10, "tokens": draw.randrange(5, 50), "critic_prompt_tokens": 0,
+                    "critic_tokens": 0,
+                })  # fmt: skip
+                if held:
+                    break
+    return rows
+
+
+def test_a_random_model_gains_nothing_from_repair():
+    """Both arms draw alike: the interval of their difference holds 0 in at least 93 % of 200 runs."""
+    held = 0
+    for seed in range(200):
+        arms = chains_of(simulated(seed))
+        low, high = against_resample(arms["generic"], arms["resample"], "first_visible", 4)["equal_programs"][
+            "interval"
+        ]
+        held += low <= 0 <= high
+    assert held >= 186
+
+
+def test_repeats_end_a_chain_or_are_drawn_anew(tmp_path):
+    def answer(ask, number):
+        return block(f"def add_11(x):\n    return {-1 if ask.key[1:] != (1, 0, 1) else -2}\n")
+
+    for repeats, programs, redraws in (("end", [-1, -1], [0, 0]), ("redraw", [-1, -2, -1], [0, 1, 1]),
+                                       ("keep", [-1, -1, -1, -1], [0, 0, 0, 0])):  # fmt: skip
+        settings = {"plan.arms": "tests", "plan.repeats": repeats}
+        result, rows, _ = study(tmp_path / repeats, answer, count=1, **settings)
+        assert [int(row["program"].split()[-1]) for row in rows] == programs
+        assert [row["redraws"] for row in rows] == redraws
+        assert rows[-1]["repeat_of"] == 0 and rows[0]["repeat_of"] is None
+        assert result["arms"]["tests"]["repeats"] == sum(row["repeat_of"] is not None for row in rows)
+
+
+def test_a_repair_that_breaks_a_visible_test_is_not_taken_unless_asked(tmp_path):
+    """Two tests are shown; round 0 holds one, round 1 none, round 2 one again."""
+
+    def answer(ask, number):
+        value = {0: 12, 1: -5, 2: 12}.get(ask.key[1], -6)
+        return block(f"def add_11(x):\n    return {value}  # {ask.key[1]}\n")
+
+    base = {"plan.arms": "tests", "visible": 2, "plan.history": 1}
+    _, kept, model = study(tmp_path / "kept", answer, count=1, **base)
+    assert [row["held"] for row in kept] == [1, 0, 1, 0] and [row["taken"] for row in kept] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert "return 12  # 0" in model.asked[2].messages[2].content
+    _, free, model = study(tmp_path / "free", answer, count=1, **base | {"plan.keep": False})
+    assert all(row["taken"] for row in free) and "return -5" in model.asked[2].messages[2].content
+
+
+HOSTILE = {
+    "exit": "import sys\nsys.exit(0)\n",
+    "exit in the function": "import os\ndef add_11(x):\n    os._exit(0)\n",
+    "stderr": "import sys\nsys.stderr.close()\ndef add_11(x):\n    return None\n",
+    "quiet": "import sys\nsys.stdout = sys.stderr = None\ndef add_11(x):\n    pass\n",
+    "tests copied in": "def add_11(x): return 0\ntry:\n    assert add_11(1) == 12\nexcept AssertionError: pass\n",
+    "equal to everything": "class E(int):\n    def __eq__(s, o): return True\ndef add_11(x): return E(7)\n",
+    "assertions off": "import builtins\nbuiltins.AssertionError = ValueError\ndef add_11(x): return 1\n",
+}
+LAZY = "def add_11(x):\n    return 12\n"
+
+
+def test_hostile_and_lazy_programs_are_not_solved(tmp_path):
+    programs = [*HOSTILE.values(), LAZY]
+    result, rows, _ = study(
+        tmp_path, lambda ask, n: block(programs[ask.key[2]]), count=1,
+        **{"plan.arms": "resample,tests,logic", "plan.samples": len(programs), "plan.rounds": 0},
+    )  # fmt: skip
+    assert not any(row["solved"] for row in rows)
+    assert {row["program"].strip() for row in rows if row["passed"]} == {LAZY.strip()}
+    assert all(row["shown_not_solved"] for row in rows if row["passed"])
+    data = result["arms"]["tests"]["selection"]["first_visible"]
+    assert (data["holds_visible"], data["shown_not_solved"], data["solved"]) == (1, 1, 0)
+
+
+def test_logic_gives_a_lone_function_its_name_and_says_so(tmp_path):
+    def answer(ask, number):
+        return block("def plus(x):\n    return x + 11 if x else plus(0)\n")
+
+    result, rows, _ = study(tmp_path, answer, count=1, **{"plan.arms": "tests,logic"})
+    renamed = [row["renamed"] for row in rows if row["arm"] == "logic"]
+    assert renamed == ["plus -> add_11"]
+    data = result["arms"]["logic"]
+    assert (data["curve"][0]["solved"], data["renamed"], data["solved_without_renaming"]) == (1, 1, 0)
+    assert result["arms"]["tests"]["curve"][-1]["solved"] == 0
+
+
+def test_garbage_of_a_critic_is_logged_and_not_passed_on(tmp_path):
+    words = {0: "%$ #@ !! ^^ ~~ && ** ((", 1: "", 2: "The sum needs one more term."}
+    _, rows, model = study(
+        tmp_path, lambda ask, n: block(wrong(ask)), count=1, critic=lambda ask, n: words[ask.key[1]],
+        **{"plan.arms": "tests:model"},
+    )  # fmt: skip
+    assert [row["refused"] for row in rows] == ["no text", "empty", "", ""]
+    assert [row["raw_feedback"] for row in rows] == [*words.values(), ""]
+    told = [ask.messages[-1].content for ask in model.asked[1:]]
+    assert [text.split("\n")[0] for text in told] == ["The program is wrong. Try again."] * 2 + [words[2]]
+    assert all(row["critic_tokens"] is not None for row in rows)
+
+
+def test_a_base_model_continues_a_text(tmp_path):
+    def answer(ask, number):
+        return f"{wrong(ask) if ask.key[1] == 0 else right(11)}\nassert add_11(3) == 5"
+
+    _, rows, model = study(tmp_path, answer, count=1, chat=False, **{"plan.arms": "tests"})
+    assert rows[-1]["solved"] and "assert" not in rows[-1]["program"]
+    (first,), (second,) = (ask.messages for ask in model.asked)
+    assert first.content == '"""\nWrite a function to add 11 to a number.\nassert add_11(1) == 12\n"""\n'
+    assert "# The program above fails.\n# This test fails: assert add_11(1) == 12" in second.content
+    assert second.content.endswith(first.content)
+
+
+def test_every_rule_of_selection_runs(tmp_path):
+    """Five samples hold the visible test; three agree beyond it, so the vote finds them where the first is lazy."""
+    programs = {0: LAZY, 1: right(11), 2: LAZY.replace("12", "12 "), 3: right(11), 4: right(11) + "# again\n"}
+
+    def answer(ask, number):
+        if ask.key[1] == 999_999:
+            return "```python\nassert add_11(2) == 13\nassert add_11(5) == 16\nimport os\nassert other(1) == 2\n```"
+        return block(programs[ask.key[2]] if ask.key[2] in programs else wrong(ask))
+
+    _, rows, _ = study(
+        tmp_path, answer, count=1,
+        **{"plan.arms": "resample", "plan.samples": 5, "plan.rounds": 0, "select": "first_visible,vote,agreement,last"},
+    )  # fmt: skip
+    assert [row["agrees"] for row in rows] == [[False, False], [True, True], [False, False], [True, True], [True, True]]
+    assert rows[0]["outputs"][:2] == ["12", "12"] and rows[1]["outputs"][:2] == ["12", "13"]
+    merged = [{**row, "sample": 0, "round": row["sample"]} for row in rows]
+    chosen = figures(merged, ["first_visible", "vote", "agreement", "last"], 5)["arms"]["resample"]["selection"]
+    assert {rule: data["solved"] for rule, data in chosen.items()} == {
+        "first_visible": 0, "vote": 1, "agreement": 1, "last": 1,
+    }  # fmt: skip
+
+
+def test_unknown_arms_and_critics_are_refused():
+    for text, words in (
+        ("test", "arms: unknown 'test' .did you mean 'tests'"),
+        ("tests:asertion", "tests cannot have the critic 'asertion'; known: generic, compiler"),
+        ("resample:model", "resample cannot have the critic 'model'; known: none"),
+    ):
+        with pytest.raises(InputError, match=words):
+            parse_arm(text)

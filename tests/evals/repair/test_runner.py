@@ -1,0 +1,235 @@
+"""Studies as a whole: killed and gone on with, the same bytes however they run, bad input, published logs, QuixBugs."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evals.benchmarks import quixbugs
+from evals.repair.backends.scripted import Scripted
+from evals.repair.journal import SEALED, read_rows
+from evals.repair.runner import run, summed_up
+from llama_scale.cli import run_cli
+from tests.conftest import ROOT
+from tests.evals.repair.helpers import block, mixed, right, rows_of, settings, study, task, write_tasks
+
+SHARED = ROOT.parent / "shared" / "data"
+FILES = (
+    "repair-mbpp.json",
+    "repair-mbpp-journal.jsonl.gz",
+    "repair-mbpp-steps.jsonl.gz",
+    "repair-mbpp-prompts.jsonl.gz",
+)
+# A study whose process kills itself when so many rows of replies and of verdicts were written since it began.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import evals.repair.backends.replies as replies, evals.verdicts as verdicts
+from evals.verdicts import digest_text
+from tests.evals.repair.helpers import mixed, study
+folder, after = Path(sys.argv[1]), int(sys.argv[2])
+rows, append = [], replies.append_row
+def kept(path, row):
+    append(path, row)
+    rows.append(row)
+    if len(rows) == after:
+        os.kill(os.getpid(), signal.SIGKILL)
+replies.append_row = verdicts.append_row = kept
+def answer(ask, number):
+    with open(folder / "asked.log", "a") as file:
+        file.write(digest_text([str(message) for message in ask.messages]) + f" {ask.key}\\n")
+    return mixed(ask, number)
+study(folder, answer, count=4, **{"plan.arms": "resample,tests,logic,generic"})
+"""
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def killed_study(folder, moments):
+    """Kill a study after each number of rows, then let it end; return its files and what was asked."""
+    folder.mkdir()
+    for after in (*moments, 1 << 30):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(folder), str(after)], cwd=ROOT, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == (-signal.SIGKILL if after < 1 << 30 else 0), done.stderr
+    return contents(folder), (folder / "asked.log").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [(3, 30), pytest.param((1, 2, 3, 1, 4, 1, 5, 2, 1, 3, 6, 1, 2, 4, 1, 1, 2, 3, 5, 1), marks=pytest.mark.slow)],
+)
+def test_a_killed_study_ends_with_the_same_bytes_and_asks_nothing_twice(tmp_path, moments):
+    files, asked = killed_study(tmp_path / "killed", moments)
+    study(tmp_path / "whole", mixed, count=4, **{"plan.arms": "resample,tests,logic,generic"})
+    assert files == contents(tmp_path / "whole")
+    assert len(asked) == len(set(asked)) >= 16
+
+
+def test_the_same_bytes_with_one_worker_or_two_and_nothing_to_do_afterwards(tmp_path, capsys):
+    arms = {"plan.arms": "tests,resample"}
+    study(tmp_path / "one", mixed, **arms)
+    result, _, _ = study(tmp_path / "two", mixed, **arms | {"execution.workers": 2})
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    capsys.readouterr()
+    again, _, model = study(tmp_path / "two", mixed, **arms)
+    assert "already done" in capsys.readouterr().out and not model.asked
+    assert again == json.loads(json.dumps(result))
+    _, _, model = study(tmp_path / "two", mixed, **arms | {"plan.rounds": 1})
+    assert not model.asked, "what was drawn before is not asked for again"
+
+
+def test_every_figure_is_recomputed_from_the_sealed_rows(tmp_path):
+    result, rows, _ = study(tmp_path, mixed, count=6, **{"plan.arms": "resample,tests"})
+    steps = tmp_path / "repair-mbpp-steps.jsonl.gz"
+    assert json.loads(json.dumps(summed_up(steps))) == {
+        k: v for k, v in json.loads(json.dumps(result)).items() if k != "steps_sha256"
+    }
+    chains = {}
+    for row in rows:
+        chains.setdefault((row["arm"], row["number"]), []).append(row)
+    for arm in ("resample", "tests"):
+        for point in result["arms"][arm]["curve"]:
+            cut = [chain[: point["programs_at_most"]] for (name, _), chain in chains.items() if name == arm]
+            chosen = [next((r for r in chain if r["passed"]), [r for r in chain if r["taken"]][-1]) for chain in cut]
+            assert point["solved"] == sum(row["solved"] for row in chosen)
+            assert point["shown_not_solved"] == sum(row["passed"] and not row["solved"] for row in chosen)
+            names = ("prompt_tokens", "tokens", "critic_prompt_tokens", "critic_tokens")
+            assert point["tokens"] == sum(row[name] for chain in cut for row in chain for name in names)
+    prompts = {row["prompt"]: row["messages"] for row in rows_of(tmp_path / "repair-mbpp-prompts.jsonl.gz")}
+    assert {row["prompt"] for row in rows} == set(prompts)
+    head, _ = read_rows(steps, SEALED)
+    assert head["journal_sha256"] == hashlib.sha256((tmp_path / FILES[1]).read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def launch(monkeypatch, capsys):
+    """Runs launch/repair.py in this process; returns its exit code, output and messages."""
+
+    def call(*argv):
+        monkeypatch.syspath_prepend(ROOT / "launch")
+        import repair
+
+        monkeypatch.setattr(sys, "argv", ["repair.py", *map(str, argv)])
+        code = 0
+        try:
+            run_cli(repair.main)
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def log_of(path: Path, programs: dict[int, list[str]]) -> Path:
+    rows = [{"task_id": f"MBPP/{number}", "implementations": found} for number, found in programs.items()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_published_log_is_judged_again(tmp_path, launch):
+    """By hand: 11 is right at once, 12 in round 1, 13 never (a repeat but for a line end), 14 hard-codes the test."""
+    wrong = "def add_13(x):\n    return 0"
+    log = log_of(tmp_path / "log.jsonl", {
+        11: [right(11)], 12: ["def add_12(", right(12)], 13: [wrong, f"{wrong}\n"],
+        14: ["def add_14(x):\n    return 15\n"],
+    })  # fmt: skip
+    data = write_tasks(tmp_path / "tasks.jsonl", 5)
+    code, out, err = launch("--replay", log, "--mbpp.data", data, "--out", tmp_path / "out", "--execution.workers=1")
+    assert code == 0, err
+    assert "1 -> 2 of 4 solved" in out and "repeats 1 of 2" in out and "shown but not solved 1 of 3" in out
+    assert out.splitlines()[1].split()[:3] == ["log", "[6.8,", "93.2]"]
+    result = json.loads((tmp_path / "out" / "repair-mbpp.json").read_text())
+    assert [point["solved"] for point in result["arms"]["log"]["curve"]] == [1, 2]
+    assert result["arms"]["log"]["by_first_failure"]["syntax error"]["solved"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("starcoder", ("273 -> 279 of 500", "repeats 1,452 of 1,500", "not solved 47 of 326")),
+        ("gpt-3.5-turbo-0613", ("346 -> 380 of 500", "repeats 447 of 658", "not solved 43 of 423")),
+    ],
+)
+def test_published_logs_give_the_known_figures(name, words, tmp_path, launch):
+    log, data = SHARED / "repair" / f"ldb_mbpp_{name}.jsonl.gz", SHARED / "eval" / "mbpp.jsonl"
+    if not log.exists() or not data.exists():
+        pytest.skip(f"{log} or {data} is not here")
+    code, out, err = launch("--replay", log, "--mbpp.data", data, "--out", tmp_path)
+    assert code == 0 and all(word in out for word in words), out + err
+
+
+@pytest.mark.slow
+def test_quixbugs_are_repaired_by_who_knows_how_and_by_nobody_else(tmp_path):
+    data = SHARED / "repair" / "quixbugs.jsonl"
+    if not data.exists():
+        pytest.skip(f"{data} is not here")
+    known = quixbugs.problems(data)
+    config = settings(data, **{"suite": "quixbugs", "quixbugs.data": str(data), "plan.arms": "tests", "plan.rounds": 1})
+    fixed = run(config, tmp_path / "fixed", Scripted(lambda ask, n: block(known[ask.key[0]].fixed)))
+    rows = rows_of(tmp_path / "fixed" / "repair-quixbugs-steps.jsonl.gz")
+    assert not any(row["solved"] for row in rows if row["round"] == 0)
+    failed = {row["task_id"] for row in rows} - {row["task_id"] for row in rows if row["solved"]}
+    assert failed == {f"QuixBugs/{name}" for name in quixbugs.SPECIAL}
+    assert fixed["arms"]["tests"]["curve"][-1]["solved"] == 28
+    wrong = run(config, tmp_path / "wrong", Scripted(lambda ask, n: block(known[ask.key[0]].buggy + "\n# fixed\n")))
+    assert [point["solved"] for point in wrong["arms"]["tests"]["curve"]] == [0, 0]
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, launch):
+    data = write_tasks(tmp_path / "tasks.jsonl", 2)
+    log = log_of(tmp_path / "log.jsonl", {11: [right(11)]})
+    other, empty, twice, alien = (tmp_path / f"{name}.jsonl" for name in ("other", "empty", "twice", "alien"))
+    other.write_text('{"task_id": "MBPP/11", "solution": "x"}\n')
+    empty.write_text('{"task_id": "MBPP/11", "implementations": []}\n')
+    twice.write_text(log.read_text() * 2)
+    log_of(alien, {999: ["x = 1"]})
+    broken, unset = tmp_path / "broken.jsonl", tmp_path / "unset"
+    broken.write_text(json.dumps(task(11) | {"test_list": ["assert add_11(1 == 12"]}) + "\n")
+    replies = tmp_path / "old-replies.jsonl"
+    replies.write_text('{"format": "llama_scale.replies.v0"}\n')
+    base = ("--mbpp.data", data, "--out", unset)
+    for argv, words in (
+        ((*base,), "name a model (--backend.model RUN, FOLDER or URL) or a published log (--replay LOG)"),
+        ((*base, "--replay", other), "line 1: field 'implementations' is missing"),
+        ((*base, "--replay", empty), "field 'implementations' is empty, expected at least one program"),
+        ((*base, "--replay", twice), "line 2: field 'task_id' is 'MBPP/11' again"),
+        ((*base, "--replay", alien), "field 'task_id' is 'MBPP/999', expected a task of the suite"),
+        ((*base, "--replay", tmp_path / "none"), "replay: "),
+        (("--mbpp.data", broken, "--out", unset, "--replay", log), "field 'test_list' is not Python"),
+        (("--mbpp.data", data, "--replay", log), "out: name a folder for the results"),
+        ((*base, "--backend.model", replies), "llama_scale.replies.v0, expected llama_scale.replies.v1"),
+        ((*base, "--backend.model", tmp_path / "nothing"), "nothing"),
+        ((*base, "--replay", log, "--arms", "resample,repairs"), "arms: unknown 'repairs'"),
+        ((*base, "--replay", log, "--select", "best"), "select: unknown 'best'"),
+        ((*base, "--replay", log, "--rounds", "-1"), "rounds: expected at least 0, found -1"),
+        ((*base, "--replay", log, "--suite", "mbp"), "suite: expected mbpp or humaneval or apps or quixbugs, found"),
+    ):  # fmt: skip
+        code, out, err = launch(*argv)
+        assert code == 2 and words in err and len(err.splitlines()) == 1 and not out, (argv, err)
+    assert not list(unset.glob("repair-*.json")), "nothing looks finished"
+
+
+def test_a_critic_or_a_temperature_that_is_missing_is_said_before_anything_is_drawn(tmp_path):
+    for number, (changed, words) in enumerate((
+        ({"plan.arms": "tests:model"}, "critic.model: an arm has the critic model"),
+        ({"plan.arms": "resample,tests", "sampling.temperature": 0.0}, "0 draws equal samples"),
+    )):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            study(tmp_path / str(number), lambda *_: pytest.fail("it drew"), **changed)
+
+
+def test_words_say_whether_repair_beat_resampling(tmp_path):
+    result, _, _ = study(tmp_path, lambda ask, n: block(right(ask.key[0] + 11) if ask.key[1] else "x = 1\n"),
+                         **{"plan.arms": "resample,tests"})  # fmt: skip
+    assert "beats resampling at equal programs: +100.0 points" in "\n".join(result["in_words"])
