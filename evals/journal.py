@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from evals.old_names import with_current_names
+from llama_scale.files import check_regular, open_file
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Add a row at once; a leading line end closes one that was torn."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    check_regular(path)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(handle, f"\n{json.dumps(row)}\n".encode())
@@ -29,7 +31,7 @@ def journal_rows(path: Path | None, longest: int | None = None) -> Iterator[dict
     """Yield the rows of a journal one after another, without those of more than ``longest`` bytes."""
     if path is None or not path.exists():
         return
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for line in _lines(file, longest):
             with suppress(ValueError, RecursionError):
                 row = json.loads(line)

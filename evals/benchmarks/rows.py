@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.errors import InputError
-from llama_scale.files import numbered_rows, parse_json, sha256
+from llama_scale.files import numbered_rows, open_file, parse_json, sha256
 
 MOST_BYTES = 1 << 30  # of a file of tasks or completions
 WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
@@ -84,7 +84,7 @@ class Row:
 
 def read_whole(path: Path) -> bytes:
     """Return a file's bytes, unpacked if its name ends in .gz; OSError if they are more than MOST_BYTES."""
-    with open(path, "rb") as file, gzip.open(file) if path.suffix == ".gz" else file as content:
+    with open_file(path) as file, gzip.open(file) if path.suffix == ".gz" else file as content:
         large = os.fstat(file.fileno()).st_size > MOST_BYTES
         data = b"" if large else content.read(MOST_BYTES + 1)
         if large or len(data) > MOST_BYTES:

@@ -11,7 +11,7 @@ from torch import Tensor
 from llama_scale.checkpoint import folder as folders
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, write_json
+from llama_scale.files import check_regular, read_json, write_json
 from llama_scale.model.hf import (
     check_weights,
     from_hf,
@@ -66,6 +66,7 @@ def import_checkpoint(path: str | Path, out: str | Path) -> None:
     weights: dict[str, Tensor] = {}
     for file in files:
         try:
+            check_regular(file)
             weights |= load_file(file)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file}: cannot be read ({error})") from None
