@@ -73,7 +73,7 @@ MEASURED = {"measured.json": json.dumps(TABLE), "measured.md": "# any\n", "rows.
 CASES = [(name, file) for name, (_, _, files) in COMMANDS.items() for file in files]
 EACH = [(*case, kind) for case in CASES for kind in KINDS]
 TURNS = len(KINDS)
-QUICK = {(*case, list(KINDS)[(3 * i + j) % TURNS]) for i, case in enumerate(CASES) for j in range(3)}
+QUICK = {(*case, list(KINDS)[(2 * i + j) % TURNS]) for i, case in enumerate(CASES) for j in range(2)}
 MARKED = [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in EACH]
 
 

@@ -12,7 +12,7 @@ import pytest
 from launch.main import COMMANDS
 from launch.sample import SampleConfig
 from llama_scale.generation.sampling import SamplingConfig
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, run_here, run_script
 
 SCRIPTS = sorted({command.module for command in COMMANDS.values()} - {"benchmark"})
 
@@ -47,7 +47,7 @@ def test_help_lists_the_commands_and_loads_little(tmp_path):
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_that_names_the_command(tmp_path, argv, line):
-    done = run_script("main.py", *argv, cwd=tmp_path)
+    done = run_here("main.py", *argv, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
 
@@ -56,8 +56,8 @@ def test_bad_input_is_one_line_that_names_the_command(tmp_path, argv, line):
 def test_help_of_a_command_is_that_of_its_script(tmp_path, name):
     command = COMMANDS[name]
     script = (f"{command.module}.py", *(() if command.function == "main" else (name,)))
-    there = run_script(*script, "--help", cwd=tmp_path).stdout
-    here = run_script("main.py", name, "--help", cwd=tmp_path).stdout
+    there = run_here(*script, "--help", cwd=tmp_path).stdout
+    here = run_here("main.py", name, "--help", cwd=tmp_path).stdout
     assert here.startswith(f"usage: main.py {name} ")
     assert there.startswith(f"usage: {' '.join(script)} ")
     assert here.replace(f"main.py {name} ", f"{' '.join(script)} ") == there
