@@ -133,6 +133,8 @@ def content_sha256(path: Path, setting: str) -> str:
     """Return the SHA-256 of a file, or of what sha256sum prints of a folder's files in order."""
     try:
         if not path.is_dir():
+            if path.stat().st_size > MOST_BYTES:
+                raise OSError(errno.EFBIG, f"larger than {MOST_BYTES >> 20} MiB", str(path))
             return sha256(path)
         files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*"))
         lines = [f"{sha256(path / f)}  {f}\n" for f in files if (path / f).is_file()]

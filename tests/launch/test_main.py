@@ -41,6 +41,13 @@ def test_help_lists_the_commands_and_loads_little(tmp_path):
     [
         (("trian",), "llama-scale: error: no command 'trian' (did you mean 'train'?); "
          "llama-scale --help lists them"),
+        (("",), "llama-scale: error: no command ''; llama-scale --help lists them"),
+        (("--sise=M1",), "llama-scale: error: no command '--sise=M1'; llama-scale --help lists them"),
+        (("Train",), "llama-scale: error: no command 'Train' (did you mean 'train'?)"),
+        (("bench", "train"), "llama-scale: error: no command 'bench' (did you mean 'benchmark'?)"),
+        (("benchmark",), "llama-scale benchmark: error: unknown mode ''"),
+        (("benchmark", "trian"), "llama-scale benchmark: error: unknown mode 'trian' (did you mean 'train'?)"),
+        (("repair", "--replay=absent"), "llama-scale repair: error: "),
         (("train", "--size=M9"), "llama-scale train: error: size: no configs/size/M9.yaml"),
         (("fit", "absent.csv"), "llama-scale fit: error: absent.csv: no such file"),
         (("evaluate", "--suits=x"), "llama-scale evaluate: error: unknown key 'suits'"),
