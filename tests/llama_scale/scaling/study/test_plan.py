@@ -17,7 +17,7 @@ from llama_scale.errors import InputError
 from llama_scale.model.llama import Llama
 from llama_scale.scaling.study.backends.task import Task, task_keys
 from llama_scale.scaling.study.plan import read_study
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, run_here
 from tests.llama_scale.scaling.helpers import TOY
 
 check_evaluation = runpy.run_path(str(ROOT / "launch/study.py"))["check_evaluation"]
@@ -208,21 +208,21 @@ def test_a_folder_of_data_is_told_from_its_settings(plan, tmp_path):
 def test_bad_study_on_the_command_line(tmp_path):
     text = QUICKSTART.read_text().replace("T1", "T99", 1)
     (tmp_path / "bad.yaml").write_text(text)
-    done = run_script("study.py", "bad.yaml", cwd=tmp_path)
+    done = run_here("study.py", "bad.yaml", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("study.py: error: bad.yaml: runs[0]: size: no configs/size/T99.")
     assert done.stderr.count("\n") == 1
     (tmp_path / "bad.yaml").write_text(QUICKSTART.read_text() + "  foo: 3\n")
-    done = run_script("study.py", "bad.yaml", cwd=tmp_path)
+    done = run_here("study.py", "bad.yaml", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("study.py: error: bad.yaml: evaluate: unknown key 'foo'")
     assert list(tmp_path.iterdir()) == [tmp_path / "bad.yaml"]
-    done = run_script("study.py", "none.yaml", cwd=tmp_path)
+    done = run_here("study.py", "none.yaml", cwd=tmp_path)
     assert done.returncode == 2 and "none.yaml" in done.stderr
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
-    done = run_script("study.py", QUICKSTART, "--dry_run", "true", cwd=tmp_path)
+    done = run_here("study.py", QUICKSTART, "--dry_run", "true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
     table, summary, commands = split_plan(done.stdout)
