@@ -5,6 +5,7 @@ import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here
 import secrets
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
 from llama_scale.cli import parse, run_cli
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         token = f"/#token={access.token}" if access.token else ""
         print(f"http://{address}{token} serves {len(shelf.list())} models; the API is http://{address}/v1", flush=True)
         try:
-            uvicorn.Server(settings).run(sockets=[listening])
+            with suppress(KeyboardInterrupt):  # as it is stopped: what was under way had its grace
+                uvicorn.Server(settings).run(sockets=[listening])
         finally:
             engine.close()
             listening.close()

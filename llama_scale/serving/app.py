@@ -132,9 +132,7 @@ class EventStream(Response):
         async def pump() -> None:
             try:
                 async for part in self.parts:
-                    data = (
-                        json.dumps(part, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-                    )
+                    data = json.dumps(part)  # ASCII: U+2028 ends no line
                     await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
                 await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
             finally:
@@ -369,6 +367,6 @@ def make_app(
 ) -> Guard:
     """Return the application, guarded; ``routes`` are served beside those of the protocol."""
     errors = (ProtocolError, InputError, BusyError, FullError, HTTPException, Exception)
-    app = Starlette(routes=[*ROUTES, *routes], exception_handlers={kind: _error for kind in errors})
+    app = Starlette(routes=[*ROUTES, *routes], exception_handlers=dict.fromkeys(errors, _error))
     app.state.service = Service(shelf, engine)
     return Guard(app, access, host)

@@ -81,6 +81,7 @@ class Ticket:
     def __init__(self, model: "ServedModel", prompt: Prompt, tell: Callable[[Any], None]) -> None:
         self.model, self.prompt, self.tell = model, prompt, tell
         self.cancelled, self.ended = False, False
+        self.error: Exception | None = None
         self.prompt_tokens, self.tokens = len(prompt.ids), 0
         self.running = prompt.n  # samples that have not ended
 
@@ -96,12 +97,14 @@ class Ticket:
         self.cancelled = True
 
     def end(self, error: Exception | None = None) -> None:
-        """Tell that it has ended, once."""
-        if not self.ended:
-            self.ended = True
-            if error is not None:
-                self.tell(error)
-            self.tell(None)
+        """Say that no more comes of it, and why if that is a fault."""
+        self.ended, self.error = True, self.error or error
+
+    def close(self) -> None:
+        """Tell that it has ended, when its memory is given back."""
+        if self.error is not None:
+            self.tell(self.error)
+        self.tell(None)
 
 
 @dataclass(eq=False)
@@ -147,6 +150,7 @@ class Row:
 
     @property
     def sampling(self) -> SamplingConfig:
+        """How its tokens are drawn."""
         return self.ticket.prompt.sampling
 
     def push(self, token: int, score: TokenScore | None, tokenizer: Tokenizer) -> None:

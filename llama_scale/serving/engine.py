@@ -75,7 +75,7 @@ class Engine:
             new = sum(map(_size, tickets))
             idle = not self.waiting and self.used == 0
             full = len(self.waiting) + len(tickets) > self.config.max_waiting
-            if self.closing or not idle and (full or waiting + new > self.config.max_waiting_tokens):
+            if self.closing or (not idle and (full or waiting + new > self.config.max_waiting_tokens)):
                 self.refused += len(tickets)
                 raise BusyError(min(60, max(1, math.ceil(waiting / max(self.rate, 1.0)))))
             self.waiting.extend(tickets)
@@ -126,7 +126,7 @@ class Engine:
         for ticket in [ticket for ticket in self.waiting if ticket.cancelled]:
             self.waiting.remove(ticket)
             self.cancelled += 1
-            ticket.end()
+            ticket.close()
         while self.waiting:
             ticket = self.waiting[0]
             batch = self.batches.get(id(ticket.model))
@@ -156,6 +156,8 @@ class Engine:
         self.cancelled += sum(ticket.cancelled for ticket in ended)
         if len(ended) == len(before):
             del self.batches[key]
+        for ticket in ended:
+            ticket.close()
 
 
 def _numbered(tell: Callable[[int, Any], None], number: int) -> Callable[[Any], None]:

@@ -97,7 +97,7 @@ class Fields:
     def number(self, name: str, default: Any, low: float, high: float) -> Any:
         """Return a number from ``low`` to ``high``."""
         value = self.get(name, default)
-        if value is not default and not _is_number(value) or value is not None and not low <= value <= high:
+        if value is not default and not (_is_number(value) and low <= value <= high):
             raise refuse(name, f"a number from {low:g} to {high:g}", value)
         return value
 
@@ -269,6 +269,7 @@ class TokenTexts:
             self.marks |= dict(zip(tokenizer.fim, names, strict=True))
 
     def __call__(self, token: int) -> str:
+        """Return the name of a token."""
         raw = self.tokenizer.decode_bytes([token])
         if not raw:
             return self.marks.get(token, f"<{token}>")
