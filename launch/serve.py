@@ -4,7 +4,6 @@ import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here
 
 import secrets
 import socket
-import sys
 from contextlib import suppress
 from dataclasses import replace
 
@@ -13,7 +12,6 @@ from llama_scale.errors import UserError
 from llama_scale.serving.config import ServeConfig
 
 GRACE = 5  # seconds that answers under way have when the server is stopped
-SWITCH = 5e-4  # seconds until the thread that decodes gets its turn
 BACKLOG = 2048
 
 
@@ -41,7 +39,6 @@ def main(argv: list[str] | None = None) -> None:
     listening = listen(config.host, config.port)
     address = f"{f'[{config.host}]' if ':' in config.host else config.host}:{listening.getsockname()[1]}"
     engine = Engine(config.engine, cache)
-    sys.setswitchinterval(SWITCH)
     with assistant_routes() as routes:
         app = make_app(shelf, engine, access, config.host, routes)
         settings = uvicorn.Config(

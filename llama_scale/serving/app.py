@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -24,6 +25,7 @@ from llama_scale.serving.protocol import (
     Ask,
     Fields,
     Kind,
+    Place,
     ProtocolError,
     TokenTexts,
     as_protocol_error,
@@ -56,10 +58,25 @@ async def read_body(request: Request) -> Any:
         raise ProtocolError(400, "the body is not JSON") from None
 
 
+async def acquire(service: Service, name: str | None) -> Loaded:
+    """Return a model, to be released; loading it takes a thread, so that others are served meanwhile."""
+    loading = asyncio.ensure_future(asyncio.to_thread(service.shelf.acquire, name))
+    try:
+        return await asyncio.shield(loading)
+    except asyncio.CancelledError:  # the thread goes on, and nobody is left to use what it gives
+
+        def give_back(done: asyncio.Future[Loaded]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                service.shelf.release(done.result())
+
+        loading.add_done_callback(give_back)
+        raise
+
+
 @asynccontextmanager
 async def model_of(service: Service, name: str | None) -> AsyncIterator[Loaded]:
-    """Hold a model; loading it takes a thread, so that others are served meanwhile."""
-    loaded = await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(service.shelf.acquire, name)))
+    """Hold a model."""
+    loaded = await acquire(service, name)
     try:
         yield loaded
     finally:
@@ -119,27 +136,30 @@ async def unless_left(work: Awaitable[Any], receive: Receive) -> Any:
 
 
 class EventStream(Response):
-    """Server-sent events of ``parts``, which are closed as soon as the client leaves."""
+    """Server-sent events of ``parts``, which end as soon as the client leaves; then ``close`` is called, come what may.
 
-    def __init__(self, parts: AsyncIterator[dict[str, Any]]) -> None:
+    A generator that was never begun runs no ``finally``, and a client may leave before the first part.
+    """
+
+    def __init__(self, parts: AsyncIterator[dict[str, Any]], close: Callable[[], None]) -> None:
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store"})
         del self.headers["content-length"]
-        self.parts = parts
+        self.parts, self.close = parts, close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
         """Send the events."""
 
         async def pump() -> None:
-            try:
-                async for part in self.parts:
-                    data = json.dumps(part)  # ASCII: U+2028 ends no line
-                    await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
-                await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
-            finally:
-                await self.parts.aclose()  # type: ignore[attr-defined]
+            async for part in self.parts:
+                data = json.dumps(part)  # ASCII: U+2028 ends no line
+                await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await unless_left(pump(), receive)
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await unless_left(pump(), receive)
+        finally:
+            self.close()
 
 
 async def prepare(service: Service, loaded: Loaded, ask: Ask) -> tuple[list[Prompt], list[int]]:
@@ -162,24 +182,31 @@ async def complete(request: Request, kind: Kind) -> Response:
     """Answer a completion, a chat or a gap, whole or in parts."""
     service: Service = request.app.state.service
     ask = read_request(await read_body(request), kind)
-    held = model_of(service, ask.model)
-    loaded = await held.__aenter__()
+    loaded: Loaded | None = await acquire(service, ask.model)
     try:
         prompts, hidden = await prepare(service, loaded, ask)
         run = Run(service, loaded, prompts)
         answer = Answer(ask, loaded.served.name, loaded.fingerprint, TokenTexts(loaded.served.tokenizer))
         if ask.stream:
-            parts = stream_parts(run, ask, answer, prompts, hidden, held)
-            held = None
-            return EventStream(parts)
+            streaming = EventStream(
+                stream_parts(run, ask, answer, prompts, hidden), partial(close, service, loaded, run)
+            )
+            loaded = None
+            return streaming
         try:
             body = await unless_left(gather(run, ask, answer, prompts, hidden), request.receive)
         finally:
             run.cancel()
         return JSONResponse(body) if body is not None else Response(status_code=499)
     finally:
-        if held is not None:
-            await held.__aexit__(None, None, None)
+        if loaded is not None:
+            service.shelf.release(loaded)
+
+
+def close(service: Service, loaded: Loaded, run: Run) -> None:
+    """Let what is left of a request leave the engine, and its model go."""
+    run.cancel()
+    service.shelf.release(loaded)
 
 
 def echoed(
@@ -217,34 +244,30 @@ async def gather(
 
 
 async def stream_parts(
-    run: Run, ask: Ask, answer: Answer, prompts: Sequence[Prompt], hidden: Sequence[int], held: Any
+    run: Run, ask: Ask, answer: Answer, prompts: Sequence[Prompt], hidden: Sequence[int]
 ) -> AsyncIterator[dict[str, Any]]:
-    """Yield the parts of an answer as they come; the model is held until then."""
-    offsets = [0] * (ask.n * len(prompts))
+    """Yield the parts of an answer as they come."""
+    places = [Place() for _ in range(ask.n * len(prompts))]
     try:
-        for part in answer.opening(len(offsets)):
+        for part in answer.opening(len(places)):
             yield part
         if ask.echo and ask.logprobs is None:
             for number, prompt in enumerate(prompts):
                 head = Piece(0, *echoed(ask, answer, prompt, hidden[number], ()))
                 for sample in range(ask.n):
-                    yield answer.part(number * ask.n + sample, head, 0)
+                    yield answer.part(number * ask.n + sample, head, Place())
         async for number, event in run:
             scored = not isinstance(event, Piece)
             head = Piece(0, *echoed(ask, answer, prompts[number], hidden[number], event)) if scored else event
             for sample in range(ask.n) if scored else (event.sample,):
                 index = number * ask.n + sample
-                yield answer.part(index, head, offsets[index])
-                offsets[index] += len(head.text)
+                yield answer.part(index, head, places[index])
         if ask.usage:
             yield answer.usage_part(run.usage)
     except Exception as error:
         if not isinstance(error, ProtocolError | InputError):
             LOG.exception("a stream failed")
         yield as_protocol_error(error).body()
-    finally:
-        run.cancel()
-        await held.__aexit__(None, None, None)
 
 
 async def models(request: Request) -> Response:

@@ -6,6 +6,7 @@ alone, so its text does not change with the load.
 """
 
 import math
+import sys
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from llama_scale.errors import InputError
 from llama_scale.serving.batch import Batch, Prompt, ServedModel, Ticket
 from llama_scale.serving.config import EngineConfig
 
+SWITCH = 5e-4  # seconds after which the decoding thread lets another run: those that talk to clients
 RECENT = 0.9  # share of the rate of before in that of now
 
 
@@ -48,6 +50,7 @@ class Engine:
         self.rate = 0.0
         self.rows = 0
         self.closing = self.cancelling = False
+        sys.setswitchinterval(min(SWITCH, sys.getswitchinterval()))
         self.thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self.thread.start()
 

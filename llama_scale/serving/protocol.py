@@ -1,5 +1,6 @@
 """OpenAI's protocol: requests checked field by field, answers and errors in its shapes."""
 
+import codecs
 import json
 import math
 import secrets
@@ -258,6 +259,19 @@ def fim_context(tokenizer: Tokenizer, prefix: str, suffix: str) -> tuple[int, ..
     return (tokenizer.eos, before, *tokenizer.encode(prefix), after, *tokenizer.encode(suffix), middle)
 
 
+class Place:
+    """Where the next token begins in a text, in characters: bytes that are no UTF-8 are one U+FFFD as in the text."""
+
+    def __init__(self) -> None:
+        self.characters, self.decoder = 0, codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def take(self, piece: bytes) -> int:
+        """Return where a token begins, and go past it."""
+        start = self.characters
+        self.characters += len(self.decoder.decode(piece))
+        return start
+
+
 class TokenTexts:
     """Names of tokens as the protocol writes them: their text, bytes:... where it is no UTF-8, marks in <>."""
 
@@ -278,19 +292,14 @@ class TokenTexts:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
-    def completion(self, scores: Sequence[TokenScore], offset: int) -> dict[str, Any]:
-        """Return the logprobs object of a completion whose text begins at ``offset`` characters."""
+    def completion(self, scores: Sequence[TokenScore], place: Place) -> dict[str, Any]:
+        """Return the logprobs object of tokens of a completion, which begin at ``place``."""
         texts = [self(score.token) for score in scores]
-        offsets = []
-        for score in scores:
-            offsets.append(offset)
-            # A character counts with its first byte.
-            offset += sum((byte & 0xC0) != 0x80 for byte in self.tokenizer.decode_bytes([score.token]))
         return {
             "tokens": texts,
             "token_logprobs": [score.logprob for score in scores],
             "top_logprobs": [self._top(score, text) for score, text in zip(scores, texts, strict=True)],
-            "text_offset": offsets,
+            "text_offset": [place.take(self.tokenizer.decode_bytes([score.token])) for score in scores],
         }
 
     def _top(self, score: TokenScore, text: str) -> dict[str, float] | None:
@@ -338,11 +347,11 @@ class Answer:
         }  # fmt: skip
 
     def _choice(
-        self, index: int, text: str, reason: str | None, scores: Sequence[TokenScore], offset: int, part: bool
+        self, index: int, text: str, reason: str | None, scores: Sequence[TokenScore], place: Place, part: bool
     ) -> dict[str, Any]:
         told = self.ask.logprobs is not None
         if self.ask.kind == "completions":
-            logprobs = self.texts.completion(scores, offset) if told else None
+            logprobs = self.texts.completion(scores, place) if told else None
             return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         message = {"content": text} if part else {"role": "assistant", "content": text, "refusal": None}
         logprobs = self.texts.chat(scores) if told else None
@@ -356,16 +365,16 @@ class Answer:
             choice = {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None}
             yield self._body([choice | {"finish_reason": None}], True)
 
-    def part(self, index: int, piece: Piece, offset: int) -> dict[str, Any]:
-        """Return a part of a streamed answer."""
-        choice = self._choice(index, piece.text, piece.finish_reason, piece.tokens, offset, True)
+    def part(self, index: int, piece: Piece, place: Place) -> dict[str, Any]:
+        """Return a part of a streamed answer, whose tokens begin at ``place``."""
+        choice = self._choice(index, piece.text, piece.finish_reason, piece.tokens, place, True)
         return self._body([choice], True)
 
     def whole(
         self, samples: Sequence[tuple[str, str | None, Sequence[TokenScore]]], usage: dict[str, int]
     ) -> dict[str, Any]:
         """Return the answer of samples (text, finish reason, scores)."""
-        choices = [self._choice(i, text, reason, scores, 0, False) for i, (text, reason, scores) in enumerate(samples)]
+        choices = [self._choice(number, *sample, Place(), False) for number, sample in enumerate(samples)]
         return self._body(choices, False) | {"usage": usage}
 
     def usage_part(self, usage: dict[str, int]) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 import pytest
 
-from tests.llama_scale.serving.conftest import Server, runs, served, tokenizer  # noqa: F401, fixtures
-
 from evals.assistant.app import assistant_routes
 from evals.sandbox.pool import Sandbox
 from llama_scale.errors import InputError
+from tests.llama_scale.serving.conftest import Server, runs, served, tokenizer  # noqa: F401, fixtures
 
 
 @pytest.fixture(scope="session")

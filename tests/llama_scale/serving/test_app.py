@@ -100,7 +100,7 @@ def test_logprobs_and_echo(client, served):
     text = echoed.text
     for token, offset in zip(echoed.logprobs.tokens, echoed.logprobs.text_offset, strict=True):
         if not token.startswith("bytes:"):
-            assert text[offset : offset + len(token)] == token
+            assert text[offset:].lstrip("\ufffd").startswith(token)
     assert any(token == "bytes:\\xc3" for token in echoed.logprobs.tokens) or "é" in echoed.logprobs.tokens
     only = client.completions.create(**{**settings, "max_tokens": 0}, echo=True)
     assert only.choices[0].text == "é = 1" and only.usage.completion_tokens == 0
@@ -233,7 +233,10 @@ def test_rows_leave_when_the_client_does(server, streamed):
     for number in range(25):
         settle(server)
         body = json.dumps({"prompt": "x", "max_tokens": 250, "n": 4, "seed": number, "stream": streamed}).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
         cancelled = server.engine.cancelled
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall(head.encode() + body)
