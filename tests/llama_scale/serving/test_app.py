@@ -281,8 +281,8 @@ def test_hostile_requests_leave_the_others_alone(runs):
             half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                          b"Content-Length: 100\r\n\r\n{")  # fmt: skip
             assert post(server, "/v1/completions", {"prompt": "x" * (1 << 17)}).status_code == 413
-            big = httpx2.Request("POST", f"{server.url}/v1/completions",
-                                 headers={"content-type": "application/json", "content-length": str(1 << 30)})  # fmt: skip
+            large = {"content-type": "application/json", "content-length": str(1 << 30)}
+            big = httpx2.Request("POST", f"{server.url}/v1/completions", headers=large)
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
                 head = "\r\n".join(f"{name}: {value}" for name, value in big.headers.items())
                 connection.sendall(f"POST /v1/completions HTTP/1.1\r\n{head}\r\n\r\n".encode())
