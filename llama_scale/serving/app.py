@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
@@ -19,7 +19,7 @@ from llama_scale.errors import InputError
 from llama_scale.serving.batch import Piece, Prompt, Ticket, TokenScore
 from llama_scale.serving.config import AccessConfig
 from llama_scale.serving.engine import BusyError, Engine
-from llama_scale.serving.guard import Guard, Receive, Scope, Send
+from llama_scale.serving.guard import Guard, Receive, Scope, Send, SlowClientError
 from llama_scale.serving.protocol import (
     Answer,
     Ask,
@@ -356,6 +356,8 @@ def _completing(kind: Kind) -> Handler:
 async def _error(request: Request, error: Exception) -> Response:
     """Answer an error in OpenAI's shape."""
     headers = {}
+    if isinstance(error, SlowClientError | ClientDisconnect):
+        return Response(status_code=499)
     if isinstance(error, BusyError):
         headers, error = {"retry-after": str(error.retry_after)}, ProtocolError(429, str(error), code="busy")
     elif isinstance(error, FullError):

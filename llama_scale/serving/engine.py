@@ -125,22 +125,26 @@ class Engine:
         return [*self.waiting, *(ticket for batch in self.batches.values() for ticket in batch.tickets)]
 
     def _admit(self) -> None:
-        """Let waiting tickets join, in their order, as far as memory and rows allow."""
+        """Let waiting tickets join, those of a model in their order, as far as memory and rows allow."""
         for ticket in [ticket for ticket in self.waiting if ticket.cancelled]:
             self.waiting.remove(ticket)
             self.cancelled += 1
             ticket.close()
-        while self.waiting:
-            ticket = self.waiting[0]
-            batch = self.batches.get(id(ticket.model))
-            rows = batch.rows if batch else 0
-            if self.used + ticket.bytes > self.memory or rows + ticket.prompt.n > self.config.max_rows:
+        full: set[int] = set()  # models that have no row left: others need not wait for them
+        for ticket in list(self.waiting):
+            key = id(ticket.model)
+            batch = self.batches.get(key)
+            if (batch.rows if batch else 0) + ticket.prompt.n > self.config.max_rows:
+                full.add(key)
+            if key in full:
+                continue
+            if self.used + ticket.bytes > self.memory:
                 return
-            self.waiting.popleft()
+            self.waiting.remove(ticket)
             self.used += ticket.bytes
-            batch = batch or self.batches.setdefault(id(ticket.model), Batch(ticket.model, self.config.chunk))
-            batch.join(ticket)
             self.prefills += 1
+            batch = batch or self.batches.setdefault(key, Batch(ticket.model, self.config.chunk))
+            batch.join(ticket)
 
     def _turn(self, key: int, batch: Batch) -> None:
         """Let a batch make a step, and count what it did; a fault of one model ends its tickets alone."""

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
+
 from llama_scale.serving.config import AccessConfig
 from llama_scale.serving.protocol import ProtocolError
 
@@ -84,7 +86,7 @@ class Guard:
             if not started:
                 more = {"www-authenticate": "Bearer"} if error.status == 401 else {}
                 await respond(answer, error.status, json.dumps(error.body()).encode(), more)
-        except (SlowClientError, OSError):
+        except (SlowClientError, ClientDisconnect, OSError):
             return None
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:

@@ -10,7 +10,9 @@ import sys
 import httpx2
 import pytest
 
+from launch import serve
 from tests.conftest import ROOT, run_script
+from tests.launch.inputs import outcome
 from tests.llama_scale.serving.conftest import runs, served, tokenizer  # noqa: F401, fixtures
 
 
@@ -33,16 +35,18 @@ from tests.llama_scale.serving.conftest import runs, served, tokenizer  # noqa: 
         (["RUNS", "--access.allow_origin", "*"], "name each one"),
     ],
 )
-def test_bad_input_is_one_line(runs, tmp_path, arguments, words):  # noqa: F811
+def test_bad_input_is_one_line(runs, tmp_path, monkeypatch, capsys, arguments, words):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.jinja").write_text("{% for %}")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         given = {"RUNS": str(runs), "TAKEN": str(taken.getsockname()[1]), "BROKEN": "broken.jinja"}
-        ended = run_script("serve.py", *(given.get(word, word) for word in arguments), cwd=tmp_path, timeout=120)
-    assert ended.returncode == 2
-    assert words in ended.stderr
-    assert len(ended.stderr.strip().splitlines()) == 1
+        assert outcome(serve, [given.get(word, word) for word in arguments]) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
+    assert printed.out == ""
 
 
 def test_the_text_is_that_of_sample_and_ctrl_c_ends_it(runs, tmp_path):  # noqa: F811

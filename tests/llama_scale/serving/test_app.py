@@ -10,6 +10,7 @@ import pytest
 
 from llama_scale.generation.generate import generate, stream
 from llama_scale.generation.sampling import SamplingConfig
+from llama_scale.serving.batch import Batch
 from llama_scale.serving.config import AccessConfig, EngineConfig
 from tests.llama_scale.serving.conftest import Server, small_model, write_run
 
@@ -229,7 +230,14 @@ def test_a_gap_is_filled_in_the_order_of_training(server, served):
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_rows_leave_when_the_client_does(server, streamed):
+def test_rows_leave_when_the_client_does(server, streamed, monkeypatch):
+    turn = Batch.turn
+
+    def unhurried(batch):
+        turn(batch)
+        time.sleep(0.01)  # so that no answer is whole before its client has left
+
+    monkeypatch.setattr(Batch, "turn", unhurried)
     for number in range(25):
         settle(server)
         body = json.dumps({"prompt": "x", "max_tokens": 250, "n": 4, "seed": number, "stream": streamed}).encode()
