@@ -30,7 +30,6 @@ from llama_scale.serving.protocol import (
     TokenTexts,
     as_protocol_error,
     make_prompts,
-    read_prompts,
     read_request,
     refuse,
     usage_of,
@@ -290,7 +289,7 @@ async def tokenize(request: Request) -> Response:
     """Turn a text into ids, without the document end that a prompt gets unless ``add_special_tokens``."""
     service: Service = request.app.state.service
     fields = Fields(await read_body(request))
-    (prompt,) = read_prompts(fields.text("prompt", ""))
+    prompt = fields.text("prompt", "")
     async with model_of(service, fields.text("model")) as loaded:
         served = loaded.served
         ids = await asyncio.to_thread(served.tokenizer.encode, prompt)

@@ -1,6 +1,8 @@
 """A server of ours as others use it: lm-eval's local-completions, and this project's own evaluation."""
 
+import httpx2
 import pytest
+import torch
 
 from evals.models.checkpoint import CheckpointCompleter
 from evals.models.request import Request
@@ -27,21 +29,40 @@ def test_greedy_completions_are_those_drawn_here(server, served, temperature):  
         assert {row.task: row.text for row in over_http} == {row.task: row.text for row in again}
 
 
-def test_lm_eval_scores_as_we_do(server, served, monkeypatch):  # noqa: F811
+WORDS = ["return x\n", "x = 1\n", "pass\n", "é = 'a'\n", "for i in range(10):\n        x += i\n"]
+
+
+def test_echoed_scores_are_those_of_references(server, served):  # noqa: F811
+    """The log-likelihoods of 50 solutions after their prompts, as evaluation scores them here."""
+    encode = served.tokenizer.encode
+    pairs = [(prompt, f"    {word}") for prompt in PROMPTS[:10] for word in WORDS]
+    ours = reference_bits_per_byte(served.llama, served.tokenizer, pairs)
+    body = {"model": "a", "max_tokens": 0, "echo": True, "logprobs": 1}
+    body["prompt"] = [encode(prompt) + encode(solution) for prompt, solution in pairs]
+    choices = httpx2.post(f"{server.url}/v1/completions", json=body, timeout=60).json()["choices"]
+    assert len(choices) == 50
+    for (prompt, _), choice, score in zip(pairs, choices, ours.tasks, strict=True):
+        nats = -sum(choice["logprobs"]["token_logprobs"][len(encode(prompt)) :])
+        assert nats == pytest.approx(score.nats, abs=1e-4)
+
+
+def test_lm_eval_scores_as_the_model_does(server, served, monkeypatch):  # noqa: F811
     """Its log-likelihoods of 50 continuations, by its own client with the tokenizer of the server."""
     completions = pytest.importorskip("lm_eval.models.openai_completions", reason="lm_eval is not installed")
     instance = pytest.importorskip("lm_eval.api.instance")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    tokenizer = served.tokenizer  # noqa: F811
-    words = ["return x\n", "x = 1\n", "pass\n", "é = 'a'\n", "for i in range(10):\n        x += i\n"]
-    pairs = [(prompt, f"    {word}") for prompt in PROMPTS for word in words]
-    pairs = [(a, b) for a, b in pairs if tokenizer.encode(a) + tokenizer.encode(b) == tokenizer.encode(a + b)][:50]
-    assert len(pairs) == 50
+    encode = served.tokenizer.encode
+    pairs = [(prompt[:-1], f"\n    {word}") for prompt in PROMPTS[:10] for word in WORDS]  # it moves spaces at an end
     client = completions.LocalCompletionsAPI(
         model="a", base_url=f"{server.url}/v1/completions", tokenizer_backend="auto", max_length=256, num_concurrent=1,
     )  # fmt: skip
     asked = [instance.Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
     found = client.loglikelihood(asked)
-    ours = reference_bits_per_byte(served.llama, tokenizer, pairs)
-    for (nats, _), score in zip(found, ours.tasks, strict=True):
-        assert -nats == pytest.approx(score.nats, abs=1e-4)
+    assert len(found) == 50
+    for (prompt, continuation), (nats, greedy) in zip(pairs, found, strict=True):
+        before, ids = len(encode(prompt)), encode(prompt + continuation)  # it cuts the ids of both there
+        with torch.inference_mode():
+            logprobs = served.llama(torch.tensor([[served.tokenizer.eos, *ids]]))[0].log_softmax(-1)  # (T + 1, V)
+        targets = range(before, len(ids))
+        assert nats == pytest.approx(sum(float(logprobs[t, ids[t]]) for t in targets), abs=1e-4)
+        assert greedy == all(int(logprobs[t].argmax()) == ids[t] for t in targets)
