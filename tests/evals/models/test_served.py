@@ -60,7 +60,8 @@ def test_lm_eval_scores_as_the_model_does(server, served, monkeypatch):  # noqa:
     found = client.loglikelihood(asked)
     assert len(found) == 50
     for (prompt, continuation), (nats, greedy) in zip(pairs, found, strict=True):
-        before, ids = len(encode(prompt)), encode(prompt + continuation)  # it cuts the ids of both there
+        before = len(encode(prompt))
+        ids = encode(prompt) + encode(prompt + continuation)[before:]  # as it puts them together
         with torch.inference_mode():
             logprobs = served.llama(torch.tensor([[served.tokenizer.eos, *ids]]))[0].log_softmax(-1)  # (T + 1, V)
         targets = range(before, len(ids))
