@@ -20,15 +20,14 @@ TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<a
 @pytest.fixture(scope="module")
 def client(server):
     openai = pytest.importorskip("openai", reason="the openai client is not installed")
-    with httpx2.Client() as session:
-        try:
-            yield openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, http_client=session)
-        except TypeError:  # a client that wants another library's session
-            yield openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
-def post(server, path, body, **settings):
-    return httpx2.post(f"{server.url}{path}", json=body, timeout=60, **settings)
+SESSION = httpx2.Client(timeout=120)  # one: making it reads the certificates of the machine
+
+
+def post(server, path, body):
+    return SESSION.post(f"{server.url}{path}", json=body)
 
 
 def settle(server):
@@ -257,13 +256,12 @@ def test_rows_leave_when_the_client_does(server, streamed, monkeypatch):
 def test_many_at_once_are_answered_or_told_to_come_back(runs):
     server = Server(runs, engine=EngineConfig(max_waiting=20, max_rows=8))
     states, lock = [], threading.Lock()
+    session = httpx2.Client(timeout=120, limits=httpx2.Limits(max_connections=200))
 
     def one(number):
-        with httpx2.Client() as session:
-            answer = session.post(f"{server.url}/v1/completions", timeout=120,
-                                  json={"prompt": "x", "max_tokens": 20, "seed": number})  # fmt: skip
-            with lock:
-                states.append((answer.status_code, int(answer.headers.get("retry-after", 0))))
+        answer = session.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 20, "seed": number})
+        with lock:
+            states.append((answer.status_code, int(answer.headers.get("retry-after", 0))))
 
     try:
         threads = [threading.Thread(target=one, args=(number,)) for number in range(120)]

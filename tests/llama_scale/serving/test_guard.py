@@ -20,9 +20,11 @@ def locked(runs):
     server.close()
 
 
+SESSION = httpx2.Client(timeout=60)  # one: making it reads the certificates of the machine
+
+
 def ask(server, method, path, headers=None):
-    with httpx2.Client() as session:
-        return session.request(method, f"{server.url}{path}", headers=JSON | (headers or {}), content=b"{}", timeout=60)
+    return SESSION.request(method, f"{server.url}{path}", headers=JSON | (headers or {}), content=b"{}")
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
@@ -65,7 +67,7 @@ def test_what_there_is_not_is_an_error_in_the_same_shape(server):
         assert set(error) == {"message", "type", "param", "code"}
         assert ask(server, method, path).status_code == status
     for body in (b"", b"{", b"[]", b'"x"', b"\xff", b'{"prompt": NaN}', b'{"prompt": "\\ud800"}'):
-        answer = httpx2.post(f"{server.url}/v1/completions", content=body, headers=JSON, timeout=60)
+        answer = SESSION.post(f"{server.url}/v1/completions", content=body, headers=JSON)
         assert answer.status_code == 400, body
         assert "Traceback" not in answer.text
 
