@@ -44,7 +44,7 @@ def check_regular(path: str | Path, pipes: bool = False) -> None:
     raise OSError(errno.EINVAL, f"a {kind}, not a regular file", str(path))
 
 
-def open_file(path: str | Path, mode: str = "rb", pipes: bool = False, **options: Any) -> IO:
+def open_file(path: str | Path, mode: str = "rb", pipes: bool = False, **options: Any) -> Any:
     """``open`` a regular file or what links to one; raise OSError as ``open`` and ``check_regular``."""
     check_regular(path, pipes)
     return open(path, mode, **options)
