@@ -17,6 +17,11 @@ MODES = {
         "TrainBenchmark",
         "training steps beside transformers and litgpt; --table NAME: a table of sizes",
     ),
+    "finetune": (
+        "benchmarks.training.finetune",
+        "FinetuneBenchmark",
+        "steps of adapters beside those of all weights and of peft on transformers",
+    ),
     "generate": ("benchmarks.generate", "GenerateBenchmark", "sampling beside transformers"),
     "overhead": ("benchmarks.training.overhead", "OverheadBenchmark", "the trainer's steps beside a bare loop's"),
     "data": ("benchmarks.data", "DataBenchmark", "filters, near-duplicate removal and the loader beside peers"),

@@ -75,9 +75,10 @@ def warmup_law(n: int, batch_tokens: int, steps: int) -> int:
 class Recipe:
     """A run's optimizer settings with every ``auto`` replaced by a number.
 
-    ``batch`` is in sequences and ``tokens`` is steps x batch x context length. ``laws`` says for each value where it
-    came from. A branch has its ``parent`` checkpoint and ``first_step``, the step that it continues from, and leaves
-    out the batches that its trunk had ``skipped``.
+    ``batch`` is in sequences and ``tokens`` is steps x batch x context length. ``init_std`` is 0 in fine-tuning, which
+    draws no weights of the model. ``laws`` says for each value where it came from. A branch has its ``parent``
+    checkpoint and ``first_step``, the step that it continues from, and leaves out the batches that its trunk had
+    ``skipped``.
     """
 
     tokens: int
