@@ -36,6 +36,7 @@ class EvalConfig:
         mbxp: MBPP's tasks in Python, Java and JavaScript, judged by tests.
         apps: Introductory programming problems.
         similarity: Compare samples with the references (BLEU, ROUGE-L, chrF, CodeBLEU) and flag those that say nothing.
+        efficiency: Count instructions and peak memory of samples that pass, and of the references, on the same tests.
         execution: How programs are run.
         device: Where to compute; auto is the GPU if there is one.
         precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
@@ -63,6 +64,7 @@ class EvalConfig:
     mbxp: MbxpConfig = field(default_factory=MbxpConfig)
     apps: AppsConfig = field(default_factory=AppsConfig)
     similarity: bool = False
+    efficiency: bool = False
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
