@@ -8,10 +8,9 @@ from typing import ClassVar
 from evals.benchmarks.mbxp import end_of_braces
 from evals.benchmarks.rows import Row, read_rows
 from evals.benchmarks.suite import CodeConfig, Suite, Task
-from evals.sandbox.types import Program, Script, Verdict
+from evals.sandbox.types import NO_TESTS, Program, Script, Verdict
 
 REMEDY = "give the test.jsonl that launch/prepare.py pairs wrote"
-NO_TESTS = "no tests"
 # After a body at the start of a line: another function, class, comment or statement of the module.
 PYTHON_STOPS = ("\nclass ", "\ndef ", "\nasync def ", "\n#", "\n@", "\nif ", "\nimport ", "\nfrom ", "\nprint(")
 WHOLE_STOPS = ("\nclass ", "\n#", "\nif __name__", "\nPrompt:")  # of a format whose completion is the function

@@ -49,10 +49,11 @@ def _mirror_run(study: Path, name: str, group: str, mode: Mode) -> tuple[str, Mo
     folder = study / "runs" / name
     result, metrics = read_fields(folder / "result.json"), folder / "metrics.jsonl"
     scores = repr(score_rows(folder))
-    identity = run_id(group, name, read_text(metrics), scores)
+    logged = metrics.exists()  # by all but a base that was scored as it is
+    identity = run_id(group, name, read_text(metrics) if logged else "", scores)
     with open_run(study, identity, mode=mode, name=name, job="train", config=result, group=group) as run:
         define_axes(run)
-        rows = {row["step"]: by_flops(row) for row in read_jsonl(metrics, required=["step"])}
+        rows = {row["step"]: by_flops(row) for row in (read_jsonl(metrics, required=["step"]) if logged else [])}
         for row in score_rows(folder):
             rows[row["step"]] = rows.get(row["step"], {}) | row
         for step in sorted(rows):

@@ -12,9 +12,11 @@ from llama_scale.text import count, digits
 COLORS = ("#25578b", "#c8434f", "#2b7d8c", "#e08a00", "#7a5195", "#4d9f8d", "#8a929c")
 GREY = "#8a929c"
 BITS, PARSES, MEGABYTE = "bits_per_byte", "parses", 1e6
+APART = 1.025  # between the points of two curves at the same number
+SMALLEST = 0.01  # of an axis
 LABELS = {
-    "bits_per_byte": "bits per byte of held-out references",
-    "parses": "samples that parse (%)",
+    "bits_per_byte": "bits per byte",
+    "parses": "share that parses (points)",
     "ended": "samples that ended by themselves (%)",
     "passed": "samples that pass (%)",
     "chrf": "chrF",
@@ -47,29 +49,31 @@ def _scaled(estimate: Estimate, key: str) -> tuple[float, float, float]:
 
 
 def curve_panel(
-    key: str, label: str, lines: dict[str, list[tuple[float, ArmResult]]], base: ArmResult, endpoint: str
+    found: Comparison, key: str, label: str, lines: dict[str, list[tuple[float, ArmResult]]], endpoint: str
 ) -> Panel | None:
-    """Return an endpoint of arms against a number, a line for each of ``lines``, and the base as a level."""
-    lines = {name: [(x, arm) for x, arm in points if endpoint in arm.scores] for name, points in lines.items()}
+    """Return an endpoint of arms, less the base's on the same tasks, against a number: a line for each of ``lines``."""
+    contrasts = {one.arm: one for family in found.families if family.key == "base" for one in family.of(endpoint)}
+    lines = {name: [(x, arm) for x, arm in points if arm.name in contrasts] for name, points in lines.items()}
     lines = {name: points for name, points in lines.items() if len(points) > 1}
     if not lines:
         return None
-    xs = [x for points in lines.values() for x, _ in points]
-    levels = [_scaled(base.scores[endpoint], endpoint)] if endpoint in base.scores else []
-    drawn = [_scaled(arm.scores[endpoint], endpoint) for points in lines.values() for _, arm in points]
-    across, up = axis(label, [xs], show="count"), axis(LABELS[endpoint], [*drawn, *levels], log=False)
-    series = []
-    if levels:
-        series.append(Series("base", "line", np.array(across.range), np.repeat(levels[0][0], 2), GREY, dash=True))
-    for (name, points), color in zip(lines.items(), COLORS, strict=False):
-        x = np.array([x for x, _ in points], dtype=float)
-        y, low, high = np.array([_scaled(arm.scores[endpoint], endpoint) for _, arm in points]).T
-        hover = [arm_text(arm, endpoint) for _, arm in points]
+    factor, unit = (100.0, " points") if endpoint in SHARES else (1.0, "")
+    series, drawn = [], [[0.0, SMALLEST * factor]]
+    for number, ((name, points), color) in enumerate(zip(lines.items(), COLORS, strict=False)):
+        x = np.array([x for x, _ in points], dtype=float) * APART**number
+        own = [contrasts[arm.name] for _, arm in points]
+        y, low, high = (factor * np.array([getattr(one, end) for one in own]) for end in ("mean", "low", "high"))
+        hover = [
+            f"{arm_text(arm, endpoint)}<br>{v:+.3g}{unit} to the base" for v, (_, arm) in zip(y, points, strict=True)
+        ]
+        drawn += [low, high]
         series += [
             Series(name, "line", x, y, color, legend=False, width=1.4),
             Series(name, "points", x, y, color, low, high, hover),
         ]
-    return Panel(key, across, up, series)
+    across = axis(label, [one.x for one in series], show="count")
+    base = Series("base", "line", np.array(across.range), np.zeros(2), GREY, dash=True)
+    return Panel(key, across, axis(f"{LABELS[endpoint]}, less the base's", drawn, log=False), [base, *series])
 
 
 def arm_text(arm: ArmResult, endpoint: str) -> str:
@@ -115,10 +119,10 @@ def against_size(found: Comparison) -> Figure | None:
     """Return quality against the number of pairs, at equal epochs and at equal steps."""
     lines = _lines(found, lambda a: (a.method, a.rank, a.budget, a.language, a.grid), lambda a: a.examples)
     lines = {name: points for name, points in lines.items() if len({x for x, _ in points}) > 1}
-    panels = [curve_panel(f"size-{e}", "pairs", lines, _base(found), e) for e in (BITS, PARSES)]
+    panels = [curve_panel(found, f"size-{e}", "pairs", lines, e) for e in (BITS, PARSES)]
     caption = (
         "At equal epochs a larger set has more steps; at equal steps only the data differ. What the two curves do not "
-        "share is the number of steps. Bars are 95 % intervals over runs and tasks."
+        "share is the number of steps. Bars are 95 % intervals of the difference to the base, over runs and tasks."
     )
     return _figure("size", "Quality against the number of pairs", caption, panels)
 
@@ -127,14 +131,13 @@ def against_rank(found: Comparison) -> Figure | None:
     """Return quality against rank, each at its own best rate."""
     lines = _lines(found, lambda a: (a.examples, a.budget, a.language), lambda a: a.rank, several=True)
     lines = {name: points for name, points in lines.items() if len({x for x, _ in points}) > 1}
-    panels = [curve_panel(f"rank-{e}", "rank", lines, _base(found), e) for e in (BITS, PARSES)]
+    panels = [curve_panel(found, f"rank-{e}", "rank", lines, e) for e in (BITS, PARSES)]
     shown = "; ".join(
         f"for {r.examples} pairs rank {r.forecast} was forecast to do on {r.written_at[:10]}" for r in found.ranks
     )
-    caption = (
-        f"Each rank at its own best rate. Bars are 95 % intervals over runs and tasks. {shown[:1].upper()}{shown[1:]}"
-    )
-    return _figure("rank", "Quality against rank", f"{caption}.".replace("..", "."), panels)
+    caption = "Each rank at its own rate. Bars are 95 % intervals of the difference to the base."
+    caption += f" {shown[0].upper()}{shown[1:]}." if shown else ""
+    return _figure("rank", "Quality against rank", caption, panels)
 
 
 def by_language(found: Comparison) -> Figure | None:
@@ -149,7 +152,7 @@ def by_language(found: Comparison) -> Figure | None:
     shown = [arm for arm in found.arms if PARSES in arm.scores]
     if shown:
         bars = [Bar(a.name, 100 * a.scores[PARSES].value, GREY if a.method == "base" else COLORS[1]) for a in shown]
-        panels.append(bar_panel("language-parses", LABELS[PARSES], bars))
+        panels.append(bar_panel("language-parses", "samples that parse (%)", bars))
     caption = (
         "Bits per byte of different languages are not comparable; what tuning gains over the base in the same language "
         "is. Each language's own parser judges."

@@ -73,7 +73,7 @@ def _underfits(found: Comparison) -> Claim:
 
 def _trap(found: Comparison) -> Claim:
     claim = "Complexity trap: with more samples the syntax rate falls, until there are many"
-    sizes = [one for f in _families(found, "size") for one in f.of("parses") if "steps" in found.arm(one.arm).budget]
+    sizes = [one for f in _families(found, "size") for one in f.of("parses") if "step" in found.arm(one.arm).budget]
     if not sizes:
         return Claim("A", claim, UNDECIDED, "This study does not compare syntax rates at equal steps.")
     text = "At equal steps " + "; ".join(in_words(one, "points") for one in sizes) + "."
@@ -95,8 +95,8 @@ def _size_or_steps(found: Comparison) -> Claim:
     apart = {
         family.title: family.of(PRIMARY)[-1] for family in sizes if family.of(PRIMARY)
     }  # the largest against the smallest
-    epochs = [one for one in apart.values() if "epochs" in found.arm(one.arm).budget]
-    steps = [one for one in apart.values() if "steps" in found.arm(one.arm).budget]
+    epochs = [one for one in apart.values() if "epoch" in found.arm(one.arm).budget]
+    steps = [one for one in apart.values() if "step" in found.arm(one.arm).budget]
     if not epochs or not steps:
         return Claim("A", claim, UNDECIDED, "Equal epochs and equal steps are not of the same sizes.")
     text = f"Equal epochs: {in_words(epochs[0])}. Equal steps: {in_words(steps[0])}."
@@ -113,15 +113,20 @@ def _language(found: Comparison) -> Claim:
     claim = "Java is learned best (syntax rate 100 %), Python worst"
     languages = sorted({arm.language for arm in found.arms})
     if len(languages) < 2:
-        return Claim("A", claim, UNDECIDED, f"This study has {languages[0]} alone. (The published 100 % is of a compiler "
-                     "that was not there, and counts as a pass.)")  # fmt: skip
+        text = f"This study has {languages[0]} alone. (The published 100 % is of a compiler that was not there.)"
+        return Claim("A", claim, UNDECIDED, text)
     rows = [arm for arm in found.arms if arm.method != "base" and "parses" in arm.scores]
     text = "; ".join(
         f"{arm.name} {100 * arm.scores['parses'].value:.1f} % "
         f"[{100 * arm.scores['parses'].low:.1f}, {100 * arm.scores['parses'].high:.1f}]" for arm in rows
     )  # fmt: skip
-    return Claim("A", claim, UNDECIDED, f"Syntax rates by the languages' own parsers: {text or 'not measured'}. What cut "
-                 "text a parser accepts differs by language, so that rates are compared with the base's.")  # fmt: skip
+    gains = [one for family in _families(found, "language") for one in family.of("gain")]
+    text = f"Syntax rates by the languages' own parsers: {text or 'not measured'}. "
+    if not gains:
+        text += "What cut text a parser accepts differs by language, and the tasks are not the same."
+        return Claim("A", claim, UNDECIDED, text)
+    text += f"Gained over the base on the same tasks: {'; '.join(in_words(one) for one in gains)}."
+    return Claim("A", claim, SUPPORTED if all(one.up for one in gains) else UNDECIDED, text)
 
 
 def _full(found: Comparison) -> Claim:
@@ -166,8 +171,8 @@ def _execution(found: Comparison) -> Claim:
     claim = "Fine-tuning reaches an execution pass rate of 40 %"
     measured = [arm for arm in found.arms if "passed" in arm.scores]
     if not measured:
-        return Claim("B", claim, UNDECIDED, "No task here has tests. That a definition runs is no pass: it runs wherever "
-                     "it parses. (39.58 % is 19 of 48, 26 to 55 %.)")  # fmt: skip
+        text = "No task here has tests. That a definition runs is no pass: it runs wherever it parses."
+        return Claim("B", claim, UNDECIDED, f"{text} (39.58 % is 19 of 48, 26 to 55 %.)")
     best = max(measured, key=lambda arm: arm.scores["passed"].value)
     share = best.scores["passed"]
     text = f"{best.name} passes {100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]."
@@ -178,8 +183,8 @@ def _similarity(found: Comparison) -> Claim:
     claim = "BLEU and ROUGE-L say which model writes better code"
     known = [one for one in found.agreement if one.value is not None]
     if not known:
-        return Claim("A, B", claim, UNDECIDED, "No task has both passing and failing samples, so that no similarity can be "
-                     "held against passing.")  # fmt: skip
+        text = "No task has both passing and failing samples, so that no similarity can be held against passing."
+        return Claim("A, B", claim, UNDECIDED, text)
     text = "; ".join(f"{one.metric} {digits(one.value)} [{digits(one.low)}, {digits(one.high)}]" for one in known)
     low = max(one.low or 0.0 for one in known)
     verdict = SUPPORTED if low > 0.8 else UNDECIDED

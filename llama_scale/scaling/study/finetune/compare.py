@@ -11,6 +11,7 @@ import numpy as np
 
 from llama_scale.bootstrap import TAIL, percentile_interval
 from llama_scale.comparison import best_set, bootstrap_means, difference, holm, mcnemar
+from llama_scale.config import flatten
 from llama_scale.errors import InputError
 from llama_scale.files import read_fields
 from llama_scale.scaling.study.finetune.claims import claims
@@ -25,11 +26,21 @@ from llama_scale.scaling.study.finetune.comparison import (
     RankForecast,
 )
 from llama_scale.scaling.study.finetune.rank_forecast import FORECAST
-from llama_scale.scaling.study.finetune.scores import ENDPOINTS, PRIMARY, Endpoint, Scores, arm_scores
+from llama_scale.scaling.study.finetune.scores import (
+    ENDPOINTS,
+    GAIN,
+    PRIMARY,
+    SAMPLED,
+    Endpoint,
+    Scores,
+    arm_scores,
+    base_of,
+)
 from llama_scale.scaling.study.finetune.settings import BASE, Arm
 
 Table = dict[tuple[str, str], Scores]  # by arm and endpoint
 SEED = 0
+LANGUAGE = "language"
 
 
 def compare_arms(folder: Path) -> list[str]:
@@ -37,7 +48,8 @@ def compare_arms(folder: Path) -> list[str]:
     study = load_study(folder)
     table = score_table(study)
     by_name = {arm.name: arm for arm in study.arms}
-    families = [family(key, title, pairs, table) for key, title, pairs in pairings(study.arms)]
+    bases = {arm.name for arm in study.arms if arm.method == BASE}
+    families = [family(key, title, pairs, table, bases) for key, title, pairs in pairings(study.arms)]
     settings = study.settings
     found = Comparison(
         name=settings["name"],
@@ -62,13 +74,18 @@ def compare_arms(folder: Path) -> list[str]:
 def score_table(study: TuningStudy) -> Table:
     """Return the scores of each arm by each endpoint that was measured."""
     found = {(arm.name, e.key): arm_scores(study, arm, e) for arm in study.arms for e in ENDPOINTS}
-    return {key: scores for key, scores in found.items() if scores is not None}
+    table = {key: scores for key, scores in found.items() if scores is not None}
+    for arm in study.arms:
+        if arm.method != BASE:
+            scores, base = table[arm.name, PRIMARY.key], table[base_of(study, arm).name, PRIMARY.key]
+            table[arm.name, GAIN.key] = replace(scores, values=base.values - scores.values)
+    return table
 
 
 def arm_result(study: TuningStudy, arm: Arm, table: Table) -> ArmResult:
     """Return an arm's costs and scores."""
     results = [run.result for run in study.runs[arm.name]]
-    base = next(a for a in study.arms if a.method == BASE and a.language == arm.language)
+    base = base_of(study, arm)
     before = study.runs[base.name][0].result.get("retained_bits_per_byte")
     after = [result.get("retained_bits_per_byte") for result in results]
     known = [value for value in after if value is not None]
@@ -116,9 +133,8 @@ def pairings(arms: list[Arm]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     found = [("base", "Against the base", [(base[arm.language], arm.name) for arm in tuned])]
 
     def variant(arm: Arm) -> str:  # what the study file changed beside the lists
-        settings = {k: v for k, v in arm.settings.items() if k not in ("lora", "examples", "epochs", "steps", "method")}
-        lora = {k: v for k, v in arm.settings.get("lora", {}).items() if k != "rank"}
-        return repr(sorted(settings.items(), key=str)) + repr(sorted(lora.items()))
+        listed = ("method", "examples", "epochs", "steps", "lora.rank", "optim.lr")
+        return repr(sorted((k, v) for k, v in flatten(arm.settings).items() if k not in listed))
 
     def groups(arms: list[Arm], key: Any, order: Any) -> list[list[Arm]]:
         ordered = sorted(arms, key=lambda arm: (repr(key(arm)), order(arm)))
@@ -146,6 +162,9 @@ def pairings(arms: list[Arm]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     budgets = []
     for group in groups(tuned, lambda a: (a.method, a.rank, a.examples, a.language, variant(a)), lambda a: not a.steps):
         budgets += [(group[0].name, arm.name) for arm in group[1:] if group[0].steps and not arm.steps]
+    for group in groups(tuned, lambda a: (a.method, a.rank, a.examples, a.budget, a.grid), lambda a: a.language):
+        if len({arm.language for arm in group}) > 1:
+            found.append((f"{LANGUAGE}-{group[0].grid}", "Languages, on the same tasks", against_first(group)))
     found.append(("budget", "Equal epochs against equal steps, the same pairs", budgets))
     return found
 
@@ -159,17 +178,23 @@ def _slug(arm: Arm) -> str:
     return "-".join(filter(None, parts))
 
 
-def family(key: str, title: str, pairs: list[tuple[str, str]], table: Table) -> Family:
-    """Return the contrasts of ``pairs`` of control and arm by each endpoint, and the set that holds the best arm."""
-    contrasts = []
-    for endpoint in ENDPOINTS:
+def family(key: str, title: str, pairs: list[tuple[str, str]], table: Table, bases: set[str]) -> Family:
+    """Return the contrasts of ``pairs`` of control and arm by each endpoint, and the set that holds the best arm.
+
+    Of several languages, each with a base of ``bases``, there is no best one.
+    """
+    contrasts, endpoints = [], (GAIN, *SAMPLED) if key.startswith(LANGUAGE) else ENDPOINTS
+    for endpoint in endpoints:
         both = [(c, a) for c, a in pairs if (c, endpoint.key) in table and (a, endpoint.key) in table]
+        if key.startswith(LANGUAGE):  # which can be of other tasks
+            both = [(c, a) for c, a in both if table[c, endpoint.key].tasks == table[a, endpoint.key].tasks]
         found = [contrast(endpoint, control, arm, table) for control, arm in both]
         adjusted = holm([one.p for one in found])
         contrasts += [replace(one, holm=p) for one, p in zip(found, adjusted, strict=True)]
-    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    names = [] if key.startswith(LANGUAGE) else list(dict.fromkeys(name for pair in pairs for name in pair))
     arms = {name: table[name, PRIMARY.key].values for name in names if (name, PRIMARY.key) in table}
-    best = best_set(arms, lower_is_better=True, paired_runs=False, seed=SEED) if len(arms) > 1 else {}
+    same = len(arms) > 1 and len(bases & set(names)) < 2  # bits per byte of two languages are not comparable
+    best = best_set(arms, lower_is_better=True, paired_runs=False, seed=SEED) if same else {}
     return Family(key, title, contrasts, best)
 
 

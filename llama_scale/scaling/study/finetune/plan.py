@@ -106,6 +106,8 @@ def base_folder(config: TuningStudyConfig) -> str:
 
 def plan_arms(config: TuningStudyConfig, retain: str | None) -> list[Arm]:
     """Return the base in each language and the arms of all grids; raise InputError where one makes no sense."""
+    if not config.arms:
+        raise InputError("arms: the list is empty; name at least one")
     languages = list(dict.fromkeys(language for grid in config.arms for language in grid.languages))
     for language in languages:
         if language not in config.pairs:
@@ -149,7 +151,7 @@ def grid_arms(config: TuningStudyConfig, grid: ArmGrid, base: dict[str, Any]) ->
         name = "-".join([*filter(None, parts), *([language] if len(grid.languages) > 1 else [])])
         own: dict[str, Any] = {"method": grid.method, "examples": examples, "epochs": grid.epochs}
         own |= {"steps": grid.steps} if grid.steps else {}
-        own |= {"lora.rank": rank} if rank else {}
+        own |= {} if rank is None else {"lora.rank": rank}
         own |= {} if grid.rate == "tuned" else {"optim.lr": grid.rate}
         settings = nest(base | flatten(nest(config.train)) | flatten(nest(grid.train)) | own)
         build(FinetuneConfig, settings | {"train": "pool"})

@@ -30,6 +30,7 @@ SAMPLED = (
     Endpoint("chrf", "chrF", False),
     Endpoint("codebleu", "CodeBLEU", False),
 )
+GAIN = Endpoint("gain", "bits per byte gained over the base", False)  # comparable between languages
 ENDPOINTS = (PRIMARY, END, *SAMPLED)
 NO_VERDICT = ("not measured", "no tests")
 

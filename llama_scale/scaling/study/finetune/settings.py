@@ -184,7 +184,12 @@ class Arm:
     @property
     def budget(self) -> str:
         """How long it trains, in words."""
-        return f"{self.steps} steps" if self.steps else f"{self.epochs} epochs"
+        return plural(self.steps, "step") if self.steps else plural(self.epochs or 0, "epoch")
+
+
+def plural(number: int, what: str) -> str:
+    """Return "1 step", "2 steps"."""
+    return f"{number} {what}" + "s" * (number != 1)
 
 
 @dataclass(frozen=True)

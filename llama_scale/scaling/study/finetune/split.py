@@ -36,15 +36,14 @@ class SplitConfig:
 def split_pairs(config: SplitConfig) -> list[str]:
     """Write the pairs of each language and return a line for each.
 
-    Which pairs are chosen is decided by a hash of their ids. Languages whose pairs have ``task`` in common (MBXP's
-    numbers) take the same tasks, so that they can be compared in pairs.
+    Which pairs are chosen is decided by a hash of their ids. Languages whose held-out pairs have ids in common (MBXP's)
+    take the same ones, so that they can be compared in pairs.
     """
     found = {language: _read(Path(folder), config.longest) for language, folder in config.folders.items()}
-    lines = []
+    lines, shared = [], _shared_ids([rows[1] for rows in found.values()])
     for language, (train, held_out) in found.items():
-        shared = _shared_tasks([rows[1] for rows in found.values()]) if len(found) > 1 else None
         if shared:
-            held_out = [row for row in held_out if row["task"] in shared]
+            held_out = [row for row in held_out if row["id"] in shared]
         held_out.sort(key=_order)
         parts = {
             "pool": sorted(train, key=_order)[: config.pool],
@@ -52,9 +51,10 @@ def split_pairs(config: SplitConfig) -> list[str]:
             "test": held_out[config.tune : config.tune + config.test],
         }
         if not parts["pool"] or len(parts["test"]) < config.test:
-            raise InputError(f"{config.folders[language]}: {len(train):,} pairs to train on and {len(held_out):,} held "
-                             f"out of at most {config.longest} bytes, and the study takes "
-                             f"{config.tune + config.test:,} held-out ones; lower test or rates.pairs, or raise longest")  # fmt: skip
+            found = f"{len(train):,} pairs to train on and {len(held_out):,} held out of at most {config.longest} bytes"
+            wanted = f"the study takes {config.tune + config.test:,} held-out ones"
+            remedy = "lower test or rates.pairs, or raise longest"
+            raise InputError(f"{config.folders[language]}: {found}, and {wanted}; {remedy}")
         for part, rows in parts.items():
             with atomic_write(Path(config.out) / language / f"{part}.jsonl") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -71,12 +71,11 @@ def _read(folder: Path, longest: int) -> tuple[list[dict[str, Any]], list[dict[s
     return parts[0], parts[1]
 
 
-def _shared_tasks(parts: list[list[dict[str, Any]]]) -> set[Any]:
-    """Return the tasks that all languages have; none where their pairs name no task."""
-    each = [{row["task"] for row in rows if "task" in row} for rows in parts]
-    return set.intersection(*each)
+def _shared_ids(parts: list[list[dict[str, Any]]]) -> set[str]:
+    """Return the ids that the pairs of all languages have; none of a single one."""
+    return set.intersection(*({row["id"] for row in rows} for rows in parts)) if len(parts) > 1 else set()
 
 
 def _order(row: dict[str, Any]) -> bytes:
-    """Where a pair stands; pairs of one task stand alike in all languages."""
-    return hashlib.sha256(f"split\n{row.get('task', row['id'])}".encode()).digest()
+    """Where a pair stands, by its id; those of one task stand alike in all languages."""
+    return hashlib.sha256(f"split\n{row['id']}".encode()).digest()
