@@ -58,25 +58,24 @@ class ByteLevelTokenizer:
         for each in (whole, self._tokenizer):
             each.no_padding()
             each.no_truncation()
-        special = {i for i, token in whole.get_added_tokens_decoder().items() if token.special}
-        self._tokenizer.encode_special_tokens = whole.encode_special_tokens = True  # no text makes a control id
+        settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
         self._whole = whole
+        self.eos = self._end(folder, settings)
+        self.start, bos = prefix(whole), self._id(settings.get("bos_token"))
+        if settings.get("add_bos_token") and not self.start and bos is not None:
+            self.start = [bos]
+        self._before_nothing = self.start or [self.eos if bos is None else bos]
+        special = {i for i, token in whole.get_added_tokens_decoder().items() if token.special}
+        special |= {self.eos, *self._before_nothing}  # a file need not mark its own
+        if (unknown := self._id(settings.get("unk_token"))) is not None:
+            special.add(unknown)
+        self._tokenizer.encode_special_tokens = whole.encode_special_tokens = True  # no text makes a control id
         self.vocab_size = whole.get_vocab_size()
         pieces = [whole.id_to_token(i) or "" for i in range(self.vocab_size)]
         self._bytes = piece_bytes(pieces, fields, special)
         self.byte_lengths = np.array([len(b) for b in self._bytes], dtype=np.int64)  # (V,)
         self.fingerprint = hashlib.sha256(json.dumps(pieces).encode()).hexdigest()
-        settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-        self.eos = self._end(folder, settings)
         self.n_text_ids = 1 + max(self.eos, *(i for i in range(self.vocab_size) if i not in special))
-        ids = whole.encode("a").ids
-        self.start = ids[: next((n for n, i in enumerate(ids) if i not in special), 0)]
-        if (
-            settings.get("add_bos_token")
-            and not self.start
-            and (bos := self._id(settings.get("bos_token"))) is not None
-        ):
-            self.start = [bos]
         if self.decode_bytes(self.encode(PROBE)) != PROBE.encode():
             raise InputError(f"{self.path}: this tokenizer does not give text back byte for byte; it cannot be used")
 
@@ -97,7 +96,7 @@ class ByteLevelTokenizer:
     def context(self, prompt: str) -> list[int]:
         """Return the ids that a completion of ``prompt`` follows: those of the model's own tokenizer, at least one."""
         ids = self._whole.encode(prompt, add_special_tokens=False).ids
-        return [*self.start, *ids] or [self.eos]
+        return [*self.start, *ids] if ids else self._before_nothing
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text`` as it goes on after another, without any control id; ``[]`` for an empty text."""
@@ -114,6 +113,12 @@ class ByteLevelTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids, with U+FFFD for bytes that are not UTF-8."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+def prefix(tokenizer: Any) -> list[int]:
+    """Return the ids that a tokenizer of the ``tokenizers`` library puts before a text, whatever they are called."""
+    plain, whole = (tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
+    return whole[: next((n for n in range(len(whole)) if whole[n : n + len(plain)] == plain), 0)]
 
 
 def without_prefix(fields: dict[str, Any]) -> dict[str, Any]:

@@ -8,20 +8,20 @@ from llama_scale.data.byte_level import ByteLevelTokenizer, byte_of_character
 from llama_scale.data.open_tokenizer import open_tokenizer
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
-from llama_scale.model.hf import tokenizer_json
+from llama_scale.model.hf import tokenizer_config, tokenizer_json
 
 TEXTS = ["def f(x):\n\treturn x  # é 𝕏\r\n", "", "    \n\n  a\u2581b", "<|endoftext|> in a text", "日本語 = 1"]
 
 
-def write_bpe(folder, **settings):
-    """Train a small byte-level BPE by the tokenizers library, with one special token."""
+def write_bpe(folder, special=("<|endoftext|>",), **settings):
+    """Train a small byte-level BPE by the tokenizers library."""
     tokenizers = pytest.importorskip("tokenizers")
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=400, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
     )
     made.train_from_iterator(["def f(x):\n    return x\n"] * 50 + ["for i in range(10):\n    print(i)\n"] * 50, trainer)
     folder.mkdir(exist_ok=True)
@@ -74,6 +74,27 @@ def test_an_exported_sentencepiece_gives_the_same_ids(tiny_data, tmp_path):
     assert isinstance(open_tokenizer(tmp_path), Tokenizer)
     (tmp_path / "tokenizer.model").write_bytes(b"of another kind")
     assert isinstance(open_tokenizer(tmp_path), ByteLevelTokenizer)
+
+
+def test_the_exported_twin_begins_a_text_as_the_model_was_trained(tiny_data, tmp_path):
+    """Its tokenizer.json puts the document end before a text, without marking that piece as special."""
+    transformers = pytest.importorskip("transformers")
+    own = Tokenizer(tiny_data / "tokenizer.model")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(tiny_data / "tokenizer.model")))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(tiny_data / "tokenizer.model", 64)))
+    ours = ByteLevelTokenizer(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    for text in ("def f(x):\n", " x", ""):
+        assert ours.context(text) == own.context(text) == theirs(text)["input_ids"]
+    assert ours.decode_bytes([own.eos, *ours.encode("x")]) == b"x" and ours.byte_lengths[own.eos] == 0
+
+
+def test_nothing_follows_the_beginning_of_a_document(tmp_path):
+    """SmolLM2's tokenizer begins with one mark and ends with another, and puts neither before a text."""
+    marks = ["<|im_start|>", "<|im_end|>"]
+    folder = write_bpe(tmp_path / "bpe", marks, bos_token=marks[0], eos_token=marks[1])
+    ours = ByteLevelTokenizer(folder)
+    assert (ours.eos, ours.context(""), ours.context("x")) == (1, [0], ours.encode("x"))
 
 
 def test_bad_folders_are_told_in_one_line(tmp_path):

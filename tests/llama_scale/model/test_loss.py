@@ -34,7 +34,7 @@ def test_equals_the_plain_form(rows, how, monkeypatch):
 
 def test_a_frozen_head_costs_no_gradient_and_changes_no_other(monkeypatch):
     """The product with the weight's gradient is a third of the head's work."""
-    monkeypatch.setitem(module.HEAD_LOGITS, "cpu", 7 * 40)
+    monkeypatch.setitem(HEAD_LOGITS, "cpu", 7 * 40)
     hidden, weight = torch.randn(50, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
     targets = torch.randint(0, 40, (50,))
     found = []
