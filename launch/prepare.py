@@ -1,7 +1,7 @@
 """Prepare training data: source code to verified token shards and a tokenizer.
 
-``lookup --data DIR --shard 0 --token 12345`` names the file that a token came from; ``pairs`` makes pairs of docstring
-and code for fine-tuning.
+``lookup --data DIR --shard 0 --token 12345`` names the file that a token came from; ``pairs`` makes pairs of
+documentation and code for fine-tuning.
 """
 
 import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
@@ -29,10 +29,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     if argv[:1] == ["pairs"]:
         from data_tools.pairs import build
+        from data_tools.pairs.config import PairsConfig
 
-        settings = parse(
-            build.PairsConfig, "Make pairs of docstring and code from installed Python.", argv[1:], example=PAIRS
-        )
+        about = "Make pairs of documentation and code, for fine-tuning."
+        settings = parse(PairsConfig, about, argv[1:], shipped="pairs", example=PAIRS)
         print(build.describe(build.build_pairs(settings), settings.folder))
         return
     config = parse(

@@ -296,7 +296,8 @@ class FinetuneConfig:
         lora: The adapters.
         examples: Number of pairs; null is all. A smaller number is a subset of a larger one.
         draw: Number of the random order of the pairs that subsets are the start of.
-        order: shuffled anew each epoch, or as listed in the file.
+        order: shuffled anew each epoch, as listed in the file, or each epoch by the pairs' complexity, simple_first or
+            complex_first, equal ones in an order of the seed's.
         epochs: Passes over the pairs.
         steps: Optimizer steps instead of epochs.
         batch: Examples in one optimizer step; the last of an epoch has what is left.
@@ -335,7 +336,7 @@ class FinetuneConfig:
     lora: LoraSettings = field(default_factory=LoraSettings)
     examples: int | None = None
     draw: int = 0
-    order: Literal["shuffled", "listed"] = "shuffled"
+    order: Literal["shuffled", "listed", "simple_first", "complex_first"] = "shuffled"
     epochs: int = 3
     steps: int | None = None
     batch: int = 8

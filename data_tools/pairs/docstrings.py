@@ -61,12 +61,6 @@ def _take(node: Function, doc: str, lines: list[str]) -> DocumentedFunction | st
     doc = " ".join(doc.split("\n\n")[0].split())
     if node.name.startswith("__") and node.name.endswith("__"):
         return "special method"
-    if "test" in node.name.lower():
-        return "test"
-    if not LEAST_WORDS <= len(doc.split()) <= MOST_WORDS:
-        return "docstring too short or long"
-    if not doc.isascii() or "http" in doc or "<img" in doc:
-        return "docstring not plain English"
     first, docstring = node.lineno - 1, node.body[0]
     start, end = docstring.lineno - 1, docstring.end_lineno or docstring.lineno
     if len(node.body) == 1:
@@ -83,9 +77,38 @@ def _take(node: Function, doc: str, lines: list[str]) -> DocumentedFunction | st
     height = start - first
     body = "\n".join(kept[height:]).lstrip("\n")
     signature = "\n".join(kept[:height]).rstrip("\n") + "\n"
-    if len([line for line in (signature + body).split("\n") if line.strip()]) < LEAST_LINES:
+    body = _four_deep(node, signature, body)
+    function = DocumentedFunction(node.name, node.lineno, doc, signature, body)
+    return refusal(function) or function
+
+
+def refusal(function: DocumentedFunction) -> str | None:
+    """Return why a function in any language is of no use as a pair; None if it is of use."""
+    doc = function.doc
+    if "test" in function.name.lower():
+        return "test"
+    if not LEAST_WORDS <= len(doc.split()) <= MOST_WORDS:
+        return "docstring too short or long"
+    if not doc.isascii() or "http" in doc or "<img" in doc:
+        return "docstring not plain English"
+    if len([line for line in function.code.split("\n") if line.strip()]) < LEAST_LINES:
         return "code too short"
-    return DocumentedFunction(node.name, node.lineno, doc, signature, body)
+    if doc in " ".join(function.code.split()):
+        return "docstring in the code"
+    return None
+
+
+def _four_deep(node: Function, signature: str, body: str) -> str:
+    """Return a body that is indented deeper than its function as one of four columns, where that changes nothing.
+
+    CodeXGLUE has methods whose first line was moved to the margin and whose other lines were not.
+    """
+    indent = len(body) - len(body.lstrip(" "))
+    lines = body.split("\n")
+    if indent <= 4 or any(line.strip() and not line.startswith(" " * indent) for line in lines):
+        return body
+    moved = "\n".join(line[indent - 4 :] for line in lines)
+    return moved if _same(node, signature + moved) else body
 
 
 def _same(node: Function, code: str) -> bool:

@@ -86,6 +86,19 @@ def rank_of(pair_id: str, draw: int) -> bytes:
     return hashlib.sha256(f"{draw}\n{pair_id}".encode()).digest()
 
 
+def by_complexity(pairs: Sequence[Pair], ids: Sequence[str], seed: int, source: str) -> list[int]:
+    """Return the numbers of ``ids`` from the simplest pair to the most complex, equal ones in a random order of a seed.
+
+    Raises InputError, naming the ``source``, if one has no complexity.
+    """
+    known = {pair.id: pair.rest.get("complexity") for pair in pairs}
+    for name in ids:
+        if not isinstance(known[name], int | float) or isinstance(known[name], bool):
+            raise InputError(f"{source}: {name!r:.60} has no number as its complexity, which an order by it needs; "
+                             "launch/prepare.py pairs writes it")  # fmt: skip
+    return sorted(range(len(ids)), key=lambda i: (known[ids[i]], rank_of(ids[i], seed)))
+
+
 @dataclass(frozen=True)
 class Examples(Dataset):
     """Encoded pairs.

@@ -12,7 +12,7 @@ from llama_scale.config import FinetuneConfig, LoraSettings, TuneOptimConfig
 from llama_scale.cost.hardware import DEFAULT_MFU, Machine, describe_machine
 from llama_scale.cost.layout import Layout
 from llama_scale.data.byte_level import ByteLevelTokenizer
-from llama_scale.data.examples import Examples, ExampleSampler, encode_pairs, pair_format, read_pairs
+from llama_scale.data.examples import Examples, ExampleSampler, by_complexity, encode_pairs, pair_format, read_pairs
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.device import pick_device, pick_precision, set_threads
 from llama_scale.errors import InputError
@@ -25,6 +25,7 @@ from llama_scale.training.recipe import Recipe
 from llama_scale.training.run_plan import check_same_run, read_mapping
 
 LORA_FACTOR = 10  # between the best rates of adapters and of all weights
+CURRICULA = {"simple_first": 1, "complex_first": -1}  # orders by complexity, and the step through it
 TOKENS_AT_A_TIME = {"cpu": 4_096, "cuda": 16_384}  # in a forward pass, padding included
 
 
@@ -190,6 +191,9 @@ def read_examples(
     examples = encode_pairs(pairs, tokenizer, longest, config.prompt_loss, config.train)
     if config.examples is not None:
         examples = examples.subset(config.examples, config.draw)
+    if config.order in CURRICULA:
+        numbers = by_complexity(pairs, examples.ids, config.seed, config.train)
+        examples = examples.select(numbers[:: CURRICULA[config.order]])
     if config.validation is None:
         return examples, None, named
     held_out = read_pairs(config.validation)

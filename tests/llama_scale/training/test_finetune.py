@@ -1,10 +1,12 @@
 """Fine-tuning from pairs to an opened model: what is trained, what is saved, how it goes on."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -221,6 +223,20 @@ def test_steps_subsets_and_the_dry_run(here, capsys):
     assert "verdict       fits" in shown and "rank 4, all-linear, scale 8" in shown
     assert not (here / "none").exists()
     assert tuning_lr(576, lora=True) == pytest.approx(1.32e-3, rel=0.01)
+
+
+def test_a_curriculum_reads_the_simple_first(here):
+    """In each epoch anew: the order is a pure function of the step, as is the order that a run goes on with."""
+    rows = [json.loads(line) for line in (here / "train.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps(row | {"complexity": (7 * i) % 20}) + "\n" for i, row in enumerate(rows))
+    (here / "graded.jsonl").write_text(text)
+    config = FinetuneConfig(base="base", train="graded.jsonl", order="simple_first", batch=8, device="cpu", threads=1)
+    expected = [f"pair-{i}" for i in sorted(range(20), key=lambda i: (7 * i) % 20)]
+    run = plan_finetune(config)
+    sampler = run.sampler()
+    assert [run.examples.ids[i] for n in range(3) for i in sampler.step_examples(n)] == expected
+    assert [run.examples.ids[i] for i in sampler.step_examples(3)] == expected[:8]
+    assert plan_finetune(replace(config, order="complex_first")).examples.ids == expected[::-1]
 
 
 def test_bad_input_is_told_in_one_line(here, tmp_path):
