@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     command = parse(Command, about, argv, positional="config", shipped="finetune")
     config = settings_of(command)
     if command.rate_from:
-        from llama_scale.training.rate_search import read_rate
+        from llama_scale.scaling.study.finetune.rate_search import read_rate
 
         config = replace(config, optim=replace(config.optim, lr=read_rate(command.rate_from)))
     if command.dry_run:
@@ -136,11 +136,15 @@ def tune_run(config: FinetuneConfig) -> Path:
 
 def search(argv: list[str]) -> None:
     """Find the learning rate of an arm: runs at several, until the best is not at an end."""
-    from llama_scale.training.rate_search import search_rate
+    from llama_scale.scaling.study.finetune.rate_search import search_rate
+    from llama_scale.training.finetune_plan import plan_finetune
 
     about = "Find the learning rate whose held-out loss is lowest, inside of what was tried."
     command = parse(SearchCommand, about, argv, positional="config", shipped="finetune")
-    found = search_rate(settings_of(command), command.start, command.factor, command.most, tune_run)
+    config, start = settings_of(command), command.start
+    if start == "auto":
+        start = plan_finetune(replace(config, optim=replace(config.optim, lr="auto"), run=None)).recipe.lr
+    found = search_rate(config, start, command.factor, command.most, tune_run)
     write_json(command.out, found)
     print(f"{command.out}: best rate {found['lr']:.3g} of {len(found['tried'])} tried")
 

@@ -126,7 +126,8 @@ def pairings(arms: list[Arm]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Return for each question its key, its title and pairs of control and arm.
 
     In a family of sizes the smallest is the control, of ranks the least, of methods full fine-tuning, of budgets the
-    fixed number of steps; each is compared with what differs from it in that alone.
+    fixed number of steps, of other settings (targets, order) the first in the file; each is compared with what differs
+    from it in that alone.
     """
     tuned = [arm for arm in arms if arm.method != BASE]
     base = {arm.language: arm.name for arm in arms if arm.method == BASE}
@@ -154,6 +155,11 @@ def pairings(arms: list[Arm]) -> list[tuple[str, str, list[tuple[str, str]]]]:
         if len({arm.rank for arm in group}) > 1:
             title = f"Rank, {group[0].examples or 'all'} pairs, {group[0].budget}"
             found.append((f"rank-{_slug(group[0])}", title, against_first(group)))
+    for group in groups(tuned, lambda a: (a.method, a.rank, a.examples, a.language, a.budget), lambda a: 0):
+        others = [arm for arm in group[1:] if variant(arm) != variant(group[0])]
+        if others:
+            title = f"Other settings, {group[0].examples or 'all'} pairs, {group[0].budget}"
+            found.append((f"setting-{group[0].name}", title, [(group[0].name, arm.name) for arm in others]))
     for full in (arm for arm in tuned if arm.method == "full"):
         alike = [a for a in lora if (a.examples, a.language, a.budget) == (full.examples, full.language, full.budget)]
         if alike:

@@ -8,7 +8,7 @@ import pytest
 
 from llama_scale.config import FinetuneConfig
 from llama_scale.errors import InputError
-from llama_scale.training.rate_search import read_rate, search_rate, vertex
+from llama_scale.scaling.study.finetune.rate_search import read_rate, search_rate, vertex
 
 
 def search(tmp_path, best, start, most=8, factor=3.0):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llama_scale.config import Auto, FinetuneConfig
+from llama_scale.config import FinetuneConfig
 from llama_scale.errors import InputError
 from llama_scale.files import read_fields
 
@@ -14,7 +14,7 @@ ENDPOINT = "val_bits_per_byte"
 
 
 def search_rate(
-    config: FinetuneConfig, start: float | Auto, factor: float, most: int, tune: Callable[[FinetuneConfig], Path]
+    config: FinetuneConfig, start: float, factor: float, most: int, tune: Callable[[FinetuneConfig], Path]
 ) -> dict[str, Any]:
     """Return the best rate of runs at ``start`` times powers of ``factor``, and what each rate gave.
 
@@ -28,11 +28,10 @@ def search_rate(
     if config.validation is None:
         raise InputError("validation: a search needs held-out pairs that decide; name a file")
     folder = Path(config.run or "runs/rates")
-    first = start if start != "auto" else law_rate(config)
     losses: dict[int, float] = {}
 
     def measure(power: int) -> None:
-        lr = first * factor**power
+        lr = start * factor**power
         run = replace(config, optim=replace(config.optim, lr=lr), run=str(folder / f"lr-{lr:.3g}"), val_every=0)
         value = read_fields(tune(run) / "result.json", [ENDPOINT])[ENDPOINT]
         losses[power] = value if isinstance(value, float) and math.isfinite(value) else math.inf
@@ -42,13 +41,13 @@ def search_rate(
     while (best := min(losses, key=losses.__getitem__)) in (min(losses), max(losses)):
         if len(losses) >= most:
             side = "smallest" if best == min(losses) else "largest"
-            raise InputError(f"{folder}: the best rate, {first * factor**best:.3g}, is the {side} of {most} tried, so "
+            raise InputError(f"{folder}: the best rate, {start * factor**best:.3g}, is the {side} of {most} tried, so "
                              "the best may lie beyond; start nearer to it")  # fmt: skip
         measure(best - 1 if best == min(losses) else best + 1)
     return {
-        "lr": first * factor ** (best + vertex(*(losses[best + step] for step in (-1, 0, 1)))),
+        "lr": start * factor ** (best + vertex(*(losses[best + step] for step in (-1, 0, 1)))),
         "endpoint": ENDPOINT,
-        "tried": [{"lr": first * factor**power, "bits_per_byte": losses[power]} for power in sorted(losses)],
+        "tried": [{"lr": start * factor**power, "bits_per_byte": losses[power]} for power in sorted(losses)],
     }
 
 
@@ -56,13 +55,6 @@ def vertex(before: float, middle: float, after: float) -> float:
     """Return where a parabola through values at -1, 0 and 1, the middle one lowest, has its minimum: in [-1/2, 1/2]."""
     bend = before - 2 * middle + after
     return 0.5 * (before - after) / bend if 0 < bend < math.inf else 0.0
-
-
-def law_rate(config: FinetuneConfig) -> float:
-    """Return the rate that ``auto`` stands for."""
-    from llama_scale.training.finetune_plan import plan_finetune
-
-    return plan_finetune(replace(config, optim=replace(config.optim, lr="auto"), run=None)).recipe.lr
 
 
 def read_rate(path: str | Path) -> float:
