@@ -17,8 +17,9 @@ def mirror_study(study: Path, mode: str | None = None, more: Sequence[Table] = (
     """Rebuild the W&B view of a study folder: a run for each training run and one for the study.
 
     A training run has its result.json as configuration and its metrics.jsonl as history, by tokens and by FLOPs. The
-    study's run has the points, the laws, their tables and ``more``, and the figures. What an earlier call wrote below <study>/wandb
-    is replaced. Ids depend on the content, so that an unchanged run that is synchronized twice stays one run.
+    study's run has the points, the laws, their tables and ``more``, and the figures. What an earlier call wrote below
+    <study>/wandb is replaced. Ids depend on the content, so that an unchanged run that is synchronized twice stays one
+    run.
 
     Returns:
         The id of each run by name; nothing when the mode is disabled.

@@ -16,7 +16,7 @@ APART = 1.025  # between the points of two curves at the same number
 SMALLEST = 0.01  # of an axis
 LABELS = {
     "bits_per_byte": "bits per byte",
-    "parses": "share that parses (points)",
+    "parses": "points of parse rate",
     "ended": "samples that ended by themselves (%)",
     "passed": "samples that pass (%)",
     "chrf": "chrF",
@@ -73,7 +73,7 @@ def curve_panel(
         ]
     across = axis(label, [one.x for one in series], show="count")
     base = Series("base", "line", np.array(across.range), np.zeros(2), GREY, dash=True)
-    return Panel(key, across, axis(f"{LABELS[endpoint]}, less the base's", drawn, log=False), [base, *series])
+    return Panel(key, across, axis(f"{LABELS[endpoint]} above the base", drawn, log=False), [base, *series])
 
 
 def arm_text(arm: ArmResult, endpoint: str) -> str:

@@ -68,7 +68,7 @@ def tiles(found: Comparison) -> list[tuple[str, str, str]]:
         one for family in found.families if family.key == "base" for one in family.of(key) if one.arm == best.name
     )
     family = next(family for family in found.families if family.key == "base")
-    widest = max(one.detectable for one in family.of(key))
+    widest = max(one.detectable or 0.0 for one in family.of(key))
     return [
         ("base, bits per byte", digits(base.scores[key].value, 4), f"{count(base.n_params)} parameters"),
         ("lowest arm", digits(best.scores[key].value, 4), best.name),

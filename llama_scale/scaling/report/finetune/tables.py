@@ -71,7 +71,8 @@ def contrasts(family: Family) -> Table:
 
 def _contrast(one: Contrast) -> list[str]:
     factor, unit = (100, " points") if one.endpoint in SHARES else (1, "")
-    mean, low, high, least = (digits(factor * v) for v in (one.mean, one.low, one.high, one.detectable))
+    mean, low, high = (digits(factor * v) for v in (one.mean, one.low, one.high))
+    least = digits(factor * one.detectable) if one.detectable else "–"
     changed = [str(one.gained), str(one.lost), digits(one.mcnemar, 2)] if one.gained is not None else ["", "", ""]
     return [
         one.arm,

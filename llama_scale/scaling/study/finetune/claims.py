@@ -33,9 +33,10 @@ def _families(found: Comparison, kind: str) -> list[Family]:
 def in_words(one: Contrast, unit: str = "bits per byte") -> str:
     """Return a contrast as a sentence's part, with its interval, Holm's p and what would have been found."""
     scale = 100 if unit == "points" else 1
-    low, mean, high, least = (digits(scale * value) for value in (one.low, one.mean, one.high, one.detectable))
+    low, mean, high = (digits(scale * value) for value in (one.low, one.mean, one.high))
+    least = f"{digits(scale * one.detectable)} would be found" if one.detectable else "no task differs"
     shown = f"{one.arm} less {one.control}: {mean} [{low}, {high}] {unit}"
-    return f"{shown} (Holm p {digits(one.holm, 2)}; {least} would be found)"
+    return f"{shown} (Holm p {digits(one.holm, 2)}; {least})"
 
 
 def _rank(found: Comparison) -> Claim:

@@ -214,7 +214,16 @@ def contrast(endpoint: Endpoint, control: str, arm: str, table: Table) -> Contra
     before, after = (s.of_draws(common) if paired else s.values for s in (first, second))
     found = difference(before, after, paired, SEED)
     one = Contrast(
-        control, arm, endpoint.key, found.mean, found.low, found.high, found.p, found.p, found.detectable, paired
+        control,
+        arm,
+        endpoint.key,
+        found.mean,
+        found.low,
+        found.high,
+        found.p,
+        found.p,
+        found.detectable or None,
+        paired,
     )
     if not endpoint.share:
         return one

@@ -53,7 +53,8 @@ class ArmResult:
 class Contrast:
     """An arm less its control by an endpoint: paired by task, p adjusted by Holm within its family.
 
-    ``detectable`` is the difference that a repetition would find in four of five cases. Of shares, ``gained`` and
+    ``detectable`` is the difference that a repetition would find in four of five cases, None where no task differs. Of
+    shares, ``gained`` and
     ``lost`` count the tasks that only one of the first draws of both has, and ``mcnemar`` is their exact p value.
     """
 
@@ -65,7 +66,7 @@ class Contrast:
     high: float
     p: float
     holm: float
-    detectable: float
+    detectable: float | None
     paired_runs: bool
     gained: int | None = None
     lost: int | None = None

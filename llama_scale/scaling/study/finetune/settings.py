@@ -94,7 +94,7 @@ class TuningStudyConfig:
         question: What it is about; names the CSV file and the picture of the profile seed.
         base: The model that is tuned.
         pairs: For each language the settings of launch/prepare.py pairs, or a folder that it made.
-        longest: Most bytes of a completion; longer pairs are left out.
+        longest: Most bytes of a prompt with its completion; longer pairs are left out.
         pool: Pairs that subsets are drawn from; null is all.
         test: Held-out pairs that arms are compared on.
         arms: What is compared, beside the base.
@@ -120,7 +120,7 @@ class TuningStudyConfig:
     arms: list[ArmGrid]
     base: BaseModel = field(default_factory=BaseModel)
     pairs: dict[str, Any] = field(default_factory=lambda: {"python": {}})
-    longest: int = 2_000
+    longest: int = 4_000
     pool: int | None = None
     test: int = 500
     rates: RateSearch = field(default_factory=RateSearch)

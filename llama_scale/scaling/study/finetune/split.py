@@ -19,7 +19,7 @@ class SplitConfig:
     Args:
         folders: For each language the folder of its train.jsonl and test.jsonl.
         out: Folder for <language>/pool.jsonl, tune.jsonl and test.jsonl.
-        longest: Most bytes of a completion.
+        longest: Most bytes of a prompt with its completion.
         pool: Pairs to train on; null is all.
         tune: Held-out pairs that decide rates.
         test: Other held-out pairs, that arms are compared on.
@@ -67,7 +67,7 @@ def _read(folder: Path, longest: int) -> tuple[list[dict[str, Any]], list[dict[s
     parts = []
     for name in ("train", "test"):
         rows = read_jsonl(folder / f"{name}.jsonl", whole=True, required=["id", "prompt", "completion"])
-        parts.append([row for row in rows if len(row["completion"].encode()) <= longest])
+        parts.append([row for row in rows if len((row["prompt"] + row["completion"]).encode()) <= longest])
     return parts[0], parts[1]
 
 
