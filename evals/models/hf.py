@@ -13,7 +13,7 @@ from torch import Tensor
 from evals.models.request import Completion, Request, cut_at_stop
 from evals.perplexity import References, Score, windows
 from llama_scale.errors import InputError
-from llama_scale.files import read_json
+from llama_scale.files import check_regular, read_json
 from llama_scale.generation.config import SamplingConfig
 from llama_scale.generation.sampling import draw_tokens, sample_keys
 from llama_scale.model.foreign import ForeignModel
@@ -237,6 +237,8 @@ def load_folder(folder: Path, dtype: torch.dtype, seq2seq: bool = False) -> tupl
         except ImportError:
             needed = "holds an adapter, which needs peft; pip install peft, or merge it into its base"
             raise InputError(f"{folder}: {needed}") from None
+    for file in folder.iterdir():
+        check_regular(file)
     local = {"trust_remote_code": False, "local_files_only": True}
     options = local | {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     options["generation_config"] = transformers.GenerationConfig()

@@ -1,5 +1,6 @@
 """A repair study from its settings to its result: drawn, closed, sealed, summed up. What is finished stays."""
 
+import hashlib
 import json
 import sys
 import time
@@ -31,7 +32,7 @@ from evals.repair.split import Split, split
 from evals.results import eval_folder
 from evals.verdicts import Execution
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, sha256, write_json
+from llama_scale.files import read_bytes, read_json, sha256, write_json
 
 SUITES = {"mbpp": mbpp, "humaneval": humaneval, "apps": apps, "quixbugs": quixbugs}
 Row = dict[str, Any]
@@ -171,7 +172,8 @@ def finished(files: dict[str, Path], settings: Row) -> bool:
     if not files["result"].exists() or not files["steps"].exists():
         return False
     result = read_json(files["result"])
-    if not isinstance(result, dict) or sha256(files["steps"]) != result.get("steps_sha256"):
+    steps = hashlib.sha256(read_bytes(files["steps"])).hexdigest()
+    if not isinstance(result, dict) or steps != result.get("steps_sha256"):
         return False
     return all(result.get(name) == value for name, value in settings.items())
 

@@ -19,7 +19,7 @@ from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.data.open_tokenizer import open_tokenizer, tokenizer_files
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, sha256
+from llama_scale.files import check_regular, read_json, sha256
 from llama_scale.model.foreign import ForeignModel
 from llama_scale.model.hf import check_weights, from_hf, model_config
 from llama_scale.model.llama import Llama
@@ -155,6 +155,7 @@ def read_llama_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for file in files:
         try:
+            check_regular(file)
             weights |= load_file(file)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file}: cannot be read ({error})") from None

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from llama_scale.config import ModelConfig
 from llama_scale.errors import InputError
-from llama_scale.files import FULL, MOST_BYTES, read_json, sha256, write_json
+from llama_scale.files import FULL, MOST_BYTES, check_regular, read_json, sha256, write_json
 from llama_scale.model.llama import Llama
 
 FORMAT = "llama_scale.checkpoint.v1"
@@ -330,6 +330,7 @@ def _damage(path: Path, digest: str, size: int | None) -> str | None:
     """Return what is wrong with a file of a checkpoint, or None; manifests of before do not tell its ``size``."""
     try:
         found = path.stat().st_size
+        check_regular(path)
         if path.is_dir():
             return "a folder stands in its place"
         if size is not None and found != size:

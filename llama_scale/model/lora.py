@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from llama_scale.config import LoraSettings
 from llama_scale.errors import InputError, nearest
-from llama_scale.files import read_json
+from llama_scale.files import check_regular, read_json
 from llama_scale.model.foreign import ForeignModel
 from llama_scale.model.hf import to_hf_name
 from llama_scale.model.llama import Block, Llama
@@ -148,6 +148,7 @@ def load_adapter(model: Model, folder: Path) -> None:
         if found:
             raise InputError(f"{folder / CONFIG}: {name} is {fields.get(name)!r}; merge such an adapter with peft")
     try:
+        check_regular(folder / WEIGHTS)
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{folder / WEIGHTS}: cannot be read ({error})") from None

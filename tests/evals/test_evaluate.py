@@ -25,7 +25,7 @@ from llama_scale.errors import InputError
 from llama_scale.files import write_json
 from llama_scale.generation.generate import generate
 from llama_scale.generation.sampling import SamplingConfig
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, run_here, run_script
 from tests.evals.helpers import QUICK
 
 
@@ -108,11 +108,14 @@ def test_a_killed_judge_goes_on_and_writes_the_same_bytes(samples, tmp_path):
         out = tmp_path / f"out-{kill}"
         command = [
             sys.executable, str(ROOT / "launch" / "evaluate.py"), "--suite=humaneval",
-            f"--samples={samples}", f"--out={out}", "--execution.workers=1",
+            f"--samples={samples}", f"--out={out}", "--execution.workers=1", "--humaneval.timeout=1",
         ]  # fmt: skip
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
-        if kill:
+        if not kill:
+            done = run_here("evaluate.py", *command[2:], cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+        else:
+            process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
             cache = out / "verdicts.jsonl"
             while not cache.exists() or cache.read_bytes().count(b"key") < 2:
                 assert process.poll() is None
@@ -123,8 +126,8 @@ def test_a_killed_judge_goes_on_and_writes_the_same_bytes(samples, tmp_path):
             kept = cache.read_bytes()
             with cache.open("ab") as file:
                 file.write(b'{"key": "torn')
-            process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
-        assert process.wait() == 0
+            done = run_here("evaluate.py", *command[2:], cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
         names = ("humaneval.json", "humaneval-samples.jsonl.gz")
         results.append([(out / name).read_bytes() for name in names])
     assert results[0] == results[1]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ def ask_digest(identity: dict[str, Any], ask: Ask, sampling: SamplingConfig) -> 
 
 
 def read_replies(path: Path) -> dict[str, list[Reply]]:
-    """Return the replies of a file by the hash of their ask; rows torn by a kill are passed over."""
-    rows = [row for row in read_journal(path) if "ask" in row and "replies" in row]
-    return {row["ask"]: [Reply(**reply | {"cached": True}) for reply in row["replies"]] for row in rows}
+    """Return the replies of a file by the hash of their ask; rows torn by a kill or of another form are passed over."""
+    known = {}
+    for row in read_journal(path):
+        with suppress(KeyError, TypeError):
+            known[str(row["ask"])] = [Reply(**reply | {"cached": True}) for reply in row["replies"]]
+    return known
 
 
 class KeptReplies:
@@ -70,7 +74,7 @@ class Replay:
         if not path.is_file():
             raise InputError(f"{path}: no such file; give the replies that a run of launch/repair.py kept")
         head = next(iter(read_journal(path)), {})
-        if head.get("format") != FORMAT:
+        if head.get("format") != FORMAT or not head.keys() >= {"identity", "chat", "context"}:
             found = head.get("format", "another form")
             raise InputError(f"{path}: {found}, expected {FORMAT}; give the replies that a run kept")
         self.path, self.known = path, read_replies(path)

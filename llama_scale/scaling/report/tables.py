@@ -1,5 +1,6 @@
 """The tables of a study, as heads and cells that the terminal and the report both show."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from llama_scale.scaling.forecasting.forecast import ScoredForecast
 from llama_scale.text import between, count, digits, power, signed
 
 PERCENT = "parse_rate", "pass_at"
+TRIVIAL = re.compile(r"(?:.*_)?(?<!nontrivial_)parse_rate")  # of laws of before: see downstream.RATE
 NOT_IDENTIFIED = "Not identified: an end is open, or the ends lie more than a factor of ten apart."
 
 
@@ -156,7 +158,7 @@ def repeats(laws: FittedLaws) -> Table | None:
 def thresholds(laws: FittedLaws) -> Table:
     """Return the smallest model and the least compute to pass each level."""
     body = []
-    for row in laws.thresholds:
+    for row in (row for row in laws.thresholds if not TRIVIAL.fullmatch(row.score)):
         measured, expected = [NOT_REACHED] * 2, [f"no law: {row.reason}", "–"]
         if run := row.measured:
             measured = [f"{count(run.model_size)} ({run.run})", power(run.least_flops)]
@@ -181,7 +183,7 @@ def links(laws: FittedLaws) -> Table:
     """Return the links between loss and each score."""
     body = []
     for score, by_link in laws.links.items():
-        for row in by_link:
+        for row in [] if TRIVIAL.fullmatch(score) else by_link:
             runs = f"{row.runs} ({row.at_0_or_1} at 0 or 1)" if row.at_0_or_1 else f"{row.runs}"
             error = f"{digits(row.held_out_error_percent, 2)} %"
             body.append([score, row.formula, between(row.b), digits(row.r2, 4), error, runs])

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from llama_scale.errors import InputError
-from llama_scale.files import read_json
+from llama_scale.files import open_file, read_json
 from llama_scale.scaling.forecasting.forecast import read_forecast
 from llama_scale.scaling.study.backends.state import Attempt, Failure, State
 from llama_scale.scaling.study.backends.task import Task
@@ -166,7 +166,7 @@ class Progress:
 def last_row(path: Path) -> dict[str, Any]:
     """Return the last whole row of a JSON-lines file, or an empty one."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
             return json.loads(file.read().split(b"\n")[-2])
     except (OSError, IndexError, json.JSONDecodeError):

@@ -134,7 +134,9 @@ def test_smollm2_native_logits_are_transformers(smollm2, tmp_path):
 def test_smollm2_learns_mbpp_in_one_epoch(smollm2, tmp_path, monkeypatch):
     """Held-out references get .09 bits a byte cheaper or more, on 63 test tasks, and the model learns to end.
 
-    The tasks are read from LLAMA_SCALE_MBPP (mbpp.jsonl) or the Hub; a quarter of an hour to an hour on one thread.
+    A solution ends with its line: after `return x` alone the end stands against each way in which an expression could
+    go on, and one epoch leaves .4 nats and more. The tasks are read from LLAMA_SCALE_MBPP (mbpp.jsonl) or the Hub; a
+    quarter of an hour to an hour on one thread.
     """
     try:
         known = problems(os.environ.get("LLAMA_SCALE_MBPP"))
@@ -147,12 +149,18 @@ def test_smollm2_learns_mbpp_in_one_epoch(smollm2, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, chosen in (("train", train), ("test", test)):
         rows = [
-            {"id": f"MBPP/{p.number}", "prompt": prompt(p, "incoder", ()), "completion": p.code, "format": "incoder"}
+            {
+                "id": f"MBPP/{p.number}",
+                "prompt": prompt(p, "incoder", ()),
+                "completion": f"{p.code.rstrip()}\n",
+                "format": "incoder",
+            }
             for p in chosen
         ]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = [f"--base={smollm2}", f"--bases={smollm2.parent / 'bases'}", "--train=train.jsonl"]
     common += ["--validation=test.jsonl", "--epochs=1", "--batch=8", "--optim.lr=1e-3", "--device=cpu"]
+    common += ["--micro_batch=1", "--threads=1"]  # no padding, the least memory
     main([*common, "--run=base", "--method=base"])
     main([*common, "--run=tuned", "--lora.rank=16"])
     before, after = (read_jsonl(f"{run}/references.jsonl") for run in ("base", "tuned"))
