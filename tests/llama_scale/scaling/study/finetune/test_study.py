@@ -43,7 +43,7 @@ def test_a_family_for_each_question(study):
     assert len(pairs.pop("base")) == 6
     assert pairs == {
         "size-lora-r2-2-steps-python": [("steps-r2-n4", "steps-r2-n12")],
-        "size-lora-r2-1-epochs-python": [("epochs-r2-n4", "epochs-r2-n12")],
+        "size-lora-r2-1-epoch-python": [("epochs-r2-n4", "epochs-r2-n12")],
         "rank-lora-r1-2-steps-python": [("rank-r1-n12", "steps-r2-n12")],
         "method-full-n12": [("full-n12", "steps-r2-n12"), ("full-n12", "rank-r1-n12")],
         "budget": [("steps-r2-n12", "epochs-r2-n12"), ("steps-r2-n4", "epochs-r2-n4")],
