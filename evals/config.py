@@ -39,6 +39,7 @@ class EvalConfig:
         apps: Introductory programming problems.
         pairs: Held-out pairs of fine-tuning, completed and parsed.
         similarity: Compare samples with the references (BLEU, ROUGE-L, chrF, CodeBLEU) and flag those that say nothing.
+        efficiency: Count instructions and peak memory of samples that pass, and of the references, on the same tests.
         execution: How programs are run.
         device: Where to compute; auto is the GPU if there is one.
         precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
@@ -67,6 +68,7 @@ class EvalConfig:
     apps: AppsConfig = field(default_factory=AppsConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     similarity: bool = False
+    efficiency: bool = False
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"

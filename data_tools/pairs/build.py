@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -90,17 +91,23 @@ def choose_rows(config: PairsConfig, work: Path, map_: Callable, dropped: Counte
 
 
 def clean_rows(config: PairsConfig, work: Path, map_: Callable, dropped: Counter[str]) -> list[Row]:
-    """Return the rows of a source without copies and benchmark text; those of a training split far from the test."""
+    """Return the rows of a source without copies and benchmark text.
+
+    A published test split stays whole, and the training rows are those that are far from it.
+    """
     splits = PARTS if config.source in PUBLISHED_SPLITS else (None,)
     read = {split: read_rows(config, split, map_, dropped) for split in splits}
-    rows = distinct(unique_ids([row | {"split": split} for split, own in read.items() for row in own]), dropped)
+    rows = unique_ids([row | {"split": split} for split, own in read.items() for row in own])
+    test, rows = [row for row in rows if row["split"] == "test"], [row for row in rows if row["split"] != "test"]
+    steps = {"copy": distinct}
     if config.near_duplicates:
-        rows = without_near_copies(rows, work, map_, dropped)
+        steps["near copy"] = partial(without_near_copies, work=work, map_=map_)
+    for reason, clean in steps.items():
+        kept = {row["id"] for row in clean([*test, *rows])}
+        dropped[reason] += sum(row["id"] not in kept for row in rows)
+        rows = [row for row in rows if row["id"] in kept]
     rows = without_copies(rows, benchmark_parts(config), "benchmark", dropped)
-    if config.source not in PUBLISHED_SPLITS:
-        return rows
-    train, test = split_rows(rows)
-    return [*away_from(test, train, dropped), *test]
+    return [*(away_from(test, rows, dropped) if test else rows), *test]
 
 
 def split_rows(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -22,29 +22,29 @@ THIRDS = ("low", "middle", "high")
 Row = dict[str, Any]
 
 
-def distinct(rows: Iterable[Row], dropped: Counter[str]) -> list[Row]:
+def distinct(rows: Iterable[Row]) -> list[Row]:
     """Return the rows whose code, white space apart, no row before has."""
     seen: dict[str, Row] = {}
     for row in rows:
-        if seen.setdefault(" ".join(row["reference"].split()), row) is not row:
-            dropped["copy"] += 1
+        seen.setdefault(" ".join(row["reference"].split()), row)
     return list(seen.values())
 
 
-def without_near_copies(rows: Sequence[Row], work: Path, map_: Callable, dropped: Counter[str]) -> list[Row]:
+def without_near_copies(rows: Sequence[Row], work: Path, map_: Callable) -> list[Row]:
     """Return the rows of which no two are near duplicates by their code, as data preparation tells them.
 
-    ``work`` is a folder for the texts that are compared.
+    A row of a published test split stays rather than one of training. ``work`` is a folder for the texts.
     """
     records, offset = [], 0
     with open(work / CONTENTS, "wb") as file:
         for row in rows:
             content = row["reference"].encode()
             digest = hashlib.sha256(content).hexdigest()
-            records.append(Record(row["package"], "", row["license"], row["id"], digest, offset, len(content)))
+            first = int(row.get("split") == "test")  # the record with more stars stays
+            own = Record(row["package"], "", row["license"], row["id"], digest, offset, len(content), stars=first)
+            records.append(own)
             offset += file.write(content)
     removed = near_duplicates(work, records, map_)
-    dropped["near copy"] += len(removed)
     return [row for i, row in enumerate(rows) if i not in removed]
 
 

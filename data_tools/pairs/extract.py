@@ -87,7 +87,7 @@ def rows_of_batch(config: PairsConfig, documents: list[Document]) -> tuple[list[
 def task_rows(config: PairsConfig, split: str, dropped: Counter[str]) -> Iterator[Row]:
     """Yield a row for each task of a split of MBPP or MBXP."""
     if config.source == "mbpp":
-        found = tasks.mbpp_tasks(config.path, split, dropped)
+        found = tasks.mbpp_tasks(config.path, split, config.format != "signature", dropped)
     else:
         found = tasks.mbxp_tasks(config.path, config.language, split)
     for task in found:

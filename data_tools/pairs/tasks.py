@@ -32,21 +32,24 @@ class SolvedTask:
     solution: str
 
 
-def mbpp_tasks(path: str | None, split: str, dropped: Counter[str]) -> Iterator[SolvedTask]:
+def mbpp_tasks(path: str | None, split: str, whole: bool, dropped: Counter[str]) -> Iterator[SolvedTask]:
     """Yield the tasks of a split of mbpp.jsonl; None fetches them from the Hub.
 
-    Raises InputError as the reader does.
+    Programs of several functions have no signature of their own: they are left out, unless ``whole`` programs are
+    asked for. Raises InputError as the reader does.
     """
     first, last = mbpp.SPLITS[split]
     for problem in mbpp.problems(path):
         if not first <= problem.number <= last:
             continue
         function = one_function(problem.code, problem.text, problem.number)
+        if whole:
+            code = problem.code.strip() + "\n"
+            function = DocumentedFunction("", problem.number, " ".join(problem.text.split()), code, "")
         if function is None:
             dropped["several functions"] += 1
             continue
-        solution = function.code
-        yield SolvedTask(f"MBPP/{problem.number}", function, mbpp.prompt(problem, "incoder", ()), solution)
+        yield SolvedTask(f"MBPP/{problem.number}", function, mbpp.prompt(problem, "incoder", ()), function.code)
 
 
 def one_function(code: str, doc: str, line: int) -> DocumentedFunction | None:

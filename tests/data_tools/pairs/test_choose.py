@@ -21,6 +21,7 @@ from tests.conftest import ROOT
 from tests.data_tools.helpers import LIBRARY, install_packages
 
 FOLDERS = ["asyncio", "email", "multiprocessing", "unittest"]  # 1.3 MB, so that a batch ends before the last
+MBPP = ROOT / "tests" / "fixtures" / "mbpp.jsonl"
 MBXP = ROOT / "tests" / "fixtures" / "mbxp"
 
 
@@ -60,9 +61,26 @@ def test_near_copies(tmp_path):
     words = " ".join(f"word{i}" for i in range(60))
     texts = [f"def f(): {words}", f"def f(): {words} more", f"def g(): {words[::-1]}"]
     rows = [{"id": str(i), "reference": text, "package": "p", "license": "MIT"} for i, text in enumerate(texts)]
-    dropped = Counter()
-    assert [row["id"] for row in without_near_copies(rows, tmp_path, map, dropped)] == ["0", "2"]
-    assert dropped == {"near copy": 1}
+    assert [row["id"] for row in without_near_copies(rows, tmp_path, map)] == ["0", "2"]
+    rows[1]["split"] = "test"  # stays rather than one of training
+    assert [row["id"] for row in without_near_copies(rows, tmp_path, map)] == ["1", "2"]
+
+
+def test_a_published_test_split_stays_whole(tmp_path):
+    """Two test tasks with one solution stay, and the training task that has it too goes."""
+    problems = [json.loads(line) for line in MBPP.read_text().splitlines()]
+    (tmp_path / "mbpp.jsonl").write_text("".join(
+        json.dumps(problems[0] | {"task_id": number, "text": f"Write task number {number}."} | changes) + "\n"
+        for number, changes in {11: {}, 12: {}, 601: {}, 602: {"code": "def other(x):\n    return [x] * 9\n"}}.items()
+    ))  # fmt: skip
+    config = PairsConfig(
+        name="m", out=str(tmp_path), source="mbpp", path=str(tmp_path / "mbpp.jsonl"), humaneval=False, workers=1
+    )
+    manifest = build_pairs(config)
+    train, test = (read_pairs(tmp_path / "m" / f"{part}.jsonl") for part in ("train", "test"))
+    assert sorted(pair.id for pair in test) == ["MBPP/11", "MBPP/12"]
+    assert [pair.id for pair in train] == ["MBPP/602"]
+    assert manifest["dropped"]["copy"] == 1
 
 
 def test_mbxp_has_the_same_tasks_in_each_language(tmp_path):
@@ -92,6 +110,30 @@ def test_formats_of_mbxp_have_no_documentation_in_the_code(tmp_path):
         assert pair.prompt == "Prompt: Write a function to add the numbers of a list.\nCode:\n"
         assert "Write a function" not in pair.completion
     assert pair.completion.endswith("}\n")
+
+
+def test_mbpp_programs_of_several_functions_have_no_signature(tmp_path):
+    helper = "import math\ndef g(x):\n    return x\n"
+    row = json.loads(MBPP.read_text().splitlines()[0])
+    lone = "import math\ndef f(x):\n    y = math.sqrt(x)\n    return y"
+    codes = {11: lone, 12: helper + lone, 601: lone.replace("y", "z"), 602: helper.replace("x", "w") + lone}
+    (tmp_path / "mbpp.jsonl").write_text(
+        "".join(json.dumps(row | {"task_id": n, "code": code}) + "\n" for n, code in codes.items())
+    )
+    found = {}
+    for form in ("signature", "task"):
+        config = PairsConfig(
+            name=form, out=str(tmp_path), source="mbpp", path=str(tmp_path / "mbpp.jsonl"), format=form,
+            near_duplicates=False, humaneval=False, workers=1,
+        )  # fmt: skip
+        build_pairs(config)
+        found[form] = {pair.id: pair for pair in read_pairs(tmp_path / form / "test.jsonl")}
+    assert (len(found["signature"]), len(found["task"])) == (1, 2)
+    pair = found["signature"]["MBPP/11"]
+    assert pair.prompt == f"# {' '.join(row['text'].split())}\nimport math\ndef f(x):\n"
+    assert pair.completion == "    y = math.sqrt(x)\n    return y\n"
+    assert found["task"]["MBPP/12"].completion == helper + lone + "\n"
+    assert found["task"]["MBPP/12"].prompt.startswith(f'"""\n{row["text"]}\n')
 
 
 def test_settings_that_do_not_go_together():
