@@ -4,17 +4,22 @@ A request is limits and open files. A program with tests needs two processes, ea
 source, and the judge's tests and a file for the verdict.
 """
 
+import itertools
 import json
 import math
 import os
 import socket
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from evals.sandbox.judge import packed_code
 from evals.sandbox.output import same_output
 from evals.sandbox.program import ENDED, MEMORY, SYNTAX, UNSTARTED, pack
 from evals.sandbox.tools import Tool
@@ -28,10 +33,25 @@ MOST_BYTES = 64 << 20  # of the output of a script that has to write more
 KEPT = 1000  # characters of an output that are kept once it was compared
 VERDICT_BYTES = 1 << 18
 WALL = 3  # seconds on the clock for each second of CPU time, and as many to start
+CODES, LONGEST = 1024, 1 << 16  # tests whose code is kept; characters of the longest of them
+# Tests are not ours to warn of. By their file's name, so that threads need not change the filters.
+warnings.filterwarnings("ignore", category=SyntaxWarning, module="<tests>")
 
 
 class WorkerLostError(Exception):
     """A fork server died or hung."""
+
+
+@lru_cache(CODES)
+def _code_of(tests: str) -> Callable[[], str]:
+    """Return a function that gives the tests' code, "" when it is called first: they may not come a second time."""
+    calls = itertools.count()
+
+    @lru_cache
+    def code() -> str:
+        return packed_code(tests)
+
+    return lambda: code() if next(calls) else ""
 
 
 class Worker:
@@ -103,6 +123,8 @@ class Worker:
     def _run_judged(self, program: Program, limits: dict, wall: float) -> tuple[dict, str, str]:
         """Return how the two processes ended, what the judge wrote, and the program's output."""
         job = {name: getattr(program, name) for name in ("setup", "tests", "names", "objects", "explain")}
+        known = len(program.tests) <= LONGEST and not program.explain
+        job["code"] = _code_of(program.tests)() if known else ""
         program_end, judge_end = socket.socketpair()
         with (
             _file(pack(program.preamble, program.source)) as source,
