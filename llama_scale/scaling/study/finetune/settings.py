@@ -23,7 +23,7 @@ class BaseModel:
     """
 
     model: str | None = None
-    data: str = "configs/data/tune.yaml"
+    data: str = "configs/data/finetune.yaml"
     train: dict[str, Any] = field(default_factory=dict)
     retain: str | None = None
 
