@@ -76,7 +76,7 @@ def test_adapters_learn_and_open_everywhere(here, capsys):
     text = next(llama_scale.generate(model, tokenizer, [pairs[0][0]], SamplingConfig(temperature=0, max_new_tokens=8)))
     assert len(text.tokens) > 0
     apart, tokens = open_model("lora", merged=False).double(), torch.arange(20)[None]
-    exact = apart(tokens)  # float32 itself rounds these logits, of up to 10, by some 1e-5, merged or not
+    exact = apart(tokens)  # float32 itself rounds these logits by some 1e-5, merged or not
     torch.testing.assert_close(model(tokens).double(), exact, atol=1e-4, rtol=0)
     merge(apart)
     torch.testing.assert_close(apart(tokens), exact, atol=1e-10, rtol=0)
@@ -152,7 +152,7 @@ def test_a_run_that_is_stopped_and_continued_ends_with_the_same_bytes(here, fiel
 
 def test_a_killed_run_continues(here):
     """SIGKILL once a checkpoint is there; the rerun ends as the whole run did."""
-    settings = ("--epochs=30", "--checkpoint_every=2", "--seed=4")
+    settings = ("--epochs=30", "--checkpoint_every=20", "--seed=4")
     tune("whole", *settings)
     command = [sys.executable, str(ROOT / "launch/finetune.py"), *flags("killed", *settings)]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
