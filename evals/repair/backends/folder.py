@@ -41,6 +41,7 @@ class FolderBackend:
         self.chat = template if config.form == "auto" else config.form == "chat"
         self.identity = identity | {"chat": self.chat}
         self.context: int | None = self.model.context
+        self.parameters: int | None = sum(weight.numel() for weight in self.model.model.parameters())
         forward = self.model.model.forward
         # Padding before a prompt is unseen only where positions are told; an encoder's is behind it, and masked.
         self.pads = self.model.seq2seq or "position_ids" in getattr(forward, "__code__", forward).co_varnames

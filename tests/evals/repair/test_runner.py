@@ -12,8 +12,9 @@ import pytest
 
 from evals.benchmarks import quixbugs
 from evals.repair.backends.scripted import Scripted
+from evals.repair.figures import summed_up
 from evals.repair.journal import SEALED, read_rows
-from evals.repair.runner import run, summed_up
+from evals.repair.runner import run
 from llama_scale.cli import run_cli
 from tests.conftest import ROOT
 from tests.evals.repair.helpers import block, mixed, right, rows_of, settings, study, task, write_tasks
