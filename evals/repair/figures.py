@@ -182,10 +182,10 @@ def figures(rows: Sequence[Row], rules: Sequence[str], budget: int) -> Row:
 def summed_up(steps: Path) -> Row:
     """Return the result of sealed rows, from them alone."""
     head, rows = read_rows(steps, SEALED)
-    budget = head["plan"]["rounds"] + 1
-    rules = rule_names(head["select"])
     if head.get("replay_sha256"):
         budget, rules = max(row["round"] for row in rows) + 1, ["first_visible", "first", "last", "most_visible"]
+    else:
+        budget, rules = head["plan"]["rounds"] + 1, rule_names(head["select"])
     about = {name: value for name, value in head.items() if name != "format"}
     return {"format": "llama_scale.repair-result.v1"} | about | figures(rows, rules, budget)
 

@@ -66,7 +66,9 @@ def chosen_tasks(config: RepairConfig, suite: Suite) -> list[int]:
 
 def settings_of(config: RepairConfig, suite: Suite) -> Row:
     """Return what a result depends on beside the models: settings, and the content of the data."""
-    names = ("suite", "visible", "task_seed", "plan", "select", "sampling", "critic_sampling", "timeout")
+    names = ["suite", "visible", "task_seed", "timeout"]
+    if not config.replay:  # a log has its own
+        names += ["plan", "select", "sampling", "critic_sampling"]
     settings: Row = {name: value for name, value in asdict(config).items() if name in names}
     own = asdict(getattr(config, config.suite))
     settings["tasks"] = {name: value for name, value in own.items() if name not in ("data", "sampling", "timeout")}

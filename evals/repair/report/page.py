@@ -157,7 +157,7 @@ def overview(studies: Sequence[Study]) -> Table:
 
 def facts(result: Row) -> list[tuple[str, str]]:
     """Return what the figures depend on, as (what, value)."""
-    plan, sampling = result["plan"], result["sampling"]
+    plan, sampling = result.get("plan", {}), result.get("sampling", {})
     shown = [
         (
             "tasks",
@@ -165,6 +165,7 @@ def facts(result: Row) -> list[tuple[str, str]]:
         ),
         ("model", ", ".join(f"{name} {value}" for name, value in result.get("backend", {}).items())),
         ("critic", ", ".join(f"{name} {value}" for name, value in result.get("critic", {}).items())),
+        ("published log", f"sha256 {result['replay_sha256']}" if "replay_sha256" in result else ""),
         ("plan", ", ".join(f"{name} {value}" for name, value in plan.items())),
         ("sampling", ", ".join(f"{name} {value}" for name, value in sampling.items())),
         ("judge", f"{result['timeout']:g} CPU seconds, isolation {result['isolation']}"),
