@@ -331,7 +331,8 @@ def _machine_problem(error: Exception) -> str | None:
     for numbers, action in REMEDIES:
         if number in numbers and (filename or numbers is not NO_PLACE):
             where = f" at {filename}" if filename else ""
-            reason = getattr(error, "strerror", None) if number == errno.EINVAL else os.strerror(number)  # ours says more (files.py)
+            own = getattr(error, "strerror", None)  # of EINVAL it says more (files.py)
+            reason = own if number == errno.EINVAL else os.strerror(number)
             return f"{(reason or '').lower()}{where}: {action}"
     return None
 

@@ -24,14 +24,13 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 from evals.sandbox import judge, namespaces, plain_run, program, syscalls, wire
-from evals.sandbox.load import Load
+from evals.sandbox.load import EXTENSIONS, Load
 from evals.sandbox.tools import CALLS
 
 sys.path.pop()
 
 GRACE = 1.0  # seconds that a judge has left when the clock of its program has run out
 WARM = 20  # calls, after which the interpreter has adapted a function
-EXTENSIONS = 7  # times that the clock of a program at work may be set again
 ZONES = ["/usr/share/zoneinfo"]  # time zones, which the standard library reads
 PRELOADED = [
     "abc", "array", "base64", "binascii", "bisect", "bz2", "calendar", "cmath", "collections.abc", "contextlib", "copy",

@@ -39,9 +39,21 @@ class KeptReplies:
     def __init__(self, backend: Backend, path: Path) -> None:
         self.backend, self.path, self.asked = backend, path, 0
         self.identity, self.chat, self.context = backend.identity, backend.chat, backend.context
+        self.parameters = backend.parameters
         self.known = read_replies(path)
         if not self.known:
-            append_row(path, {"format": FORMAT, "identity": self.identity, "chat": self.chat, "context": self.context})
+            about = {name: getattr(self, name) for name in ("identity", "chat", "context", "parameters")}
+            append_row(path, {"format": FORMAT} | about)
+
+    def close(self) -> None:
+        """End the processes of the backend, if it has any."""
+        if close := getattr(self.backend, "close", None):
+            close()
+
+    @property
+    def usage(self) -> dict[str, int] | None:
+        """Requests, tries after faults and tokens that a server counted, None where none was asked."""
+        return getattr(self.backend, "usage", None)
 
     def ask(self, asks: Sequence[Ask], sampling: SamplingConfig) -> Iterator[tuple[int, list[Reply]]]:
         """Yield what is known at once, then what the backend answers."""
@@ -79,6 +91,7 @@ class Replay:
             raise InputError(f"{path}: {found}, expected {FORMAT}; give the replies that a run kept")
         self.path, self.known = path, read_replies(path)
         self.identity, self.chat, self.context = head["identity"], head["chat"], head["context"]
+        self.parameters = head.get("parameters")
 
     def ask(self, asks: Sequence[Ask], sampling: SamplingConfig) -> Iterator[tuple[int, list[Reply]]]:
         """Yield the kept replies in order."""

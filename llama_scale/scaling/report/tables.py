@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from llama_scale.plotting.table import Table
 from llama_scale.scaling.fitting.fitted_laws import (
     TRUNKS,
     Bounds,
@@ -20,24 +20,6 @@ from llama_scale.text import between, count, digits, power, signed
 PERCENT = "parse_rate", "pass_at"
 TRIVIAL = re.compile(r"(?:.*_)?(?<!nontrivial_)parse_rate")  # of laws of before: see downstream.RATE
 NOT_IDENTIFIED = "Not identified: an end is open, or the ends lie more than a factor of ten apart."
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: its key, title, what it says in a sentence or two, the head and the cells."""
-
-    key: str
-    title: str
-    caption: str
-    head: list[str]
-    body: list[list[str]]
-
-    def text(self) -> str:
-        """Return the table as aligned lines."""
-        rows = [self.head, *self.body]
-        wide = [max(len(row[i]) for row in rows) for i in range(len(self.head))]
-        lines = ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"{self.title}:", *lines])
 
 
 def tables(laws: FittedLaws) -> list[Table]:

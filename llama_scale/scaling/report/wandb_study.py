@@ -7,9 +7,10 @@ from typing import Any
 
 from llama_scale.errors import InputError
 from llama_scale.files import read_fields, read_jsonl, read_text
+from llama_scale.plotting.table import Table
 from llama_scale.scaling.fitting.fitted_laws import READABLE, FittedLaws
 from llama_scale.scaling.fitting.points import read_rows
-from llama_scale.scaling.report.tables import Table, tables
+from llama_scale.scaling.report.tables import tables
 from llama_scale.training.wandb_log import Mode, by_flops, define_axes, open_run, pick_mode, run_id, scalars, score_rows
 
 

@@ -1,6 +1,6 @@
 """The tables of a fine-tuning study, each with the differences that it could have found."""
 
-from llama_scale.scaling.report.tables import Table
+from llama_scale.plotting.table import Table
 from llama_scale.scaling.study.finetune.comparison import Comparison, Contrast, Estimate, Family
 from llama_scale.scaling.study.finetune.scores import ENDPOINTS
 from llama_scale.text import count, digits, megabytes
