@@ -8,7 +8,7 @@ from typing import Any
 
 import llama_scale
 from evals import code_suite, perplexity, results, similarity
-from evals.benchmarks import apps, humaneval, mbpp, mbxp
+from evals.benchmarks import apps, humaneval, mbpp, mbxp, pairs
 from evals.benchmarks.rows import content_sha256
 from evals.benchmarks.suite import CodeConfig, Suite
 from evals.config import EvalConfig
@@ -22,7 +22,7 @@ from llama_scale.data.shards import Tokens, open_tokens, read_manifest
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import sha256, write_json
 
-SUITES = {"humaneval": humaneval, "mbpp": mbpp, "mbxp": mbxp, "apps": apps}
+SUITES = {"humaneval": humaneval, "mbpp": mbpp, "mbxp": mbxp, "apps": apps, "pairs": pairs}
 KNOWN = ("perplexity", *SUITES)
 VIEWS = {"similarity": similarity.describe, "efficiency": efficiency.describe}
 MOST_JOURNAL_BYTES = 1 << 36  # of kept verdicts or completions

@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "main", "score a checkpoint or a server", True),
     "repair": Command("repair", "main", "does letting a model see its errors pay?", True),
     "sample": Command("sample", "main", "complete code in the terminal"),
+    "serve": Command("serve", "main", "models by OpenAI's protocol, with a page"),
     "export": Command("export", "main", "convert a checkpoint to or from transformers"),
     "study": Command("study", "main", "plan and run a whole scaling study", True),
     "collect": Command("collect", "main", "gather a study's results into points.csv"),

@@ -331,7 +331,7 @@ def _machine_problem(error: Exception) -> str | None:
     for numbers, action in REMEDIES:
         if number in numbers and (filename or numbers is not NO_PLACE):
             where = f" at {filename}" if filename else ""
-            reason = error.strerror if number == errno.EINVAL else os.strerror(number)  # ours says more (files.py)
+            reason = getattr(error, "strerror", None) if number == errno.EINVAL else os.strerror(number)  # ours says more (files.py)
             return f"{(reason or '').lower()}{where}: {action}"
     return None
 

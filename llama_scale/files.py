@@ -44,7 +44,7 @@ def check_regular(path: str | Path, pipes: bool = False) -> None:
     raise OSError(errno.EINVAL, f"a {kind}, not a regular file", str(path))
 
 
-def open_file(path: str | Path, mode: str = "rb", pipes: bool = False, **options: Any) -> IO:
+def open_file(path: str | Path, mode: str = "rb", pipes: bool = False, **options: Any) -> Any:
     """``open`` a regular file or what links to one; raise OSError as ``open`` and ``check_regular``."""
     check_regular(path, pipes)
     return open(path, mode, **options)
@@ -214,9 +214,17 @@ def read_jsonl(path: str | Path, whole: bool = False, required: Iterable[str] = 
     for number, row in numbered_rows(finished, str(path)):
         if not isinstance(row, dict) or not row.keys() >= set(required):
             expected = f"fields, {list(required)} among them" if required else "fields"
-            raise InputError(f"{path}: line {number}: expected {expected}, found {json.dumps(row):.60}")
+            raise InputError(f"{path}: line {number}: expected {expected}, found {_shown(row)}")
         rows.append(row)
     return rows
+
+
+def _shown(value: Any) -> str:
+    """Return the beginning of a value as JSON, which Python does not write of a number of over 4,300 digits."""
+    try:
+        return f"{json.dumps(value):.60}"
+    except ValueError:
+        return "a number of more digits than can be shown"
 
 
 def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -22,7 +22,7 @@ ALLOWED = {
 }  # fmt: skip
 # A part of llama_scale imports its own row and those above; no circle of folders within a row.
 FILES = tuple(sorted(path.stem for path in (ROOT / "llama_scale").glob("*.py")))
-LEVELS = (FILES, ("plotting",), ("data", "model", "cost"), ("generation", "checkpoint"), ("training",))
+LEVELS = (FILES, ("plotting",), ("data", "model", "cost"), ("generation", "checkpoint"), ("training", "serving"))
 SCALING_READS = (
     *FILES, "plotting", "cost", "training.recipe", "training.optim", "training.wandb_log"
 )  # fmt: skip
@@ -163,6 +163,7 @@ def test_no_test_imports_another():
         ("evals.benchmarks.humaneval", ["torch"]),
         ("evals.benchmarks.mbpp", ["torch"]),
         ("evals.benchmarks.apps", ["torch"]),
+        ("llama_scale.serving.config", ["torch", "starlette", "uvicorn"]),
         ("llama_scale.checkpoint.folder", ["lightning", "transformers", "wandb"]),
         ("llama_scale.scaling.fitting.fit", ["torch", "matplotlib", "plotly"]),
         ("llama_scale.scaling.study.runner", ["torch", "wandb"]),

@@ -83,7 +83,8 @@ def checkpoint_subject(config: EvalConfig, path: str | Path) -> Subject:
         settings = {"bf16": precision == "bf16", "threads": config.threads, "cuda_graphs": config.cuda_graphs}
         load = partial(open_checkpoint, path, **settings)
     processes = _processes(config, device)
-    return Subject(str(path), eval_folder(path), identity, load, device, processes, data=trained_on(path, meta))
+    folder = Path(config.out) if config.out else eval_folder(path)
+    return Subject(str(path), folder, identity, load, device, processes, data=trained_on(path, meta))
 
 
 def trained_on(checkpoint: Path, meta: dict[str, Any]) -> str | None:

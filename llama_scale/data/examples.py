@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from llama_scale.data.loader import batch_number, permute
 from llama_scale.errors import InputError
-from llama_scale.files import numbered_rows
+from llama_scale.files import numbered_rows, read_bytes
 
 FIELDS = ("id", "prompt", "completion")
 
@@ -50,10 +50,9 @@ class Pair:
 
 def read_pairs(path: str | Path) -> list[Pair]:
     """Read a file of pairs; raise InputError naming the line that is none, and on no pairs or several formats."""
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make pairs with launch/prepare.py or name another") from None
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file; make pairs with launch/prepare.py or name another")
+    data = read_bytes(path)
     pairs: dict[str, Pair] = {}
     for number, row in numbered_rows(data, str(path)):
         if not isinstance(row, dict):

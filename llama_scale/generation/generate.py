@@ -21,7 +21,7 @@ from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.cuda_graph import Decoder
 from llama_scale.generation.kv_cache import GROWTH, KVCache
-from llama_scale.generation.sampling import SamplingConfig, draw_tokens, greedy_tokens, sample_keys
+from llama_scale.generation.sampling import RowSampling, SamplingConfig, draw_tokens, greedy_tokens, sample_keys
 from llama_scale.model.llama import Llama
 
 AnyTokenizer = Tokenizer | ByteLevelTokenizer
@@ -79,6 +79,29 @@ class Completion:
             self.finish_reason = "length"
 
 
+class ShownText:
+    """The text of a completion that may be shown while it grows: whole characters, never a stop string.
+
+    Attributes:
+        end: Bytes of the completion that were taken so far, but for those of a character that is not whole.
+    """
+
+    def __init__(self, completion: Completion, stop: Sequence[str]) -> None:
+        self.completion, self.end = completion, 0
+        self.starts = tuple(string.encode()[:n] for string in stop for n in range(1, len(string.encode())))
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def take(self) -> str:
+        """Return what may be shown now and was not taken before."""
+        raw, finished = self.completion.raw, self.completion.finish_reason is not None
+        # The end of the text waits while it may be the start of a stop string.
+        waits = not finished and raw.endswith(self.starts)
+        waiting = max(len(start) for start in self.starts if raw.endswith(start)) if waits else 0
+        text = self.decoder.decode(bytes(raw[self.end : len(raw) - waiting]), final=finished)
+        self.end = len(raw) - waiting
+        return text
+
+
 def encode_prompt(
     tokenizer: AnyTokenizer, prompt: str, config: ModelConfig, max_new_tokens: int
 ) -> tuple[list[int], bool]:
@@ -126,16 +149,9 @@ def stream(model: Llama, tokenizer: AnyTokenizer, prompt: str, sampling: Samplin
     """Yield the completion of one prompt as it comes: whole characters, never a stop string."""
     ids, truncated = encode_prompt(tokenizer, prompt, model.config, sampling.max_new_tokens)
     completion = Completion(0, 0, ids, truncated)
-    starts = [stop.encode()[:n] for stop in sampling.stop for n in range(1, len(stop.encode()))]
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    shown = 0
+    shown = ShownText(completion, sampling.stop)
     for _ in _decode(model, tokenizer, [completion], sampling, cuda_graphs=False):
-        raw, finished = completion.raw, completion.finish_reason is not None
-        # The end of the text waits while it may be the start of a stop string.
-        waiting = 0 if finished else max((len(start) for start in starts if raw.endswith(start)), default=0)
-        text = decoder.decode(bytes(raw[shown : len(raw) - waiting]), final=finished)
-        shown = len(raw) - waiting
-        if text:
+        if text := shown.take():
             yield text
 
 
@@ -168,9 +184,10 @@ def _decode(
         raise InputError("the model's output is not finite; use an earlier checkpoint")
     decoder = Decoder(model, cache, cuda_graphs)
     active = list(range(len(completions)))
+    drawn_with = RowSampling.of([sampling], device) if sampling.temperature > 0 else None
     for step in range(max(limits)):
         rows = [completions[i] for i in active]
-        tokens = _choose(model, hidden, rows, keys, step, sampling, tokenizer.vocab_size)  # (B,)
+        tokens = _choose(model, hidden, rows, keys, step, drawn_with, tokenizer.vocab_size)  # (B,)
         for i, token in zip(active, tokens.tolist(), strict=True):
             completion = completions[i]
             if completion.finish_reason is None and token == tokenizer.eos:
@@ -215,28 +232,36 @@ def _choose(
     completions: Sequence[Completion],
     keys: Tensor,
     step: int,
-    sampling: SamplingConfig,
+    sampling: RowSampling | None,
     vocab_size: int,
 ) -> Tensor:
     """Return the next token (B,) of each completion, below ``vocab_size``, from its last ``hidden`` state (B, D).
 
-    Where batching could decide between two greedy tokens, the completion's own forward pass, alone and without cache,
-    decides. This holds in float32; in bfloat16 near ties are too many for it, and are left to the batch.
+    It is the likeliest, or drawn with ``sampling``.
     """
     tokens = []
     count = max(1, STEP_LOGITS[hidden.device.type] // model.config.vocab_size)
     for start in range(0, len(completions), count):
         part = slice(start, start + count)
         logits = model.head(hidden[part])[:, :vocab_size]  # (R, V)
-        if sampling.temperature > 0:
+        if sampling is None:
+            tokens.append(likeliest_tokens(model, logits, completions[part]))
+        else:
             tokens.append(draw_tokens(logits, keys[part], step, sampling))  # (R,)
-            continue
-        likeliest, close = greedy_tokens(logits)  # (R,) each
-        if logits.dtype == torch.float32:
-            for row in close.nonzero().flatten().tolist():
-                completion = completions[start + row]
-                if completion.finish_reason is None:
-                    ids = torch.tensor([completion.context + completion.tokens]).to(logits.device)
-                    likeliest[row] = model(ids)[0, -1, :vocab_size].argmax()
-        tokens.append(likeliest)
     return torch.cat(tokens)
+
+
+def likeliest_tokens(model: Llama, logits: Tensor, completions: Sequence[Completion]) -> Tensor:
+    """Return the likeliest next token (B,) of each completion by its ``logits`` (B, V).
+
+    Where batching could decide between two, the completion's own forward pass, alone and without cache, decides. This
+    holds in float32; in bfloat16 near ties are too many for it, and are left to the batch.
+    """
+    likeliest, close = greedy_tokens(logits)  # (B,) each
+    if logits.dtype == torch.float32:
+        for row in close.nonzero().flatten().tolist():
+            completion = completions[row]
+            if completion.finish_reason is None:
+                ids = torch.tensor([completion.context + completion.tokens]).to(logits.device)
+                likeliest[row] = model(ids)[0, -1, : logits.shape[1]].argmax()
+    return likeliest

@@ -5,6 +5,7 @@ the nucleus is hit by drawing again, with everything that is not likelier than t
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,45 +31,79 @@ def sample_keys(seed: int, samples: Sequence[tuple[int, int]]) -> Tensor:
     return torch.from_numpy(np.concatenate(words).view(np.int64))
 
 
-def uniforms(keys: Tensor, step: int, attempt: int = 0) -> Tensor:
+@dataclass(frozen=True)
+class RowSampling:
+    """What each row is drawn with, where they differ.
+
+    Attributes:
+        scale: (B,) float32, 1 / temperature.
+        top_p: (B,) float64, the nucleus; infinity where there is none.
+        top_k: (B,) int64, likeliest tokens that are drawn from; 0 where it is all.
+        most_k: The largest of ``top_k``.
+        nucleus: Whether a row has one.
+    """
+
+    scale: Tensor
+    top_p: Tensor
+    top_k: Tensor
+    most_k: int
+    nucleus: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[SamplingConfig], device: torch.device | str = "cpu") -> "RowSampling":
+        """Return the settings of ``rows``, none of them greedy; those of one are for each row of any batch."""
+        # 0 of the likeliest times infinity would be no number.
+        scale = torch.tensor([min(1 / row.temperature, FLOAT32_MAX) for row in rows], device=device)
+        top_p = [row.top_p if row.top_p < 1 else torch.inf for row in rows]
+        top_k = [row.top_k or 0 for row in rows]
+        kept = torch.tensor(top_p, dtype=torch.float64, device=device)
+        return cls(scale, kept, torch.tensor(top_k, device=device), max(top_k), min(top_p) < 1)
+
+
+def uniforms(keys: Tensor, step: int | Tensor, attempt: int = 0) -> Tensor:
     """Return a number in [0, 1) for each of ``keys`` (B,), a multiple of 2^-53.
 
-    It is number ``step`` + 2^32 ``attempt`` of the key's SplitMix64 stream: the token of a step has
-    a number for each time that it is drawn again, and no two steps share one.
+    It is number ``step`` + 2^32 ``attempt`` of the key's SplitMix64 stream: the token of a step has a number for each
+    time that it is drawn again, and no two steps share one. Rows may be at steps of their own (B,).
     """
-    count = step + (attempt << 32) + 1
-    bits = mix_tensor(keys + as_int64(count * GOLDEN_GAMMA))  # (B,) int64, wraps around
+    count = step + ((attempt << 32) + 1)
+    jump = as_int64(count * GOLDEN_GAMMA) if isinstance(count, int) else count * as_int64(GOLDEN_GAMMA)
+    bits = mix_tensor(keys + jump)  # (B,) int64, wraps around
     return shift_right(bits, 11).double() * 2.0**-53  # the highest 53 bits, as a double has
 
 
-def draw_tokens(logits: Tensor, keys: Tensor, step: int, sampling: SamplingConfig) -> Tensor:
-    """Draw one token (B,) for each row of ``logits`` (B, V).
+def draw_tokens(logits: Tensor, keys: Tensor, step: int | Tensor, sampling: SamplingConfig | RowSampling) -> Tensor:
+    """Draw one token (B,) for each row of ``logits`` (B, V), at its own ``step`` (B,) if that is a tensor.
 
     Top-k is taken first, then the nucleus: a token is in it while those likelier than it have less than top_p of the
     mass. Tokens that tie with the last one kept are kept too, so that no order among equals matters. A draw outside the
     nucleus is repeated among the likelier tokens: of p = (.5, .3, .15, .05) and top_p .7 the nucleus is the first two.
     Token 2 may be drawn, but those likelier than it have .8, so it is a miss, and tokens 0 and 1 remain to draw from.
     """
+    rows = sampling if isinstance(sampling, RowSampling) else RowSampling.of([sampling], logits.device)
     p = logits.float()
-    scale = min(1 / sampling.temperature, FLOAT32_MAX)  # 0 of the likeliest times infinity would be no number
-    p = (p - p.amax(-1, keepdim=True)).mul_(scale).exp_()  # (B, V)
-    if sampling.top_k and sampling.top_k < p.shape[1]:
-        p.masked_fill_(p < p.topk(sampling.top_k).values[:, -1:], 0)
+    p = (p - p.amax(-1, keepdim=True)).mul_(rows.scale[:, None]).exp_()  # (B, V)
+    if rows.most_k:
+        most = min(rows.most_k, p.shape[1])
+        likeliest = p.topk(most).values  # (B, K)
+        last = rows.top_k.clamp(1, most)[:, None].expand(len(p), 1) - 1  # (B, 1)
+        p.masked_fill_((p < likeliest.gather(1, last)) & (rows.top_k > 0)[:, None], 0)
     tokens, mass = _tokens_at(p, uniforms(keys, step))  # (B,) each
-    if sampling.top_p == 1:
+    if not rows.nucleus:
         return tokens
-    limit = sampling.top_p * mass  # (B,)
+    limit = rows.top_p * mass  # (B,)
     drawn, attempt = tokens, 0
-    rows = torch.arange(len(p), device=p.device)  # (R,) whose draw is not accepted yet
+    open_rows = torch.arange(len(p), device=p.device)  # (R,) whose draw is not accepted yet
     while True:
         p.masked_fill_(p <= p.gather(1, drawn[:, None]), 0)  # (R, V), what is likelier remains
         missed = (p.sum(-1) >= limit).nonzero().squeeze(1)  # numbers among the R rows
         if len(missed) == 0:
             return tokens
         attempt += 1
-        rows, p, limit = rows[missed], p[missed], limit[missed]
-        drawn, _ = _tokens_at(p, uniforms(keys[rows], step, attempt))
-        tokens[rows] = drawn
+        open_rows, p, limit = open_rows[missed], p[missed], limit[missed]
+        steps = step[open_rows] if isinstance(step, Tensor) else step
+        drawn, _ = _tokens_at(p, uniforms(keys[open_rows], steps, attempt))
+        tokens[open_rows] = drawn
 
 
 def _tokens_at(p: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:

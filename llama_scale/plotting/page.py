@@ -9,6 +9,13 @@ from typing import Any
 from llama_scale.plotting.draw import picture, plotly
 from llama_scale.plotting.figure import Figure
 
+TEMPLATE = "report.html.j2"  # of each package; what it includes lies beside this module
+
+
+def template_of(package: str, name: str) -> str:
+    """Return the text of a package's page, or of a part that all pages share."""
+    return files(package if name == TEMPLATE else "llama_scale.plotting").joinpath(name).read_text(encoding="utf-8")
+
 
 def render(package: str, figures: list[Figure], **values: Any) -> str:
     """Return the page that a package's report.html.j2 makes of figures and ``values``.
@@ -17,7 +24,7 @@ def render(package: str, figures: list[Figure], **values: Any) -> str:
     {"key", "data", "layout"} for Plotly.newPlot. Where plotly is not installed ``plotlyjs`` is empty, standard error
     says so, and ``pictures`` has the address of a still image of each figure, in order.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     plotlyjs, pictures = "", []
     try:
@@ -28,10 +35,12 @@ def render(package: str, figures: list[Figure], **values: Any) -> str:
         print("report.html: plotly is not installed, so the figures are still images", file=sys.stderr)
         pictures = [data_address(picture(figure)["svg"]) for figure in figures]
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files(package).joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FunctionLoader(lambda name: template_of(package, name)), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     panels = [plotly(panel) for figure in figures for panel in figure.panels]
-    return environment.from_string(template).render(
+    return environment.get_template(TEMPLATE).render(
         figures=figures, plotlyjs=plotlyjs, pictures=pictures, panels=script_safe(panels), **values
     )
 

@@ -129,9 +129,12 @@ def as_begun(config: TrainConfig, folder: Path) -> TrainConfig:
     if not path.exists():
         return config
     recorded: dict[str, Any] = BEFORE | with_new_names(read_mapping(path), TrainConfig)
-    kept = {name: recorded[name] for name in ("precision", "init_std") if getattr(config, name) == "auto"}
-    if config.optim.lr == "auto" and not config.branch_from:  # a branch has its parent's
-        kept["optim"] = dataclasses.replace(config.optim, lr=recorded["optim"]["lr"])
+    try:
+        kept = {name: recorded[name] for name in ("precision", "init_std") if getattr(config, name) == "auto"}
+        if config.optim.lr == "auto" and not config.branch_from:  # a branch has its parent's
+            kept["optim"] = dataclasses.replace(config.optim, lr=recorded["optim"]["lr"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged, it lacks a setting ({error}); restore it, or name another run") from None
     return dataclasses.replace(config, **kept)
 
 

@@ -10,7 +10,14 @@ from transformers.generation.logits_process import (
 )
 
 from llama_scale.errors import InputError
-from llama_scale.generation.sampling import SamplingConfig, draw_tokens, greedy_tokens, sample_keys, uniforms
+from llama_scale.generation.sampling import (
+    RowSampling,
+    SamplingConfig,
+    draw_tokens,
+    greedy_tokens,
+    sample_keys,
+    uniforms,
+)
 from tests.llama_scale.helpers import splitmix64
 
 DRAWS = 200_000
@@ -113,3 +120,21 @@ def test_greedy_says_where_rounding_decides():
 def test_bad_settings_are_named(field, value):
     with pytest.raises(InputError, match=field):
         SamplingConfig(**{field: value})
+
+
+def test_rows_of_unlike_settings_draw_as_each_does_alone():
+    """At steps of their own, beside rows without a nucleus or with another top-k."""
+    rng = torch.Generator().manual_seed(5)
+    logits = 3 * torch.randn(40, 700, generator=rng)
+    rows = [
+        SamplingConfig(temperature=t, top_p=p, top_k=k)
+        for t in (0.2, 1.0, 5.0) for p in (0.3, 0.95, 1.0) for k in (None, 1, 9, 10_000)
+    ] + [SamplingConfig(temperature=1e-320)] * 4  # fmt: skip
+    keys, steps = sample_keys(3, [(n, 1) for n in range(40)]), torch.arange(0, 400, 10)
+    together = draw_tokens(logits, keys, steps, RowSampling.of(rows))
+    for n, sampling in enumerate(rows):
+        row = slice(n, n + 1)
+        assert together[n] == draw_tokens(logits[row], keys[row], int(steps[n]), sampling)[0]
+    assert uniforms(keys, steps, 2).tolist() == [
+        float(uniforms(keys[n : n + 1], int(step), 2)) for n, step in enumerate(steps)
+    ]

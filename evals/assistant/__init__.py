@@ -1,0 +1,1 @@
+"""The assistant over a server: its page, and programs run and repaired in the sandbox."""
