@@ -20,7 +20,7 @@ from llama_scale.model.foreign import ForeignModel
 from llama_scale.model.llama import Llama
 from llama_scale.model.lora import find_targets, linear_layers
 from llama_scale.text import count_in_name
-from llama_scale.training.distributed import ProcessRank, find_rank
+from llama_scale.training.distributed import ProcessRank, find_rank, forget_other_launchers
 from llama_scale.training.recipe import Recipe
 from llama_scale.training.run_plan import check_same_run, read_mapping
 
@@ -106,6 +106,8 @@ def plan_finetune(config: FinetuneConfig) -> FinetuneRun:
     device = machine.device
     if device == "cuda" and config.devices > torch.cuda.device_count():
         raise InputError(f"devices: {config.devices} asked for, this machine has {torch.cuda.device_count()}")
+    process = find_rank(config.devices, config.nodes)
+    forget_other_launchers(process)
     base = find_base(config.base, config.bases)
     tokenizer = base.tokenizer()
     count = count_model(base.load(weights=False), config)
@@ -136,7 +138,7 @@ def plan_finetune(config: FinetuneConfig) -> FinetuneRun:
         bf16=bf16,
         precision_source=why,
         layout=layout,
-        process=find_rank(config.devices, config.nodes),
+        process=process,
         machine=machine,
     )
     parts = {"optim": TuneOptimConfig, "lora": LoraSettings}
