@@ -70,6 +70,8 @@ def run_table(study: Study) -> list[str]:
         )
         if limits:
             outside["; ".join(limits)].append(run.name)
+    if len(outside) == 1:
+        return [*lines, f"* lr: {next(iter(outside))}"]
     return lines + [f"* lr: {limits} ({', '.join(runs)})" for limits, runs in outside.items()]
 
 

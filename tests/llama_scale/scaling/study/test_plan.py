@@ -245,9 +245,10 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
         each = 2_048 * 6 * (matrices + 1_024 * d + layers * d * 128)
         size, tokens = matrices + (2 * layers + 1) * d, 2_048 * steps
         counts = (f"{size:,}", f"{tokens:,}", f"{tokens / size:.1f}", "2,048", f"{steps:,}")
-        assert row[1:7] == [*counts, f"{0.08 / d**0.5:.3g}"]
+        assert row[1:7] == [*counts, f"{0.08 / d**0.5:.3g}*"]
         assert float(row[7]) == pytest.approx(each * paid, rel=0.006)
         total += each * paid
+    assert summary.pop(0).startswith("* lr: N outside the law's 6e7 to 1e9; D outside its 2e9 to 1e11")
     assert summary[0].startswith(f"36 runs, {total:.3g} FLOPs (exact, causal attention)")
     names = [line.split(":")[0] for line in commands]
     assert names[:3] == ["prepare", "train-T1-trunk-seed0", "train-T1-512k-seed0"]
@@ -261,7 +262,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
 def split_plan(text: str) -> tuple[list[list[str]], list[str], list[str]]:
     """Return the cells of a printed plan's table, its summary and its commands."""
     above, below = (part.splitlines() for part in text.split("\n\n"))
-    rows = [line.split() for line in above[1:] if "-seed" in line]
+    rows = [line.split() for line in above[1:] if "-seed" in line.split()[0]]
     assert above[0].split()[:8] == ["run", "n_params_non_embedding", "tokens", "D/N", "batch", "steps", "lr", "FLOPs"]
     return rows, above[1 + len(rows) :], below
 
