@@ -340,7 +340,8 @@ function run() {
 function diffView(lines) {
   const view = element("pre");
   for (const line of lines) {
-    const kind = line.startsWith("+") ? " plus" : line.startsWith("-") ? " minus" : line.startsWith("@") ? " at" : "";
+    const head = /^(\+\+\+|---) [ab]\//.test(line);
+    const kind = head ? " at" : line.startsWith("+") ? " plus" : line.startsWith("-") ? " minus" : line.startsWith("@") ? " at" : "";
     view.append(element("span", plain(line.replace(/\n$/, "")), "line" + kind));
   }
   return view;
