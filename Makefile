@@ -1,4 +1,5 @@
 # make study: a whole scaling study on this machine. make test: what CI runs.
+# make tune: a whole fine-tuning study on this machine (docs/finetuning.md).
 # make gpu: is the installation on a GPU right, and how fast is it (docs/gpu.md)?
 # make constraints: constraints.txt anew, from a fresh environment.
 PYTHON ?= python3
@@ -8,10 +9,13 @@ INSTALL := -m pip install --disable-pip-version-check -q -c constraints.txt
 PIP := $(BIN)/python $(INSTALL)
 FRESH := $(VENV)-fresh
 
-.PHONY: study gpu test venv lint types constraints clean
+.PHONY: study tune gpu test venv lint types constraints clean
 
 study: venv
 	$(BIN)/python launch/study.py configs/study/quickstart.yaml
+
+tune: $(VENV)/.installed-tune
+	$(BIN)/python launch/study.py configs/finetune/quick.yaml
 
 # What is installed is measured as it is: PYTHON=... is the interpreter, TOKENS and MINUTES are optional.
 gpu:
@@ -46,6 +50,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) setuptools
 	$(PIP) --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.installed-tune: $(VENV)/.installed
+	$(PIP) --no-build-isolation -e '.[finetune,metrics]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

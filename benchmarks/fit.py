@@ -1,6 +1,5 @@
 """Measurements of the scaling fit: its time beside a peer, the coverage of its intervals."""
 
-import json
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +13,7 @@ from benchmarks.tables import format_ratio, format_table
 from benchmarks.timing import least_seconds, time_call
 from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import at_least_0, check_fields
-from llama_scale.files import read_jsonl
+from llama_scale.files import append_jsonl, read_jsonl
 from llama_scale.scaling.fitting.chinchilla import BESIROGLU, Surface
 from llama_scale.scaling.fitting.fit import DELTA, Fit, fit_surface, objective
 from llama_scale.scaling.fitting.points import Points, parse_columns, read_points
@@ -153,15 +152,17 @@ def coverage(
     on twice its tokens), where ``one run at 10x`` is one noisy run there and the interval that of one run. Each study's
     outcome is a line of the file ``rows``, and is taken from there where it has been made already.
     """
-    known = {(row["design"], row["seed"]): row for row in read_jsonl(rows)} if rows and rows.exists() else {}
+    fields = ("design", "seed", "covered", "errors", "half_width_percent")
+    found = read_jsonl(rows, required=fields) if rows and rows.exists() else []
+    known = {(str(row["design"]), str(row["seed"])): row for row in found}
     outcomes = []
     for seed in tqdm(range(replicates), desc=name, disable=None):
-        if (name, seed) not in known:
-            known[name, seed] = {"design": name, "seed": seed} | outcome(design, seed, resamples)
+        key = name, str(seed)
+        if key not in known:
+            known[key] = {"design": name, "seed": seed} | outcome(design, seed, resamples)
             if rows:
-                with open(rows, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(known[name, seed]) + "\n")
-        outcomes.append(known[name, seed])
+                append_jsonl(rows, [known[key]])
+        outcomes.append(known[key])
     covered = {key: [row["covered"][key] for row in outcomes] for key in outcomes[0]["covered"]}
     errors = {key: [row["errors"][key] for row in outcomes] for key in outcomes[0]["errors"]}
     return {

@@ -15,7 +15,8 @@ from benchmarks.baselines import transformers_llama
 from benchmarks.hardware import processor_name
 from benchmarks.tables import format_ratio, format_table
 from benchmarks.timing import Timed, device_clock, spread, time_in_turn
-from llama_scale.checkpoint.folder import load_model, resolve
+from llama_scale.checkpoint.folder import resolve
+from llama_scale.checkpoint.opened import load_model, load_tokenizer
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.device import pick_device, set_threads
@@ -179,7 +180,7 @@ def load_model_and_tokenizer(config: GenerateBenchmark, device: str, dtype: torc
         model = load_model(folder, device, dtype)
         if model.config != config.model:
             raise InputError(f"checkpoint: {folder} is not of size {config.size}; set size to its own")
-        return model, Tokenizer(folder / "tokenizer.model")
+        return model, load_tokenizer(folder)
     tokenizer = Tokenizer(Path(config.tokenizer))
     if tokenizer.vocab_size > config.model.vocab_size:
         raise InputError(

@@ -12,6 +12,8 @@ from itertools import count, repeat
 from pathlib import Path
 from typing import IO, Any
 
+from llama_scale.files import open_file
+
 HEAD = struct.Struct("<II")  # bytes and CRC-32 of a result
 
 
@@ -30,7 +32,7 @@ def with_journal(path: Path, map_: Callable) -> Callable:
 
 
 def _resume_map(path: Path, map_: Callable, function: Callable, tasks: Iterator) -> Iterator:
-    with open(path, "ab+") as file:
+    with open_file(path, "ab+") as file:
         file.seek(0)
         whole_bytes = 0
         for result, end in read_results(file):

@@ -15,7 +15,7 @@ from data_tools.build_folder import open_work_folder
 from data_tools.config import PrepareConfig
 from data_tools.corpus.collect import CHECKPOINT, collect
 from data_tools.corpus.corpus import SUMMARY, load_corpus
-from data_tools.corpus.records import Records, write_array
+from data_tools.corpus.records import Records, read_array, write_array
 from data_tools.corpus.split import split_by_package
 from data_tools.datatrove_map import datatrove_map
 from data_tools.dedup.deduplicate import deduplicate
@@ -120,7 +120,7 @@ def _run_once(
         write_json(work / f"{name}.json", state)
     for path in work.glob(f"{name}.journal.*"):
         path.unlink()
-    return np.load(work / f"{name}.npy"), read_json(work / f"{name}.json")
+    return read_array(work / f"{name}.npy"), read_json(work / f"{name}.json")
 
 
 def benchmark_parts(config: PrepareConfig) -> list[Iterator[Part]]:

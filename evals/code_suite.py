@@ -14,7 +14,7 @@ from evals.benchmarks.suite import Suite, Task
 from evals.metrics.pass_at_k import exact_interval, interval, pass_at_k
 from evals.metrics.syntax import check_syntax
 from evals.models.request import Completer, Request
-from evals.sandbox.types import NOT_MEASURED, Program, Script, Verdict
+from evals.sandbox.types import NO_TESTS, NOT_MEASURED, Program, Script, Verdict
 from evals.verdicts import Execution, digest_text
 from llama_scale.errors import InputError
 
@@ -148,7 +148,7 @@ def _programs(task: Task, row: Row) -> Sequence[Program | Script] | None:
 def _combined(task: Task, verdicts: Sequence[Verdict] | None) -> Verdict:
     if verdicts is None or any(verdict.reason == NOT_MEASURED for verdict in verdicts):
         return Verdict(False, NOT_MEASURED)
-    return task.combine(verdicts) if verdicts else Verdict(False, "no tests")
+    return task.combine(verdicts) if verdicts else Verdict(False, NO_TESTS)
 
 
 def says_something(completion: str) -> bool:
@@ -167,14 +167,15 @@ def summarize(samples: Sequence[Row], ks: Sequence[int], contaminated: Mapping[s
     ``compile_rate`` that of Java's files that compile; ``ended_rate`` the share that ended by itself and not at the
     limit: Python cut anywhere often parses, the others hardly ever do. ``assertion_pass_rate`` is the mean share of a
     task's assertions or cases that passed; ``log_pass_rate`` the mean over tasks of ln((c + 1/2) / (n + 1)), finite at
-    no pass. ``contaminated`` are the tasks that the training data's sources held.
+    no pass; without tests there is neither. ``contaminated`` are the tasks that the training data's sources held.
     """
     measured = [s for s in samples if s["reason"] != NOT_MEASURED]
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for row in measured:
         counts[row["task_id"]][0] += 1
         counts[row["task_id"]][1] += row["passed"]
-    result = pass_rates(counts, ks) if measured else {"n_tasks": 0, "pass_at_k": {}}
+    tested = [s for s in measured if s["reason"] != NO_TESTS]
+    result = pass_rates(counts, ks) if tested else {"n_tasks": len(counts), "pass_at_k": {}}
     if measured:
         shares = [s["assertions_passed"] / max(1, s["assertions"]) for s in measured]
         result["parse_rate"] = float(np.mean([s["parses"] for s in measured]))

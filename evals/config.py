@@ -7,6 +7,7 @@ from evals.benchmarks.apps import AppsConfig
 from evals.benchmarks.humaneval import HumanEvalConfig
 from evals.benchmarks.mbpp import MbppConfig
 from evals.benchmarks.mbxp import MbxpConfig
+from evals.benchmarks.pairs import PairsConfig
 from evals.models.server_config import ServerConfig
 from evals.perplexity import PerplexityConfig
 from evals.verdicts import ExecutionConfig
@@ -21,12 +22,13 @@ class EvalConfig:
     Args:
         checkpoint: A checkpoint folder, a run folder for its newest checkpoint, a folder that transformers can load, or
             the URL of an OpenAI-compatible server (http://host/v1).
-        suites: Names separated by commas: perplexity, humaneval, mbpp, mbxp, apps.
+        suites: Names separated by commas: perplexity, humaneval, mbpp, mbxp, apps, pairs.
         all: Every checkpoint of the run.
         watch: Every checkpoint of the run, and new ones until the run has its result.
         suite: The suite that --samples were drawn for.
         samples: Judge the completions of this JSONL file (task_id, completion), of no model here.
-        out: Folder for the results of --samples, a transformers folder or a server.
+        out: Folder for the results of --samples, a transformers folder or a server; of a checkpoint, instead of that in
+            its run.
         name: The model's name on the server.
         server: How a server is asked.
         compare: Folder of results of another model; prints the paired difference of pass@1.
@@ -35,7 +37,9 @@ class EvalConfig:
         mbpp: Short functions from a sentence, judged by tests.
         mbxp: MBPP's tasks in Python, Java and JavaScript, judged by tests.
         apps: Introductory programming problems.
+        pairs: Held-out pairs of fine-tuning, completed and parsed.
         similarity: Compare samples with the references (BLEU, ROUGE-L, chrF, CodeBLEU) and flag those that say nothing.
+        efficiency: Count instructions and peak memory of samples that pass, and of the references, on the same tests.
         execution: How programs are run.
         device: Where to compute; auto is the GPU if there is one.
         precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
@@ -62,7 +66,9 @@ class EvalConfig:
     mbpp: MbppConfig = field(default_factory=MbppConfig)
     mbxp: MbxpConfig = field(default_factory=MbxpConfig)
     apps: AppsConfig = field(default_factory=AppsConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
     similarity: bool = False
+    efficiency: bool = False
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"

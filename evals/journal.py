@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from evals.old_names import with_current_names
+from llama_scale.errors import InputError
+from llama_scale.files import MOST_BYTES, check_regular, open_file
+
+LONGEST = 1 << 26  # bytes of a row
+MOST_STREAMED = 1 << 36  # bytes of a journal whose rows are taken one after another: a minute's reading
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Add a row at once; a leading line end closes one that was torn."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    check_regular(path)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(handle, f"\n{json.dumps(row)}\n".encode())
@@ -22,14 +28,19 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 def read_journal(path: Path | None) -> list[dict[str, Any]]:
     """Read a journal, if it is there; unlike in files that are written whole, rows torn by a kill are left out."""
-    return list(journal_rows(path))
+    return list(journal_rows(path, most=MOST_BYTES))
 
 
-def journal_rows(path: Path | None, longest: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a journal one after another, without those of more than ``longest`` bytes."""
+def journal_rows(path: Path | None, longest: int = LONGEST, most: int = MOST_STREAMED) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a journal one after another, without those of more than ``longest`` bytes.
+
+    Raises InputError where the file has more than ``most`` bytes.
+    """
     if path is None or not path.exists():
         return
-    with open(path, "rb") as file:
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise InputError(f"{path}: larger than {most:,} bytes; delete it to begin anew, or name another folder")
         for line in _lines(file, longest):
             with suppress(ValueError, RecursionError):
                 row = json.loads(line)
@@ -37,12 +48,11 @@ def journal_rows(path: Path | None, longest: int | None = None) -> Iterator[dict
                     yield with_current_names(row)
 
 
-def _lines(file: IO[bytes], longest: int | None) -> Iterator[bytes]:
+def _lines(file: IO[bytes], longest: int) -> Iterator[bytes]:
     """Yield the lines of a file; of one that is too long no more is held at a time than would be allowed."""
-    size = -1 if longest is None else longest + 1
-    while line := file.readline(size):
-        if longest is None or len(line) <= longest:
+    while line := file.readline(longest + 1):
+        if len(line) <= longest:
             yield line
             continue
         while line and not line.endswith(b"\n"):
-            line = file.readline(size)
+            line = file.readline(longest + 1)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evals.metrics.pass_at_k import interval
+from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.data.documents import has_documents, read_documents
 from llama_scale.data.shards import Tokens, check_tokenizer, read_manifest
 from llama_scale.data.tokenizer import Tokenizer
@@ -114,25 +115,25 @@ def score(
 
 def reference_bits_per_byte(
     model: Llama,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | ByteLevelTokenizer,
     pairs: Sequence[tuple[str, str]],
     batch_tokens: int = 8_192,
     autocast: AbstractContextManager | None = None,
 ) -> References:
     """Score given solutions, teacher-forced: nats of their tokens over their UTF-8 bytes.
 
-    Each of ``pairs`` is (prompt, solution), encoded separately; the context is one document end and the prompt, as in
-    generate, and no document end follows the solution. A prompt loses its start where the two do not fit the context; a
-    solution longer than the context is scored in pieces, each after as much as fits. ``References.total.bits_per_byte``
-    is over all tasks.
+    Each of ``pairs`` is (prompt, solution), encoded separately; the context is what the tokenizer makes of the prompt,
+    as in generate, and no document end follows the solution. A prompt loses its start where the two do not fit the
+    context; a solution longer than the context is scored in pieces, each after as much as fits.
+    ``References.total.bits_per_byte`` is over all tasks.
     """
-    prompts = tokenizer.encode_batch([prompt for prompt, _ in pairs])
+    contexts = [tokenizer.context(prompt) for prompt, _ in pairs]
     solutions = tokenizer.encode_batch([solution for _, solution in pairs])
     length = model.config.context_length
     pieces = [  # (task, tokens, targets at the end of them), longest first
         (task, window, targets)
-        for task, (prompt, solution) in enumerate(zip(prompts, solutions, strict=True))
-        for window, targets in windows([tokenizer.eos, *prompt], solution, length)
+        for task, (context, solution) in enumerate(zip(contexts, solutions, strict=True))
+        for window, targets in windows(context, solution, length)
     ]
     pieces.sort(key=lambda piece: -len(piece[1]))
     nats, start = torch.zeros(len(pairs), dtype=torch.float64), 0
@@ -144,7 +145,7 @@ def reference_bits_per_byte(
             start += rows
     sizes = [len(solution.encode()) for _, solution in pairs]
     scores = [Score(*row) for row in zip(nats.tolist(), map(len, solutions), sizes, strict=True)]
-    return References(scores, sum(len(p) + len(s) > length for p, s in zip(prompts, solutions, strict=True)))
+    return References(scores, sum(len(c) + len(s) > length + 1 for c, s in zip(contexts, solutions, strict=True)))
 
 
 def evaluate(model: Llama, tokenizer: Tokenizer, tokens: Tokens, config: PerplexityConfig) -> dict[str, Any]:

@@ -25,6 +25,7 @@ HEADLINES = (
     "ended_rate", "assertion_pass_rate", "log_pass_rate",
 )  # fmt: skip
 AGGREGATE = "aggregate"
+COSTS = ("instructions", "peak_memory")
 OF_CONTENT = ("data_sha256", "contamination_sha256")  # settings that a result may have and another command lack
 
 
@@ -153,16 +154,40 @@ def aggregate(paths: Sequence[Path], seed: int = 0) -> dict[str, Any]:
     return result
 
 
+def view_lines(result: dict[str, Any]) -> list[str]:
+    """Return what similarities are worth, what says nothing, and what was not counted, in words."""
+    lines = []
+    areas = {name: area for name, area in result.get("area_for_passing", {}).items() if area["value"] is not None}
+    for name, area in areas.items():
+        bounds = f"[{area['low']:.3f}, {area['high']:.3f}]"
+        lines.append(f"  {name} ranks passing above failing in {area['value']:.3f} {bounds} of {area['pairs']} pairs "
+                     f"of {area['tasks']} tasks (.5: at random)")  # fmt: skip
+    if result.get("area_for_passing") and not areas:
+        lines.append("  no task has both passing and failing samples: what a similarity says of passing is not known")
+    for kind, share in result.get("degenerate_rates", {}).items():
+        lines.append(f"  {share:.1%} of samples: {kind}")
+    for name, rate in result.get("baseline_parse_rates", {}).items():
+        lines.append(f"  without a model, {name}: parses {'not measured' if rate is None else f'{rate:.1%}'}")
+    if unknown := result.get("efficiency", {}).get("not_measured"):
+        lines.append(f"  {unknown} passing samples: instructions not measured")
+    return lines
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the headline figures of a result, one to a line, with their 95 % intervals."""
     names = ("macro", "micro") if result["suite"] == AGGREGATE else HEADLINES
     figures = {n: (result[n], result.get(f"{n}_interval")) for n in names if n in result}
     for k, value in result.get("pass_at_k", {}).items():
         figures[f"pass@{k}"] = value, result["pass_at_k_exact_interval"][k]
+    for name, value in result.get("similarity", {}).items():
+        figures[name] = value, result["similarity_interval"][name]
+    cost = result.get("efficiency", {})
+    figures |= {f"{n} / reference": (cost[n], cost[f"{n}_interval"]) for n in COSTS if n in cost}
     lines = []
     for name, (value, bounds) in figures.items():
         spread = f"  [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""
-        lines.append(f"  {result['suite']:<11} {name:<20} {value:>10.4f}{spread}")
+        lines.append(f"  {result['suite']:<11} {name:<24} {value:>10.4f}{spread}")
+    lines += view_lines(result)
     if sampled := result.get("tasks_with_samples"):
         lines.append(f"  {sampled} of {result['tasks_of_suite']} tasks have samples")
     if count := len(result.get("contaminated", ())):

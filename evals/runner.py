@@ -8,11 +8,12 @@ from typing import Any
 
 import llama_scale
 from evals import code_suite, perplexity, results, similarity
-from evals.benchmarks import apps, humaneval, mbpp, mbxp
+from evals.benchmarks import apps, humaneval, mbpp, mbxp, pairs
 from evals.benchmarks.rows import content_sha256
 from evals.benchmarks.suite import CodeConfig, Suite
 from evals.config import EvalConfig
 from evals.contamination import Contamination, contamination
+from evals.metrics import efficiency
 from evals.models.load import Subject
 from evals.perplexity import PerplexityConfig
 from evals.sandbox.types import JUDGE_VERSION
@@ -21,8 +22,9 @@ from llama_scale.data.shards import Tokens, open_tokens, read_manifest
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import sha256, write_json
 
-SUITES = {"humaneval": humaneval, "mbpp": mbpp, "mbxp": mbxp, "apps": apps}
+SUITES = {"humaneval": humaneval, "mbpp": mbpp, "mbxp": mbxp, "apps": apps, "pairs": pairs}
 KNOWN = ("perplexity", *SUITES)
+VIEWS = {"similarity": similarity.describe, "efficiency": efficiency.describe}
 MOST_JOURNAL_BYTES = 1 << 36  # of kept verdicts or completions
 
 
@@ -68,9 +70,8 @@ def evaluate(config: EvalConfig, names: Sequence[str], subject: Subject) -> None
         else:
             with open_execution(config, run.path.parent, run.settings, contaminated) as execution:
                 scores, samples = code_suite.evaluate(data[run.name], subject.in_processes(model), execution)
-                if config.similarity:
-                    more, samples = similarity.describe(samples, data[run.name], execution)
-                    scores |= more
+                more, samples = with_views(config, samples, data[run.name], execution)
+                scores |= more
                 judged = {"suite": run.name, "judge_version": JUDGE_VERSION, **scores, **run.settings}
                 results.write_result(run.path, judged, samples)
                 execution.finish(run.name)
@@ -93,15 +94,27 @@ def plan_suite(config: EvalConfig, name: str, subject: Subject, contaminated: Co
             raise InputError(f"perplexity.data: {subject.name} does not say what it was trained on; {remedy}")
         own = replace(own, data=own.data or subject.data)
         return SuiteRun(name, own, subject.identity | suite_settings(own), subject.folder / f"{name}.json")
-    settings = subject.identity | suite_settings(own) | with_similarity(config)
+    settings = subject.identity | suite_settings(own) | asked_views(config)
     if tasks := contaminated.get(name):
         settings["contamination_sha256"] = digest_text(tasks)
     return SuiteRun(name, own, settings, subject.folder / f"{own.file_name}.json")
 
 
-def with_similarity(config: EvalConfig) -> dict[str, Any]:
+def asked_views(config: EvalConfig) -> dict[str, Any]:
     """Return the part of a result's settings that is there where samples are compared with references."""
-    return {"similarity_asked": True} if config.similarity else {}
+    return {f"{name}_asked": True for name in VIEWS if getattr(config, name)}
+
+
+def with_views(
+    config: EvalConfig, samples: list[dict], suite: Suite, execution: Execution
+) -> tuple[dict[str, Any], list[dict]]:
+    """Return what the views that were asked for say of judged samples, and these with their own figures."""
+    scores: dict[str, Any] = {}
+    for name, describe in VIEWS.items():
+        if getattr(config, name):
+            more, samples = describe(samples, suite, execution)
+            scores |= more
+    return scores, samples
 
 
 def suite_settings(own: CodeConfig | PerplexityConfig) -> dict[str, Any]:
@@ -145,12 +158,11 @@ def judge_samples(config: EvalConfig) -> None:
     path = Path(config.out) / f"{own.file_name}.json"
     rows, suite = results.read_completions(file), read_data(config, name, own)
     settings = {"samples_file_sha256": sha256(file), "llama_scale": llama_scale.__version__} | suite_settings(own)
-    settings |= with_similarity(config)
+    settings |= asked_views(config)
     with open_execution(config, path.parent, settings, {}) as execution:
         scores, samples = code_suite.score(rows, suite, execution)
-        if config.similarity:
-            more, samples = similarity.describe(samples, suite, execution)
-            scores |= more
+        more, samples = with_views(config, samples, suite, execution)
+        scores |= more
     judged = {"suite": name, "judge_version": JUDGE_VERSION}
     results.write_result(path, judged | suite.about | scores | settings, samples)
     print(f"{config.samples} -> {path}", flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llama_scale.cli import parse, run_cli
 from llama_scale.errors import UserError, nearest
-from llama_scale.files import write_json
+from llama_scale.files import check_regular, write_json
 
 # Of each mode its module, with ``run`` and ``table``; the class of its settings; what it measures.
 MODES = {
@@ -16,6 +16,11 @@ MODES = {
         "benchmarks.training.train",
         "TrainBenchmark",
         "training steps beside transformers and litgpt; --table NAME: a table of sizes",
+    ),
+    "finetune": (
+        "benchmarks.training.finetune",
+        "FinetuneBenchmark",
+        "steps of adapters beside those of all weights and of peft on transformers",
     ),
     "generate": ("benchmarks.generate", "GenerateBenchmark", "sampling beside transformers"),
     "overhead": ("benchmarks.training.overhead", "OverheadBenchmark", "the trainer's steps beside a bare loop's"),
@@ -49,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(
         getattr(module, settings), f"Measure {measures}.", rest, example=EXAMPLES.get(mode, "--out result.json")
     )
+    if config.out and mode != "gpu":
+        check_place(Path(config.out))
     result = module.run(config)
     print(module.table(result))
     if config.out and mode != "gpu":  # which writes as it goes
@@ -63,6 +70,16 @@ def run_table(argv: list[str]) -> None:
 
     config = parse(table.TableBenchmark, "A table of sizes.", table.with_config_file(argv))
     print(table.run(config))
+
+
+def check_place(out: Path) -> None:
+    """Raise UserError, before anything is measured, where the JSON cannot be written to ``out``."""
+    there = next(path for path in out.absolute().parents if path.exists())
+    if out.is_dir() or not there.is_dir():
+        raise UserError(
+            f"--out: {out if out.is_dir() else there} is a {'folder' if out.is_dir() else 'file'}; name a file"
+        )
+    check_regular(out)
 
 
 def usage() -> str:

@@ -25,12 +25,19 @@ class CollectConfig:
 
 def main(argv: list[str] | None = None) -> None:
     """Write the points and say where."""
+    from llama_scale.config import read_yaml
     from llama_scale.scaling.study.collect import collect
+    from llama_scale.scaling.study.finetune.collect import collect as collect_arms
 
     description = "Gather a study's results into points.csv."
     config = parse(CollectConfig, description, argv, "study", example="studies/quickstart")
     out = Path(config.out or Path(config.study) / "points.csv")
-    rows = collect(Path(config.study), config.without, out)
+    study = Path(config.study)
+    settings = read_yaml(study / "study.yaml")
+    if isinstance(settings, dict) and settings.get("kind") == "finetune":
+        rows = collect_arms(study, out)
+    else:
+        rows = collect(study, config.without, out)
     print(f"wrote {out}: {len(rows)} runs")
 
 

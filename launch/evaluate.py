@@ -3,6 +3,7 @@
 import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from llama_scale.cli import parse, run_cli
@@ -38,6 +39,10 @@ def main(argv: list[str] | None = None) -> None:
         if config.wandb:
             mirror_scores(subject.folder.parents[1], config.wandb)
 
+    if config.out and "://" not in config.checkpoint and not Path(config.checkpoint).is_dir():
+        from llama_scale.checkpoint.base import find_base  # a GGUF file or a model's name on the hub
+
+        config = replace(config, checkpoint=str(find_base(config.checkpoint).folder))
     if is_external(config.checkpoint):
         evaluate(config, names, external_subject(config))
     elif config.all or config.watch:

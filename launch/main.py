@@ -22,6 +22,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "prepare": Command("prepare", "main", "turn source code into tokens and a tokenizer", True),
     "train": Command("train", "main", "pretrain one model, or tell its cost: --dry-run", True),
+    "finetune": Command("finetune", "main", "tune a model on pairs, with adapters or whole", True),
     "evaluate": Command("evaluate", "main", "score a checkpoint or a server", True),
     "repair": Command("repair", "main", "does letting a model see its errors pay?", True),
     "sample": Command("sample", "main", "complete code in the terminal"),

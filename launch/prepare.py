@@ -1,6 +1,7 @@
 """Prepare training data: source code to verified token shards and a tokenizer.
 
-``lookup --data DIR --shard 0 --token 12345`` names the file that a token came from.
+``lookup --data DIR --shard 0 --token 12345`` names the file that a token came from; ``pairs`` makes pairs of
+documentation and code for fine-tuning.
 """
 
 import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
@@ -12,6 +13,7 @@ from llama_scale.cli import parse, run_cli
 
 EXAMPLE = "--source folder --path ~/code --name code --vocab_size 8192"
 LOOKUP = "--data data/code --shard 0 --token 12345"
+PAIRS = "--name python --format signature --test 500"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,6 +26,14 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["lookup"]:
         print(describe(lookup(parse(LookupConfig, "Name a token's file.", argv[1:], example=LOOKUP))))
+        return
+    if argv[:1] == ["pairs"]:
+        from data_tools.pairs import build
+        from data_tools.pairs.config import PairsConfig
+
+        about = "Make pairs of documentation and code, for fine-tuning."
+        settings = parse(PairsConfig, about, argv[1:], shipped="pairs", example=PAIRS)
+        print(build.describe(build.build_pairs(settings), settings.folder))
         return
     config = parse(
         PrepareConfig,

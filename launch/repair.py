@@ -18,13 +18,19 @@ FLAGS = {
 def main(argv: list[str] | None = None) -> None:
     """Run the arms, seal the journal and print what each arm made of its budget."""
     from evals.repair.config import RepairConfig
-    from evals.repair.runner import out_folder, run, show
+    from evals.repair.runner import out_folder, report, run, show
 
     argv = [FLAGS.get(arg, arg) for arg in (sys.argv[1:] if argv is None else argv)]
     description = "Generate, criticize, repair: against resampling at equal cost."
     config = parse(RepairConfig, description, argv, shipped="repair", example=EXAMPLE)
+    if config.results is not None:
+        print(f"wrote {report(config.results, config.out)[0]}")
+        return
     if config.replay is None and config.backend.model is None:
-        raise UserError("name a model (--backend.model RUN, FOLDER or URL) or a published log (--replay LOG)")
+        raise UserError(
+            "name a model (--backend.model RUN, FOLDER or URL), a published log (--replay LOG) "
+            "or finished studies (--results DIR,DIR)"
+        )
     show(run(config, out_folder(config)))
 
 

@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     """Stream one completion to standard output."""
     config = parse(SampleConfig, "Complete code in the terminal.", argv, "checkpoint", example=EXAMPLE)
 
-    from llama_scale.checkpoint.folder import load_model, resolve
-    from llama_scale.data.tokenizer import Tokenizer
+    from llama_scale.checkpoint.folder import resolve
+    from llama_scale.checkpoint.opened import load_model, load_tokenizer
     from llama_scale.device import pick_device, set_threads
     from llama_scale.generation.generate import encode_prompt, stream
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     prompt = read_prompt(config.prompt)
     checkpoint = resolve(config.checkpoint)
     model = load_model(checkpoint, pick_device(config.device))
-    tokenizer = Tokenizer(checkpoint / "tokenizer.model")
+    tokenizer = load_tokenizer(checkpoint)
     ids, truncated = encode_prompt(tokenizer, prompt, model.config, config.max_new_tokens)
     if truncated:
         print(f"prompt: the model sees its last {len(ids)} tokens only", file=sys.stderr)

@@ -1,7 +1,8 @@
-"""Plan and run a scaling study: python launch/study.py quickstart."""
+"""Plan and run a study of scaling or of fine-tuning: python launch/study.py quickstart."""
 
 import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 # What the tasks of a study import: torch and Lightning take longer than most of them compute.
 WARM_MODULES = "jsonargparse", "llama_scale.training.trainer", "evals.validation", "evals.runner", "evals.models.load"
 
+TUNING_MODULES = *WARM_MODULES, "llama_scale.training.finetune", "evals.similarity", "peft"
+
 
 def check_evaluation(study: "Study") -> None:
     """Raise UserError where launch/evaluate.py would refuse the study's suites or settings."""
@@ -26,25 +29,34 @@ def check_evaluation(study: "Study") -> None:
             raise UserError(
                 f"{study.source}: suites: no suite {suite!r}{nearest(suite, KNOWN)}; known: {', '.join(KNOWN)}"
             )
-    settings = next(task.settings for task in study.tasks if task.stage == "evaluate")
+    settings = next((task.settings for task in study.tasks if task.stage == "evaluate"), None)
     try:
-        build(EvalConfig, settings)
+        build(EvalConfig, settings or {})
     except InputError as error:
         raise UserError(f"{study.source}: evaluate: {error}") from None
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the study, or continue it, or print what it would do."""
-    from llama_scale.scaling.study.dry_run import describe
-    from llama_scale.scaling.study.plan import read_study
+    from llama_scale.scaling.study.finetune.plan import is_tuning_study
     from llama_scale.scaling.study.runner import run_study
 
-    study = read_study(Path.cwd(), argv, scripts=Path(__file__).resolve().parent)
+    argv, root, modules = sys.argv[1:] if argv is None else argv, Path.cwd(), WARM_MODULES
+    if is_tuning_study(argv, root):
+        from llama_scale.scaling.study.finetune.dry_run import describe
+        from llama_scale.scaling.study.finetune.plan import read_study
+
+        modules = TUNING_MODULES
+    else:
+        from llama_scale.scaling.study.dry_run import describe
+        from llama_scale.scaling.study.plan import read_study
+
+    study = read_study(root, argv, scripts=Path(__file__).resolve().parent)
     check_evaluation(study)
     if study.config.dry_run:
         print(describe(study))
     else:
-        run_study(study, WARM_MODULES)
+        run_study(study, modules)
 
 
 if __name__ == "__main__":

@@ -26,13 +26,18 @@ class TrackConfig:
 
 def main(argv: list[str] | None = None) -> None:
     """Rebuild the view and say where it is."""
+    from llama_scale.scaling.report.finetune.tables import tuning_tables
     from llama_scale.scaling.report.wandb_study import mirror_study
+    from llama_scale.scaling.study.finetune.comparison import COMPARISON, read_comparison
 
     config = parse(
         TrackConfig, "Mirror a study to Weights & Biases.", argv, "study", example="studies/quickstart --mode offline"
     )
     started = time.perf_counter()
-    ids = mirror_study(Path(config.study), config.mode)
+    study, more = Path(config.study), []
+    if (study / COMPARISON).exists():
+        more = tuning_tables(read_comparison(study))
+    ids = mirror_study(study, config.mode, more)
     if ids:
         seconds = time.perf_counter() - started
         print(f"{len(ids)} runs mirrored to {Path(config.study) / 'wandb'} in {seconds:.0f} s")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from llama_scale.config import ModelConfig
+    from llama_scale.data.byte_level import ByteLevelTokenizer
     from llama_scale.data.tokenizer import Tokenizer
     from llama_scale.generation.config import SamplingConfig
     from llama_scale.generation.generate import generate, stream
@@ -27,18 +28,21 @@ LAZY = {
 }
 
 
-def load(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> tuple["Llama", "Tokenizer"]:
-    """Load a trained model and its tokenizer, ready to ``generate``.
+def load(
+    path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto"
+) -> tuple["Llama", "Tokenizer | ByteLevelTokenizer"]:
+    """Load a trained or tuned model and its tokenizer, ready to ``generate``.
 
     ``path`` is a run folder, for its newest checkpoint, or a checkpoint folder; the device auto is the GPU if there is
-    one. Raises InputError if there is no checkpoint, it is damaged, or there is no such device.
+    one. An adapter is merged into its base. Raises InputError if there is no checkpoint, it is damaged, its base is
+    missing or another one, or there is no such device.
     """
-    from llama_scale.checkpoint.folder import load_model, resolve
-    from llama_scale.data.tokenizer import Tokenizer
+    from llama_scale.checkpoint.folder import resolve
+    from llama_scale.checkpoint.opened import load_model, load_tokenizer
     from llama_scale.device import pick_device
 
     checkpoint = resolve(path)
-    return load_model(checkpoint, pick_device(device)), Tokenizer(checkpoint / "tokenizer.model")
+    return load_model(checkpoint, pick_device(device)), load_tokenizer(checkpoint)
 
 
 def __getattr__(name: str) -> Any:

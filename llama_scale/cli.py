@@ -331,7 +331,9 @@ def _machine_problem(error: Exception) -> str | None:
     for numbers, action in REMEDIES:
         if number in numbers and (filename or numbers is not NO_PLACE):
             where = f" at {filename}" if filename else ""
-            return f"{os.strerror(number).lower()}{where}: {action}"
+            own = getattr(error, "strerror", None)  # of EINVAL it says more (files.py)
+            reason = own if number == errno.EINVAL else os.strerror(number)
+            return f"{(reason or '').lower()}{where}: {action}"
     return None
 
 

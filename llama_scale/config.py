@@ -89,7 +89,8 @@ class OptimConfig:
         lr: Peak learning rate; auto is the Step Law, capped by the model's width.
         batch_tokens: Tokens in one optimizer step, whole sequences; auto is the Step Law.
         warmup_steps: Steps of linear warmup; auto is about one token per parameter.
-        schedule: Decay after the warmup; cooldown is the linear end of a constant run that branch_from names.
+        schedule: Decay after the warmup; linear is transformers', to 1 / steps at the last step; cooldown is the linear
+            end of a constant run that branch_from names.
         min_lr_ratio: Final learning rate as a share of the peak.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
@@ -103,7 +104,7 @@ class OptimConfig:
     lr: float | Auto = "auto"
     batch_tokens: int | Auto = "auto"
     warmup_steps: int | Auto = "auto"
-    schedule: Literal["cosine", "constant", "cooldown"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "cooldown"] = "cosine"
     min_lr_ratio: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
@@ -210,6 +211,168 @@ class TrainConfig:
     def order_seed(self) -> int:
         """Seed of the order in which the run reads its data."""
         return self.seed if self.data_seed is None else self.data_seed
+
+
+@dataclass(frozen=True)
+class TuneOptimConfig(OptimConfig):
+    """AdamW and its schedule in fine-tuning: the settings of pretraining with other defaults.
+
+    Args:
+        lr: Peak learning rate; auto falls with the model's width, and is ten times as high for adapters.
+        batch_tokens: Of pretraining alone; the batch of fine-tuning is in examples.
+        warmup_steps: Steps of linear warmup; auto is a twentieth of the run.
+        schedule: Decay after the warmup; linear is transformers', to 1 / steps at the last step.
+        min_lr_ratio: Final learning rate of a cosine as a share of the peak.
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+        eps: Term added to the denominator.
+        weight_decay: Decoupled decay of matrices; norms have none.
+        grad_clip: Largest gradient norm; .inf clips nothing.
+    """
+
+    schedule: Literal["cosine", "linear", "constant", "cooldown"] = "linear"
+    min_lr_ratio: float = 0.0
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_tokens != "auto":
+            raise InputError(f"optim.batch_tokens: {self.batch_tokens} is of pretraining; set batch, in examples")
+        if self.schedule == "cooldown":
+            raise InputError("optim.schedule: cooldown is of pretraining; use linear, cosine or constant")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), by the peft library.
+
+    An adapted matrix W acts as W + scale B A, with A (rank, inputs) drawn at random and B (outputs, rank) zero.
+
+    Args:
+        rank: Inner dimension of the two factors.
+        alpha: Numerator of the scale, alpha / rank.
+        dropout: Share of an adapter's inputs that training sets to 0.
+        targets: Layers that get an adapter, separated by commas: all-linear (but the head), or names such as q,v or
+            c_attn; q_proj is another name of q.
+        rslora: Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv 2312.03732).
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: str = "all-linear"
+    rslora: bool = False
+
+    def __post_init__(self) -> None:
+        check = partial(check_fields, self, prefix="lora.")
+        check("at least 1", at_least_1, "rank")
+        check("a positive number", positive, "alpha")
+        check("at least 0 and below 1", lambda x: 0 <= x < 1, "dropout")
+        if not self.target_names:
+            raise InputError("lora.targets: no layer named; use all-linear or names such as q,v")
+
+    @property
+    def scale(self) -> float:
+        """Factor of the product of the two matrices."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+    @property
+    def target_names(self) -> list[str]:
+        """The names in ``targets``."""
+        return [name.strip() for name in self.targets.split(",") if name.strip()]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One fine-tuning run: a base, pairs of prompt and completion, and what is trained.
+
+    Args:
+        base: A run or checkpoint of this project, a transformers folder, a GGUF file, or a model's name on the hub.
+        train: JSONL file of pairs with the fields id, prompt and completion.
+        validation: JSONL file of held-out pairs, scored as training goes and at the end.
+        run: Folder of the run; null is runs/<base>-<method>-<examples>-seed<seed>.
+        method: lora trains adapters, full every weight, base nothing: it scores the base as the other two are scored.
+        lora: The adapters.
+        examples: Number of pairs; null is all. A smaller number is a subset of a larger one.
+        draw: Number of the random order of the pairs that subsets are the start of.
+        order: shuffled anew each epoch, as listed in the file, or each epoch by the pairs' complexity, simple_first or
+            complex_first, equal ones in an order of the seed's.
+        epochs: Passes over the pairs.
+        steps: Optimizer steps instead of epochs.
+        batch: Examples in one optimizer step; the last of an epoch has what is left.
+        max_tokens: Longest example in tokens; longer ones are left out and counted. null is the base's context.
+        prompt_loss: Train on the prompt's tokens too.
+        seed: Seed of the adapters, of the data order and of dropout.
+        optim: The optimizer.
+        device: Where to train; auto is the GPU if there is one.
+        precision: Compute precision; auto is bf16 where the hardware multiplies it fast. Weights stay in float32.
+        micro_batch: Examples in one forward pass; auto is what fits.
+        checkpoint_activations: What the backward pass recomputes to save memory.
+        devices: Processes of a node, one for each GPU.
+        nodes: Number of nodes.
+        deterministic: Make a resumed run on a GPU end with the same bytes as an unbroken one, with slower kernels.
+        memory_share: Part of a GPU's memory that the run may plan for, where several share it.
+        threads: CPU threads; null leaves the library's choice.
+        log_every: Optimizer steps between two rows of metrics.jsonl.
+        val_every: Steps between two validations; 0 is at the end only.
+        retain: Folder of token shards, as the base was trained on; its validation text is scored too, at the end.
+        retain_tokens: Tokens of it.
+        checkpoint_every: Steps between two checkpoints; auto is ten in a run.
+        keep_last: Number of latest checkpoints kept.
+        keep_every: Steps between two checkpoints that are kept for good; 0 keeps none.
+        keep_steps: Steps whose checkpoints are written and kept for good.
+        max_skips: Skipped steps in a row after which a run goes back to an earlier checkpoint.
+        wandb: Mirror the metrics to a Weights & Biases project of this name.
+        group: Study that the run belongs to.
+        bases: Folder where a GGUF file's weights are kept once they are read.
+    """
+
+    base: str
+    train: str
+    validation: str | None = None
+    run: str | None = None
+    method: Literal["lora", "full", "base"] = "lora"
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    examples: int | None = None
+    draw: int = 0
+    order: Literal["shuffled", "listed", "simple_first", "complex_first"] = "shuffled"
+    epochs: int = 3
+    steps: int | None = None
+    batch: int = 8
+    max_tokens: int | None = None
+    prompt_loss: bool = False
+    seed: int = 0
+    optim: TuneOptimConfig = field(default_factory=TuneOptimConfig)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    micro_batch: int | Auto = "auto"
+    checkpoint_activations: Literal["none", "block"] = "none"
+    devices: int = 1
+    nodes: int = 1
+    deterministic: bool = False
+    memory_share: float = 1.0
+    threads: int | None = None
+    log_every: int = 10
+    val_every: int = 0
+    retain: str | None = None
+    retain_tokens: int = 65_536
+    checkpoint_every: int | Auto = "auto"
+    keep_last: int = 1
+    keep_every: int = 0
+    keep_steps: list[int] = field(default_factory=list)
+    max_skips: int = 16
+    wandb: str | None = None
+    group: str | None = None
+    bases: str = "bases"
+
+    def __post_init__(self) -> None:
+        check = partial(check_fields, self)
+        check("at least 1", at_least_1, "examples epochs steps batch max_tokens micro_batch devices nodes threads")
+        check("at least 1", at_least_1, "log_every retain_tokens max_skips keep_last keep_steps")
+        check("at least 0", at_least_0, "draw val_every checkpoint_every keep_every")
+        check("a share above 0 and at most 1", lambda x: 0 < x <= 1, "memory_share")
+        check("a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32, "seed")
 
 
 class SettingsLoader(yaml.SafeLoader):

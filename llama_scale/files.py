@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,30 @@ LOCK_PATIENCE = 3.0  # seconds: a process that was just killed may take a moment
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # how a file system says that it has none
 SEAL = "self_sha256"  # the field of a JSON file that vouches for the others
 MOST_BYTES = 1 << 30  # of a file that is read whole
+SPECIAL = {stat.S_ISFIFO: "pipe", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device", stat.S_ISBLK: "device"}
+
+
+def check_regular(path: str | Path, pipes: bool = False) -> None:
+    """Raise OSError, before it is opened, where a pipe, a socket or a device stands in a file's place.
+
+    Opening a pipe waits until somebody writes to it, and reading a device may never end. Links are followed; that
+    nothing is there, or a folder, is left to ``open``. With ``pipes`` one that the shell hands over is taken:
+    ``/dev/stdin``, or ``<(command)``, which bash names /dev/fd/63; it can be read once.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # ValueError: a null character in the name
+        return
+    kind = next((name for is_kind, name in SPECIAL.items() if is_kind(mode)), None)
+    if kind is None or (pipes and kind == "pipe" and os.path.realpath(path).startswith("/proc/")):
+        return
+    raise OSError(errno.EINVAL, f"a {kind}, not a regular file", str(path))
+
+
+def open_file(path: str | Path, mode: str = "rb", pipes: bool = False, **options: Any) -> Any:
+    """``open`` a regular file or what links to one; raise OSError as ``open`` and ``check_regular``."""
+    check_regular(path, pipes)
+    return open(path, mode, **options)
 
 
 @contextmanager
@@ -30,9 +55,12 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside ``path`` that replaces it, fsynced, when the block succeeds.
 
     On an exception the temporary file is removed and ``path`` stays as it was. The permissions are those that the
-    umask leaves.
+    umask leaves. Raises OSError where a device or a pipe, as /dev/null or /dev/stdout, has the name: it stays.
     """
     path = Path(path)
+    check_regular(path)
+    if path.is_symlink() and str(path.absolute().parent) == "/dev":  # /dev/stdout of a shell that sends it to a file
+        raise OSError(errno.EINVAL, "a device, not a regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -55,6 +83,7 @@ def locked(path: str | Path, busy: str) -> Iterator[int]:
     Raises InputError, ``busy`` with the other process for {}, where that still holds it after LOCK_PATIENCE seconds,
     and where the file system has no locks.
     """
+    check_regular(path)
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
         deadline = time.monotonic() + LOCK_PATIENCE
         while not _try_lock(file, path):
@@ -144,9 +173,9 @@ def _seal_of(value: dict[str, Any]) -> str:
 
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
-    """Read a file whole; raise InputError where it is missing, a folder, unreadable or larger than ``most`` bytes."""
+    """Read a file whole; raise InputError where it is missing, no file, unreadable or larger than ``most`` bytes."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             large = os.fstat(file.fileno()).st_size > most
             data = b"" if large else file.read(most + 1)
     except FileNotFoundError:
@@ -185,15 +214,23 @@ def read_jsonl(path: str | Path, whole: bool = False, required: Iterable[str] = 
     for number, row in numbered_rows(finished, str(path)):
         if not isinstance(row, dict) or not row.keys() >= set(required):
             expected = f"fields, {list(required)} among them" if required else "fields"
-            raise InputError(f"{path}: line {number}: expected {expected}, found {json.dumps(row):.60}")
+            raise InputError(f"{path}: line {number}: expected {expected}, found {_shown(row)}")
         rows.append(row)
     return rows
+
+
+def _shown(value: Any) -> str:
+    """Return the beginning of a value as JSON, which Python does not write of a number of over 4,300 digits."""
+    try:
+        return f"{json.dumps(value):.60}"
+    except ValueError:
+        return "a number of more digits than can be shown"
 
 
 def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append JSON lines; where they cannot be written whole, the file is left as it was."""
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    with open(path, "ab", buffering=0) as file:
+    with open_file(path, "ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         try:
             while data:
@@ -227,7 +264,7 @@ def numbered_rows(data: bytes, name: str) -> Iterator[tuple[int, Any]]:
 
 def sha256(path: str | Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

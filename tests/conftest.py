@@ -1,14 +1,21 @@
 """Small real parts that several tests share."""
 
+import gc
 import hashlib
+import io
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
+from llama_scale.cli import run_cli
 from llama_scale.data.shards import FORMAT, ShardWriter, data_fingerprint
 from llama_scale.data.tokenizer import Tokenizer, train_tokenizer
 from llama_scale.files import sha256, write_json
@@ -28,6 +35,30 @@ def run_script(*argv: object, cwd: Path, timeout: float = 240, **environment: st
         timeout=timeout,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
     )
+
+
+def run_here(*argv: object, cwd: Path, **environment: str):
+    """``run_script`` in this process, whose libraries are loaded: where nothing is asked of the interpreter itself."""
+    script, *rest = map(str, argv)
+    main = import_module(f"launch.{script.removesuffix('.py')}").main
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    handlers, threads, code = [(n, signal.getsignal(n)) for n in numbers], torch.get_num_threads(), 0
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", [str(ROOT / "launch" / script), *rest])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            main() if script == "main.py" else run_cli(main)
+    except SystemExit as ended:
+        code = ended.code or 0
+    finally:
+        torch.set_num_threads(threads)
+        gc.enable()
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
 def write_build(folder: Path, texts: dict[str, list[str]], vocab_size: int = VOCAB) -> Path:

@@ -23,7 +23,7 @@ from llama_scale.files import read_json, read_jsonl
 from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.study.plan import read_study
 from llama_scale.scaling.study.runner import check_same_study
-from tests.conftest import run_script
+from tests.conftest import run_here
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_0_1"
 RUN, STOPPED = "runs/old/Q1-8k-seed0", "runs/stopped"
@@ -39,7 +39,7 @@ def old(tmp_path) -> Path:
 
 def run(old: Path, *argv: object) -> str:
     """Run a launch script in the working directory; return what it printed."""
-    done = run_script(*argv, cwd=old, **ENVIRONMENT)
+    done = run_here(*argv, cwd=old, **ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -20,8 +20,9 @@ from benchmarks.environment import child_environment, module_command
 from benchmarks.gpu.settings import GpuBenchmark, StepJob, step_ends
 from benchmarks.gpu.summary import markdown, table
 from benchmarks.hardware import processor_name, provenance
+from llama_scale.data.shards import read_manifest
 from llama_scale.device import pick_device
-from llama_scale.errors import InputError
+from llama_scale.errors import prefix_errors
 from llama_scale.files import atomic_write, read_json, write_json
 
 __all__ = ["GpuBenchmark", "run", "table"]
@@ -39,8 +40,9 @@ def run(config: GpuBenchmark) -> dict[str, Any]:
     """
     start = time.time()
     device = pick_device(config.device)
-    if config.tokens and not (Path(config.tokens) / "manifest.json").is_file():
-        raise InputError(f"tokens: {config.tokens}: no manifest.json; give a folder that launch/prepare.py made")
+    if config.tokens:
+        with prefix_errors("tokens"):
+            read_manifest(Path(config.tokens))
     out, work = Path(config.out).resolve(), Path(tempfile.mkdtemp(prefix="llama-scale-gpu-"))
     out.mkdir(parents=True, exist_ok=True)
     for name in ("logs", "records"):

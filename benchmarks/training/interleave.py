@@ -71,7 +71,7 @@ class Worker:
         """Start the process, which builds the contender: ``wait_until_built``."""
         errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115, read when the process dies
         process = subprocess.Popen(
-            module_command("benchmarks.training.worker", json.dumps(asdict(contender.job)), python=contender.python),
+            module_command(contender.job.MODULE, json.dumps(asdict(contender.job)), python=contender.python),
             env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -141,8 +141,8 @@ def run_interleaved(
 
     The ceiling of matrix products is measured in each timed turn: a machine that other work slows in some turns slows
     both, and steps would pass a ceiling that was measured before them. Steps far above their median are told of.
-    All take the first step, in which they compile, at once. The losses of all must agree with the
-    first one's: they are the same model on the same tokens. Of the first, ``profile`` more steps
+    All take the first step, in which they compile, at once. The losses of those that train the same
+    must agree: they are the same model on the same tokens. Of the first, ``profile`` more steps
     give its kernels. No step begins when ``seconds`` are over, but two are timed at least. Raises
     ContenderError if losses do not agree, or when a process fails.
     """
@@ -188,8 +188,9 @@ def run_interleaved(
 def check_losses(workers: Sequence[Worker]) -> None:
     """Raise ContenderError when the first losses do not agree, or one is no number: it is not the same model."""
     tolerance = LOSS_TOLERANCE[any(worker.job.bf16 for worker in workers)]
-    reference, *others = workers
-    for other in others:
+    firsts: dict[str, Worker] = {}
+    for other in workers:
+        reference = firsts.setdefault(other.job.trains, other)
         for number, pair in enumerate(zip(reference.losses, other.losses, strict=True)):
             gap = abs(pair[0] - pair[1])
             if not gap <= (tolerance * (number + 1) if number < COMPARED_STEPS else math.inf):

@@ -20,7 +20,7 @@ from llama_scale.cost.hardware import DEFAULT_MFU, GIB, find_hardware
 from llama_scale.cost.memory import training_memory
 from llama_scale.cost.step_time import step_time
 from llama_scale.errors import InputError, nearest
-from llama_scale.files import atomic_write, read_json, write_json
+from llama_scale.files import atomic_write, read_fields, write_json
 
 HEAD = [
     "size", "micro-batch", "blocks", "tokens/s", "MFU full", "MFU causal", "of the ceiling",
@@ -156,7 +156,9 @@ def run(config: TableBenchmark) -> Path:
         "rows": {},
     }
     if out.with_suffix(".json").exists():
-        before = read_json(out.with_suffix(".json"))
+        before = read_fields(out.with_suffix(".json"), ("device", "precision", "versions", "rows"))
+        if not isinstance(before["rows"], dict):
+            raise InputError(f"{out}.json: rows: expected fields; name another path (out)")
         if all(before[key] == result[key] for key in ("device", "precision", "versions")):
             result["rows"] = before["rows"]
     result["matmul_ceiling"] = matmul_ceiling(config.device, bf16)

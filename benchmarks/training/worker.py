@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -46,6 +46,8 @@ class TrainingJob:
         draw_on_device: Draw the weights on the device, which is fast and gives other values.
     """
 
+    MODULE: ClassVar[str] = "benchmarks.training.worker"
+
     peer: str
     model: dict[str, Any]
     micro_batch: int
@@ -56,6 +58,11 @@ class TrainingJob:
     device: str = "cpu"
     threads: int | None = None
     draw_on_device: bool = False
+
+    @property
+    def trains(self) -> str:
+        """What is trained: contenders that train the same have the same losses."""
+        return "all weights"
 
     @property
     def tokens(self) -> int:
@@ -104,7 +111,11 @@ def peak_memory(device: str) -> int:
 
 def main() -> None:
     """Build the contender, then take the steps that standard input asks for."""
-    job = TrainingJob(**json.loads(sys.argv[1]))
+    serve(TrainingJob(**json.loads(sys.argv[1])), build_step, draw_batch)
+
+
+def serve(job: Any, build_step: Callable[[Any], Callable], draw_batch: Callable[[Any, int], Any]) -> None:
+    """Answer what standard input asks for with the steps of ``job``; one begins with a batch drawn by its number."""
     set_threads(job.threads)
     clock = device_clock(job.device)
     try:

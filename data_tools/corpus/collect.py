@@ -13,7 +13,7 @@ from data_tools.corpus.records import Record, format_row, write_sorted
 from data_tools.corpus.redact import redact
 from data_tools.sources.document import Document
 from data_tools.sources.source_rules import SourceRules, source_rejection
-from llama_scale.files import read_json, write_json
+from llama_scale.files import open_file, read_json, write_json
 
 UNSORTED = "rows.jsonl"  # the records in the order of the source
 CHECKPOINT = "collect.json"
@@ -105,7 +105,7 @@ def _open_truncated(path: Path, size: int) -> IO[bytes]:
 
     A kill between two checkpoints leaves bytes that no checkpoint knows of.
     """
-    file = open(path, "ab")  # noqa: SIM115
+    file = open_file(path, "ab")
     file.truncate(size)
     return file
 

@@ -16,7 +16,7 @@ import numpy as np
 from data_tools.corpus.records import Record, Records
 from data_tools.progress import with_progress
 from data_tools.sources.document import Document
-from llama_scale.files import read_json
+from llama_scale.files import open_file, read_json
 
 CONTENTS = "contents.bin"
 RECORDS = "records.jsonl"
@@ -51,7 +51,7 @@ def read_contents(folder: str | Path, records: Iterable[Record]) -> Iterator[byt
 
     Records in the order of the source are read straight through; a shuffled or chosen list costs a seek each.
     """
-    with open(Path(folder) / CONTENTS, "rb") as file:
+    with open_file(Path(folder) / CONTENTS) as file:
         for record in records:
             file.seek(record.offset)
             yield file.read(record.size)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_tools.corpus.records import read_array
+from llama_scale.files import open_file
+
 LINES = "lines.bin"  # uint32
 LENGTHS = "lines.npy"  # lines of each kept document
 MIN_LINE_BYTES = 30  # a shorter line is shared by chance
@@ -33,7 +36,7 @@ def shared_line_share(folder: Path, owners: np.ndarray, positions: np.ndarray, n
         positions: (n,) their positions among the K documents that the filters kept.
         n_packages: P.
     """
-    lengths = np.load(folder / LENGTHS)  # (K,)
+    lengths = read_array(folder / LENGTHS)  # (K,)
     package = np.full(len(lengths), -1, dtype=np.int32)  # (K,) -1: dropped since
     package[positions] = owners
     # Equal lines have equal hashes, so they fall into the same range of hashes, and the counts of
@@ -73,7 +76,7 @@ def count_shared_lines(owners: np.ndarray, hashes: np.ndarray, n_packages: int) 
 
 def _blocks(path: Path, package: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the package of each line, -1 for none, and its hash, some documents at a time."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for start in range(0, len(lengths), BLOCK_DOCUMENTS):
             counts = lengths[start : start + BLOCK_DOCUMENTS]
             hashes = np.frombuffer(file.read(4 * int(counts.sum())), dtype=np.uint32)

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from llama_scale.files import atomic_write
+from llama_scale.files import atomic_write, open_file
 
 RUN_ROWS = 10_000  # sorted in memory at a time
 MERGED_RUNS = 256  # files open at a time
@@ -57,19 +57,19 @@ class Records(Sequence[Record]):
     @classmethod
     def open(cls, path: Path) -> "Records":
         """Open what ``write_sorted`` wrote."""
-        starts, sizes = np.load(path.with_suffix(".npy"))  # (D,), (D,)
+        starts, sizes = read_array(path.with_suffix(".npy"))  # (D,), (D,)
         return cls(path, starts, sizes)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, i: int) -> Record:
-        with open(self.path, "rb") as file:
+        with open_file(self.path) as file:
             file.seek(self.starts[i])
             return parse_row(file.readline())
 
     def __iter__(self) -> Iterator[Record]:
-        with open(self.path, "rb") as file:
+        with open_file(self.path) as file:
             for start in self.starts:
                 file.seek(start)
                 yield parse_row(file.readline())
@@ -123,8 +123,14 @@ def write_array(path: Path, values: np.ndarray) -> None:
         np.save(SimpleNamespace(write=file.write), values)
 
 
+def read_array(path: Path) -> np.ndarray:
+    """Read what ``write_array`` wrote."""
+    with open_file(path) as file:
+        return np.load(file)
+
+
 def _write_runs(unsorted: Path, path: Path) -> Iterator[Path]:
-    with open(unsorted, "rb") as rows:
+    with open_file(unsorted) as rows:
         while run := sorted(islice(rows, RUN_ROWS), key=_sort_key):
             name = path.with_name(f"{path.name}.run-{rows.tell()}")
             name.write_bytes(b"".join(run))

@@ -1,4 +1,4 @@
-"""The tasks of HumanEval, MBPP and APPS as texts that must not be trained on.
+"""The tasks of HumanEval, MBPP, MBXP and APPS as texts that must not be trained on.
 
 The files are read by the evaluation's own readers, so a task has one name in both places.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 import evals.benchmarks.apps
 import evals.benchmarks.humaneval
 import evals.benchmarks.mbpp
+import evals.benchmarks.mbxp
 from evals.benchmarks.rows import Row, read_rows
 from llama_scale.errors import InputError
 
@@ -52,6 +53,19 @@ def mbpp(path: str | Path) -> Iterator[Part]:
         yield Part("mbpp", task, "prompt", problem.text)
         yield Part("mbpp", task, "solution", problem.code)
         yield Part("mbpp", task, "test", "\n".join(tests))
+
+
+def mbxp(path: str | Path, language: str) -> Iterator[Part]:
+    """Yield the prompt, the solution and the tests of each task of MBXP in a language, from the published files.
+
+    Raises:
+        InputError: A file is missing or has no such tasks.
+    """
+    for problem in evals.benchmarks.mbxp.problems(str(path), language):
+        task = f"MBXP/{problem.number}"
+        yield Part("mbxp", task, "prompt", problem.prompt)
+        yield Part("mbxp", task, "solution", problem.solution or "")
+        yield Part("mbxp", task, "test", problem.test)
 
 
 def apps(path: str | Path) -> Iterator[Part]:

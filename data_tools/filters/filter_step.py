@@ -11,6 +11,7 @@ from data_tools.corpus.corpus import Corpus, add_example, count_file, document_s
 from data_tools.corpus.line_overlap import LENGTHS, LINES, line_hashes
 from data_tools.corpus.records import Record, write_array
 from data_tools.filters import rules
+from llama_scale.files import open_file
 
 SAMPLED_ABOVE = 1 << 29  # bytes of source above which only some lines are compared
 
@@ -32,7 +33,7 @@ def filter_corpus(collected: Corpus, must_parse: bool, map_: Callable) -> tuple[
     results = map_batches(task, collected.records, map_, "filtering")
     verdicts = (verdict for rows in results for verdict in rows)
     kept, lengths = array("q"), array("q")
-    with open(collected.folder / LINES, "wb") as file:
+    with open_file(collected.folder / LINES, "wb") as file:
         for i, (record, (reason, lines)) in enumerate(zip(collected.records, verdicts, strict=True)):
             if reason:
                 count_file(dropped, reason, record.size)

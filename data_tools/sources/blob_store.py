@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data_tools.sources.retry import NetworkRetries
 from llama_scale.errors import InputError
+from llama_scale.files import open_file
 
 Read = Callable[[str, str], bytes]
 
@@ -91,7 +92,7 @@ def _decompressing(fetch: Callable[[str], bytes], limit: int) -> Read:
 def _read_first(most: int, *paths: Path) -> bytes:
     for path in paths:
         try:
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 return file.read(most)
         except OSError:
             continue

@@ -7,7 +7,7 @@ import platform
 import re
 import sysconfig
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -49,23 +49,34 @@ def installed_documents(
     Raises:
         InputError: A package in ``packages`` is not installed.
     """
-    entries = []
-    for package in installed_packages(packages, exclude):
-        for path in package.files:
-            name = f"{seed}/{package.name}/{path}".encode("utf-8", "backslashreplace")
-            entries.append((hashlib.sha256(name).digest(), package, path))
-    entries.sort(key=lambda entry: entry[0])
-    if max_bytes is not None:
-        sizes = (_size(package.root / path) for _, package, path in entries)
-        entries = entries[: bisect_right(list(accumulate(sizes)), max_bytes)]
-    entries.sort(key=lambda entry: (entry[1].name, entry[2]))
+    files = [(package, path) for package in installed_packages(packages, exclude) for path in package.files]
+    names = [(package.name, path) for package, path in files]
+    chosen = chosen_files(names, lambda i: _size(files[i][0].root / files[i][1]), max_bytes, seed)
+    entries = [files[i] for i in chosen]
     rest = entries[start:]
-    for _, package, path in with_progress(rest, "reading", len(rest), "file"):
+    for package, path in with_progress(rest, "reading", len(rest), "file"):
         try:
             content = (package.root / path).read_bytes()
         except OSError:
             content = None
         yield Document(package.name, package.version, package.license, path, content)
+
+
+def chosen_files(
+    names: Sequence[tuple[str, str]], size: Callable[[int], int], max_bytes: int | None, seed: int
+) -> list[int]:
+    """Return the numbers of files, (package, path) each, by name: of all, or of those of ``max_bytes`` together.
+
+    Those are the first in the order of a hash of (seed, package, path). ``size`` gives the bytes of a number.
+    """
+    chosen = sorted(range(len(names)), key=lambda i: _choice(seed, *names[i]))
+    if max_bytes is not None:
+        chosen = chosen[: bisect_right(list(accumulate(map(size, chosen))), max_bytes)]
+    return sorted(chosen, key=lambda i: names[i])
+
+
+def _choice(seed: int, package: str, path: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{package}/{path}".encode("utf-8", "backslashreplace")).digest()
 
 
 def installed_packages(packages: list[str] | None = None, exclude: list[str] | None = None) -> list[Package]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llama_scale.errors import InputError
+from llama_scale.files import check_regular, open_file
 
 KINDS = (".jsonl", ".ndjson", ".json")
 PACKED = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ", ".zst": b"\x28\xb5\x2f\xfd"}
@@ -59,7 +60,7 @@ def _packing(file: Path) -> str | None:
     if file.suffix.lower() in PACKED:
         return file.suffix.lower()
     try:
-        with open(file, "rb") as stream:
+        with open_file(file) as stream:
             head = stream.read(6)
     except OSError as error:
         raise InputError(f"path: {file}: cannot be read ({(error.strerror or str(error)).lower()})") from None
@@ -68,6 +69,7 @@ def _packing(file: Path) -> str | None:
 
 def _open(file: Path, packed: str | None) -> Any:
     """Return a file's bytes as a stream that can be looked into ahead."""
+    check_regular(file)
     if packed == ".gz":
         return gzip.open(file)
     if packed == ".bz2":

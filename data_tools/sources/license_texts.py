@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.sources.licenses import from_metadata, spdx
+from llama_scale.files import open_file
 
 MAX_BYTES = 1 << 20  # of a license file or of metadata
 HEADER_BYTES = 4096
@@ -183,7 +184,7 @@ def _files_of(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> str | None:
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             data = file.read(MAX_BYTES)
     except OSError:
         return None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.errors import InputError
+from llama_scale.files import check_regular
 
 BATCH_ROWS = 256
 
@@ -27,6 +28,7 @@ def parquet_rows(
     earlier: set[str] | None = None
     for file in files:
         try:
+            check_regular(file)
             table = parquet.ParquetFile(file)
             names = table.schema_arrow.names
             if not {*names} & {*needed}:

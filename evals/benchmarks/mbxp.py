@@ -63,7 +63,10 @@ class MbxpConfig(CodeConfig):
 
 @dataclass(frozen=True)
 class Problem:
-    """A task in one language; ``solution`` continues ``prompt``, with the parameters' names as they stand there."""
+    """A task in one language; ``solution`` continues ``prompt``, with the parameters' names as they stand there.
+
+    ``description`` is what the prompt asks for, without its examples.
+    """
 
     number: int
     language: str
@@ -71,6 +74,7 @@ class Problem:
     entry_point: str
     test: str
     solution: str | None
+    description: str = ""
 
 
 def problems(data: str | None, language: str) -> list[Problem]:
@@ -96,6 +100,7 @@ def _problem(row: Row, language: str) -> Problem:
         entry_point=row.take("entry_point", str),
         test=row.take("test", str),
         solution=row.take("canonical_solution", str, "") or None,
+        description=row.take("description", str, ""),
     )
     if language != "python":
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.errors import InputError
-from llama_scale.files import numbered_rows, parse_json, sha256
+from llama_scale.files import numbered_rows, open_file, parse_json, sha256
 
 MOST_BYTES = 1 << 30  # of a file of tasks or completions
 WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
@@ -84,7 +84,7 @@ class Row:
 
 def read_whole(path: Path) -> bytes:
     """Return a file's bytes, unpacked if its name ends in .gz; OSError if they are more than MOST_BYTES."""
-    with open(path, "rb") as file, gzip.open(file) if path.suffix == ".gz" else file as content:
+    with open_file(path) as file, gzip.open(file) if path.suffix == ".gz" else file as content:
         large = os.fstat(file.fileno()).st_size > MOST_BYTES
         data = b"" if large else content.read(MOST_BYTES + 1)
         if large or len(data) > MOST_BYTES:
@@ -133,6 +133,8 @@ def content_sha256(path: Path, setting: str) -> str:
     """Return the SHA-256 of a file, or of what sha256sum prints of a folder's files in order."""
     try:
         if not path.is_dir():
+            if path.stat().st_size > MOST_BYTES:
+                raise OSError(errno.EFBIG, f"larger than {MOST_BYTES >> 20} MiB", str(path))
             return sha256(path)
         files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*"))
         lines = [f"{sha256(path / f)}  {f}\n" for f in files if (path / f).is_file()]

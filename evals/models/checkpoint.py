@@ -8,7 +8,8 @@ import torch
 
 from evals.models.request import Completion, Request
 from evals.perplexity import References, reference_bits_per_byte
-from llama_scale.checkpoint.folder import load_model
+from llama_scale.checkpoint.opened import load_model, load_tokenizer
+from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.device import set_threads
 from llama_scale.generation.generate import generate
@@ -20,7 +21,7 @@ class CheckpointCompleter:
     """A model of this project with its tokenizer; ``cuda_graphs`` as in ``generate``."""
 
     model: Llama
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | ByteLevelTokenizer
     cuda_graphs: bool = False
 
     def complete(self, request: Request) -> Iterator[Completion]:
@@ -41,7 +42,7 @@ class CheckpointCompleter:
 def open_checkpoint(
     folder: Path, device: str, bf16: bool = False, threads: int | None = None, cuda_graphs: bool = False
 ) -> CheckpointCompleter:
-    """Load a checkpoint folder with its tokenizer; raise InputError if it cannot be."""
+    """Load a checkpoint folder, an adapter merged in, with its tokenizer; raise InputError if it cannot be."""
     set_threads(threads)
     model = load_model(folder, device, torch.bfloat16 if bf16 else torch.float32)
-    return CheckpointCompleter(model, Tokenizer(folder / "tokenizer.model"), cuda_graphs)
+    return CheckpointCompleter(model, load_tokenizer(folder), cuda_graphs)

@@ -13,9 +13,11 @@ from torch import Tensor
 from evals.models.request import Completion, Request, cut_at_stop
 from evals.perplexity import References, Score, windows
 from llama_scale.errors import InputError
-from llama_scale.files import read_json
+from llama_scale.files import check_regular, read_json
 from llama_scale.generation.config import SamplingConfig
 from llama_scale.generation.sampling import draw_tokens, sample_keys
+from llama_scale.model.foreign import ForeignModel
+from llama_scale.model.lora import load_adapter, merge
 
 # Texts whose tokens end where they end with most tokenizers: a solution is encoded behind one of them.
 ANCHORS = ("\n", ")", "x", "#", ";")
@@ -70,18 +72,25 @@ class TransformersCompleter:
 
     With ``seq2seq`` it is AutoModelForSeq2SeqLM, whose encoder reads the prompt: such a model is asked by ``draw``.
 
-    Its generation_config.json is read for the ids that end a document and for nothing else. Raises InputError where
-    the folder cannot be loaded, lacks weights, or its tokenizer has ids that the model does not.
+    Its generation_config.json is read for the ids that end a document and for nothing else. With ``adapter``, a
+    checkpoint of fine-tuning or a folder of peft, that adapter is merged into the weights. Raises InputError where the
+    folder cannot be loaded, lacks weights, or its tokenizer has ids that the model does not.
     """
 
     folder: Path
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
+    adapter: Path | None = None
     seq2seq: bool = False
 
     def __post_init__(self) -> None:
-        self.tokenizer, model = load_folder(self.folder, self.dtype, self.seq2seq)
-        self.model = model.to(self.device).eval()
+        dtype = torch.float32 if self.adapter else self.dtype  # an adapter is merged in float32
+        self.tokenizer, model = load_folder(self.folder, dtype, self.seq2seq)
+        if self.adapter is not None:
+            foreign = ForeignModel(model)
+            load_adapter(foreign, self.adapter)
+            merge(foreign)
+        self.model = model.to(self.device, self.dtype).eval()
         self.context = getattr(model.config, "max_position_embeddings", None) or 2048  # most tokens that it sees
         self.ends = end_ids(self.folder, self.tokenizer, model.config)
         self.vocab_size = self.model.get_input_embeddings().weight.shape[0]
@@ -228,6 +237,8 @@ def load_folder(folder: Path, dtype: torch.dtype, seq2seq: bool = False) -> tupl
         except ImportError:
             needed = "holds an adapter, which needs peft; pip install peft, or merge it into its base"
             raise InputError(f"{folder}: {needed}") from None
+    for file in folder.iterdir():
+        check_regular(file)
     local = {"trust_remote_code": False, "local_files_only": True}
     options = local | {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     options["generation_config"] = transformers.GenerationConfig()

@@ -19,6 +19,7 @@ from evals.models.parallel import ParallelCompleter
 from evals.models.request import Completer
 from evals.results import eval_folder
 from llama_scale.checkpoint.folder import list_checkpoints, load_meta, resolve, verify, weights_sha256
+from llama_scale.checkpoint.opened import base_of, is_foreign
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.data.shards import MANIFEST, read_manifest
@@ -60,19 +61,30 @@ def checkpoint_subject(config: EvalConfig, path: str | Path) -> Subject:
     """Return a checkpoint, or the newest of a run; raise InputError if it is missing or damaged."""
     path, device = resolve(path), pick_device(config.device)
     meta, precision = load_meta(path), _precision(config, device)
+    foreign = is_foreign(meta)
     identity = {
         "checkpoint": path.name,
         "weights_sha256": weights_sha256(path),
         "step": meta["step"],
         "tokens_trained": meta["tokens"],
-        "flops_trained": meta["tokens"] * flops_per_token(ModelConfig(**meta["model"])),
+        "flops_trained": None if foreign else meta["tokens"] * flops_per_token(ModelConfig(**meta["model"])),
         "tokenizer_fingerprint": meta["tokenizer_fingerprint"],
         "precision": precision,
         "llama_scale": llama_scale.__version__,
     }
-    settings = {"bf16": precision == "bf16", "threads": config.threads, "cuda_graphs": config.cuda_graphs}
-    load, processes = partial(open_checkpoint, path, **settings), _processes(config, device)
-    return Subject(str(path), eval_folder(path), identity, load, device, processes, data=trained_on(path, meta))
+    if "base" in meta:  # one of fine-tuning
+        identity |= {"base": meta["base"], "method": meta["method"], "adapter": meta.get("adapter")}
+    if foreign:
+        adapter = path if "adapter" in meta else None
+        folder = base_of(path, meta).folder if adapter else path
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        load = partial(TransformersCompleter, folder, dtype=dtype, adapter=adapter)
+    else:
+        settings = {"bf16": precision == "bf16", "threads": config.threads, "cuda_graphs": config.cuda_graphs}
+        load = partial(open_checkpoint, path, **settings)
+    processes = _processes(config, device)
+    folder = Path(config.out) if config.out else eval_folder(path)
+    return Subject(str(path), folder, identity, load, device, processes, data=trained_on(path, meta))
 
 
 def trained_on(checkpoint: Path, meta: dict[str, Any]) -> str | None:

@@ -28,6 +28,7 @@ FIRST_PAUSE, MAX_PAUSE = 0.5, 60.0  # seconds before the second try, doubled for
 MAX_RETRY_AFTER = 120.0  # seconds that a server is waited for at its word
 CONNECT_PATIENCE = 30.0  # seconds until an address that does not answer is given up
 MAX_REPLY = 64 << 20  # bytes
+MAX_SERVED = 200  # characters of what a server calls its model and itself
 MAX_STOPS = 4  # that the protocol takes
 TOLD_PAUSE = 5.0  # seconds from which a pause is worth a line
 ENDS_BEFORE = "the URL ends before /completions, as in http://host/v1"
@@ -47,12 +48,16 @@ class Ask:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer; token counts are None where the server does not tell them of this answer alone."""
+    """One answer; token counts are None where the server does not tell them of this answer alone.
+
+    ``served`` is what the server says answered: its model's name and its ``system_fingerprint``.
+    """
 
     text: str
     finish_reason: str | None
     prompt_tokens: int | None
     tokens: int | None
+    served: str = ""
 
 
 @dataclass
@@ -202,9 +207,10 @@ class OpenAIClient:
         self.usage.tokens += tokens or 0
         if isinstance(system := reply.get("system_fingerprint"), str):
             self.fingerprints.add(system)
+        served = " ".join(part for part in (reply.get("model"), system) if isinstance(part, str))[:MAX_SERVED]
         chat, own = not isinstance(ask.prompt, str), tokens if len(choices) == 1 else None
         return [
-            Reply(*_choice(f"{url}: choices[{number}]", choice, chat), prompt_tokens, own)
+            Reply(*_choice(f"{url}: choices[{number}]", choice, chat), prompt_tokens, own, served)
             for number, choice in enumerate(choices)
         ]
 

@@ -24,6 +24,8 @@ class RepairConfig:
         critic: The model that criticizes, for arms with the critic model.
         replay: Judge the programs of a published log instead: JSON lines, gzipped or not, with task_id and
             implementations, the programs of a task in their order.
+        results: Folders of finished studies, by commas: write one report of them instead of running. Several are set
+            side by side by the size of their models.
         suite: The tasks.
         mbpp: Short functions from a sentence; how they are read. The first test is shown.
         humaneval: Functions to complete; the examples of the docstring are shown.
@@ -43,6 +45,7 @@ class RepairConfig:
     backend: BackendConfig = field(default_factory=BackendConfig)
     critic: BackendConfig = field(default_factory=BackendConfig)
     replay: str | None = None
+    results: str | None = None
     suite: Literal["mbpp", "humaneval", "apps", "quixbugs"] = "mbpp"
     mbpp: MbppConfig = field(default_factory=lambda: MbppConfig(profile="incoder"))
     humaneval: HumanEvalConfig = field(default_factory=HumanEvalConfig)

@@ -3,10 +3,12 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from evals.metrics.pass_at_k import exact_interval, paired_difference
-from evals.repair.select import choose
+from evals.repair.journal import SEALED, read_rows
+from evals.repair.select import choose, rule_names
 
 Row = dict[str, Any]
 Chain = list[Row]
@@ -79,6 +81,7 @@ def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> R
     return {
         "curve": [{"programs_at_most": n} | point(cut(chains, n), rules[0]) for n in range(1, longest(chains) + 1)],
         "selection": {rule: point(whole, rule) for rule in rules},
+        "gain": gain(whole, rules[0]),
         "repairs": len(repairs),
         "repeats": repeats,
         "repeats_interval": exact_interval(repeats, len(repairs)) if repairs else None,
@@ -90,6 +93,14 @@ def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> R
         "prompts_truncated": sum(row["prompt_truncated"] for row in rows),
         "by_first_failure": by_first_failure(whole, rules[0]),
     }
+
+
+def gain(chains: Sequence[Chain], rule: str) -> Row:
+    """Return what the whole budget makes of the first programs: the difference, paired by task."""
+    groups = [by_task(cut(chains, 1), lambda chain: float(chain[0]["solved"]))]
+    groups.append(by_task(chains, lambda chain: float(choose(chain, rule)["solved"])))
+    gap, interval = paired_difference(*groups)
+    return {"difference": gap, "interval": interval}
 
 
 def longest(chains: Sequence[Chain]) -> int:
@@ -162,8 +173,21 @@ def figures(rows: Sequence[Row], rules: Sequence[str], budget: int) -> Row:
     result["n_tasks"] = len({chain[0]["number"] for chain in first})
     result["task_ids"] = list(dict.fromkeys(chain[0]["task_id"] for chain in first))
     result["samples"] = len(first) // result["n_tasks"]
+    if served := Counter(row["served"] for row in rows if row.get("served")):
+        result["served"] = dict(sorted(served.items()))
     result["in_words"] = lines(result)
     return result
+
+
+def summed_up(steps: Path) -> Row:
+    """Return the result of sealed rows, from them alone."""
+    head, rows = read_rows(steps, SEALED)
+    if head.get("replay_sha256"):
+        budget, rules = max(row["round"] for row in rows) + 1, ["first_visible", "first", "last", "most_visible"]
+    else:
+        budget, rules = head["plan"]["rounds"] + 1, rule_names(head["select"])
+    about = {name: value for name, value in head.items() if name != "format"}
+    return {"format": "llama_scale.repair-result.v1"} | about | figures(rows, rules, budget)
 
 
 def verdict_in_words(difference: Row, what: str) -> str:

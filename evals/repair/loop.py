@@ -96,6 +96,7 @@ class Step:
     ``prompt`` is the hash of what was sent. ``repeat_of`` is the round of the chain that had this very program.
     ``renamed`` is "old -> new" where the program had to be given the entry's name. ``taken`` says that the chain went
     on from it, and that the critic spoke on it. Tokens are None where they are not known; those of redraws count.
+    ``served`` is what a server said answered.
     """
 
     arm: str
@@ -125,6 +126,7 @@ class Step:
     critic_tokens: int | None = 0
     finish_reason: str | None = None
     prompt_truncated: bool = False
+    served: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -312,6 +314,7 @@ class Pipelines:
             tokens=total(reply.tokens for reply in replies),
             finish_reason=replies[-1].finish_reason if replies else None,
             prompt_truncated=any(reply.prompt_truncated for reply in replies),
+            served=replies[-1].served if replies else "",
         )
 
     def _criticize(self, chains: Sequence[Chain]) -> None:

@@ -1,9 +1,11 @@
 """A repair study from its settings to its result: drawn, closed, sealed, summed up. What is finished stays."""
 
+import hashlib
 import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,18 +22,19 @@ from evals.repair.backends.protocol import Backend
 from evals.repair.backends.replies import KeptReplies
 from evals.repair.config import RepairConfig
 from evals.repair.critics import open_critics
-from evals.repair.figures import figures
-from evals.repair.journal import SEALED, read_rows, seal, write_journal, write_prompts
+from evals.repair.figures import summed_up
+from evals.repair.journal import seal, write_journal, write_prompts
 from evals.repair.loop import Pipelines, as_row
 from evals.repair.outcome import VisibleJudge
 from evals.repair.probes import agreements, generated_tests, outputs
 from evals.repair.replay_log import read_log, replayed
+from evals.repair.report.page import find_studies, read_study, write_report
 from evals.repair.select import rule_names
 from evals.repair.split import Split, split
 from evals.results import eval_folder
 from evals.verdicts import Execution
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, sha256, write_json
+from llama_scale.files import read_bytes, read_json, sha256, write_json
 
 SUITES = {"mbpp": mbpp, "humaneval": humaneval, "apps": apps, "quixbugs": quixbugs}
 Row = dict[str, Any]
@@ -48,6 +51,7 @@ def paths(config: RepairConfig, folder: Path) -> dict[str, Path]:
         "replies": folder / f"{name}-replies.jsonl",
         "critic_replies": folder / f"{name}-critic-replies.jsonl",
         "timing": folder / f"{name}-timing.json",
+        "report": folder / f"{name}-report.html",
         "verdicts": folder / "verdicts.jsonl",
     }
 
@@ -63,7 +67,9 @@ def chosen_tasks(config: RepairConfig, suite: Suite) -> list[int]:
 
 def settings_of(config: RepairConfig, suite: Suite) -> Row:
     """Return what a result depends on beside the models: settings, and the content of the data."""
-    names = ("suite", "visible", "task_seed", "plan", "select", "sampling", "critic_sampling", "timeout")
+    names = ["suite", "visible", "task_seed", "timeout"]
+    if not config.replay:  # a log has its own
+        names += ["plan", "select", "sampling", "critic_sampling"]
     settings: Row = {name: value for name, value in asdict(config).items() if name in names}
     own = asdict(getattr(config, config.suite))
     settings["tasks"] = {name: value for name, value in own.items() if name not in ("data", "sampling", "timeout")}
@@ -87,15 +93,21 @@ def run(config: RepairConfig, folder: Path, backend: Backend | None = None, crit
     if not config.replay:
         backend = KeptReplies(backend, files["replies"]) if backend else open_backend(config.backend, files["replies"])
         settings["backend"] = backend.identity
+        settings["parameters"] = backend.parameters
         if any(arm.critic == "model" for arm in config.plan.parsed) and (critic or config.critic.model):
             kept = files["critic_replies"]
             critic = KeptReplies(critic, kept) if critic else open_backend(config.critic, kept, "critic")
             settings["critic"] = critic.identity
     if finished(files, settings):
+        if not files["report"].exists():
+            write_report([read_study(files["steps"])], files["report"])
         print(f"already done with these settings, nothing to do ({files['result']})")
         return read_json(files["result"])
     cache = Path(config.execution.cache) if config.execution.cache else files["verdicts"]
-    with Execution(config.execution, cache) as execution:
+    with Execution(config.execution, cache) as execution, ExitStack() as stack:
+        for model in (backend, critic):
+            if isinstance(model, KeptReplies):
+                stack.callback(model.close)
         known = split(suite, config.visible, execution, config.timeout)
         asked = [known[number] for number in chosen_tasks(config, suite)]
         judge = VisibleJudge({part.shown.number: part.visible for part in asked}, execution, config.timeout)
@@ -119,9 +131,20 @@ def run(config: RepairConfig, folder: Path, backend: Backend | None = None, crit
         "seconds": round(time.perf_counter() - start, 1),
         "asked": backend.asked if isinstance(backend, KeptReplies) else 0,
     }
+    models = {"backend": backend, "critic": critic}
+    timing |= {name: used for name, model in models.items() if (used := getattr(model, "usage", None))}
     write_json(files["timing"], timing)
+    write_report([read_study(files["steps"])], files["report"])
     write_json(files["result"], result)
     return result
+
+
+def report(results: str, out: str | None) -> list[Path]:
+    """Write a report of the studies in folders, named by commas; return its paths."""
+    if out is None:
+        raise InputError("out: name a folder for the report")
+    folders = [name.strip() for name in results.split(",") if name.strip()]
+    return write_report(find_studies(folders), Path(out) / "report.html")
 
 
 def compilers(config: RepairConfig) -> list[str]:
@@ -155,23 +178,13 @@ def usage(rows: Sequence[Row], suite: Suite) -> Row:
     return {"about": suite.about, "steps": len(rows)}
 
 
-def summed_up(steps: Path) -> Row:
-    """Return the result of sealed rows, from them alone."""
-    head, rows = read_rows(steps, SEALED)
-    budget = head["plan"]["rounds"] + 1
-    rules = rule_names(head["select"])
-    if head.get("replay_sha256"):
-        budget, rules = max(row["round"] for row in rows) + 1, ["first_visible", "first", "last", "most_visible"]
-    about = {name: value for name, value in head.items() if name != "format"}
-    return {"format": "llama_scale.repair-result.v1"} | about | figures(rows, rules, budget)
-
-
 def finished(files: dict[str, Path], settings: Row) -> bool:
     """Whether a result with these settings is there, with the rows that it was computed from."""
     if not files["result"].exists() or not files["steps"].exists():
         return False
     result = read_json(files["result"])
-    if not isinstance(result, dict) or sha256(files["steps"]) != result.get("steps_sha256"):
+    steps = hashlib.sha256(read_bytes(files["steps"])).hexdigest()
+    if not isinstance(result, dict) or steps != result.get("steps_sha256"):
         return False
     return all(result.get(name) == value for name, value in settings.items())
 

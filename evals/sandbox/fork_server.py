@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import platform
+import posix
 import resource
 import select
 import socket
@@ -22,14 +23,14 @@ from contextlib import suppress
 from typing import Any
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-from evals.sandbox import judge, namespaces, plain_run, program, syscalls
-from evals.sandbox.load import Load
+from evals.sandbox import judge, namespaces, plain_run, program, syscalls, wire
+from evals.sandbox.load import EXTENSIONS, Load
 from evals.sandbox.tools import CALLS
 
 sys.path.pop()
 
 GRACE = 1.0  # seconds that a judge has left when the clock of its program has run out
-EXTENSIONS = 7  # times that the clock of a program at work may be set again
+WARM = 20  # calls, after which the interpreter has adapted a function
 ZONES = ["/usr/share/zoneinfo"]  # time zones, which the standard library reads
 PRELOADED = [
     "abc", "array", "base64", "binascii", "bisect", "bz2", "calendar", "cmath", "collections.abc", "contextlib", "copy",
@@ -99,6 +100,23 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2)
 
 
+def warm_up() -> None:
+    """Run what programs and judges do first on a program of our own: forked processes have it specialized then.
+
+    An interpreter adapts a function's code, and remembers where it found attributes, in its first few calls, and each
+    forked process would do that anew, in pages copied for it.
+    """
+    for number in range(WARM):
+        preamble, source = program.unpack(program.pack("", "def f(x):\n    return [x, 'a', 0.5]\n").encode())
+        names: dict[str, Any] = {"preamble": preamble}
+        exec(program.compiled(source), names)
+        ask = {"do": "call", "name": "f", "args": wire.encode([number]), "kwargs": wire.encode({})}
+        request = json.loads(wire.pack(ask | {"objects": False})[4:])
+        answer = program._answer(functools.partial(program._perform, request, names, []), None)
+        wire.decode(json.loads(answer[4:])["value"])
+        judge.compile_tests("assert f(1) == [1, 'a', 0.5]\n")
+
+
 ROLES = {"program": program.serve, "script": program.run_script}
 
 
@@ -140,6 +158,8 @@ class ForkServer:
             finally:
                 if play is None:
                     os._exit(program.UNSTARTED)
+            gc.freeze()  # what is alive is not the program's: its first collection need not look through that
+            gc.enable()
             raise Forked(play)
         theirs.close()
         if self.level == "isolated":
@@ -164,7 +184,7 @@ class ForkServer:
             return None
         order, limits = json.loads(data)
         source = program.read_all(fds[0])
-        null = os.open(os.devnull, os.O_RDWR)
+        null = posix.open(os.devnull, os.O_RDWR)
         # Copied to 64 and above first: dup2 to 0 to 4 would overwrite a file still to be moved. Order [-1, 1, -1, 2]
         # makes 0 and 2 the null device, 1 the second file and 3 the third.
         chosen = [null if index < 0 else fds[index] for index in order]
@@ -186,7 +206,7 @@ class ForkServer:
 
         The CPU time of each program's tests is limited by the judge itself.
         """
-        null, own = os.open(os.devnull, os.O_RDWR), fcntl.fcntl(link.detach(), fcntl.F_DUPFD, 64)
+        null, own = posix.open(os.devnull, os.O_RDWR), fcntl.fcntl(link.detach(), fcntl.F_DUPFD, 64)
         for target in range(judge.LINK):
             os.dup2(null, target)
         os.dup2(own, judge.LINK)
@@ -321,8 +341,10 @@ def main() -> None:
     try:
         walls = raise_walls(sys.argv[2], tool)
         server = ForkServer(control, sys.argv[2], tool, load)
+        warm_up()
         gc.collect()
         gc.freeze()
+        gc.disable()  # it would look through what pages must then be copied for
     except (OSError, KeyError) as error:
         control.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return

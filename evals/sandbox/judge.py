@@ -5,10 +5,12 @@ Nothing of the program is in this process but plain data that it answered. Each 
 """
 
 import ast
+import base64
 import builtins
 import functools
 import gc
 import json
+import marshal
 import math
 import os
 import re
@@ -18,6 +20,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import CodeType
 from typing import Any
 
 from evals.sandbox import wire
@@ -176,6 +179,27 @@ def count(body: list[ast.stmt], frame: ast.Try, prepare: Callable[[ast.Assert], 
                     count(inner, frame, prepare)
 
 
+def compile_tests(tests: str, notes: Notes | None = None) -> CodeType:
+    """Return the code of ``tests`` whose assertions are counted, and told to ``notes``. Raises SyntaxError."""
+    tree = ast.parse(tests, "<tests>")
+    count(tree.body, ast.parse(COUNTED).body[0], notes.prepare if notes else lambda node: [node])
+    return compile(tree, "<tests>", "exec", dont_inherit=True, optimize=0)
+
+
+def packed_code(tests: str) -> str:
+    """Return the code of ``tests`` for ``run``, which then need not compile them; "" if it has to.
+
+    It has to where another process would not give the same code: it may take no integers of thousands of digits, and
+    the order of a set in it depends on its hash seed.
+    """
+    try:
+        if "{" in tests and any(isinstance(node, ast.Set) for node in ast.walk(ast.parse(tests, "<tests>"))):
+            return ""
+        return base64.b64encode(marshal.dumps(compile_tests(tests))).decode()
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+
+
 class Tally:
     """How many assertions passed and failed, and the first error; with ``notes``, what each was about."""
 
@@ -213,16 +237,19 @@ def in_words(error: BaseException) -> str:
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
-    """Run the tests of ``task`` (setup, tests, names, objects, explain); return the verdict."""
+    """Run the tests of ``task`` (setup, tests, code, names, objects, explain); return the verdict.
+
+    ``code`` is what packed_code made of the tests.
+    """
     session, notes = Session(task["objects"]), Notes(task["names"]) if task["explain"] else None
     tally, parses, loads = Tally(session, notes), True, True
     names: dict[str, Any] = {"__name__": "__tests__", "__right": tally.right, "__wrong": tally.wrong}
-    exec(compile(task["setup"], "<setup>", "exec"), names)
+    if task["setup"]:
+        exec(compile(task["setup"], "<setup>", "exec"), names)
     names |= {name: stand_in(session, name) for name in task["names"]}
-    tree = ast.parse(task["tests"])
-    count(tree.body, ast.parse(COUNTED).body[0], notes.prepare if notes else lambda node: [node])
     names |= notes.scope() if notes else {}
-    code = compile(tree, "<tests>", "exec")
+    known = task["code"] and not notes
+    code = marshal.loads(base64.b64decode(task["code"])) if known else compile_tests(task["tests"], notes)
     try:
         session.begin()
     except BaseException as error:

@@ -2,11 +2,41 @@
 
 import os
 import re
+import time
 from contextlib import suppress
 
 BUSY = 0.5  # of the time: with a task waiting for a core for longer than this a machine is overloaded
 STARVED = 0.005  # of a core: a program that gets less than this is asleep
 FAIR = 0.25  # of what each waiting task would get: one that gets less does not want more
+
+EXTENSIONS = 31  # times that the clock of a program at work may be set again
+SLICES, STEPS = 60, 30_000  # pieces of work that the pace is measured by, about a millisecond each
+SLOWEST = 1.5  # times as many CPU seconds as on a quiet machine: what is slower still is not believed to be load
+
+
+def slice_seconds() -> float:
+    """Return the CPU seconds of a fixed piece of work that the kernel seldom interrupts."""
+    start, found = time.thread_time(), 0
+    for number in range(1, STEPS):
+        if STEPS % number == 0:
+            found += number
+    return time.thread_time() - start
+
+
+class Pace:
+    """How much more CPU time the same work takes than it can: caches, memory and cores are shared with others.
+
+    The least time of any piece is taken for what it takes undisturbed.
+    """
+
+    def __init__(self) -> None:
+        self.least = float("inf")
+
+    def slowdown(self) -> float:
+        """Return how many times longer work takes now, from 1 to SLOWEST."""
+        seconds = [slice_seconds() for _ in range(SLICES)]
+        self.least = min(self.least, *seconds)
+        return min(SLOWEST, max(1.0, sum(seconds) / SLICES / self.least))
 
 
 class Load:

@@ -37,6 +37,7 @@ ITERATORS = {
 SEQUENCES = {kind: kind.__name__ for kind in (tuple, set, frozenset, collections.deque)}
 SEQUENCES |= {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
 MAPPINGS = (dict, collections.OrderedDict, collections.Counter, collections.defaultdict)
+to_json = json.JSONEncoder(separators=(",", ":")).encode
 SURROGATE = re.compile("[\ud800-\udfff]")
 # What a subclass may define and still be equal to what its base is equal to; those SHOWN change what it looks like.
 SHOWN = {"__repr__", "__str__", "__format__"}
@@ -97,7 +98,7 @@ def write_frame(fd: int, message: Any) -> None:
 
 def pack(message: Any) -> bytes:
     """Return a message's frame; raise WireError if it is too long."""
-    data = json.dumps(message, separators=(",", ":")).encode()
+    data = to_json(message).encode()
     if len(data) > FRAME:
         raise WireError("too long")
     return struct.pack("<I", len(data)) + data

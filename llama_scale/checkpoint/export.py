@@ -4,37 +4,28 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
 from llama_scale.checkpoint import folder as folders
-from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.checkpoint.base import read_llama_weights
+from llama_scale.checkpoint.opened import load_model
+from llama_scale.data.open_tokenizer import open_tokenizer, tokenizer_files
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
-from llama_scale.model.hf import (
-    check_weights,
-    from_hf,
-    hf_config,
-    model_config,
-    to_hf,
-    tokenizer_config,
-    tokenizer_json,
-)
+from llama_scale.model.hf import hf_config, model_config, to_hf, tokenizer_config, tokenizer_json
 from llama_scale.model.llama import EOS
 
 PAD = 0  # the unknown id, which no text makes
 
 
 def export_checkpoint(path: str | Path, out: str | Path) -> None:
-    """Write a checkpoint or run as a folder that transformers loads; raise InputError if it cannot.
+    """Write a checkpoint or run, an adapter merged into its base, as a folder that transformers loads.
 
-    The folder has config.json, model.safetensors, tokenizer.json and tokenizer_config.json, and the SentencePiece model
-    that the tokenizer was made from. A text is the end-of-document id followed by its tokens; padding is on the left.
+    Raises InputError if it cannot. The folder has config.json, model.safetensors, tokenizer.json and
+    tokenizer_config.json, and the SentencePiece model that the tokenizer was made from, if it was. A text is the
+    end-of-document id followed by its tokens; padding is on the left.
     """
     folder, out = folders.resolve(path), Path(out)
     _check_empty(out)
-    model = folders.load_model(folder)
+    model = load_model(folder)
     weights = dict(model.state_dict())
     if model.config.tie_embeddings:
         del weights["head.weight"]
@@ -48,40 +39,34 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
         write_json(out / "tokenizer.json", tokenizer_json(folder / "tokenizer.model"))
         settings = tokenizer_config(folder / "tokenizer.model", model.config.context_length)
         write_json(out / "tokenizer_config.json", settings)
+    elif files := tokenizer_files(folder):
+        config |= {"eos_token_id": open_tokenizer(folder).eos}
+        for file in files:
+            shutil.copyfile(file, out / file.name)
     write_json(out / "config.json", config)
 
 
 def import_checkpoint(path: str | Path, out: str | Path) -> None:
     """Write a transformers LLaMA folder as a checkpoint of ours; raise InputError if it cannot be.
 
-    A tokenizer.model beside the weights is taken along; the weights become float32. Rows of the embedding that the
+    The tokenizer beside the weights is taken along; the weights become float32. Rows of the embedding that the
     tokenizer has no id for are kept and never drawn.
     """
     path, out = Path(path), Path(out)
     _check_empty(out)
     config = model_config(read_json(path / "config.json"), path / "config.json")
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise InputError(f"{path}: no *.safetensors; other weight files are not read")
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            weights |= load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{file}: cannot be read ({error})") from None
-    if config.tie_embeddings:
-        weights.pop("lm_head.weight", None)  # transformers takes the embedding
-    renamed = from_hf(weights, check_weights(weights, config, path))
+    weights = read_llama_weights(path, config)
     meta = {"model": asdict(config), "size": "imported", "step": 0, "tokens": 0, "data": None}
-    tokenizer = path / "tokenizer.model" if (path / "tokenizer.model").is_file() else None
     meta["tokenizer_fingerprint"] = None
-    if tokenizer:
-        pieces = Tokenizer(tokenizer)
-        if pieces.vocab_size > config.vocab_size:
-            found = f"{tokenizer.name} has {pieces.vocab_size} ids, the model only {config.vocab_size} rows"
+    files = tokenizer_files(path)
+    if usable := {"tokenizer.model", "tokenizer.json"} & {file.name for file in files}:
+        tokenizer = open_tokenizer(path)
+        if tokenizer.n_text_ids > config.vocab_size:
+            name = "tokenizer.model" if "tokenizer.model" in usable else "tokenizer.json"
+            found = f"{name} has {tokenizer.n_text_ids} ids, the model only {config.vocab_size} rows"
             raise InputError(f"{path}: {found}; they are not of one model")
-        meta["tokenizer_fingerprint"] = pieces.fingerprint
-    folders.save_weights(out, {name: value.float() for name, value in renamed.items()}, meta, tokenizer)
+        meta["tokenizer_fingerprint"] = tokenizer.fingerprint
+    folders.save_weights(out, weights, meta, *(files if usable else []))
 
 
 def _check_empty(out: Path) -> None:

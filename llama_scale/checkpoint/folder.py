@@ -1,9 +1,10 @@
 """Checkpoints that are whole or absent, checked on load, and never unpickled.
 
-A checkpoint is a folder step-00001000 with model.safetensors, optimizer.safetensors, trainer.json, tokenizer.model and
+A checkpoint is a folder step-00001000 with model.safetensors, optimizer.safetensors, trainer.json, the tokenizer and
 manifest.json, which names the sha256 of each file, carries one of its own and is written last; the folder gets its name
 by a rename once everything in it is on disk. Processes that share the weights write shard-*.safetensors instead of the
-first two, one each, with the same names of tensors (sharded.py); whoever reads need not know.
+first two, one each, with the same names of tensors (sharded.py); whoever reads need not know. Of a model with adapters
+they alone are there: adapter_model.safetensors instead of model.safetensors.
 """
 
 import errno
@@ -25,32 +26,37 @@ from torch import Tensor
 
 from llama_scale.config import ModelConfig
 from llama_scale.errors import InputError
-from llama_scale.files import FULL, MOST_BYTES, read_json, sha256, write_json
+from llama_scale.files import FULL, MOST_BYTES, check_regular, read_json, sha256, write_json
 from llama_scale.model.llama import Llama
 
 FORMAT = "llama_scale.checkpoint.v1"
+ADAPTER = "adapter_model.safetensors"  # as peft names it
 LIGHTNING_PREFIX = "model."
 ROOM = threading.Lock()  # held while a checkpoint is chosen and deleted
 
 
-def save(folder: Path, state: dict[str, Any], meta: dict[str, Any], tokenizer: Path) -> None:
+def save(folder: Path, state: dict[str, Any], meta: dict[str, Any], *files: Path) -> None:
     """Write Lightning's ``state`` dictionary as a checkpoint folder, atomically.
 
-    ``meta`` goes into the manifest, ``tokenizer`` beside the weights. An error leaves what stood there before.
+    ``meta`` goes into the manifest, copies of ``files``, such as the tokenizer, beside the weights. An error leaves
+    what stood there before.
     """
     weights, moments, rest = _split(state)
     with _whole_or_absent(folder, meta) as temporary:
-        _write_weights(temporary, weights)
+        if "adapter" in meta:
+            write_tensors(temporary / ADAPTER, weights, {"format": "pt"})
+        else:
+            _write_weights(temporary, weights)
         write_tensors(temporary / "optimizer.safetensors", moments)
-        _write_rest(temporary, rest, tokenizer)
+        _write_rest(temporary, rest, *files)
 
 
-def save_weights(folder: str | Path, weights: dict[str, Tensor], meta: dict[str, Any], tokenizer: Path | None) -> None:
-    """Write ``weights`` alone as a checkpoint folder: for evaluation, not to go on training."""
+def save_weights(folder: str | Path, weights: dict[str, Tensor], meta: dict[str, Any], *files: Path | None) -> None:
+    """Write ``weights`` and copies of ``files`` alone as a checkpoint folder: for evaluation, not to go on training."""
     with _whole_or_absent(Path(folder), meta) as temporary:
         _write_weights(temporary, weights)
-        if tokenizer is not None:
-            shutil.copyfile(tokenizer, temporary / "tokenizer.model")
+        for file in filter(None, files):
+            shutil.copyfile(file, temporary / file.name)
 
 
 @contextmanager
@@ -66,7 +72,7 @@ def _whole_or_absent(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
 
 
 def save_shards(
-    folder: Path, state: dict[str, Any], meta: dict[str, Any], tokenizer: Path, group: torch.distributed.ProcessGroup
+    folder: Path, state: dict[str, Any], meta: dict[str, Any], *files: Path, group: torch.distributed.ProcessGroup
 ) -> None:
     """Write the parts of ``state`` that the processes of ``group`` hold; each of them calls this.
 
@@ -86,7 +92,7 @@ def save_shards(
             for part in temporary.glob(f"shard-{rank + 1:05d}-*"):
                 _fsync(part)
             if rank == 0:
-                _write_rest(temporary, rest, tokenizer)
+                _write_rest(temporary, rest, *files)
 
         sharded.run_together(group, add)
         sharded.run_together(group, (lambda: _finish(temporary, folder, meta)) if rank == 0 else None)
@@ -219,14 +225,17 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
-    if weights["head.weight"].data_ptr() == weights["embedding.weight"].data_ptr():
-        weights = {k: v for k, v in weights.items() if k != "head.weight"}
-    write_tensors(folder / "model.safetensors", weights)
+    """Write the weights; of two names of one matrix, such as tied embeddings, only the first."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    for name, value in weights.items():
+        first.setdefault((value.data_ptr(), value.shape), name)
+    write_tensors(folder / "model.safetensors", {name: weights[name] for name in first.values()}, {"format": "pt"})
 
 
-def _write_rest(folder: Path, rest: dict[str, Any], tokenizer: Path) -> None:
+def _write_rest(folder: Path, rest: dict[str, Any], *files: Path) -> None:
     write_json(folder / "trainer.json", rest)
-    shutil.copyfile(tokenizer, folder / "tokenizer.model")
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
 
 
 def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
@@ -258,8 +267,9 @@ def load_state(folder: str | Path) -> dict[str, Any]:
     for key, value in _read(folder, "optimizer.safetensors").items():
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = value
-    weights = _read(folder, "model.safetensors")
-    weights.setdefault("head.weight", weights["embedding.weight"])
+    weights = _read(folder, ADAPTER if (folder / ADAPTER).exists() else "model.safetensors")
+    if "embedding.weight" in weights:
+        weights.setdefault("head.weight", weights["embedding.weight"])
     state["state_dict"] = {LIGHTNING_PREFIX + name: value for name, value in weights.items()}
     return state
 
@@ -320,6 +330,7 @@ def _damage(path: Path, digest: str, size: int | None) -> str | None:
     """Return what is wrong with a file of a checkpoint, or None; manifests of before do not tell its ``size``."""
     try:
         found = path.stat().st_size
+        check_regular(path)
         if path.is_dir():
             return "a folder stands in its place"
         if size is not None and found != size:
@@ -376,8 +387,9 @@ def resolve(path: str | Path) -> Path:
 def weights_sha256(folder: str | Path) -> str:
     """Return a hash that stands for the weights: that of their file, or of all their parts."""
     files = read_manifest(folder)["files"]
-    if "model.safetensors" in files:
-        return files["model.safetensors"]
+    for name in (ADAPTER, "model.safetensors"):
+        if name in files:
+            return files[name]
     parts = "".join(f"{name} {files[name]}\n" for name in sorted(files) if name.startswith("shard-"))
     return hashlib.sha256(parts.encode()).hexdigest()
 
@@ -388,8 +400,13 @@ def load_meta(path: str | Path) -> dict[str, Any]:
 
 
 def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Llama:
-    """Load the model of a checkpoint or run for evaluation; raise InputError if it cannot be."""
+    """Load the whole weights of a checkpoint or run for evaluation; raise InputError if they cannot be.
+
+    ``checkpoint.opened.load_model`` reads adapters as well.
+    """
     folder = resolve(path)
+    if (folder / ADAPTER).exists():
+        raise InputError(f"{folder}: an adapter, not whole weights; merge it with launch/export.py first")
     try:
         weights = _read(folder, "model.safetensors", device)
     except (SafetensorError, OSError) as error:

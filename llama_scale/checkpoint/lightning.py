@@ -1,7 +1,7 @@
 """How Lightning writes a checkpoint folder and reads it back, and the random state in it."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,32 +19,41 @@ from llama_scale.lightning import CheckpointIO
 class FolderCheckpointIO(CheckpointIO):
     """Lightning's way to folder.py: copies the state, then writes on a thread.
 
-    ``accumulate`` is the number of micro-batches in a step of this process: Lightning counts those, and a run may
-    continue with another number. Where the state is split over processes, ``mesh`` has their hosts: each calls
-    ``save_checkpoint`` and writes its part, and ``load_checkpoint`` leaves the tensors out. ``make_room`` deletes a
-    checkpoint that the run can do without; it is called only where the disk is too full for the new one.
+    ``meta`` is what each manifest says and ``files`` are copied beside the weights; ``tokens_after`` tells how many
+    tokens the first steps of the run read. ``accumulate`` is the number of micro-batches in a step of this process:
+    Lightning counts those, and a run may continue with another number. Where the state is split over processes,
+    ``mesh`` has their hosts: each calls ``save_checkpoint`` and writes its part, and ``load_checkpoint`` leaves the
+    tensors out. ``make_room`` deletes a checkpoint that the run can do without; it is called only where the disk is too
+    full for the new one.
     """
 
     def __init__(
-        self, meta: dict[str, Any], tokenizer: Path, accumulate: int, make_room: Callable[[], Path | None]
+        self,
+        meta: dict[str, Any],
+        files: Sequence[Path],
+        *,
+        tokens_after: Callable[[int], int],
+        accumulate: int,
+        make_room: Callable[[], Path | None],
     ) -> None:
-        self.meta, self.tokenizer, self.accumulate, self.make_room = meta, tokenizer, accumulate, make_room
+        self.meta, self.files, self.tokens_after = meta, files, tokens_after
+        self.accumulate, self.make_room = accumulate, make_room
         self.snapshot, self.writer = Snapshot(), Writer()
         self.mesh: DeviceMesh | None = None
 
     def save_checkpoint(self, checkpoint: dict, path: Any, storage_options: Any = None) -> None:
         """Write ``checkpoint`` as the folder ``path``, soon."""
         step = checkpoint["global_step"]
-        meta = self.meta | {"step": step, "tokens": step * self.meta["batch_tokens"]}
+        meta = self.meta | {"step": step, "tokens": self.tokens_after(step)}
         self.writer.wait()
         state = self.snapshot.take(checkpoint, self.mesh)
         group = None if self.mesh is None else self.mesh.get_group()
 
         def write() -> None:
             if group is None:
-                checkpoints.save(Path(path), state, meta, self.tokenizer)
+                checkpoints.save(Path(path), state, meta, *self.files)
             else:
-                checkpoints.save_shards(Path(path), state, meta, self.tokenizer, group)
+                checkpoints.save_shards(Path(path), state, meta, *self.files, group=group)
 
         name = f"step {step}"
         self.writer.submit(partial(checkpoints.write_with_room, write, self.make_room, name, group), name)

@@ -8,7 +8,7 @@ With W = 5 windows and batches of B = 2, step 0 takes samples 0 and 1, and step 
 the last window of epoch 0, in that epoch's order, and the first of epoch 1, in another.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,8 +115,8 @@ def batch_number(step: int, skipped: Collection[int]) -> int:
     return number
 
 
-def build_loader(dataset: TokenWindows, sampler: StepSampler, pin: bool = False) -> DataLoader:
-    """Return a loader of (B, T + 1) batches, in this process: worker processes cost more.
+def build_loader(dataset: Dataset, sampler: Iterable[list], pin: bool = False) -> DataLoader:
+    """Return a loader of the batches that ``dataset`` makes, in this process: worker processes cost more.
 
     ``pin`` is for batches that go to a GPU: they lie in memory that it can read while the host goes on.
     """

@@ -43,6 +43,7 @@ class Tokenizer:
 
     Attributes:
         vocab_size: Number of ids V.
+        n_text_ids: The same; marks that no text makes are below it.
         eos: Id that ends a document.
         fim: Ids of the prefix, suffix and middle marks of fill-in-the-middle, which no text can make, or None.
         byte_lengths: (V,) int64, bytes that each id stands for; 0 for control ids.
@@ -54,7 +55,7 @@ class Tokenizer:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._processor = _load(self.path)
-        self.vocab_size = self._processor.vocab_size()
+        self.vocab_size = self.n_text_ids = self._processor.vocab_size()
         self.eos = self._processor.eos_id()
         marks = self._processor.piece_to_id(CODE_SETTINGS["control_symbols"])
         self.fim = tuple(marks) if all(map(self._processor.is_control, marks)) else None
@@ -76,6 +77,10 @@ class Tokenizer:
         if self._processor.is_byte(i):
             return bytes([int(piece[3:5], 16)])
         return piece.replace(ESCAPE, " ").encode()
+
+    def context(self, prompt: str) -> list[int]:
+        """Return the ids that a completion of ``prompt`` follows: a document end, then the prompt's."""
+        return [self.eos, *self.encode(prompt)]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``, without any control id; ``[]`` for an empty text."""

@@ -1,9 +1,9 @@
 """Batched sampling with a KV cache.
 
-The context of a completion is one document end followed by the prompt, as at the start of a
-document in training. Prompts of a batch are right-padded and prefilled once each, their cache
-shared by their samples; finished sequences leave the batch. The random numbers of a sample depend
-on (seed, task, sample) alone, so a completion does not change with the batch that it is drawn in.
+The context of a completion is what the tokenizer makes of its prompt: of our models one document end followed by the
+prompt, as at the start of a document in training. Prompts of a batch are right-padded and prefilled once each, their
+cache shared by their samples; finished sequences leave the batch. The random numbers of a sample depend on (seed, task,
+sample) alone, so a completion does not change with the batch that it is drawn in.
 """
 
 import codecs
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from llama_scale.config import ModelConfig
+from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.cuda_graph import Decoder
@@ -23,6 +24,7 @@ from llama_scale.generation.kv_cache import GROWTH, KVCache
 from llama_scale.generation.sampling import RowSampling, SamplingConfig, draw_tokens, greedy_tokens, sample_keys
 from llama_scale.model.llama import Llama
 
+AnyTokenizer = Tokenizer | ByteLevelTokenizer
 # Logits that are made and chosen from at a time, by device type.
 STEP_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
@@ -101,20 +103,20 @@ class ShownText:
 
 
 def encode_prompt(
-    tokenizer: Tokenizer, prompt: str, config: ModelConfig, max_new_tokens: int
+    tokenizer: AnyTokenizer, prompt: str, config: ModelConfig, max_new_tokens: int
 ) -> tuple[list[int], bool]:
     """Return the context tokens of a prompt and whether its start had to be cut.
 
     The last max(context_length - max_new_tokens, context_length / 2) tokens are kept.
     """
-    ids = [tokenizer.eos, *tokenizer.encode(prompt)]
+    ids = tokenizer.context(prompt)
     most = max(config.context_length - max_new_tokens, (config.context_length + 1) // 2)
     return ids[-most:], len(ids) > most
 
 
 def generate(
     model: Llama,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     prompts: Sequence[str],
     sampling: SamplingConfig,
     n_samples: int = 1,
@@ -143,7 +145,7 @@ def generate(
         yield from batch
 
 
-def stream(model: Llama, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> Iterator[str]:
+def stream(model: Llama, tokenizer: AnyTokenizer, prompt: str, sampling: SamplingConfig) -> Iterator[str]:
     """Yield the completion of one prompt as it comes: whole characters, never a stop string."""
     ids, truncated = encode_prompt(tokenizer, prompt, model.config, sampling.max_new_tokens)
     completion = Completion(0, 0, ids, truncated)
@@ -155,7 +157,11 @@ def stream(model: Llama, tokenizer: Tokenizer, prompt: str, sampling: SamplingCo
 
 @torch.inference_mode()
 def _decode(
-    model: Llama, tokenizer: Tokenizer, completions: Sequence[Completion], sampling: SamplingConfig, cuda_graphs: bool
+    model: Llama,
+    tokenizer: AnyTokenizer,
+    completions: Sequence[Completion],
+    sampling: SamplingConfig,
+    cuda_graphs: bool,
 ) -> Iterator[None]:
     """Decode ``completions`` to their ends, yielding after each token of the batch.
 
@@ -163,8 +169,8 @@ def _decode(
     idle, until enough have ended that a smaller batch repays copying the cache: of active =
     [0, 1, 2, 3], when 0 and 2 have ended, sequences 1 and 3 are kept and active is [1, 3].
     """
-    if tokenizer.vocab_size > model.config.vocab_size:
-        found = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
+    if tokenizer.n_text_ids > model.config.vocab_size:
+        found = f"{tokenizer.n_text_ids} ids, the model {model.config.vocab_size}"
         raise InputError(f"{tokenizer.path}: the tokenizer has {found}; they are not of one model")
     stops = compile_stops(sampling.stop)
     context_length, device = model.config.context_length, model.embedding.weight.device

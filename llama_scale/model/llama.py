@@ -101,7 +101,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each on a normalized residual.
 
-    With ``recompute`` set, only the block's input is kept for the backward pass (Chen et al. 2016).
+    With ``recompute`` set, only the block's input is kept for the backward pass (Chen et al. 2016); ``random`` says
+    that the same random numbers are to be drawn again then.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -110,11 +111,12 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.ffn = FeedForward(config)
-        self.recompute = False
+        self.recompute = self.random = False
 
     def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None = None, attend: Attend | None = None) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._transform, x, rope, mask, use_reentrant=False, preserve_rng_state=False)
+            again = self.random
+            return checkpoint(self._transform, x, rope, mask, use_reentrant=False, preserve_rng_state=again)
         return self._transform(x, rope, mask, attend)
 
     def _transform(self, x: Tensor, rope: Tensor, mask: Tensor | None = None, attend: Attend | None = None) -> Tensor:
@@ -138,6 +140,11 @@ class Llama(nn.Module):
         self.rope: Tensor
         self.register_buffer("rope", rope_table(config), persistent=False)
         self.nll_and_grad = nll_and_grad
+
+    @property
+    def tied(self) -> bool:
+        """Whether embedding and head are one matrix."""
+        return self.config.tie_embeddings
 
     def compile_parts(self, blocks: bool = True) -> None:
         """Compile the softmax of the loss and, if asked, each block, all with one piece of code.

@@ -76,8 +76,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, nll_and_grad: NllAndGrad
     ) -> Tensor:
         share = 1.0 / len(targets)
+        wants_weight = ctx.needs_input_grad[1]  # not of a frozen head
         hidden_grad = torch.empty_like(hidden)
-        weight_grad = torch.zeros_like(weight)
+        weight_grad = torch.zeros_like(weight) if wants_weight else None
         nats = torch.zeros((), device=hidden.device)
         weight = weight.to(product_type(weight))  # once, not in both products of each part
         for start in range(0, len(targets), rows):
@@ -86,6 +87,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part, gradient = nll_and_grad(F.linear(h, weight), target, share)  # (), (R, V)
             nats += part
             hidden_grad[start : start + rows] = gradient @ weight
+            if weight_grad is None:
+                continue
             if gradient.dtype == h.dtype == weight_grad.dtype:
                 weight_grad.addmm_(gradient.T, h)  # in one call
             else:
@@ -98,4 +101,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, weight_grad = ctx.saved_tensors
         # In place: the two are nobody else's, and no second backward pass is allowed to read them.
-        return hidden_grad.mul_(scale), weight_grad.mul_(scale), None, None, None
+        return hidden_grad.mul_(scale), None if weight_grad is None else weight_grad.mul_(scale), None, None, None

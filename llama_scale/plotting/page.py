@@ -13,11 +13,13 @@ from llama_scale.plotting.figure import Figure
 def render(package: str, figures: list[Figure], **values: Any) -> str:
     """Return the page that a package's report.html.j2 makes of figures and ``values``.
 
-    The template gets plotly's library as ``plotlyjs`` and the panels of all figures, in order, as ``panels``: JSON of
-    {"key", "data", "layout"} for Plotly.newPlot. Where plotly is not installed ``plotlyjs`` is empty, standard error
-    says so, and ``pictures`` has the address of a still image of each figure, in order.
+    It extends page.html.j2, which shows ``title``, the sentences of ``answer``, ``tiles`` of (what, value, detail), the
+    figures and ``tables``, and has blocks for the rest. The template gets plotly's library as ``plotlyjs`` and the
+    panels of all figures, in order, as ``panels``: JSON of {"key", "data", "layout"} for Plotly.newPlot. Where plotly
+    is not installed ``plotlyjs`` is empty, standard error says so, and ``pictures`` has the address of a still image of
+    each figure, in order.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import DictLoader, Environment, StrictUndefined
 
     plotlyjs, pictures = "", []
     try:
@@ -28,10 +30,13 @@ def render(package: str, figures: list[Figure], **values: Any) -> str:
         print("report.html: plotly is not installed, so the figures are still images", file=sys.stderr)
         pictures = [data_address(picture(figure)["svg"]) for figure in figures]
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files(package).joinpath("report.html.j2").read_text(encoding="utf-8")
+    places = {"page.html.j2": "llama_scale.plotting", "report.html.j2": package}
+    templates = DictLoader({name: files(at).joinpath(name).read_text(encoding="utf-8") for name, at in places.items()})
+    environment = Environment(
+        loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     panels = [plotly(panel) for figure in figures for panel in figure.panels]
-    return environment.from_string(template).render(
+    return environment.get_template("report.html.j2").render(
         figures=figures, plotlyjs=plotlyjs, pictures=pictures, panels=script_safe(panels), **values
     )
 

@@ -9,10 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.config import SamplingConfig
-from llama_scale.generation.generate import STEP_LOGITS, Completion, ShownText, Stops, compile_stops, likeliest_tokens
+from llama_scale.generation.generate import (
+    STEP_LOGITS,
+    AnyTokenizer,
+    Completion,
+    ShownText,
+    Stops,
+    compile_stops,
+    likeliest_tokens,
+)
 from llama_scale.generation.sampling import RowSampling, draw_tokens, sample_keys
 from llama_scale.model.llama import Llama
 from llama_scale.serving.row_cache import Group, PromptCache, RowCache, row_slots, slot_bytes
@@ -113,11 +120,11 @@ class ServedModel:
 
     name: str
     llama: Llama
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
 
     def __post_init__(self) -> None:
-        if self.tokenizer.vocab_size > self.llama.config.vocab_size:
-            found = f"{self.tokenizer.vocab_size} ids, the model {self.llama.config.vocab_size}"
+        if self.tokenizer.n_text_ids > self.llama.config.vocab_size:
+            found = f"{self.tokenizer.n_text_ids} ids, the model {self.llama.config.vocab_size}"
             raise InputError(f"{self.tokenizer.path}: the tokenizer has {found}; they are not of one model")
 
     @property
@@ -153,7 +160,7 @@ class Row:
         """How its tokens are drawn."""
         return self.ticket.prompt.sampling
 
-    def push(self, token: int, score: TokenScore | None, tokenizer: Tokenizer) -> None:
+    def push(self, token: int, score: TokenScore | None, tokenizer: AnyTokenizer) -> None:
         """Take the token drawn, and tell what may be shown."""
         completion, end = self.completion, len(self.completion.raw)
         if token == tokenizer.eos:

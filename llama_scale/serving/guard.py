@@ -67,7 +67,8 @@ class Guard:
                     *((name.encode(), value.encode()) for name, value in outgoing.items()),
                 ]
             try:
-                await asyncio.wait_for(send(message), self.config.patience)
+                async with asyncio.timeout(self.config.patience):  # wait_for may swallow that the work is cancelled
+                    await send(message)
             except TimeoutError:
                 raise SlowClientError from None
 
@@ -126,7 +127,8 @@ class Guard:
             if whole:  # what comes now is that the client has left
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), self.config.patience)
+                async with asyncio.timeout(self.config.patience):
+                    message = await receive()
             except TimeoutError:
                 raise ProtocolError(408, "the request did not arrive in time", code="timeout") from None
             if message["type"] == "http.request":

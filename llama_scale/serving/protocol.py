@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.config import SamplingConfig
+from llama_scale.generation.generate import AnyTokenizer
 from llama_scale.serving.batch import Piece, Prompt, TokenScore
 
 MOST_STOPS, MOST_STOP_BYTES = 64, 1024
@@ -238,20 +239,24 @@ def read_messages(value: Any) -> tuple[Mapping[str, str], ...]:
     return tuple(messages)
 
 
-def context_of(tokenizer: Tokenizer, prompt: str | Sequence[int], vocab_size: int) -> tuple[tuple[int, ...], int]:
+def context_of(tokenizer: AnyTokenizer, prompt: str | Sequence[int], vocab_size: int) -> tuple[tuple[int, ...], int]:
     """Return the ids that a model reads for a prompt, and how many at their start it does not name itself.
 
-    A document end comes before each prompt, as in training, unless it begins with one.
+    A document end comes before each prompt, as in training, unless it begins with one; of a model from elsewhere what
+    its own tokenizer begins a text with.
     """
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    start = tokenizer.start if isinstance(tokenizer, ByteLevelTokenizer) else [tokenizer.eos]
+    if isinstance(prompt, str):
+        return tuple(tokenizer.context(prompt)), len(start)
+    ids = list(prompt)
     if wrong := [i for i in ids if not 0 <= i < vocab_size]:
         raise refuse("prompt", f"token ids from 0 to {vocab_size - 1}", wrong[0])
-    if ids and ids[0] == tokenizer.eos:
+    if ids[: len(start)] == start:
         return tuple(ids), 0
-    return (tokenizer.eos, *ids), 1
+    return (*start, *ids), len(start)
 
 
-def fim_context(tokenizer: Tokenizer, prefix: str, suffix: str) -> tuple[int, ...]:
+def fim_context(tokenizer: AnyTokenizer, prefix: str, suffix: str) -> tuple[int, ...]:
     """Return the ids of a gap to fill: prefix and suffix in the order psm of training."""
     if tokenizer.fim is None:
         raise ProtocolError(400, "suffix: this model's tokenizer has no marks of fill-in-the-middle", "suffix")
@@ -275,7 +280,7 @@ class Place:
 class TokenTexts:
     """Names of tokens as the protocol writes them: their text, bytes:... where it is no UTF-8, marks in <>."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: AnyTokenizer) -> None:
         self.tokenizer = tokenizer
         self.marks = {tokenizer.eos: "</s>"}
         if tokenizer.fim is not None:
@@ -388,7 +393,7 @@ def usage_of(prompt_tokens: int, tokens: int) -> dict[str, int]:
 
 
 def make_prompts(
-    ask: Ask, tokenizer: Tokenizer, context_length: int, vocab_size: int
+    ask: Ask, tokenizer: AnyTokenizer, context_length: int, vocab_size: int
 ) -> tuple[list[Prompt], list[int]]:
     """Return what the engine is to do for completions, and how many ids of each the client did not name."""
     sampling, found, hidden = ask.sampling(context_length), [], []

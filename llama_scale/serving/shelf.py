@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from llama_scale.checkpoint.folder import list_checkpoints, load_meta, load_model, newest, resolve, weights_sha256
+from llama_scale.checkpoint.folder import list_checkpoints, load_meta, newest, resolve, weights_sha256
+from llama_scale.checkpoint.opened import load_model, load_tokenizer
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import count_parameters
 from llama_scale.data.shards import MANIFEST
-from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.device import pick_precision
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import read_json
@@ -221,14 +221,14 @@ class Shelf:
                 raise FullError(f"model: {name} does not fit beside those in use; try again later")
 
     def _load(self, name: str, folder: Path) -> Loaded:
-        """Load a checkpoint, whose files are checked."""
+        """Load a checkpoint, an adapter merged into its base; its files are checked."""
         resolve(folder)
         model = load_model(folder, self.device)
         config = model.config
         bf16 = pick_precision(self.precision, self.device, config.d_model, config.d_ff).bf16
         if bf16:
             model = model.to(torch.bfloat16)
-        tokenizer = Tokenizer(folder / "tokenizer.model")
+        tokenizer = load_tokenizer(folder)
         served = ServedModel(name, model, tokenizer)
         fingerprint = f"{weights_sha256(folder)[:16]}-{'bf16' if bf16 else 'fp32'}"
         template = self.template or find_template(folder)

@@ -64,10 +64,15 @@ class StepMetrics:
 class StepCost:
     """What turns steps and seconds into tokens, FLOPs and MFU."""
 
-    tokens: int  # in an optimizer step, all ranks together
+    tokens: int  # in an optimizer step, all ranks together; their mean where steps differ
     flops_per_token: int  # of training, attention counted causal
     flops_per_token_full: int  # the same with the full square of attention
     peak_flops: float | None = None  # dense bf16 peak of all devices together in FLOP/s, None where unknown
+    read: Callable[[int], int] | None = None  # tokens of so many first steps, where steps differ
+
+    def tokens_after(self, step: int) -> int:
+        """Return the tokens that the first ``step`` steps read."""
+        return self.read(step) if self.read else step * self.tokens
 
 
 # Called after each step, with its number from 1; returns scores by name, none when none are due.
@@ -173,8 +178,8 @@ class MetricsLog(StepCallback):
         losses = torch.stack([loss.to(device) for loss in self.losses]).double()  # (steps,)
         return {
             "step": step,
-            "tokens": step * self.cost.tokens,
-            "flops": step * self.cost.tokens * self.cost.flops_per_token,
+            "tokens": self.cost.tokens_after(step),
+            "flops": self.cost.tokens_after(step) * self.cost.flops_per_token,
             "loss": finite(losses.nanmean().item()),  # a skipped step is NaN
             "lr": latest.lr,
             "grad_norm": finite(float(latest.grad_norm)),
@@ -185,7 +190,7 @@ class MetricsLog(StepCallback):
         """Return what the time since the last row says, and start the clock again."""
         now = time.perf_counter()
         seconds = now - self.clock - self.seconds_scoring
-        rate = (step - self.clock_step) * self.cost.tokens / seconds
+        rate = (self.cost.tokens_after(step) - self.cost.tokens_after(self.clock_step)) / seconds
         self.clock, self.clock_step = now, step
         speed = {"tokens_per_second": rate, "memory": memory_used(device.type)}
         if self.cost.peak_flops:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llama_scale.checkpoint import folder as checkpoints
 from llama_scale.checkpoint.async_writer import Writer
-from llama_scale.config import TrainConfig
+from llama_scale.config import FinetuneConfig, TrainConfig
 from llama_scale.lightning import pl
 from llama_scale.training.callbacks import StepCallback
 from llama_scale.training.loss_spikes import SkipLimit
@@ -21,7 +21,9 @@ class Checkpointer(StepCallback):
     earlier checkpoint. ``writer`` is the thread that writes what the Trainer saves.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, *, every: int, skip_limit: SkipLimit, writer: Writer) -> None:
+    def __init__(
+        self, run: Path, config: TrainConfig | FinetuneConfig, *, every: int, skip_limit: SkipLimit, writer: Writer
+    ) -> None:
         super().__init__()
         self.run, self.config, self.every = run, config, every
         self.skip_limit, self.writer = skip_limit, writer

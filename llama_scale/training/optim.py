@@ -15,12 +15,15 @@ def lr_ratio(step: int, config: OptimConfig, warmup_steps: int, steps: int, firs
     """Return the learning rate of optimizer step ``step`` (from 0) as a share of the peak.
 
     Linear warmup, then a cosine to ``min_lr_ratio`` at the last step, or constant. A cooldown is linear from
-    ``first_step``, where its branch begins, to ``min_lr_ratio`` at the last (Hagele et al. 2024).
+    ``first_step``, where its branch begins, to ``min_lr_ratio`` at the last (Hagele et al. 2024). The linear schedule
+    is that of transformers: the first step after the warmup has the peak, the last one 1 / (steps after it) of that.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     if config.schedule == "constant":
         return 1.0
+    if config.schedule == "linear":
+        return max(0.0, (steps - step) / max(1, steps - warmup_steps))
     first = first_step if config.schedule == "cooldown" else warmup_steps
     progress = min(1.0, (step + 1 - first) / max(1, steps - first))
     left = 1.0 - progress if config.schedule == "cooldown" else 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -44,6 +44,11 @@ def ladder_width(n: float) -> float:
 def describe_lr_law(n: int, d: float, width: int) -> str:
     """Return the formula of ``step_law_lr`` with its source, its range and what stands for a value outside it."""
     told = f"min(1.79 N^-.713 D^.307 (Step Law), {RATE_AT_WIDTH_1:g} / sqrt(d_model)) with N = {n:,}"
+    return told + "".join(f"; {part}" for part in lr_law_limits(n, d, width))
+
+
+def lr_law_limits(n: int, d: float, width: int) -> list[str]:
+    """Return in words what of a run lies outside the runs that ``step_law_lr`` was fitted to, and what holds there."""
     used = min(max(d, LAW_D[0]), LAW_D[1])
     parts = []
     if not LAW_N[0] <= n <= LAW_N[1]:
@@ -52,8 +57,7 @@ def describe_lr_law(n: int, d: float, width: int) -> str:
         parts.append(f"D outside its {LAW_D[0]:.0e} to {LAW_D[1]:.0e}, so D = {used:.0e}")
     if step_law_lr(n, d, width) == lr_cap(width):
         parts.append("the cap by width holds")
-    told += "".join(f"; {part}" for part in parts)
-    return told.replace("e+0", "e").replace("e+", "e")
+    return [part.replace("e+0", "e").replace("e+", "e") for part in parts]
 
 
 def step_law_batch(d: float) -> float:
@@ -71,9 +75,10 @@ def warmup_law(n: int, batch_tokens: int, steps: int) -> int:
 class Recipe:
     """A run's optimizer settings with every ``auto`` replaced by a number.
 
-    ``batch`` is in sequences and ``tokens`` is steps x batch x context length. ``laws`` says for each value where it
-    came from. A branch has its ``parent`` checkpoint and ``first_step``, the step that it continues from, and leaves
-    out the batches that its trunk had ``skipped``.
+    ``batch`` is in sequences and ``tokens`` is steps x batch x context length. ``init_std`` is 0 in fine-tuning, which
+    draws no weights of the model. ``laws`` says for each value where it came from. A branch has its ``parent``
+    checkpoint and ``first_step``, the step that it continues from, and leaves out the batches that its trunk had
+    ``skipped``.
     """
 
     tokens: int

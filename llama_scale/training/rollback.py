@@ -6,7 +6,7 @@ a function of the seed and this list.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from llama_scale.training.recipe import Recipe
 
 FILE = "skipped.jsonl"
 MAX_ROLLBACKS = 3  # to one step
+DocumentsOf = Callable[[list[int]], list[dict[str, Any]] | None]  # batch numbers -> what was in them, if that is known
 
 
 def read_rollbacks(run: Path) -> list[dict[str, Any]]:
@@ -54,8 +55,10 @@ def newest_checkpoint(run: Path, rollbacks: list[dict[str, Any]]) -> Path | None
     return None
 
 
-def record_rollback(run: Path, windows: TokenWindows, recipe: Recipe, first: int, last: int) -> None:
+def record_rollback(run: Path, documents: DocumentsOf, recipe: Recipe, first: int, last: int) -> None:
     """Record that steps ``first`` to ``last`` (from 1) were skipped, and undo what followed.
+
+    ``documents`` tells what was in the batches of given numbers.
 
     The run continues from the newest checkpoint that is as many steps older than ``first`` as were skipped: the weights
     of the steps just before may be spoiled already. skipped.jsonl is replaced in one move; newer checkpoints are
@@ -72,10 +75,8 @@ def record_rollback(run: Path, windows: TokenWindows, recipe: Recipe, first: int
     metas = [checkpoint.load_meta(folder) for folder in checkpoint.valid(run)]
     steps = [meta["step"] for meta in metas if not is_undone(meta, rollbacks)]
     start = max((step for step in steps if step <= latest), default=recipe.first_step)
-    # Batch n is the samples n * batch to (n + 1) * batch - 1 of the run's order.
-    samples = np.concatenate([np.arange(n * recipe.batch, (n + 1) * recipe.batch) for n in batches])
     row = {"from_step": start, "first_step": first, "last_step": last, "batches": batches}
-    row["documents"] = documents_of(windows, samples)
+    row["documents"] = documents(batches)
     with atomic_write(run / FILE) as file:
         file.writelines(json.dumps(seal(item)) + "\n" for item in [*rollbacks, row])
 
@@ -102,6 +103,12 @@ def delete_undone(run: Path) -> None:
     for folder in checkpoint.valid(run) if rollbacks else []:
         if is_undone(checkpoint.load_meta(folder), rollbacks):
             checkpoint.discard(folder)
+
+
+def documents_in_batches(windows: TokenWindows, batch: int, numbers: list[int]) -> list[dict[str, Any]] | None:
+    """Return the documents that the batches of these ``numbers``, of ``batch`` windows each, read from."""
+    # Batch n is the samples n * batch to (n + 1) * batch - 1 of the run's order.
+    return documents_of(windows, np.concatenate([np.arange(n * batch, (n + 1) * batch) for n in numbers]))
 
 
 def documents_of(windows: TokenWindows, samples: np.ndarray) -> list[dict[str, Any]] | None:

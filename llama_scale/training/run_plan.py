@@ -15,7 +15,7 @@ import yaml
 
 import llama_scale
 from llama_scale.checkpoint.folder import verify
-from llama_scale.config import ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml, with_new_names
+from llama_scale.config import FinetuneConfig, ModelConfig, OptimConfig, TrainConfig, flatten, read_yaml, with_new_names
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.dry_run import recipe_lines
 from llama_scale.cost.hardware import GIB, Machine, describe_machine
@@ -40,7 +40,7 @@ FREE_FIELDS = {
     "device", "devices", "nodes", "strategy", "threads", "compile", "micro_batch",
     "checkpoint_activations", "deterministic", "memory_share",
     # what is written beside training, and how long it stays
-    "log_every", "checkpoint_every", "keep_last", "keep_every", "keep_steps",
+    "log_every", "checkpoint_every", "keep_last", "keep_every", "keep_steps", "bases",
 }  # fmt: skip
 
 
@@ -108,7 +108,9 @@ def plan_run(config: TrainConfig) -> Run:
         layout=layout,
         process=process,
     )
-    check_same_run(run)
+    parts = {"model": ModelConfig, "optim": OptimConfig}
+    fingerprint = run.tokens.manifest["fingerprint"]
+    check_same_run(run.folder, run.resolved, TrainConfig, parts=parts, fingerprint=fingerprint, data=config.data)
     return run
 
 
@@ -127,9 +129,12 @@ def as_begun(config: TrainConfig, folder: Path) -> TrainConfig:
     if not path.exists():
         return config
     recorded: dict[str, Any] = BEFORE | with_new_names(read_mapping(path), TrainConfig)
-    kept = {name: recorded[name] for name in ("precision", "init_std") if getattr(config, name) == "auto"}
-    if config.optim.lr == "auto" and not config.branch_from:  # a branch has its parent's
-        kept["optim"] = dataclasses.replace(config.optim, lr=recorded["optim"]["lr"])
+    try:
+        kept = {name: recorded[name] for name in ("precision", "init_std") if getattr(config, name) == "auto"}
+        if config.optim.lr == "auto" and not config.branch_from:  # a branch has its parent's
+            kept["optim"] = dataclasses.replace(config.optim, lr=recorded["optim"]["lr"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged, it lacks a setting ({error}); restore it, or name another run") from None
     return dataclasses.replace(config, **kept)
 
 
@@ -171,7 +176,7 @@ def fit_layout(config: TrainConfig, batch: int, bf16: bool, compiled: bool, mach
     return layout
 
 
-def checkpoint_interval(config: TrainConfig, recipe: Recipe) -> int:
+def checkpoint_interval(config: TrainConfig | FinetuneConfig, recipe: Recipe) -> int:
     """Return the steps between checkpoints: ``auto`` is ten in a run, 0 is at the end only."""
     if config.checkpoint_every == "auto":
         return max(1, recipe.steps // 10)
@@ -190,26 +195,31 @@ def validation_interval(config: TrainConfig, recipe: Recipe) -> int:
     return config.val_every or recipe.steps
 
 
-def check_same_run(run: Run) -> None:
-    """Raise InputError if the run folder holds another configuration or was fed other data."""
-    path = run.folder / "config.yaml"
+def check_same_run(
+    folder: Path, resolved: dict[str, Any], config_class: type, *, parts: dict[str, type], fingerprint: str, data: str
+) -> None:
+    """Raise InputError if the run ``folder`` holds another configuration than ``resolved`` or was fed other data.
+
+    ``parts`` are the nested classes of ``config_class`` whose fields may be newer than the run. ``fingerprint`` is that
+    of the ``data``.
+    """
+    path = folder / "config.yaml"
     if not path.exists():
         return
-    recorded = flatten(with_new_names(read_mapping(path), TrainConfig))
-    now = flatten(yaml.safe_load(yaml.safe_dump(run.resolved)))  # as a YAML file gives it back
-    parts = {"model": defaults(ModelConfig), "optim": defaults(OptimConfig)}
+    recorded = flatten(with_new_names(read_mapping(path), config_class))
+    now = flatten(yaml.safe_load(yaml.safe_dump(resolved)))  # as a YAML file gives it back
     # A field that the run's file does not have is newer than the run, which had its default.
-    before = flatten(defaults(TrainConfig) | BEFORE | parts) | recorded
+    parts_before = {name: defaults(kind) for name, kind in parts.items()}
+    before = flatten(defaults(config_class) | BEFORE | parts_before) | recorded
     names = [n for n in recorded.keys() | now.keys() if n.split(".")[0] not in FREE_FIELDS]
     changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
         name = min(changed, key=lambda n: ("." in n, n))  # what optim.* follows from comes first
         found = f"this run has {name} = {before.get(name)}, the command asks for {now.get(name)}"
         raise InputError(f"{path}: {found}; choose another run, or delete the folder to start over")
-    fingerprint = read_mapping(run.folder / "provenance.json").get("data_fingerprint")
-    if fingerprint != run.tokens.manifest["fingerprint"]:
-        found = f"{run.config.data} has changed since this run began"
-        raise InputError(f"{run.folder}: {found}; choose another run, or delete the folder to start over")
+    if read_mapping(folder / "provenance.json").get("data_fingerprint") != fingerprint:
+        found = f"{data} has changed since this run began"
+        raise InputError(f"{folder}: {found}; choose another run, or delete the folder to start over")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -227,6 +237,15 @@ def defaults(kind: type) -> dict[str, Any]:
 
 def provenance(run: Run) -> dict[str, Any]:
     """Return what a reader needs to repeat the run: code, versions, hardware, data."""
+    return code_and_machine(run.device, run.config.deterministic) | {
+        "precision": {"value": run.resolved["precision"], "source": run.precision_source},
+        "data_fingerprint": run.tokens.manifest["fingerprint"],
+        "tokenizer_fingerprint": run.tokens.tokenizer_fingerprint,
+    }
+
+
+def code_and_machine(device: str, deterministic: bool) -> dict[str, Any]:
+    """Return which code a run was made with, by which command and where."""
     root = Path(llama_scale.__file__).parent.parent
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
@@ -241,13 +260,10 @@ def provenance(run: Run) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": version("lightning"),
-        "hardware": torch.cuda.get_device_name() if run.device == "cuda" else processor,
+        "hardware": torch.cuda.get_device_name() if device == "cuda" else processor,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "deterministic": run.config.deterministic,
-        "precision": {"value": run.resolved["precision"], "source": run.precision_source},
-        "data_fingerprint": run.tokens.manifest["fingerprint"],
-        "tokenizer_fingerprint": run.tokens.tokenizer_fingerprint,
+        "deterministic": deterministic,
     }
 
 

@@ -1,24 +1,27 @@
-"""Pretraining with Lightning: one LightningModule, one Trainer, one run folder."""
+"""Training with Lightning: one LightningModule, one Trainer, one run folder."""
 
 import dataclasses
 import gc
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.checkpoint.lightning import FolderCheckpointIO, random_state, set_random_state
-from llama_scale.config import write_yaml
+from llama_scale.config import FinetuneConfig, TrainConfig, write_yaml
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.cost.hardware import bf16_peak
+from llama_scale.cost.layout import Layout
 from llama_scale.data.loader import StepSampler, TokenWindows, build_loader
 from llama_scale.device import attention_backends, device_name
 from llama_scale.files import append_jsonl, locked, write_json
@@ -37,10 +40,14 @@ from llama_scale.training.callbacks import (
     unwritten_rows,
 )
 from llama_scale.training.checkpointer import Checkpointer
+from llama_scale.training.distributed import ProcessRank
 from llama_scale.training.fsdp import ShardedStrategy, shard
 from llama_scale.training.loss_spikes import SkipLimit, SpikeGuard
 from llama_scale.training.optim import build_optimizer, clip_in_step, lr_ratio
+from llama_scale.training.recipe import Recipe
 from llama_scale.training.rollback import (
+    DocumentsOf,
+    documents_in_batches,
     last_rollback,
     newest_checkpoint,
     read_rollbacks,
@@ -48,6 +55,58 @@ from llama_scale.training.rollback import (
     skipped_batches,
 )
 from llama_scale.training.run_plan import Run, checkpoint_interval, provenance
+
+
+class TrainingRun(Protocol):
+    """What the trainer needs of a run, of pretraining or of fine-tuning, with every ``auto`` decided."""
+
+    @property
+    def config(self) -> TrainConfig | FinetuneConfig: ...  # noqa: D102
+    @property
+    def recipe(self) -> Recipe: ...  # noqa: D102
+    @property
+    def folder(self) -> Path: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+    @property
+    def bf16(self) -> bool: ...  # noqa: D102
+    @property
+    def layout(self) -> Layout: ...  # noqa: D102
+    @property
+    def process(self) -> ProcessRank: ...  # noqa: D102
+    @property
+    def resolved(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a run trains, on what.
+
+    Attributes:
+        build_model: Returns the model, drawn from a seed, or to be filled from a checkpoint where that is None.
+        module: Class of its steps.
+        data: What the loader reads.
+        sampler: Returns what each micro-batch is, from a step on and without the skipped batches.
+        meta: What each checkpoint's manifest says of the run, beside what the trainer adds.
+        files: Copied into each checkpoint, such as the tokenizer.
+        cost: Of a step.
+        provenance: What the run was made with.
+        documents: Tells what was in given batches.
+        parent: Checkpoint of another run that this one continues.
+        masked: Whether attention has a mask of its own.
+    """
+
+    build_model: Callable[[int | None], nn.Module]
+    module: "type[Pretraining]"
+    data: Dataset
+    sampler: Callable[[int, list[int]], Iterable[list]]
+    meta: dict[str, Any]
+    files: Sequence[Path]
+    cost: StepCost
+    provenance: dict[str, Any]
+    documents: DocumentsOf
+    parent: Path | None = None
+    masked: bool = False
 
 
 class Pretraining(pl.LightningModule):
@@ -58,10 +117,15 @@ class Pretraining(pl.LightningModule):
     """
 
     def __init__(
-        self, model: Llama, run: Run, metrics_listeners: Sequence[Callable[[StepMetrics], None]], seed: int | None
+        self,
+        model: nn.Module,
+        run: TrainingRun,
+        metrics_listeners: Sequence[Callable[[StepMetrics], None]],
+        seed: int | None,
     ) -> None:
         super().__init__()
-        self.model, self.config, self.recipe, self.shards = model, run.config, run.recipe, run.layout.shards
+        self.model: Any = model
+        self.config, self.recipe, self.shards = run.config, run.recipe, run.layout.shards
         self.metrics_listeners, self.seed = metrics_listeners, seed
         self.micro_batch_losses: list[Tensor] = []  # () each, of the step that is under way
         self.spike_guard = SpikeGuard()
@@ -147,18 +211,15 @@ class Pretraining(pl.LightningModule):
         self.loaded_random_state = checkpoint["random"]
 
 
-def build_strategy(run: Run) -> strategies.Strategy | str:
+def build_strategy(run: TrainingRun) -> strategies.Strategy | str:
     """Return how the processes share a step: alone, DDP, or FSDP2."""
-    if run.layout.shards > 1:
+    if run.layout.shards > 1 and isinstance(run.config, TrainConfig):
         return ShardedStrategy(run.layout.shards, run.config.model.tie_embeddings)
     return strategies.DDPStrategy(gradient_as_bucket_view=True) if run.layout.devices > 1 else "auto"
 
 
-def checkpoint_meta(run: Run, rollbacks: int, skipped: list[int]) -> dict[str, Any]:
-    """Return what each checkpoint's manifest says of its run.
-
-    ``rollbacks`` is their number so far and ``skipped`` the batches that are left out.
-    """
+def checkpoint_meta(run: Run) -> dict[str, Any]:
+    """Return what each checkpoint's manifest says of its run."""
     config, recipe = run.config, run.recipe
     return {
         "model": dataclasses.asdict(config.model),
@@ -174,12 +235,33 @@ def checkpoint_meta(run: Run, rollbacks: int, skipped: list[int]) -> dict[str, A
         "data_fingerprint": run.tokens.fingerprint,
         "tokenizer_fingerprint": run.tokens.tokenizer_fingerprint,
         "parent": recipe.parent,
-        "rollbacks": rollbacks,
-        "skipped": skipped,
     }
 
 
-def build_trainer(run: Run, callbacks: list[pl.Callback], checkpoint_io: FolderCheckpointIO) -> pl.Trainer:
+def pretraining(run: Run) -> Workload:
+    """Return a model of ``run``'s shape on its token shards."""
+    config, recipe, process = run.config, run.recipe, run.process
+    windows = TokenWindows(run.tokens, config.model.context_length, config.order_seed)
+
+    def sampler(first_step: int, skipped: list[int]) -> StepSampler:
+        return StepSampler(recipe.batch, run.layout.micro_batch, first_step, process.rank, process.world, skipped)
+
+    return Workload(
+        build_model=partial(build_model, run),
+        module=Pretraining,
+        data=windows,
+        sampler=sampler,
+        meta=checkpoint_meta(run),
+        files=[run.tokens.folder / "tokenizer.model"],
+        cost=step_cost(run),
+        provenance=provenance(run),
+        documents=partial(documents_in_batches, windows, recipe.batch),
+        parent=Path(config.branch_from) if config.branch_from else None,
+        masked=config.model.document_mask,
+    )
+
+
+def build_trainer(run: TrainingRun, callbacks: list[pl.Callback], checkpoint_io: FolderCheckpointIO) -> pl.Trainer:
     """Assemble the Trainer; checkpoints, metrics and signals are ours."""
     config = run.config
     launchers = {
@@ -227,6 +309,17 @@ def step_cost(run: Run) -> StepCost:
 def fit(
     run: Run, callbacks: Sequence[pl.Callback] = (), scorers: Sequence[Scorer] = (), listeners: Sequence[Listener] = ()
 ) -> int | None:
+    """Pretrain from the newest checkpoint to the end, as ``train`` does."""
+    return train(run, pretraining(run), callbacks, scorers, listeners)
+
+
+def train(
+    run: TrainingRun,
+    workload: Workload,
+    callbacks: Sequence[pl.Callback] = (),
+    scorers: Sequence[Scorer] = (),
+    listeners: Sequence[Listener] = (),
+) -> int | None:
     """Train from the newest checkpoint to the end; return the signal that stopped it, or None.
 
     After each step ``callbacks`` run, then ``scorers``, whose scores stand in the step's row of metrics.jsonl, then its
@@ -237,24 +330,23 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*srun.*", ".*LeafSpec.*"):  # hints that do not apply here
         warnings.filterwarnings("ignore", message)
-    windows = TokenWindows(run.tokens, run.config.model.context_length, run.config.order_seed)
-    own_folder = _own_folder(run) if run.process.rank == 0 else nullcontext()
+    own_folder = _own_folder(run, workload) if run.process.rank == 0 else nullcontext()
     with own_folder, _deterministic(run.config.deterministic):
         while True:
-            stop, skip_limit = _fit_once(run, windows, callbacks, scorers, listeners)
+            stop, skip_limit = _fit_once(run, workload, callbacks, scorers, listeners)
             if skip_limit.first is not None:
-                _go_back(run, windows, skip_limit.first, skip_limit.last)
+                _go_back(run, workload, skip_limit.first, skip_limit.last)
             if skip_limit.first is None or stop.received is not None:
                 return stop.received
 
 
 @contextmanager
-def _own_folder(run: Run) -> Iterator[None]:
+def _own_folder(run: TrainingRun, workload: Workload) -> Iterator[None]:
     """Keep other processes out of the run's folder and write what the run is."""
     run.folder.mkdir(parents=True, exist_ok=True)
     busy = f"{run.folder}: {{}} is training this run; wait for it, stop it, or choose another run"
     with locked(run.folder / ".lock", busy):
-        write_json(run.folder / "provenance.json", provenance(run), sealed=True)
+        write_json(run.folder / "provenance.json", workload.provenance, sealed=True)
         write_yaml(run.folder / "config.yaml", run.resolved)
         checkpoint.clear_leftovers(run.folder)
         yield
@@ -276,10 +368,10 @@ def _deterministic(wanted: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _go_back(run: Run, windows: TokenWindows, first: int, last: int) -> None:
+def _go_back(run: TrainingRun, workload: Workload, first: int, last: int) -> None:
     """Leave the batches of steps ``first`` to ``last`` out; raise InputError if that was tried too often."""
     if run.process.rank == 0:
-        record_rollback(run.folder, windows, run.recipe, first, last)
+        record_rollback(run.folder, workload.documents, run.recipe, first, last)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
     row = last_rollback(run.folder)
@@ -291,8 +383,8 @@ def _go_back(run: Run, windows: TokenWindows, first: int, last: int) -> None:
 
 
 def _fit_once(
-    run: Run,
-    windows: TokenWindows,
+    run: TrainingRun,
+    workload: Workload,
     callbacks: Sequence[pl.Callback],
     scorers: Sequence[Scorer],
     listeners: Sequence[Listener],
@@ -302,8 +394,7 @@ def _fit_once(
     stop, skip_limit = StopOnSignal(), SkipLimit(config.max_skips)
     rollbacks = read_rollbacks(run.folder)
     resume = newest_checkpoint(run.folder, rollbacks)
-    if resume is None and config.branch_from:
-        resume = Path(config.branch_from)
+    resume = resume or workload.parent
     first_step = checkpoint.load_meta(resume)["step"] if resume else 0
     if resume and process.rank == 0:
         print(f"continuing from {resume}", flush=True)
@@ -315,27 +406,24 @@ def _fit_once(
     seed = None if resume else config.seed
     skipped = skipped_batches(rollbacks, recipe.skipped)
     make_room = partial(checkpoint.make_room, run.folder, config.keep_every, config.keep_steps)
+    cost, meta = workload.cost, workload.meta | {"rollbacks": len(rollbacks), "skipped": skipped}
     checkpoint_io = FolderCheckpointIO(
-        checkpoint_meta(run, len(rollbacks), skipped),
-        run.tokens.folder / "tokenizer.model",
-        run.layout.micro_steps,
-        make_room,
+        meta, workload.files, tokens_after=cost.tokens_after, accumulate=run.layout.micro_steps, make_room=make_room
     )
     progress = Progress(recipe.steps, run.folder.name)
     path, listeners = run.folder / "metrics.jsonl", [*listeners, progress.listen]
     if process.rank == 0:
         listeners.append(SlowSteps(recipe.batch_tokens, first_step).listen)
-    cost = step_cost(run)
     log = MetricsLog(path, config.log_every, cost, scorers=scorers, listeners=listeners, make_room=make_room)
     every = checkpoint_interval(config, recipe)
     saver = Checkpointer(run.folder, config, every=every, skip_limit=skip_limit, writer=checkpoint_io.writer)
     # After each step in this order: who may stop the run comes before who saves it.
     order = [stop, skip_limit, *callbacks, log, progress, saver, GarbageCollection()]
     trainer = build_trainer(run, order, checkpoint_io)
-    module = Pretraining(build_model(run, seed), run, metrics_listeners=[log.take, skip_limit.take], seed=seed)
-    sampler = StepSampler(recipe.batch, run.layout.micro_batch, first_step, process.rank, process.world, skipped)
-    with attention_backends(run.device, masked=config.model.document_mask):
-        loader = build_loader(windows, sampler, pin=run.device == "cuda")
+    model = workload.build_model(seed)
+    module = workload.module(model, run, metrics_listeners=[log.take, skip_limit.take], seed=seed)
+    with attention_backends(run.device, masked=workload.masked):
+        loader = build_loader(workload.data, workload.sampler(first_step, skipped), pin=run.device == "cuda")
         trainer.fit(module, loader, ckpt_path=resume)
     return stop, skip_limit
 

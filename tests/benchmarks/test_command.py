@@ -3,7 +3,7 @@
 import pytest
 
 from launch import benchmark
-from tests.conftest import run_script
+from tests.conftest import run_here
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from tests.conftest import run_script
     ],
 )
 def test_bad_input_is_one_line(tmp_path, arguments, words):
-    done = run_script("benchmark.py", *arguments, cwd=tmp_path)
+    done = run_here("benchmark.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2 and words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 

@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from data_tools.sources import hub, retry
 from llama_scale.errors import InputError
-from tests.conftest import run_script
+from tests.conftest import run_here, run_script
 from tests.data_tools.helpers import CODE, V1, V1_COUNTS, V2_COUNTS, v2_rows
 
 
@@ -25,7 +25,7 @@ def filtered(tmp_path, *flags):
     """Run the command up to the filters and return what it counted and named."""
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     flags = ["--name=x", f"--out={tmp_path}/x", "--workers=1", "--until=filter", *flags]
-    done = run_script("prepare.py", *flags, cwd=tmp_path, **environment)
+    done = run_here("prepare.py", *flags, cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     state = json.loads((tmp_path / ".x.tmp" / "filter.json").read_text())
     return {reason: row["files"] for reason, row in state["dropped"].items()}, state["examples"]

@@ -18,7 +18,7 @@ from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
 from llama_scale.plotting.draw import save_sheet
 from llama_scale.plotting.figure import Bar, Figure, bar_panel
-from tests.conftest import run_script
+from tests.conftest import run_here
 from tests.data_tools.helpers import file_contents
 
 
@@ -53,7 +53,7 @@ def test_what_was_left_out_is_said_when_nothing_is_left(config, tmp_path):
         assert list(tmp_path.iterdir()) == [path]
     path.write_text('{"content": "value = ')
     flags = "--name=x", "--source=jsonl", f"--path={path}", "--workers=1"
-    done = run_script("prepare.py", *flags, cwd=tmp_path)
+    done = run_here("prepare.py", *flags, cwd=tmp_path)
     line = f"prepare.py: error: path: {path}: no file is left to train on, left out: 1 bad_json ("
     assert (done.returncode, done.stderr.splitlines()[-1].startswith(line)) == (2, True)
     with pytest.raises(InputError, match=r"^source: installed: no file was read"):
@@ -117,7 +117,7 @@ def test_folders_that_cannot_be_made(config, tmp_path, monkeypatch):
 
 def test_a_name_cannot_lead_out_of_data(tmp_path):
     flags = "--source=jsonl", f"--path={tmp_path}", "--workers=1"
-    done = run_script("prepare.py", "--name=../esc", *flags, cwd=tmp_path)
+    done = run_here("prepare.py", "--name=../esc", *flags, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "name: '../esc' is no folder name; use letters, digits" in done.stderr
     assert not list(tmp_path.iterdir())

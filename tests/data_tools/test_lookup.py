@@ -10,7 +10,7 @@ import pytest
 from data_tools.lookup import LookupConfig, lookup
 from llama_scale.data.shards import load_tokenizer, open_tokens
 from llama_scale.errors import InputError
-from tests.conftest import run_script
+from tests.conftest import run_here
 from tests.data_tools.helpers import SIZE
 
 
@@ -27,7 +27,7 @@ def test_lookup_names_the_file_of_a_token(packed, site, tmp_path):
         assert found["text"] == model.decode([found["id"]])
         content = (site / found["path"]).read_bytes()
         assert found["text"].encode() in content or "\ufffd" in found["text"]
-    done = run_script("prepare.py", "lookup", f"--data={settings.folder}", "--shard=1",
+    done = run_here("prepare.py", "lookup", f"--data={settings.folder}", "--shard=1",
                       "--token=12", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("fake-")

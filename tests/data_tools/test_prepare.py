@@ -150,7 +150,10 @@ def test_a_folder_that_is_no_build_or_damaged_is_refused(built, config):
         find_finished_build(config)
 
 
-@pytest.mark.parametrize("stage", ["records.json", "dedup.json", "tokenizer.model", "train-00000.bin", "encode.json"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("records.json", "tokenizer.model", "encode.json")]
+
+
+@pytest.mark.parametrize("stage", ["dedup.json", "train-00000.bin", *SLOW])
 def test_sigkill_and_rerun_make_the_same_bytes(built, config, site, tmp_path, stage):
     reference, _ = built
     flags, environment = flags_and_environment(replace(config, workers=2), site)

@@ -25,7 +25,8 @@ from llama_scale.errors import InputError
 from llama_scale.files import write_json
 from llama_scale.generation.generate import generate
 from llama_scale.generation.sampling import SamplingConfig
-from tests.conftest import ROOT, run_script
+from llama_scale.training.wandb_log import score_rows
+from tests.conftest import ROOT, run_here, run_script
 from tests.evals.helpers import QUICK
 
 
@@ -98,6 +99,34 @@ def test_judges_samples_from_elsewhere(samples, tmp_path, launch):
     assert code == 0 and "on 3 tasks: +0.0000" in out, err
 
 
+def test_views_of_samples_from_elsewhere(samples, tmp_path, launch):
+    """Similarity and efficiency are in the result, in each row, on the screen and in what W&B shows."""
+    pytest.importorskip("tree_sitter_python", reason="tree-sitter is not installed")
+    folder = tmp_path / "run" / "evals" / "step-00000001"
+    argv = ["--suite=humaneval", f"--samples={samples}", f"--out={folder}", "--similarity", "--efficiency"]
+    code, out, err = launch("evaluate.py", *argv)
+    assert code == 0, err
+    result = json.loads((folder / "humaneval.json").read_text())
+    assert 0 < result["similarity"]["bleu"] < 1 and result["similarity_asked"] and result["efficiency_asked"]
+    assert result["efficiency"] | {"instructions": 1.0, "peak_memory": 1.0} == result["efficiency"]
+    assert (result["efficiency"]["samples"], result["efficiency"]["not_measured"]) == (3, 0)
+    rows = [
+        json.loads(line) for line in gzip.decompress((folder / "humaneval-samples.jsonl.gz").read_bytes()).splitlines()
+    ]
+    assert [row["similarity"]["exact_match"] for row in rows] == [1, 1, 1, 0, 0]
+    assert [row.get("cost") == row.get("cost_of_reference") for row in rows] == [True] * 5 and "cost" not in rows[3]
+    for words in (
+        "humaneval   codebleu",
+        "instructions / reference     1.0000",
+        "ranks passing above failing in 1.000",
+    ):
+        assert words in out
+    shown = score_rows(tmp_path / "run")[0]
+    assert shown["humaneval/similarity/bleu"] == result["similarity"]["bleu"]
+    assert shown["humaneval/efficiency/instructions"] == 1.0
+    assert shown["humaneval/area_for_passing/bleu/value"] == 1.0
+
+
 def test_a_killed_judge_goes_on_and_writes_the_same_bytes(samples, tmp_path):
     """SIGKILL after the first verdicts: they are kept, and the result is the same."""
     lines = samples.read_text().splitlines()[:3]
@@ -108,11 +137,14 @@ def test_a_killed_judge_goes_on_and_writes_the_same_bytes(samples, tmp_path):
         out = tmp_path / f"out-{kill}"
         command = [
             sys.executable, str(ROOT / "launch" / "evaluate.py"), "--suite=humaneval",
-            f"--samples={samples}", f"--out={out}", "--execution.workers=1",
+            f"--samples={samples}", f"--out={out}", "--execution.workers=1", "--humaneval.timeout=1",
         ]  # fmt: skip
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
-        if kill:
+        if not kill:
+            done = run_here("evaluate.py", *command[2:], cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+        else:
+            process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
             cache = out / "verdicts.jsonl"
             while not cache.exists() or cache.read_bytes().count(b"key") < 2:
                 assert process.poll() is None
@@ -123,8 +155,8 @@ def test_a_killed_judge_goes_on_and_writes_the_same_bytes(samples, tmp_path):
             kept = cache.read_bytes()
             with cache.open("ab") as file:
                 file.write(b'{"key": "torn')
-            process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
-        assert process.wait() == 0
+            done = run_here("evaluate.py", *command[2:], cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
         names = ("humaneval.json", "humaneval-samples.jsonl.gz")
         results.append([(out / name).read_bytes() for name in names])
     assert results[0] == results[1]

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -30,6 +31,8 @@ KINDS: dict[str, Callable[[Path, bytes], object]] = {
     "a loop of links": lambda path, content: path.symlink_to(path),
     "a link to nothing": lambda path, content: path.symlink_to("absent"),
     "a socket": lambda path, content: bind(path),
+    "a pipe": lambda path, content: os.mkfifo(path),
+    "a device": lambda path, content: path.symlink_to("/dev/zero"),
     "too large": lambda path, content: sparse(path),
 }
 
@@ -56,11 +59,29 @@ def spoil(path: Path, kind: str) -> None:
     KINDS[kind](path, content)
 
 
+@contextmanager
+def at_most(seconds: int):
+    """Raise AssertionError where what is done takes longer: it waits for ever, as opening a pipe does."""
+
+    def waits(number, frame):
+        raise AssertionError(f"still running after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, waits)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def outcome(command, argv: list[str]) -> int:
     """Run a command in this process as its script does; return its exit code."""
+    run = command if callable(command) else command.main
     threads, handlers = torch.get_num_threads(), [(n, signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)]
     try:
-        run_cli(lambda: command.main(list(argv)), name="command")
+        with at_most(300):
+            run_cli(lambda: run(list(argv)), name="command")
     except SystemExit as ended:
         return int(ended.code or 0)
     finally:

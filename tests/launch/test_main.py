@@ -12,7 +12,7 @@ import pytest
 from launch.main import COMMANDS
 from launch.sample import SampleConfig
 from llama_scale.generation.sampling import SamplingConfig
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, run_here, run_script
 
 SCRIPTS = sorted({command.module for command in COMMANDS.values()} - {"benchmark"})
 
@@ -41,13 +41,20 @@ def test_help_lists_the_commands_and_loads_little(tmp_path):
     [
         (("trian",), "llama-scale: error: no command 'trian' (did you mean 'train'?); "
          "llama-scale --help lists them"),
+        (("",), "llama-scale: error: no command ''; llama-scale --help lists them"),
+        (("--sise=M1",), "llama-scale: error: no command '--sise=M1'; llama-scale --help lists them"),
+        (("Train",), "llama-scale: error: no command 'Train' (did you mean 'train'?)"),
+        (("bench", "train"), "llama-scale: error: no command 'bench' (did you mean 'benchmark'?)"),
+        (("benchmark",), "llama-scale benchmark: error: unknown mode ''"),
+        (("benchmark", "trian"), "llama-scale benchmark: error: unknown mode 'trian' (did you mean 'train'?)"),
+        (("repair", "--replay=absent"), "llama-scale repair: error: "),
         (("train", "--size=M9"), "llama-scale train: error: size: no configs/size/M9.yaml"),
         (("fit", "absent.csv"), "llama-scale fit: error: absent.csv: no such file"),
         (("evaluate", "--suits=x"), "llama-scale evaluate: error: unknown key 'suits'"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_that_names_the_command(tmp_path, argv, line):
-    done = run_script("main.py", *argv, cwd=tmp_path)
+    done = run_here("main.py", *argv, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
 
@@ -56,8 +63,8 @@ def test_bad_input_is_one_line_that_names_the_command(tmp_path, argv, line):
 def test_help_of_a_command_is_that_of_its_script(tmp_path, name):
     command = COMMANDS[name]
     script = (f"{command.module}.py", *(() if command.function == "main" else (name,)))
-    there = run_script(*script, "--help", cwd=tmp_path).stdout
-    here = run_script("main.py", name, "--help", cwd=tmp_path).stdout
+    there = run_here(*script, "--help", cwd=tmp_path).stdout
+    here = run_here("main.py", name, "--help", cwd=tmp_path).stdout
     assert here.startswith(f"usage: main.py {name} ")
     assert there.startswith(f"usage: {' '.join(script)} ")
     assert here.replace(f"main.py {name} ", f"{' '.join(script)} ") == there

@@ -8,7 +8,7 @@ import pytest
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
 from llama_scale.scaling.fitting.points import parse_columns, read_points
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, run_here, run_script
 from tests.llama_scale.scaling.helpers import TRUE
 
 
@@ -28,7 +28,7 @@ def write(path, header="N,D,loss", change=None, noise=0.004):
 def test_fit_writes_laws_and_prints_them(tmp_path):
     write(tmp_path / "runs.csv", "Model Size,tokens,val")
     columns = "N=Model Size,D=tokens,loss=val"
-    done = run_script(
+    done = run_here(
         "scaling.py",
         "fit",
         "runs.csv",
@@ -55,11 +55,11 @@ def test_fit_writes_laws_and_prints_them(tmp_path):
 def test_json_and_report_without_points_in_the_folder(tmp_path):
     write(tmp_path / "runs.csv")
     flags = ("fit", "runs.csv", "--resamples=100", "--where", "N>2e5", "--out", "out", "--json")
-    done = run_script("scaling.py", *flags, cwd=tmp_path)
+    done = run_here("scaling.py", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == read_json(tmp_path / "out" / "laws.json")
     assert json.loads(done.stdout)["points"]["fitted"] == 12
-    missing = run_script("scaling.py", "report", "out", cwd=tmp_path)
+    missing = run_here("scaling.py", "report", "out", cwd=tmp_path)
     assert missing.returncode == 2
     assert "out/points.csv: no such file" in missing.stderr
     done = run_script("scaling.py", "report", "out", "--points=runs.csv", cwd=tmp_path)
@@ -85,7 +85,7 @@ def test_json_and_report_without_points_in_the_folder(tmp_path):
 )
 def test_bad_commands_exit_2_with_one_line(tmp_path, argv, message):
     write(tmp_path / "runs.csv")
-    done = run_script("scaling.py", *argv, "--out=out" if argv[1:] else "x", cwd=tmp_path)
+    done = run_here("scaling.py", *argv, "--out=out" if argv[1:] else "x", cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -144,7 +144,7 @@ def test_a_terminal_in_another_encoding_costs_nothing(tmp_path, monkeypatch, enc
 @pytest.mark.parametrize("out", ["runs.csv", "runs.csv/deeper/still"])
 def test_the_place_of_the_results_is_checked_before_the_fit(tmp_path, out):
     write(tmp_path / "runs.csv")
-    done = run_script("scaling.py", "fit", "runs.csv", "--out", out, cwd=tmp_path)
+    done = run_here("scaling.py", "fit", "runs.csv", "--out", out, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "scaling.py: error: --out: runs.csv is a file; name a folder\n"
 

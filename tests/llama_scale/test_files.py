@@ -10,9 +10,11 @@ import sys
 
 import pytest
 
+from llama_scale.cli import run_cli
 from llama_scale.errors import InputError, nearest
-from llama_scale.files import atomic_write, locked, read_json, read_jsonl, sha256, write_json
+from llama_scale.files import append_jsonl, atomic_write, locked, open_file, read_json, read_jsonl, sha256, write_json
 from tests.conftest import ROOT
+from tests.launch.inputs import at_most, bind
 
 
 def test_atomic_write_leaves_the_old_file_on_failure(tmp_path):
@@ -165,15 +167,61 @@ def test_nearest():
         ("ZeroDivisionError()", 1, "Traceback"),
     ],
 )
-def test_exit_codes(tmp_path, raised, code, words):
+def test_exit_codes(capsys, raised, code, words):
+    def fail():
+        raise eval(raised)
+
+    with pytest.raises(BaseException) as ended:
+        run_cli(fail, name="script.py")
+    said = capsys.readouterr().err
+    if code == 1:  # as Python ends where nobody catches it, with its traceback
+        assert ended.type is type(eval(raised)) and said == ""
+    else:
+        assert ended.type is SystemExit and ended.value.code == code
+        assert words in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("raised", "code"), [("InputError('data/x: missing')", 2), ("ZeroDivisionError()", 1)])
+def test_exit_codes_of_a_process(tmp_path, raised, code):
     script = tmp_path / "script.py"
-    script.write_text(
-        "from llama_scale.cli import run_cli\nfrom llama_scale.errors import InputError\n"
-        f"def main():\n    raise {raised}\n"
-        "run_cli(main)\n"
-    )
+    head = "from llama_scale.cli import run_cli\nfrom llama_scale.errors import InputError\n"
+    script.write_text(f"{head}def main():\n    raise {raised}\nrun_cli(main)\n")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == code
-    assert words in done.stderr
-    if code != 1:
-        assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("script.py: error: data/x: missing\n" if code == 2 else "Traceback")
+
+
+SPECIAL = {"a pipe": os.mkfifo, "a socket": bind, "a device": lambda path: path.symlink_to("/dev/zero")}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_is_no_regular_file_is_refused_before_it_is_opened(tmp_path, kind):
+    path = tmp_path / "a.json"
+    SPECIAL[kind](path)
+    with at_most(20):
+        with pytest.raises(InputError, match=rf"a\.json: cannot be read \({kind}, not a regular file\)"):
+            read_json(path)
+        for use in (sha256, lambda p: append_jsonl(p, [{}]), lambda p: write_json(p, 1), lambda p: open_file(p, "wb")):
+            with pytest.raises(OSError, match=f"{kind}, not a regular file"):
+                use(path)
+        with pytest.raises(OSError, match=f"{kind}, not a regular file"), locked(path, "busy"):
+            pass
+    assert os.listdir(tmp_path) == ["a.json"] and not path.is_file()
+
+
+def test_a_device_is_not_replaced(monkeypatch):
+    monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("it would have been"))
+    for path in ("/dev/null", "/dev/stdout"):
+        with pytest.raises(OSError, match="not a regular file"):
+            write_json(path, {})
+
+
+def test_a_pipe_of_the_shell_is_taken_where_it_is_read_once():
+    reader, writer = os.pipe()
+    os.write(writer, b"N,D,loss\n")
+    os.close(writer)
+    with pytest.raises(OSError, match="a pipe, not a regular file"):
+        open_file(f"/dev/fd/{reader}")
+    with open_file(f"/dev/fd/{reader}", pipes=True) as file:
+        assert file.read() == b"N,D,loss\n"
+    os.close(reader)

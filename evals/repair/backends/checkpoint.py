@@ -18,6 +18,7 @@ class CheckpointBackend:
     def __init__(self, model: CheckpointCompleter, identity: dict[str, Any], batch_size: int) -> None:
         self.model, self.identity, self.batch_size = model, identity, batch_size
         self.context: int | None = model.model.config.context_length
+        self.parameters: int | None = sum(weight.numel() for weight in model.model.parameters())
 
     def ask(self, asks: Sequence[Ask], sampling: SamplingConfig) -> Iterator[tuple[int, list[Reply]]]:
         """Yield the replies batch by batch.

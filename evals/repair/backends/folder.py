@@ -3,6 +3,7 @@
 Templates are rendered by transformers in jinja2's sandbox. No code of a folder is run; weights are safetensors alone.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ class FolderBackend:
         self.chat = template if config.form == "auto" else config.form == "chat"
         self.identity = identity | {"chat": self.chat}
         self.context: int | None = self.model.context
-        forward = self.model.model.forward
+        self.parameters: int | None = sum(weight.numel() for weight in self.model.model.parameters())
         # Padding before a prompt is unseen only where positions are told; an encoder's is behind it, and masked.
-        self.pads = self.model.seq2seq or "position_ids" in getattr(forward, "__code__", forward).co_varnames
+        self.pads = self.model.seq2seq or "position_ids" in inspect.signature(self.model.model.forward).parameters
 
     def ask(self, asks: Sequence[Ask], sampling: SamplingConfig) -> Iterator[tuple[int, list[Reply]]]:
         """Yield the replies of an ask when the last of them is drawn, those with the longest prompts first."""

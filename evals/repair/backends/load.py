@@ -1,6 +1,7 @@
 """Opening a backend by what a person named."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from evals.config import EvalConfig
@@ -32,29 +33,49 @@ def open_model(config: BackendConfig, out: Path | None, setting: str) -> Backend
     name = config.model or ""
     if "://" in name:
         return ServerBackend(config)
-    from evals.models.load import checkpoint_subject, external_subject, is_external  # which need torch
-    from evals.repair.backends.checkpoint import CheckpointBackend
-    from evals.repair.backends.folder import FolderBackend
-
     if not Path(name).exists():
         raise InputError(f"{setting}.model: {name}: no such run, folder or file of replies")
+    from evals.models.load import is_external  # which needs torch
+    from llama_scale.device import pick_device
+
+    if is_external(name) and preset:
+        check_family(Path(name), preset, setting)
+    elif preset or (config.form == "chat" and not is_external(name)):
+        problem = f"{name} is a run of this project, which continues texts"
+        raise InputError(f"{setting}.{'preset' if preset else 'form'}: {problem}; leave it out")
+    device, open_on = pick_device(config.device), partial(open_local, config, out, setting)
+    if (count := config.processes or gpus(device)) == 1:
+        return open_on(device)
+    from evals.repair.backends.parallel import ParallelBackend
+
+    return ParallelBackend(open_on, count, device)
+
+
+def gpus(device: str) -> int:
+    """Return the processes that a device is good for: one for each GPU, or one."""
+    import torch
+
+    return torch.cuda.device_count() if device == "cuda" else 1
+
+
+def open_local(config: BackendConfig, out: Path | None, setting: str, device: str) -> Backend:
+    """Open a checkpoint or a transformers folder on a device."""
+    import torch
+
+    from evals.models.load import checkpoint_subject, external_subject, is_external
+    from evals.repair.backends.checkpoint import CheckpointBackend
+    from evals.repair.backends.folder import FolderBackend
+    from llama_scale.device import set_threads
+
+    name = config.model or ""
     names = ("device", "precision", "threads")
     how = EvalConfig(
         checkpoint=name, out=str(out or Path(name) / ".out"), **{field: getattr(config, field) for field in names}
     )
+    set_threads(config.threads)
     if is_external(name):
-        import torch
-
-        from llama_scale.device import set_threads
-
-        if preset:
-            check_family(Path(name), preset, setting)
-        set_threads(config.threads)
         subject = external_subject(how)
         dtype = torch.bfloat16 if subject.identity["precision"] == "bf16" else torch.float32
-        return FolderBackend(Path(name), config, subject.identity, subject.device, dtype, setting)
-    if config.form == "chat" or preset:
-        problem = f"{name} is a run of this project, which continues texts"
-        raise InputError(f"{setting}.{'preset' if preset else 'form'}: {problem}; leave it out")
+        return FolderBackend(Path(name), config, subject.identity, device, dtype, setting)
     subject = checkpoint_subject(how, name)
-    return CheckpointBackend(subject.load(subject.device), subject.identity, config.batch_size)
+    return CheckpointBackend(subject.load(device), subject.identity, config.batch_size)

@@ -42,7 +42,7 @@ class Reply:
 
     Token counts are None where they are not known. ``finish_reason`` is "stop" or "length", of a server whatever it
     says. ``prompt_truncated`` says that the prompt lost its start to fit the context; ``cached`` that this run did not
-    ask for it.
+    ask for it. ``served`` is what a server says answered: its model's name and its fingerprint.
     """
 
     text: str
@@ -51,6 +51,7 @@ class Reply:
     finish_reason: str | None = None
     prompt_truncated: bool = False
     cached: bool = False
+    served: str = ""
 
 
 class Backend(Protocol):
@@ -58,12 +59,13 @@ class Backend(Protocol):
 
     ``identity`` is what its answers depend on beside an ask and the sampling. ``chat`` says whether it takes several
     messages; one that does not continues the content of a single one. ``context`` is the most tokens of a prompt and
-    its answer together, None where that is not known.
+    its answer together, ``parameters`` the size of the model; None where they are not known.
     """
 
     identity: dict[str, Any]
     chat: bool
     context: int | None
+    parameters: int | None
 
     def ask(self, asks: Sequence[Ask], sampling: SamplingConfig) -> Iterator[tuple[int, list[Reply]]]:
         """Yield the number of each ask and its ``n`` replies, in any order, as they come.
@@ -83,25 +85,30 @@ class BackendConfig:
             or a file of replies that an earlier run kept (NAME-replies.jsonl).
         preset: A known model, by name, which is what ``model`` has to hold: of another family it is refused.
         name: The model's name on a server.
+        parameters: Parameters of a model that does not tell, a server's, for reports by size.
         form: chat uses the model's chat template, completion lets it continue a text; auto is chat where there is a
             template or a server.
         batch_size: Answers decoded together.
         device: Where to compute; auto is the GPU if there is one.
         precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
-        threads: CPU threads of the model; null leaves the library's choice.
+        threads: CPU threads of the model, of each process; null leaves the library's choice.
+        processes: Processes that share the asks out, each with a copy of the model; null is one for each GPU, or one.
+            A server has server.concurrency instead.
         server: How a server is asked.
     """
 
     model: str | None = None
     preset: str | None = None
     name: str = "model"
+    parameters: int | None = None
     form: Literal["auto", "chat", "completion"] = "auto"
     batch_size: int = 64
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = None
+    processes: int | None = None
     server: ServerConfig = field(default_factory=ServerConfig)
 
     def __post_init__(self) -> None:
         check_fields(self, "at least 1", at_least_1, "batch_size")
-        check_fields(self, "at least 1 or null", at_least_1, "threads")
+        check_fields(self, "at least 1 or null", at_least_1, "threads parameters processes")

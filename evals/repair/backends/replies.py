@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ def ask_digest(identity: dict[str, Any], ask: Ask, sampling: SamplingConfig) -> 
 
 
 def read_replies(path: Path) -> dict[str, list[Reply]]:
-    """Return the replies of a file by the hash of their ask; rows torn by a kill are passed over."""
-    rows = [row for row in read_journal(path) if "ask" in row and "replies" in row]
-    return {row["ask"]: [Reply(**reply | {"cached": True}) for reply in row["replies"]] for row in rows}
+    """Return the replies of a file by the hash of their ask; rows torn by a kill or of another form are passed over."""
+    known = {}
+    for row in read_journal(path):
+        with suppress(KeyError, TypeError):
+            known[str(row["ask"])] = [Reply(**reply | {"cached": True}) for reply in row["replies"]]
+    return known
 
 
 class KeptReplies:
@@ -35,9 +39,21 @@ class KeptReplies:
     def __init__(self, backend: Backend, path: Path) -> None:
         self.backend, self.path, self.asked = backend, path, 0
         self.identity, self.chat, self.context = backend.identity, backend.chat, backend.context
+        self.parameters = backend.parameters
         self.known = read_replies(path)
         if not self.known:
-            append_row(path, {"format": FORMAT, "identity": self.identity, "chat": self.chat, "context": self.context})
+            about = {name: getattr(self, name) for name in ("identity", "chat", "context", "parameters")}
+            append_row(path, {"format": FORMAT} | about)
+
+    def close(self) -> None:
+        """End the processes of the backend, if it has any."""
+        if close := getattr(self.backend, "close", None):
+            close()
+
+    @property
+    def usage(self) -> dict[str, int] | None:
+        """Requests, tries after faults and tokens that a server counted, None where none was asked."""
+        return getattr(self.backend, "usage", None)
 
     def ask(self, asks: Sequence[Ask], sampling: SamplingConfig) -> Iterator[tuple[int, list[Reply]]]:
         """Yield what is known at once, then what the backend answers."""
@@ -70,11 +86,12 @@ class Replay:
         if not path.is_file():
             raise InputError(f"{path}: no such file; give the replies that a run of launch/repair.py kept")
         head = next(iter(read_journal(path)), {})
-        if head.get("format") != FORMAT:
+        if head.get("format") != FORMAT or not head.keys() >= {"identity", "chat", "context"}:
             found = head.get("format", "another form")
             raise InputError(f"{path}: {found}, expected {FORMAT}; give the replies that a run kept")
         self.path, self.known = path, read_replies(path)
         self.identity, self.chat, self.context = head["identity"], head["chat"], head["context"]
+        self.parameters = head.get("parameters")
 
     def ask(self, asks: Sequence[Ask], sampling: SamplingConfig) -> Iterator[tuple[int, list[Reply]]]:
         """Yield the kept replies in order."""

@@ -12,7 +12,7 @@ class Scripted:
     """Answers with ``answer(ask, number)``, the text of reply ``number`` of an ask; tokens are words and marks."""
 
     def __init__(self, answer: Callable[[Ask, int], str], name: str = "scripted", chat: bool = True) -> None:
-        self.answer, self.chat, self.context = answer, chat, None
+        self.answer, self.chat, self.context, self.parameters = answer, chat, None, None
         self.identity: dict[str, Any] = {"backend": "scripted", "name": name}
         self.asked: list[Ask] = []
 

@@ -24,9 +24,15 @@ class ServerBackend:
     def __init__(self, config: BackendConfig) -> None:
         self.client = OpenAIClient(config.model or "", config.name, config.server)
         self.chat = config.form != "completion"
+        self.parameters = config.parameters
         self.identity: dict[str, Any] = {
             "backend": "server", "url": self.client.url, "name": config.name, "chat": self.chat,
         }  # fmt: skip
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Requests that were answered, tries after faults, and tokens as far as the server counts them."""
+        return vars(self.client.usage)
 
     def ask(self, asks: Sequence[Ask], sampling: SamplingConfig) -> Iterator[tuple[int, list[Reply]]]:
         """Yield replies as they come, cut before the first stop string, of which a server gets four."""
@@ -36,7 +42,7 @@ class ServerBackend:
             for reply in replies:
                 text = cut_at_stop(reply.text, sampling.stop)
                 reason = "stop" if len(text) < len(reply.text) else reply.finish_reason
-                found.append(Reply(text, reply.prompt_tokens, reply.tokens, reason))
+                found.append(Reply(text, reply.prompt_tokens, reply.tokens, reason, served=reply.served))
             yield number, found
 
     def _prompt(self, ask: Ask) -> Any:

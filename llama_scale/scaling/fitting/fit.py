@@ -290,13 +290,10 @@ def _second_optimizer(
 def _bootstrap(solve: Solver, best: np.ndarray, trunks: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Refit resamples of the runs, those of one trunk (n,) drawn together; return theta (S, k)."""
     # A run drawn twice has weight 2 in the objective, one not drawn weight 0: the S resamples are S problems on the
-    # same n runs, solved side by side. Each starts from the optimum of all runs, then again from the solution of its
-    # neighbor, which lies as far from the optimum as its own does: of rows (a, b, c) from (c, a, b).
+    # same n runs, solved side by side, each from the optimum of all runs.
     # Of trunks (0, 0, 1) drawn as [2, 1] times the weights of the runs are [2, 2, 1].
     weight = resample_counts(int(trunks.max()) + 1, resamples, seed).astype(float)[:, trunks]  # (S, n)
-    first, low = solve(np.tile(best, (resamples, 1)), weight)
-    second, high = solve(np.roll(first, 1, axis=0), weight)
-    return np.where((low <= high)[:, None], first, second)
+    return solve(np.tile(best, (resamples, 1)), weight)[0]
 
 
 def _fit_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str]:

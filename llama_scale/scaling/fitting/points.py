@@ -1,6 +1,8 @@
 """The points that a law is fitted to: one run a row of a CSV file, read and checked."""
 
 import csv
+import hashlib
+import io
 import math
 import os
 import re
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from llama_scale.errors import InputError, nearest
-from llama_scale.files import MOST_BYTES, sha256
+from llama_scale.files import MOST_BYTES, open_file
 from llama_scale.scaling.fitting.residuals import equal_runs
 
 NAMES = ("N", "D", "loss", "flops")
@@ -192,7 +194,8 @@ def read_points(path: str | Path, columns: dict[str, str] | None = None, where: 
     Raises InputError where a file, column or value is missing, not a positive number, in another unit (tokens per
     parameter and FLOPs over 6ND tell) or a share above 1, or the rows are annealed and un-annealed points mixed.
     """
-    rows, header = read_rows(path)
+    content = _content(path)
+    rows, header = read_rows(path, content)
     mapping = _map_columns(path, header, columns or {})
     unread = np.empty(len(rows))
     points = Points(
@@ -203,7 +206,7 @@ def read_points(path: str | Path, columns: dict[str, str] | None = None, where: 
         rows=rows,
         row_numbers=np.arange(1, len(rows) + 1),
         file=Path(path).name,
-        sha256=sha256(path),
+        sha256=hashlib.sha256(content).hexdigest(),
         n_read=len(rows),
         columns=mapping,
         where=where,
@@ -238,17 +241,33 @@ def _map_columns(path: str | Path, header: list[str], columns: dict[str, str]) -
     return mapping
 
 
-def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
-    """Return the rows of a CSV file by column, as text, and its header.
+def _content(path: str | Path) -> bytes:
+    """Return the bytes of a CSV file, which may be a pipe that the shell hands over: it is read once."""
+    try:
+        with open_file(path, pipes=True) as file:
+            large = os.fstat(file.fileno()).st_size > MOST_BYTES
+            content = b"" if large else file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give a CSV with columns N, D, loss") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder; name a CSV in it, as points.csv of a study") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
+    if large or len(content) > MOST_BYTES:
+        raise InputError(f"{path}: larger than {MOST_BYTES:,} bytes; this is another file than is meant")
+    return content
+
+
+def read_rows(path: str | Path, content: bytes | None = None) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the rows of a CSV file by column, as text, and its header; ``content`` has its bytes if they were read.
 
     Cells are separated by commas, or else by semicolons or tabs. Empty rows and lines that begin with # are left out.
     Raises InputError where the file is absent or no CSV, or where a row has other fields than the header.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            if os.fstat(file.fileno()).st_size > MOST_BYTES:
-                raise InputError(f"{path}: larger than {MOST_BYTES:,} bytes; this is another file than is meant")
-            lines = [line for line in file if not line.startswith("#")]
+        content = _content(path) if content is None else content
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+        lines = [line for line in text if not line.startswith("#")]
         while lines and not lines[0].strip():
             lines.pop(0)
         mark = next((mark for mark in ",;\t" if lines and mark in lines[0]), ",")
@@ -256,14 +275,8 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, str]], list[str]]:
         header = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = header
         rows = [row for row in reader if None in row or any(cell and cell.strip() for cell in row.values())]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give a CSV with columns N, D, loss") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder; name a CSV in it, as points.csv of a study") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from None
     if doubled := [name for name in header if name and header.count(name) > 1]:
         raise InputError(f"{path}: two columns are called {doubled[0]!r}; rename one")
     if not rows:

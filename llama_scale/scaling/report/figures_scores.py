@@ -105,8 +105,8 @@ KINDS = (
         "any task is solved.",
     ),
     (
-        "(.*)_parse_rate", "parse rate", _rate, "{} completions that parse",
-        "Share of sampled programs that are valid Python.",
+        "(.*)_nontrivial_parse_rate", "nontrivial parse rate", _rate, "{} completions that parse and say something",
+        "Share of sampled programs that are valid and more than blank, comment or repeated lines.",
     ),
     (
         "(.*)_pass_at_([0-9]+)", "pass@k", _rate, "{} pass@{}",

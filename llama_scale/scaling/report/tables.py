@@ -1,9 +1,10 @@
 """The tables of a study, as heads and cells that the terminal and the report both show."""
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from llama_scale.plotting.table import Table
 from llama_scale.scaling.fitting.fitted_laws import (
     TRUNKS,
     Bounds,
@@ -17,25 +18,8 @@ from llama_scale.scaling.forecasting.forecast import ScoredForecast
 from llama_scale.text import between, count, digits, power, signed
 
 PERCENT = "parse_rate", "pass_at"
+TRIVIAL = re.compile(r"(?:.*_)?(?<!nontrivial_)parse_rate")  # of laws of before: see downstream.RATE
 NOT_IDENTIFIED = "Not identified: an end is open, or the ends lie more than a factor of ten apart."
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: its key, title, what it says in a sentence or two, the head and the cells."""
-
-    key: str
-    title: str
-    caption: str
-    head: list[str]
-    body: list[list[str]]
-
-    def text(self) -> str:
-        """Return the table as aligned lines."""
-        rows = [self.head, *self.body]
-        wide = [max(len(row[i]) for row in rows) for i in range(len(self.head))]
-        lines = ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"{self.title}:", *lines])
 
 
 def tables(laws: FittedLaws) -> list[Table]:
@@ -156,7 +140,7 @@ def repeats(laws: FittedLaws) -> Table | None:
 def thresholds(laws: FittedLaws) -> Table:
     """Return the smallest model and the least compute to pass each level."""
     body = []
-    for row in laws.thresholds:
+    for row in (row for row in laws.thresholds if not TRIVIAL.fullmatch(row.score)):
         measured, expected = [NOT_REACHED] * 2, [f"no law: {row.reason}", "–"]
         if run := row.measured:
             measured = [f"{count(run.model_size)} ({run.run})", power(run.least_flops)]
@@ -181,7 +165,7 @@ def links(laws: FittedLaws) -> Table:
     """Return the links between loss and each score."""
     body = []
     for score, by_link in laws.links.items():
-        for row in by_link:
+        for row in [] if TRIVIAL.fullmatch(score) else by_link:
             runs = f"{row.runs} ({row.at_0_or_1} at 0 or 1)" if row.at_0_or_1 else f"{row.runs}"
             error = f"{digits(row.held_out_error_percent, 2)} %"
             body.append([score, row.formula, between(row.b), digits(row.r2, 4), error, runs])

@@ -22,7 +22,7 @@ SHORT_NAMES = ("N", "D")
 MODEL = ("vocab_size", "context_length", "tie_embeddings")
 TRUNK = "trunk"  # the run that a branch left, whose branches err together
 HEADLINE = ("loss", "bits_per_byte")
-SCORES = ("gold_bits_per_byte", "parse_rate")
+SCORES = ("gold_bits_per_byte", "parse_rate", "nontrivial_parse_rate")
 
 
 def collect(study: Path, without: list[str] | None = None, out: Path | None = None) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from llama_scale.scaling.study.plan import Study
 from llama_scale.scaling.study.settings import PlannedRun
 from llama_scale.scaling.study.tasks import FORECAST
 from llama_scale.text import count, digits, power
+from llama_scale.training.recipe import lr_law_limits
 
 STAGE_SECONDS = 3.0  # of a CPU: start-up, validation and scores of a small model
 SMALL_RUN_FLOPS = 38e9  # a second on one CPU thread: T1 to T4 reached 31 to 42e9 (Xeon, AVX-512)
@@ -57,14 +58,19 @@ def run_table(study: Study) -> list[str]:
     wide = max(22, *(len(run.name) for run in study.runs)) + 2
     head = f"{'run':<{wide}}{'n_params_non_embedding':>24}{'tokens':>18}{'D/N':>8}{'batch':>10}{'steps':>9}{'lr':>10}"
     lines = [f"{head}{'FLOPs':>11}{'memory':>11}{'hours':>9}"]
+    outside: dict[str, list[str]] = defaultdict(list)
     for run in study.runs:
-        N, recipe = run.n_params_non_embedding, run.recipe
+        N, recipe, auto = run.n_params_non_embedding, run.recipe, run.config.optim.lr == "auto"
+        limits = lr_law_limits(N, recipe.tokens, run.config.model.d_model) if auto else []
+        rate = f"{recipe.lr:.3g}{'*' if limits else ''}"
         lines.append(
             f"{run.name:<{wide}}{N:>24,}{recipe.tokens:>18,}{recipe.tokens / N:>8.1f}"
-            f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{recipe.lr:>10.3g}{run.spent:>11.3g}"
+            f"{recipe.batch_tokens:>10,}{recipe.steps:>9,}{rate:>10}{run.spent:>11.3g}"
             f"{memory(run) / GIB:>7.2f} GiB{hours(study, run):>9.3g}"
         )
-    return lines
+        if limits:
+            outside["; ".join(limits)].append(run.name)
+    return lines + [f"* lr: {limits} ({', '.join(runs)})" for limits, runs in outside.items()]
 
 
 def describe_time_here(study: Study) -> list[str]:

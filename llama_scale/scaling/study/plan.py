@@ -48,15 +48,17 @@ class Study:
         runs: Its training runs.
         tasks: Its tasks, each after those that it waits for.
         settings: What studies/<name>/study.yaml records, with the shapes of the sizes and the data's settings.
+        identity: Those of the settings by which runs were trained: a study that has runs keeps them.
     """
 
-    config: StudyConfig
+    config: Any  # StudyConfig, or that of another kind with its name, result, device, threads, parallel and executor
     source: str
     root: Path
     scripts: Path
-    runs: list[PlannedRun]
+    runs: list[Any]  # PlannedRun, or what has its name and what it has spent
     tasks: list[Task]
     settings: dict[str, Any]
+    identity: tuple[str, ...] = ("data", "sizes", "train")
 
     @property
     def points(self) -> list[PlannedRun]:

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from llama_scale.errors import InputError
-from llama_scale.files import read_json
+from llama_scale.files import open_file, read_json
 from llama_scale.scaling.forecasting.forecast import read_forecast
 from llama_scale.scaling.study.backends.state import Attempt, Failure, State
 from llama_scale.scaling.study.backends.task import Task
@@ -22,9 +22,14 @@ from llama_scale.text import between, digits, relative_path
 HEARTBEAT = 60.0
 REFRESH = 0.5
 # Seconds that a stage takes, as long as none of it has been measured.
-USUAL_SECONDS = {"prepare": 40.0, "evaluate": 12.0, "collect": 1.0, "fit": 15.0, "report": 10.0}
+USUAL_SECONDS = {
+    "prepare": 40.0, "evaluate": 12.0, "collect": 1.0, "fit": 15.0, "report": 10.0, "pairs": 60.0, "split": 2.0,
+    "finetune": 15.0, "rates": 30.0, "rank": 5.0, "compare": 10.0,
+}  # fmt: skip
+# Stages that share the slots; what has no FLOPs and is of another runs alone.
+SHARED = ("evaluate", "finetune", "rates")
 # Lines of a stage's output that are shown when it has finished.
-SHOWN_LINES = {"prepare": 1, "fit": 60, "track": 1}
+SHOWN_LINES = {"prepare": 1, "fit": 60, "track": 1, "split": 5, "rank": 9, "compare": 60}
 
 
 class Progress:
@@ -38,10 +43,11 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         study, flops = self.study, sum(run.spent for run in self.study.runs)
+        work = f", {flops:.3g} FLOPs" if flops else ""
         shape = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
         self.bar = tqdm(total=1.0, bar_format=shape, disable=None, leave=False)
         where = f"up to {self.slots} at a time; logs in {relative_path(study.folder / 'logs')}"
-        self.write(f"{study.config.name}: {len(study.runs)} runs, {flops:.3g} FLOPs, {where}")
+        self.write(f"{study.config.name}: {len(study.runs)} runs{work}, {where}")
         if done := len(self.state.done):
             self.write(f"{done} of {len(self.state.tasks)} tasks already done")
         return self
@@ -111,7 +117,7 @@ class Progress:
             rest = max(0.0, self._usual_seconds(task) - since.get(task.name, 0.0))
             if task.flops:
                 together += (1 - shares.get(task.name, 0.0)) * task.flops * seconds / flops
-            elif task.stage == "evaluate":
+            elif task.stage in SHARED:
                 together += rest
             else:
                 alone += rest
@@ -144,8 +150,12 @@ class Progress:
             output = self.state.root / task.outputs[0]
             if task.stage == "train":
                 return f", validation loss {read_json(output)['val_loss']:.4f}"
-            if task.stage == "evaluate":
-                return f", {read_json(output)['bits_per_byte']:.4f} bits per byte"
+            if task.stage == "evaluate" and "bits_per_byte" in (scores := read_json(output)):
+                return f", {scores['bits_per_byte']:.4f} bits per byte"
+            if task.stage == "finetune":
+                return f", held-out {read_json(output)['val_bits_per_byte']:.4f} bits per byte"
+            if task.stage == "rates":
+                return f", best rate {read_json(output)['lr']:.3g}"
             if task.name == FORECAST:
                 runs = read_forecast(max(output.glob("*.json"))).runs
                 losses = [f"{r.run} {between(r, digits, 'run_low', 'run_high')}" for r in runs]
@@ -156,7 +166,7 @@ class Progress:
 def last_row(path: Path) -> dict[str, Any]:
     """Return the last whole row of a JSON-lines file, or an empty one."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
             return json.loads(file.read().split(b"\n")[-2])
     except (OSError, IndexError, json.JSONDecodeError):

@@ -16,10 +16,8 @@ from llama_scale.scaling.study.backends.state import Failure, State
 from llama_scale.scaling.study.earlier import adopt_finished, move_earlier_folders
 from llama_scale.scaling.study.plan import Study
 from llama_scale.scaling.study.progress import Progress
+from llama_scale.scaling.study.settings import PlannedRun
 from llama_scale.text import relative_path
-
-# Settings of study.yaml by which the runs of a study were trained.
-IDENTITY = ("data", "sizes", "train")
 
 
 def run_study(study: Study, warm_modules: Sequence[str] = ()) -> None:
@@ -68,7 +66,7 @@ def check_same_study(study: Study) -> dict[str, Any] | None:
     past = read_yaml(path)
     if not isinstance(past, dict):
         raise InputError(f"{relative_path(path)}: not the settings of a study; delete it to go on")
-    before, now = _identity(past), _identity(study.settings)
+    before, now = _identity(past, study.identity), _identity(study.settings, study.identity)
     for key in sorted(before.keys() | now.keys()):
         kind, size, *_ = key.split(".")
         users = [run.name for run in trained if kind != "sizes" or run.config.size == size]
@@ -82,10 +80,10 @@ def check_same_study(study: Study) -> dict[str, Any] | None:
     return past
 
 
-def _identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the dotted settings by which runs were trained, renamed ones by their new name."""
+def _identity(settings: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return the dotted settings ``keys`` by which runs were trained, renamed ones by their new name."""
     train = with_new_names(nest(settings.get("train") or {}), TrainConfig)
-    return flatten({key: settings.get(key, {}) for key in IDENTITY} | {"train": train})
+    return flatten({key: settings.get(key, {}) for key in keys} | {"train": train})
 
 
 def measured_precision(study: Study) -> str | None:
@@ -93,7 +91,7 @@ def measured_precision(study: Study) -> str | None:
 
     It is measured once, for the largest model, and kept in precision.json, so that all runs of a study have the same.
     """
-    open_runs = [run for run in study.runs if run.config.precision == "auto"]
+    open_runs = [r for r in study.runs if isinstance(r, PlannedRun) and r.config.precision == "auto"]
     if not open_runs or study.config.executor == "slurm":
         return None
     path = study.folder / "precision.json"

@@ -17,7 +17,7 @@ from benchmarks.gpu.settings import GpuBenchmark, StepJob, step_ends
 from benchmarks.gpu.summary import table
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
-from tests.conftest import run_script
+from tests.conftest import run_here
 
 # Steps that stand in for the real ones: the first fails after a row, the second writes one and never ends, nor does a
 # process of its own session below it, whose number the row gives.
@@ -138,7 +138,7 @@ def test_speed_on_a_cpu(tmp_path):
     """The rows of a rehearsal: rates beside the forecast, and kernels."""
     options = ["--device=cpu", "--minutes=4", "--only=speed", "--peers=", "--out=found"]
     start = time.time()
-    done = run_script("benchmark.py", "gpu", *options, cwd=tmp_path)
+    done = run_here("benchmark.py", "gpu", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "found" / "gpu.json").read_text())
     assert 0 < result["seconds"] < time.time() - start

@@ -12,12 +12,12 @@ from llama_scale.errors import InputError
 from llama_scale.training.callbacks import StepCallback
 from llama_scale.training.run_plan import plan_run
 from llama_scale.training.trainer import fit
-from tests.conftest import run_script
+from tests.conftest import run_here
 
 
 def test_overhead_mode(tiny_data, tmp_path):
     out = tmp_path / "out.json"
-    done = run_script(
+    done = run_here(
         "benchmark.py", "overhead", "--size=Q1", "--model.vocab_size=512",
         "--model.context_length=256", f"--data={tiny_data}", "--steps=6", "--warmup=2",
         "--threads=1", "--device=cpu", f"--out={out}", cwd=tmp_path,

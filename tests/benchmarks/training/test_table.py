@@ -13,7 +13,7 @@ from llama_scale.cli import parse
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.errors import InputError
 from tests.benchmarks.training.helpers import measured_worker
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, run_here, run_script
 
 TABLE = """
 name: tiny
@@ -37,7 +37,7 @@ def test_table_of_sizes(tmp_path):
     first = json.loads((tmp_path / "found.json").read_text())
     assert list(first["rows"]) == ["Q1"]
     assert len(first["rows"]["Q1"]["contenders"]) == 2
-    done = run_script("benchmark.py", *command, "--only=Q2", cwd=tmp_path)
+    done = run_here("benchmark.py", *command, "--only=Q2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     both = json.loads((tmp_path / "found.json").read_text())
     assert both["rows"]["Q1"] == first["rows"]["Q1"], "what was measured before stays"
@@ -185,7 +185,7 @@ def test_a_row_that_fails_does_not_end_the_table(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_gpu_table_without_a_gpu_is_one_line(tmp_path):
-    done = run_script("benchmark.py", "train", "--table", "h200", cwd=tmp_path)
+    done = run_here("benchmark.py", "train", "--table", "h200", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.strip().endswith("this machine has no usable GPU")
     assert len(done.stderr.strip().splitlines()) == 1

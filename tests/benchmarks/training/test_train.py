@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.training.train import table
 from tests.benchmarks.training.helpers import TINY
-from tests.conftest import run_script
+from tests.conftest import run_here
 
 SHAPE = [f"--model.{name}={value}" for name, value in asdict(TINY).items()]
 
@@ -15,7 +15,7 @@ SHAPE = [f"--model.{name}={value}" for name, value in asdict(TINY).items()]
 def test_train_mode_beside_transformers(tmp_path):
     out = tmp_path / "out.json"
     command = ["train", *SHAPE, "--batch=2", "--steps=4", "--warmup=2", "--threads=1"]
-    done = run_script("benchmark.py", *command, f"--out={out}", "--precision=fp32", cwd=tmp_path)
+    done = run_here("benchmark.py", *command, f"--out={out}", "--precision=fp32", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     ours, peer = result["contenders"]

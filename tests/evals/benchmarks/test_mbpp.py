@@ -78,10 +78,10 @@ def test_prompts_of_the_small_file():
     assert "\nclass" in incoder.config.sampling.stop
 
 
-@pytest.mark.parametrize(("name", "step"), [(FILES[0], 4), (FILES[1], 4)])
+@pytest.mark.parametrize(("name", "step"), [(FILES[0], 8), (FILES[1], 8)])
 def test_reference_solutions_pass(name, step):
     tasks = [t for i, t in enumerate(problems(path(name))) if i % step == 0]
-    hard = [t for t in problems(path(name)) if t.number in (123, 367, 533, 601, 927, 737, 787)]
+    hard = [t for t in problems(path(name)) if t.number in (123, 367, 533, 601, 927, 737, 787) and name == FILES[0]]
     verdicts = judged(tasks + hard, [t.code for t in tasks + hard])
     both = zip(tasks + hard, verdicts, strict=True)
     assert [(t.number, v.reason) for t, v in both if not v.passed] == []

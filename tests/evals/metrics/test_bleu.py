@@ -4,6 +4,8 @@ import pytest
 
 from evals.metrics.bleu import bleu, brevity_penalty
 from evals.metrics.language_tokens import language_tokens
+from llama_scale.files import read_json
+from tests.conftest import ROOT
 from tests.evals.metrics.programs import OTHERS, REFERENCE
 
 
@@ -31,6 +33,15 @@ def test_codexglue_adds_one_at_every_order():
     product = (6 / 8) * (4 / 6) * (2 / 4) * (1 / 2)
     expected = product**0.25 * brevity_penalty(7, 8)
     assert bleu(references, candidates, "codexglue") == pytest.approx(expected, abs=1e-12)
+
+
+def test_codexglue_example_has_its_published_score():
+    """The evaluator's own example, its tokens as numbers: BLEU 16.68, exact matches 17 of 100."""
+    example = read_json(ROOT / "tests" / "fixtures" / "codexglue_example.json")
+    references, predictions = ([text.split() for text in example[name]] for name in ("references", "predictions"))
+    assert round(100 * bleu(references, predictions, "codexglue"), 2) == 16.68
+    assert round(100 * bleu(references, predictions, "none"), 2) == 16.67  # the smoothing is told from none
+    assert sum(a == b for a, b in zip(references, predictions, strict=True)) == 17
 
 
 def test_ends():

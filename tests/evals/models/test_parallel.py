@@ -14,7 +14,7 @@ from evals.models.parallel import ParallelCompleter
 from evals.models.request import Completion, Request
 from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, run_here, run_script
 from tests.evals.helpers import QUICK
 
 MANY = [*QUICK, "--suites=humaneval", "--humaneval.n_tasks=5", "--humaneval.n_samples=2"]
@@ -24,8 +24,8 @@ def test_two_processes_leave_the_bytes_of_one(run):
     folder = run / "evals" / "step-00000007"
     found = []
     for count in ("1", "2"):
-        done = run_script("evaluate.py", "runs/tiny", *MANY, f"--processes={count}",
-                          cwd=run.parents[1])  # fmt: skip
+        start = run_here if count == "1" else run_script
+        done = start("evaluate.py", "runs/tiny", *MANY, f"--processes={count}", cwd=run.parents[1])
         assert done.returncode == 0, done.stderr
         names = ("humaneval.json", "humaneval-samples.jsonl.gz")
         found.append([(folder / name).read_bytes() for name in names])

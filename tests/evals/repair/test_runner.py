@@ -12,8 +12,9 @@ import pytest
 
 from evals.benchmarks import quixbugs
 from evals.repair.backends.scripted import Scripted
+from evals.repair.figures import summed_up
 from evals.repair.journal import SEALED, read_rows
-from evals.repair.runner import run, summed_up
+from evals.repair.runner import run
 from llama_scale.cli import run_cli
 from tests.conftest import ROOT
 from tests.evals.repair.helpers import block, mixed, right, rows_of, settings, study, task, write_tasks
@@ -151,6 +152,8 @@ def test_a_published_log_is_judged_again(tmp_path, launch):
     result = json.loads((tmp_path / "out" / "repair-mbpp.json").read_text())
     assert [point["solved"] for point in result["arms"]["log"]["curve"]] == [1, 2]
     assert result["arms"]["log"]["by_first_failure"]["syntax error"]["solved"] == 1
+    assert "plan" not in result and "sampling" not in result, "they are the log's own, and not known"
+    assert "1 of 3" in (tmp_path / "out" / "repair-mbpp-report.html").read_text()
 
 
 @pytest.mark.slow
@@ -200,7 +203,11 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, launch):
     replies.write_text('{"format": "llama_scale.replies.v0"}\n')
     base = ("--mbpp.data", data, "--out", unset)
     for argv, words in (
-        ((*base,), "name a model (--backend.model RUN, FOLDER or URL) or a published log (--replay LOG)"),
+        ((*base,), "name a model (--backend.model RUN, FOLDER or URL), a published log"),
+        ((*base, "--backend.model", "http://127.0.0.1:9/v1", "--rounds", "0"), "is the server running there?"),
+        ((*base, "--backend.model", "http://127.0.0.1:9/v1", "--arms", "tests:model"), "critic.model: an arm has the"),
+        (("--results", tmp_path, "--out", unset), "has no repair-*-steps.jsonl.gz; give folders"),
+        (("--results", tmp_path), "out: name a folder for the report"),
         ((*base, "--replay", other), "line 1: field 'implementations' is missing"),
         ((*base, "--replay", empty), "field 'implementations' is empty, expected at least one program"),
         ((*base, "--replay", twice), "line 2: field 'task_id' is 'MBPP/11' again"),

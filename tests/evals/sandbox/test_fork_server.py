@@ -4,12 +4,14 @@ import os
 import signal
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from evals.sandbox import worker
-from evals.sandbox.fork_server import EXTENSIONS, ForkServer
-from evals.sandbox.load import Load
+from evals.sandbox import load, worker
+from evals.sandbox.fork_server import ForkServer
+from evals.sandbox.load import EXTENSIONS, SLICES, SLOWEST, Load, Pace
+from evals.sandbox.types import Program
 
 
 class Said(Load):
@@ -47,6 +49,7 @@ def waited(play, load, wall=0.1):
 @pytest.mark.parametrize(("answers", "asked"), [([False], 1), ([True], EXTENSIONS + 1), ([True, True, False], 3)])
 def test_the_clock_is_set_again_only_while_the_machine_is_overloaded(answers, asked):
     load = Said(*answers)
+    load.working = lambda share: True  # whether a tenth of a second came to it is up to the machine
     reply = waited(drip, load)
     assert (load.asked, reply["timed_out"], reply["overloaded"]) == (asked, True, answers[0])
     assert reply["ended"][0] == -signal.SIGKILL
@@ -93,3 +96,31 @@ def test_a_program_works_if_it_takes_its_share_of_a_core(tmp_path, monkeypatch, 
     load = Load()
     load.tasks = os.open(file, os.O_RDONLY)
     assert load.working(share) is working
+
+
+@pytest.mark.parametrize(("slices", "slowdown"), [((1.0,), 1.0), ((1.0, 1.6), 1.3), ((1.0, 9.0), SLOWEST)])
+def test_pace_is_the_mean_beside_the_least(monkeypatch, slices, slowdown):
+    times = [slices[i % len(slices)] for i in range(SLICES)]
+    monkeypatch.setattr(load, "slice_seconds", times.pop)
+    assert Pace().slowdown() == pytest.approx(slowdown)
+
+
+def test_the_least_of_all_times_is_what_work_takes_undisturbed(monkeypatch):
+    pace, times = Pace(), [1.0] * SLICES
+    monkeypatch.setattr(load, "slice_seconds", lambda: times.pop() if times else 1.25)
+    assert [pace.slowdown(), pace.slowdown()] == [1.0, 1.25]
+
+
+@pytest.mark.parametrize(("slowdown", "passed"), [(1.0, False), (1.4, True)])
+def test_what_others_made_longer_is_taken_off_a_program_that_was_run_alone(slowdown, passed):
+    """It takes a little more than its CPU time; what a loaded machine added to that is not its own."""
+    program = Program("import time\ndef f():\n    while time.process_time() < 0.55: pass\n", "f()", ("f",))
+    one = worker.Worker("none")
+    try:
+        one.pace = SimpleNamespace(slowdown=lambda: slowdown)
+        first, again = one.run(program, 0.5, 1.0)
+        verdict, no_more = one.run(program, 0.5, 0.5)
+    finally:
+        one.close()
+    assert not first.passed and again and not no_more
+    assert (verdict.passed, verdict.reason) == ((True, "passed") if passed else (False, "timeout"))

@@ -52,3 +52,26 @@ def test_large_answers_leave_nothing(box):
 def test_more_programs_than_one_judge_has(box):
     count = 2 * judge.USES + 1
     assert [v.passed for v in box.run([Program(F, RIGHT, ("f",))] * count, 2.0)] == [True] * count
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "for n in range(3):\n    assert f(n) == n * n\ntry:\n    assert f(1) == 2\nexcept AssertionError: pass",
+        "assert [*{f(2), 'b', 'a'}].index('a') >= 0\nassert f(3) in {9, 'c'}",  # the order of a set
+        f"assert f(10 ** 2500) == 1{'0' * 5000}",  # more digits than other interpreters read
+        "assert f(2) is 4",  # a warning
+        "assert f(2) == 5\nassert f(2) == 4",
+        "assert f(2) ==",
+    ],
+)
+def test_tests_that_come_again_are_judged_as_before(box, tests):
+    programs = [Program(F, tests, ("f",)), Program("def f(x): return 0", tests, ("f",))]
+    first, *others = [list(box.run(programs, 2.0)) for _ in range(4)]
+    assert others == [first] * 3
+
+
+def test_code_that_depends_on_the_process_is_not_kept():
+    assert judge.packed_code(RIGHT)
+    for tests in ("assert f(1) in {1, 2}", "assert f(2) ==", f"assert f(1) == {'1' * 5000}"):
+        assert judge.packed_code(tests) == ""

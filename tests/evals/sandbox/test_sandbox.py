@@ -56,7 +56,7 @@ def test_nothing_hostile_passes(level):
         pytest.skip(str(error))
     with box:
         servers = {worker.process.pid for worker in box._all["python"]}
-        verdicts = judge(box, [square(source) for source in programs.values()], 1.0)
+        verdicts = judge(box, [square(source) for source in programs.values()], 0.5)
         passed = [name for name, v in zip(programs, verdicts, strict=True) if v.passed]
         assert passed == []
         assert judge(box, [square("def f(x): return x * x")])[0].passed

@@ -17,7 +17,7 @@ from llama_scale.errors import InputError
 from llama_scale.generation.generate import generate
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.llama import EOS
-from tests.conftest import TINY_MODEL, run_script
+from tests.conftest import TINY_MODEL, run_here
 
 transformers = pytest.importorskip("transformers")
 
@@ -38,7 +38,7 @@ def run(tiny_data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     shape = [*TINY_MODEL, "--model.n_kv_heads=1", "--optim.batch_tokens=512", "--val_tokens=2000"]
     argv = [*shape, f"--data={tiny_data}", f"--run={folder}/run", "--tokens=30720"]
-    done = run_script("train.py", *argv, cwd=folder)
+    done = run_here("train.py", *argv, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -46,7 +46,7 @@ def run(tiny_data, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def exported(run) -> Path:
     out = run.parent / "hf"
-    done = run_script("export.py", run, "--to", "hf", "--out", out, cwd=run.parent)
+    done = run_here("export.py", run, "--to", "hf", "--out", out, cwd=run.parent)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -145,7 +145,7 @@ def greedy(model, tokenizer, sampling) -> list[str]:
 
 
 def test_there_and_back_is_exact(run, exported, tmp_path):
-    done = run_script("export.py", exported, "--from", "hf", "--out", tmp_path / "b", cwd=tmp_path)
+    done = run_here("export.py", exported, "--from", "hf", "--out", tmp_path / "b", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     back, model = checkpoint.load_model(tmp_path / "b"), checkpoint.load_model(run)
     assert back.config == model.config
@@ -203,7 +203,7 @@ def test_weights_of_another_shape_are_refused(exported, tmp_path, change, words)
 )
 def test_bad_input(run, exported, tmp_path, argv, words):
     argv = [a.replace("RUN", str(run)).replace("HF", str(exported)) for a in argv]
-    done = run_script("export.py", *argv, cwd=tmp_path)
+    done = run_here("export.py", *argv, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import pytest
 from llama_scale.cli import parse
 from llama_scale.config import TrainConfig, load_size
 from llama_scale.cost.hardware import GIB
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, run_here
 from tests.llama_scale.cost.helpers import run_cost
 
 SIZES = ["M1", "M2", "M3", "M4", "M5"]
@@ -44,11 +44,11 @@ def test_devices_share_the_time_and_the_weights():
 
 
 def test_dry_run_from_the_command_line(tmp_path):
-    done = run_script("train.py", "--size=M5", "--dry-run", "--hardware=h200", cwd=tmp_path)
+    done = run_here("train.py", "--size=M5", "--dry-run", "--hardware=h200", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "6,974,606,592 total" in done.stdout and "verdict       fits" in done.stdout
     asked = ["--size=M1", "--dry_run=true", "--json", "--device=cpu"]
-    told = json.loads(run_script("train.py", *asked, cwd=tmp_path).stdout)
+    told = json.loads(run_here("train.py", *asked, cwd=tmp_path).stdout)
     assert told["steps"] * told["batch_tokens"] == told["tokens"]
     assert told["memory"]["total"] == sum(v for k, v in told["memory"].items() if k != "total")
     assert not list(tmp_path.iterdir())

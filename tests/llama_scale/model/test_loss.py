@@ -32,6 +32,31 @@ def test_equals_the_plain_form(rows, how, monkeypatch):
         torch.testing.assert_close(linear_cross_entropy(hidden, weight, targets), plain)
 
 
+def test_a_frozen_head_costs_no_gradient_and_changes_no_other(monkeypatch):
+    """The product with the weight's gradient is a third of the head's work."""
+    monkeypatch.setitem(HEAD_LOGITS, "cpu", 7 * 40)
+    hidden, weight = torch.randn(50, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
+    targets = torch.randint(0, 40, (50,))
+    found = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            found[-1] += function.overloadpacket in (torch.ops.aten.addmm_, torch.ops.aten.mm)
+            return function(*arguments, **(options or {}))
+
+    gradients = []
+    for frozen in (False, True):
+        weight.requires_grad_(not frozen)
+        hidden.grad = weight.grad = None
+        found.append(0)
+        with Products():
+            linear_cross_entropy(hidden, weight, targets).backward()
+        gradients.append(hidden.grad)
+        assert (weight.grad is None) == frozen
+    assert torch.equal(*gradients)
+    assert found == [24, 16]
+
+
 def test_gradient_by_finite_differences(monkeypatch):
     monkeypatch.setitem(HEAD_LOGITS, "cpu", 3 * 11)
     hidden = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)

@@ -61,7 +61,8 @@ def write_points(path, drop=()):
                     "loss": f"{loss:.6f}",
                     "bits_per_byte": f"{loss / 2:.6f}",
                     "humaneval_gold_bits_per_byte": f"{loss / 1.8:.6f}",
-                    "humaneval_parse_rate": f"{max(0, 0.9 - loss / 5):.4f}",
+                    "humaneval_parse_rate": 0.5,
+                    "humaneval_nontrivial_parse_rate": f"{max(0, 0.9 - loss / 5):.4f}",
                     "humaneval_pass_at_1": 0.0,
                 }
             )

@@ -15,7 +15,7 @@ from llama_scale.checkpoint.folder import load_model
 from llama_scale.errors import InputError
 from llama_scale.files import read_jsonl
 from llama_scale.training.distributed import STARTED_BY, ProcessRank, find_rank
-from tests.conftest import ROOT, TINY_MODEL, run_script
+from tests.conftest import ROOT, TINY_MODEL, run_here, run_script
 
 TOLERANCE = 5e-6  # nats, in float32 after 20 steps
 
@@ -37,7 +37,7 @@ def cut_back(run: Path, step: int) -> None:
 @pytest.fixture(scope="module")
 def alone(tiny_data, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("alone") / "run"
-    done = run_script("train.py", *arguments(tiny_data, run), cwd=run.parent)
+    done = run_here("train.py", *arguments(tiny_data, run), cwd=run.parent)
     assert done.returncode == 0, done.stderr
     return run
 
@@ -133,7 +133,7 @@ def test_ddp_fsdp_and_one_process_continue_each_other(alone, tiny_data, tmp_path
     ours, theirs = load_model(saved), load_model(alone / "checkpoints/step-00000010")
     for (name, value), expected in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
         torch.testing.assert_close(value, expected, atol=2e-6, rtol=0, msg=name)
-    done = run_script("train.py", *arguments(tiny_data, run), cwd=tmp_path)
+    done = run_here("train.py", *arguments(tiny_data, run), cwd=tmp_path)
     assert done.returncode == 0 and "step-00000010" in done.stdout, done.stderr
     check_same(run, alone)
     files = [p.name for p in (run / "checkpoints/step-00000020").iterdir()]

@@ -65,7 +65,7 @@ def draw_and_save(rank, folder):
         meta = {"model": vars(config(tied)), "step": 3}
         copy = Snapshot().take(state, mesh)
         tokenizer = folder / "tokenizer.model"
-        checkpoint.save_shards(folder / f"step-{tied}", copy, meta, tokenizer, group)
+        checkpoint.save_shards(folder / f"step-{tied}", copy, meta, tokenizer, group=group)
 
 
 def test_parts_are_drawn_saved_and_read_as_a_whole(tmp_path):
@@ -103,7 +103,7 @@ def fail_on_one(rank, folder):
     meta = {"model": {"tie_embeddings": True}}
     missing = folder / "no-tokenizer.model"
     with pytest.raises(OSError if rank == 0 else RuntimeError):
-        checkpoint.save_shards(folder / "step-1", state, meta, missing, group)
+        checkpoint.save_shards(folder / "step-1", state, meta, missing, group=group)
 
 
 def test_a_failure_of_one_is_known_to_all_and_leaves_nothing(tmp_path):

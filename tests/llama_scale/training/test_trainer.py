@@ -34,7 +34,7 @@ from llama_scale.training.recipe import resolve
 from llama_scale.training.result import write_result
 from llama_scale.training.run_plan import describe, plan_run, validation_interval
 from llama_scale.training.trainer import Pretraining, fit
-from tests.conftest import ROOT, TINY_MODEL, VOCAB, run_script
+from tests.conftest import ROOT, TINY_MODEL, VOCAB, run_here
 
 LR = 0.08 / 32**0.5  # the law's cap at the width of TINY_MODEL
 COMMON = [*TINY_MODEL, "--optim.batch_tokens=512", "--val_tokens=2000", "--threads=1", "--val_every=4"]
@@ -319,7 +319,7 @@ def test_resume_in_the_middle_of_a_logged_interval(finished, tiny_data, tmp_path
 def test_finished_run_is_left_alone(finished, tiny_data):
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
     extra = arguments(tiny_data, finished, "--checkpoint_every=10", "--log_every=3")
-    done = run_script("train.py", *extra, cwd=finished.parent)
+    done = run_here("train.py", *extra, cwd=finished.parent)
     assert done.returncode == 0 and "already finished" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
 
@@ -364,7 +364,7 @@ def test_wrong_vocabulary_is_named(tiny_data, tmp_path):
 def test_bad_input_from_the_command_line(tmp_path, argv, words):
     if "--device=cuda" in argv and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    done = run_script("train.py", *argv, cwd=tmp_path)
+    done = run_here("train.py", *argv, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert all(word in done.stderr for word in words), done.stderr

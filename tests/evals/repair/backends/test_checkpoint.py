@@ -38,6 +38,16 @@ def test_answers_are_equal_for_every_batch_size_and_to_those_drawn_alone(run, n)
         assert [len(row.tokens) for row in rows] == [reply.tokens for reply in found[0][number]]
 
 
+def test_two_processes_give_the_answers_of_one(run, tmp_path):
+    """The file of replies too, but for the order in which they came."""
+    one, two = opened(run), opened(run, processes=2, threads=1)
+    try:
+        assert two.identity == one.identity and two.parameters == one.parameters > 0
+        assert dict(two.ask(asks(2), SAMPLING)) == dict(one.ask(asks(2), SAMPLING))
+    finally:
+        two.close()
+
+
 def test_every_part_of_a_key_gives_other_numbers(run):
     keys = [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 0, 0, 0)]
     replies = dict(opened(run).ask([Ask((Message("user", "x ="),), key) for key in keys], SAMPLING))

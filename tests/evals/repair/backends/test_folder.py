@@ -86,6 +86,17 @@ def test_answers_are_equal_for_every_batch_size(make, tmp_path):
 
 
 @pytest.mark.parametrize("make", [llama, gpt2, t5])
+def test_prompts_of_several_lengths_are_drawn_together(make, tmp_path, monkeypatch):
+    backend = opened(make(tmp_path / "model"), batch_size=4)
+    draw, sizes = backend.model.draw, []
+    monkeypatch.setattr(
+        backend.model, "draw", lambda prompts, *rest: sizes.append(len(prompts)) or draw(prompts, *rest)
+    )
+    list(backend.ask([Ask((Message("user", "x" * (n + 1)),), (n,)) for n in range(6)], SAMPLING))
+    assert sizes == [4, 2]
+
+
+@pytest.mark.parametrize("make", [llama, gpt2, t5])
 def test_greedy_answers_are_those_of_transformers(make, tmp_path):
     path = make(tmp_path / "model")
     kind = transformers.AutoModelForSeq2SeqLM if make is t5 else transformers.AutoModelForCausalLM

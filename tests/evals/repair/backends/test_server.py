@@ -45,7 +45,8 @@ def server(faults):
             message = {"message": {"role": "assistant", "content": f"<{text}>!rest"}, "finish_reason": "length"}
             choice = message if "messages" in body else {"text": f"<{text}>!rest", "finish_reason": "length"}
             usage = {"prompt_tokens": 7, "completion_tokens": 3}
-            data = json.dumps({"choices": [choice], "usage": usage}).encode()
+            about = {"model": "m-0711", "system_fingerprint": f"fp_{int(text) % 2}"}
+            data = json.dumps({"choices": [choice], "usage": usage} | about).encode()
             self.send_response(fault if isinstance(fault, int) else 200)
             self.send_header("Content-Length", str(len(data)))
             if fault == 429:
@@ -85,6 +86,7 @@ def test_200_asks_with_faults_all_end():
     assert {i: reply.text for i, (reply,) in found.items()} == {i: f"<{i}>" for i in range(200)}
     assert tries == {str(i): i % 4 + 1 for i in range(200)}
     assert {(r.prompt_tokens, r.tokens, r.finish_reason) for (r,) in found.values()} == {(7, 3, "stop")}
+    assert {i % 2: reply.served for i, (reply,) in found.items()} == {0: "m-0711 fp_0", 1: "m-0711 fp_1"}
     path, body = bodies[0]
     assert path == "/v1/chat/completions" and body["model"] == "m" and body["stop"] == list("EFGH")
     assert body["messages"][0] == {"role": "system", "content": "S"}

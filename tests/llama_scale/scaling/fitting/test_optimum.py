@@ -6,7 +6,9 @@ from scipy.optimize import minimize
 
 from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.fit import DELTA, fit_surface
+from llama_scale.scaling.fitting.forms import JOINT
 from llama_scale.scaling.fitting.points import Points
+from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
 
 def draw(seed):
@@ -54,3 +56,24 @@ def brute(points, law, starts=12):
 def test_no_start_of_a_plain_optimiser_ends_lower(seed):
     points, law = draw(seed)
     assert fit_surface(points, resamples=1).objective <= brute(points, law) * (1 + 1e-6)
+
+
+def test_a_step_follows_a_valley_as_narrow_as_delta():
+    """Noise of ten times delta, resamples that leave out half the runs: each start must reach the least of many."""
+    rng = np.random.default_rng(0)
+    law = Surface(E=0.6, A=300.0, alpha=0.5, B=900.0, beta=0.45, k=0.45)
+    N, D = (x.ravel() for x in np.meshgrid([13e3, 28e3, 67e3, 167e3], [0.5e6, 1e6, 2e6, 4e6]))
+    N, D = np.tile(N, 2), np.tile(D, 2)
+    loss = law.loss(N, D) * np.exp(0.01 * rng.standard_normal(32))
+    model, weight = JOINT.model(N, D), rng.poisson(1.0, (12, 32)).astype(float)
+    starts = np.concatenate([model.theta_of(law)[None], model.starts(loss, 6)])  # (T, 6)
+
+    def least(theta):
+        targets = np.tile(np.log(loss), (len(theta), 1))
+        repeated = np.repeat(weight, len(theta) // len(weight), axis=0)
+        _, objective, done = minimize_huber(model, theta, Problems(targets, repeated, *model.bounds(loss), DELTA))
+        return objective.reshape(len(weight), -1), done.reshape(len(weight), -1)
+
+    objective, done = least(np.tile(starts, (len(weight), 1)))  # (12, T)
+    assert done[:, 0].all()
+    assert np.mean(objective[:, 0] <= objective.min(1) * (1 + 1e-6)) >= 0.9

@@ -15,7 +15,7 @@ from llama_scale.scaling.study.grids import Grid
 from llama_scale.scaling.study.runs import plan_runs
 from llama_scale.scaling.study.settings import StudyConfig
 from llama_scale.scaling.study.tasks import plan_tasks
-from tests.conftest import run_script
+from tests.conftest import run_here, run_script
 
 GRID = Grid(["S2"], tokens_per_parameter=[20], lr_factors=[0.5, 1, 2], batch_factors=[1, 2, 1.5])
 
@@ -120,7 +120,7 @@ def test_a_group_at_the_edge_is_left_out_and_said(tmp_path):
     assert few.startswith("N = 6e+08, D = 1e+10: 2 values of lr")
     (tmp_path / "rest.csv").write_text("\n".join(lines[:-5]) + "\n")
     assert fit_sweep(read_points(tmp_path / "rest.csv")) == found | {"left_out": []}
-    done = run_script("scaling.py", "sweep", "sweep.csv", "--out", "s.json", cwd=tmp_path)
+    done = run_here("scaling.py", "sweep", "sweep.csv", "--out", "s.json", cwd=tmp_path)
     assert done.returncode == 0 and f"left out: {edge}" in done.stdout
     assert json.loads((tmp_path / "s.json").read_text())["left_out"] == [edge, few]
 
@@ -132,7 +132,7 @@ def test_a_column_that_was_named_is_not_averaged_over(tmp_path):
         fit_sweep(read_points(path), "lr", "batch_tokns")
     named = fit_sweep(read_points(path), "lr", "batch_size")
     assert [row["batch_tokens"] for row in named["by_batch"]] == [32_768, 65_536] * 2
-    done = run_script("scaling.py", "sweep", "sweep.csv", "--batch", "bs", cwd=tmp_path)
+    done = run_here("scaling.py", "sweep", "sweep.csv", "--batch", "bs", cwd=tmp_path)
     assert done.returncode == 2 and "no column 'bs'" in done.stderr
 
 

@@ -15,7 +15,7 @@ from llama_scale.scaling.fitting.fitted_laws import FlopsFormula
 from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.fitting.results import summarize
 from llama_scale.scaling.forecasting import recommend
-from tests.conftest import run_script
+from tests.conftest import run_here, run_script
 
 
 def test_recommendation_is_the_least_loss_of_the_budget(laws):
@@ -202,11 +202,11 @@ def test_commands(study):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["flops"] == pytest.approx(0.01 * 3600 * 0.4 * 989e12)
     flags = ("forecast", "laws.json", "--runs", "S4:1e8", "--out", "f.json")
-    assert run_script("scaling.py", *flags, cwd=folder).returncode == 0
-    again = run_script("scaling.py", *flags, cwd=folder)
+    assert run_here("scaling.py", *flags, cwd=folder).returncode == 0
+    again = run_here("scaling.py", *flags, cwd=folder)
     assert again.returncode == 2
     assert "f.json exists; a forecast is not written over" in again.stderr
-    done = run_script("scaling.py", "score", "f.json", "--points=points.csv", "--out=s.json", cwd=folder)
+    done = run_here("scaling.py", "score", "f.json", "--points=points.csv", "--out=s.json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "0 of 1 measured" in done.stdout
     assert read_json(folder / "s.json")["measured"] == 0

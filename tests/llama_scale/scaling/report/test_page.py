@@ -13,6 +13,7 @@ from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.fitting.results.summarize import summarize
 from llama_scale.scaling.forecasting.forecast import forecast, write_forecast
 from llama_scale.scaling.report.page import write_report
+from llama_scale.scaling.report.tables import tables
 from llama_scale.scaling.report.text import table
 from llama_scale.text import digits, power, signed
 from tests.llama_scale.scaling.helpers import NASTY, SIZES, TRUE, fit_study, write_points
@@ -103,13 +104,15 @@ def test_figures_show_the_points_and_nothing_else(study):
         "frontier-N": (points.flops, points.N),
         "frontier-D": (points.flops, points.D),
         "bits-per-byte-size": (points.N, points.numeric("bits_per_byte")),
-        "humaneval-parse-rate-compute": (points.flops, points.numeric("humaneval_parse_rate")),
+        "humaneval-nontrivial-parse-rate-compute": (points.flops, points.numeric("humaneval_nontrivial_parse_rate")),
         "residuals-N": (points.N, 100 * (points.loss / fitted - 1)),
     }
     for key, (x, y) in expected.items():
         np.testing.assert_allclose(
             drawn(page.panels[key]), sorted(zip(x, y, strict=True)), rtol=1e-6, atol=1e-6, err_msg=key
         )
+    assert "humaneval-parse-rate-compute" not in page.panels
+    assert not any("humaneval_parse_rate" in str(table.body) for table in tables(laws))
     amber = page.panels["prediction"]["data"][-1]
     assert amber["x"] == [held.runs[0].measured]
     assert amber["y"] == [held.runs[0].predicted]
@@ -212,7 +215,7 @@ def test_absent_columns_leave_figures_out_and_say_so(tmp_path):
     scores = (
         "bits_per_byte",
         "humaneval_gold_bits_per_byte",
-        "humaneval_parse_rate",
+        "humaneval_nontrivial_parse_rate",
         "humaneval_pass_at_1",
         "flops",
         "n_params",

@@ -12,7 +12,7 @@ from llama_scale.scaling.fitting.fitted_laws import FittedLaws
 from llama_scale.scaling.report.page import write_report
 from llama_scale.scaling.report.tables import tables
 from llama_scale.scaling.report.wandb_study import mirror_study
-from tests.conftest import run_script
+from tests.conftest import run_here, run_script
 from tests.llama_scale.scaling.helpers import fit_study
 from tests.llama_scale.training.helpers import read_run
 
@@ -91,7 +91,7 @@ def test_disabled_and_unknown_modes(study, monkeypatch):
 def test_launch_script(study, tmp_path):
     done = run_script("track.py", study, cwd=tmp_path, WANDB_MODE="disabled")
     assert done.returncode == 0 and "disabled" in done.stdout
-    done = run_script("track.py", tmp_path / "nowhere", cwd=tmp_path)
+    done = run_here("track.py", tmp_path / "nowhere", cwd=tmp_path)
     assert done.returncode == 2
     assert "nowhere/points.csv: no such file; run launch/study.py first" in done.stderr
 

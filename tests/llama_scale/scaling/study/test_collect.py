@@ -8,7 +8,7 @@ import yaml
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.study.collect import collect
-from tests.conftest import run_script
+from tests.conftest import run_here
 
 
 def write_run(study, name, n, tokens, loss, seed=0):
@@ -29,7 +29,7 @@ def write_run(study, name, n, tokens, loss, seed=0):
     perplexity = {"suite": "perplexity", "loss": loss, "bits_per_byte": loss / 2, "tokens": 5}
     (scores / "perplexity.json").write_text(json.dumps(perplexity))
     rates = {"pass_at_k": {"10": 0.5, "1": 0.125}, "pass_at_k_exact_interval": {"1": [0.1, 0.2]}}
-    humaneval = {"gold_bits_per_byte": 2.5, "parse_rate": 0.25, **rates}
+    humaneval = {"gold_bits_per_byte": 2.5, "parse_rate": 0.25, "nontrivial_parse_rate": 0.2, **rates}
     (scores / "humaneval.json").write_text(json.dumps(humaneval))
     return scores
 
@@ -41,7 +41,7 @@ def write_run(study, name, n, tokens, loss, seed=0):
 )  # fmt: skip
 def test_a_foreign_study_file_is_refused_in_one_line(tmp_path, text, field):
     (tmp_path / "study.yaml").write_text(text)
-    done = run_script("collect.py", ".", cwd=tmp_path)
+    done = run_here("collect.py", ".", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith(
         f"collect.py: error: study.yaml: no list of names '{field}'; give the folder of a study"
@@ -61,14 +61,14 @@ def test_collect(tmp_path):
     expected = (
         "run,size,seed,n_params_non_embedding,n_params,n_params_matmul,tokens,epochs,flops,flops_full,flops_6nd,"
         "batch_tokens,lr,steps,annealed,vocab_size,context_length,tie_embeddings,loss,bits_per_byte,humaneval_gold_bits_per_byte,"
-        "humaneval_parse_rate,humaneval_pass_at_1,humaneval_pass_at_1_low,humaneval_pass_at_1_high,"
+        "humaneval_parse_rate,humaneval_nontrivial_parse_rate,humaneval_pass_at_1,humaneval_pass_at_1_low,humaneval_pass_at_1_high,"
         "humaneval_pass_at_10\n"
         "S1-10k-seed0,S1,0,1000,1005,1004,10000,0.01,70000000,80000000,60000000,"
-        "1000,0.006,10,True,512,64,False,3.5,1.75,2.5,0.25,0.125,0.1,0.2,0.5\n"
+        "1000,0.006,10,True,512,64,False,3.5,1.75,2.5,0.25,0.2,0.125,0.1,0.2,0.5\n"
         "S1-10k-seed1,S1,1,1000,1005,1004,10000,0.01,70000000,80000000,60000000,"
-        "1000,0.006,10,True,512,64,False,3.75,1.875,2.5,0.25,0.125,0.1,0.2,0.5\n"
+        "1000,0.006,10,True,512,64,False,3.75,1.875,2.5,0.25,0.2,0.125,0.1,0.2,0.5\n"
         "S1-20k-seed0,S1,0,1000,1005,1004,20000,0.02,140000000,160000000,120000000,"
-        "2000,0.006,10,True,512,64,False,3.25,1.625,2.5,0.25,0.125,0.1,0.2,0.5\n"
+        "2000,0.006,10,True,512,64,False,3.25,1.625,2.5,0.25,0.2,0.125,0.1,0.2,0.5\n"
     )
     assert (study / "points.csv").read_text() == expected
     collect(study, ["S1-20k-seed0"], study / "holdout/points.csv")

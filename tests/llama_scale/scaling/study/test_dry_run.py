@@ -10,8 +10,10 @@ from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.residuals import Noise
 from llama_scale.scaling.forecasting.design import forecast_width, target_beyond
-from llama_scale.scaling.study.dry_run import describe, design_noise, hours, memory, rungs
+from llama_scale.scaling.study.dry_run import describe, design_noise, hours, memory, run_table, rungs
 from llama_scale.scaling.study.grids import Grid, grid_runs
+from llama_scale.scaling.study.plan import read_study
+from llama_scale.training.recipe import LAW_D, LAW_N
 from tests.llama_scale.scaling.helpers import TOY, fit_study
 
 SIZES = ("S1", "S2", "S4")
@@ -91,6 +93,20 @@ def test_dry_run_says_what_the_runs_cost_and_tell(plan):
     assert said == pytest.approx(forecast_width(N, D, target), rel=0.06)
     alone = describe(plan(runs=[{"sizes": ["S1"], "tokens": [3e5, 1e6]}]))
     assert "largest run: none; the plan: 2 runs cannot fit the law's 5 parameters" in alone
+
+
+def test_a_rate_outside_the_range_of_its_law_is_said(tmp_path):
+    study = read_study(tmp_path, ["report", "--dry-run"])
+    _, *rows = run_table(study)
+    notes = " ".join(row for row in rows if row.startswith("* lr: "))
+    for run, row in zip(study.runs, rows, strict=False):
+        N, D = run.n_params_non_embedding, run.recipe.tokens
+        inside = LAW_N[0] <= N <= LAW_N[1] and LAW_D[0] <= D <= LAW_D[1]
+        if run.config.optim.lr == "auto" and not inside:
+            assert f"{run.recipe.lr:.3g}* " in row and run.name in notes, row
+        if run.config.optim.lr != "auto":
+            assert "*" not in row and run.name not in notes
+    assert "N outside the law's 6e7 to 1e9; D outside its 2e9 to 1e11, so D = 2e9; the cap by width holds (M1-" in notes
 
 
 def test_dry_run_forecasts_the_runs_that_the_fit_keeps(plan):

@@ -293,7 +293,7 @@ def test_scores_of_zero_have_no_link_and_say_so():
 
 def test_thresholds_are_where_the_frontier_crosses():
     runs = grid(noise=0.001)
-    runs = with_columns(runs, bits_per_byte=runs.loss / 2, x_parse_rate=1.2 - runs.loss / 5)
+    runs = with_columns(runs, bits_per_byte=runs.loss / 2, x_nontrivial_parse_rate=1.2 - runs.loss / 5)
     fit = fit_surface(runs, resamples=200)
     rows, _ = thresholds(fit, Flops("6ND"))
     bits = [row for row in rows if row.score == "bits_per_byte"]
@@ -306,7 +306,7 @@ def test_thresholds_are_where_the_frontier_crosses():
     assert fit.law.loss(floor, 1e30) / 2 == pytest.approx(bits[1].level, rel=1e-3)
     reached = runs.N[runs.loss / 2 <= bits[0].level]
     assert bits[0].measured.model_size == reached.min()
-    high = next(row for row in rows if row.score == "x_parse_rate" and row.level == 0.9)
+    high = next(row for row in rows if row.score == "x_nontrivial_parse_rate" and row.level == 0.9)
     assert high.measured is None
     assert high.status == "not reached" or high.beyond > 1
 
@@ -316,9 +316,9 @@ def test_smallest_and_cheapest_runs_are_told_apart():
     small, second = np.unique(runs.N)[:2]
     long = np.isin(runs.N, small) & np.isin(runs.D, runs.D.max())
     short = np.isin(runs.N, second) & np.isin(runs.D, runs.D.min())
-    runs = with_columns(runs, x_parse_rate=np.where(long | short, 0.6, 0.1))
+    runs = with_columns(runs, x_nontrivial_parse_rate=np.where(long | short, 0.6, 0.1))
     rows, _ = thresholds(fit_surface(runs, resamples=100), Flops("6ND"))
-    found = next(row for row in rows if row.score == "x_parse_rate").measured
+    found = next(row for row in rows if row.score == "x_nontrivial_parse_rate").measured
     assert (found.model_size, found.flops) == (small, 6 * small * runs.D.max())
     assert found.least_flops == 6 * second * runs.D.min() < found.flops
 
@@ -338,7 +338,7 @@ def test_a_level_passed_at_the_least_compute_is_a_bound():
     law = fit_surface(runs, resamples=100).law
     where = {"early": frontier(law, least / 10), "near": frontier(law, 1.2 * least)}
     rates = {  # one half at the named loss, nine tenths far below it
-        f"{name}_parse_rate": 1 / (1 + np.exp(runs.loss - loss)) for name, loss in where.items()
+        f"{name}_nontrivial_parse_rate": 1 / (1 + np.exp(runs.loss - loss)) for name, loss in where.items()
     }
     fit = fit_surface(with_columns(runs, **rates), resamples=100)
     rows, _ = thresholds(fit, Flops("6ND"))

@@ -1,0 +1,1 @@
+"""Pairs of prompt and completion for fine-tuning."""

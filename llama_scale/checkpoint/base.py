@@ -1,0 +1,183 @@
+"""The model that a fine-tuning begins with: a run of ours, a transformers folder, a hub name or a GGUF file."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llama_scale.checkpoint import folder as folders
+from llama_scale.config import ModelConfig
+from llama_scale.data.byte_level import ByteLevelTokenizer
+from llama_scale.data.open_tokenizer import open_tokenizer, tokenizer_files
+from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.errors import InputError
+from llama_scale.files import check_regular, read_json, sha256
+from llama_scale.model.foreign import ForeignModel
+from llama_scale.model.hf import check_weights, from_hf, model_config
+from llama_scale.model.llama import Llama
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")
+Kind = Literal["run", "llama", "transformers"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model to tune with its tokenizer.
+
+    Attributes:
+        name: As it was asked for.
+        kind: run is a run of this project, llama a transformers folder that ``Llama`` reads, transformers another one.
+        folder: Where its files are.
+        weights_sha256: A hash that stands for its weights.
+        from_hub: Whether ``folder`` is only this machine's copy of what the name says.
+    """
+
+    name: str
+    kind: Kind
+    folder: Path
+    weights_sha256: str
+    from_hub: bool = False
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint says of its base: by ``name`` it is found again."""
+        name = self.name if self.from_hub else str(self.folder)
+        return {"name": name, "kind": self.kind, "weights_sha256": self.weights_sha256}
+
+    def tokenizer(self) -> Tokenizer | ByteLevelTokenizer:
+        """Open the tokenizer; raise InputError if there is none."""
+        return open_tokenizer(self.folder)
+
+    def files(self) -> list[Path]:
+        """Return what a checkpoint of it copies: the tokenizer's files, and the configuration of a foreign model."""
+        config = self.folder / "config.json"
+        return [*tokenizer_files(self.folder), *([config] if self.kind != "run" and config.is_file() else [])]
+
+    def load(self, weights: bool = True) -> Llama | ForeignModel:
+        """Return the model in float32, without values on the meta device unless ``weights``."""
+        if self.kind == "transformers":
+            return _load_foreign(self.folder, weights)
+        if self.kind == "llama":
+            return _load_llama(self.folder, weights)
+        config = ModelConfig(**folders.load_meta(self.folder)["model"])
+        if not weights:
+            with torch.device("meta"):
+                return Llama(config)
+        return folders.load_model(self.folder)
+
+
+def find_base(name: str, bases: str | Path = "bases") -> Base:
+    """Find the base that a person means by ``name``; a GGUF file is first written as a folder in ``bases``.
+
+    Raises InputError if there is none, or it cannot be read.
+    """
+    path, from_hub = Path(name), False
+    if path.is_file() and path.suffix == ".gguf":
+        from llama_scale.model.gguf import convert_gguf
+
+        path = convert_gguf(path, Path(bases))
+    elif path.is_file():
+        raise InputError(f"base: {name} is a file and no .gguf; name a run, a transformers folder or a GGUF file")
+    elif not path.exists():
+        if path.suffix == ".gguf" or not HUB_NAME.fullmatch(name) or name.startswith((".", "runs/")):
+            raise InputError(f"base: no {name}; name a run, a transformers folder, a GGUF file or a model of the hub")
+        path, from_hub = _from_hub(name), True
+    if (path / "manifest.json").is_file() or (path / "checkpoints").is_dir():
+        folder = folders.resolve(path)
+        meta = folders.load_meta(folder)
+        if "adapter" in meta:
+            raise InputError(
+                f"base: {name} is an adapter; merge it first: launch/export.py {name} --to hf --out FOLDER"
+            )
+        kind: Kind = meta.get("base", {}).get("kind", "run") if (folder / "config.json").is_file() else "run"
+        return Base(name, "run" if kind == "llama" else kind, folder, folders.weights_sha256(folder))
+    if not (path / "config.json").is_file():
+        raise InputError(f"base: {name} has neither checkpoints nor a config.json; name a run or a transformers folder")
+    kind = "llama" if _is_llama(path) else "transformers"
+    return Base(name, kind, path, files_sha256(path.glob("*.safetensors"), path), from_hub)
+
+
+def files_sha256(files: Iterable[Path], folder: Path) -> str:
+    """Return a hash over weight files; raise InputError if there are none."""
+    found = sorted(files)
+    if not found:
+        raise InputError(f"{folder}: no *.safetensors; other weight files are not read")
+    if len(found) == 1:
+        return sha256(found[0])
+    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in found).encode()).hexdigest()
+
+
+def _is_llama(folder: Path) -> bool:
+    """Whether ``Llama`` computes what the folder's model does."""
+    try:
+        model_config(read_json(folder / "config.json"), folder / "config.json")
+    except InputError:
+        return False
+    return True
+
+
+def _from_hub(name: str) -> Path:
+    """Fetch a model of the Hugging Face hub, or find it in the cache; return its folder."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    except (OSError, HfHubHTTPError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"base: no folder {name}, and the hub does not give it ({reason})") from None
+
+
+def _load_llama(folder: Path, weights: bool) -> Llama:
+    config = model_config(read_json(folder / "config.json"), folder / "config.json")
+    if not weights:
+        with torch.device("meta"):
+            return Llama(config)
+    model = Llama.empty_model(config)
+    model.load_state_dict(read_llama_weights(folder, config))
+    return model
+
+
+def read_llama_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """Return the weights of a transformers LLaMA folder under our names, in float32."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder}: no *.safetensors; other weight files are not read")
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            check_regular(file)
+            weights |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file}: cannot be read ({error})") from None
+    if config.tie_embeddings:
+        weights.pop("lm_head.weight", None)  # transformers takes the embedding
+    renamed = from_hf(weights, check_weights(weights, config, folder))
+    return {name: value.float() for name, value in renamed.items()}
+
+
+def _load_foreign(folder: Path, weights: bool) -> ForeignModel:
+    import transformers
+
+    load = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        with nullcontext() if weights else torch.device("meta"):
+            if weights:
+                load |= {"use_safetensors": True, "dtype": torch.float32}
+                inner = transformers.AutoModelForCausalLM.from_pretrained(folder, **load)
+            else:
+                config = transformers.AutoConfig.from_pretrained(folder, **load)
+                inner = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: transformers cannot load it ({str(error).splitlines()[0]})") from None
+    model = ForeignModel(inner)
+    return model.check() if weights else model

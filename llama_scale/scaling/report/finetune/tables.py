@@ -1,0 +1,131 @@
+"""The tables of a fine-tuning study, each with the differences that it could have found."""
+
+from llama_scale.plotting.table import Table
+from llama_scale.scaling.study.finetune.comparison import Comparison, Contrast, Estimate, Family
+from llama_scale.scaling.study.finetune.scores import ENDPOINTS
+from llama_scale.text import count, digits, megabytes
+
+NAMES = {endpoint.key: endpoint.name for endpoint in ENDPOINTS}
+SHARES = {endpoint.key for endpoint in ENDPOINTS if endpoint.share}
+
+
+def tuning_tables(found: Comparison) -> list[Table]:
+    """Return the claims, the arms, a table for each family of contrasts, and the forecast of the rank."""
+    shown = [claims(found), arms(found), *(contrasts(family) for family in found.families), costs(found)]
+    shown += [ranks(found)] if found.ranks else []
+    shown += [baselines(found)] if found.baselines else []
+    return [table for table in shown if table.body]
+
+
+def claims(found: Comparison) -> Table:
+    """Return the claims of the published studies."""
+    body = [[claim.claim, claim.study, claim.verdict, claim.text] for claim in found.claims]
+    caption = (
+        "Study A tuned GPT-2 by rank, number of samples and language; study B compared LoRA with full fine-tuning. "
+        "Undecided says that these data cannot tell, not that it is false."
+    )
+    return Table(
+        "claims", "What these data decide of the published claims", caption, ["claim", "study", "verdict", "by"], body
+    )
+
+
+def _cell(estimate: Estimate | None, key: str) -> str:
+    if estimate is None:
+        return "–"
+    factor = 100 if key in SHARES else 1
+    return f"{digits(factor * estimate.value)} [{digits(factor * estimate.low)}, {digits(factor * estimate.high)}]"
+
+
+def arms(found: Comparison) -> Table:
+    """Return each arm's scores with their intervals."""
+    keys = [e.key for e in ENDPOINTS if any(e.key in arm.scores for arm in found.arms)]
+    head = ["arm", "pairs", "runs", "steps", "rate"]
+    head += [f"{NAMES[key]}{' (%)' if key in SHARES else ''}" for key in keys]
+    body = [
+        [
+            arm.name, count(arm.examples) if arm.examples else "–", str(arm.runs), f"{arm.steps:.0f}",
+            f"{arm.lr:.2g}" if arm.lr else "–", *(_cell(arm.scores.get(key), key) for key in keys),
+        ]
+        for arm in found.arms
+    ]  # fmt: skip
+    caption = (
+        f"Means with 95 % intervals over runs and tasks together; bits per byte over {found.tasks} held-out "
+        "references, teacher-forced. Of a single run the interval is over tasks alone. – is not measured."
+    )
+    return Table("arms", "Arms", caption, head, body)
+
+
+def contrasts(family: Family) -> Table:
+    """Return a family's contrasts; its caption says which arms cannot be told from the best."""
+    head = ["arm", "less", "by", "difference", "Holm p", "would be found", "gained", "lost", "McNemar p"]
+    body = [_contrast(one) for one in family.contrasts]
+    best = ", ".join(family.best)
+    caption = (
+        "Paired by task; intervals over runs and tasks together, p adjusted by Holm for the contrasts by the same "
+        "endpoint. 'Would be found' is the difference that a repetition finds in four of five cases: smaller ones say "
+        "nothing here. Gained and lost are tasks of the first run of each."
+    )
+    caption += f" Not to be told from the best in bits per byte: {best}." if best else ""
+    return Table(family.key, family.title, caption, head, body)
+
+
+def _contrast(one: Contrast) -> list[str]:
+    factor, unit = (100, " points") if one.endpoint in SHARES else (1, "")
+    mean, low, high = (digits(factor * v) for v in (one.mean, one.low, one.high))
+    least = digits(factor * one.detectable) if one.detectable else "–"
+    changed = [str(one.gained), str(one.lost), digits(one.mcnemar, 2)] if one.gained is not None else ["", "", ""]
+    return [
+        one.arm,
+        one.control,
+        NAMES[one.endpoint],
+        f"{mean} [{low}, {high}]{unit}",
+        digits(one.holm, 2),
+        least,
+        *changed,
+    ]
+
+
+def costs(found: Comparison) -> Table:
+    """Return what each arm cost and forgot."""
+    head = ["arm", "trained", "of all", "seconds", "peak memory", "on disk", "forgotten (bits per byte)"]
+    body = [
+        [
+            arm.name, count(arm.trainable_params), f"{100 * arm.trainable_params / arm.n_params:.2f} %",
+            digits(arm.seconds), megabytes(arm.peak_memory), megabytes(arm.weights_bytes, 2), digits(arm.forgotten),
+        ]
+        for arm in found.arms
+        if arm.method != "base"
+    ]  # fmt: skip
+    caption = (
+        "Parameters that are trained, time of the training steps, the process's peak memory on a CPU (of tensors on a "
+        "GPU), the file of weights, and the rise of the loss on the base's own validation text."
+    )
+    return Table("costs", "What it costs", caption, head, body)
+
+
+def ranks(found: Comparison) -> Table:
+    """Return the forecasts of the rank and their outcomes."""
+    head = ["pairs", "bits", "a rank", "forecast", "written", "ranks tried", "not told from the best", "outcome"]
+    body = []
+    for row in found.ranks:
+        outcome = {True: "right", False: "wrong", None: "not decided"}[row.right]
+        if row.difference is not None:
+            shown = f"rank {row.at} less the largest: {digits(row.difference)} [{digits(row.low)}, {digits(row.high)}]"
+            outcome = f"{outcome}: {shown}"
+        body.append([
+            count(row.examples), count(row.bits), count(row.parameters_a_rank), str(row.forecast), row.written_at,
+            ", ".join(map(str, row.ranks)), ", ".join(map(str, row.best)), outcome,
+        ])  # fmt: skip
+    caption = (
+        "A rank suffices when its parameters, at 2 bits each, hold the bits of the data by the base's own reckoning. "
+        "Written before any rank was tried; right when the least rank tried at or above it is within the margin of the "
+        "largest."
+    )
+    return Table("ranks", "The rank that the data need, forecast", caption, head, body)
+
+
+def baselines(found: Comparison) -> Table:
+    """Return the parse rate of completions that need no model."""
+    body = [[name, "not measured" if rate is None else f"{100 * rate:.1f} %"] for name, rate in found.baselines.items()]
+    caption = "A parse rate that does not exceed these shows nothing."
+    return Table("baselines", "Samples that need no model", caption, ["completion", "parses"], body)

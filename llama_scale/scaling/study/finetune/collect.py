@@ -1,0 +1,152 @@
+"""The points of a fine-tuning study: one row a run, and the scores of each run on each held-out task."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_scale.config import read_yaml
+from llama_scale.errors import InputError
+from llama_scale.files import atomic_write, read_fields, read_jsonl
+from llama_scale.scaling.study.finetune.settings import BASE, Arm
+from llama_scale.scaling.study.finetune.tasks import SCORES, suite_file
+
+RESULT = (
+    "n_params", "trainable_params", "lr", "steps", "epochs", "batch", "tokens", "completion_tokens", "flops", "seconds",
+    "peak_memory", "weights_bytes", "train_loss", "val_bits_per_byte", "val_end_nats", "retained_bits_per_byte",
+)  # fmt: skip
+JUDGED = (
+    "parse_rate", "load_rate", "compile_rate", "ended_rate", "parse_rate_of_ended", "nontrivial_parse_rate",
+    "repetition", "complexity",
+)  # fmt: skip
+# The first columns of the published studies' files, in percent, and the columns that they are made of.
+PUBLISHED = {"BLEU": "similarity_bleu", "Syntax_Pass_Rate": "parse_rate"}
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """What a run scored.
+
+    Attributes:
+        name: Of the run.
+        draw: Of its pairs.
+        result: Its result.json.
+        suites: Results of the suites that its samples were judged by.
+        references: Bits per byte of each held-out completion and nats of its document end, by the pair's id.
+        samples: A row for each sample.
+    """
+
+    name: str
+    draw: int
+    result: dict[str, Any]
+    suites: dict[str, dict[str, Any]]
+    references: dict[str, tuple[float, float, int]]
+    samples: dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class TuningStudy:
+    """A fine-tuning study that has run: its settings, and the scores of the runs of each arm."""
+
+    folder: Path
+    settings: dict[str, Any]
+    arms: list[Arm]
+    runs: dict[str, list[RunScores]]
+
+
+def load_study(folder: Path) -> TuningStudy:
+    """Read all that the runs of a study left; raise InputError naming the run and the file that is missing."""
+    settings = read_yaml(folder / "study.yaml")
+    if not isinstance(settings, dict) or settings.get("kind") != "finetune":
+        raise InputError(f"{folder / 'study.yaml'}: not of a fine-tuning study; give the folder of one")
+    arms = [Arm(**arm) for arm in settings["arms"]]
+    runs = {arm.name: [load_run(folder, settings, arm, draw) for draw in arm.draws] for arm in arms}
+    return TuningStudy(folder, settings, arms, runs)
+
+
+def load_run(folder: Path, settings: dict[str, Any], arm: Arm, draw: int) -> RunScores:
+    """Read what one run left."""
+    name = arm.name if arm.method == BASE else f"{arm.name}-draw{draw}"
+    run = folder / "runs" / name
+    result = read_fields(run / "result.json", ["val_bits_per_byte"])
+    rows = read_jsonl(run / "references.jsonl", required=["id", "nats", "bytes", "end_nats"])
+    references = {row["id"]: (row["nats"], row["end_nats"], row["bytes"]) for row in rows}
+    suites, samples = {}, {}
+    for suite in settings["suites"]:
+        path = run / SCORES / f"{suite_file(suite, arm.language)}.json"
+        if path.exists():
+            suites[suite] = read_fields(path)
+            samples[suite] = read_jsonl(path.with_name(f"{path.stem}-samples.jsonl.gz"))
+    return RunScores(name, draw, result, suites, references, samples)
+
+
+def collect(folder: Path, out: Path | None = None) -> list[dict[str, Any]]:
+    """Write points.csv, and results_<question>.csv with the columns of the published studies; return the rows."""
+    study = load_study(folder)
+    rows = [_row(arm, run) for arm in study.arms for run in study.runs[arm.name]]
+    write_csv(out or folder / "points.csv", rows)
+    question = study.settings["question"]
+    if question != "quick":
+        write_csv(folder / f"results_{question}.csv", published_rows(study))
+    return rows
+
+
+def published_rows(study: TuningStudy) -> list[dict[str, Any]]:
+    """Return a row for each arm but the base with the published columns first: percent, means over sampled runs.
+
+    What was not measured is empty, never 0 or 100.
+    """
+    rows = []
+    for arm in study.arms:
+        points = [_row(arm, run) for run in study.runs[arm.name]]
+        if arm.method == BASE:
+            continue
+        row: dict[str, Any] = {}
+        for name, column in PUBLISHED.items():
+            values = [point[column] for point in points if point.get(column) is not None]
+            row[name] = round(100 * float(np.mean(values)), 2) if values else None
+        row |= {"Configuration": configuration(study.settings["question"], arm), "runs": len(points)}
+        numbers = [name for name, value in points[0].items() if isinstance(value, int | float)]
+        for name in numbers:
+            values = [point[name] for point in points if isinstance(point.get(name), int | float)]
+            if name not in ("rank", "draw", "examples", "sampled"):
+                row[name] = float(np.mean(values))
+        rows.append(row)
+    return rows
+
+
+def configuration(question: str, arm: Arm) -> str:
+    """Return an arm as the published studies call it: Rank 16, Size 300, Java, Full."""
+    names = {
+        "rank": f"Rank {arm.rank}",
+        "scale": f"Size {arm.examples}",
+        "lang": {"javascript": "JavaScript"}.get(arm.language, arm.language.capitalize()),
+        "method": "Full" if arm.method == "full" else "LoRA",
+    }
+    name = names[question]
+    return name if question == "scale" and not arm.steps else f"{name} ({arm.name})"
+
+
+def _row(arm: Arm, run: RunScores) -> dict[str, Any]:
+    row = {
+        "run": run.name, "arm": arm.name, "method": arm.method, "rank": arm.rank, "language": arm.language,
+        "examples": None if arm.method == BASE else run.result["examples"], "draw": run.draw,
+        "budget": None if arm.method == BASE else arm.budget,
+    }  # fmt: skip
+    row |= {name: run.result.get(name) for name in RESULT}
+    for scores in run.suites.values():
+        row |= {name: scores[name] for name in JUDGED if name in scores}
+        row |= {f"similarity_{name}": value for name, value in scores.get("similarity", {}).items()}
+        row |= {f"pass_at_{k}": value for k, value in scores.get("pass_at_k", {}).items()}
+    return row
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows with the columns that any of them has; what a row lacks is empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with atomic_write(path) as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

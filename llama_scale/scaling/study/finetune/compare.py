@@ -1,0 +1,280 @@
+"""The arms of a study compared with their controls: families of contrasts, best sets, the forecast of the rank."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_scale.bootstrap import TAIL, percentile_interval
+from llama_scale.comparison import best_set, bootstrap_means, difference, holm, mcnemar
+from llama_scale.config import flatten
+from llama_scale.errors import InputError
+from llama_scale.files import read_fields
+from llama_scale.scaling.study.finetune.claims import claims
+from llama_scale.scaling.study.finetune.collect import TuningStudy, load_study
+from llama_scale.scaling.study.finetune.comparison import (
+    Agreement,
+    ArmResult,
+    Comparison,
+    Contrast,
+    Estimate,
+    Family,
+    RankForecast,
+)
+from llama_scale.scaling.study.finetune.rank_forecast import FORECAST
+from llama_scale.scaling.study.finetune.scores import (
+    ENDPOINTS,
+    GAIN,
+    PRIMARY,
+    SAMPLED,
+    Endpoint,
+    Scores,
+    arm_scores,
+    base_of,
+)
+from llama_scale.scaling.study.finetune.settings import BASE, Arm
+
+Table = dict[tuple[str, str], Scores]  # by arm and endpoint
+SEED = 0
+LANGUAGE = "language"
+
+
+def compare_arms(folder: Path) -> list[str]:
+    """Compare the arms of a study, write comparison.json and return the claims in words."""
+    study = load_study(folder)
+    table = score_table(study)
+    by_name = {arm.name: arm for arm in study.arms}
+    bases = {arm.name for arm in study.arms if arm.method == BASE}
+    families = [family(key, title, pairs, table, bases) for key, title, pairs in pairings(study.arms)]
+    settings = study.settings
+    found = Comparison(
+        name=settings["name"],
+        question=settings["question"],
+        profile=settings["profile"],
+        base=str(next(arm for arm in study.arms if arm.method == BASE).settings["base"]),
+        tasks=table[study.arms[0].name, PRIMARY.key].values.shape[1],
+        arms=[arm_result(study, arm, table) for arm in study.arms],
+        families=[f for f in families if f.contrasts],
+        ranks=rank_outcomes(folder, settings["margin"], by_name, table),
+        claims=[],
+        agreement=agreement(study),
+        baselines=next((scores.get("baseline_parse_rates", {}) for runs in study.runs.values() for run in runs
+                        for scores in run.suites.values()), {}),
+        flaws=settings["flaws"],
+    )  # fmt: skip
+    found = replace(found, claims=claims(found))
+    found.write(folder)
+    return [f"{claim.verdict}: {claim.claim} (study {claim.study}). {claim.text}" for claim in found.claims]
+
+
+def score_table(study: TuningStudy) -> Table:
+    """Return the scores of each arm by each endpoint that was measured."""
+    found = {(arm.name, e.key): arm_scores(study, arm, e) for arm in study.arms for e in ENDPOINTS}
+    table = {key: scores for key, scores in found.items() if scores is not None}
+    for arm in study.arms:
+        if arm.method != BASE:
+            scores, base = table[arm.name, PRIMARY.key], table[base_of(study, arm).name, PRIMARY.key]
+            table[arm.name, GAIN.key] = replace(scores, values=base.values - scores.values)
+    return table
+
+
+def arm_result(study: TuningStudy, arm: Arm, table: Table) -> ArmResult:
+    """Return an arm's costs and scores."""
+    results = [run.result for run in study.runs[arm.name]]
+    base = base_of(study, arm)
+    before = study.runs[base.name][0].result.get("retained_bits_per_byte")
+    after = [result.get("retained_bits_per_byte") for result in results]
+    known = [value for value in after if value is not None]
+    return ArmResult(
+        name=arm.name,
+        grid=arm.grid,
+        method=arm.method,
+        rank=arm.rank,
+        examples=None if arm.method == BASE else results[0]["examples"],
+        language=arm.language,
+        budget="none" if arm.method == BASE else arm.budget,
+        lr=None if arm.method == BASE else results[0]["lr"],
+        runs=len(results),
+        steps=_mean(results, "steps"),
+        trainable_params=results[0]["trainable_params"],
+        n_params=results[0]["n_params"],
+        seconds=_mean(results, "seconds"),
+        peak_memory=_mean(results, "peak_memory"),
+        weights_bytes=_mean(results, "weights_bytes"),
+        forgotten=float(np.mean(known)) - before if known and before is not None else None,
+        scores={e.key: estimate(table[arm.name, e.key]) for e in ENDPOINTS if (arm.name, e.key) in table},
+    )
+
+
+def _mean(results: Iterable[dict[str, Any]], name: str) -> float:
+    return float(np.mean([result[name] or 0 for result in results]))
+
+
+def estimate(scores: Scores) -> Estimate:
+    """Return a mean with its interval over runs and tasks together."""
+    sample = bootstrap_means([scores.values], True, SEED)[:, 0]  # (RESAMPLES,)
+    low, high = percentile_interval(sample, TAIL)
+    runs, tasks = scores.values.shape
+    return Estimate(float(scores.values.mean()), float(low), float(high), runs, tasks)
+
+
+def pairings(arms: list[Arm]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Return for each question its key, its title and pairs of control and arm.
+
+    In a family of sizes the smallest is the control, of ranks the least, of methods full fine-tuning, of budgets the
+    fixed number of steps, of other settings (targets, order) the first in the file; each is compared with what differs
+    from it in that alone.
+    """
+    tuned = [arm for arm in arms if arm.method != BASE]
+    base = {arm.language: arm.name for arm in arms if arm.method == BASE}
+    found = [("base", "Against the base", [(base[arm.language], arm.name) for arm in tuned])]
+
+    def variant(arm: Arm) -> str:  # what the study file changed beside the lists
+        listed = ("method", "examples", "epochs", "steps", "lora.rank", "optim.lr")
+        return repr(sorted((k, v) for k, v in flatten(arm.settings).items() if k not in listed))
+
+    def groups(arms: list[Arm], key: Any, order: Any) -> list[list[Arm]]:
+        ordered = sorted(arms, key=lambda arm: (repr(key(arm)), order(arm)))
+        return [list(group) for _, group in groupby(ordered, key=lambda arm: repr(key(arm)))]
+
+    def against_first(group: list[Arm]) -> list[tuple[str, str]]:
+        return [(group[0].name, arm.name) for arm in group[1:]]
+
+    for group in groups(tuned, lambda a: (a.method, a.rank, a.language, a.budget, variant(a)), _size):
+        if len({arm.examples for arm in group}) > 1:
+            what = f"rank {group[0].rank}" if group[0].rank else "full"
+            found.append(
+                (f"size-{_slug(group[0])}", f"Number of pairs, {group[0].budget}, {what}", against_first(group))
+            )
+    lora = [arm for arm in tuned if arm.rank]
+    for group in groups(lora, lambda a: (a.examples, a.language, a.budget, variant(a)), lambda a: a.rank):
+        if len({arm.rank for arm in group}) > 1:
+            title = f"Rank, {group[0].examples or 'all'} pairs, {group[0].budget}"
+            found.append((f"rank-{_slug(group[0])}", title, against_first(group)))
+    for group in groups(tuned, lambda a: (a.method, a.rank, a.examples, a.language, a.budget), lambda a: 0):
+        others = [arm for arm in group[1:] if variant(arm) != variant(group[0])]
+        if others:
+            title = f"Other settings, {group[0].examples or 'all'} pairs, {group[0].budget}"
+            found.append((f"setting-{group[0].name}", title, [(group[0].name, arm.name) for arm in others]))
+    for full in (arm for arm in tuned if arm.method == "full"):
+        alike = [a for a in lora if (a.examples, a.language, a.budget) == (full.examples, full.language, full.budget)]
+        if alike:
+            title = f"Adapters against full fine-tuning, {full.examples or 'all'} pairs, {full.budget}"
+            found.append((f"method-{full.name}", title, [(full.name, arm.name) for arm in alike]))
+    budgets = []
+    for group in groups(tuned, lambda a: (a.method, a.rank, a.examples, a.language, variant(a)), lambda a: not a.steps):
+        budgets += [(group[0].name, arm.name) for arm in group[1:] if group[0].steps and not arm.steps]
+    for group in groups(tuned, lambda a: (a.method, a.rank, a.examples, a.budget, a.grid), lambda a: a.language):
+        if len({arm.language for arm in group}) > 1:
+            found.append((f"{LANGUAGE}-{group[0].grid}", "Languages, on the same tasks", against_first(group)))
+    found.append(("budget", "Equal epochs against equal steps, the same pairs", budgets))
+    return found
+
+
+def _size(arm: Arm) -> float:
+    return arm.examples or math.inf
+
+
+def _slug(arm: Arm) -> str:
+    parts = (arm.method, f"r{arm.rank}" if arm.rank else "", arm.budget.replace(" ", "-"), arm.language)
+    return "-".join(filter(None, parts))
+
+
+def family(key: str, title: str, pairs: list[tuple[str, str]], table: Table, bases: set[str]) -> Family:
+    """Return the contrasts of ``pairs`` of control and arm by each endpoint, and the set that holds the best arm.
+
+    Of several languages, each with a base of ``bases``, there is no best one.
+    """
+    contrasts, endpoints = [], (GAIN, *SAMPLED) if key.startswith(LANGUAGE) else ENDPOINTS
+    for endpoint in endpoints:
+        both = [(c, a) for c, a in pairs if (c, endpoint.key) in table and (a, endpoint.key) in table]
+        if key.startswith(LANGUAGE):  # which can be of other tasks
+            both = [(c, a) for c, a in both if table[c, endpoint.key].tasks == table[a, endpoint.key].tasks]
+        found = [contrast(endpoint, control, arm, table) for control, arm in both]
+        adjusted = holm([one.p for one in found])
+        contrasts += [replace(one, holm=p) for one, p in zip(found, adjusted, strict=True)]
+    names = [] if key.startswith(LANGUAGE) else list(dict.fromkeys(name for pair in pairs for name in pair))
+    arms = {name: table[name, PRIMARY.key].values for name in names if (name, PRIMARY.key) in table}
+    same = len(arms) > 1 and len(bases & set(names)) < 2  # bits per byte of two languages are not comparable
+    best = best_set(arms, lower_is_better=True, paired_runs=False, seed=SEED) if same else {}
+    return Family(key, title, contrasts, best)
+
+
+def contrast(endpoint: Endpoint, control: str, arm: str, table: Table) -> Contrast:
+    """Compare two arms on the same tasks, of the draws that both have; raise InputError where the tasks differ."""
+    first, second = table[control, endpoint.key], table[arm, endpoint.key]
+    if first.tasks != second.tasks:
+        raise InputError(f"{control} and {arm}: scored on different tasks by {endpoint.name}; run the study again")
+    common = [draw for draw in first.draws if draw in second.draws]
+    paired = len(common) > 1
+    before, after = (s.of_draws(common) if paired else s.values for s in (first, second))
+    found = difference(before, after, paired, SEED)
+    one = Contrast(
+        control,
+        arm,
+        endpoint.key,
+        found.mean,
+        found.low,
+        found.high,
+        found.p,
+        found.p,
+        found.detectable or None,
+        paired,
+    )
+    if not endpoint.share:
+        return one
+    changed = mcnemar(first.values[0] >= 0.5, second.values[0] >= 0.5)  # type: ignore[arg-type]
+    return replace(one, gained=changed.gained, lost=changed.lost, mcnemar=changed.p)
+
+
+def rank_outcomes(folder: Path, margin: float, arms: dict[str, Arm], table: Table) -> list[RankForecast]:
+    """Return the forecasts of the rank with what was measured since."""
+    path = folder / FORECAST
+    if not path.exists():
+        return []
+    forecast, outcomes = read_fields(path, ["written_at", "groups"]), []
+    for group in forecast["groups"]:
+        names = {name: arms[name].rank for name in group["arms"] if (name, PRIMARY.key) in table}
+        scores = {name: table[name, PRIMARY.key].values for name in names}
+        best = sorted(names[name] or 0 for name in best_set(scores, lower_is_better=True, paired_runs=False, seed=SEED))
+        ordered = sorted(names, key=lambda name: names[name] or 0)
+        enough = [name for name in ordered if (names[name] or 0) >= group["rank"]]
+        at, right, found = (enough[0] if enough else None), None, None
+        if at is not None and at != ordered[-1]:
+            found = contrast(PRIMARY, ordered[-1], at, table)
+            right = True if found.high < margin else False if found.low > margin else None
+        outcomes.append(
+            RankForecast(
+                arms=group["arms"],
+                ranks=[names[name] or 0 for name in ordered],
+                examples=group["examples"],
+                bits=group["bits"],
+                parameters_a_rank=group["parameters_a_rank"],
+                forecast=group["rank"],
+                written_at=forecast["written_at"],
+                measured=best[0] if best else None,
+                best=best,
+                at=names[at] if at else None,
+                difference=found.mean if found else None,
+                low=found.low if found else None,
+                high=found.high if found else None,
+                right=right,
+            )
+        )
+    return outcomes
+
+
+def agreement(study: TuningStudy) -> list[Agreement]:
+    """Return how each similarity ranks passing samples above failing ones, of the run that says it of most tasks."""
+    found: dict[str, Agreement] = {}
+    for runs in study.runs.values():
+        for scores in (scores for run in runs for scores in run.suites.values()):
+            for metric, area in scores.get("area_for_passing", {}).items():
+                one = Agreement(metric, area["value"], area["low"], area["high"], area["pairs"], area["tasks"])
+                if metric not in found or one.tasks > found[metric].tasks:
+                    found[metric] = one
+    return list(found.values())

@@ -1,0 +1,186 @@
+"""What a fine-tuning study found, as comparison.json has it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llama_scale.errors import InputError
+from llama_scale.files import read_fields, write_json
+from llama_scale.records import from_json, to_json
+
+FORMAT = "llama_scale.tuning.v1"
+COMPARISON = "comparison.json"
+DIGITS = 8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over runs and tasks with its 95 % interval, the runs and the tasks that it is of."""
+
+    value: float
+    low: float
+    high: float
+    runs: int
+    tasks: int
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """An arm: what it is, what it cost (means of its runs), and its scores by endpoint.
+
+    ``forgotten`` is the bits per byte that it lost on the base's own validation text.
+    """
+
+    name: str
+    grid: str
+    method: str
+    rank: int | None
+    examples: int | None
+    language: str
+    budget: str
+    lr: float | None
+    runs: int
+    steps: float
+    trainable_params: int
+    n_params: int
+    seconds: float
+    peak_memory: float
+    weights_bytes: float
+    forgotten: float | None
+    scores: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """An arm less its control by an endpoint: paired by task, p adjusted by Holm within its family.
+
+    ``detectable`` is the difference that a repetition would find in four of five cases, None where no task differs. Of
+    shares, ``gained`` and
+    ``lost`` count the tasks that only one of the first draws of both has, and ``mcnemar`` is their exact p value.
+    """
+
+    control: str
+    arm: str
+    endpoint: str
+    mean: float
+    low: float
+    high: float
+    p: float
+    holm: float
+    detectable: float | None
+    paired_runs: bool
+    gained: int | None = None
+    lost: int | None = None
+    mcnemar: float | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether chance alone would rarely show such a difference in any contrast of the family."""
+        return self.holm < 0.05
+
+    @property
+    def down(self) -> bool:
+        """Whether the arm's value is lower."""
+        return self.differs and self.mean < 0
+
+    @property
+    def up(self) -> bool:
+        """Whether the arm's value is higher."""
+        return self.differs and self.mean > 0
+
+
+@dataclass(frozen=True)
+class Family:
+    """Contrasts that answer one question, and the arms that cannot be told from the best by the primary endpoint."""
+
+    key: str
+    title: str
+    contrasts: list[Contrast]
+    best: dict[str, float]
+
+    def of(self, endpoint: str) -> list[Contrast]:
+        """Return the contrasts by an endpoint."""
+        return [contrast for contrast in self.contrasts if contrast.endpoint == endpoint]
+
+
+@dataclass(frozen=True)
+class RankForecast:
+    """A rank that was forecast, and what was measured since.
+
+    ``measured`` is the least rank that cannot be told from the best, ``largest`` the difference of the least rank tried
+    at or above the forecast to the largest, and ``right`` whether that is inside of the margin.
+    """
+
+    arms: list[str]
+    ranks: list[int]
+    examples: int
+    bits: float
+    parameters_a_rank: int
+    forecast: int
+    written_at: str
+    measured: int | None
+    best: list[int]
+    at: int | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the published studies: which study made it, what this one's data say of it, and by what numbers.
+
+    ``verdict`` is supported, contradicted or undecided.
+    """
+
+    study: str
+    claim: str
+    verdict: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a similarity tells passing samples from failing ones of the same task; None where none passed."""
+
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    pairs: int
+    tasks: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All of it."""
+
+    name: str
+    question: str
+    profile: str
+    base: str
+    tasks: int
+    arms: list[ArmResult]
+    families: list[Family]
+    ranks: list[RankForecast]
+    claims: list[Claim]
+    agreement: list[Agreement]
+    baselines: dict[str, float | None]
+    flaws: list[str] = field(default_factory=list)
+
+    def arm(self, name: str) -> ArmResult:
+        """Return an arm by its name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def write(self, folder: Path) -> None:
+        """Write comparison.json."""
+        write_json(folder / COMPARISON, {"format": FORMAT} | to_json(self, DIGITS))
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """Read comparison.json; raise InputError where it is missing or of another format."""
+    path = folder / COMPARISON
+    values = read_fields(path, ["format"])
+    if values["format"] != FORMAT:
+        raise InputError(f"{path}: of the format {values['format']!r:.40}, not {FORMAT}; run the study again")
+    return from_json(Comparison, values)

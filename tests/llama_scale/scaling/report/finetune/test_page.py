@@ -1,0 +1,138 @@
+"""The page of a fine-tuning study: tables, figures and words of a comparison that is known."""
+
+from dataclasses import replace
+
+import pytest
+
+from llama_scale.scaling.report.finetune.figures import tuning_figures
+from llama_scale.scaling.report.finetune.page import answer, tiles, verdict
+from llama_scale.scaling.report.finetune.tables import tuning_tables
+from llama_scale.scaling.study.finetune.claims import claims
+from llama_scale.scaling.study.finetune.comparison import (
+    ArmResult,
+    Comparison,
+    Contrast,
+    Estimate,
+    Family,
+    RankForecast,
+    read_comparison,
+)
+
+BITS = "bits_per_byte"
+
+
+def arm(name, value, method="lora", rank=16, examples=300, budget="30 steps", **fields):
+    scores = {BITS: Estimate(value, value - 0.1, value + 0.1, 5, 500), "parses": Estimate(0.4, 0.3, 0.5, 2, 200)}
+    what = {
+        "name": name, "grid": name.split("-")[0], "method": method, "rank": rank, "examples": examples,
+        "language": "python", "budget": budget, "lr": 1e-3, "runs": 5, "steps": 30, "trainable_params": 1000,
+        "n_params": 10_000, "seconds": 2.0, "peak_memory": 4e8, "weights_bytes": 4000, "forgotten": 0.01,
+        "scores": scores,
+    }  # fmt: skip
+    return ArmResult(**what | fields)
+
+
+def contrast(control, arm, mean, half=0.01, endpoint=BITS, holm=None):
+    p = 0.001 if abs(mean) > half else 0.5
+    return Contrast(control, arm, endpoint, mean, mean - half, mean + half, p, holm or p, half * 1.4, True)
+
+
+@pytest.fixture
+def found():
+    """Sizes 50 and 300 at both budgets, ranks 4 and 16, full: all below a base of 2 bits per byte."""
+    arms = [
+        arm("base", 2.0, "base", None, None, "none", runs=1, lr=None, forgotten=0.0),
+        arm("steps-n50", 1.8, examples=50), arm("steps-n300", 1.7),
+        arm("epochs-n50", 1.95, examples=50, budget="3 epochs"), arm("epochs-n300", 1.65, budget="3 epochs"),
+        arm("rank-r4", 1.702, rank=4), arm("full-n300", 1.69, "full", None, trainable_params=10_000),
+    ]  # fmt: skip
+    base = [contrast("base", a.name, a.scores[BITS].value - 2.0) for a in arms[1:]]
+    base += [contrast("base", a.name, 0.0, 0.05, "parses") for a in arms[1:]]
+    families = [
+        Family("base", "Against the base", base, {"epochs-n300": 1.0}),
+        Family("size-steps", "Pairs", [contrast("steps-n50", "steps-n300", -0.1),
+                                       contrast("steps-n50", "steps-n300", -0.2, 0.05, "parses")], {"steps-n300": 1.0}),
+        Family("size-epochs", "Pairs, epochs", [contrast("epochs-n50", "epochs-n300", -0.3)], {"epochs-n300": 1.0}),
+        Family("rank-lora", "Rank", [contrast("rank-r4", "steps-n300", -0.002)], {"rank-r4": 0.5, "steps-n300": 0.5}),
+        Family("method-full", "Method", [contrast("full-n300", "steps-n300", 0.01)], {"full-n300": 1.0}),
+        Family("budget", "Budgets", [contrast("steps-n300", "epochs-n300", -0.05)], {"epochs-n300": 1.0}),
+    ]  # fmt: skip
+    rank = RankForecast(["rank-r4", "steps-n300"], [4, 16], 300, 54e3, 60, 1, "2026-11-28T04:00:00+00:00", 4, [4, 16],
+                        4, 0.002, -0.001, 0.004, True)  # fmt: skip
+    one = Comparison("toy", "quick", "default", "runs/base", 500, arms, families, [rank], [], [], {"empty": 0.0})
+    return replace(one, claims=claims(one))
+
+
+def test_claims_follow_from_the_contrasts(found):
+    words = ("Rank 4", "trap", "50, 150")
+    decided = {word: claim.verdict for word in words for claim in found.claims if word in claim.claim}
+    # Data alone makes a third of what data and steps make together; a forecast of rank 1 was right at rank 4.
+    assert decided == {"Rank 4": "contradicted", "trap": "supported", "50, 150": "contradicted"}
+    text = next(claim.text for claim in found.claims if "50, 150" in claim.claim)
+    assert "Data alone makes 33% of the difference" in text
+
+
+def test_a_claim_is_undecided_where_the_interval_says_nothing(found):
+    families = [replace(f, contrasts=[c for c in f.contrasts if c.endpoint != "parses"]) for f in found.families]
+    trap = next(c for c in claims(replace(found, families=families)) if "trap" in c.claim)
+    assert trap.verdict == "undecided"
+    same = replace(found.ranks[0], right=None)
+    assert next(c for c in claims(replace(found, ranks=[same])) if "Rank 4" in c.claim).verdict == "undecided"
+
+
+def test_equal_runs_alone_do_not_show_that_full_is_like_lora(found):
+    claim = next(c for c in found.claims if "about as good" in c.claim)
+    assert claim.verdict == "supported"  # .01 and at most .02 behind a gain of .31
+    far = Family("method-full", "Method", [contrast("full-n300", "steps-n300", 0.2)], {})
+    families = [far if f.key == "method-full" else f for f in found.families]
+    assert (
+        next(c for c in claims(replace(found, families=families)) if "about as good" in c.claim).verdict
+        == "contradicted"
+    )
+
+
+def test_every_table_of_contrasts_says_what_it_could_have_found(found):
+    tables = {table.key: table for table in tuning_tables(found)}
+    for family in found.families:
+        column = tables[family.key].head.index("would be found")
+        assert all(row[column] for row in tables[family.key].body)
+    assert "Not to be told from the best in bits per byte: rank-r4, steps-n300" in tables["rank-lora"].caption
+    assert tables["ranks"].body[0][3] == "1" and tables["ranks"].body[0][-1].startswith("right")
+
+
+def test_figures_show_differences_to_the_base(found):
+    figures, left_out = tuning_figures(found)
+    by_key = {figure.key: figure for figure in figures}
+    assert set(by_key) == {"size", "rank", "method", "forgetting"}
+    points = {s.name: s for s in by_key["size"].panels[0].series if s.kind == "points"}
+    assert points["rank 16, 30 steps"].y.tolist() == pytest.approx([-0.2, -0.3])
+    assert points["rank 16, 3 epochs"].y.tolist() == pytest.approx([-0.05, -0.35])
+    assert any("one language" in text for text in left_out)
+
+
+def test_the_first_lines(found):
+    sentences = answer(found)
+    assert "31 runs of 7 arms" in sentences[0] and "cannot decide" in sentences[0]
+    assert tiles(found)[1][1:] == ("1.650", "epochs-n300")
+
+
+def test_what_is_written_is_read(found, tmp_path):
+    found.write(tmp_path)
+    again = read_comparison(tmp_path)
+    assert again.arms[1].scores[BITS].low == pytest.approx(found.arms[1].scores[BITS].low)
+    again.write(tmp_path)
+    assert read_comparison(tmp_path) == again
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"reason": "not measured"}, "not measured"),
+        ({"reason": "no tests", "parses": True, "loads": False, "passed": False, "finish_reason": "stop"},
+         "parses, ended by itself"),
+        ({"reason": "wrong", "parses": True, "loads": True, "passed": False, "finish_reason": "length",
+          "degenerate": "only pass"}, "parses, loads, cut at the limit, fails: wrong, only pass"),
+    ],
+)  # fmt: skip
+def test_verdicts_in_words(row, words):
+    assert verdict(row) == words

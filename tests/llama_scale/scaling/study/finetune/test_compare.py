@@ -1,0 +1,116 @@
+"""Which arms are compared with which, and by what numbers."""
+
+import numpy as np
+import pytest
+import yaml
+
+from llama_scale.scaling.study.finetune.compare import contrast, family, pairings
+from llama_scale.scaling.study.finetune.plan import plan_arms, read_study
+from llama_scale.scaling.study.finetune.scores import END, GAIN, PRIMARY, SAMPLED, Scores
+from llama_scale.scaling.study.finetune.split import SplitConfig, split_pairs
+from tests.llama_scale.helpers import write_pairs
+from tests.llama_scale.scaling.study.finetune.conftest import COMMON
+
+PARSES = next(e for e in SAMPLED if e.key == "parses")
+TASKS = [f"task-{i}" for i in range(200)]
+
+
+def arms_of(tmp_path, *grids, languages=("python",)):
+    settings = COMMON | {"name": "toy", "question": "rank", "pairs": dict.fromkeys(languages, "pairs"), "arms": grids}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(settings | {"arms": list(grids)}))
+    return plan_arms(read_study(tmp_path, [str(tmp_path / "toy.yaml")]).config, None)
+
+
+def found(arms):
+    return {key: pairs for key, _, pairs in pairings(arms) if pairs and key != "base"}
+
+
+def test_what_differs_in_one_setting_alone_is_compared_with_the_first(tmp_path):
+    same = {"examples": [300], "steps": 9}
+    arms = arms_of(
+        tmp_path,
+        {"name": "random", **same},
+        {"name": "simple", **same, "train": {"order": "simple_first"}},
+        {"name": "complex", **same, "train": {"order": "complex_first"}},
+    )
+    name = "setting-random-r16-n300"
+    assert found(arms) == {name: [("random-r16-n300", "simple-r16-n300"), ("random-r16-n300", "complex-r16-n300")]}
+
+
+def test_ranks_of_other_settings_are_not_compared(tmp_path):
+    arms = arms_of(
+        tmp_path,
+        {"name": "a", "ranks": [4], "steps": 9},
+        {"name": "b", "ranks": [16], "steps": 9, "train": {"lora.alpha": 3}},
+        {"name": "c", "ranks": [64], "steps": 9, "rate": 0.1},
+    )
+    assert found(arms) == {"rank-lora-r4-9-steps-python": [("a-r4", "c-r64")]}
+
+
+def test_languages_are_compared_by_what_they_gain(tmp_path):
+    arms = arms_of(tmp_path, {"name": "lang", "languages": ["python", "java"]}, languages=("python", "java"))
+    assert [arm.name for arm in arms] == ["base-python", "base-java", "lang-r16-python", "lang-r16-java"]
+    key = "language-lang"
+    assert found(arms)[key] == [("lang-r16-java", "lang-r16-python")]
+    gain = Scores(np.full((2, 200), 0.1), [0, 1], TASKS)
+    table = {("lang-r16-python", GAIN.key): gain, ("lang-r16-java", GAIN.key): gain}
+    one = family(key, "", found(arms)[key], table, {"base-python", "base-java"})
+    assert [c.endpoint for c in one.contrasts] == [GAIN.key] and one.best == {}
+    other = Scores(gain.values, [0, 1], [f"other-{i}" for i in range(200)])
+    assert family(key, "", found(arms)[key], table | {("lang-r16-java", GAIN.key): other}, set()).contrasts == []
+
+
+def test_contrasts_are_of_the_draws_that_both_have():
+    """Runs 1 and 2 of both: the arm is .2 lower there, whatever run 0 of the control is."""
+    rng = np.random.default_rng(0)
+    tasks = rng.normal(size=200)
+    control = Scores(np.stack([tasks + shift for shift in (9.0, 0.0, 0.5)]), [0, 1, 2], TASKS)
+    arm = Scores(np.stack([tasks + shift for shift in (-0.2, 0.3)]), [1, 2], TASKS)
+    table = {("c", PRIMARY.key): control, ("a", PRIMARY.key): arm}
+    one = contrast(PRIMARY, "c", "a", table)
+    assert one.mean == pytest.approx(-0.2) and one.paired_runs
+    assert one.low == pytest.approx(-0.2) and one.high == pytest.approx(-0.2)
+
+
+def test_shares_have_mcnemars_counts_of_the_first_runs():
+    control, arm = np.zeros((1, 200)), np.zeros((1, 200))
+    control[0, :5], arm[0, 3:20] = 1, 1  # 3 lost, 15 gained
+    table = {(name, PARSES.key): Scores(v, [0], TASKS) for name, v in (("c", control), ("a", arm))}
+    one = contrast(PARSES, "c", "a", table)
+    assert (one.gained, one.lost) == (15, 3)
+    assert one.mcnemar == pytest.approx(2 * sum([1, 18, 153, 816]) / 2**18)  # binomial coefficients of 18
+    assert one.mean == pytest.approx(12 / 200)
+
+
+def test_without_any_difference_nothing_is_detectable():
+    same = Scores(np.zeros((1, 200)), [0], TASKS)
+    one = contrast(PARSES, "c", "a", {("c", PARSES.key): same, ("a", PARSES.key): same})
+    assert one.detectable is None and one.p == 1.0
+
+
+def test_holm_is_over_the_contrasts_of_an_endpoint():
+    rng = np.random.default_rng(1)
+    base = Scores(rng.normal(size=(1, 200)), [0], TASKS)
+    table = {("base", e.key): base for e in (PRIMARY, END)}
+    for name, shift in (("a", 0.5), ("b", 0.0)):
+        table |= {(name, e.key): Scores(base.values + shift + rng.normal(size=(3, 200)), [0, 1, 2], TASKS)
+                  for e in (PRIMARY, END)}  # fmt: skip
+    one = family("base", "", [("base", "a"), ("base", "b")], table, {"base"})
+    for endpoint in (PRIMARY, END):
+        first, second = sorted(one.of(endpoint.key), key=lambda c: c.p)
+        assert first.holm == pytest.approx(min(1, 2 * first.p))
+        assert second.holm == pytest.approx(max(first.holm, second.p))
+
+
+def test_split_takes_the_same_tasks_of_all_languages(tmp_path):
+    for language, first in (("python", 0), ("java", 3)):
+        folder = tmp_path / language
+        folder.mkdir()
+        write_pairs(folder / "train.jsonl", 5, first=500, language=language)
+        write_pairs(folder / "test.jsonl", 12, first=first, language=language)
+    folders = {name: str(tmp_path / name) for name in ("python", "java")}
+    split_pairs(SplitConfig(folders, str(tmp_path / "out"), tune=3, test=6))
+    both = [(tmp_path / "out" / name / "test.jsonl").read_text().count("\n") for name in folders]
+    ids = [[line.split('"')[3] for line in (tmp_path / "out" / name / "test.jsonl").open()] for name in folders]
+    assert both == [6, 6] and ids[0] == ids[1]
+    assert set(ids[0]) <= {f"pair-{i}" for i in range(3, 12)}

@@ -1,0 +1,201 @@
+"""A fine-tuning study from its file to its comparison, and the published designs."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import yaml
+
+from llama_scale.config import CONFIGS
+from llama_scale.errors import InputError
+from llama_scale.files import read_json, read_jsonl
+from llama_scale.scaling.report.finetune.page import write_report
+from llama_scale.scaling.study.finetune.comparison import read_comparison
+from llama_scale.scaling.study.finetune.plan import is_tuning_study, read_study
+from tests.llama_scale.helpers import write_gpt2
+from tests.llama_scale.scaling.study.finetune.conftest import COMMON, carry_out, write_folder
+
+pytest.importorskip("peft")
+pytest.importorskip("tree_sitter")
+
+
+def rows_of(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def test_arms_have_the_scores_of_their_runs(study):
+    found = read_comparison(study.folder)
+    for arm in found.arms:
+        draws = [""] if arm.method == "base" else [f"-draw{draw}" for draw in (0, 1)]
+        runs = [read_jsonl(study.runs_folder / f"{arm.name}{d}" / "references.jsonl") for d in draws]
+        bits = [[row["nats"] / math.log(2) / row["bytes"] for row in run] for run in runs]
+        assert np.mean(bits) == pytest.approx(arm.scores["bits_per_byte"].value, abs=1e-7)
+        assert (arm.scores["bits_per_byte"].runs, arm.scores["bits_per_byte"].tasks) == (len(draws), 6)
+    points = rows_of(study.folder / "points.csv")
+    assert [row["run"] for row in points] == [run.name for run in study.runs]
+
+
+def test_a_family_for_each_question(study):
+    found = read_comparison(study.folder)
+    pairs = {family.key: [(c.control, c.arm) for c in family.of("bits_per_byte")] for family in found.families}
+    assert len(pairs.pop("base")) == 6
+    assert pairs == {
+        "size-lora-r2-2-steps-python": [("steps-r2-n4", "steps-r2-n12")],
+        "size-lora-r2-1-epoch-python": [("epochs-r2-n4", "epochs-r2-n12")],
+        "rank-lora-r1-2-steps-python": [("rank-r1-n12", "steps-r2-n12")],
+        "method-full-n12": [("full-n12", "steps-r2-n12"), ("full-n12", "rank-r1-n12")],
+        "budget": [("steps-r2-n12", "epochs-r2-n12"), ("steps-r2-n4", "epochs-r2-n4")],
+    }
+    for family in found.families:
+        for one in family.contrasts:
+            assert one.p <= one.holm <= 1
+            assert one.detectable >= 0
+
+
+def test_the_rank_is_forecast_before_and_scored_after(study):
+    forecast = read_json(study.folder / "rank-forecast.json")["groups"][0]
+    base = read_jsonl(study.runs_folder / "base" / "references.jsonl")
+    bits = 12 * np.mean([row["nats"] + row["end_nats"] for row in base]) / math.log(2)
+    # Each of 3 layers has seven matrices: four of 64 x 64 and three of 64 x 160.
+    assert forecast["parameters_a_rank"] == 3 * (4 * (64 + 64) + 3 * (64 + 160))
+    assert forecast["bits"] == pytest.approx(bits)
+    assert forecast["rank"] == math.ceil(bits / (2 * forecast["parameters_a_rank"]))
+    assert read_comparison(study.folder).ranks[0].forecast == forecast["rank"]
+    tasks = [task.name for task in study.tasks]
+    assert tasks.index("rank-forecast") < tasks.index("rates-rank-r1-n12") < tasks.index("finetune-rank-r1-n12-draw0")
+
+
+def test_a_searched_rate_is_used(study):
+    found = read_json(study.folder / "rates" / "rank-r1-n12.json")
+    tried = {row["lr"]: row["bits_per_byte"] for row in found["tried"]}
+    best = min(tried, key=tried.get)
+    assert min(tried) < best < max(tried)
+    assert read_json(study.runs_folder / "rank-r1-n12-draw1" / "result.json")["lr"] == pytest.approx(found["lr"])
+
+
+def test_subsets_are_nested_and_held_out_pairs_apart(study):
+    ids = {part: {row["id"] for row in read_jsonl(study.folder / "data/python" / f"{part}.jsonl")}
+           for part in ("pool", "tune", "test")}  # fmt: skip
+    assert [len(ids[part]) for part in ("pool", "tune", "test")] == [24, 3, 6]
+    assert not ids["pool"] & ids["tune"] and not ids["tune"] & ids["test"] and not ids["pool"] & ids["test"]
+
+
+def test_claims_say_what_cannot_be_decided(study):
+    found = {claim.claim: claim for claim in read_comparison(study.folder).claims}
+    execution = next(claim for text, claim in found.items() if "execution" in text)
+    assert execution.verdict == "undecided" and "No task here has tests" in execution.text
+    assert next(claim for text, claim in found.items() if "Java" in text).verdict == "undecided"
+
+
+def test_the_report_has_every_sample_and_table(study):
+    html = (study.folder / "report.html").read_text()
+    for family in read_comparison(study.folder).families:
+        assert f'id="{family.key}"' in html
+    sampled = [run.name for run in study.runs if run.draw == 0]
+    assert all(html.count(f"{name}: ") == 3 for name in sampled)
+    assert {path.name for path in write_report(study.folder)} >= {"size.png", "rank.png", "method.png"}
+
+
+def published(root, question, pairs, **more):
+    """Return a shipped study as published, on a small random GPT-2 and small pairs."""
+    settings = yaml.safe_load((CONFIGS / "finetune" / f"{question}.yaml").read_text())
+    settings |= {"base": {"model": "gpt2"}, "device": "cpu", "threads": 1}
+    settings["published"] |= {"pairs": pairs, "test": 4} | more
+    settings["published"]["train"] |= {"max_tokens": 128, "precision": "fp32"}
+    settings["evaluate"] = COMMON["evaluate"]
+    return settings
+
+
+@pytest.fixture(scope="module")
+def gpt2(root):
+    from llama_scale.checkpoint.export import export_checkpoint
+
+    export_checkpoint(root / "base", root / "twin")
+    return write_gpt2(root / "gpt2", root / "twin")
+
+
+def test_the_rank_study_as_published(root, gpt2, capsys):
+    write_folder(root / "pairs-200", 200, 8)
+    study = carry_out(published(root, "rank", {"python": "pairs-200"}), root, "--profile", "seed")
+    with open(study.folder / "results_rank.csv") as file:
+        assert file.readline().startswith("BLEU,Syntax_Pass_Rate,Configuration,")
+    rows = rows_of(study.folder / "results_rank.csv")
+    assert [row["Configuration"].split(" (")[0] for row in rows] == ["Rank 4", "Rank 16", "Rank 64"]
+    # Two layers with c_attn of 32 x 96, and 200 samples in batches of 32 for three epochs.
+    assert [int(float(row["trainable_params"])) for row in rows] == [2 * rank * (32 + 96) for rank in (4, 16, 64)]
+    assert {float(row["steps"]) for row in rows} == {21.0} and {float(row["lr"]) for row in rows} == {1e-4}
+    assert (study.folder / "results_rank.png").stat().st_size > 1000
+    html = (study.folder / "report.html").read_text()
+    assert "21 optimizer steps" in html and "As published" in html
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("question", ["scale", "lang", "method"])
+def test_the_other_studies_as_published(root, gpt2, question):
+    languages = {
+        "python": None,
+        "java": "int f(int x) { return x + 1; }\n",
+        "javascript": "function f(x) { return x; }\n",
+    }
+    names = list(languages) if question == "lang" else ["python"]
+    pairs = {}
+    for name in names:
+        fields = {"language": name} | ({"completion": languages[name]} if languages[name] else {})
+        pairs[name] = write_folder(root / f"{question}-{name}", 300, 8, **fields)
+    settings = published(root, question, pairs)
+    for arm in settings["published"]["arms"]:
+        arm["examples"] = [min(300, n) for n in arm["examples"]]
+    study = carry_out(settings, root, "--profile", "seed")
+    rows = rows_of(study.folder / f"results_{question}.csv")
+    expected = {
+        "scale": ["Size 50", "Size 150", "Size 300"],
+        "lang": ["Python", "Java", "JavaScript"],
+        "method": ["Full", "LoRA"],
+    }
+    assert [row["Configuration"].split(" (")[0] for row in rows] == expected[question]
+    if question == "scale":
+        assert [float(row["steps"]) for row in rows] == [6, 15, 30]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": []}, "arms"),
+        ({"arms": [{"name": "a", "ranks": []}]}, "ranks: the list is empty"),
+        ({"arms": [{"name": "a", "draws": [0, 0]}]}, "draws: 0 is listed twice"),
+        ({"arms": [{"name": "a", "languages": ["java"]}]}, "there are no pairs in java"),
+        ({"arms": [{"name": "a", "train": {"seed": 1}}]}, "a.train.seed: the study sets it"),
+        ({"arms": [{"name": "a", "rate": -1}]}, "a.rate"),
+        ({"arms": [{"name": "a", "ranks": [0]}]}, "rank"),
+        ({"rates": {"factor": 1}}, "rates.factor"),
+        ({"base": {}}, "base: neither a model nor"),
+        ({"profile": "seed"}, "profile: seed asked for"),
+        ({"suites": ["nothing"]}, None),
+    ],
+)
+def test_bad_settings_are_one_line(root, change, message):
+    settings = COMMON | {"name": "bad", "question": "rank", "pairs": {"python": "pairs"}, "arms": [{"name": "a"}]}
+    (root / "bad.yaml").write_text(yaml.safe_dump(settings | change))
+    if message is None:
+        from launch.study import check_evaluation
+
+        with pytest.raises(InputError, match="no suite 'nothing'"):
+            check_evaluation(read_study(root, ["bad.yaml"]))
+        return
+    with pytest.raises(InputError, match=message) as error:
+        read_study(root, ["bad.yaml"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["quick", "rank", "scale", "lang", "method"])
+def test_shipped_studies_can_be_planned(tmp_path, name):
+    assert is_tuning_study([name], tmp_path)
+    assert not is_tuning_study(["quickstart"], tmp_path)
+    study = read_study(tmp_path, [name])
+    assert study.tasks[-1].name in ("report", "track")
+    if name != "quick":
+        seed = read_study(tmp_path, [name, "--profile", "seed"])
+        assert seed.config.name == f"{name}-seed" and seed.settings["flaws"]
+        assert seed.folder != study.folder
