@@ -1,4 +1,4 @@
-"""A person's program repaired until it holds their tests: the task of it, and POST /repair, which streams its rounds."""
+"""A person's program repaired until it holds their tests: its task, and POST /repair, which streams the rounds."""
 
 import ast
 import asyncio

@@ -205,7 +205,9 @@ def test_the_page_does_all_it_is_for(ladder, browser, tmp_path, width, scheme):
     driven.state("ladder-state", "3 of 3 models ended")
     columns = page.locator("#columns .column")
     assert columns.count() == 3
-    assert all("tests hold" in columns.nth(i).text_content() or "not passed" in columns.nth(i).text_content() for i in range(3))
+    assert all(
+        "tests hold" in columns.nth(i).text_content() or "not passed" in columns.nth(i).text_content() for i in range(3)
+    )
     tops = {round(columns.nth(i).bounding_box()["y"]) for i in range(3)}
     assert len(tops) == (1 if width == 1280 else 3)
     page.screenshot(path=shots / f"assistant-ladder-{width}.png", full_page=True)

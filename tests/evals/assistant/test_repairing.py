@@ -133,7 +133,9 @@ def test_answers_are_those_of_a_checkpoint(served, make_engine):  # noqa: F811
 
 
 def test_the_task_of_a_program():
-    shown, visible = read_task(WRONG, "import math\nassert f(2) == 4\nfor i in range(3):\n    assert f(i) == math.pow(i, 2)\n")
+    shown, visible = read_task(
+        WRONG, "import math\nassert f(2) == 4\nfor i in range(3):\n    assert f(i) == math.pow(i, 2)\n"
+    )
     assert shown.entry == "f" and len(shown.tests) == 2 and shown.start == WRONG
     assert visible.templates[0].names == ("f",) and visible.templates[0].source == ""
     with pytest.raises(ProtocolError):
@@ -142,7 +144,11 @@ def test_the_task_of_a_program():
 
 def test_diffs_and_the_best_round():
     assert changes("a\nb\n", "a\nc\n")[2:] == ["@@ -1,2 +1,2 @@\n", " a\n", "-b\n", "+c\n"]
-    about = dict.fromkeys(("arm", "task_id", "prompt", "program", "reason"), "") | {"number": 0, "sample": 0, "tests": 3}
+    about = dict.fromkeys(("arm", "task_id", "prompt", "program", "reason"), "") | {
+        "number": 0,
+        "sample": 0,
+        "tests": 3,
+    }
     rows = [(True, False, 1), (True, False, 2), (False, False, 0), (True, False, 2)]
     steps = [Step(**about, round=n, parses=p, passed=q, held=h) for n, (p, q, h) in enumerate(rows)]
     assert best(steps).round == 1

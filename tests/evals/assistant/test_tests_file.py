@@ -7,7 +7,8 @@ from llama_scale.errors import InputError
 
 
 def test_functions_become_their_assertions():
-    text = "import math\nfrom m import f\n\nassert f(0) == 0\n\ndef test_a():\n    'words'\n    x = 2\n    assert f(x) == math.ceil(3.5)\n"
+    text = "import math\nfrom m import f\n\nassert f(0) == 0\n"
+    text += "\ndef test_a():\n    'words'\n    x = 2\n    assert f(x) == math.ceil(3.5)\n"
     assert read_tests(text, "m").splitlines() == [
         "import math", "assert f(0) == 0", "'words'", "x = 2", "assert f(x) == math.ceil(3.5)",
     ]  # fmt: skip
