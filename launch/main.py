@@ -27,6 +27,7 @@ COMMANDS = {
     "repair": Command("repair", "main", "does letting a model see its errors pay?", True),
     "sample": Command("sample", "main", "complete code in the terminal"),
     "serve": Command("serve", "main", "models by OpenAI's protocol, with a page"),
+    "assist": Command("assist", "main", "complete and repair files, chat"),
     "export": Command("export", "main", "convert a checkpoint to or from transformers"),
     "study": Command("study", "main", "plan and run a whole scaling study", True),
     "collect": Command("collect", "main", "gather a study's results into points.csv"),

@@ -1,14 +1,17 @@
 """Routes beside those of the protocol: the page and its files, programs run in the sandbox, repair."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from evals.assistant.judging import Judging, run_route
+from evals.assistant.repairing import repair_route
+from llama_scale.serving.app import Service
 from llama_scale.serving.protocol import ProtocolError
 
 PAGE = Path(__file__).parent / "static"
@@ -33,8 +36,21 @@ def _file(name: str) -> Response:
     return FileResponse(known[name], media_type=KINDS[known[name].suffix], headers={"cache-control": "no-cache"})
 
 
+async def checkpoint(request: Request) -> Response:
+    """Say which folder a model is, as launch/sample.py takes it."""
+    service: Service = request.app.state.service
+    _, folder = await asyncio.to_thread(service.shelf.find, request.query_params.get("model"))
+    return JSONResponse({"checkpoint": str(folder)})
+
+
 @contextmanager
 def assistant_routes() -> Iterator[list[BaseRoute]]:
     """Yield the routes; the sandbox opens when it is first needed, and closes with the context."""
     with Judging() as judging:
-        yield [Route("/", page, methods=["GET"]), Route("/static/{name}", static, methods=["GET"]), run_route(judging)]
+        yield [
+            Route("/", page, methods=["GET"]),
+            Route("/static/{name}", static, methods=["GET"]),
+            Route("/checkpoint", checkpoint, methods=["GET"]),
+            run_route(judging),
+            repair_route(judging),
+        ]

@@ -167,7 +167,8 @@ class Chain:
 class Pipelines:
     """Runs a plan.
 
-    ``prompts`` gets the messages of every prompt by their hash. ``tell`` is called with a line after each round.
+    ``prompts`` gets the messages of every prompt by their hash. ``tell`` is called with a line after each round, and
+    ``seen`` with each step of it once a critic has spoken. ``quiet`` shows no progress.
     """
 
     plan: Plan
@@ -176,6 +177,8 @@ class Pipelines:
     critics: Mapping[str, Critic]
     sampling: SamplingConfig
     tell: Callable[[str], None] = lambda line: None
+    seen: Callable[[Step], None] = lambda step: None
+    quiet: bool = False
     prompts: dict[str, tuple[Message, ...]] = field(default_factory=dict)
 
     def run(self, shown: Sequence[Shown]) -> Iterator[Step]:
@@ -235,6 +238,7 @@ class Pipelines:
             step = draft.chain.steps[-1]
             repeated = step.repeat_of is not None and draft.chain.arm.kind != "resample"
             draft.chain.done |= repeated and self.plan.repeats != "keep"
+            self.seen(step)
 
     def _draw(self, chains: Sequence[Chain], number: int, redraw: int = 0) -> list["Draft"]:
         """Ask for the next program of each chain."""
@@ -247,7 +251,7 @@ class Pipelines:
         if not self.backend.chat and chains and not sampling.stop:
             sampling = replace(sampling, stop=chains[0].shown.stops)
         answers = self.backend.ask(asks, sampling) if asks else ()
-        bar = tqdm(answers, f"round {number}: programs", len(asks), disable=None, leave=False)
+        bar = tqdm(answers, f"round {number}: programs", len(asks), disable=self.quiet or None, leave=False)
         replies = {place: found[0] for place, found in bar}
         return [
             Draft(chain, program_in(replies[n].text, chain.shown, self.backend.chat), prompt_digest(asks[n].messages),

@@ -3,11 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from evals.repair.split import Visible
-from evals.sandbox.types import SANDBOX_LOST, Failure, Script, Verdict
-from evals.verdicts import Execution
+from evals.sandbox.types import SANDBOX_LOST, Failure, Program, Script, Verdict
 from llama_scale.errors import InputError
 
 # Run in the sandbox with a program as its input, which it reads and does not run; hostile text is parsed there alone.
@@ -49,10 +48,18 @@ class Outcome:
         return "tests" if self.parses else "syntax"
 
 
+class Runs(Protocol):
+    """Whatever runs programs: an Execution, or a server's sandbox."""
+
+    def judge(self, programs: Sequence[Program | Script], timeout: float, title: str) -> list[Verdict]:
+        """Return the verdict of each program."""
+        ...
+
+
 class VisibleJudge:
     """Runs programs on the visible tests of their tasks; ``timeout`` is CPU seconds of one program."""
 
-    def __init__(self, visible: Mapping[int, Visible], execution: Execution, timeout: float) -> None:
+    def __init__(self, visible: Mapping[int, Visible], execution: Runs, timeout: float) -> None:
         self.visible, self.execution, self.timeout = visible, execution, timeout
 
     def judge(self, programs: Sequence[tuple[int, str]]) -> list[Outcome]:

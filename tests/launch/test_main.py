@@ -70,7 +70,7 @@ def test_help_of_a_command_is_that_of_its_script(tmp_path, name):
     assert here.replace(f"main.py {name} ", f"{' '.join(script)} ") == there
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "benchmark"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("benchmark", "assist")])
 def test_help_is_readable_and_its_example_is_taken(name, monkeypatch, capsys):
     command = COMMANDS[name]
     run = getattr(import_module(f"launch.{command.module}"), command.function)
@@ -97,7 +97,9 @@ MODULES = ("yaml", "numpy", "torch", "jsonargparse", "psutil", "llama_scale.cli"
 @pytest.mark.parametrize("script", [*SCRIPTS, "benchmark", "main"])
 def test_interrupted_while_libraries_load(script, way):
     """Ctrl-C in the import of the first of the libraries that a command needs is one line, no traceback."""
-    arguments = {"scaling": ["fit", "x.csv"], "benchmark": ["fit"], "main": ["train"]}.get(script, [])
+    arguments = {"scaling": ["fit", "x.csv"], "assist": ["chat", "x"], "benchmark": ["fit"], "main": ["train"]}.get(
+        script, []
+    )
     modules = MODULES if way == "sent" else ("numpy", "torch", "jsonargparse")
     code = f"""
 import os, runpy, signal, sys
