@@ -15,6 +15,8 @@ from llama_scale.config import Auto, FinetuneConfig
 from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.files import write_json
 
+EXAMPLE = "--base runs/M1-201k-seed0 --train data/pairs/python/train.jsonl --lora.rank 16"
+
 
 @dataclass(frozen=True)
 class Command(FinetuneConfig):
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         STEPS[argv[0]](argv[1:])
         return
     about = "Fine-tune a model on pairs of prompt and completion, with adapters or whole."
-    command = parse(Command, about, argv, positional="config", shipped="finetune")
+    command = parse(Command, about, argv, positional="config", shipped="finetune", example=EXAMPLE)
     config = settings_of(command)
     if command.rate_from:
         from llama_scale.scaling.study.finetune.rate_search import read_rate

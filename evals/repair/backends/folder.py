@@ -34,7 +34,7 @@ class FolderBackend:
 
     def __init__(self, folder: Path, config: BackendConfig, identity: dict[str, Any], device: str,
                  dtype: torch.dtype, setting: str = "backend") -> None:  # fmt: skip
-        self.model = TransformersCompleter(folder, device, dtype, has_encoder(folder))
+        self.model = TransformersCompleter(folder, device, dtype, seq2seq=has_encoder(folder))
         self.folder, self.batch_size = folder, config.batch_size
         template = bool(self.model.tokenizer.chat_template)
         if config.form == "chat" and not template:

@@ -18,6 +18,7 @@ from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 REACH, STEPS = 12.0, 30
 FURTHER = 6.0  # times as far, where a side has no end yet
 LOGARITHMIC = "A", "B", "E", "k"  # parameters that theta has as logarithms
+LEAST_GAIN = 1e-3  # of an objective, for which a profile is solved once more
 LEAST_RISE = 1e-18  # of an objective; less is rounding, as of points without noise
 
 
@@ -114,11 +115,15 @@ def _least_objectives(fit: Fit, model: SurfaceModel, k: int, best: np.ndarray, g
     target, theta, lower, upper = (np.tile(row, (len(grid), 1)) for row in rows)  # (S, n), then (S, k) each
     lower[:, k] = upper[:, k] = grid  # equal bounds leave the parameter no way to move
     problems = Problems(target, np.ones_like(target), lower, upper, fit.delta)
-    # All values are solved side by side from the optimum, then again from what their neighbors on
-    # either side found: of grid values (1, 2, 3) the second tries of 2 start at the theta of 1 and 3.
+    # All values are solved side by side from the optimum, then again from what their neighbors on either side found, for
+    # as long as that finds less: of grid values (1, 2, 3) the next tries of 2 start at the theta of 1 and of 3.
     theta, least, _ = minimize_huber(model, theta, problems)
-    for shift in (1, -1):
-        again, other, _ = minimize_huber(model, np.roll(theta, shift, axis=0), problems)
-        theta = np.where((other < least)[:, None], again, theta)
-        least = np.minimum(least, other)
+    for _ in range(len(grid)):
+        before = least
+        for shift in (1, -1):
+            again, other, _ = minimize_huber(model, np.roll(theta, shift, axis=0), problems)
+            theta = np.where((other < least)[:, None], again, theta)
+            least = np.minimum(least, other)
+        if np.all(least > before * (1 - LEAST_GAIN)):
+            break
     return least

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -100,7 +101,8 @@ def no_pauses(monkeypatch):
         asked.append(seconds)
         await sleep(min(seconds, 0.01))
 
-    monkeypatch.setattr(openai_client.asyncio, "sleep", short)
+    # The client's alone: a server of another test, in a thread of this process, sleeps too.
+    monkeypatch.setattr(openai_client, "asyncio", SimpleNamespace(**vars(openai_client.asyncio) | {"sleep": short}))
     return asked
 
 
