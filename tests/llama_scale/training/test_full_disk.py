@@ -76,9 +76,7 @@ def test_room_for_one_checkpoint_keeps_that_one(tiny_data, tmp_path):
 
 def test_room_is_made_of_the_oldest_and_never_of_the_last_valid_one(tmp_path):
     for step in (1, 2, 3, 4):
-        checkpoint.save_weights(
-            tmp_path / f"checkpoints/step-{step:08d}", TENSORS, {"step": step, "model": {}}, None
-        )
+        checkpoint.save_weights(tmp_path / f"checkpoints/step-{step:08d}", TENSORS, {"step": step, "model": {}}, None)
     (tmp_path / "checkpoints/step-00000004/model.safetensors").write_bytes(b"damaged")
     room = [checkpoint.make_room(tmp_path, keep_steps=[2]) for _ in range(3)]
     assert [path and int(path.name[5:]) for path in room] == [1, 4, None]
