@@ -115,8 +115,8 @@ def _least_objectives(fit: Fit, model: SurfaceModel, k: int, best: np.ndarray, g
     target, theta, lower, upper = (np.tile(row, (len(grid), 1)) for row in rows)  # (S, n), then (S, k) each
     lower[:, k] = upper[:, k] = grid  # equal bounds leave the parameter no way to move
     problems = Problems(target, np.ones_like(target), lower, upper, fit.delta)
-    # All values are solved side by side from the optimum, then again from what their neighbors on either side found, for
-    # as long as that finds less: of grid values (1, 2, 3) the next tries of 2 start at the theta of 1 and of 3.
+    # All values are solved side by side from the optimum, then again from what their neighbors on either side found,
+    # for as long as that finds less: of grid values (1, 2, 3) the next tries of 2 start at the theta of 1 and of 3.
     theta, least, _ = minimize_huber(model, theta, problems)
     for _ in range(len(grid)):
         before = least

@@ -54,8 +54,8 @@ class Contrast:
     """An arm less its control by an endpoint: paired by task, p adjusted by Holm within its family.
 
     ``detectable`` is the difference that a repetition would find in four of five cases, None where no task differs. Of
-    shares, ``gained`` and ``lost`` count the tasks that only one of the first draws of both has, and ``mcnemar`` is their
-    exact p value.
+    shares, ``gained`` and ``lost`` count the tasks that only one of the first draws of both has, and ``mcnemar`` is
+    their exact p value.
     """
 
     control: str
