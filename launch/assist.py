@@ -10,8 +10,7 @@ import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here
 import sys
 from collections.abc import Callable
 
-from llama_scale.cli import parse, run_cli
-from llama_scale.errors import UserError, nearest
+from llama_scale.cli import parse, run_cli, run_named
 
 
 def complete(argv: list[str]) -> None:
@@ -44,14 +43,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {"complete": complete, "repai
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command that the first argument names."""
-    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
-    if name in ("-h", "--help"):
-        print(__doc__.strip())
-    elif name in COMMANDS:
-        COMMANDS[name](rest)
-    else:
-        hint = nearest(name, COMMANDS)
-        raise UserError(f"expected a command, {', '.join(COMMANDS)}, found {name!r}{hint}")
+    run_named(COMMANDS, about=__doc__, argv=argv)
 
 
 if __name__ == "__main__":

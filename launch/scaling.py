@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from llama_scale.cli import parse, run_cli
+from llama_scale.cli import parse, run_cli, run_named
 from llama_scale.cost.hardware import DEFAULT_MFU
-from llama_scale.errors import UserError, nearest
+from llama_scale.errors import UserError
 from llama_scale.files import write_json
 
 T = TypeVar("T")
@@ -264,14 +264,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command that the first argument names."""
-    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
-    if name in ("-h", "--help"):
-        print(__doc__.strip())
-    elif name in COMMANDS:
-        COMMANDS[name](rest)
-    else:
-        hint = nearest(name, COMMANDS)
-        raise UserError(f"expected a command, {', '.join(COMMANDS)}, found {name!r}{hint}")
+    run_named(COMMANDS, about=__doc__, argv=argv)
 
 
 if __name__ == "__main__":

@@ -272,6 +272,21 @@ def _words(kind: Any) -> str:
     return plain.get(get_origin(kind) or kind, str(kind))
 
 
+def run_named(commands: Mapping[str, Callable[[list[str]], None]], *, about: str, argv: list[str] | None) -> None:
+    """Run the command that the first argument names with the rest; null ``argv`` is the command line's.
+
+    ``--help`` prints ``about``. Raises UserError if there is no such command.
+    """
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in ("-h", "--help"):
+        print(about.strip())
+    elif name in commands:
+        commands[name](rest)
+    else:
+        hint = nearest(name, commands)
+        raise UserError(f"expected a command, {', '.join(commands)}, found {name!r}{hint}")
+
+
 def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = None) -> None:
     """Run a command's ``main``, turning bad input and interruption into an exit code.
 

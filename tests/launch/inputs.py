@@ -90,3 +90,13 @@ def outcome(command, argv: list[str]) -> int:
         for number, handler in handlers:
             signal.signal(number, handler)
     return 0
+
+
+def assert_done_or_one_line(code: int, errors: str) -> None:
+    """Assert that a command succeeded without an error line, or ended with code 2 and one, the last that it wrote."""
+    said = errors.splitlines()
+    assert code in (0, 2), said
+    problems = [line for line in said if line.startswith("command: error: ")]
+    assert len(problems) == (code == 2), said
+    if code:
+        assert said[-1] == problems[0]

