@@ -9,6 +9,7 @@ from llama_scale.text import count, digits
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 PRIMARY = "bits_per_byte"
+LARGEST_PUBLISHED = 300  # pairs of study A's sizes
 
 
 def claims(found: Comparison) -> list[Claim]:
@@ -109,21 +110,30 @@ def _size_or_steps(found: Comparison) -> Claim:
     budgets, sizes = _families(found, "budget"), _families(found, "size")
     if not budgets or not sizes:
         return Claim("A", claim, UNDECIDED, "This study has not both equal epochs and equal steps.")
-    apart = {
-        family.title: family.of(PRIMARY)[-1] for family in sizes if family.of(PRIMARY)
-    }  # the largest against the smallest
-    epochs = [one for one in apart.values() if "epoch" in found.arm(one.arm).budget]
-    steps = [one for one in apart.values() if "step" in found.arm(one.arm).budget]
-    if not epochs or not steps:
+    pairs = []
+    for most in (LARGEST_PUBLISHED, None):
+        found_pair = [_largest(found, sizes, budget, most) for budget in ("epoch", "step")]
+        pairs += [found_pair] if all(found_pair) and found_pair not in pairs else []
+    if not pairs:
         return Claim("A", claim, UNDECIDED, "Equal epochs and equal steps are not of the same sizes.")
-    text = f"Equal epochs: {in_words(epochs[0])}. Equal steps: {in_words(steps[0])}."
-    share = steps[0].mean / epochs[0].mean if epochs[0].mean else 0.0
-    if epochs[0].differs and abs(share) < 0.5:
-        text += f" Data alone makes {share:.0%} of the difference; the rest is the number of steps."
-        return Claim("A", claim, CONTRADICTED, text)
-    if epochs[0].differs and steps[0].differs:
-        return Claim("A", claim, SUPPORTED, f"{text} Data alone makes {share:.0%} of the difference.")
-    return Claim("A", claim, UNDECIDED, text)
+    texts, shares = [], []
+    for epochs, steps in pairs:
+        assert epochs and steps
+        shares.append(steps.mean / epochs.mean if epochs.differs else None)
+        texts.append(f"Equal epochs: {in_words(epochs)}. Equal steps: {in_words(steps)}.")
+        if shares[-1] is not None:
+            texts.append(f"Data alone makes {shares[-1]:.0%} of the difference; the rest is the number of steps.")
+    share, text = shares[0], " ".join(texts)
+    if share is None:
+        return Claim("A", claim, UNDECIDED, text)
+    return Claim("A", claim, CONTRADICTED if share < 0.5 else SUPPORTED if share > 0.8 else UNDECIDED, text)
+
+
+def _largest(found: Comparison, sizes: list[Family], budget: str, most: int | None) -> Contrast | None:
+    """Return the contrast of the largest set, of at most so many pairs, with the smallest under a kind of budget."""
+    contrasts = [one for family in sizes for one in family.of(PRIMARY) if budget in found.arm(one.arm).budget]
+    contrasts = [one for one in contrasts if most is None or (found.arm(one.arm).examples or 0) <= most]
+    return max(contrasts, key=lambda one: found.arm(one.arm).examples or 0, default=None)
 
 
 def _language(found: Comparison) -> Claim:

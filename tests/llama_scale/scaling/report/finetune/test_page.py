@@ -70,7 +70,19 @@ def test_claims_follow_from_the_contrasts(found):
     # the margin of .005 does not decide.
     assert decided == {"Rank 4": "undecided", "trap": "supported", "50, 150": "contradicted"}
     text = next(claim.text for claim in found.claims if "50, 150" in claim.claim)
-    assert "Data alone makes 33% of the difference" in text
+    assert text.count("Data alone makes 33% of the difference") == 1
+
+
+@pytest.mark.parametrize(("of_steps", "verdict"), [(-0.1, "contradicted"), (-0.2, "undecided"), (-0.28, "supported")])
+def test_the_sizes_of_the_claim_decide_it_and_the_largest_is_told_beside_them(found, of_steps, verdict):
+    extra = [arm("steps-n1000", 1.69, examples=1000), arm("epochs-n1000", 1.4, examples=1000, budget="3 epochs")]
+    families = [f for f in found.families if not f.key.startswith("size")]
+    for budget, mean, largest in (("steps", of_steps, -0.1), ("epochs", -0.3, -1.0)):
+        contrasts = [contrast(f"{budget}-n50", f"{budget}-n{n}", m) for n, m in ((300, mean), (1000, largest))]
+        families.append(Family(f"size-{budget}", "Pairs", contrasts, {}))
+    claim = next(c for c in claims(replace(found, arms=found.arms + extra, families=families)) if "50, 150" in c.claim)
+    assert claim.verdict == verdict
+    assert f"makes {of_steps / -0.3:.0%} of" in claim.text and "makes 10% of" in claim.text
 
 
 def test_a_claim_is_undecided_where_the_interval_says_nothing(found):
