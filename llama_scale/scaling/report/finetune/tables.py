@@ -2,10 +2,10 @@
 
 from llama_scale.plotting.table import Table
 from llama_scale.scaling.study.finetune.comparison import ArmResult, Comparison, Contrast, Estimate, Family
-from llama_scale.scaling.study.finetune.scores import ENDPOINTS, PRIMARY
+from llama_scale.scaling.study.finetune.scores import ENDPOINTS, GAIN, PRIMARY
 from llama_scale.text import count, digits, megabytes
 
-NAMES = {endpoint.key: endpoint.name for endpoint in ENDPOINTS}
+NAMES = {endpoint.key: endpoint.name for endpoint in (*ENDPOINTS, GAIN)}
 APART = 2.0  # half widths of two means that a difference has to exceed, about: sqrt(2) (1.96 + .84) / 1.96
 SHARES = {endpoint.key for endpoint in ENDPOINTS if endpoint.share}
 

@@ -150,6 +150,13 @@ def test_every_table_of_contrasts_says_what_it_could_have_found(found):
     assert tables["ranks"].body[0][3] == "1" and tables["ranks"].body[0][-1].startswith("right")
 
 
+def test_languages_are_in_a_table_by_what_they_gain(found):
+    one = Family("language-lang", "Languages", [contrast("lang-java", "lang-python", 0.02, endpoint="gain")], {})
+    tables = tuning_tables(replace(found, families=[*found.families, one]))
+    table = next(table for table in tables if table.key == "language-lang")
+    assert table.body[0][2:4] == ["bits per byte gained over the base", "0.0200 [0.0100, 0.0300]"]
+
+
 def test_figures_show_differences_to_the_base(found):
     figures, left_out = tuning_figures(found)
     by_key = {figure.key: figure for figure in figures}
