@@ -27,6 +27,7 @@ from llama_scale.config import (
 )
 from llama_scale.errors import InputError, UserError, nearest
 from llama_scale.files import FULL
+from llama_scale.text import one_line
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -91,7 +92,7 @@ def parse(
         key, message = _explain(str(error), config_class)
         typed = "unrecognized" in str(error) or f"--{key}" in {flag.partition("=")[0] for flag in flags}
         raise UserError(message if typed or not files else f"{', '.join(files)}: {message}") from None
-    if found := _null_where_none_may_be(config_class, values):
+    if found := _unusable_value(config_class, values):
         typed = any(flag.startswith(f"--{found.partition(':')[0]}=") for flag in flags)
         raise UserError(found if typed or not files else f"{', '.join(files)}: {found}")
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
@@ -115,7 +116,7 @@ def build(config_class: type[T], settings: dict[str, Any]) -> T:
         values = parser.instantiate(parser.parse_object(nested))
     except jsonargparse.ArgumentError as error:
         raise InputError(_explain(str(error), config_class)[1]) from None
-    if found := _null_where_none_may_be(config_class, values):
+    if found := _unusable_value(config_class, values):
         raise InputError(found)
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
 
@@ -241,14 +242,22 @@ def _quoting(found: str) -> str:
     return f'; quote it: "{found}"' if re.fullmatch(r"[-+.\w]+", found) else ""
 
 
-def _null_where_none_may_be(config_class: type, values: Any) -> str | None:
-    """Return what is wrong with the first setting that is null and may not be, which the parser lets pass."""
+def _unusable_value(config_class: type, values: Any) -> str | None:
+    """Return what is wrong with the first setting that the parser lets pass and nothing can be made of.
+
+    That is null where none may be; text with a null character, which no path can have; and empty text where null is
+    meant, as ``--out=$FOLDER`` gives it where the variable is not set.
+    """
     for name, kind in _field_types(config_class).items():
         value = values
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
         if value is None and not _may_be_null(kind):
             return _no_null(name, kind)
+        if isinstance(value, str) and "\0" in value:
+            return f"{name}: found a null character in {value!r:.80}; leave it out"
+        if value == "" and kind == str | None:
+            return f"{name}: expected text or null, found empty text; leave it out for null"
     return None
 
 
@@ -314,7 +323,7 @@ def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = 
         message = _missing_package(error) or _machine_problem(error)
         if message is None:
             raise
-    print(f"{script}: error: {message}", file=sys.stderr)
+    print(f"{script}: error: {one_line(message)}", file=sys.stderr)
     sys.exit(USER_ERROR)
 
 

@@ -376,7 +376,18 @@ class FinetuneConfig:
 
 
 class SettingsLoader(yaml.SafeLoader):
-    """YAML 1.1 without the values that it turns into something else than a person means."""
+    """YAML 1.1 without the values that it turns into something else than a person means, or reads and forgets."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping; raise YAMLError where a key is given twice, of which YAML keeps the last."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    problem = f"{key.value} is given twice; delete one"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _refuse_surprise(loader: SettingsLoader, node: yaml.ScalarNode) -> Any:

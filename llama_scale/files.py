@@ -188,6 +188,11 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
     return data
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content; raise InputError as ``read_bytes``, before a file that is far too large fills the disk."""
+    target.write_bytes(read_bytes(source))
+
+
 def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
     """Read a UTF-8 file whole; raise InputError as ``read_bytes`` and where it is not UTF-8."""
     try:
