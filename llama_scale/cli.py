@@ -158,8 +158,10 @@ def _expand(flags: list[str], config_class: type, shipped: str | None) -> tuple[
     chosen = [flag.removeprefix("--size=") for flag in flags if sized and flag.startswith("--size=")][-1:]
     expanded, files = [], []
     for flag in flags:
-        name, _, value = flag.partition("=")
+        name, equals, value = flag.partition("=")
         size = model = None
+        if name == "--config" and equals and not value:
+            raise UserError("config: expected a YAML file, found empty text")
         if name == "--config" and value:
             try:
                 files.append(str(find_config(value, shipped)) if shipped and not os.path.exists(value) else value)
@@ -196,9 +198,9 @@ def _read_settings(path: str, config_class: type) -> tuple[dict[str, Any], str]:
             raise UserError(f"{path}: {name}: expected fields or a file, found {value!r:.80}")
     try:
         new = with_new_names(values, config_class)
+        types, flat = _field_types(config_class), flatten(new)
     except InputError as error:
         raise UserError(f"{path}: {error}") from None
-    types, flat = _field_types(config_class), flatten(new)
     if found := [name for name in flat if flat[name] is None and name in types and not _may_be_null(types[name])]:
         raise UserError(f"{path}: {_no_null(found[0], types[found[0]])}")
     return values, f"--config={path if new == values else yaml.safe_dump(new, default_flow_style=True)}"

@@ -114,6 +114,15 @@ def test_bad_input_is_one_line(argv, words):
         ("optim:\n  lr: 1\n  eps: 1\n  lr: 2\n", ["lr is given twice", "line 4"]),
         ("'seed': 1\nseed: 1\n", ["seed is given twice"]),
         ('run: "a\\0b"\n', ["run: found a null character in 'a\\x00b'"]),
+        ("optim.lr: 1\noptim: {lr: 2}\n", ["optim.lr: is given twice"]),
+        ("a: &a [*a]\n", ["its aliases stand for"]),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(
+                f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True)
+            ),
+            ["its aliases stand for more than 1,000,000 values"],
+        ),
         ('run: ""\n', ["run: expected text or null, found empty text"]),
     ],
 )
@@ -128,6 +137,10 @@ def test_what_yaml_or_a_path_cannot_hold_is_one_line(tmp_path, text, words):
 def test_a_variable_that_is_not_set_is_no_setting():
     with pytest.raises(InputError, match="run: expected text or null, found empty text; leave it out for null"):
         train("--size=M1", "--run=")
+    with pytest.raises(InputError, match="config: expected a YAML file, found empty text"):
+        train("--size=M1", "--config=")
+    with pytest.raises(InputError, match=r"size: no configs/size/a/M1.yaml.*known: E1, E2"):
+        train("--size=a/M1")
 
 
 def test_keys_of_different_fields_are_no_copies(tmp_path):
