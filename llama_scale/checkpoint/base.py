@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -107,10 +107,16 @@ def find_base(name: str, bases: str | Path = "bases") -> Base:
 
 
 def files_sha256(files: Iterable[Path], folder: Path) -> str:
-    """Return a hash over weight files; raise InputError if there are none."""
+    """Return a hash over weight files; raise InputError if there are none, or one is no safetensors file."""
     found = sorted(files)
     if not found:
         raise InputError(f"{folder}: no *.safetensors; other weight files are not read")
+    for file in found:
+        try:
+            with safe_open(file, "pt"):  # whose length the header tells
+                pass
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file}: not a safetensors file ({error})") from None
     if len(found) == 1:
         return sha256(found[0])
     return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in found).encode()).hexdigest()
