@@ -228,6 +228,8 @@ def _explain(message: str, config_class: type) -> tuple[str | None, str]:
     if re.search(r"arguments are required: model\.d_model", message):
         return None, "no model shape: pass --size NAME (configs/size/NAME.yaml)"
     message = re.sub(r'^Parser key "([\w.]+)":', r"\1:", message)
+    if match := re.match(r"([\w.]+): Unable to load config ['\"](.*?)['\"]", message):
+        return match[1], f"{match[1]}: expected fields or a file, found {match[2]}"
     wrong = re.match(r"([\w.]+): (?:Does not|Expected a).*(?:Got|Given) value: (.*)$", message)
     if wrong and wrong[1] in types:
         expected, hint = _words(types[wrong[1]]), _quoting(wrong[2]) if "text" in _words(types[wrong[1]]) else ""

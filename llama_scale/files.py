@@ -71,7 +71,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         os.replace(temporary, path)
     except BaseException as error:
         if isinstance(error, OSError):
-            error.filename = error.filename or str(path)
+            error.filename = str(path) if error.filename in (None, temporary, str(temporary)) else error.filename
         Path(temporary).unlink(missing_ok=True)
         raise
 

@@ -92,6 +92,7 @@ def test_positional_fills_its_field():
         (["--size", "M1", "--model.n_kv_heads", "0"], ["model.n_kv_heads", "found 0"]),
         (["--size", "M1", "--tokens", "-5"], ["tokens: expected at least 1, found -5"]),
         (["--size", "M1", "--tokens", ".inf"], ["tokens", "found inf"]),
+        (["--size", "M1", "--optim", "-1"], ["optim: expected fields or a file, found -1"]),
         (["--size", "M1", "--seed", "-1"], ["seed", "found -1"]),
         (["--size", "M1", "--threads", "0"], ["threads", "found 0"]),
         (["--size", "M1", "--checkpoint_every", "-3"], ["checkpoint_every", "found -3"]),
