@@ -27,6 +27,7 @@ from llama_scale.config import (
 )
 from llama_scale.errors import InputError, UserError, nearest
 from llama_scale.files import FULL
+from llama_scale.text import one_line
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -91,7 +92,7 @@ def parse(
         key, message = _explain(str(error), config_class)
         typed = "unrecognized" in str(error) or f"--{key}" in {flag.partition("=")[0] for flag in flags}
         raise UserError(message if typed or not files else f"{', '.join(files)}: {message}") from None
-    if found := _null_where_none_may_be(config_class, values):
+    if found := _unusable_value(config_class, values):
         typed = any(flag.startswith(f"--{found.partition(':')[0]}=") for flag in flags)
         raise UserError(found if typed or not files else f"{', '.join(files)}: {found}")
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
@@ -115,7 +116,7 @@ def build(config_class: type[T], settings: dict[str, Any]) -> T:
         values = parser.instantiate(parser.parse_object(nested))
     except jsonargparse.ArgumentError as error:
         raise InputError(_explain(str(error), config_class)[1]) from None
-    if found := _null_where_none_may_be(config_class, values):
+    if found := _unusable_value(config_class, values):
         raise InputError(found)
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
 
@@ -157,8 +158,10 @@ def _expand(flags: list[str], config_class: type, shipped: str | None) -> tuple[
     chosen = [flag.removeprefix("--size=") for flag in flags if sized and flag.startswith("--size=")][-1:]
     expanded, files = [], []
     for flag in flags:
-        name, _, value = flag.partition("=")
+        name, equals, value = flag.partition("=")
         size = model = None
+        if name == "--config" and equals and not value:
+            raise UserError("config: expected a YAML file, found empty text")
         if name == "--config" and value:
             try:
                 files.append(str(find_config(value, shipped)) if shipped and not os.path.exists(value) else value)
@@ -195,9 +198,9 @@ def _read_settings(path: str, config_class: type) -> tuple[dict[str, Any], str]:
             raise UserError(f"{path}: {name}: expected fields or a file, found {value!r:.80}")
     try:
         new = with_new_names(values, config_class)
+        types, flat = _field_types(config_class), flatten(new)
     except InputError as error:
         raise UserError(f"{path}: {error}") from None
-    types, flat = _field_types(config_class), flatten(new)
     if found := [name for name in flat if flat[name] is None and name in types and not _may_be_null(types[name])]:
         raise UserError(f"{path}: {_no_null(found[0], types[found[0]])}")
     return values, f"--config={path if new == values else yaml.safe_dump(new, default_flow_style=True)}"
@@ -225,6 +228,8 @@ def _explain(message: str, config_class: type) -> tuple[str | None, str]:
     if re.search(r"arguments are required: model\.d_model", message):
         return None, "no model shape: pass --size NAME (configs/size/NAME.yaml)"
     message = re.sub(r'^Parser key "([\w.]+)":', r"\1:", message)
+    if match := re.match(r"([\w.]+): Unable to load config ['\"](.*?)['\"]", message):
+        return match[1], f"{match[1]}: expected fields or a file, found {match[2]}"
     wrong = re.match(r"([\w.]+): (?:Does not|Expected a).*(?:Got|Given) value: (.*)$", message)
     if wrong and wrong[1] in types:
         expected, hint = _words(types[wrong[1]]), _quoting(wrong[2]) if "text" in _words(types[wrong[1]]) else ""
@@ -241,14 +246,22 @@ def _quoting(found: str) -> str:
     return f'; quote it: "{found}"' if re.fullmatch(r"[-+.\w]+", found) else ""
 
 
-def _null_where_none_may_be(config_class: type, values: Any) -> str | None:
-    """Return what is wrong with the first setting that is null and may not be, which the parser lets pass."""
+def _unusable_value(config_class: type, values: Any) -> str | None:
+    """Return what is wrong with the first setting that the parser lets pass and nothing can be made of.
+
+    That is null where none may be; text with a null character, which no path can have; and empty text where null is
+    meant, as ``--out=$FOLDER`` gives it where the variable is not set.
+    """
     for name, kind in _field_types(config_class).items():
         value = values
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
         if value is None and not _may_be_null(kind):
             return _no_null(name, kind)
+        if isinstance(value, str) and "\0" in value:
+            return f"{name}: found a null character in {value!r:.80}; leave it out"
+        if value == "" and kind == str | None:
+            return f"{name}: expected text or null, found empty text; leave it out for null"
     return None
 
 
@@ -314,7 +327,7 @@ def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = 
         message = _missing_package(error) or _machine_problem(error)
         if message is None:
             raise
-    print(f"{script}: error: {message}", file=sys.stderr)
+    print(f"{script}: error: {one_line(message)}", file=sys.stderr)
     sys.exit(USER_ERROR)
 
 

@@ -17,6 +17,7 @@ from llama_scale.files import atomic_write, read_text
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 MOST_YAML_BYTES = 1 << 24
+MOST_YAML_VALUES = 1_000_000  # each alias counted as what it stands for
 YAML_SEAL = "# SHA-256 of the lines below: "
 Auto = Literal["auto"]
 T = TypeVar("T")
@@ -376,7 +377,36 @@ class FinetuneConfig:
 
 
 class SettingsLoader(yaml.SafeLoader):
-    """YAML 1.1 without the values that it turns into something else than a person means."""
+    """YAML 1.1 without the values that it turns into something else than a person means, or reads and forgets."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Return the document; raise YAMLError where it is small and its aliases stand for more than anyone can use."""
+        node = super().get_single_node()
+        if node is not None and _count_values(node, {}) > MOST_YAML_VALUES:
+            problem = f"its aliases stand for more than {MOST_YAML_VALUES:,} values, or for themselves"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping; raise YAMLError where a key is given twice, of which YAML keeps the last."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    problem = f"{key.value} is given twice; delete one"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _count_values(node: yaml.Node, known: dict[int, float]) -> float:
+    """Return how many values a node has, infinite where it contains itself; ``known`` are those counted already."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = inner if isinstance(node, yaml.MappingNode) else [(item,) for item in inner]
+        known[id(node)] = 1 + sum(_count_values(item, known) for pair in pairs for item in pair)
+    return known[id(node)]
 
 
 def _refuse_surprise(loader: SettingsLoader, node: yaml.ScalarNode) -> Any:
@@ -455,11 +485,17 @@ def with_new_names(values: dict[str, Any], config_class: type) -> dict[str, Any]
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested settings into dotted ones: {"optim": {"lr": 1}} is {"optim.lr": 1}."""
+    """Turn nested settings into dotted ones: {"optim": {"lr": 1}} is {"optim.lr": 1}.
+
+    Raises InputError where one is given in both ways.
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        more = flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        if twice := flat.keys() & more.keys():
+            raise InputError(f"{min(twice)}: is given twice, nested and with a dotted name; give it once")
+        flat |= more
     return flat
 
 
@@ -501,13 +537,13 @@ def size_path(name: str) -> Path:
 
     Those of earlier ladders, whose runs and studies still open, are in configs/size/earlier.
     """
-    path = CONFIGS / "size" / f"{name}.yaml"
-    if not path.is_file() and (earlier := path.parent / "earlier" / path.name).is_file():
-        return earlier
-    if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise InputError(f"size: no configs/size/{name}.yaml{nearest(name, known)}; known: {', '.join(known)}")
-    return path
+    folder = CONFIGS / "size"
+    if Path(name).name == name:
+        for path in (folder / f"{name}.yaml", folder / "earlier" / f"{name}.yaml"):
+            if path.is_file():
+                return path
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    raise InputError(f"size: no configs/size/{name}.yaml{nearest(name, known)}; known: {', '.join(known)}")
 
 
 def load_size(name: str, **overrides: Any) -> ModelConfig:

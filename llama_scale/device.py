@@ -15,6 +15,7 @@ from llama_scale.errors import InputError
 
 PRODUCT_ROWS, PRODUCT_REPEATS = 512, 8
 BF16_GAIN = 1.2  # how many times as fast a product must be: what bf16 costs elsewhere in a step is not in it
+MOST_THREADS = 1024
 
 
 def pick_device(choice: str) -> str:
@@ -76,9 +77,12 @@ def device_name(device: str) -> str:
 
 
 def set_threads(threads: int | None) -> None:
-    """Compute with that many CPU threads, or the library's choice; raise InputError below one."""
-    if threads is not None and threads < 1:
-        raise InputError(f"threads: expected at least 1, found {threads}")
+    """Compute with that many CPU threads, or the library's choice; raise InputError where there cannot be as many.
+
+    The library itself crashes where it cannot start as many as it was asked for.
+    """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads: expected 1 to {MOST_THREADS:,}, found {threads:,}")
     if threads:
         torch.set_num_threads(threads)
 

@@ -75,7 +75,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         os.replace(temporary, path)
     except BaseException as error:
         if isinstance(error, OSError):
-            error.filename = error.filename or str(path)
+            error.filename = str(path) if error.filename in (None, temporary, str(temporary)) else error.filename
         Path(temporary).unlink(missing_ok=True)
         raise
 
@@ -204,6 +204,11 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
     if large or len(data) > most:
         raise InputError(f"{path}: larger than {most:,} bytes; this is another file than is meant")
     return data
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content; raise InputError as ``read_bytes``, before a file that is far too large fills the disk."""
+    target.write_bytes(read_bytes(source))
 
 
 def read_text(path: str | Path, most: int = MOST_BYTES) -> str:

@@ -67,6 +67,11 @@ def megabytes(size: float, decimals: int = 1) -> str:
     return f"{size / 1e6:,.{decimals}f} MB"
 
 
+def one_line(text: str) -> str:
+    """Return a text with what cannot be shown in a line, such as a newline in a path, as Python escapes it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def relative_path(path: Path, root: Path | None = None) -> Path:
     """Return ``path`` from ``root`` (the working directory) if it lies there, else as it is."""
     root = root or Path.cwd()

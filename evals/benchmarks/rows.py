@@ -132,12 +132,13 @@ def from_hub(benchmark: str, published: str, *args: str, **options: str) -> Any:
 def content_sha256(path: Path, setting: str) -> str:
     """Return the SHA-256 of a file, or of what sha256sum prints of a folder's files in order."""
     try:
+        files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+        for file in [path / name for name in files] if path.is_dir() else [path]:
+            if file.stat().st_size > MOST_BYTES:
+                raise OSError(errno.EFBIG, f"larger than {MOST_BYTES >> 20} MiB", str(file))
         if not path.is_dir():
-            if path.stat().st_size > MOST_BYTES:
-                raise OSError(errno.EFBIG, f"larger than {MOST_BYTES >> 20} MiB", str(path))
             return sha256(path)
-        files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*"))
-        lines = [f"{sha256(path / f)}  {f}\n" for f in files if (path / f).is_file()]
+        lines = [f"{sha256(path / name)}  {name}\n" for name in files]
     except OSError as error:
         raise InputError(f"{setting}: {path} cannot be read ({error})") from None
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -112,7 +112,7 @@ def warm_up() -> None:
         exec(program.compiled(source), names)
         ask = {"do": "call", "name": "f", "args": wire.encode([number]), "kwargs": wire.encode({})}
         request = json.loads(wire.pack(ask | {"objects": False})[4:])
-        answer = program._answer(functools.partial(program._perform, request, names, []), None)
+        answer = program._answer(functools.partial(program._perform, request, names, []), None, None)
         wire.decode(json.loads(answer[4:])["value"])
         judge.compile_tests("assert f(1) == [1, 'a', 0.5]\n")
 

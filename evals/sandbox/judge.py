@@ -21,11 +21,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import CodeType
-from typing import Any
+from typing import Any, NoReturn
 
 from evals.sandbox import wire
 from evals.sandbox.explain import Notes, claim_of
 from evals.sandbox.program import read_all
+from evals.sandbox.types import NOT_MEASURED
 
 NULL, CHANNEL, LINK = 2, 3, 4
 AGAIN, LAST = b"a", b"l"  # what the judge says when it is done: whether it waits for another program
@@ -72,7 +73,16 @@ class Session:
             self.leave("ended early")
         return self._unpack(self._receive())
 
-    def leave(self, reason: str) -> None:
+    def number(self, value: Any) -> int:
+        """Return the number of an object of the program that is an argument.
+
+        A function or another thing of the tests that cannot be sent says nothing about the program.
+        """
+        if type(value) is Remote:
+            return value._number
+        self.leave("answer not plain data" if type(value) is wire.Opaque else NOT_MEASURED)
+
+    def leave(self, reason: str) -> NoReturn:
         """Give the program up for good."""
         self.gone = self.gone or reason
         raise GoneError(self.gone)
@@ -90,31 +100,42 @@ class Session:
         if "value" in frame:
             handle = (lambda number: Remote(self, number)) if self.objects else None
             try:
-                return wire.decode(frame["value"], handle)
+                return wire.decode(frame["value"], handle, self._more)
             except (wire.WireError, MemoryError):
                 self.leave("answer not plain data")
         raised = frame.get("raised")
         if type(raised) is not list or [type(r) for r in raised] != [str, str, str]:
             self.leave("answer not plain data")
         self.claim = claim_of(frame)
-        self._raise(*raised)
+        self._raise(*raised, frame.get("args"))
 
-    def _raise(self, name: str, base: str, words: str) -> None:
+    def _more(self, number: int) -> Any:
+        """Return an iterator over what is left of one of the program's."""
+        return self.ask(do="next", handle=number, args=[])
+
+    def _raise(self, name: str, base: str, words: str, args: Any) -> None:
         """Raise the built-in exception ``base``, as that or as the class ``name`` of the program's own.
 
-        What is no Exception ends the program; what would quietly end a loop of the tests is raised as another.
+        What is no Exception ends the program, but for SystemExit, which tests may catch; what would quietly end a loop
+        of the tests is raised as another.
         """
+        if name == base == "SystemExit":
+            raise SystemExit(words)
         kind, name = getattr(builtins, base, None), re.sub(r"\W", "?", name[:LONGEST])
         if not isinstance(kind, type) or not issubclass(kind, BaseException):
             self.leave("answer not plain data")
         if name == "EFBIG" or not issubclass(kind, Exception):
-            self.leave({"EFBIG": "too much output", "SystemExit": "exited"}.get(name, f"raised {name}"))
+            self.leave("too much output" if name == "EFBIG" else f"raised {name}")
         if issubclass(kind, StopIteration | StopAsyncIteration):
             kind = Exception
         error = ProgramError(words)
+        # Caught as its base is, as a plain run would. Its arguments are the program's where they give the same words.
+        made = kind if name == base and kind is not Exception else own_error(kind)
         with suppress(TypeError):
-            # Caught as its base is, as a plain run would.
-            error = kind(words) if name == base and kind is not Exception else own_error(kind)(words)
+            error = made(words)
+        with suppress(Exception):
+            given = made(*wire.decode(args)) if type(args) is list and args else error
+            error = given if str(given)[: len(words)] == words else error
         if isinstance(error, ProgramError):
             error.name = name
         raise error
@@ -137,7 +158,7 @@ class Remote:
         return self._session.ask(do="get", name=name, handle=self._number, args=[])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        args = wire.encode([value], handle_number)
+        args = wire.encode([value], self._session.number)
         self._session.ask(do="set", name=name, handle=self._number, args=args)
 
     def __eq__(self, other: object) -> bool:
@@ -149,19 +170,11 @@ class Remote:
         self._session.leave("answer not plain data")
 
 
-def handle_number(value: Any) -> int:
-    """Return the number of an object of the program; raise WireError for any other."""
-    if type(value) is not Remote:
-        raise wire.WireError(type(value).__name__)
-    return value._number
-
-
 def stand_in(session: Session, name: str) -> Any:
     """Return a function that calls the program's function ``name``."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        number = handle_number if session.objects else None
-        forms = wire.encode(list(args), number), wire.encode(kwargs, number)
+        forms = wire.encode(list(args), session.number), wire.encode(kwargs, session.number)
         return session.ask(do="call", name=name, args=forms[0], kwargs=forms[1])
 
     call.__name__ = name
@@ -233,6 +246,8 @@ def in_words(error: BaseException) -> str:
         return f"raised {error.name}"
     if isinstance(error, AssertionError):
         return "wrong answer"
+    if isinstance(error, SystemExit):
+        return "exited"
     return "out of memory" if isinstance(error, MemoryError) else f"raised {type(error).__name__}"
 
 

@@ -16,6 +16,7 @@ from evals.sandbox import wire
 
 CHANNEL = 3
 FILE = "/tmp/program.py"  # what a program reads as its own path; there is no such file
+LONGEST_ARGS = 1 << 16  # bytes of an exception's arguments that are sent
 MODULE = "program"  # its ``__name__`` where its functions are called
 # Exit codes; the last is of a process that could not be prepared.
 ENDED, SYNTAX, RAISED, MEMORY, UNSTARTED = 0, 10, 11, 12, 99
@@ -140,7 +141,7 @@ def serve(data: bytes) -> int:
         return SYNTAX
     names = fresh_module(MODULE, source, preamble)
     objects: list[Any] = []
-    wire.write_bytes(CHANNEL, _answer(lambda: exec(code, names) or 0, None))
+    wire.write_bytes(CHANNEL, _answer(lambda: exec(code, names) or 0, None, None))
 
     def number(value: Any) -> int:
         objects.append(value)
@@ -152,15 +153,17 @@ def serve(data: bytes) -> int:
         except EOFError:
             return ENDED
         action = functools.partial(_perform, request, names, objects)
-        wire.write_bytes(CHANNEL, _answer(action, number if request["objects"] else None))
+        wire.write_bytes(CHANNEL, _answer(action, number if request["objects"] else None, number))
 
 
 def _perform(request: dict[str, Any], names: dict[str, Any], objects: list[Any]) -> Any:
-    """Call a function of the program, or get or set an attribute of one of its objects."""
+    """Call a function of the program, go on with an iterator, or get or set an attribute of one of its objects."""
     args = wire.decode(request["args"], objects.__getitem__)
     if request["do"] == "call":
         return _find(request["name"], names)(*args, **wire.decode(request["kwargs"]))
     target = objects[request["handle"]]
+    if request["do"] == "next":
+        return target
     if request["do"] == "get":
         return getattr(target, request["name"])
     return setattr(target, request["name"], *args)
@@ -177,10 +180,10 @@ def _find(name: str, names: dict[str, Any]) -> Any:
     raise NameError(f"name {name!r} is not defined")
 
 
-def _answer(action: Any, number: Any) -> bytes:
+def _answer(action: Any, number: Any, rest: Any) -> bytes:
     """Return the frame that says what an action gave or raised."""
     try:
-        return wire.pack({"value": wire.encode(action(), number)})
+        return wire.pack({"value": wire.encode(action(), number, rest)})
     except wire.WireError as error:
         return wire.pack({"not_encodable": str(error)[:80]})
     except BaseException as error:
@@ -190,7 +193,12 @@ def _answer(action: Any, number: Any) -> bytes:
             words = str(error)[:200]
         except BaseException:
             words = ""
-        return wire.pack({"raised": [str(kind)[:80], str(bases[0])[:80], words], "where": [last_line(error), 0]})
+        raised = {"raised": [str(kind)[:80], str(bases[0])[:80], words], "where": [last_line(error), 0]}
+        with suppress(BaseException):
+            args = wire.encode(list(BaseException.args.__get__(error)))  # type: ignore[attr-defined]
+            if len(wire.to_json(args)) <= LONGEST_ARGS:
+                raised["args"] = args
+        return wire.pack(raised)
 
 
 def last_line(error: BaseException) -> int:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-JUDGE_VERSION = 3  # another one where a program may get another verdict: kept ones of before are not used
+JUDGE_VERSION = 4  # another one where a program may get another verdict: kept ones of before are not used
 # Reasons of verdicts that say nothing about a program.
 NOT_MEASURED = "not measured"
 NO_TESTS = "no tests"

@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -118,7 +118,15 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def files_sha256(files: Sequence[Path]) -> str:
-    """Return a hash over weight files."""
+    """Return a hash over weight files; raise InputError if one that is called .safetensors is none."""
+    for file in files:
+        if file.suffix != ".safetensors":
+            continue
+        try:
+            with safe_open(file, "pt"):  # whose length the header tells
+                pass
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file}: not a safetensors file ({error})") from None
     if len(files) == 1:
         return sha256(files[0])
     return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()

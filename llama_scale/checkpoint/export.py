@@ -1,6 +1,5 @@
 """A checkpoint as a folder that transformers loads, and such a folder as a checkpoint."""
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from llama_scale.checkpoint.base import read_llama_weights
 from llama_scale.checkpoint.opened import open_model
 from llama_scale.data.open_tokenizer import open_tokenizer, tokenizer_files
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, write_json
+from llama_scale.files import copy_file, read_json, write_json
 from llama_scale.model.foreign import ForeignModel
 from llama_scale.model.hf import hf_config, model_config, to_hf, tokenizer_config, tokenizer_json
 from llama_scale.model.llama import EOS
@@ -30,7 +29,7 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
     if isinstance(model, ForeignModel):
         model.inner.save_pretrained(out)
         for file in tokenizer_files(folder):
-            shutil.copyfile(file, out / file.name)
+            copy_file(file, out / file.name)
         return
     weights = dict(model.state_dict())
     if model.config.tie_embeddings:
@@ -41,14 +40,14 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
     folders.write_tensors(out / "model.safetensors", tensors, {"format": "pt"})
     if (folder / "tokenizer.model").is_file():
         config |= {"bos_token_id": EOS, "eos_token_id": EOS, "pad_token_id": PAD}
-        shutil.copyfile(folder / "tokenizer.model", out / "tokenizer.model")
+        copy_file(folder / "tokenizer.model", out / "tokenizer.model")
         write_json(out / "tokenizer.json", tokenizer_json(folder / "tokenizer.model"))
         settings = tokenizer_config(folder / "tokenizer.model", model.config.context_length)
         write_json(out / "tokenizer_config.json", settings)
     elif files := tokenizer_files(folder):
         config |= {"eos_token_id": open_tokenizer(folder).eos}
         for file in files:
-            shutil.copyfile(file, out / file.name)
+            copy_file(file, out / file.name)
     write_json(out / "config.json", config)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from llama_scale.config import ModelConfig
 from llama_scale.errors import InputError
-from llama_scale.files import FULL, MOST_BYTES, check_regular, read_json, sha256, write_json
+from llama_scale.files import FULL, MOST_BYTES, check_regular, copy_file, read_json, sha256, write_json
 from llama_scale.model.llama import Llama
 
 FORMAT = "llama_scale.checkpoint.v1"
@@ -56,7 +56,7 @@ def save_weights(folder: str | Path, weights: dict[str, Tensor], meta: dict[str,
     with _whole_or_absent(Path(folder), meta) as temporary:
         _write_weights(temporary, weights)
         for file in filter(None, files):
-            shutil.copyfile(file, temporary / file.name)
+            copy_file(file, temporary / file.name)
 
 
 @contextmanager
@@ -235,7 +235,7 @@ def _write_weights(folder: Path, weights: dict[str, Tensor]) -> None:
 def _write_rest(folder: Path, rest: dict[str, Any], *files: Path) -> None:
     write_json(folder / "trainer.json", rest)
     for file in files:
-        shutil.copyfile(file, folder / file.name)
+        copy_file(file, folder / file.name)
 
 
 def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, sha256, write_json
+from llama_scale.files import open_file, read_json, sha256, write_json
 
 SOURCE = "source.json"  # written last: which file the folder was made from
+MAGIC = b"GGUF"
 SHARD = 4 << 30  # bytes of one weight file
 
 
@@ -21,6 +22,9 @@ def convert_gguf(path: Path, bases: Path) -> Path:
 
     Raises InputError if the file cannot be read.
     """
+    with open_file(path) as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise InputError(f"{path}: not a GGUF file; name one, or a transformers folder")
     digest = sha256(path)
     folder = bases / f"{path.stem}-{digest[:12]}"
     if (folder / SOURCE).is_file() and read_json(folder / SOURCE).get("sha256") == digest:

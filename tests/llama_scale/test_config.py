@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llama_scale.cli import parse
-from llama_scale.config import CONFIGS, TrainConfig, load_size, renamed_fields
+from llama_scale.config import CONFIGS, TrainConfig, load_size, read_yaml, renamed_fields
 from llama_scale.errors import InputError
 
 
@@ -92,6 +92,7 @@ def test_positional_fills_its_field():
         (["--size", "M1", "--model.n_kv_heads", "0"], ["model.n_kv_heads", "found 0"]),
         (["--size", "M1", "--tokens", "-5"], ["tokens: expected at least 1, found -5"]),
         (["--size", "M1", "--tokens", ".inf"], ["tokens", "found inf"]),
+        (["--size", "M1", "--optim", "-1"], ["optim: expected fields or a file, found -1"]),
         (["--size", "M1", "--seed", "-1"], ["seed", "found -1"]),
         (["--size", "M1", "--threads", "0"], ["threads", "found 0"]),
         (["--size", "M1", "--checkpoint_every", "-3"], ["checkpoint_every", "found -3"]),
@@ -105,6 +106,48 @@ def test_bad_input_is_one_line(argv, words):
     message = str(error.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed: 1\nseed: 2\n", ["seed is given twice", "line 2"]),
+        ("optim:\n  lr: 1\n  eps: 1\n  lr: 2\n", ["lr is given twice", "line 4"]),
+        ("'seed': 1\nseed: 1\n", ["seed is given twice"]),
+        ('run: "a\\0b"\n', ["run: found a null character in 'a\\x00b'"]),
+        ("optim.lr: 1\noptim: {lr: 2}\n", ["optim.lr: is given twice"]),
+        ("a: &a [*a]\n", ["its aliases stand for"]),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(
+                f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True)
+            ),
+            ["its aliases stand for more than 1,000,000 values"],
+        ),
+        ('run: ""\n', ["run: expected text or null, found empty text"]),
+    ],
+)
+def test_what_yaml_or_a_path_cannot_hold_is_one_line(tmp_path, text, words):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        train("--size", "M1", "--config", str(path))
+    assert all(word in str(error.value) for word in [str(path), *words]), error.value
+
+
+def test_a_variable_that_is_not_set_is_no_setting():
+    with pytest.raises(InputError, match="run: expected text or null, found empty text; leave it out for null"):
+        train("--size=M1", "--run=")
+    with pytest.raises(InputError, match="config: expected a YAML file, found empty text"):
+        train("--size=M1", "--config=")
+    with pytest.raises(InputError, match=r"size: no configs/size/a/M1.yaml.*known: E1, E2"):
+        train("--size=a/M1")
+
+
+def test_keys_of_different_fields_are_no_copies(tmp_path):
+    path = tmp_path / "good.yaml"
+    path.write_text("base: &b {a: 1, c: 2}\none: {<<: *b, a: 3}\ntwo: {<<: *b}\n")
+    assert read_yaml(path) == {"base": {"a": 1, "c": 2}, "one": {"a": 3, "c": 2}, "two": {"a": 1, "c": 2}}
 
 
 def test_limits_are_inside():

@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 import torch
 import torch.compiler.config
 from torch._dynamo.utils import counters
@@ -13,7 +14,8 @@ from llama_scale.checkpoint.folder import load_state
 from llama_scale.checkpoint.lightning import random_state, set_random_state
 from llama_scale.cli import parse
 from llama_scale.config import TrainConfig
-from llama_scale.device import attention_backends, attention_order
+from llama_scale.device import attention_backends, attention_order, set_threads
+from llama_scale.errors import InputError
 from llama_scale.training.run_plan import plan_run
 from llama_scale.training.trainer import fit
 from tests.conftest import TINY_MODEL
@@ -67,3 +69,9 @@ def test_a_state_from_a_gpu_is_read_on_a_cpu(monkeypatch):
     assert restored == []
     set_random_state(state, "cuda")
     assert [value.tolist() for value in restored] == [[0]]
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 100_000_000])
+def test_more_threads_than_can_be_are_one_line(threads):
+    with pytest.raises(InputError, match="threads: expected 1 to 1,024, found"):
+        set_threads(threads)

@@ -227,6 +227,14 @@ def test_a_pipe_of_the_shell_is_taken_where_it_is_read_once():
     os.close(reader)
 
 
+def test_what_cannot_be_replaced_is_named_and_not_the_file_beside_it(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError) as error:
+        write_json(tmp_path / "a", {})
+    assert error.value.filename == str(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_lists_of_numbers_are_paragraphs(tmp_path):
     value = {
         "few": [1, -2.5e-7, None],

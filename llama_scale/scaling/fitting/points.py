@@ -235,6 +235,8 @@ def _map_columns(path: str | Path, header: list[str], columns: dict[str, str]) -
     elif mapping["flops"] not in header and columns.get("flops", NO_COLUMN) == NO_COLUMN:
         del mapping["flops"]
     for name, column in mapping.items():
+        if other := next((known for known in mapping if known != name and mapping[known] == column), None):
+            raise InputError(f"columns: {name} and {other} are both {column!r}; name a column for each")
         if column not in header:
             known = f"{nearest(column, header)} (it has {', '.join(header)})"
             raise InputError(f"{path}: no column {column!r}{known}; name it with columns, as {name}=COLUMN")
@@ -271,7 +273,7 @@ def read_rows(path: str | Path, content: bytes | None = None) -> tuple[list[dict
         while lines and not lines[0].strip():
             lines.pop(0)
         mark = next((mark for mark in ",;\t" if lines and mark in lines[0]), ",")
-        reader = csv.DictReader(lines, delimiter=mark)
+        reader = csv.DictReader(lines, delimiter=mark, strict=True)
         header = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = header
         rows = [row for row in reader if None in row or any(cell and cell.strip() for cell in row.values())]

@@ -17,6 +17,8 @@ def parse_law(text: str) -> Surface:
     values = {}
     for part in text.split(","):
         name, _, value = (piece.strip() for piece in part.partition("="))
+        if name in values:
+            raise InputError(f"against: {name} is given twice; give it once")
         try:
             values[name] = float(value)
         except ValueError:

@@ -1,12 +1,13 @@
 """report.html and its figures, made from a study's points.csv and laws.json alone."""
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
 from llama_scale import text
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write, sha256
+from llama_scale.files import atomic_write, read_bytes
 from llama_scale.plotting import draw, page
 from llama_scale.plotting.figure import Figure
 from llama_scale.plotting.table import Table
@@ -54,7 +55,7 @@ def write_report(study: str | Path, points: str | Path | None = None, title: str
 def load_study(folder: Path, path: Path) -> FittedStudy:
     """Read laws.json and the points that it was fitted to; raise InputError where they differ."""
     laws = FittedLaws.read(folder / "laws.json")
-    if path.is_file() and sha256(path) != laws.points.sha256:
+    if path.is_file() and hashlib.sha256(read_bytes(path)).hexdigest() != laws.points.sha256:
         raise InputError(
             f"{path}: not the file that {folder / 'laws.json'} was fitted to; run launch/scaling.py fit again"
         )

@@ -1,6 +1,5 @@
 """What a study file and its fit may say, and the runs that a study asks for."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -52,8 +51,8 @@ class FitConfig:
             raise InputError(f"resamples: expected at least 100, found {self.resamples}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed: expected 0 to 2^32 - 1, found {self.seed}")
-        if not 0 < self.delta < math.inf:
-            raise InputError(f"delta: expected a positive number, found {self.delta}")
+        if not 1e-8 <= self.delta <= 1e8:  # beyond, the solver's numbers are too far apart for float64
+            raise InputError(f"delta: expected a number from 1e-8 to 1e8, found {self.delta}")
         parse_columns(self.columns)
         if self.against is not None:
             parse_law(self.against)

@@ -175,6 +175,9 @@ def test_a_folder_has_the_sum_of_its_listing(tmp_path):
     expected = hashlib.sha256(b"c.txt").hexdigest()
     assert content_sha256(tmp_path / "c.txt", "x") == expected
     assert "x: " in refused(content_sha256, tmp_path / "none", "x")
+    with open(tmp_path / "b/huge", "wb") as file:
+        file.truncate(1 << 42)  # takes no room
+    assert "larger than" in refused(content_sha256, tmp_path, "x")
 
 
 def test_a_long_integer_in_the_wrong_place_is_named():

@@ -81,8 +81,27 @@ PAIRS = {
     "long integer": ("def f(): return -7 ** 9000", "assert f() == -7 ** 9000"),
     "endless": ("import itertools\ndef f(): return itertools.count()",
                 "import itertools\nassert next(f()) == 0 and list(itertools.islice(f(), 3)) == [0, 1, 2]"),
+    # Iterators are read as far as the tests read them.
+    "lazy primes": ("def f():\n    n = 2\n    while True:\n        if all(n % d for d in range(2, n)): yield n\n        n += 1",
+                    "g = f()\nassert [next(g) for _ in range(4)] == [2, 3, 5, 7]"),
+    "growing numbers": ("def f():\n    a = 1\n    while True:\n        yield a\n        a *= 10 ** 9", "g = f()\nassert next(g) + next(g) == 10 ** 9 + 1"),
+    "long iterator": ("def f(): return (n * n for n in range(70_000))", "assert list(f()) == [n * n for n in range(70_000)]"),
+    "two iterators": ("def f(n): return map(str, range(n))",
+                      "assert all(a == b for a, b in zip(f(5000), f(9000))) and len(list(f(9000))) == 9000"),
+    "nested iterator": ("def f(): return [(n for n in range(3000)), {'a': iter(range(2001))}]",
+                        "r = f()\nassert sum(r[1]['a']) == 2001000 and sum(r[0]) == 4498500"),
+    "groups": ("import itertools\ndef f(): return ((k, list(g)) for k, g in itertools.groupby([1] * 3 + [2] * 2))",
+               "assert list(f()) == [(1, [1, 1, 1]), (2, [2, 2])]"),
+    "error after an item": ("def f():\n    yield 1\n    raise ValueError('x')",
+                            "g = f()\nassert next(g) == 1\ntry: next(g)\nexcept ValueError as e: ok = str(e)\nassert ok == 'x'"),
+    "error that is not reached": ("def f():\n    yield 1\n    1 / 0", "assert next(f()) == 1"),
+    "error that is reached": ("def f():\n    yield 1\n    1 / 0", "assert list(f()) == [1]"),
+    "generator": ("def f(): yield 1", "import types\nassert isinstance(f(), types.GeneratorType) and f() != [1] and f()"),
     "many items": ("def f(): return list(range(10 ** 6))", "assert f() == list(range(10 ** 6))"),
     "long text": ("def f(): return 'x' * (8 << 20)", "assert f() == 'x' * (8 << 20)"),
+    "order of a frozen set": ("def f(): return frozenset('hello world')", "assert ''.join(f()) == ''.join(frozenset('hello world'))"),
+    "order of a set": ("def f(): return {15, 7, 23, 0, 8}", "assert list(f()) == list({15, 7, 23, 0, 8})"),
+    "fold": ("import datetime\ndef f(): return datetime.datetime(2020, 1, 2, fold=1)", "assert f().fold == 1"),
     "signed zero and more": ("def f(): return [float('nan'), -0.0, 2 ** 70, 1e308]",
                              "assert repr(f()) == '[nan, -0.0, 1180591620717411303424, 1e+308]'"),
     # Exceptions are caught as their bases are.
@@ -92,6 +111,16 @@ PAIRS = {
     "own error": ("class E(Exception): pass\ndef f(): raise E", "try: f()\nexcept ValueError: pass"),
     "built-in name": ("class ValueError(Exception): pass\ndef f(): raise ValueError",
                       "import builtins\ntry: f()\nexcept builtins.ValueError: pass"),
+    "argument of an error": ("def f(): raise ValueError('m', [1])",
+                             "try: f()\nexcept ValueError as e: ok = e.args\nassert ok == ('m', [1])"),
+    "words of a key error": ("def f(): return {}['a']", "try: f()\nexcept KeyError as e: ok = str(e)\nassert ok == \"'a'\""),
+    "words of no file": ("def f(): open('/none')", "try: f()\nexcept FileNotFoundError as e: ok = str(e)\nassert '/none' in ok"),
+    "long words": ("def f(): raise ValueError('x' * 900)", "try: f()\nexcept ValueError as e: ok = str(e)\nassert len(ok) == 900"),
+    "bytes that are no text": ("def f(): return b'\\xff'.decode()", "try: f()\nexcept UnicodeDecodeError as e: ok = e.start\nassert ok == 0"),
+    "own args": ("class E(ValueError):\n    args = ('y',)\ndef f(): raise E('x')",
+                 "try: f()\nexcept ValueError as e: ok = str(e)\nassert ok == 'x'"),
+    "end that is caught": ("import sys\ndef f(): sys.exit(3)", "try: f()\nexcept SystemExit: ok = 1\nassert ok"),
+    "end that is not": ("import sys\ndef f(): sys.exit(0)", "try: f()\nexcept Exception: pass"),
     "own assertion error": ("class E(AssertionError): pass\ndef f(): raise E", "try: f()\nexcept AssertionError: pass"),
 }  # fmt: skip
 
@@ -101,17 +130,37 @@ def passes_plainly(source, tests):
     try:
         exec(source, names)
         exec(tests, names)
-    except Exception:
+    except (Exception, SystemExit):
         return False
     return True
 
 
-def test_what_a_plain_run_passes_passes():
+@pytest.fixture(scope="module")
+def box():
     with Sandbox(2) as box:
-        verdicts = list(box.run([Program(source, tests, ("f",)) for source, tests in PAIRS.values()], 8.0))
+        yield box
+
+
+def test_what_a_plain_run_passes_passes(box):
+    verdicts = list(box.run([Program(source, tests, ("f",)) for source, tests in PAIRS.values()], 8.0))
     found = {name: verdict.passed for name, verdict in zip(PAIRS, verdicts, strict=True)}
     expected = {name: passes_plainly(*pair) for name, pair in PAIRS.items()}
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "tests", "reason"),
+    [
+        ("def f(g): return g(2)", "assert f(lambda x: x * 2) == 4", "not measured"),
+        ("def f(g): return g.read()", "import io\nassert f([io.StringIO('x')]) == 'x'", "not measured"),
+        ("def f(g=None): return object()", "assert f(f()) == 1", "answer not plain data"),
+        ("def f(g): return 1", "assert f(3) == 2\nassert f(len) == 1", "wrong answer"),
+        ("def f(g): exit()", "assert f(3) == 2\nassert f(len) == 1", "exited"),
+    ],
+)
+def test_what_tests_cannot_send_says_nothing_of_the_program(box, source, tests, reason):
+    (verdict,) = box.run([Program(source, tests, ("f",))], 4.0)
+    assert (verdict.passed, verdict.reason) == (False, reason)
 
 
 @pytest.mark.parametrize("kind", ["set", "frozenset", "keys"])

@@ -125,3 +125,22 @@ def test_weights_that_run_code_are_refused(here):
     with pytest.raises(InputError, match="evil: transformers cannot load it"):
         find_base("evil").load()
     assert not Path("was-run").exists()
+
+
+def huge(path):
+    """Make a file of 4 TiB that takes no room: to read it whole takes hours."""
+    with open(path, "wb") as file:
+        file.truncate(1 << 42)
+    return path
+
+
+def test_a_gguf_file_is_looked_at_before_it_is_read(tmp_path):
+    with pytest.raises(InputError, match="not a GGUF file"):
+        find_base(str(huge(tmp_path / "a.gguf")), tmp_path / "bases")
+
+
+def test_weights_are_looked_at_before_they_are_read(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    huge(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors: not a safetensors file"):
+        find_base(str(tmp_path))

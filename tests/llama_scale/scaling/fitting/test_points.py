@@ -89,6 +89,23 @@ def test_counts_and_other_rates_are_no_shares(tmp_path):
     assert len(read_points(write(tmp_path / "p.csv", extra=extra))) == 9
 
 
+def test_a_column_is_one_thing(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("N,D,loss\n1e6,1e8,3\n")
+    for columns in ({"N": "D"}, {"loss": "N"}, {"D": "x", "N": "x"}):
+        with pytest.raises(InputError, match=r"columns: \w+ and \w+ are both"):
+            read_points(path, columns)
+
+
+def test_a_quote_that_is_not_closed_is_no_value(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text('N,D,loss\n1e6,1e8,"3\n')
+    with pytest.raises(InputError, match=r"not a CSV file in UTF-8 \(unexpected end of data\)"):
+        read_points(path)
+    path.write_text('N,D,loss,note\n1e6,1e8,3,"a, ""b"""\n')
+    assert read_points(path).rows[0]["note"] == 'a, "b"'
+
+
 def test_copies_are_said_in_one_line(tmp_path):
     path = write(tmp_path / "p.csv")
     header, *rows = path.read_text().splitlines()
