@@ -21,6 +21,7 @@ from llama_scale.files import atomic_write, open_file
 
 RUN_ROWS = 10_000  # sorted in memory at a time
 MERGED_RUNS = 256  # files open at a time
+LONGEST = 1 << 20  # bytes of a row that are read: a damaged file may have no end of a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,13 @@ class Records(Sequence[Record]):
     def __getitem__(self, i: int) -> Record:
         with open_file(self.path) as file:
             file.seek(self.starts[i])
-            return parse_row(file.readline())
+            return parse_row(file.readline(LONGEST))
 
     def __iter__(self) -> Iterator[Record]:
         with open_file(self.path) as file:
             for start in self.starts:
                 file.seek(start)
-                yield parse_row(file.readline())
+                yield parse_row(file.readline(LONGEST))
 
     def take(self, positions: np.ndarray) -> "Records":
         """Return the records at ``positions`` (n,), in that order."""
