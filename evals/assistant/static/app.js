@@ -202,8 +202,8 @@ function rungs() {
     bases.set(name, [...(bases.get(name) || []), model.id]);
   }
   for (const [name, ids] of bases) {
-    const base = runs.find((model) => model.id === name || name.split("/").includes(model.id));
-    sets.push({ name: "adapters of " + name, ids: base ? [base.id, ...ids] : ids });
+    const base = runs.find((model) => `/${name}/`.includes(`/${model.id}/`));
+    sets.push({ name: "adapters of " + (base ? base.id : name), ids: base ? [base.id, ...ids] : ids });
   }
   return sets;
 }

@@ -216,9 +216,24 @@ def test_the_page_does_all_it_is_for(ladder, browser, tmp_path, width, scheme):
     page.screenshot(path=shots / f"assistant-ladder-{width}.png", full_page=True)
     page.select_option("#rung", "the steps of M1")
     assert page.locator("#chosen input").count() == 3
+    adapters = [{**row, "id": f"tuned/{n}", "adapter": {"rank": 4}, "step_of": None,
+                 "base": {"name": "/elsewhere/runs/M2/checkpoints/step-00000010", "kind": "run"}}
+                for n, row in enumerate(httpx2.get(f"{ladder.url}/v1/models").json()["data"][:2])]  # fmt: skip
+    page.route("**/v1/models", lambda route: route.fulfill(
+        json={"data": [*httpx2.get(f"{ladder.url}/v1/models").json()["data"], *adapters]}))  # fmt: skip
+    page.reload()
+    driven.until(lambda: page.locator("#rung option").count() == 3)
+    page.click("#tab-ladder")
+    page.select_option("#rung", "adapters of M2")
+    assert [page.locator("#chosen input").nth(n).get_attribute("value") for n in range(3)] == [
+        "M2",
+        "tuned/0",
+        "tuned/1",
+    ]
 
     # An error is one line; nothing on the console, nothing from elsewhere, nothing wider than the window.
     page.click("#tab-editor")
+    page.click("#sampling summary")
     page.fill("#max-tokens", "0")
     page.click("#complete")
     page.wait_for_selector("#problem:not([hidden])")

@@ -2,14 +2,22 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import httpx2
 import pytest
 import torch
 
 from data_tools.encode.fim import with_fim_marks
+from llama_scale.checkpoint.base import find_base
+from llama_scale.checkpoint.folder import load_meta, save
+from llama_scale.checkpoint.opened import load_model
 from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.data.shards import MANIFEST
+from llama_scale.files import write_json
+from llama_scale.generation.config import SamplingConfig
+from llama_scale.generation.generate import stream
+from llama_scale.model.lora import LoraSettings, adapt, config_json, file_names, merge
 from tests.llama_scale.serving.conftest import Server, small_model, write_run
 
 SESSION = httpx2.Client(timeout=120)
@@ -136,3 +144,46 @@ def test_ids_that_the_model_alone_has(tmp_path, tokenizer, serve):
     assert post(server, "/v1/completions", **body | {"prompt": [top + 4]}).status_code == 400
     streamed = post(server, "/v1/completions", **body | {"stream": True}).text
     assert '"error"' not in streamed and streamed.endswith("data: [DONE]\n\n")
+
+
+def write_adapter(run, base, seed):
+    """Write a run of an adapter of ``base``; return the model with it merged in."""
+    settings, model = LoraSettings(4), load_model(base)
+    adapt(model, settings, seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+    parameters = dict(model.named_parameters())
+    factors = {f"model.{theirs}": parameters[ours].detach() for ours, theirs in file_names(model).items()}
+    found, folder = find_base(str(base)), run / "checkpoints" / "step-00000005"
+    meta = load_meta(found.folder) | {"step": 5, "base": found.meta, "method": "lora", "adapter": asdict(settings)}
+    run.mkdir(parents=True)
+    write_json(run / "adapter_config.json", config_json(model, settings, str(base)))
+    state = {"state_dict": factors, "optimizer_states": [{"state": {}, "param_groups": []}]}
+    save(folder, state, meta, *found.files(), run / "adapter_config.json")
+    merge(model)
+    return model.eval()
+
+
+def test_adapters_answer_beside_their_base(tmp_path, tokenizer, serve):
+    pytest.importorskip("peft")
+    root = tmp_path / "runs"
+    model = small_model(tokenizer)
+    write_run(root / "base", model, tokenizer.path)
+    merged = {f"tuned/{seed}": write_adapter(root / "tuned" / str(seed), root / "base", seed) for seed in (1, 2)}
+    server = serve(root)
+    rows = {row["id"]: row for row in SESSION.get(f"{server.url}/v1/models").json()["data"]}
+    assert rows["base"]["adapter"] is None and rows["tuned/1"]["adapter"]["rank"] == 4
+    assert f"/{rows['tuned/1']['base']['name']}/".count("/base/") == 1  # by which the page puts it beside its base
+    sampling, texts = SamplingConfig(0.8, 0.95, None, 16, 3), set()
+    for name, expected in {"base": model, **merged}.items():
+        body = {"model": name, "prompt": "def f(x):", "temperature": 0.8, "top_p": 0.95, "max_tokens": 16, "seed": 3}
+        text = post(server, "/v1/completions", **body).json()["choices"][0]["text"]
+        assert text == "".join(stream(expected, tokenizer, "def f(x):", sampling)), name
+        texts.add(text)
+    assert len(texts) == 3
+    (root / "base").rename(root / "moved")
+    server.shelf.loaded.clear()
+    answer = post(server, "/v1/completions", model="tuned/1", prompt="x", max_tokens=1)
+    assert answer.status_code == 400 and "base" in answer.json()["error"]["message"]
