@@ -32,7 +32,8 @@ class Decoder:
         return hidden
 
     def _pass(self, tokens: Tensor) -> Tensor:
-        return self.model.hidden(tokens[:, None], self.cache)[:, 0]  # (B, 1) -> (B, D)
+        hidden = self.model.hidden(tokens[:, None], self.cache)  # type: ignore[arg-type]  # (B, 1, D)
+        return hidden[:, 0]
 
     def _replay(self, tokens: Tensor) -> Tensor:
         if self.recording is None:
