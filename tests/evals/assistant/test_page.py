@@ -330,7 +330,7 @@ def test_smollm2_answers_and_completes(smol, browser, tmp_path, width, scheme):
         assert "Paris" in page.locator("#turns > li").nth(1).text_content()
         page.screenshot(path=shots / f"assistant-chat-{width}.png", full_page=True)
         page.click("#tab-editor")
-        page.fill("#program", "def add(a, b):\n")
+        page.fill("#program", "def add(a, b):\n    return")
         page.fill("#tests", "assert add(2, 3) == 5\nassert add(-1, 1) == 0\n")
         page.focus("#program")
         page.keyboard.press("Control+End")
