@@ -11,11 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from evals.benchmarks.suite import Suite, Task
-from evals.metrics.pass_at_k import exact_interval, interval, pass_at_k
+from evals.metrics.pass_at_k import interval, pass_at_k
 from evals.metrics.syntax import check_syntax
 from evals.models.request import Completer, Request
 from evals.sandbox.types import NO_TESTS, NOT_MEASURED, Program, Script, Verdict
 from evals.verdicts import Execution, digest_text
+from llama_scale.comparison import exact_interval
 from llama_scale.errors import InputError
 
 Row = dict[str, Any]  # a completion: task_id, sample, completion, ...; with its verdict once it is judged

@@ -38,6 +38,7 @@ class EvalConfig:
         mbxp: MBPP's tasks in Python, Java and JavaScript, judged by tests.
         apps: Introductory programming problems.
         pairs: Held-out pairs of fine-tuning, completed and parsed.
+        before: File of JSON lines (id, before), texts that go before the prompts of these tasks, as solved ones.
         similarity: Compare samples with the references (BLEU, ROUGE-L, chrF, CodeBLEU) and flag those that say nothing.
         efficiency: Count instructions and peak memory of samples that pass, and of the references, on the same tests.
         execution: How programs are run.
@@ -67,6 +68,7 @@ class EvalConfig:
     mbxp: MbxpConfig = field(default_factory=MbxpConfig)
     apps: AppsConfig = field(default_factory=AppsConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
+    before: str | None = None
     similarity: bool = False
     efficiency: bool = False
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)

@@ -26,7 +26,8 @@ HEADLINES = (
 )  # fmt: skip
 AGGREGATE = "aggregate"
 COSTS = ("instructions", "peak_memory")
-OF_CONTENT = ("data_sha256", "contamination_sha256")  # settings that a result may have and another command lack
+# Settings that a result may have and another command lack.
+OF_CONTENT = ("data_sha256", "contamination_sha256", "before_sha256")
 
 
 def eval_folder(checkpoint: Path) -> Path:

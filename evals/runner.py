@@ -9,6 +9,7 @@ from typing import Any
 import llama_scale
 from evals import code_suite, perplexity, results, similarity
 from evals.benchmarks import apps, humaneval, mbpp, mbxp, pairs
+from evals.benchmarks.before import put_before
 from evals.benchmarks.rows import content_sha256
 from evals.benchmarks.suite import CodeConfig, Suite
 from evals.config import EvalConfig
@@ -95,6 +96,8 @@ def plan_suite(config: EvalConfig, name: str, subject: Subject, contaminated: Co
         own = replace(own, data=own.data or subject.data)
         return SuiteRun(name, own, subject.identity | suite_settings(own), subject.folder / f"{name}.json")
     settings = subject.identity | suite_settings(own) | asked_views(config)
+    if config.before:
+        settings["before_sha256"] = content_sha256(Path(config.before), "before")
     if tasks := contaminated.get(name):
         settings["contamination_sha256"] = digest_text(tasks)
     return SuiteRun(name, own, settings, subject.folder / f"{own.file_name}.json")
@@ -133,7 +136,8 @@ def read_data(config: EvalConfig, name: str, own: CodeConfig | PerplexityConfig)
         return open_tokens(own.data, "val")
     if config.compare:
         results.other_result(config.compare, own.file_name)
-    return SUITES[name].read(own)
+    suite = SUITES[name].read(own)
+    return put_before(suite, config.before) if config.before else suite
 
 
 def open_execution(config: EvalConfig, folder: Path, settings: dict, contaminated: Contamination) -> Execution:

@@ -1,6 +1,6 @@
 """Fine-tune a model on pairs of prompt and completion: python launch/finetune.py CONFIG --base RUN --train FILE.
 
-Steps of a study (launch/study.py): search, split, forecast, compare, report.
+Steps of a study (launch/study.py): split, shots, search, forecast, compare, report.
 """
 
 import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
@@ -13,6 +13,7 @@ from pathlib import Path
 from llama_scale.cli import build, parse, run_cli
 from llama_scale.config import Auto, FinetuneConfig
 from llama_scale.cost.hardware import DEFAULT_MFU
+from llama_scale.errors import check_fields, positive
 from llama_scale.files import write_json
 
 EXAMPLE = "--base runs/M1-201k-seed0 --train data/pairs/python/train.jsonl --lora.rank 16"
@@ -50,6 +51,12 @@ class SearchCommand(FinetuneConfig):
     factor: float = 3.0
     most: int = 8
     out: str = "rates.json"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, "a ratio above 1", lambda x: x > 1, "factor")
+        check_fields(self, "at least 3", lambda x: x >= 3, "most")
+        check_fields(self, "a positive number", positive, "start")
 
 
 @dataclass(frozen=True)
@@ -151,6 +158,16 @@ def search(argv: list[str]) -> None:
     print(f"{command.out}: best rate {found['lr']:.3g} of {len(found['tried'])} tried")
 
 
+def shots(argv: list[str]) -> None:
+    """Put pairs of a study's pool before its held-out pairs, for a base that is shown how."""
+    from llama_scale.checkpoint.base import find_base
+    from llama_scale.scaling.study.finetune.few_shot import ShotsConfig, show_pairs
+
+    config = parse(ShotsConfig, "Put pairs before held-out pairs, as many as fit the base's context.", argv)
+    base = find_base(config.base, config.bases)
+    print(show_pairs(config, base.tokenizer(), base.load(weights=False).config.context_length))
+
+
 def split(argv: list[str]) -> None:
     """Take a study's pool, tuning and test pairs out of folders of pairs."""
     from llama_scale.scaling.study.finetune.split import SplitConfig, split_pairs
@@ -192,7 +209,9 @@ def report(argv: list[str]) -> None:
         print(f"wrote {path}")
 
 
-STEPS = {"search": search, "split": split, "forecast": forecast_rank, "compare": compare, "report": report}
+STEPS = {
+    "search": search, "split": split, "shots": shots, "forecast": forecast_rank, "compare": compare, "report": report
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -39,6 +39,24 @@ def check_evaluation(study: "Study") -> None:
         raise UserError(f"{study.source}: evaluate: {error}") from None
 
 
+def check_pairs(study: "Study") -> None:
+    """Raise UserError where a folder of pairs is not there or launch/prepare.py would refuse to make one."""
+    from data_tools.pairs.config import PairsConfig
+
+    for language, source in study.config.pairs.items():
+        where = f"{study.source}: pairs.{language}"
+        if isinstance(source, str):
+            if not (study.root / source / "train.jsonl").is_file():
+                raise UserError(
+                    f"{where}: {source} has no train.jsonl; name a folder that launch/prepare.py pairs made"
+                )
+            continue
+        try:
+            build(PairsConfig, source)
+        except InputError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the study, or continue it, or print what it would do."""
     from llama_scale.scaling.study.finetune.plan import is_tuning_study
@@ -56,6 +74,8 @@ def main(argv: list[str] | None = None) -> None:
 
     study = read_study(root, argv, scripts=Path(__file__).resolve().parent)
     check_evaluation(study)
+    if modules is TUNING_MODULES:
+        check_pairs(study)
     if study.config.dry_run:
         print(describe(study))
     else:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llama_scale.bootstrap import LEVEL, RESAMPLES, percentile_interval, resample_counts
+from llama_scale.bootstrap import LEVEL, RESAMPLES, TAIL, percentile_interval, resample_counts
 from llama_scale.errors import InputError
 
 POWER = 0.8
@@ -44,6 +44,19 @@ def normal_quantile(share: float) -> float:
     from scipy.special import ndtri  # of scipy.stats, without importing all of that
 
     return float(ndtri(share))
+
+
+def exact_interval(successes: float, trials: int) -> tuple[float, float]:
+    """95 % interval of Clopper and Pearson (1934) for ``successes``, maybe a sum of shares, out of ``trials`` tasks.
+
+    Wider than it need be, never too narrow; at no success its upper end is 1 - .025^(1/trials).
+    """
+    from scipy.special import betaincinv  # the quantile of scipy.stats.beta, without importing all of that
+
+    left = trials - successes
+    low = betaincinv(successes, left + 1, TAIL) if successes > 0 else 0.0
+    high = betaincinv(successes + 1, left, 1 - TAIL) if left > 1e-12 else 1.0
+    return float(low), float(high)
 
 
 def run_width(runs: int) -> float:

@@ -45,6 +45,7 @@ def build_pairs(config: PairsConfig) -> dict[str, Any]:
     """
     if manifest := find_finished(config):
         return manifest
+    benchmark_parts(config)  # a path that is wrong is told before the work, not after it
     with open_work_folder(config) as work, process_map(config.workers or len(os.sched_getaffinity(0))) as map_:
         dropped: Counter[str] = Counter()
         map_ = with_journal(work / JOURNAL, map_)

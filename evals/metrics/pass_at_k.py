@@ -35,19 +35,6 @@ def interval(values: Sequence[float], weights: Sequence[float] | None = None, se
     return float(low), float(high)
 
 
-def exact_interval(successes: float, trials: int) -> tuple[float, float]:
-    """95 % interval of Clopper and Pearson (1934) for ``successes``, maybe a sum of shares, out of ``trials`` tasks.
-
-    Wider than it need be, never too narrow; at no success its upper end is 1 - .025^(1/trials).
-    """
-    from scipy.special import betaincinv  # the quantile of scipy.stats.beta, without importing all of that
-
-    left = trials - successes
-    low = betaincinv(successes, left + 1, TAIL) if successes > 0 else 0.0
-    high = betaincinv(successes + 1, left, 1 - TAIL) if left > 1e-12 else 1.0
-    return float(low), float(high)
-
-
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Mean of ``second`` - ``first`` over the same tasks, and its 95 % bootstrap interval."""
     if len(first) != len(second):

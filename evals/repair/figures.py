@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from evals.metrics.pass_at_k import exact_interval, paired_difference
+from evals.metrics.pass_at_k import paired_difference
 from evals.repair.journal import SEALED, read_rows
 from evals.repair.select import choose, rule_names
+from llama_scale.comparison import exact_interval
 
 Row = dict[str, Any]
 Chain = list[Row]

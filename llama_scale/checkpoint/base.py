@@ -2,10 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,8 @@ from llama_scale.model.hf import check_weights, from_hf, model_config
 from llama_scale.model.llama import Llama
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")
+SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"  # the second, as CodeGen has, where there is none of the first
+HUB_FILES = ("*.json", "tokenizer.model")
 Kind = Literal["run", "llama", "transformers"]
 
 
@@ -102,18 +104,24 @@ def find_base(name: str, bases: str | Path = "bases") -> Base:
         return Base(name, "run" if kind == "llama" else kind, folder, folders.weights_sha256(folder))
     if not (path / "config.json").is_file():
         raise InputError(f"base: {name} has neither checkpoints nor a config.json; name a run or a transformers folder")
-    kind = "llama" if _is_llama(path) else "transformers"
-    return Base(name, kind, path, files_sha256(path.glob("*.safetensors"), path), from_hub)
+    files = weight_files(path)
+    kind = "llama" if _is_llama(path) and files[0].suffix == ".safetensors" else "transformers"
+    return Base(name, kind, path, files_sha256(files), from_hub)
 
 
-def files_sha256(files: Iterable[Path], folder: Path) -> str:
-    """Return a hash over weight files; raise InputError if there are none."""
-    found = sorted(files)
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of weights in a transformers folder; raise InputError if there are none."""
+    found = sorted(folder.glob(SAFE)) or sorted(folder.glob(PICKLED))
     if not found:
-        raise InputError(f"{folder}: no *.safetensors; other weight files are not read")
-    if len(found) == 1:
-        return sha256(found[0])
-    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in found).encode()).hexdigest()
+        raise InputError(f"{folder}: no {SAFE} and no {PICKLED}; other weight files are not read")
+    return found
+
+
+def files_sha256(files: Sequence[Path]) -> str:
+    """Return a hash over weight files."""
+    if len(files) == 1:
+        return sha256(files[0])
+    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
 
 
 def _is_llama(folder: Path) -> bool:
@@ -131,7 +139,10 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, SAFE]))
+        if not any(folder.glob(SAFE)):
+            folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, PICKLED]))
+        return folder
     except (OSError, HfHubHTTPError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"base: no folder {name}, and the hub does not give it ({reason})") from None
@@ -172,12 +183,13 @@ def _load_foreign(folder: Path, weights: bool) -> ForeignModel:
     try:
         with nullcontext() if weights else torch.device("meta"):
             if weights:
-                load |= {"use_safetensors": True, "dtype": torch.float32}
+                safe = weight_files(folder)[0].suffix == ".safetensors"
+                load |= {"use_safetensors": safe, "dtype": torch.float32}  # pickles are read as tensors alone
                 inner = transformers.AutoModelForCausalLM.from_pretrained(folder, **load)
             else:
                 config = transformers.AutoConfig.from_pretrained(folder, **load)
                 inner = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         raise InputError(f"{folder}: transformers cannot load it ({str(error).splitlines()[0]})") from None
     model = ForeignModel(inner)
     return model.check() if weights else model

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from llama_scale.checkpoint import folder as folders
 from llama_scale.checkpoint.base import read_llama_weights
-from llama_scale.checkpoint.opened import load_model
+from llama_scale.checkpoint.opened import open_model
 from llama_scale.data.open_tokenizer import open_tokenizer, tokenizer_files
 from llama_scale.errors import InputError
 from llama_scale.files import read_json, write_json
+from llama_scale.model.foreign import ForeignModel
 from llama_scale.model.hf import hf_config, model_config, to_hf, tokenizer_config, tokenizer_json
 from llama_scale.model.llama import EOS
 
@@ -20,12 +21,17 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
     """Write a checkpoint or run, an adapter merged into its base, as a folder that transformers loads.
 
     Raises InputError if it cannot. The folder has config.json, model.safetensors, tokenizer.json and
-    tokenizer_config.json, and the SentencePiece model that the tokenizer was made from, if it was. A text is the
-    end-of-document id followed by its tokens; padding is on the left.
+    tokenizer_config.json, and the SentencePiece model that the tokenizer was made from, if it was; of a transformers
+    model what transformers writes. A text is the end-of-document id followed by its tokens; padding is on the left.
     """
     folder, out = folders.resolve(path), Path(out)
     _check_empty(out)
-    model = load_model(folder)
+    model = open_model(folder)
+    if isinstance(model, ForeignModel):
+        model.inner.save_pretrained(out)
+        for file in tokenizer_files(folder):
+            shutil.copyfile(file, out / file.name)
+        return
     weights = dict(model.state_dict())
     if model.config.tie_embeddings:
         del weights["head.weight"]

@@ -40,8 +40,8 @@ def plotly(panel: Panel) -> dict[str, Any]:
         "annotations": [_label(panel, series) for series in panel.series if series.label],
     }
     if panel.has_bars:
-        layout |= {"height": 60 + 26 * len(panel.y.ticks), "dragmode": False, "bargap": 0.2}
-        layout["margin"] = {"l": 10, "r": 10, "t": 10, "b": 40}
+        layout |= {"height": 68 + 26 * len(panel.y.ticks), "dragmode": False, "bargap": 0.2}
+        layout["margin"] = {"l": 10, "r": 10, "t": 10, "b": 48}
         layout["yaxis"] |= {"automargin": True, "showgrid": False, "ticks": ""}
     return {"key": panel.key, "data": data, "layout": layout}
 

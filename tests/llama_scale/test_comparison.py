@@ -12,6 +12,7 @@ from llama_scale.comparison import (
     bootstrap_means,
     detectable_gap,
     difference,
+    exact_interval,
     holm,
     mcnemar,
     paired_tasks_needed,
@@ -158,3 +159,10 @@ def test_scores_that_do_not_fit():
         difference(scores, scores * np.nan, False)
     with pytest.raises(InputError, match=r"arm: scores should be runs x tasks, found the shape \(5,\)"):
         difference(scores, scores[0], False)
+
+
+def test_exact_interval_is_that_of_clopper_and_pearson():
+    for successes, trials in [(0, 164), (1, 164), (40, 164), (164, 164), (0, 1)]:
+        expected = stats.binomtest(successes, trials).proportion_ci(0.95, "exact")
+        assert exact_interval(successes, trials) == pytest.approx((expected.low, expected.high))
+    assert exact_interval(0, 164)[1] == pytest.approx(1 - 0.025 ** (1 / 164))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llama_scale.config import LoraSettings
+from llama_scale.config import LoraSettings, load_size
 from llama_scale.cost.tuning import kept_for_backward, tuning_memory
 from llama_scale.data.examples import ExampleBatch
 from llama_scale.model.foreign import ForeignModel
@@ -66,3 +66,31 @@ def test_adapters_save_the_optimizers_states_and_a_frozen_head_its_gradient():
         build("llama", "meta"), completion_loss, batch(), head=full.head, **options | {"micro_steps": 1}
     )
     assert one.gradients < whole.gradients
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("lora", [None, LoraSettings(16)])
+def test_forecast_is_what_a_gpu_allocates(lora):
+    config = load_size("M1")
+    with torch.device("meta"):
+        planned = Llama(config)
+    model = Llama(config).init_weights(0).cuda()
+    for each in (model, planned):
+        if lora:
+            adapt(each, lora, 0)
+    inputs = torch.randint(0, config.vocab_size, (16, 512))
+    rows = torch.arange(0, inputs.numel(), 2)
+    examples = ExampleBatch(inputs, rows, inputs.flatten()[rows], torch.tensor(1.0))
+    options = {"head": planned.head, "targets": len(rows), "device": "cuda", "bf16": True, "micro_steps": 1}
+    forecast = tuning_memory(planned, completion_loss, examples, **options).total
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+    on_gpu = ExampleBatch(*(value.cuda() for value in examples))
+    for _ in range(3):
+        torch.cuda.reset_peak_memory_stats()
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = completion_loss(model, on_gpu)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    assert forecast == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.05)

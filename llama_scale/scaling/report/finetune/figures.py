@@ -1,12 +1,14 @@
 """Figures of a fine-tuning study: quality against rank, number of pairs and language, and what each method costs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 
 import numpy as np
 
 from llama_scale.plotting.figure import Axis, Bar, Figure, Panel, Series, axis, bar_panel
 from llama_scale.scaling.study.finetune.comparison import ArmResult, Comparison, Estimate
+from llama_scale.scaling.study.finetune.settings import FEW_SHOT
 from llama_scale.text import count, digits
 
 COLORS = ("#25578b", "#c8434f", "#2b7d8c", "#e08a00", "#7a5195", "#4d9f8d", "#8a929c")
@@ -14,14 +16,7 @@ GREY = "#8a929c"
 BITS, PARSES, MEGABYTE = "bits_per_byte", "parses", 1e6
 APART = 1.025  # between the points of two curves at the same number
 SMALLEST = 0.01  # of an axis
-LABELS = {
-    "bits_per_byte": "bits per byte",
-    "parses": "points of parse rate",
-    "ended": "samples that ended by themselves (%)",
-    "passed": "samples that pass (%)",
-    "chrf": "chrF",
-    "bleu": "BLEU",
-}
+LABELS = {"bits_per_byte": "bits per byte less the base's", "parses": "parse rate less the base's (points)"}
 SHARES = ("parses", "ended", "passed")
 
 
@@ -51,7 +46,10 @@ def _scaled(estimate: Estimate, key: str) -> tuple[float, float, float]:
 def curve_panel(
     found: Comparison, key: str, label: str, lines: dict[str, list[tuple[float, ArmResult]]], endpoint: str
 ) -> Panel | None:
-    """Return an endpoint of arms, less the base's on the same tasks, against a number: a line for each of ``lines``."""
+    """Return an endpoint of arms, less the base's on the same tasks, against a number: a line for each of ``lines``.
+
+    Ticks are at the numbers that were tried. A base that was shown pairs is a level line beside that of the base.
+    """
     contrasts = {one.arm: one for family in found.families if family.key == "base" for one in family.of(endpoint)}
     lines = {name: [(x, arm) for x, arm in points if arm.name in contrasts] for name, points in lines.items()}
     lines = {name: points for name, points in lines.items() if len(points) > 1}
@@ -72,8 +70,18 @@ def curve_panel(
             Series(name, "points", x, y, color, low, high, hover),
         ]
     across = axis(label, [one.x for one in series], show="count")
-    base = Series("base", "line", np.array(across.range), np.zeros(2), GREY, dash=True)
-    return Panel(key, across, axis(f"{LABELS[endpoint]} above the base", drawn, log=False), [base, *series])
+    tried = sorted({x for points in lines.values() for x, _ in points})
+    across = replace(across, ticks=[(x, count(x)) for x in tried])
+    level = {"base": 0.0} | {
+        f"base, {arm.examples} pairs shown": factor * contrasts[arm.name].mean
+        for arm in found.arms if arm.method == FEW_SHOT and arm.name in contrasts
+    }  # fmt: skip
+    drawn.append(list(level.values()))
+    levels = [
+        Series(name, "line", np.array(across.range), np.full(2, y), color, dash=True)
+        for (name, y), color in zip(level.items(), (GREY, COLORS[4]), strict=False)
+    ]
+    return Panel(key, across, axis(LABELS[endpoint], drawn, log=False), [*levels, *series])
 
 
 def arm_text(arm: ArmResult, endpoint: str) -> str:
@@ -98,7 +106,7 @@ def _lines(
     groups: dict[object, list[tuple[float, ArmResult]]] = {}
     for arm in found.arms:
         value = x(arm)
-        if arm.method != "base" and value is not None:
+        if arm.trained and value is not None:
             groups.setdefault(key(arm), []).append((float(value), arm))
     found_lines = {}
     for points in groups.values():
@@ -144,7 +152,7 @@ def by_language(found: Comparison) -> Figure | None:
     """Return what tuning gains in each language, and the rates of its samples."""
     if len({arm.language for arm in found.arms}) < 2:
         return None
-    arms = [arm for arm in found.arms if arm.method != "base"]
+    arms = [arm for arm in found.arms if arm.method != "base"]  # what a base gains that is shown pairs as well
     gains = [
         Bar(arm.name, _base(found, arm.language).scores[BITS].value - arm.scores[BITS].value, COLORS[0]) for arm in arms
     ]
@@ -168,10 +176,13 @@ def by_method(found: Comparison) -> Figure | None:
     arms = [a for a in found.arms if a is full or (a.rank and (a.examples, a.budget) == (full.examples, full.budget))]
     if len(arms) < 2:
         return None
+    arms.sort(key=lambda arm: arm.rank or 0)
+    same_rank = len({arm.rank for arm in arms}) < len(arms)
     base = _base(found, full.language)
 
     def bars(value: Callable[[ArmResult], float]) -> list[Bar]:
-        return [Bar(arm.name, value(arm), COLORS[0 if arm.rank else 1]) for arm in arms]
+        names = [arm.name if same_rank else f"rank {arm.rank}" if arm.rank else "full" for arm in arms]
+        return [Bar(n, value(arm), COLORS[0 if arm.rank else 1]) for n, arm in zip(names, arms, strict=True)]
 
     panels = [
         bar_panel(
@@ -191,7 +202,7 @@ def by_method(found: Comparison) -> Figure | None:
 def forgetting(found: Comparison) -> Figure | None:
     """Return what was learned against what was forgotten."""
     base = _base(found)
-    arms = [arm for arm in found.arms if arm.method != "base" and arm.forgotten is not None]
+    arms = [arm for arm in found.arms if arm.trained and arm.forgotten is not None]
     if not arms:
         return None
     learned = {a.name: _base(found, a.language).scores[BITS].value - a.scores[BITS].value for a in arms}
@@ -200,11 +211,15 @@ def forgetting(found: Comparison) -> Figure | None:
     zero = Series(base.name, "line", np.array(across.range), np.zeros(2), GREY, width=1.2, legend=False)
     series = [zero]
     for grid, color in zip(dict.fromkeys(arm.grid for arm in arms), COLORS, strict=False):
-        own = [arm for arm in arms if arm.grid == grid]
+        own = sorted((a for a in arms if a.grid == grid), key=lambda a: (a.examples or 0, a.rank or 0))
         x, y = np.array([learned[a.name] for a in own]), np.array([a.forgotten for a in own])
         hover = [f"{arm_text(a, BITS)}<br>forgot {digits(a.forgotten)}" for a in own]
+        series.append(Series(grid, "line", x, y, color, legend=False, width=1.2))
         series.append(Series(grid, "points", x, y, color, hover=hover))
-    caption = "Each point is an arm, the mean of its runs. Up is forgotten, right is learned; best is low and right."
+    caption = (
+        "Each point is an arm, the mean of its runs; a line joins the arms of one kind from the least pairs or rank to "
+        "the most. Up is forgotten, right is learned; best is low and right."
+    )
     return Figure("forgetting", "Learning against forgetting", caption, [Panel("forgetting", across, up, series)])
 
 

@@ -63,7 +63,7 @@ def tiles(found: Comparison) -> list[tuple[str, str, str]]:
     """Return the few numbers that stand first: (what, value, detail)."""
     key = "bits_per_byte"
     base = next(arm for arm in found.arms if arm.method == "base")
-    best = min((arm for arm in found.arms if arm.method != "base"), key=lambda arm: arm.scores[key].value)
+    best = min((arm for arm in found.arms if arm.trained), key=lambda arm: arm.scores[key].value)
     contrast = next(
         one for family in found.families if family.key == "base" for one in family.of(key) if one.arm == best.name
     )
@@ -71,7 +71,7 @@ def tiles(found: Comparison) -> list[tuple[str, str, str]]:
     widest = max(one.detectable or 0.0 for one in family.of(key))
     return [
         ("base, bits per byte", digits(base.scores[key].value, 4), f"{count(base.n_params)} parameters"),
-        ("lowest arm", digits(best.scores[key].value, 4), best.name),
+        ("lowest arm that was tuned", digits(best.scores[key].value, 4), best.name),
         ("its difference", digits(contrast.mean), f"{digits(contrast.low)} to {digits(contrast.high)}"),
         ("differences found", f"≥ {digits(widest, 2)}", "in four of five cases, worst contrast with the base"),
     ]

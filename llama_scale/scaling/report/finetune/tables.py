@@ -1,11 +1,12 @@
 """The tables of a fine-tuning study, each with the differences that it could have found."""
 
 from llama_scale.plotting.table import Table
-from llama_scale.scaling.study.finetune.comparison import Comparison, Contrast, Estimate, Family
-from llama_scale.scaling.study.finetune.scores import ENDPOINTS
+from llama_scale.scaling.study.finetune.comparison import ArmResult, Comparison, Contrast, Estimate, Family
+from llama_scale.scaling.study.finetune.scores import ENDPOINTS, GAIN, PRIMARY
 from llama_scale.text import count, digits, megabytes
 
-NAMES = {endpoint.key: endpoint.name for endpoint in ENDPOINTS}
+NAMES = {endpoint.key: endpoint.name for endpoint in (*ENDPOINTS, GAIN)}
+APART = 2.0  # half widths of two means that a difference has to exceed, about: sqrt(2) (1.96 + .84) / 1.96
 SHARES = {endpoint.key for endpoint in ENDPOINTS if endpoint.share}
 
 
@@ -48,9 +49,14 @@ def arms(found: Comparison) -> Table:
         ]
         for arm in found.arms
     ]  # fmt: skip
+    against_base = [one for f in found.families if f.key == "base" for one in f.of(PRIMARY.key)]
+    least = max((one.detectable or 0.0 for one in against_base), default=0.0)
     caption = (
-        f"Means with 95 % intervals over runs and tasks together; bits per byte over {found.tasks} held-out "
-        "references, teacher-forced. Of a single run the interval is over tasks alone. – is not measured."
+        "Means with 95 % intervals over runs and tasks together; bits per byte are the mean over "
+        f"{found.tasks} held-out references, teacher-forced. Of a single run the interval is over tasks alone, of "
+        "shares the exact one. – is not measured. Tasks differ more than arms do: compare arms by the tables of "
+        f"differences, not by these intervals. Differences to the base below {digits(least, 2)} bits per byte may have "
+        "been missed."
     )
     return Table("arms", "Arms", caption, head, body)
 
@@ -91,16 +97,26 @@ def costs(found: Comparison) -> Table:
     body = [
         [
             arm.name, count(arm.trainable_params), f"{100 * arm.trainable_params / arm.n_params:.2f} %",
-            digits(arm.seconds), megabytes(arm.peak_memory), megabytes(arm.weights_bytes, 2), digits(arm.forgotten),
+            digits(arm.seconds), megabytes(arm.peak_memory), megabytes(arm.weights_bytes, 2), _forgotten(arm),
         ]
         for arm in found.arms
-        if arm.method != "base"
+        if arm.trained
     ]  # fmt: skip
     caption = (
         "Parameters that are trained, time of the training steps, the process's peak memory on a CPU (of tensors on a "
-        "GPU), the file of weights, and the rise of the loss on the base's own validation text."
+        "GPU), the file of weights, and the rise of the loss on the base's own validation text, with its 95 % interval "
+        "over runs."
     )
+    spread = [arm.forgotten_spread for arm in found.arms if arm.forgotten_spread]
+    if spread:
+        caption += f" Two arms that forget as differently as {digits(max(spread) * APART, 2)} would be told apart."
     return Table("costs", "What it costs", caption, head, body)
+
+
+def _forgotten(arm: ArmResult) -> str:
+    if arm.forgotten is None or arm.forgotten_spread is None:
+        return digits(arm.forgotten)
+    return f"{digits(arm.forgotten)} ± {digits(arm.forgotten_spread, 2)}"
 
 
 def ranks(found: Comparison) -> Table:

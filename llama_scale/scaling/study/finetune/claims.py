@@ -9,6 +9,7 @@ from llama_scale.text import count, digits
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 PRIMARY = "bits_per_byte"
+LARGEST_PUBLISHED = 300  # pairs of study A's sizes
 
 
 def claims(found: Comparison) -> list[Claim]:
@@ -45,31 +46,47 @@ def _rank(found: Comparison) -> Claim:
     if not families:
         return Claim("A", claim, UNDECIDED, "This study has one rank.")
     contrasts = [one for family in families for one in family.of(PRIMARY)]
-    alike = "; ".join(", ".join(family.best) for family in families)
-    text = "; ".join(in_words(one) for one in contrasts) + f". Not to be told from the best: {alike}."
+    best = [sorted(found.arm(name).rank or 0 for name in family.best) for family in families]
+    alike = "; ".join(", ".join(map(str, ranks)) for ranks in best)
+    text = "; ".join(in_words(one) for one in contrasts) + f". Not to be told from the best: rank {alike}."
     if not any(one.differs for one in contrasts):
         return Claim("A", claim, UNDECIDED, f"No rank differs from the least one. {text}")
-    winners = [found.arm(name).rank for family in families for name in family.best]
-    return Claim("A", claim, SUPPORTED if set(winners) == {16} else CONTRADICTED, text)
+    tried = {found.arm(name).rank for one in contrasts for name in (one.control, one.arm)}
+    if 16 in tried and not any(16 in ranks for ranks in best):
+        return Claim("A", claim, CONTRADICTED, f"Ranks differ, and 16 is not the best. {text}")
+    alone = all(ranks == [16] for ranks in best)
+    return Claim("A", claim, SUPPORTED if alone else UNDECIDED, f"Ranks differ{' and 16 is best' * alone}. {text}")
 
 
 def _underfits(found: Comparison) -> Claim:
     claim = "Rank 4 underfits: it has too few parameters for the data"
-    if not found.ranks:
-        return Claim("A", claim, UNDECIDED, "This study forecast no rank.")
-    one = found.ranks[0]
-    capacity = 2 * one.parameters_a_rank * 4
+    one = next((one for one in found.ranks if 4 in one.ranks[:-1]), None)
+    if one is None:
+        return Claim("A", claim, UNDECIDED, "This study forecast no rank, or did not try rank 4 and a larger one.")
+    capacity = 2 * one.parameters_a_rank
+    small, large = (f"{count(rank * capacity)} bits" for rank in (4, one.ranks[-1]))
     text = (
         f"{one.examples} examples are at most {count(one.bits)} bits for this base, and an adapter of rank 4 can store "
-        f"{count(capacity)} (2 a parameter): rank {one.forecast} was forecast to do, on {one.written_at[:10]}, before "
-        "any was tried."
+        f"{small} (2 a parameter): rank {one.forecast} was forecast to do, on {one.written_at[:10]}, before any was "
+        "tried."
     )
-    if one.right is None or one.difference is None:
-        return Claim("A", claim, UNDECIDED, f"{text} The ranks tried do not decide the forecast.")
-    shown = f"{digits(one.difference)} [{digits(one.low)}, {digits(one.high)}] bits per byte to the largest rank"
-    fits = one.forecast <= 4 and one.at is not None and one.at <= 4
-    verdict = CONTRADICTED if one.right and fits else SUPPORTED if not one.right and fits else UNDECIDED
-    return Claim("A", claim, verdict, f"{text} Measured: rank {one.at} has {shown}.")
+    names = dict(zip(one.ranks, one.arms, strict=True))
+    contrasts = [c for family in _families(found, "rank") for c in family.of(PRIMARY)]
+    behind = next((c for c in contrasts if (c.control, c.arm) == (names[4], names[one.ranks[-1]])), None)
+    if behind is None:
+        return Claim("A", claim, UNDECIDED, f"{text} Rank 4 is not compared with rank {one.ranks[-1]}.")
+    text += f" Measured: {in_words(behind)}."
+    if not behind.down:
+        return Claim("A", claim, CONTRADICTED if behind.low > -found.margin else UNDECIDED, text)
+    if 4 * capacity >= one.bits:
+        return Claim("A", claim, CONTRADICTED, f"{text} Rank 4 is behind, and not for want of parameters.")
+    full = [c for f in _families(found, "method") for c in f.of(PRIMARY) if c.arm == behind.arm and c.up]
+    if full and one.ranks[-1] * capacity >= one.bits:
+        text += (
+            f" But rank {one.ranks[-1]}, which can store {large}, is behind full fine-tuning by {digits(full[0].mean)}"
+        )
+        return Claim("A", claim, UNDECIDED, f"{text}, so that it is not the number of parameters alone.")
+    return Claim("A", claim, SUPPORTED, text)
 
 
 def _trap(found: Comparison) -> Claim:
@@ -80,11 +97,11 @@ def _trap(found: Comparison) -> Claim:
     text = "At equal steps " + "; ".join(in_words(one, "points") for one in sizes) + "."
     runs = min(found.arm(one.arm).scores["parses"].runs for one in sizes)
     if runs < 2:
-        text += " One run of each arm was sampled, so that its draw counts as the arm: a change may be the draw's."
+        text += " One run of each arm was sampled, so that a change may be that of its draw."
     if any(one.down for one in sizes):
         return Claim("A", claim, SUPPORTED if runs > 1 else UNDECIDED, text)
     if all(one.low > 0 for one in sizes) and runs > 1:
-        return Claim("A", claim, CONTRADICTED, text)
+        return Claim("A", claim, CONTRADICTED, f"Every larger set has a higher rate than the smallest. {text}")
     return Claim("A", claim, UNDECIDED, f"No fall beyond chance. {text}")
 
 
@@ -93,21 +110,30 @@ def _size_or_steps(found: Comparison) -> Claim:
     budgets, sizes = _families(found, "budget"), _families(found, "size")
     if not budgets or not sizes:
         return Claim("A", claim, UNDECIDED, "This study has not both equal epochs and equal steps.")
-    apart = {
-        family.title: family.of(PRIMARY)[-1] for family in sizes if family.of(PRIMARY)
-    }  # the largest against the smallest
-    epochs = [one for one in apart.values() if "epoch" in found.arm(one.arm).budget]
-    steps = [one for one in apart.values() if "step" in found.arm(one.arm).budget]
-    if not epochs or not steps:
+    pairs = []
+    for most in (LARGEST_PUBLISHED, None):
+        found_pair = [_largest(found, sizes, budget, most) for budget in ("epoch", "step")]
+        pairs += [found_pair] if all(found_pair) and found_pair not in pairs else []
+    if not pairs:
         return Claim("A", claim, UNDECIDED, "Equal epochs and equal steps are not of the same sizes.")
-    text = f"Equal epochs: {in_words(epochs[0])}. Equal steps: {in_words(steps[0])}."
-    share = steps[0].mean / epochs[0].mean if epochs[0].mean else 0.0
-    if epochs[0].differs and abs(share) < 0.5:
-        text += f" Data alone makes {share:.0%} of the difference; the rest is the number of steps."
-        return Claim("A", claim, CONTRADICTED, text)
-    if epochs[0].differs and steps[0].differs:
-        return Claim("A", claim, SUPPORTED, f"{text} Data alone makes {share:.0%} of the difference.")
-    return Claim("A", claim, UNDECIDED, text)
+    texts, shares = [], []
+    for epochs, steps in pairs:
+        assert epochs and steps
+        shares.append(steps.mean / epochs.mean if epochs.differs else None)
+        texts.append(f"Equal epochs: {in_words(epochs)}. Equal steps: {in_words(steps)}.")
+        if shares[-1] is not None:
+            texts.append(f"Data alone makes {shares[-1]:.0%} of the difference; the rest is the number of steps.")
+    share, text = shares[0], " ".join(texts)
+    if share is None:
+        return Claim("A", claim, UNDECIDED, text)
+    return Claim("A", claim, CONTRADICTED if share < 0.5 else SUPPORTED if share > 0.8 else UNDECIDED, text)
+
+
+def _largest(found: Comparison, sizes: list[Family], budget: str, most: int | None) -> Contrast | None:
+    """Return the contrast of the largest set, of at most so many pairs, with the smallest under a kind of budget."""
+    contrasts = [one for family in sizes for one in family.of(PRIMARY) if budget in found.arm(one.arm).budget]
+    contrasts = [one for one in contrasts if most is None or (found.arm(one.arm).examples or 0) <= most]
+    return max(contrasts, key=lambda one: found.arm(one.arm).examples or 0, default=None)
 
 
 def _language(found: Comparison) -> Claim:
@@ -116,7 +142,7 @@ def _language(found: Comparison) -> Claim:
     if len(languages) < 2:
         text = f"This study has {languages[0]} alone. (The published 100 % is of a compiler that was not there.)"
         return Claim("A", claim, UNDECIDED, text)
-    rows = [arm for arm in found.arms if arm.method != "base" and "parses" in arm.scores]
+    rows = [arm for arm in found.arms if arm.trained and "parses" in arm.scores]
     text = "; ".join(
         f"{arm.name} {100 * arm.scores['parses'].value:.1f} % "
         f"[{100 * arm.scores['parses'].low:.1f}, {100 * arm.scores['parses'].high:.1f}]" for arm in rows
@@ -170,7 +196,7 @@ def _memory(found: Comparison) -> Claim:
 
 def _execution(found: Comparison) -> Claim:
     claim = "Fine-tuning reaches an execution pass rate of 40 %"
-    measured = [arm for arm in found.arms if "passed" in arm.scores]
+    measured = [arm for arm in found.arms if arm.trained and "passed" in arm.scores]
     if not measured:
         text = "No task here has tests. That a definition runs is no pass: it runs wherever it parses."
         return Claim("B", claim, UNDECIDED, f"{text} (39.58 % is 19 of 48, 26 to 55 %.)")

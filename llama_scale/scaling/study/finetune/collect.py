@@ -10,7 +10,7 @@ import numpy as np
 from llama_scale.config import read_yaml
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_fields, read_jsonl
-from llama_scale.scaling.study.finetune.settings import BASE, Arm
+from llama_scale.scaling.study.finetune.settings import Arm
 from llama_scale.scaling.study.finetune.tasks import SCORES, suite_file
 
 RESULT = (
@@ -68,7 +68,7 @@ def load_study(folder: Path) -> TuningStudy:
 
 def load_run(folder: Path, settings: dict[str, Any], arm: Arm, draw: int) -> RunScores:
     """Read what one run left."""
-    name = arm.name if arm.method == BASE else f"{arm.name}-draw{draw}"
+    name = arm.run_name(draw)
     run = folder / "runs" / name
     result = read_fields(run / "result.json", ["val_bits_per_byte"])
     rows = read_jsonl(run / "references.jsonl", required=["id", "nats", "bytes", "end_nats"])
@@ -94,14 +94,14 @@ def collect(folder: Path, out: Path | None = None) -> list[dict[str, Any]]:
 
 
 def published_rows(study: TuningStudy) -> list[dict[str, Any]]:
-    """Return a row for each arm but the base with the published columns first: percent, means over sampled runs.
+    """Return a row for each arm that was trained, with the published columns first: percent, means over sampled runs.
 
     What was not measured is empty, never 0 or 100.
     """
     rows = []
     for arm in study.arms:
         points = [_row(arm, run) for run in study.runs[arm.name]]
-        if arm.method == BASE:
+        if not arm.trained:
             continue
         row: dict[str, Any] = {}
         for name, column in PUBLISHED.items():
@@ -132,8 +132,8 @@ def configuration(question: str, arm: Arm) -> str:
 def _row(arm: Arm, run: RunScores) -> dict[str, Any]:
     row = {
         "run": run.name, "arm": arm.name, "method": arm.method, "rank": arm.rank, "language": arm.language,
-        "examples": None if arm.method == BASE else run.result["examples"], "draw": run.draw,
-        "budget": None if arm.method == BASE else arm.budget,
+        "examples": run.result["examples"] if arm.trained else None, "draw": run.draw,
+        "budget": arm.budget if arm.trained else None,
     }  # fmt: skip
     row |= {name: run.result.get(name) for name in RESULT}
     for scores in run.suites.values():

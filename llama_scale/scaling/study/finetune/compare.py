@@ -1,7 +1,7 @@
 """The arms of a study compared with their controls: families of contrasts, best sets, the forecast of the rank."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llama_scale.bootstrap import TAIL, percentile_interval
-from llama_scale.comparison import best_set, bootstrap_means, difference, holm, mcnemar
+from llama_scale.comparison import best_set, bootstrap_means, difference, exact_interval, holm, mcnemar
 from llama_scale.config import flatten
 from llama_scale.errors import InputError
 from llama_scale.files import read_fields
@@ -36,7 +36,7 @@ from llama_scale.scaling.study.finetune.scores import (
     arm_scores,
     base_of,
 )
-from llama_scale.scaling.study.finetune.settings import BASE, Arm
+from llama_scale.scaling.study.finetune.settings import BASE, FEW_SHOT, Arm
 
 Table = dict[tuple[str, str], Scores]  # by arm and endpoint
 SEED = 0
@@ -65,6 +65,7 @@ def compare_arms(folder: Path) -> list[str]:
         baselines=next((scores.get("baseline_parse_rates", {}) for runs in study.runs.values() for run in runs
                         for scores in run.suites.values()), {}),
         flaws=settings["flaws"],
+        margin=settings["margin"],
     )  # fmt: skip
     found = replace(found, claims=claims(found))
     found.write(folder)
@@ -76,7 +77,7 @@ def score_table(study: TuningStudy) -> Table:
     found = {(arm.name, e.key): arm_scores(study, arm, e) for arm in study.arms for e in ENDPOINTS}
     table = {key: scores for key, scores in found.items() if scores is not None}
     for arm in study.arms:
-        if arm.method != BASE:
+        if arm.method != BASE:  # which gains nothing over itself
             scores, base = table[arm.name, PRIMARY.key], table[base_of(study, arm).name, PRIMARY.key]
             table[arm.name, GAIN.key] = replace(scores, values=base.values - scores.values)
     return table
@@ -94,10 +95,10 @@ def arm_result(study: TuningStudy, arm: Arm, table: Table) -> ArmResult:
         grid=arm.grid,
         method=arm.method,
         rank=arm.rank,
-        examples=None if arm.method == BASE else results[0]["examples"],
+        examples=results[0]["examples"] if arm.trained else arm.examples if arm.method == FEW_SHOT else None,
         language=arm.language,
-        budget="none" if arm.method == BASE else arm.budget,
-        lr=None if arm.method == BASE else results[0]["lr"],
+        budget=arm.budget,
+        lr=results[0]["lr"] if arm.trained else None,
         runs=len(results),
         steps=_mean(results, "steps"),
         trainable_params=results[0]["trainable_params"],
@@ -105,21 +106,58 @@ def arm_result(study: TuningStudy, arm: Arm, table: Table) -> ArmResult:
         seconds=_mean(results, "seconds"),
         peak_memory=_mean(results, "peak_memory"),
         weights_bytes=_mean(results, "weights_bytes"),
-        forgotten=float(np.mean(known)) - before if known and before is not None else None,
-        scores={e.key: estimate(table[arm.name, e.key]) for e in ENDPOINTS if (arm.name, e.key) in table},
+        forgotten=float(np.mean(known)) - before if arm.trained and known and before is not None else None,
+        forgotten_spread=half_width(known) if arm.trained and before is not None else None,
+        scores={e.key: estimate(table[arm.name, e.key], e.share) for e in ENDPOINTS if (arm.name, e.key) in table},
     )
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Return half the 95 % interval of a mean by Student's t, None of fewer than two values."""
+    from scipy.special import stdtrit
+
+    runs = len(values)
+    return None if runs < 2 else float(stdtrit(runs - 1, 1 - TAIL) * np.std(values, ddof=1) / math.sqrt(runs))
 
 
 def _mean(results: Iterable[dict[str, Any]], name: str) -> float:
     return float(np.mean([result[name] or 0 for result in results]))
 
 
-def estimate(scores: Scores) -> Estimate:
-    """Return a mean with its interval over runs and tasks together."""
+def estimate(scores: Scores, share: bool) -> Estimate:
+    """Return a mean with its interval over runs and tasks together; of a share of tasks no less than the exact one.
+
+    Where no task of a run passes, or all do, a bootstrap has no width.
+    """
     sample = bootstrap_means([scores.values], True, SEED)[:, 0]  # (RESAMPLES,)
-    low, high = percentile_interval(sample, TAIL)
-    runs, tasks = scores.values.shape
-    return Estimate(float(scores.values.mean()), float(low), float(high), runs, tasks)
+    low, high = map(float, percentile_interval(sample, TAIL))
+    mean, (runs, tasks) = float(scores.values.mean()), scores.values.shape
+    if share:
+        exact = exact_interval(mean * tasks, tasks)
+        low, high = (exact[0], exact[1]) if runs == 1 else (max(0.0, min(low, exact[0])), min(1.0, max(high, exact[1])))
+    return Estimate(mean, low, high, runs, tasks)
+
+
+def same_draws(scores: dict[str, Scores]) -> tuple[dict[str, np.ndarray], bool]:
+    """Return the runs (runs, tasks) of the draws that all arms have, and whether there are two and more of them.
+
+    An arm of a single run, as the base, is the same in each draw. Without such draws all runs are returned, unpaired.
+    """
+    several = [one for one in scores.values() if len(one.draws) > 1]
+    common = [draw for draw in several[0].draws if all(draw in one.draws for one in several)] if several else []
+    if len(common) < 2:
+        return {name: one.values for name, one in scores.items()}, False
+    rows = {
+        name: one.of_draws(common) if len(one.draws) > 1 else one.values.repeat(len(common), 0)
+        for name, one in scores.items()
+    }
+    return rows, True
+
+
+def find_best(names: Iterable[str], table: Table) -> dict[str, float]:
+    """Return the arms that cannot be told from the best by the primary endpoint, with their p values."""
+    arms, paired = same_draws({name: table[name, PRIMARY.key] for name in names})
+    return best_set(arms, lower_is_better=True, paired_runs=paired, seed=SEED)
 
 
 def pairings(arms: list[Arm]) -> list[tuple[str, str, list[tuple[str, str]]]]:
@@ -129,9 +167,13 @@ def pairings(arms: list[Arm]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     fixed number of steps, of other settings (targets, order) the first in the file; each is compared with what differs
     from it in that alone.
     """
-    tuned = [arm for arm in arms if arm.method != BASE]
+    compared, tuned = [arm for arm in arms if arm.method != BASE], [arm for arm in arms if arm.trained]
     base = {arm.language: arm.name for arm in arms if arm.method == BASE}
-    found = [("base", "Against the base", [(base[arm.language], arm.name) for arm in tuned])]
+    shown = {arm.language: arm.name for arm in arms if arm.method == FEW_SHOT}
+    found = [("base", "Against the base", [(base[arm.language], arm.name) for arm in compared])]
+    if shown:
+        title = "Against the base that is shown pairs"
+        found.append((FEW_SHOT, title, [(shown[arm.language], arm.name) for arm in tuned]))
 
     def variant(arm: Arm) -> str:  # what the study file changed beside the lists
         listed = ("method", "examples", "epochs", "steps", "lora.rank", "optim.lr")
@@ -168,7 +210,7 @@ def pairings(arms: list[Arm]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     budgets = []
     for group in groups(tuned, lambda a: (a.method, a.rank, a.examples, a.language, variant(a)), lambda a: not a.steps):
         budgets += [(group[0].name, arm.name) for arm in group[1:] if group[0].steps and not arm.steps]
-    for group in groups(tuned, lambda a: (a.method, a.rank, a.examples, a.budget, a.grid), lambda a: a.language):
+    for group in groups(compared, lambda a: (a.method, a.rank, a.examples, a.budget, a.grid), lambda a: a.language):
         if len({arm.language for arm in group}) > 1:
             found.append((f"{LANGUAGE}-{group[0].grid}", "Languages, on the same tasks", against_first(group)))
     found.append(("budget", "Equal epochs against equal steps, the same pairs", budgets))
@@ -198,10 +240,9 @@ def family(key: str, title: str, pairs: list[tuple[str, str]], table: Table, bas
         adjusted = holm([one.p for one in found])
         contrasts += [replace(one, holm=p) for one, p in zip(found, adjusted, strict=True)]
     names = [] if key.startswith(LANGUAGE) else list(dict.fromkeys(name for pair in pairs for name in pair))
-    arms = {name: table[name, PRIMARY.key].values for name in names if (name, PRIMARY.key) in table}
-    same = len(arms) > 1 and len(bases & set(names)) < 2  # bits per byte of two languages are not comparable
-    best = best_set(arms, lower_is_better=True, paired_runs=False, seed=SEED) if same else {}
-    return Family(key, title, contrasts, best)
+    names = [name for name in names if (name, PRIMARY.key) in table]
+    same = len(names) > 1 and len(bases & set(names)) < 2  # bits per byte of two languages are not comparable
+    return Family(key, title, contrasts, find_best(names, table) if same else {})
 
 
 def contrast(endpoint: Endpoint, control: str, arm: str, table: Table) -> Contrast:
@@ -239,8 +280,7 @@ def rank_outcomes(folder: Path, margin: float, arms: dict[str, Arm], table: Tabl
     forecast, outcomes = read_fields(path, ["written_at", "groups"]), []
     for group in forecast["groups"]:
         names = {name: arms[name].rank for name in group["arms"] if (name, PRIMARY.key) in table}
-        scores = {name: table[name, PRIMARY.key].values for name in names}
-        best = sorted(names[name] or 0 for name in best_set(scores, lower_is_better=True, paired_runs=False, seed=SEED))
+        best = sorted(names[name] or 0 for name in find_best(names, table))
         ordered = sorted(names, key=lambda name: names[name] or 0)
         enough = [name for name in ordered if (names[name] or 0) >= group["rank"]]
         at, right, found = (enough[0] if enough else None), None, None

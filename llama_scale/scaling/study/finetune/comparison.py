@@ -27,7 +27,8 @@ class Estimate:
 class ArmResult:
     """An arm: what it is, what it cost (means of its runs), and its scores by endpoint.
 
-    ``forgotten`` is the bits per byte that it lost on the base's own validation text.
+    ``forgotten`` is the bits per byte that it lost on the base's own validation text, ``forgotten_spread`` half the
+    95 % interval of that over runs; None where there is one run.
     """
 
     name: str
@@ -47,6 +48,12 @@ class ArmResult:
     weights_bytes: float
     forgotten: float | None
     scores: dict[str, Estimate]
+    forgotten_spread: float | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether its runs train, which those of a base do not."""
+        return self.method in ("lora", "full")
 
 
 @dataclass(frozen=True)
@@ -167,6 +174,7 @@ class Comparison:
     agreement: list[Agreement]
     baselines: dict[str, float | None]
     flaws: list[str] = field(default_factory=list)
+    margin: float = 0.005
 
     def arm(self, name: str) -> ArmResult:
         """Return an arm by its name."""

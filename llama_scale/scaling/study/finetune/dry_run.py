@@ -2,6 +2,7 @@
 
 import shlex
 
+from llama_scale.scaling.study.finetune.settings import BASE
 from llama_scale.scaling.study.plan import Study
 from llama_scale.text import count
 
@@ -13,7 +14,7 @@ def describe(study: Study) -> str:
     for arm in settings["arms"]:
         budget = f"{arm['steps']} steps" if arm["steps"] else f"{arm['epochs']} epochs" if arm["epochs"] else "-"
         rate = "search" if arm["tuned"] else str(arm["settings"].get("optim", {}).get("lr", "-"))
-        pairs = "-" if arm["method"] == "base" else count(arm["examples"]) if arm["examples"] else "all"
+        pairs = "-" if arm["method"] == BASE else count(arm["examples"]) if arm["examples"] else "all"
         lines.append(f"{arm['name']:<28}{arm['method']:>8}{arm['rank'] or '-':>6}{pairs:>8}{budget:>12}{rate:>8}"
                      f"{len(arm['draws']):>6}")  # fmt: skip
     lines += [f"{len(study.runs)} runs, compared on {settings['test']} held-out pairs; rates are found on "

@@ -10,7 +10,7 @@ from llama_scale.cli import build, parse
 from llama_scale.config import FinetuneConfig, TrainConfig, find_config, flatten, nest, read_yaml
 from llama_scale.errors import InputError, prefix_errors
 from llama_scale.files import check_name
-from llama_scale.scaling.study.finetune.settings import BASE, Arm, ArmGrid, ArmRun, TuningStudyConfig
+from llama_scale.scaling.study.finetune.settings import BASE, FEW_SHOT, Arm, ArmGrid, ArmRun, TuningStudyConfig
 from llama_scale.scaling.study.finetune.tasks import plan_tasks
 from llama_scale.scaling.study.plan import DATA_HINT, SCRIPTS, Study
 from llama_scale.scaling.study.runs import device_settings
@@ -26,14 +26,20 @@ FLAWS = "flaws"
 
 
 def is_tuning_study(argv: list[str], root: Path) -> bool:
-    """Whether the first argument names a study of this kind; what cannot be read is left to others to refuse."""
+    """Whether the first argument names a study of this kind; what cannot be read is left to others to refuse.
+
+    Raises InputError where the file says another kind.
+    """
     if not argv or argv[0].startswith("-"):
         return False
     try:
         settings = read_yaml(find_study(argv[0], root))
     except InputError:
         return False
-    return isinstance(settings, dict) and settings.get("kind") == "finetune"
+    kind = settings.get("kind") if isinstance(settings, dict) else None
+    if kind not in (None, "finetune"):
+        raise InputError(f"{argv[0]}: kind: {kind!r:.60} is none; set finetune, or leave it out for a study of scaling")
+    return kind == "finetune"
 
 
 def find_study(name: str, root: Path) -> Path:
@@ -75,7 +81,7 @@ def as_published(config: TuningStudyConfig) -> TuningStudyConfig:
     over = {k: v for k, v in config.published.items() if k != FLAWS}
     arms = over.pop("arms", None) or [asdict(grid) for grid in config.arms]
     pairs = over.pop("pairs", None) or config.pairs
-    merged = nest(settings | flatten(over)) | {"pairs": pairs, "arms": arms}
+    merged = nest(settings | {"shots": 0} | flatten(over)) | {"pairs": pairs, "arms": arms}
     with prefix_errors("published"):
         built = build(TuningStudyConfig, merged | {"profile": "default", "name": f"{config.name}-seed"})
     return replace(built, profile="seed", published=config.published)
@@ -105,9 +111,17 @@ def base_folder(config: TuningStudyConfig) -> str:
 
 
 def plan_arms(config: TuningStudyConfig, retain: str | None) -> list[Arm]:
-    """Return the base in each language and the arms of all grids; raise InputError where one makes no sense."""
+    """Return the base in each language, as it is and shown pairs, and the arms of all grids.
+
+    Raises InputError where one makes no sense.
+    """
     if not config.arms:
         raise InputError("arms: the list is empty; name at least one")
+    for language, source in config.pairs.items():
+        if not isinstance(source, str | dict):
+            raise InputError(
+                f"pairs.{language}: expected a folder or settings of launch/prepare.py pairs, found {source!r}"
+            )
     languages = list(dict.fromkeys(language for grid in config.arms for language in grid.languages))
     for language in languages:
         if language not in config.pairs:
@@ -126,6 +140,13 @@ def plan_arms(config: TuningStudyConfig, retain: str | None) -> list[Arm]:
         )
         for language in languages
     ]  # fmt: skip
+    if config.shots:
+        draws = max((grid.draws for grid in config.arms), key=len)
+        arms += [
+            replace(arm, name=arm.name.replace(BASE, f"{config.shots}-shot", 1), grid=FEW_SHOT, method=FEW_SHOT,
+                    examples=config.shots, draws=list(draws))
+            for arm in arms
+        ]  # fmt: skip
     for position, grid in enumerate(config.arms):
         with prefix_errors(f"arms[{position}]"):
             arms += grid_arms(config, grid, base)
@@ -174,9 +195,5 @@ def grid_arms(config: TuningStudyConfig, grid: ArmGrid, base: dict[str, Any]) ->
 
 
 def arm_runs(arms: list[Arm]) -> list[ArmRun]:
-    """Return the runs of arms; that of a base has its arm's name."""
-    return [
-        ArmRun(arm.name if arm.method == BASE else f"{arm.name}-draw{draw}", arm, draw)
-        for arm in arms
-        for draw in arm.draws
-    ]
+    """Return the runs of arms."""
+    return [ArmRun(arm.run_name(draw), arm, draw) for arm in arms for draw in arm.draws]

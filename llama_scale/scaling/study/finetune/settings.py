@@ -5,9 +5,9 @@ from functools import partial
 from typing import Any, Literal
 
 from llama_scale.config import Auto
-from llama_scale.errors import InputError, at_least_1, check_fields, positive
+from llama_scale.errors import InputError, at_least_0, at_least_1, check_fields, positive
 
-BASE = "base"
+BASE, FEW_SHOT = "base", "few_shot"  # arms that train nothing
 PAIRS_SUITE = "pairs"
 
 
@@ -97,6 +97,7 @@ class TuningStudyConfig:
         longest: Most bytes of a prompt with its completion; longer pairs are left out.
         pool: Pairs that subsets are drawn from; null is all.
         test: Held-out pairs that arms are compared on.
+        shots: Pairs that the base is shown before a held-out one, an arm beside the base as it is; 0 leaves it out.
         arms: What is compared, beside the base.
         rates: How learning rates are found.
         train: Overrides of launch/finetune.py for every run.
@@ -123,6 +124,7 @@ class TuningStudyConfig:
     longest: int = 4_000
     pool: int | None = None
     test: int = 500
+    shots: int = 3
     rates: RateSearch = field(default_factory=RateSearch)
     train: dict[str, Any] = field(default_factory=dict)
     suites: list[str] = field(default_factory=lambda: [PAIRS_SUITE])
@@ -141,6 +143,7 @@ class TuningStudyConfig:
     def __post_init__(self) -> None:
         check = partial(check_fields, self)
         check("at least 1", at_least_1, "longest pool test sampled threads parallel")
+        check("at least 0", at_least_0, "shots")
         check("a positive number", positive, "margin")
         if self.profile == "seed" and not self.published:
             raise InputError("profile: seed asked for and this study has no published")
@@ -158,9 +161,9 @@ class Arm:
     Attributes:
         name: Its name.
         grid: The name of its grid.
-        method: lora, full or base.
+        method: lora, full, base, or few_shot, which is the base that is shown pairs.
         rank: Of adapters.
-        examples: Number of pairs; None is all.
+        examples: Number of pairs that it is trained on or shown; None is all.
         language: Of the pairs.
         epochs: Passes over the pairs, None where ``steps`` are fixed.
         steps: Optimizer steps.
@@ -182,8 +185,19 @@ class Arm:
     settings: dict[str, Any]
 
     @property
+    def trained(self) -> bool:
+        """Whether its runs train, which those of a base do not."""
+        return self.method not in (BASE, FEW_SHOT)
+
+    def run_name(self, draw: int) -> str:
+        """Return the name of its run with a draw; a base has one run, with its own name."""
+        return self.name if self.method == BASE else f"{self.name}-draw{draw}"
+
+    @property
     def budget(self) -> str:
         """How long it trains, in words."""
+        if not self.trained:
+            return "none"
         return plural(self.steps, "step") if self.steps else plural(self.epochs or 0, "epoch")
 
 

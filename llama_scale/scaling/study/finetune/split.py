@@ -21,6 +21,7 @@ class SplitConfig:
         out: Folder for <language>/pool.jsonl, tune.jsonl and test.jsonl.
         longest: Most bytes of a prompt with its completion.
         pool: Pairs to train on; null is all.
+        examples: Pairs that the largest arm is trained on.
         tune: Held-out pairs that decide rates.
         test: Other held-out pairs, that arms are compared on.
     """
@@ -29,6 +30,7 @@ class SplitConfig:
     out: str
     longest: int = 2_000
     pool: int | None = None
+    examples: int = 1
     tune: int = 100
     test: int = 500
 
@@ -50,11 +52,12 @@ def split_pairs(config: SplitConfig) -> list[str]:
             "tune": held_out[: config.tune],
             "test": held_out[config.tune : config.tune + config.test],
         }
-        if not parts["pool"] or len(parts["test"]) < config.test:
-            found = f"{len(train):,} pairs to train on and {len(held_out):,} held out of at most {config.longest} bytes"
-            wanted = f"the study takes {config.tune + config.test:,} held-out ones"
-            remedy = "lower test or rates.pairs, or raise longest"
-            raise InputError(f"{config.folders[language]}: {found}, and {wanted}; {remedy}")
+        if len(parts["pool"]) < config.examples or len(parts["test"]) < config.test:
+            found = f"{len(parts['pool']):,} pairs to train on and {len(held_out):,} held out"
+            wanted = f"the study trains on {config.examples:,} and holds out {config.tune + config.test:,}"
+            remedy = "lower examples, test or rates.pairs, or raise longest or pool"
+            found = f"{config.folders[language]}: {found} of at most {config.longest} bytes"
+            raise InputError(f"{found}; {wanted}; {remedy}")
         for part, rows in parts.items():
             with atomic_write(Path(config.out) / language / f"{part}.jsonl") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 from llama_scale.config import flatten, nest
 from llama_scale.scaling.study.backends.task import Task
-from llama_scale.scaling.study.finetune.settings import BASE, PAIRS_SUITE, Arm, TuningStudyConfig
+from llama_scale.scaling.study.finetune.settings import BASE, FEW_SHOT, PAIRS_SUITE, Arm, TuningStudyConfig
 from llama_scale.scaling.study.runs import device_settings
 from llama_scale.scaling.study.tasks import TaskMaker, can_track
 from llama_scale.training.wandb_log import pick_mode
@@ -21,16 +21,22 @@ def plan_tasks(config: TuningStudyConfig, data: dict[str, Any], arms: list[Arm],
     Args:
         config: The study.
         data: The file and folder of the base's data, and the settings that train it.
-        arms: The base of each language first, then what it is compared with.
+        arms: The bases first, then what it is compared with.
         scripts: Folder of the launch scripts.
     """
     make = TuningTaskMaker(config, {}, scripts)  # type: ignore[arg-type]
-    tasks = [*make.base(data), *make.pairs()]
+    largest = max((arm.examples or 1 for arm in arms if arm.trained), default=1)
+    tasks = [*make.base(data), *make.pairs(largest)]
     ready = tuple(task.name for task in tasks if task.name in ("train-base", "split"))
-    bases = [arm for arm in arms if arm.method == BASE]
+    bases = [arm for arm in arms if not arm.trained]
     for arm in bases:
-        tasks += make.run(arm, 0, ready)
-    after = tuple(f"finetune-{arm.name}" for arm in bases)
+        for draw in arm.draws:
+            before = ready
+            if arm.method == FEW_SHOT:
+                tasks.append(make.shots(arm, draw, ready))
+                before = (tasks[-1].name,)
+            tasks += make.run(arm, draw, before)
+    after = tuple(f"finetune-{arm.name}" for arm in bases if arm.method == BASE)
     if len({arm.rank for arm in arms if arm.rank}) > 1:
         tasks.append(make.forecast(after))
         after = (*after, tasks[-1].name)
@@ -65,8 +71,11 @@ class TuningTaskMaker(TaskMaker):
         )
         return [self.task("prepare", "prepare", "--config", data["file"], outputs=(manifest,)), train]
 
-    def pairs(self) -> list[Task]:
-        """Return the tasks that make the pairs of each language and take the study's own out of them."""
+    def pairs(self, examples: int) -> list[Task]:
+        """Return the tasks that make the pairs of each language and take the study's own out of them.
+
+        ``examples`` are the pairs of its largest arm.
+        """
         tasks = []
         for language, source in self.config.pairs.items():
             if not isinstance(source, str):
@@ -80,6 +89,7 @@ class TuningTaskMaker(TaskMaker):
             "out": f"{self.folder}/data",
             "longest": self.config.longest,
             "pool": self.config.pool,
+            "examples": examples,
             "tune": self.config.rates.pairs,
             "test": self.config.test,
         }
@@ -100,6 +110,27 @@ class TuningTaskMaker(TaskMaker):
         files = {"train": self.file(arm.language, "pool"), "validation": self.file(arm.language, part)}
         return arm.settings | files
 
+    def shots_file(self, arm: Arm, draw: int) -> str:
+        """Return the file of the test pairs with the pairs that are shown before each."""
+        return self.file(arm.language, f"{arm.name}-draw{draw}")
+
+    def shots(self, arm: Arm, draw: int, after: tuple[str, ...]) -> Task:
+        """Return the task that puts pairs of a draw before the test pairs."""
+        out, evaluate = self.shots_file(arm, draw), flatten(self.config.evaluate)
+        asked = [evaluate.get(f"{suite}.sampling.max_new_tokens") for suite in self.config.suites]
+        settings = {
+            "base": arm.settings["base"],
+            "pool": self.file(arm.language, "pool"),
+            "test": self.file(arm.language, "test"),
+            "out": out,
+            "shots": arm.examples,
+            "draw": draw,
+        }
+        settings |= {"room": max(asked)} if asked and None not in asked else {}  # type: ignore[type-var]
+        return self.task(
+            f"shots-{arm.run_name(draw)}", "finetune", "shots", inputs=after, outputs=(out,), settings=settings
+        )
+
     def search(self, arm: Arm, after: tuple[str, ...]) -> Task:
         """Return the task that finds an arm's rate."""
         rates, out = self.config.rates, f"{self.folder}/rates/{arm.name}.json"
@@ -116,9 +147,12 @@ class TuningTaskMaker(TaskMaker):
 
     def run(self, arm: Arm, draw: int, after: tuple[str, ...]) -> list[Task]:
         """Return the tasks that train a run of an arm and, if its draw is one to be sampled, draw and judge samples."""
-        name = arm.name if arm.method == BASE else f"{arm.name}-draw{draw}"
+        name, before = arm.run_name(draw), None
         folder = f"runs/{self.config.name}/{name}"
         settings = self.settings(arm, "test") | {"run": folder, "draw": draw, "seed": draw}
+        if arm.method == FEW_SHOT:
+            before = self.shots_file(arm, draw)
+            settings |= {"validation": before, "retain": None}
         if arm.tuned:
             settings["rate_from"] = f"{self.folder}/rates/{arm.name}.json"
         tune = self.task(
@@ -126,7 +160,7 @@ class TuningTaskMaker(TaskMaker):
         )
         if not self.config.suites or arm.draws.index(draw) >= (self.config.sampled or len(arm.draws)):
             return [tune]
-        subject = arm.settings["base"] if arm.method == BASE else folder
+        subject = folder if arm.trained else arm.settings["base"]
         outputs = tuple(f"{folder}/{SCORES}/{suite_file(suite, arm.language)}.json" for suite in self.config.suites)
         evaluate = self.task(
             f"evaluate-{name}",
@@ -136,8 +170,8 @@ class TuningTaskMaker(TaskMaker):
             f"{folder}/{SCORES}",
             inputs=(tune.name,),
             outputs=outputs,
-            settings=self.evaluation_of(arm.language),
-            file=f"evaluate-{arm.language}",
+            settings=self.evaluation_of(arm.language) | ({"before": before} if before else {}),
+            file=f"evaluate-{name}" if before else f"evaluate-{arm.language}",
         )
         return [tune, evaluate]
 

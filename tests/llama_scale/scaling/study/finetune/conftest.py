@@ -13,7 +13,8 @@ from tests.llama_scale.helpers import write_model, write_pairs
 
 MAINS = {"collect.py": collect.main, "evaluate.py": evaluate.main, "finetune.py": finetune.main}
 COMMON = {
-    "kind": "finetune", "device": "cpu", "threads": 1, "longest": 300, "pool": 24, "test": 6, "rates": {"pairs": 3},
+    "kind": "finetune", "device": "cpu", "threads": 1, "longest": 300, "pool": 24, "test": 6, "shots": 2,
+    "rates": {"pairs": 3},
     "train": {"batch": 4, "max_tokens": 100, "precision": "fp32"}, "base": {"model": "base"},
     "evaluate": {"pairs": {"n_tasks": 3, "gold_tasks": 1, "sampling": {"temperature": 0, "max_new_tokens": 8}}},
 }  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from llama_scale.scaling.study.finetune.compare import contrast, family, pairings
+from llama_scale.scaling.study.finetune.compare import contrast, estimate, family, find_best, pairings, same_draws
 from llama_scale.scaling.study.finetune.plan import plan_arms, read_study
 from llama_scale.scaling.study.finetune.scores import END, GAIN, PRIMARY, SAMPLED, Scores
 from llama_scale.scaling.study.finetune.split import SplitConfig, split_pairs
@@ -22,7 +22,7 @@ def arms_of(tmp_path, *grids, languages=("python",)):
 
 
 def found(arms):
-    return {key: pairs for key, _, pairs in pairings(arms) if pairs and key != "base"}
+    return {key: pairs for key, _, pairs in pairings(arms) if pairs and key not in ("base", "few_shot")}
 
 
 def test_what_differs_in_one_setting_alone_is_compared_with_the_first(tmp_path):
@@ -49,7 +49,8 @@ def test_ranks_of_other_settings_are_not_compared(tmp_path):
 
 def test_languages_are_compared_by_what_they_gain(tmp_path):
     arms = arms_of(tmp_path, {"name": "lang", "languages": ["python", "java"]}, languages=("python", "java"))
-    assert [arm.name for arm in arms] == ["base-python", "base-java", "lang-r16-python", "lang-r16-java"]
+    names = ["base-python", "base-java", "2-shot-python", "2-shot-java", "lang-r16-python", "lang-r16-java"]
+    assert [arm.name for arm in arms] == names
     key = "language-lang"
     assert found(arms)[key] == [("lang-r16-java", "lang-r16-python")]
     gain = Scores(np.full((2, 200), 0.1), [0, 1], TASKS)
@@ -70,6 +71,30 @@ def test_contrasts_are_of_the_draws_that_both_have():
     one = contrast(PRIMARY, "c", "a", table)
     assert one.mean == pytest.approx(-0.2) and one.paired_runs
     assert one.low == pytest.approx(-0.2) and one.high == pytest.approx(-0.2)
+
+
+def test_the_best_is_found_among_runs_of_the_same_draws():
+    """Draws lie a whole bit apart; of each, b is .05 below a on average, and the base is the same in all."""
+    rng = np.random.default_rng(2)
+    tasks, draws = rng.normal(size=200), np.array([[0.0], [1.0], [-1.0], [0.5]])
+    scores = {
+        "base": Scores(tasks[None] + 0.3, [0], TASKS),
+        "a": Scores(tasks + draws, [0, 1, 2, 3], TASKS),
+        "b": Scores((tasks + draws - 0.05 + 0.01 * rng.normal(size=(4, 200)))[::-1], [3, 2, 1, 0], TASKS),
+    }
+    rows, paired = same_draws(scores)
+    assert paired and rows["base"].shape == (4, 200)
+    np.testing.assert_allclose((rows["b"] - rows["a"]).mean(1), -0.05, atol=0.005)
+    assert list(find_best(["a", "b"], {(name, PRIMARY.key): one for name, one in scores.items()})) == ["b"]
+    other = scores | {"b": Scores(scores["b"].values, [7, 8, 9, 10], TASKS)}
+    assert not same_draws(other)[1]
+
+
+def test_a_share_of_none_has_the_exact_interval():
+    none = estimate(Scores(np.zeros((1, 150)), [0], TASKS[:150]), share=True)
+    assert (none.low, none.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 150)))
+    several = estimate(Scores(np.zeros((3, 150)), [0, 1, 2], TASKS[:150]), share=True)
+    assert several.high == pytest.approx(none.high) and several.value == 0
 
 
 def test_shares_have_mcnemars_counts_of_the_first_runs():

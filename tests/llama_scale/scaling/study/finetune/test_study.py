@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from llama_scale.config import CONFIGS
+from llama_scale.data.examples import rank_of
+from llama_scale.data.open_tokenizer import open_tokenizer
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, read_jsonl
+from llama_scale.files import read_json, read_jsonl, sha256
 from llama_scale.scaling.report.finetune.page import write_report
 from llama_scale.scaling.study.finetune.comparison import read_comparison
 from llama_scale.scaling.study.finetune.plan import is_tuning_study, read_study
@@ -40,7 +42,8 @@ def test_arms_have_the_scores_of_their_runs(study):
 def test_a_family_for_each_question(study):
     found = read_comparison(study.folder)
     pairs = {family.key: [(c.control, c.arm) for c in family.of("bits_per_byte")] for family in found.families}
-    assert len(pairs.pop("base")) == 6
+    assert len(pairs.pop("base")) == 7  # one of them the base that is shown pairs
+    assert pairs.pop("few_shot") == [("2-shot", arm.name) for arm in found.arms if arm.trained]
     assert pairs == {
         "size-lora-r2-2-steps-python": [("steps-r2-n4", "steps-r2-n12")],
         "size-lora-r2-1-epoch-python": [("epochs-r2-n4", "epochs-r2-n12")],
@@ -52,6 +55,30 @@ def test_a_family_for_each_question(study):
         for one in family.contrasts:
             assert one.p <= one.holm <= 1
             assert one.detectable is None or one.detectable > 0
+
+
+def test_a_base_is_shown_pairs_of_the_draw(study):
+    """The pairs are the first of those that runs of the same draw are trained on, and few enough for the context."""
+    order = [sorted(read_jsonl(study.folder / "data/python/pool.jsonl"), key=lambda row: rank_of(row["id"], draw))
+             for draw in (0, 1)]  # fmt: skip
+    tokenizer, test = open_tokenizer(study.root / "base" / "checkpoints/step-00000001"), {}
+    for draw in (0, 1):
+        shown = read_jsonl(study.folder / f"data/python/2-shot-draw{draw}.jsonl")
+        plain = read_jsonl(study.folder / "data/python/test.jsonl")
+        for row, own in zip(shown, plain, strict=True):
+            assert row["prompt"] == row["before"] + own["prompt"] and row["completion"] == own["completion"]
+            first = [p for p in order[draw] if p["prompt"] + p["completion"] in row["before"]]
+            assert len(first) == row["shots"] <= 2
+            assert len(tokenizer.context(row["prompt"])) + len(tokenizer.encode(row["completion"])) + 1 <= 128
+        test[draw] = [row["shots"] for row in shown]
+    assert max(test[0]) >= 1
+    run = study.runs_folder / "2-shot-draw1"
+    scored = read_jsonl(run / "references.jsonl")
+    base = {row["id"]: row["nats"] for row in read_jsonl(study.runs_folder / "base" / "references.jsonl")}
+    assert {row["id"] for row in scored} == base.keys()
+    assert [row["nats"] == pytest.approx(base[row["id"]], rel=1e-5) for row in scored] == [n == 0 for n in test[1]]
+    result = read_json(study.runs_folder / "2-shot-draw0/evals/end/pairs.json")
+    assert result["before_sha256"] == sha256(study.folder / "data/python/2-shot-draw0.jsonl")
 
 
 def test_the_rank_is_forecast_before_and_scored_after(study):
