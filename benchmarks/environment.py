@@ -11,9 +11,9 @@ from llama_scale.errors import InputError
 
 # The folder that holds benchmarks/ and llama_scale/: a checkout, or site-packages.
 ROOT = Path(__file__).parent.parent
-# Peers whose pins clash with ours. torch and lightning they take from our environment.
-ISOLATED_PEERS = {"litgpt": ["litgpt==0.5.13", "transformers<4.57"]}
-TRAINING_PEERS = ("transformers", *ISOLATED_PEERS)
+# Peers whose pins clash with ours (torch and lightning they take from our environment), or that are built here.
+ISOLATED_PEERS = {"litgpt": ["litgpt==0.5.13", "transformers<4.57"], "llama_cpp": ["llama-cpp-python==0.3.36"]}
+TRAINING_PEERS = ("transformers", "litgpt")
 
 
 def is_checkout() -> bool:
@@ -38,7 +38,8 @@ def peer_python(name: str) -> str:
     python = folder / "bin" / "python"
     if (folder / "installed").exists():
         return str(python)
-    print(f"{name}: making an environment for it in {folder}", file=sys.stderr, flush=True)
+    built = ", which takes a compiler and up to half an hour" if name == "llama_cpp" else ""
+    print(f"{name}: making an environment for it in {folder}{built}", file=sys.stderr, flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     try:

@@ -1,10 +1,12 @@
-"""Sampling of ours beside transformers' own ``generate`` on the same weights and prompts."""
+"""Sampling of ours beside transformers' own ``generate`` and llama.cpp on the same weights and prompts."""
 
 import ast
 import statistics
 import sysconfig
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,6 +15,7 @@ import torch
 
 from benchmarks.baselines import transformers_llama
 from benchmarks.hardware import processor_name
+from benchmarks.llamacpp import LlamaCpp, write_gguf
 from benchmarks.tables import format_ratio, format_table
 from benchmarks.timing import Timed, device_clock, spread, time_in_turn
 from llama_scale.checkpoint.folder import resolve
@@ -26,6 +29,9 @@ from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.llama import Llama
 
 TRANSFORMERS_MODES = {"single": "a prompt at a time", "together": "prompts together", "static": "static cache"}
+LLAMACPP = "llamacpp"
+OTHER_ARITHMETIC = 10  # times as far may llama.cpp's logits be, whose kernels are not torch's: 3e-4 was seen in float32
+PEERS = (*TRANSFORMERS_MODES, LLAMACPP)
 LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # shares of the largest logit
 LONGEST_PROMPT = 800  # characters; HumanEval's have 450 on average
 Sampler = Callable[[list[str]], int]  # prompts -> tokens drawn
@@ -46,9 +52,11 @@ class GenerateBenchmark:
         temperature: Divides the logits.
         top_p: Mass of the nucleus; 1 is all.
         together: Prompts decoded at a time by ours and by the batched peer.
-        peers: How transformers decodes, separated by commas: single (a prompt at a time), together
+        rows: Numbers of samples to measure one after another, separated by commas (1,16), in place of n_samples; then a
+            prompt at a time.
+        peers: Separated by commas, how transformers decodes: single (a prompt at a time), together
             (several) and static (a prompt at a time, with its static cache, which it compiles on a
-            GPU).
+            GPU); and llamacpp (a prompt at a time, on a CPU), which is built in an environment of its own.
         cuda_graphs: Add ours with CUDA graphs (a GPU alone).
         precision: Type of weights and arithmetic; auto is bf16 on a GPU.
         device: Where to run; auto is the GPU if there is one.
@@ -68,6 +76,7 @@ class GenerateBenchmark:
     temperature: float = 0.8
     top_p: float = 0.95
     together: int = 5
+    rows: str | None = None
     peers: str = "single,together"
     cuda_graphs: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -78,33 +87,48 @@ class GenerateBenchmark:
     def __post_init__(self) -> None:
         counts = "prompts n_samples max_new_tokens together"
         check_fields(self, "at least 1", at_least_1, counts)
-        listed("peers", self.peers, TRANSFORMERS_MODES)
+        listed("peers", self.peers, PEERS)
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in (self.rows or "1").split(",")):
+            raise InputError(f"rows: expected whole numbers from 1 on, separated by commas, found {self.rows!r}")
 
     @property
     def peer_modes(self) -> list[str]:
-        """How transformers decodes."""
-        return listed("peers", self.peers, TRANSFORMERS_MODES)
+        """The peers, in order."""
+        return listed("peers", self.peers, PEERS)
 
 
 def run(config: GenerateBenchmark) -> dict[str, Any]:
-    """Draw the same number of samples with each contender, group of prompts by group, in turn."""
+    """Draw the same number of samples with each contender, group of prompts by group, in turn.
+
+    With several numbers of rows, ``rows`` has the result of each.
+    """
+    if config.rows is not None:
+        parts = [replace(config, rows=None, together=1, n_samples=int(rows)) for rows in config.rows.split(",")]
+        return {"rows": [run(part) for part in parts]}
     set_threads(config.threads)
     device = pick_device(config.device)
     if config.cuda_graphs and device == "cpu":
         raise InputError("cuda_graphs: CUDA graphs need a GPU; leave it out on a CPU")
+    if LLAMACPP in config.peer_modes and device != "cpu":
+        raise InputError("peers: llamacpp is measured on a CPU; add --device cpu")
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device == "cuda")
     model, tokenizer = load_model_and_tokenizer(config, device, torch.bfloat16 if bf16 else torch.float32)
     source, prompts = read_prompts(config.prompts)
     sampling = SamplingConfig(temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens)
-    peer = transformers_llama(model)
-    check_logits(model, peer, tokenizer, prompts[:3])
-    contenders = samplers(config, model, peer, tokenizer, sampling)
-    for draw in contenders.values():
-        draw(prompts[:1])  # warm, and compiled where it compiles
     groups = [prompts[start : start + config.together] for start in range(0, len(prompts), config.together)]
-    calls = time_in_turn(
-        {name: on_groups(draw, groups) for name, draw in contenders.items()}, len(groups), device_clock(device)
-    )
+    with ExitStack() as stack:
+        contenders = samplers(config, model, tokenizer, sampling)
+        if set(config.peer_modes) & set(TRANSFORMERS_MODES):
+            peer = transformers_llama(model)
+            check_logits(model, lambda tokens: peer(tokens).logits, tokenizer, prompts[:3], "transformers")
+            contenders |= transformers_samplers(config, model, peer, tokenizer, sampling)
+        if LLAMACPP in config.peer_modes:
+            contenders |= llamacpp_samplers(config, model, tokenizer, sampling, prompts, stack)
+        for draw in contenders.values():
+            draw(prompts[:1])  # warm, and compiled where it compiles
+        calls = time_in_turn(
+            {name: on_groups(draw, groups) for name, draw in contenders.items()}, len(groups), device_clock(device)
+        )
     return {
         "size": config.size,
         "weights": config.checkpoint or "random",
@@ -147,16 +171,23 @@ def library_prompts() -> Iterator[str]:
 
 
 def samplers(
-    config: GenerateBenchmark, model: Llama, peer: Any, tokenizer: Tokenizer, sampling: SamplingConfig
+    config: GenerateBenchmark, model: Llama, tokenizer: Tokenizer, sampling: SamplingConfig
 ) -> dict[str, Sampler]:
-    """Return every contender by its name, ours first."""
+    """Return our own contenders by name."""
     contenders = {"llama_scale": llama_scale_sampler(model, tokenizer, sampling, config.n_samples)}
     if config.cuda_graphs:
         contenders["llama_scale, CUDA graphs"] = llama_scale_sampler(
             model, tokenizer, sampling, config.n_samples, cuda_graphs=True
         )
-    for mode in config.peer_modes:
-        contenders[f"transformers, {TRANSFORMERS_MODES[mode]}"] = transformers_sampler(
+    return contenders
+
+
+def transformers_samplers(
+    config: GenerateBenchmark, model: Llama, peer: Any, tokenizer: Tokenizer, sampling: SamplingConfig
+) -> dict[str, Sampler]:
+    """Return transformers' ways to decode by name."""
+    return {
+        f"transformers, {TRANSFORMERS_MODES[mode]}": transformers_sampler(
             peer,
             model.config,
             tokenizer,
@@ -165,7 +196,55 @@ def samplers(
             batch=config.together if mode == "together" else 1,
             cache="static" if mode == "static" else None,
         )
+        for mode in config.peer_modes
+        if mode in TRANSFORMERS_MODES
+    }
+
+
+def llamacpp_samplers(
+    config: GenerateBenchmark, model: Llama, tokenizer: Tokenizer, sampling: SamplingConfig,
+    prompts: list[str], stack: ExitStack,
+) -> dict[str, Sampler]:  # fmt: skip
+    """Return llama.cpp's ways to decode by name, each a process that ends with ``stack``.
+
+    Several samples may have one cache, with the prompt in it once, or a cache each; which is faster depends on the
+    machine, so both are measured.
+    """
+    file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.gguf"
+    write_gguf(model, file)
+    limit = sampling.max_new_tokens
+    longest = max(len(encode_prompt(tokenizer, prompt, model.config, limit)[0]) for prompt in prompts)
+    bf16 = model.embedding.weight.dtype == torch.bfloat16
+    ways = (
+        {"llama.cpp": True}
+        if config.n_samples == 1
+        else {"llama.cpp, one cache": True, "llama.cpp, a cache each": False}
+    )
+    contenders = {}
+    for name, shared in ways.items():
+        peer = LlamaCpp(
+            file, model.config, sampling, samples=config.n_samples, length=longest + limit, eos=tokenizer.eos,
+            threads=torch.get_num_threads(), precision="bf16" if bf16 else "fp32", shared=shared,
+        )  # fmt: skip
+        stack.callback(peer.close)
+        check_logits(model, last_logits(peer), tokenizer, prompts[:3], "llama.cpp", OTHER_ARITHMETIC)
+        contenders[name] = llamacpp_sampler(peer, model.config, tokenizer, limit)
     return contenders
+
+
+def last_logits(peer: LlamaCpp) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function of tokens (1, T) that gives llama.cpp's logits after the last (1, 1, V)."""
+    return lambda tokens: torch.tensor([[peer.ask(logits=tokens[0].tolist())]])
+
+
+def llamacpp_sampler(peer: LlamaCpp, shape: ModelConfig, tokenizer: Tokenizer, limit: int) -> Sampler:
+    """Return the function that draws with llama.cpp, a prompt at a time."""
+
+    def draw(prompts: list[str]) -> int:
+        contexts = [encode_prompt(tokenizer, prompt, shape, limit)[0] for prompt in prompts]
+        return sum(len(row) for rows in peer.ask(draw=contexts) for row in rows)
+
+    return draw
 
 
 def on_groups(draw: Sampler, groups: list[list[str]]) -> Callable[[int], int]:
@@ -258,15 +337,23 @@ def transformers_completions(
 
 
 @torch.inference_mode()
-def check_logits(model: Llama, peer: Any, tokenizer: Tokenizer, prompts: list[str]) -> None:
-    """Raise InputError unless both give the tokens of ``prompts`` the same logits."""
+def check_logits(
+    model: Llama,
+    peer: Callable[[torch.Tensor], torch.Tensor],
+    tokenizer: Tokenizer,
+    prompts: list[str],
+    name: str,
+    slack: float = 1,
+) -> None:
+    """Raise InputError unless ``peer`` gives the tokens of ``prompts``, or each one's last, the logits that we do."""
     weight = model.embedding.weight
     for prompt in prompts:
         tokens = torch.tensor([tokenizer.encode(prompt)], device=weight.device)  # (1, T)
-        logits, peer_logits = model(tokens).float(), peer(tokens).logits.float()  # (1, T, V)
+        peer_logits = peer(tokens).float()  # (1, T or 1, V)
+        logits = model(tokens)[:, -peer_logits.shape[1] :].float()
         gap = float((logits - peer_logits).abs().max() / logits.abs().max())
-        if not gap <= LOGIT_TOLERANCE[weight.dtype]:
-            raise InputError(f"transformers' logits differ from ours by {gap:.2g}; not compared")
+        if not gap <= slack * LOGIT_TOLERANCE[weight.dtype]:
+            raise InputError(f"{name}'s logits differ from ours by {gap:.2g}; not compared")
 
 
 def summarize(name: str, calls: list[Timed[int]], own: list[Timed[int]]) -> dict[str, Any]:
@@ -285,6 +372,8 @@ def summarize(name: str, calls: list[Timed[int]], own: list[Timed[int]]) -> dict
 
 def table(result: dict[str, Any]) -> str:
     """Return the measurements as text for the terminal."""
+    if "rows" in result:
+        return "\n\n".join(map(table, result["rows"]))
     title = (
         f"{result['size']}, {result['weights']} weights, {result['precision']}, "
         f"{result['device']}, {result['threads']} threads; {result['prompts']} "

@@ -39,11 +39,12 @@ def main(argv: list[str] | None = None) -> None:
     from llama_scale.checkpoint.opened import load_model, load_tokenizer
     from llama_scale.device import pick_device, set_threads
     from llama_scale.generation.generate import encode_prompt, stream
+    from llama_scale.generation.layout import store_by_columns
 
     set_threads(config.threads)
     prompt = read_prompt(config.prompt)
     checkpoint = resolve(config.checkpoint)
-    model = load_model(checkpoint, pick_device(config.device))
+    model = store_by_columns(load_model(checkpoint, pick_device(config.device)))
     tokenizer = load_tokenizer(checkpoint)
     ids, truncated = encode_prompt(tokenizer, prompt, model.config, config.max_new_tokens)
     if truncated:

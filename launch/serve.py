@@ -63,6 +63,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
         listening.listen(BACKLOG)
+    except socket.gaierror as error:
+        listening.close()
+        raise UserError(f"host: {host} is no address of this machine ({error.strerror})") from None
     except OSError as error:
         listening.close()
         raise UserError(f"port: {host}:{port} cannot be listened on ({error.strerror}); try --port 0") from None

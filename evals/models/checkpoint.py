@@ -13,6 +13,7 @@ from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.device import set_threads
 from llama_scale.generation.generate import generate
+from llama_scale.generation.layout import store_by_columns
 from llama_scale.model.llama import Llama
 
 
@@ -45,4 +46,4 @@ def open_checkpoint(
     """Load a checkpoint folder, an adapter merged in, with its tokenizer; raise InputError if it cannot be."""
     set_threads(threads)
     model = load_model(folder, device, torch.bfloat16 if bf16 else torch.float32)
-    return CheckpointCompleter(model, load_tokenizer(folder), cuda_graphs)
+    return CheckpointCompleter(store_by_columns(model), load_tokenizer(folder), cuda_graphs)

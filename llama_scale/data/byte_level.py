@@ -33,6 +33,7 @@ class ByteLevelTokenizer:
         n_text_ids: One more than the largest id that a text can have or that ends one; marks may be above.
         eos: Id that ends a document.
         start: Ids that the model's own tokenizer puts before a text.
+        bos: Id that its settings say begins one, whether it is put there or not; None where they name none.
         fim: None, as no marks of fill-in-the-middle are known.
         byte_lengths: (V,) int64, bytes that each id stands for; 0 for control ids.
         fingerprint: SHA-256 over the ordered pieces.
@@ -64,6 +65,7 @@ class ByteLevelTokenizer:
         self.start, bos = prefix(whole), self._id(settings.get("bos_token"))
         if settings.get("add_bos_token") and not self.start and bos is not None:
             self.start = [bos]
+        self.bos = self.start[0] if self.start else bos
         self._before_nothing = self.start or [self.eos if bos is None else bos]
         special = {i for i, token in whole.get_added_tokens_decoder().items() if token.special}
         special |= {self.eos, *self._before_nothing}  # a file need not mark its own
@@ -109,6 +111,10 @@ class ByteLevelTokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Return the exact bytes that the ids stand for; control ids, and ids that the model alone has, for none."""
         return b"".join([self._bytes[i] for i in ids if i < self.vocab_size])
+
+    def name(self, token: int) -> str:
+        """Return what the tokenizer calls an id, such as <|im_end|>."""
+        return self._whole.id_to_token(token) or f"<{token}>"
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids, with U+FFFD for bytes that are not UTF-8."""

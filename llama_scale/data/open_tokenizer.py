@@ -6,7 +6,8 @@ from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 
-TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+                   "generation_config.json")  # fmt: skip
 
 
 def open_tokenizer(folder: str | Path) -> Tokenizer | ByteLevelTokenizer:

@@ -44,7 +44,7 @@ class Tokenizer:
     Attributes:
         vocab_size: Number of ids V.
         n_text_ids: The same; marks that no text makes are below it.
-        eos: Id that ends a document.
+        eos: Id that ends a document, and stands before a text too: ``bos`` is the same, ``start`` a list of it.
         fim: Ids of the prefix, suffix and middle marks of fill-in-the-middle, which no text can make, or None.
         byte_lengths: (V,) int64, bytes that each id stands for; 0 for control ids.
         fingerprint: SHA-256 over the ordered pieces: the hash of the file would depend on paths and threads as well.
@@ -56,7 +56,8 @@ class Tokenizer:
         self.path = Path(path)
         self._processor = _load(self.path)
         self.vocab_size = self.n_text_ids = self._processor.vocab_size()
-        self.eos = self._processor.eos_id()
+        self.eos = self.bos = self._processor.eos_id()
+        self.start = [self.eos]
         marks = self._processor.piece_to_id(CODE_SETTINGS["control_symbols"])
         self.fim = tuple(marks) if all(map(self._processor.is_control, marks)) else None
         ids = list(range(self.vocab_size))
@@ -103,8 +104,12 @@ class Tokenizer:
         return batch
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the exact bytes that the ids stand for; control ids stand for none."""
-        return b"".join([self._bytes[i] for i in ids])
+        """Return the exact bytes that the ids stand for; control ids, and ids that the model alone has, for none."""
+        return b"".join([self._bytes[i] for i in ids if i < self.vocab_size])
+
+    def name(self, token: int) -> str:
+        """Return what the tokenizer calls an id, such as </s>."""
+        return self._processor.id_to_piece(token) if token < self.vocab_size else f"<{token}>"
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids, with U+FFFD for bytes that are not UTF-8."""

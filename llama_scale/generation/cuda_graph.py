@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from llama_scale.generation.kv_cache import KVCache
+from llama_scale.generation.kv_cache import JoinedCaches, KVCache
 from llama_scale.model.llama import Llama
 
 
@@ -15,18 +15,13 @@ class Decoder:
 
     A recording has the addresses of the tensors that it read and wrote, so a replay sees what is at those addresses
     now. Hence tokens are copied into one tensor, ``recorded_tokens``, the cache's next slot counts up in place, and the
-    result is always in ``recorded_hidden``. Where the cache gets other tensors (sequences leave, or it grows from 32
-    slots to 64), the recording is dropped and the next pass makes another.
+    result is always in ``recorded_hidden``. Where the cache grows from 32 slots to 64, which are other tensors, the
+    recording is dropped and the next pass makes another; where sequences leave, there is another decoder.
     """
 
-    def __init__(self, model: Llama, cache: KVCache, cuda_graphs: bool = False) -> None:
+    def __init__(self, model: Llama, cache: KVCache | JoinedCaches, cuda_graphs: bool = False) -> None:
         self.model, self.cache, self.cuda_graphs = model, cache, cuda_graphs
         self.recording: torch.cuda.CUDAGraph | None = None
-
-    def keep_sequences(self, sequences: Tensor) -> None:
-        """Keep the sequences of these numbers only."""
-        self.cache.keep_sequences(sequences)
-        self.recording = None
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return the last hidden states (B, D) after ``tokens`` (B,); with CUDA graphs the next overwrites them."""
@@ -37,7 +32,8 @@ class Decoder:
         return hidden
 
     def _pass(self, tokens: Tensor) -> Tensor:
-        return self.model.hidden(tokens[:, None], self.cache)[:, 0]  # (B, 1) -> (B, D)
+        hidden = self.model.hidden(tokens[:, None], self.cache)  # type: ignore[arg-type]  # (B, 1, D)
+        return hidden[:, 0]
 
     def _replay(self, tokens: Tensor) -> Tensor:
         if self.recording is None:

@@ -4,6 +4,8 @@ Shapes as in llama.py; P prompts, B sequences that continue them, R = H / G quer
 head, N most sequences of one prompt, M slots for the tokens generated.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,15 +26,15 @@ class KVCache:
     Attributes:
         lengths: (P,) tokens of each prompt.
         prompt_kv: Of each layer the keys and values of the prompts, (P, G, S, K) twice.
-        prompt_bias: (P, S) added to scores: 0 for a token of the prompt, -inf for padding.
         prompt_of: (B,) the prompt that each sequence continues.
         generated_kv: (2, L, B, G, M, K) keys and values of the tokens generated, token t of every sequence in slot t.
-        slots: (M,) the numbers of the slots.
+        bias: (B, 1, 1, S + M) added to scores: 0 for a token, -inf for padding and for slots of later tokens.
         n_generated: Tokens that each sequence has, and so the slot of its next one.
         next_slot: (1,) the same number on the device, where a replayed CUDA graph can read it.
         sequence_at: (P N,) the sequences in a table by their prompt, see ``_arrange``.
         place_of: (B,) where in that table each sequence is.
         most_sequences: N.
+        one_each: Whether sequence b is the only one of prompt b: then nothing has to be brought together.
     """
 
     def __init__(self, config: ModelConfig, lengths: Tensor, growth: int = GROWTH) -> None:
@@ -46,10 +48,8 @@ class KVCache:
     def start_sequences(self, prompt_of: Tensor) -> None:
         """Let sequence b continue prompt ``prompt_of[b]`` (B,)."""
         keys, _ = self.prompt_kv[0]
-        _, heads, longest, width = keys.shape
+        heads, width = keys.shape[1], keys.shape[3]
         self.generated_kv = keys.new_zeros(2, self.config.n_layers, len(prompt_of), heads, 0, width)
-        padding = torch.arange(longest, device=keys.device) >= self.lengths[:, None]  # (P, S)
-        self.prompt_bias = torch.zeros(padding.shape, device=keys.device).masked_fill(padding, -torch.inf)
         self._arrange(prompt_of)
 
     def keep_sequences(self, sequences: Tensor) -> None:
@@ -58,7 +58,7 @@ class KVCache:
         prompts, prompt_of = self.prompt_of[sequences].unique(return_inverse=True)
         if len(prompts) < len(self.lengths):
             self.prompt_kv = [(keys[prompts], values[prompts]) for keys, values in self.prompt_kv]
-            self.lengths, self.prompt_bias = self.lengths[prompts], self.prompt_bias[prompts]
+            self.lengths = self.lengths[prompts]
         self._arrange(prompt_of)
 
     def _arrange(self, prompt_of: Tensor) -> None:
@@ -80,6 +80,17 @@ class KVCache:
         self.place_of = prompt_of * self.most_sequences + column
         table = numbers.new_zeros(len(counts) * self.most_sequences)
         self.sequence_at = table.scatter(0, self.place_of, numbers)
+        self.one_each = self.most_sequences == 1 and torch.equal(prompt_of, numbers)
+        self._hide()
+
+    def _hide(self) -> None:
+        """Write down what no sequence may attend to: padding after a prompt, and slots after the newest token's."""
+        longest, slots = self.prompt_kv[0][0].shape[2], self.generated_kv.shape[4]
+        device = self.lengths.device
+        padding = torch.arange(longest, device=device) >= self.lengths[self.prompt_of][:, None]  # (B, S)
+        later = torch.arange(slots, device=device) > self.n_generated  # (M,)
+        hidden = torch.cat([padding, later.expand(len(padding), -1)], dim=1)  # (B, S + M)
+        self.bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
 
     def positions(self, length: int) -> Tensor:
         """Return the positions of the tokens of the next pass, (1, T) or (B, 1)."""
@@ -93,13 +104,15 @@ class KVCache:
         if self.n_generated < self.generated_kv.shape[4]:
             return False
         self.generated_kv = F.pad(self.generated_kv, (0, 0, 0, self.growth))
-        self.slots = torch.arange(self.generated_kv.shape[4], device=self.lengths.device)
+        self._hide()
         return True
 
     def advance(self) -> None:
         """Go on to the next token of each sequence."""
         self.n_generated += 1
-        self.next_slot += 1  # in place: a recorded CUDA graph reads this very tensor
+        if self.n_generated < self.generated_kv.shape[4]:
+            self.bias[..., self.prompt_kv[0][0].shape[2] + self.n_generated] = 0
+        self.next_slot += 1  # in place, both: a recorded CUDA graph reads these very tensors
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the attention (B, H, T, K) of ``q`` to all before it; keep ``k`` and ``v``.
@@ -116,9 +129,8 @@ class KVCache:
         values.index_copy_(2, self.next_slot, v)
         prompt_keys, prompt_values = self.prompt_kv[layer]  # (P, G, S, K) each
         q = q.unflatten(1, (k.shape[1], -1)).squeeze(3) * q.shape[-1] ** -0.5  # (B, G, R, K)
-        scores = self._group(q) @ prompt_keys.mT + self.prompt_bias[:, None, None]  # (P, G, N R, S)
-        own = (q @ keys.mT).masked_fill(self.slots > self.next_slot, -torch.inf)  # (B, G, R, M)
-        scores = torch.cat([self._ungroup(scores), own], dim=-1)  # (B, G, R, S + M)
+        on_prompt = self._ungroup(self._group(q) @ prompt_keys.mT)  # (P, G, N R, S) -> (B, G, R, S)
+        scores = torch.cat([on_prompt, q @ keys.mT], dim=-1) + self.bias  # (B, G, R, S + M)
         weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
         on_prompt, on_own = weights.tensor_split([prompt_keys.shape[2]], dim=-1)
         y = self._ungroup(self._group(on_prompt) @ prompt_values) + on_own @ values  # (B, G, R, K)
@@ -126,10 +138,40 @@ class KVCache:
 
     def _group(self, x: Tensor) -> Tensor:
         """Rearrange (B, G, R, X) to (P, G, N R, X), the sequences of a prompt beside each other."""
+        if self.one_each:
+            return x
         x = x[self.sequence_at].unflatten(0, (-1, self.most_sequences))  # (P, N, G, R, X)
         return x.transpose(1, 2).flatten(2, 3)
 
     def _ungroup(self, x: Tensor) -> Tensor:
         """Rearrange (P, G, N R, X) to (B, G, R, X), each sequence back from its place."""
+        if self.one_each:
+            return x
         x = x.unflatten(2, (self.most_sequences, -1)).transpose(1, 2)  # (P, N, G, R, X)
         return x.flatten(0, 1)[self.place_of]
+
+
+class JoinedCaches:
+    """Several caches as one: the sequences of the first, then those of the second, and so on."""
+
+    def __init__(self, caches: Sequence[KVCache]) -> None:
+        self.caches, self.sizes = caches, [len(cache.prompt_of) for cache in caches]
+
+    def positions(self, length: int) -> Tensor:
+        """Return the positions (B, 1) of the tokens of the next pass."""
+        return torch.cat([cache.positions(length) for cache in self.caches])
+
+    def grow_if_full(self) -> bool:
+        """Make room for the next token of each sequence; say whether a cache had to grow."""
+        grown = [cache.grow_if_full() for cache in self.caches]  # all of them, not up to the first that did
+        return any(grown)
+
+    def advance(self) -> None:
+        """Go on to the next token of each sequence."""
+        for cache in self.caches:
+            cache.advance()
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return the attention (B, H, 1, K) of ``q`` to all before it; keep ``k`` and ``v``."""
+        parts = zip(*(x.split(self.sizes) for x in (q, k, v)), strict=True)
+        return torch.cat([cache.attend(layer, *part) for cache, part in zip(self.caches, parts, strict=True)])

@@ -286,7 +286,7 @@ async def model(request: Request) -> Response:
 
 
 async def tokenize(request: Request) -> Response:
-    """Turn a text into ids, without the document end that a prompt gets unless ``add_special_tokens``."""
+    """Turn a text into ids, without what a prompt begins with unless ``add_special_tokens``."""
     service: Service = request.app.state.service
     fields = Fields(await read_body(request))
     prompt = fields.text("prompt", "")
@@ -294,7 +294,7 @@ async def tokenize(request: Request) -> Response:
         served = loaded.served
         ids = await asyncio.to_thread(served.tokenizer.encode, prompt)
         if fields.flag("add_special_tokens"):
-            ids = [served.tokenizer.eos, *ids]
+            ids = [*served.tokenizer.start, *ids]
         texts = TokenTexts(served.tokenizer)
         strings = {"token_strs": [texts(i) for i in ids]} if fields.flag("return_token_strs") else {}
         return JSONResponse(
@@ -318,13 +318,14 @@ async def tokenizer_info(request: Request) -> Response:
     """Say what a client that brings no tokenizer has to know of a model's."""
     service: Service = request.app.state.service
     async with model_of(service, request.query_params.get("model")) as loaded:
-        served = loaded.served
-        eos = TokenTexts(served.tokenizer)(served.tokenizer.eos)
+        served, tokenizer = loaded.served, loaded.served.tokenizer
+        bos = tokenizer.bos
         return JSONResponse(
             {
-                "tokenizer_class": type(served.tokenizer).__name__, "vocab_size": served.tokenizer.vocab_size,
-                "eos_token": eos, "eos_token_id": served.tokenizer.eos, "bos_token": eos,
-                "bos_token_id": served.tokenizer.eos, "pad_token": None, "add_bos_token": True,
+                "tokenizer_class": type(tokenizer).__name__, "vocab_size": tokenizer.vocab_size,
+                "eos_token": tokenizer.name(tokenizer.eos), "eos_token_id": tokenizer.eos,
+                "bos_token": None if bos is None else tokenizer.name(bos), "bos_token_id": bos,
+                "pad_token": None, "add_bos_token": bool(tokenizer.start),
                 "model_max_length": served.llama.config.context_length,
                 "chat_template": loaded.template.source if loaded.template else None, "model": served.name,
             }

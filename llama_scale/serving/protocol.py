@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.config import SamplingConfig
-from llama_scale.generation.generate import AnyTokenizer
+from llama_scale.generation.running import AnyTokenizer
 from llama_scale.serving.batch import Piece, Prompt, TokenScore
 
 MOST_STOPS, MOST_STOP_BYTES = 64, 1024
@@ -245,7 +244,7 @@ def context_of(tokenizer: AnyTokenizer, prompt: str | Sequence[int], vocab_size:
     A document end comes before each prompt, as in training, unless it begins with one; of a model from elsewhere what
     its own tokenizer begins a text with.
     """
-    start = tokenizer.start if isinstance(tokenizer, ByteLevelTokenizer) else [tokenizer.eos]
+    start = tokenizer.start
     if isinstance(prompt, str):
         return tuple(tokenizer.context(prompt)), len(start)
     ids = list(prompt)
@@ -278,20 +277,16 @@ class Place:
 
 
 class TokenTexts:
-    """Names of tokens as the protocol writes them: their text, bytes:... where it is no UTF-8, marks in <>."""
+    """Names of tokens as the protocol writes them: their text, bytes:... where it is no UTF-8, marks by name."""
 
     def __init__(self, tokenizer: AnyTokenizer) -> None:
         self.tokenizer = tokenizer
-        self.marks = {tokenizer.eos: "</s>"}
-        if tokenizer.fim is not None:
-            names = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
-            self.marks |= dict(zip(tokenizer.fim, names, strict=True))
 
     def __call__(self, token: int) -> str:
         """Return the name of a token."""
         raw = self.tokenizer.decode_bytes([token])
         if not raw:
-            return self.marks.get(token, f"<{token}>")
+            return self.tokenizer.name(token)
         try:
             return raw.decode()
         except UnicodeDecodeError:

@@ -22,6 +22,7 @@ from llama_scale.data.shards import MANIFEST
 from llama_scale.device import pick_precision
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import read_json
+from llama_scale.generation.layout import store_by_columns
 from llama_scale.serving.batch import ServedModel
 from llama_scale.serving.chat import ChatTemplate, find_template
 
@@ -229,7 +230,7 @@ class Shelf:
         if bf16:
             model = model.to(torch.bfloat16)
         tokenizer = load_tokenizer(folder)
-        served = ServedModel(name, model, tokenizer)
+        served = ServedModel(name, store_by_columns(model), tokenizer)
         fingerprint = f"{weights_sha256(folder)[:16]}-{'bf16' if bf16 else 'fp32'}"
         template = self.template or find_template(folder)
         return Loaded(served, folder, fingerprint, template, trained_with_fim(folder.parents[1], load_meta(folder)))

@@ -42,9 +42,10 @@ def test_weights_that_differ_are_not_compared(tiny_data):
     tokenizer = Tokenizer(tiny_data / "tokenizer.model")
     model = Llama(config(tiny_data).model).init_weights(0).eval()
     other = transformers_llama(Llama(model.config).init_weights(1))
-    generate.check_logits(model, transformers_llama(model), tokenizer, ["def f(x):"])
-    with pytest.raises(InputError, match="logits differ from ours"):
-        generate.check_logits(model, other, tokenizer, ["def f(x):"])
+    same = transformers_llama(model)
+    generate.check_logits(model, lambda tokens: same(tokens).logits, tokenizer, ["def f(x):"], "transformers")
+    with pytest.raises(InputError, match="transformers's logits differ from ours"):
+        generate.check_logits(model, lambda tokens: other(tokens).logits, tokenizer, ["def f(x):"], "transformers")
 
 
 def test_settings_that_do_not_fit_are_named(tiny_data, tmp_path):

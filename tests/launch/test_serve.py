@@ -25,6 +25,7 @@ from tests.llama_scale.serving.conftest import runs, served, tokenizer  # noqa: 
         (["RUNS", "--host", "0.0.0.0"], "host: 0.0.0.0 can be reached from elsewhere; set access.token"),
         (["RUNS", "--port", "70000"], "port: expected from 0 to 65535"),
         (["RUNS", "--port", "TAKEN"], "cannot be listened on"),
+        (["RUNS", "--host", "no-name.invalid", "--access.token", "x"], "host: no-name.invalid is no address of this"),
         (["RUNS", "--prot", "1"], "did you mean 'port'"),
         (["RUNS", "--engine.chunk", "0"], "engine.chunk: expected at least 1"),
         (["RUNS", "--engine.memory_gb=-1"], "engine.memory_gb: expected more than 0"),

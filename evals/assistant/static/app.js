@@ -5,7 +5,8 @@ const $ = (id) => document.getElementById(id);
 const STOPS = ["\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif"];
 // Control, direction and separator characters: written as Python escapes, so that nothing hides in a program.
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]/g;
-const state = { models: [], running: null, climbing: null, leaving: false, paths: new Map() };
+const VIEWS = ["editor", "ladder", "chat"];
+const state = { models: [], running: null, climbing: null, answering: null, turns: [], leaving: false, paths: new Map() };
 
 // ---- text
 
@@ -201,8 +202,8 @@ function rungs() {
     bases.set(name, [...(bases.get(name) || []), model.id]);
   }
   for (const [name, ids] of bases) {
-    const base = runs.find((model) => model.id === name || name.split("/").includes(model.id));
-    sets.push({ name: "adapters of " + name, ids: base ? [base.id, ...ids] : ids });
+    const base = runs.find((model) => `/${name}/`.includes(`/${model.id}/`));
+    sets.push({ name: "adapters of " + (base ? base.id : name), ids: base ? [base.id, ...ids] : ids });
   }
   return sets;
 }
@@ -237,9 +238,17 @@ async function load() {
   }
   const kept = sessionStorage.getItem("model");
   if (row(kept)) $("model").value = kept;
-  $("about").textContent = about(row($("model").value));
+  chosen();
   $("rung").replaceChildren(...rungs().map((set) => element("option", set.name)));
   showRung();
+}
+
+// What is known of the chosen model; there is a chat where it has a template for one.
+function chosen() {
+  const model = row($("model").value), chats = Boolean(model && model.chat);
+  $("about").textContent = about(model);
+  $("tab-chat").hidden = !chats;
+  if (!chats && !$("chat-view").hidden) view("editor");
 }
 
 // ---- one thing at a time in the editor
@@ -474,27 +483,115 @@ async function climb() {
 
 const halt = () => { if (state.climbing) state.climbing.abort(); };
 
+// ---- the chat
+
+// An answer as text and, between lines of ```, programs.
+function answerView(text) {
+  const parts = document.createDocumentFragment();
+  text.split(/^[ \t]*```[^\n]*(?:\n|$)/m).forEach((part, number) => {
+    if (number % 2 === 0) {
+      if (part.trim()) parts.append(element("p", plain(part.trim()), "words"));
+      return;
+    }
+    const code = element("pre"), take = element("button", "Put into the editor");
+    code.append(coloured(plain(part)));
+    take.addEventListener("click", () => { $("program").value = plain(part); view("editor"); paint(); $("program").focus(); });
+    parts.append(code, take);
+  });
+  return parts;
+}
+
+function turn(role, name) {
+  const item = element("li", "", role === "user" ? "person" : ""), body = element("div");
+  item.append(element("h2", name), body);
+  $("turns").append(item);
+  return body;
+}
+
+async function send() {
+  const words = $("message").value;
+  if (state.answering || !words.trim()) return;
+  problem(null);
+  const model = $("model").value;
+  let body;
+  try {
+    body = { model, messages: [...state.turns, { role: "user", content: words }], ...sampling(), stream: true };
+  } catch (error) {
+    problem(error);
+    return;
+  }
+  const asked = turn("user", "You"), answer = turn("assistant", model);
+  asked.append(element("p", plain(words), "words"));
+  $("message").value = "";
+  state.answering = new AbortController();
+  $("send").disabled = $("afresh").disabled = true;
+  $("hush").disabled = false;
+  $("chat-state").textContent = "answering";
+  let text = "", ended = "stopped";
+  try {
+    for await (const event of events("/v1/chat/completions", body, state.answering.signal)) {
+      for (const choice of event.choices) {
+        if (choice.finish_reason) ended = choice.finish_reason === "stop" ? "ended" : "ended by the limit of tokens";
+        if (!choice.delta.content) continue;
+        text += choice.delta.content;
+        answer.replaceChildren(element("p", plain(text), "words"));
+      }
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") {
+      problem(error);
+      ended = "";
+    }
+  }
+  if (text) {
+    answer.replaceChildren(answerView(text));
+    state.turns.push({ role: "user", content: words }, { role: "assistant", content: text });
+  } else { // nothing came: the message is given back
+    asked.parentElement.remove();
+    answer.parentElement.remove();
+    $("message").value = $("message").value || words;
+  }
+  $("chat-state").textContent = ended ? `${ended}, seed ${body.seed}` : "";
+  state.answering = null;
+  $("send").disabled = $("afresh").disabled = false;
+  $("hush").disabled = true;
+  $("message").focus();
+}
+
+const hush = () => { if (state.answering) state.answering.abort(); };
+
+function afresh() {
+  state.turns = [];
+  $("turns").replaceChildren();
+  $("chat-state").textContent = "";
+  $("message").focus();
+}
+
 // ---- keys and tabs
 
 function view(name) {
-  for (const other of ["editor", "ladder"]) {
+  for (const other of VIEWS) {
     const on = other === name;
     $(other + "-view").hidden = !on;
     $("tab-" + other).setAttribute("aria-selected", String(on));
     $("tab-" + other).tabIndex = on ? 0 : -1;
   }
   $("model-bar").hidden = name === "ladder";
+  $("code").hidden = name === "chat";
+  if (name !== "chat") paint(); // its size is known only where it is seen
 }
 
 function onKey(event) {
-  const ladder = !$("ladder-view").hidden;
+  const ladder = !$("ladder-view").hidden, chat = !$("chat-view").hidden;
   if (event.key === "Escape") {
     stop();
     halt();
+    hush();
     state.leaving = true; // the next Tab leaves the editor
   } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    if (ladder) climb();
+    if (chat) send();
+    else if (ladder) climb();
     else if (event.shiftKey) run();
     else complete();
   }
@@ -547,20 +644,22 @@ function start() {
   $("program").addEventListener("keydown", onEditorKey);
   $("program").addEventListener("blur", () => { state.leaving = false; });
   document.addEventListener("keydown", onKey);
-  const clicks = { complete, run, repair, stop, climb, halt };
+  const clicks = { complete, run, repair, stop, climb, halt, send, hush, afresh };
   for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", () => action());
-  for (const name of ["editor", "ladder"]) {
+  for (const name of VIEWS) {
     $("tab-" + name).addEventListener("click", () => view(name));
     $("tab-" + name).addEventListener("keydown", (event) => {
       if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-      const other = name === "editor" ? "ladder" : "editor";
+      const there = VIEWS.filter((each) => !$("tab-" + each).hidden);
+      const step = event.key === "ArrowRight" ? 1 : there.length - 1;
+      const other = there[(there.indexOf(name) + step) % there.length];
       view(other);
       $("tab-" + other).focus();
     });
   }
   $("model").addEventListener("change", () => {
     sessionStorage.setItem("model", $("model").value);
-    $("about").textContent = about(row($("model").value));
+    chosen();
   });
   $("rung").addEventListener("change", showRung);
   $("copy").addEventListener("click", () => {

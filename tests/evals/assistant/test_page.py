@@ -1,5 +1,6 @@
 """The page: nothing from elsewhere, no HTML of a model's; driven in a Chromium where there is one."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ import pytest
 from evals.assistant import repairing
 from evals.assistant.app import KINDS, PAGE, assistant_routes
 from evals.repair.backends.scripted import Scripted
+from llama_scale.checkpoint.base import find_base
+from llama_scale.checkpoint.export import import_checkpoint
 from tests.browser import NAMES
 from tests.llama_scale.serving.conftest import Server, runs, served, small_model, tokenizer, write_run  # noqa: F401
 
@@ -115,9 +118,9 @@ class Driven:
         page.goto(url)
         self.until(lambda: page.locator("#model option").count() > 0)
 
-    def until(self, holds):
+    def until(self, holds, seconds=60):
         """Wait for something; the page's policy forbids the evaluation that the driver's own waiting needs."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, self.page.inner_text("main")
             self.page.wait_for_timeout(20)
@@ -213,9 +216,24 @@ def test_the_page_does_all_it_is_for(ladder, browser, tmp_path, width, scheme):
     page.screenshot(path=shots / f"assistant-ladder-{width}.png", full_page=True)
     page.select_option("#rung", "the steps of M1")
     assert page.locator("#chosen input").count() == 3
+    adapters = [{**row, "id": f"tuned/{n}", "adapter": {"rank": 4}, "step_of": None,
+                 "base": {"name": "/elsewhere/runs/M2/checkpoints/step-00000010", "kind": "run"}}
+                for n, row in enumerate(httpx2.get(f"{ladder.url}/v1/models").json()["data"][:2])]  # fmt: skip
+    page.route("**/v1/models", lambda route: route.fulfill(
+        json={"data": [*httpx2.get(f"{ladder.url}/v1/models").json()["data"], *adapters]}))  # fmt: skip
+    page.reload()
+    driven.until(lambda: page.locator("#rung option").count() == 3)
+    page.click("#tab-ladder")
+    page.select_option("#rung", "adapters of M2")
+    assert [page.locator("#chosen input").nth(n).get_attribute("value") for n in range(3)] == [
+        "M2",
+        "tuned/0",
+        "tuned/1",
+    ]
 
     # An error is one line; nothing on the console, nothing from elsewhere, nothing wider than the window.
     page.click("#tab-editor")
+    page.click("#sampling summary")
     page.fill("#max-tokens", "0")
     page.click("#complete")
     page.wait_for_selector("#problem:not([hidden])")
@@ -223,3 +241,116 @@ def test_the_page_does_all_it_is_for(ladder, browser, tmp_path, width, scheme):
     assert driven.words == []
     assert {url.split("/")[2] for url in driven.asked} == {ladder.url.split("/")[2]}
     context.close()
+
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
+HOSTILE = "<img src=x onerror=alert(1)>\u202e see:\n```python\ndef f(x):\n    return x * x\n```\nDone."
+
+
+def sent_chat(text):
+    """A streamed answer of a chat as the server sends it."""
+    parts = [{"delta": {"content": text}, "finish_reason": None}, {"delta": {}, "finish_reason": "stop"}]
+    lines = [f"data: {json.dumps({'choices': [part]})}\n\n" for part in parts]
+    return "".join([*lines, "data: [DONE]\n\n"])
+
+
+@pytest.mark.slow
+def test_a_chat_where_the_model_has_a_template(runs, browser, tmp_path):  # noqa: F811
+    (tmp_path / "t.jinja").write_text(TEMPLATE)
+    with assistant_routes() as routes:
+        plain, chatty = Server(runs, routes=routes), Server(runs, routes=routes, template=tmp_path / "t.jinja")
+        context = browser.new_context(viewport={"width": 390, "height": 900})
+        try:
+            without = Driven(context.new_page(), plain.url)
+            assert not without.page.is_visible("#tab-chat")
+            driven = Driven(context.new_page(), chatty.url)
+            page = driven.page
+            page.set_default_timeout(60_000)
+
+            # With the keyboard: to the third tab, a message, an answer, a second one that knows the first.
+            page.focus("#tab-editor")
+            page.keyboard.press("ArrowLeft")
+            assert page.is_visible("#chat-view") and not page.is_visible("#code")
+            page.click("#sampling summary")
+            page.fill("#max-tokens", "12")
+            page.fill("#message", "hi")
+            page.focus("#message")
+            page.keyboard.press("Control+Enter")
+            driven.state("chat-state", "ended.*seed")
+            assert page.locator("#turns > li").count() == 2 and page.input_value("#message") == ""
+            bodies = []
+            page.route("**/v1/chat/completions", lambda route: (
+                bodies.append(route.request.post_data_json),
+                route.fulfill(content_type="text/event-stream", body=sent_chat(HOSTILE)),
+            ))  # fmt: skip
+            page.fill("#message", "a square?")
+            page.click("#send")
+            driven.until(lambda: page.locator("#turns > li").count() == 4 and page.is_enabled("#send"))
+            assert [m["role"] for m in bodies[0]["messages"]] == ["user", "assistant", "user"]
+            last = page.locator("#turns > li").nth(3)
+            assert "<img src=x onerror=alert(1)>\\u202e see:" in last.text_content()
+            assert last.locator("img").count() == 0 and last.locator("pre").text_content() == RIGHT
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            last.locator("button").click()
+            assert page.input_value("#program") == RIGHT and page.is_visible("#editor-view")
+
+            # A fault gives the message back; a new chat is empty.
+            page.click("#tab-chat")
+            page.unroute("**/v1/chat/completions")
+            page.fill("#message", "x " * 4000)
+            page.click("#send")
+            page.wait_for_selector("#problem:not([hidden])")
+            assert page.input_value("#message") == "x " * 4000 and page.locator("#turns > li").count() == 4
+            page.click("#afresh")
+            assert page.locator("#turns > li").count() == 0
+            assert [words for words in driven.words if "400" not in words] == []  # the browser's own line on the fault
+        finally:
+            context.close()
+            plain.close()
+            chatty.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_smollm2_answers_and_completes(smol, browser, tmp_path, width, scheme):
+    shots = Path(os.environ.get("LLAMA_SCALE_SHOTS", tmp_path))
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    try:
+        driven = Driven(context.new_page(), smol.url)
+        page = driven.page
+        page.set_default_timeout(60_000)
+        page.click("#sampling summary")
+        page.fill("#temperature", "0")
+        page.fill("#max-tokens", "48")
+        page.click("#sampling summary")
+        page.click("#tab-chat")
+        page.fill("#message", "What is the capital of France?")
+        page.click("#send")
+        driven.until(lambda: page.is_enabled("#send"), 600)
+        assert "Paris" in page.locator("#turns > li").nth(1).text_content()
+        page.screenshot(path=shots / f"assistant-chat-{width}.png", full_page=True)
+        page.click("#tab-editor")
+        page.fill("#program", "def add(a, b):\n    return")
+        page.fill("#tests", "assert add(2, 3) == 5\nassert add(-1, 1) == 0\n")
+        page.focus("#program")
+        page.keyboard.press("Control+End")
+        page.keyboard.press("Control+Enter")
+        driven.until(lambda: re.search("tokens, ended by", page.text_content("#state")), 600)
+        page.click("#run")
+        driven.state("verdict", "passed, 2 of 2 tests hold")
+        assert driven.words == []
+        page.screenshot(path=shots / f"assistant-smollm2-{width}.png", full_page=True)
+    finally:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def smol(request, tmp_path_factory, isolated):
+    """A server of SmolLM2-135M-Instruct, which a package carries, taken over as a run."""
+    base = find_base(str(request.getfixturevalue("smollm2_gguf")), tmp_path_factory.mktemp("bases"))
+    root = tmp_path_factory.mktemp("smol") / "runs"
+    import_checkpoint(base.folder, root / "SmolLM2-135M-Instruct" / "checkpoints" / "step-00000000")
+    with assistant_routes() as routes:
+        server = Server(root, routes=routes, memory=2 << 30)
+        yield server
+        server.close()

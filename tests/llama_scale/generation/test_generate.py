@@ -8,7 +8,8 @@ import transformers
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
-from llama_scale.generation.generate import Completion, compile_stops, generate, stream
+from llama_scale.generation.completion import Completion, compile_stops
+from llama_scale.generation.generate import generate, stream
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.hf import hf_config, to_hf
 from llama_scale.model.llama import Llama
@@ -188,10 +189,10 @@ def test_prompts_are_prefilled_once_and_finished_rows_leave(tokenizer, monkeypat
 
 @pytest.mark.parametrize("room", [8, 400])
 def test_cache_grows_to_the_end_of_the_context(model, tokenizer, room, monkeypatch):
-    monkeypatch.setattr("llama_scale.generation.generate.GROWTH", room)
+    monkeypatch.setattr("llama_scale.generation.running.GROWTH", room)
     prompt = "import sys\n" * 40
     sampling = SamplingConfig(temperature=0, max_new_tokens=400)
-    rows = list(generate(model, tokenizer, [prompt, "x"], sampling))
+    rows = sorted(generate(model, tokenizer, [prompt, "x"], sampling), key=lambda row: row.task)
     for row, ids in zip(rows, (tokenizer.encode(prompt), tokenizer.encode("x")), strict=True):
         context = [tokenizer.eos, *ids]
         assert row.prompt_truncated == (row.task == 0)
