@@ -18,7 +18,8 @@ FLAGS = {
 def main(argv: list[str] | None = None) -> None:
     """Run the arms, seal the journal and print what each arm made of its budget."""
     from evals.repair.config import RepairConfig
-    from evals.repair.runner import out_folder, report, run, show
+    from evals.repair.runner import mirror, out_folder, report, run, show
+    from llama_scale.training.wandb_log import pick_mode
 
     argv = [FLAGS.get(arg, arg) for arg in (sys.argv[1:] if argv is None else argv)]
     description = "Generate, criticize, repair: against resampling at equal cost."
@@ -31,7 +32,11 @@ def main(argv: list[str] | None = None) -> None:
             "name a model (--backend.model RUN, FOLDER or URL), a published log (--replay LOG) "
             "or finished studies (--results DIR,DIR)"
         )
-    show(run(config, out_folder(config)))
+    if config.wandb:
+        pick_mode()  # an unknown one is told before the work
+    folder = out_folder(config)
+    show(run(config, folder))
+    mirror(config, folder)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def replayed(log: Sequence[tuple[Shown, list[str]]], judge: VisibleJudge) -> lis
                 round=number,
                 prompt="",
                 program=program,
-                **vars(next(outcomes)),
+                outcome=next(outcomes),
                 repeat_of=first_equal(found[:number], program),
             )
             rows.append(as_row(step))

@@ -45,6 +45,7 @@ class Tokenizer:
         vocab_size: Number of ids V.
         n_text_ids: The same; marks that no text makes are below it.
         eos: Id that ends a document.
+        ends: Ids that end a completion.
         fim: Ids of the prefix, suffix and middle marks of fill-in-the-middle, which no text can make, or None.
         byte_lengths: (V,) int64, bytes that each id stands for; 0 for control ids.
         fingerprint: SHA-256 over the ordered pieces: the hash of the file would depend on paths and threads as well.
@@ -57,6 +58,7 @@ class Tokenizer:
         self._processor = _load(self.path)
         self.vocab_size = self.n_text_ids = self._processor.vocab_size()
         self.eos = self._processor.eos_id()
+        self.ends = frozenset([self.eos])
         marks = self._processor.piece_to_id(CODE_SETTINGS["control_symbols"])
         self.fim = tuple(marks) if all(map(self._processor.is_control, marks)) else None
         ids = list(range(self.vocab_size))

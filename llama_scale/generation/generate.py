@@ -140,7 +140,7 @@ def generate(
         batch_size -= batch_size % n_samples  # the samples of a prompt share its prefill
     for start in range(0, len(completions), batch_size):
         batch = completions[start : start + batch_size]
-        for _ in _decode(model, tokenizer, batch, sampling, cuda_graphs):
+        for _ in decode(model, tokenizer, batch, sampling, cuda_graphs):
             pass
         yield from batch
 
@@ -150,24 +150,25 @@ def stream(model: Llama, tokenizer: AnyTokenizer, prompt: str, sampling: Samplin
     ids, truncated = encode_prompt(tokenizer, prompt, model.config, sampling.max_new_tokens)
     completion = Completion(0, 0, ids, truncated)
     shown = ShownText(completion, sampling.stop)
-    for _ in _decode(model, tokenizer, [completion], sampling, cuda_graphs=False):
+    for _ in decode(model, tokenizer, [completion], sampling, cuda_graphs=False):
         if text := shown.take():
             yield text
 
 
 @torch.inference_mode()
-def _decode(
+def decode(
     model: Llama,
     tokenizer: AnyTokenizer,
     completions: Sequence[Completion],
     sampling: SamplingConfig,
-    cuda_graphs: bool,
+    cuda_graphs: bool = False,
 ) -> Iterator[None]:
     """Decode ``completions`` to their ends, yielding after each token of the batch.
 
     Sequence b of the cache is completion ``active[b]``. Completions that end stay in the batch,
     idle, until enough have ended that a smaller batch repays copying the cache: of active =
     [0, 1, 2, 3], when 0 and 2 have ended, sequences 1 and 3 are kept and active is [1, 3].
+    Those with one and the same list as context share its prefill.
     """
     if tokenizer.n_text_ids > model.config.vocab_size:
         found = f"{tokenizer.n_text_ids} ids, the model {model.config.vocab_size}"
@@ -190,7 +191,7 @@ def _decode(
         tokens = _choose(model, hidden, rows, keys, step, drawn_with, tokenizer.vocab_size)  # (B,)
         for i, token in zip(active, tokens.tolist(), strict=True):
             completion = completions[i]
-            if completion.finish_reason is None and token == tokenizer.eos:
+            if completion.finish_reason is None and token in tokenizer.ends:
                 completion.finish_reason = "stop"
             elif completion.finish_reason is None:
                 completion.push(token, tokenizer.decode_bytes([token]), stops, limits[i])

@@ -68,7 +68,12 @@ def test_a_server_sees_no_hidden_test_and_is_named_in_the_result(tmp_path):
     rows = rows_of(tmp_path / "repair-mbpp-steps.jsonl.gz")
     assert result["served"] == {"m-0711 fp_1": len(rows)}
     assert {(row["prompt_tokens"], row["tokens"]) for row in rows} == {(7, 3)}
-    assert {row["critic_tokens"] for row in rows if row["critic"] == "model"} == {3}
+    reviewed = [row for row in rows if row["critic"] == "model"]
+    assert {row["critic_tokens"] for row in reviewed} == {3}
+    assert result["critic_served"] == {"m-0711 fp_1": len(reviewed)} and reviewed
+    assert {row["critic_served"] for row in rows if row["critic"] != "model"} == {""}
+    page = (tmp_path / "repair-mbpp-report.html").read_text()
+    assert f"<dt>critic served by</dt><dd>m-0711 fp_1 ({len(reviewed)} reviews)</dd>" in page
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from evals.benchmarks import quixbugs
 from evals.repair.backends.scripted import Scripted
 from evals.repair.figures import summed_up
-from evals.repair.journal import SEALED, read_rows
+from evals.repair.journal import SEALED, read_rows, write_rows
 from evals.repair.runner import run
 from llama_scale.cli import run_cli
 from tests.conftest import ROOT
@@ -199,6 +199,15 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, launch):
     log_of(alien, {999: ["x = 1"]})
     broken, unset = tmp_path / "broken.jsonl", tmp_path / "unset"
     broken.write_text(json.dumps(task(11) | {"test_list": ["assert add_11(1 == 12"]}) + "\n")
+    study(tmp_path / "study", lambda *_: block("x = 1\n"), 2, **{"plan.arms": "tests", "plan.rounds": 0})
+    head, (step, *_) = read_rows(tmp_path / "study" / "repair-mbpp-steps.jsonl.gz", SEALED)
+    spoiled = {
+        "empty": [head], "headless": [{k: v for k, v in head.items() if k != "plan"}, step],
+        "odd": [head, step | {"arm": 3}], "nameless": [head, {k: v for k, v in step.items() if k != "tokens"}],
+    }  # fmt: skip
+    for name, rows in spoiled.items():
+        spoiled[name] = tmp_path / f"{name}.jsonl.gz"
+        write_rows(spoiled[name], rows[0], rows[1:])
     replies = tmp_path / "old-replies.jsonl"
     replies.write_text('{"format": "llama_scale.replies.v0"}\n')
     base = ("--mbpp.data", data, "--out", unset)
@@ -220,6 +229,14 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, launch):
         ((*base, "--replay", log, "--arms", "resample,repairs"), "arms: unknown 'repairs'"),
         ((*base, "--replay", log, "--select", "best"), "select: unknown 'best'"),
         ((*base, "--replay", log, "--rounds", "-1"), "rounds: expected at least 0, found -1"),
+        ((*base, "--replay", log, "--backend.model", tmp_path), "a log are judged without a model"),
+        ((*base, "--replay", log, "--visible", "3"), "visible: 3 would show every test of MBPP/11, which has 3"),
+        ((*base, "--replay", log, "--task_seed", "-1"), "task_seed: expected at least 0 or null, found -1"),
+        (("--results", " , ", "--out", unset), "results: name at least one folder"),
+        (("--results", spoiled["empty"], "--out", unset), "there are no steps; give a file that launch/repair.py"),
+        (("--results", spoiled["headless"], "--out", unset), "headless.jsonl.gz: its head names no plan"),
+        (("--results", spoiled["odd"], "--out", unset), "line 2: field 'arm' is 3; give a file that launch/repair.py"),
+        (("--results", spoiled["nameless"], "--out", unset), "line 2: field 'tokens' is 'missing'"),
         ((*base, "--replay", log, "--suite", "mbp"), "suite: expected mbpp or humaneval or apps or quixbugs, found"),
     ):  # fmt: skip
         code, out, err = launch(*argv)
