@@ -48,8 +48,8 @@ def ladder(rungs: Sequence[Rung], key: str = "repair-ladder") -> Figure:
         if found:
             panels.append(_panel(f"{key}-{name}", label, found, list(_arms(rungs))))
     caption = (
-        "Each point is one model, its bar the 95 % interval over tasks; arms of one model stand side by side. Resample is "
-        "as many independent samples, of which the visible tests choose. Above 0 it pays: on the left against one "
+        "Each point is one model, its bar the 95 % interval over tasks; arms of one model stand side by side. Resample "
+        "is as many independent samples, of which the visible tests choose. Above 0 it pays: on the left against one "
         "program, on the right against independent samples that cost as many tokens (programs, where tokens are not "
         "known)."
     )
