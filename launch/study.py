@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 # What the tasks of a study import: torch and Lightning take longer than most of them compute.
-WARM_MODULES = "jsonargparse", "llama_scale.training.trainer", "evals.validation", "evals.runner", "evals.models.load"
+WARM_MODULES = (
+    "jsonargparse", "scipy.special", "llama_scale.training.trainer", "evals.validation", "evals.runner",
+    "evals.models.load",
+)  # fmt: skip
 
 TUNING_MODULES = *WARM_MODULES, "llama_scale.training.finetune", "evals.similarity", "peft"
 

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import stat
+import textwrap
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 LOCK_PATIENCE = 3.0  # seconds: a process that was just killed may take a moment to let go
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # how a file system says that it has none
 SEAL = "self_sha256"  # the field of a JSON file that vouches for the others
+LINE = 120  # characters
+NUMBER = r"(?:-?\d[\d.]*(?:e[-+]?\d+)?|null|NaN|-?Infinity)"
+NUMBERS = re.compile(rf"(\[)\n( *{NUMBER}(?:,\n *{NUMBER})*)(\n *)\]")  # a string has no line break of its own in JSON
 MOST_BYTES = 1 << 30  # of a file that is read whole
 SPECIAL = {stat.S_ISFIFO: "pipe", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device", stat.S_ISBLK: "device"}
 
@@ -121,10 +125,24 @@ def _try_lock(file: IO, path: str | Path) -> bool:
 
 
 def write_json(path: str | Path, value: Any, sealed: bool = False) -> None:
-    """Write ``value`` as indented JSON, atomically; ``sealed``, a mapping carries a checksum of its own."""
+    """Write ``value`` as indented JSON, lists of numbers in a paragraph, atomically; ``sealed``, a mapping carries a
+    checksum of its own.
+    """
+    text = json.dumps(seal(value) if sealed else value, indent=2)
     with atomic_write(path) as file:
-        json.dump(seal(value) if sealed else value, file, indent=2)
-        file.write("\n")
+        file.write(NUMBERS.sub(_in_lines, text) + "\n")
+
+
+def _in_lines(numbers: re.Match[str]) -> str:
+    """Return a list of one number a line with as many on a line as there is room for."""
+    opening, items, closing = numbers.groups()
+    indent = " " * (len(closing) - 1)
+    joined = " ".join(items.split())
+    one_line = f"{opening}{joined}]"
+    if len(indent) + len(one_line) <= LINE:
+        return one_line
+    inner = indent + "  "
+    return f"{opening}\n{textwrap.fill(joined, LINE, initial_indent=inner, subsequent_indent=inner)}{closing}]"
 
 
 def read_json(path: str | Path) -> Any:

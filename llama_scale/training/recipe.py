@@ -158,14 +158,14 @@ def resolve(config: TrainConfig) -> Recipe:
 def read_parent(config: TrainConfig) -> dict[str, Any] | None:
     """Return what the checkpoint that a branch continues says of itself, or None for a trunk.
 
-    Raises InputError when the checkpoint is none of a constant-rate run, or when model, seeds or one of the optimizer's
-    values differ from it.
+    A branch cools down, or continues its trunk at the constant rate. Raises InputError when the checkpoint is none of
+    a constant-rate run, or when model, seeds or one of the optimizer's values differ from it.
     """
-    cooldown, path = config.optim.schedule == "cooldown", config.branch_from
-    if cooldown != (path is not None):
+    schedule, path = config.optim.schedule, config.branch_from
+    if (schedule == "cooldown") if path is None else (schedule not in ("cooldown", "constant")):
         raise InputError(
-            "branch_from: a branch needs both a checkpoint there and optim.schedule cooldown; "
-            f"found {path} and {config.optim.schedule}"
+            "branch_from: a branch needs both a checkpoint there and optim.schedule cooldown, or constant to continue "
+            f"its trunk; found {path} and {schedule}"
         )
     if path is None:
         return None

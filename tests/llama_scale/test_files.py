@@ -225,3 +225,20 @@ def test_a_pipe_of_the_shell_is_taken_where_it_is_read_once():
     with open_file(f"/dev/fd/{reader}", pipes=True) as file:
         assert file.read() == b"N,D,loss\n"
     os.close(reader)
+
+
+def test_lists_of_numbers_are_paragraphs(tmp_path):
+    value = {
+        "few": [1, -2.5e-7, None],
+        "many": [i / 7 for i in range(60)],
+        "text": ["a\n  1,\n", "[\n  1\n]"],
+        "none": [],
+    }
+    write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text()
+    assert read_json(tmp_path / "a.json") == value
+    assert text.startswith('{\n  "few": [1, -2.5e-07, null],\n  "many": [\n    0.0, 0.14285714285714285, ')
+    assert len(text.splitlines()) == 20 and max(map(len, text.splitlines())) <= 120
+    nested = {"rows": [[1, 2], [3, float("inf")]], "mixed": [1, "b"]}
+    write_json(tmp_path / "b.json", nested)
+    assert read_json(tmp_path / "b.json") == nested and "[3, Infinity]" in (tmp_path / "b.json").read_text()

@@ -70,7 +70,7 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
     config = _read(name, path, "train")
     row |= _pick(name, path, _pick(name, path, config, ["model"])["model"], MODEL)
     if config.get("branch_from"):
-        row[TRUNK] = trunk_name(config["branch_from"])
+        row[TRUNK] = trunk_name(config["branch_from"], folder.parent)
     for suite in [HEADLINE_SUITE, *(s for s in suites if s != HEADLINE_SUITE)]:
         path = folder / "evals" / f"step-{row['steps']:08d}" / f"{suite}.json"
         scores = _read(name, path, "evaluate")
@@ -90,9 +90,15 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
     return row
 
 
-def trunk_name(branch_from: str) -> str:
-    """Return the run that a checkpoint is of: S1 of runs/x/S1/checkpoints/step-00000100."""
-    return Path(branch_from).parent.parent.name
+def trunk_name(branch_from: str, runs: Path) -> str:
+    """Return the trunk that a checkpoint is of: S1 of runs/x/S1/checkpoints/step-00000100, or what S1 itself continues.
+
+    ``runs`` is the folder that has the trunks of the study.
+    """
+    name = Path(branch_from).parent.parent.name
+    path = runs / name / "config.yaml"
+    parent = _read(name, path, "train").get("branch_from") if path.exists() else None
+    return trunk_name(parent, runs) if parent else name
 
 
 def _read(name: str, path: Path, script: str) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[Pl
                 planned[run.name] = run
     if not planned:
         raise InputError("runs: no size can spend its budget; see isoflop in --help")
-    return list(planned.values())
+    return _continue_trunks(list(planned.values()))
 
 
 def _plan_grid(planner: "RunPlanner", grid: Grid, factor: float) -> list[PlannedRun]:
@@ -192,6 +192,39 @@ def _branch(planner: RunPlanner, trunk: PlannedRun, tokens_label: str, branch_st
     cooldown = {"optim.schedule": "cooldown", "branch_from": parent}
     run = planner.plan(trunk.config.size, tokens_label, tokens, trunk.config.seed, cooldown, recipe)
     return replace(run, trunk=trunk.name)
+
+
+def _continue_trunks(runs: list[PlannedRun]) -> list[PlannedRun]:
+    """Let each trunk continue the longest earlier one that is the same run so far: those steps are trained once.
+
+    A grid whose runs are forecast before they are trained has trunks of its own, which would begin with the same steps.
+    """
+    result: list[PlannedRun] = []
+    for run in runs:
+        earlier = [trunk for trunk in result if run.is_trunk and _continues(run, trunk)]
+        if earlier:
+            trunk = max(earlier, key=lambda trunk: trunk.recipe.steps)
+            parent = f"{trunk.config.run}/checkpoints/step-{trunk.recipe.steps:08d}"
+            run = replace(
+                run,
+                settings=run.settings | {"branch_from": parent},
+                config=replace(run.config, branch_from=parent),
+                recipe=replace(run.recipe, first_step=trunk.recipe.steps, parent=parent),
+                spent=run.flops - trunk.flops,
+                trunk=trunk.name,
+            )
+        result.append(run)
+    return result
+
+
+def _continues(run: PlannedRun, trunk: PlannedRun) -> bool:
+    """Whether a trunk's steps are the first of ``run``'s, and all that branch from ``run`` leave it later."""
+    if not trunk.is_trunk or not run.config.keep_steps or min(run.config.keep_steps) <= trunk.recipe.steps:
+        return False
+    length = {"run", "tokens", "keep_steps", "branch_from"}
+    ours, theirs = ({k: v for k, v in flatten(asdict(r.config)).items() if k not in length} for r in (run, trunk))
+    optim = ("lr", "batch_tokens", "warmup_steps", "init_std")
+    return ours == theirs and all(getattr(run.recipe, name) == getattr(trunk.recipe, name) for name in optim)
 
 
 def trained_as_planned(run: PlannedRun, config_file: Path) -> bool:

@@ -76,6 +76,20 @@ def test_a_branch_resumes_exactly(trunk, tiny_data, tmp_path):
     assert ends[0].read_bytes() == ends[1].read_bytes()
 
 
+def test_a_trunk_that_is_continued_is_the_longer_trunk(trunk, tiny_data, tmp_path):
+    parent = trunk / "checkpoints/step-00000020"
+    result = train(tiny_data, tmp_path / "on", 40, "--optim.schedule=constant", f"--branch_from={parent}")
+    assert result["annealed"] is False and result["parent"] == str(parent)
+    assert [row["step"] for row in read_jsonl(tmp_path / "on/metrics.jsonl")] == list(range(21, 41))
+    ends = [run / "checkpoints/step-00000040/model.safetensors" for run in (tmp_path / "on", trunk)]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
+    cooled = [
+        train(tiny_data, tmp_path / run.name, 50, *branch(end.parent))
+        for run, end in zip((tmp_path / "on-a", tmp_path / "b"), ends, strict=True)
+    ]
+    assert cooled[0]["val_loss"] == cooled[1]["val_loss"]
+
+
 def test_a_branch_leaves_out_what_its_trunk_left_out(trunk, tiny_data, tmp_path):
     shutil.copytree(trunk, tmp_path / "trunk")
     folder = tmp_path / "trunk/checkpoints/step-00000020"
@@ -111,7 +125,7 @@ def test_wrong_branches_are_named(trunk, tiny_data, tmp_path):
     run, parent = tmp_path / "x", trunk / "checkpoints/step-00000020"
     cases = [
         (30, ["--optim.schedule=cooldown"], "branch_from"),
-        (30, [f"--branch_from={parent}"], "cooldown"),
+        (30, [f"--branch_from={parent}"], "cooldown, or constant .* and cosine"),
         (20, branch(parent), "20 already"),
         (30, branch(parent, "--seed=1"), "seed = 0"),
         (30, branch(parent, "--optim.lr=0.1"), "lr = "),

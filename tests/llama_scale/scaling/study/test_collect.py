@@ -98,11 +98,14 @@ def test_collect(tmp_path):
 def test_a_branch_names_its_trunk(tmp_path):
     """The bootstrap of a law draws trunks with all their branches."""
     study = tmp_path / "studies/toy"
-    for name in ("S1-20k-seed0", "S1-10k-seed0"):
+    for name, trunk in (("S1-20k-seed0", "last-S1-trunk-seed0"), ("S1-10k-seed0", "S1-trunk-seed0")):
         write_run(study, name, 1000, 20_000, 3.25)
         path = study / "runs" / name / "config.yaml"
-        branch = {"branch_from": "runs/toy/S1-trunk-seed0/checkpoints/step-00000008"}
+        branch = {"branch_from": f"runs/toy/{trunk}/checkpoints/step-00000008"}
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | branch))
+    continued = study / "runs/last-S1-trunk-seed0"  # a trunk that continues the other one, whose luck it shares
+    continued.mkdir()
+    (continued / "config.yaml").write_text("branch_from: runs/toy/S1-trunk-seed0/checkpoints/step-00000005\n")
     write_run(study, "S2-10k-seed0", 2000, 10_000, 3.5)
     names = ["S1-20k-seed0", "S1-10k-seed0", "S2-10k-seed0"]
     (study / "study.yaml").write_text(yaml.safe_dump({"planned": names, "suites": ["perplexity"]}))

@@ -37,6 +37,28 @@ def test_a_trunk_is_paid_once_and_branches_leave_it_where_they_must(plan):
     assert f"12 runs, {total:.3g} FLOPs" in describe(study)
 
 
+def test_a_longer_trunk_continues_the_shorter_one(plan):
+    train = {"optim.lr": 1e-3, "optim.batch_tokens": 8192, "optim.warmup_steps": 10}
+    grids = [{"sizes": ["S1", "S2", "S4"], "tokens": [1e6, 2e6, 3e6], "cooldown": 0.25, "seeds": [0, 1]},
+             {"sizes": ["S4"], "tokens": [8e6], "cooldown": 0.25, "variant": "last"}]  # fmt: skip
+    study = plan(runs=grids, train=train)
+    runs = {run.name: run for run in study.runs}
+    short, long = runs["S4-trunk-seed0"], runs["last-S4-trunk-seed0"]
+    assert long.config.branch_from == f"{short.config.run}/checkpoints/step-{short.recipe.steps:08d}"
+    assert long.settings["branch_from"] == long.config.branch_from and long.recipe.first_step == short.recipe.steps
+    each = flops_per_token(long.config.model)
+    assert long.spent == (long.recipe.steps - short.recipe.steps) * 8192 * each
+    tasks = {task.name: task for task in study.tasks}
+    assert tasks["train-last-S4-trunk-seed0"].inputs == ("holdout-forecast", "train-S4-trunk-seed0")
+    assert tasks["train-last-S4-trunk-seed0"].flops_before == short.flops
+    assert tasks["train-S4-trunk-seed0"].inputs == ("prepare",)
+    # Not where the first steps are others: another seed or rate, or a branch that leaves before the short one's end.
+    others = [{"seeds": [2]}, {"train": {"optim.lr": 2e-3}}, {"tokens": [2e6, 8e6]}]
+    for other in others:
+        runs = {run.name: run for run in plan(runs=[grids[0], grids[1] | other], train=train).runs}
+        assert [run.config.branch_from for name, run in runs.items() if "last-S4-trunk" in name] == [None]
+
+
 def test_a_budget_counts_trunks_once(plan):
     study = plan(runs=[GRID], budget={"flops": 1e15})
     assert sum(run.spent for run in study.runs) == pytest.approx(1e15, rel=0.02)
