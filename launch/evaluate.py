@@ -2,15 +2,14 @@
 
 import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from llama_scale.cli import parse, run_cli
+from llama_scale.cli import long_flags, parse, run_cli
 from llama_scale.errors import UserError
 
 EXAMPLE = "runs/M1-201k-seed0 --suites perplexity,humaneval --humaneval.n_tasks 20"
-FLAGS = {"--allow-unsandboxed": "--execution.allow_unsandboxed=true", "--apps-judge": "--apps.judge"}
+FLAGS = {"--allow-unsandboxed": "--execution.allow_unsandboxed", "--apps-judge": "--apps.judge"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,8 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     from llama_scale.device import pick_device, set_threads
     from llama_scale.training.wandb_log import mirror_scores
 
-    argv = [FLAGS.get(arg, arg) for arg in (sys.argv[1:] if argv is None else argv)]
-    config = parse(EvalConfig, "Score a model of code.", argv, "checkpoint", "eval", EXAMPLE)
+    config = parse(EvalConfig, "Score a model of code.", long_flags(argv, FLAGS), "checkpoint", "eval", EXAMPLE)
     set_threads(config.threads)
     if config.cuda_graphs and pick_device(config.device) == "cpu":
         raise UserError("cuda_graphs: CUDA graphs need a GPU; leave it out on a CPU")

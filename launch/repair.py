@@ -2,27 +2,22 @@
 
 import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
 
-import sys
 
-from llama_scale.cli import parse, run_cli
+from llama_scale.cli import long_flags, parse, run_cli
 from llama_scale.errors import UserError
 
 EXAMPLE = "--backend.model runs/M1-201k-seed0 --suite humaneval --rounds 3"
-FLAGS = {
-    "--allow-unsandboxed": "--execution.allow_unsandboxed=true",
-    "--arms": "--plan.arms",
-    "--rounds": "--plan.rounds",
-}
+FLAGS = {"--allow-unsandboxed": "--execution.allow_unsandboxed", "--arms": "--plan.arms", "--rounds": "--plan.rounds"}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the arms, seal the journal and print what each arm made of its budget."""
     from evals.repair.config import RepairConfig
-    from evals.repair.runner import out_folder, report, run, show
+    from evals.repair.runner import mirror, out_folder, report, run, show
+    from llama_scale.training.wandb_log import pick_mode
 
-    argv = [FLAGS.get(arg, arg) for arg in (sys.argv[1:] if argv is None else argv)]
     description = "Generate, criticize, repair: against resampling at equal cost."
-    config = parse(RepairConfig, description, argv, shipped="repair", example=EXAMPLE)
+    config = parse(RepairConfig, description, long_flags(argv, FLAGS), shipped="repair", example=EXAMPLE)
     if config.results is not None:
         print(f"wrote {report(config.results, config.out)[0]}")
         return
@@ -31,7 +26,11 @@ def main(argv: list[str] | None = None) -> None:
             "name a model (--backend.model RUN, FOLDER or URL), a published log (--replay LOG) "
             "or finished studies (--results DIR,DIR)"
         )
-    show(run(config, out_folder(config)))
+    if config.wandb:
+        pick_mode()  # an unknown one is told before the work
+    folder = out_folder(config)
+    show(run(config, folder))
+    mirror(config, folder)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,12 @@ def build(config_class: type[T], settings: dict[str, Any]) -> T:
     return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
 
 
+def long_flags(argv: list[str] | None, names: dict[str, str]) -> list[str]:
+    """Return ``argv``, or what was typed, with the short names of settings written out: ``--rounds=1`` as well."""
+    parts = [argument.partition("=") for argument in (sys.argv[1:] if argv is None else argv)]
+    return [names.get(flag, flag) + equals + value for flag, equals, value in parts]
+
+
 def _normalize(argv: list[str], config_class: type) -> list[str]:
     """Write each flag in one way: ``--dry-run`` is ``--dry_run=true`` and ``--size M1`` is ``--size=M1``.
 

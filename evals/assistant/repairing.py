@@ -4,7 +4,7 @@ import ast
 import asyncio
 import difflib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from evals.assistant.judging import MOST_SECONDS, Judging, read_program
 from evals.repair.backends.protocol import Backend
 from evals.repair.backends.served import ServedBackend, StoppedError
 from evals.repair.critics import open_critics
-from evals.repair.loop import Pipelines, Plan, Step
+from evals.repair.loop import Pipelines, Plan, Step, as_row
 from evals.repair.outcome import Runs, VisibleJudge
 from evals.repair.split import Shown, Visible, entry_of
 from evals.sandbox.types import Program, Script, Verdict
@@ -192,15 +192,19 @@ ROUND_FIELDS = (
 
 def round_event(shown: Shown, step: Step) -> dict[str, Any]:
     """Return what a client is told of a round; the diff is from the program that was sent."""
-    row = {name: getattr(step, name) for name in ROUND_FIELDS}
-    row["new_tokens"], row["tests"] = row.pop("tokens"), step.tests
-    failures = [asdict(failure) for failure in step.failures]
-    return {"type": "round", **row, "failures": failures, "diff": changes(shown.start, step.program)}
+    found = as_row(step)
+    row = {name: found[name] for name in (*ROUND_FIELDS, "failures")}
+    row["new_tokens"] = row.pop("tokens")
+    return {"type": "round", **row, "diff": changes(shown.start, step.program)}
 
 
 def best(steps: Sequence[Step]) -> Step:
     """Return the round to hand in: the first of those that hold most tests."""
-    return max(steps, key=lambda step: (step.passed, step.held if step.parses else -1, -step.round))
+
+    def worth(step: Step) -> tuple[bool, int, int]:
+        return step.outcome.passed, step.outcome.held if step.outcome.parses else -1, -step.round
+
+    return max(steps, key=worth)
 
 
 def last_event(steps: Sequence[Step], seed: int) -> dict[str, Any]:
@@ -208,7 +212,7 @@ def last_event(steps: Sequence[Step], seed: int) -> dict[str, Any]:
     chosen = best(steps)
     counts = [step.tokens for step in steps]
     return {
-        "type": "end", "passed": chosen.passed, "round": chosen.round, "program": chosen.program, "seed": seed,
+        "type": "end", "passed": chosen.outcome.passed, "round": chosen.round, "program": chosen.program, "seed": seed,
         "new_tokens": sum(count or 0 for count in counts),
     }  # fmt: skip
 

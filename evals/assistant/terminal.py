@@ -245,12 +245,12 @@ def repair_file(config: RepairFileConfig) -> bool:
     with Execution(execution) as runs, open_writer(config) as backend:
         steps = repair(task, backend, runs, config.critic, config.rounds, config, config.timeout, tell_round)
     chosen, name = best(steps), Path(config.file).name
-    if steps[0].passed:
+    if steps[0].outcome.passed:
         print(f"{config.file} holds all its tests, there is nothing to repair", file=sys.stderr)
         return True
-    if not chosen.passed:
-        print(f"not repaired: the best of {len(steps) - 1} programs holds {chosen.held} of {chosen.tests} tests",
-              file=sys.stderr)  # fmt: skip
+    if not chosen.outcome.passed:
+        held = f"holds {chosen.outcome.held} of {chosen.outcome.tests} tests"
+        print(f"not repaired: the best of {len(steps) - 1} programs {held}", file=sys.stderr)
         return False
     print(plain("".join(changes(task[0].start, chosen.program, name))), end="", flush=True)
     if config.write:
@@ -265,11 +265,11 @@ def repair_file(config: RepairFileConfig) -> bool:
 
 def tell_round(step: Step) -> None:
     """Print what became of a round."""
-    state = "holds" if step.passed else step.reason
+    state = "holds" if step.outcome.passed else step.outcome.reason
     again = f", as in round {step.repeat_of}" if step.repeat_of is not None else ""
-    line = f"round {step.round}: {step.held} of {step.tests} tests, {state}{again}"
+    line = f"round {step.round}: {step.outcome.held} of {step.outcome.tests} tests, {state}{again}"
     print(plain(line), file=sys.stderr)
-    for words in step.feedback.splitlines() if not step.passed else ():
+    for words in step.feedback.splitlines() if not step.outcome.passed else ():
         print(plain(f"    {words}"), file=sys.stderr)
 
 

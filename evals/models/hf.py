@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evals.models.native import open_native
 from evals.models.request import Completion, Request, cut_at_stop
 from evals.perplexity import References, Score, windows
+from llama_scale.data.byte_level import end_ids
 from llama_scale.errors import InputError
-from llama_scale.files import check_regular, read_json
+from llama_scale.files import check_regular
 from llama_scale.generation.config import SamplingConfig
 from llama_scale.generation.sampling import draw_tokens, sample_keys
 from llama_scale.model.foreign import ForeignModel
@@ -70,6 +72,7 @@ class StopAt:
 class TransformersCompleter:
     """A folder that transformers' AutoModelForCausalLM loads; no code of the folder is run.
 
+    A LLaMA is decoded by this project's own sampler, unless ``natively`` is False: the same tokens, sooner.
     With ``seq2seq`` it is AutoModelForSeq2SeqLM, whose encoder reads the prompt: such a model is asked by ``draw``.
 
     Its generation_config.json is read for the ids that end a document and for nothing else. With ``adapter``, a
@@ -82,6 +85,7 @@ class TransformersCompleter:
     dtype: torch.dtype = torch.float32
     adapter: Path | None = None
     seq2seq: bool = False
+    natively: bool = True
 
     def __post_init__(self) -> None:
         dtype = torch.float32 if self.adapter else self.dtype  # an adapter is merged in float32
@@ -92,7 +96,7 @@ class TransformersCompleter:
             merge(foreign)
         self.model = model.to(self.device, self.dtype).eval()
         self.context = getattr(model.config, "max_position_embeddings", None) or 2048  # most tokens that it sees
-        self.ends = end_ids(self.folder, self.tokenizer, model.config)
+        self.ends = all_end_ids(self.folder, self.tokenizer, model.config)
         self.vocab_size = self.model.get_input_embeddings().weight.shape[0]
         vocab, added = self.tokenizer.get_vocab(), self.tokenizer.get_added_vocab()
         most = max((i for token, i in vocab.items() if token not in added), default=0)
@@ -103,6 +107,7 @@ class TransformersCompleter:
         self.unknown = torch.ones(logits, dtype=torch.bool, device=self.device)  # (V,)
         known = {*vocab.values(), *self.ends}
         self.unknown[[i for i in known if i < logits]] = False
+        self.native = open_native(self.model, self.folder, self.ends, self.unknown) if self.natively else None
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Return a prompt's ids, with the special ids that the tokenizer begins a text with, none that end one."""
@@ -170,6 +175,8 @@ class TransformersCompleter:
 
         After an end id there may be more. Prompts of unequal length are padded, an encoder's at the end.
         """
+        if self.native:
+            return self.native.draw(prompts, samples, limit, sampling)
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         longest = max(map(len, prompts))
@@ -257,19 +264,13 @@ def load_folder(folder: Path, dtype: torch.dtype, seq2seq: bool = False) -> tupl
     return tokenizer, model
 
 
-def end_ids(folder: Path, tokenizer: Any, config: Any) -> list[int]:
-    """Return the ids that end a document: the tokenizer's, and those of both configs; at least one.
+def all_end_ids(folder: Path, tokenizer: Any, config: Any) -> list[int]:
+    """Return the ids that end a document: the tokenizer's, and those of both configs.
 
     Raises InputError if generation_config.json is no JSON object.
     """
-    ends = [tokenizer.eos_token_id, getattr(config, "eos_token_id", None)]
-    path = folder / "generation_config.json"
-    if path.is_file():
-        settings = read_json(path)
-        if not isinstance(settings, dict):
-            raise InputError(f"{path}: expected an object, found {type(settings).__name__}")
-        ends.append(settings.get("eos_token_id"))
-    ids = [i for end in ends for i in (end if isinstance(end, list) else [end])]
+    own = getattr(config, "eos_token_id", None)
+    ids = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), *end_ids(folder)]
     return sorted({i for i in ids if type(i) is int and i >= 0})
 
 

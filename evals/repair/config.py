@@ -11,7 +11,7 @@ from evals.repair.backends.protocol import BackendConfig
 from evals.repair.loop import Plan
 from evals.repair.select import rule_names
 from evals.verdicts import ExecutionConfig
-from llama_scale.errors import InputError, at_least_1, check_fields, positive
+from llama_scale.errors import InputError, at_least_0, at_least_1, check_fields, positive
 from llama_scale.generation.config import SamplingConfig
 
 
@@ -39,6 +39,7 @@ class RepairConfig:
         critic_sampling: How a model criticizes.
         timeout: CPU seconds of one program.
         execution: How programs are run.
+        wandb: Show the study in this Weights & Biases project; offline unless WANDB_MODE says otherwise.
         out: Folder of the results; null is that of a checkpoint's other results.
     """
 
@@ -59,10 +60,14 @@ class RepairConfig:
     critic_sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(max_new_tokens=160))
     timeout: float = 3.0
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    wandb: str | None = None
     out: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "at least 1", at_least_1, "visible")
         check_fields(self, "more than 0", positive, "timeout")
+        check_fields(self, "at least 0 or null", at_least_0, "task_seed")
+        if self.replay and self.backend.model:
+            raise InputError("replay: the programs of a log are judged without a model; leave backend.model out")
         if not rule_names(self.select):
             raise InputError("select: expected at least one rule")

@@ -1,4 +1,7 @@
-"""Critics: they turn the outcome of a program on its visible tests into words. Most need no model."""
+"""Critics: they turn the outcome of a program on its visible tests into words. Most need no model.
+
+``clean`` makes a critic's words fit to be read by a generator: no fences, not too long, no garbage, no echo.
+"""
 
 import difflib
 import json
@@ -12,7 +15,6 @@ from typing import Protocol
 from tqdm import tqdm
 
 from evals.repair.backends.protocol import Ask, Backend, Message
-from evals.repair.feedback import GENERIC
 from evals.repair.outcome import Outcome
 from evals.repair.split import Shown
 from evals.sandbox.types import Failure
@@ -24,6 +26,11 @@ RUFF_SECONDS, RUFF_BYTES = 20, 1 << 20
 ASKED_TO_CRITICIZE = (
     "A Python program is wrong. Say in at most three sentences what is wrong and how to correct it. Write no code."
 )
+LONGEST = 1_000  # characters
+GENERIC = "The program is wrong. Try again."
+FEWEST_WORDS = 2
+ECHOED = 0.8  # share of a critic's runs of words that stand in its prompt
+RUN = 5  # words
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Review:
-    """A critic's words, and what they cost; ``prompt`` is what a model was asked."""
+    """A critic's words, and what they cost.
+
+    ``prompt`` is what a model was asked, ``served`` what a server says answered.
+    """
 
     text: str
     prompt: str = ""
     prompt_tokens: int | None = 0
     tokens: int | None = 0
+    served: str = ""
 
 
 class Critic(Protocol):
@@ -187,8 +198,10 @@ class ModelCritic:
         bar = tqdm(self.backend.ask(asks, self.sampling), "reviews", len(asks), disable=None, leave=False)
         replies = {number: found[0] for number, found in bar}
         prompts = ["\n".join(message.content for message in ask.messages) for ask in asks]
+        given = [replies[n] for n in range(len(asks))]
         return [
-            Review(replies[n].text, prompts[n], replies[n].prompt_tokens, replies[n].tokens) for n in range(len(asks))
+            Review(reply.text, prompt, reply.prompt_tokens, reply.tokens, reply.served)
+            for reply, prompt in zip(given, prompts, strict=True)
         ]
 
     def messages(self, case: Case) -> tuple[Message, ...]:
@@ -213,3 +226,42 @@ def open_critics(names: Sequence[str], model: Backend | None, sampling: Sampling
         else:
             raise InputError("critic.model: an arm has the critic model; name a run, a folder or a server's URL")
     return critics
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a generator is told: ``text``; ``refused`` says why the critic's own words were not passed on, or is ""."""
+
+    text: str
+    refused: str = ""
+
+
+def clean(raw: str, prompt: str = "", longest: int = LONGEST) -> Feedback:
+    """Return a critic's words without fences, control characters and repeated lines, cut to ``longest`` characters.
+
+    Where they are empty, no text, or an echo of the ``prompt``, GENERIC stands for them.
+    """
+    text = re.sub(r"^[ \t]*```.*$", "", raw, flags=re.MULTILINE)
+    text = "".join(c for c in text.replace("\r\n", "\n") if c.isprintable() or c in "\n\t")
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    text = "\n".join(line for line, before in zip(lines, [None, *lines], strict=False) if line != before)
+    reason = garbage(text, prompt)
+    if reason:
+        return Feedback(GENERIC, reason)
+    return Feedback(text if len(text) <= longest else text[: longest - 3].rsplit(" ", 1)[0] + "...")
+
+
+def garbage(text: str, prompt: str) -> str:
+    """Return why a critic's words are of no use, or ""."""
+    words = text.split()
+    if not words:
+        return "empty"
+    letters = sum(c.isalpha() or c.isspace() for c in text) / len(text)
+    longest, distinct = max(map(len, words)), len(set(words)) / len(words)
+    if len(words) < FEWEST_WORDS or letters < 0.5 or longest > 120 or (len(words) > 20 and distinct < 0.2):
+        return "no text"
+    runs = [" ".join(words[i : i + RUN]) for i in range(max(1, len(words) - RUN + 1))]
+    known = " ".join(prompt.split())
+    if known and sum(run in known for run in runs) >= ECHOED * len(runs):
+        return "echo"
+    return ""

@@ -174,8 +174,9 @@ def figures(rows: Sequence[Row], rules: Sequence[str], budget: int) -> Row:
     result["n_tasks"] = len({chain[0]["number"] for chain in first})
     result["task_ids"] = list(dict.fromkeys(chain[0]["task_id"] for chain in first))
     result["samples"] = len(first) // result["n_tasks"]
-    if served := Counter(row["served"] for row in rows if row.get("served")):
-        result["served"] = dict(sorted(served.items()))
+    for name in ("served", "critic_served"):
+        if served := Counter(row[name] for row in rows if row.get(name)):
+            result[name] = dict(sorted(served.items()))
     result["in_words"] = lines(result)
     return result
 

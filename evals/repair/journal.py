@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evals.benchmarks.rows import shown
 from evals.repair.backends.protocol import Message
 from evals.repair.split import Split
 from evals.sandbox.types import SANDBOX_LOST
@@ -19,6 +20,11 @@ from llama_scale.files import atomic_write, read_jsonl, sha256
 FORMAT = "llama_scale.repair.v1"
 SEALED = "llama_scale.repair-sealed.v1"
 Row = dict[str, Any]
+HEAD = {"suite": str, "visible": int, "timeout": (int, float), "isolation": str, "journal_sha256": str}
+STEP = dict.fromkeys(("arm", "task_id", "program", "reason", "renamed", "critic", "feedback", "refused"), str)
+STEP |= dict.fromkeys(("number", "sample", "round", "held", "tests"), int)
+STEP |= dict.fromkeys(("parses", "passed", "taken", "solved", "prompt_truncated"), bool)
+COUNTS = ("repeat_of", "prompt_tokens", "tokens", "critic_prompt_tokens", "critic_tokens")  # or null
 
 
 def write_rows(path: Path, head: Row, rows: Sequence[Row]) -> None:
@@ -35,7 +41,26 @@ def read_rows(path: Path, kind: str) -> tuple[Row, list[Row]]:
     rows = read_jsonl(path, whole=True)
     if not rows or not isinstance(rows[0], dict) or rows[0].get("format") != kind:
         raise InputError(f"{path}: not {kind}; give a file that launch/repair.py wrote")
+    if kind == SEALED:
+        check_sealed(path, rows[0], rows[1:])
     return rows[0], rows[1:]
+
+
+def check_sealed(path: Path, head: Row, rows: Sequence[Row]) -> None:
+    """Raise InputError where sealed rows lack what figures are computed from."""
+    plan = head.get("plan")
+    planned = isinstance(plan, dict) and type(plan.get("rounds")) is int and type(head.get("select")) is str
+    if not rows or not (head.get("replay_sha256") or planned):
+        found = "there are no steps" if not rows else "its head names no plan"
+        raise InputError(f"{path}: {found}; give a file that launch/repair.py wrote")
+    for line, row in enumerate((head, *rows), 1):
+        fields = row if isinstance(row, dict) else {}
+        kinds = HEAD if line == 1 else STEP
+        wrong = [name for name, kind in kinds.items() if not isinstance(fields.get(name), kind)]
+        wrong += [name for name in COUNTS if line > 1 and not isinstance(fields.get(name, ""), int | None)]
+        if wrong:
+            problem = f"field {wrong[0]!r} is {shown(fields.get(wrong[0], 'missing'))}"
+            raise InputError(f"{path}: line {line}: {problem}; give a file that launch/repair.py wrote")
 
 
 def write_journal(path: Path, about: Row, rows: Sequence[Row]) -> None:

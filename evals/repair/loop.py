@@ -11,12 +11,10 @@ from typing import Any, Literal, NamedTuple
 from tqdm import tqdm
 
 from evals.repair.backends.protocol import Ask, Backend, Message, Reply
-from evals.repair.critics import CRITICS, Case, Critic, Review
-from evals.repair.feedback import Feedback, clean
+from evals.repair.critics import CRITICS, Case, Critic, Feedback, Review, clean
 from evals.repair.outcome import Outcome, VisibleJudge, renamed_program
 from evals.repair.prompts import Attempt, messages, program_in
 from evals.repair.split import Shown
-from evals.sandbox.types import Failure
 from evals.verdicts import digest_text
 from llama_scale.errors import InputError, at_least_0, at_least_1, check_fields, nearest
 from llama_scale.generation.config import SamplingConfig
@@ -93,10 +91,10 @@ class Plan:
 class Step:
     """One program of a chain: a row of the journal.
 
-    ``prompt`` is the hash of what was sent. ``repeat_of`` is the round of the chain that had this very program.
-    ``renamed`` is "old -> new" where the program had to be given the entry's name. ``taken`` says that the chain went
-    on from it, and that the critic spoke on it. Tokens are None where they are not known; those of redraws count.
-    ``served`` is what a server said answered.
+    ``prompt`` is the hash of what was sent, ``outcome`` what became of the program on the visible tests. ``repeat_of``
+    is the round of the chain that had this very program. ``renamed`` is "old -> new" where the program had to be given
+    the entry's name. ``taken`` says that the chain went on from it, and that the critic spoke on it. Tokens are None
+    where they are not known; those of redraws count. ``served`` and ``critic_served`` are what a server said answered.
     """
 
     arm: str
@@ -106,12 +104,7 @@ class Step:
     round: int
     prompt: str
     program: str
-    parses: bool
-    passed: bool
-    held: int
-    tests: int
-    reason: str
-    failures: tuple[Failure, ...] = ()
+    outcome: Outcome
     repeat_of: int | None = None
     redraws: int = 0
     renamed: str = ""
@@ -127,11 +120,7 @@ class Step:
     finish_reason: str | None = None
     prompt_truncated: bool = False
     served: str = ""
-
-    @property
-    def outcome(self) -> Outcome:
-        """What became of the program on the visible tests."""
-        return Outcome(self.parses, self.passed, self.held, self.tests, self.reason, self.failures)
+    critic_served: str = ""
 
     @property
     def spent(self) -> int | None:
@@ -155,7 +144,7 @@ class Chain:
     def add(self, step: Step) -> None:
         """Append a step, and note whether it satisfies the arm."""
         self.steps.append(step)
-        self.done = step.parses if self.arm.kind == "syntax" else step.passed
+        self.done = step.outcome.parses if self.arm.kind == "syntax" else step.outcome.passed
 
     def spent(self) -> int | None:
         """Return all tokens so far."""
@@ -294,7 +283,7 @@ class Pipelines:
 
     def _step(self, draft: "Draft", number: int) -> Step:
         chain, outcome, replies = draft.chain, draft.known, draft.replies
-        broke = bool(chain.steps) and outcome.held < chain.steps[chain.anchor].held
+        broke = bool(chain.steps) and outcome.held < chain.steps[chain.anchor].outcome.held
         taken = chain.arm.kind == "resample" or not (broke and self.plan.keep)
         chain.anchor = len(chain.steps) if taken else chain.anchor
         return Step(
@@ -305,7 +294,7 @@ class Pipelines:
             round=number,
             prompt=draft.prompt,
             program=draft.program,
-            **vars(outcome),
+            outcome=outcome,
             repeat_of=earlier(draft),
             redraws=max(0, len(replies) - 1),
             renamed=draft.renamed,
@@ -322,7 +311,7 @@ class Pipelines:
         chains = [chain for chain in chains if chain.steps[-1].taken]
         groups: dict[str, list[Chain]] = {}
         for chain in chains:
-            parses = chain.steps[-1].parses
+            parses = chain.steps[-1].outcome.parses
             groups.setdefault(chain.arm.critic if parses or chain.arm.kind != "logic" else "compiler", []).append(chain)
         for name, group in groups.items():
             cases = [
@@ -374,6 +363,7 @@ def criticized(step: Step, name: str, review: Review, words: Feedback) -> Step:
         refused=words.refused,
         critic_prompt_tokens=review.prompt_tokens,
         critic_tokens=review.tokens,
+        critic_served=review.served,
     )
 
 
@@ -389,5 +379,8 @@ def prompt_digest(sent: Sequence[Message]) -> str:
 
 
 def as_row(step: Step) -> dict[str, Any]:
-    """Return a step as a row of the journal."""
-    return asdict(step)
+    """Return a step as a row of the journal, in which the fields of its outcome stand beside the others."""
+    row: dict[str, Any] = {}
+    for name, value in asdict(step).items():
+        row |= value if name == "outcome" else {name: value}
+    return row

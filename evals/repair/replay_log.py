@@ -15,7 +15,10 @@ REMEDY = "give JSON lines with task_id and implementations, the programs of a ta
 
 
 def read_log(path: Path, shown: Sequence[Shown]) -> list[tuple[Shown, list[str]]]:
-    """Return the programs of each task of a log; raise InputError naming a row or field of another form."""
+    """Return the programs of each task of a log; raise InputError naming a row or field of another form.
+
+    A task for which nothing was written has one empty program, which solves nothing, and counts as a task.
+    """
     known, found = {task.task_id: task for task in shown}, {}
     for row in read_rows(path, "replay", REMEDY):
         name, programs = row.take("task_id", str), row.texts("implementations")
@@ -23,9 +26,7 @@ def read_log(path: Path, shown: Sequence[Shown]) -> list[tuple[Shown, list[str]]
             raise row.error("task_id", f"{name!r}", f"a task of the suite{nearest(name, known)}")
         if name in found:
             raise row.error("task_id", f"{name!r} again", "each task once")
-        if not programs:
-            raise row.error("implementations", "empty", "at least one program")
-        found[name] = (known[name], programs)
+        found[name] = (known[name], programs or [""])
     if not found:
         raise InputError(f"replay: {path} is empty; {REMEDY}")
     return sorted(found.values(), key=lambda item: item[0].number)
@@ -46,7 +47,7 @@ def replayed(log: Sequence[tuple[Shown, list[str]]], judge: VisibleJudge) -> lis
                 round=number,
                 prompt="",
                 program=program,
-                **vars(next(outcomes)),
+                outcome=next(outcomes),
                 repeat_of=first_equal(found[:number], program),
             )
             rows.append(as_row(step))

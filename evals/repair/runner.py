@@ -29,6 +29,7 @@ from evals.repair.outcome import VisibleJudge
 from evals.repair.probes import agreements, generated_tests, outputs
 from evals.repair.replay_log import read_log, replayed
 from evals.repair.report.page import find_studies, read_study, write_report
+from evals.repair.report.wandb_study import mirror_study
 from evals.repair.select import rule_names
 from evals.repair.split import Split, split
 from evals.results import eval_folder
@@ -144,7 +145,16 @@ def report(results: str, out: str | None) -> list[Path]:
     if out is None:
         raise InputError("out: name a folder for the report")
     folders = [name.strip() for name in results.split(",") if name.strip()]
+    if not folders:
+        raise InputError("results: name at least one folder that launch/repair.py filled")
     return write_report(find_studies(folders), Path(out) / "report.html")
+
+
+def mirror(config: RepairConfig, folder: Path) -> None:
+    """Show a finished study in Weights & Biases, where that is asked for."""
+    if config.wandb:
+        files = paths(config, folder)
+        mirror_study(read_study(files["steps"]), folder, files["report"], config.wandb)
 
 
 def compilers(config: RepairConfig) -> list[str]:

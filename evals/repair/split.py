@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evals.benchmarks import apps, humaneval, mbpp, quixbugs
+from evals.benchmarks.docstring_examples import docstring_examples
 from evals.benchmarks.suite import Suite, Task
-from evals.repair.examples import docstring_examples
 from evals.sandbox.types import Program, Script, Verdict
 from evals.verdicts import Execution
 from llama_scale.errors import InputError
@@ -65,7 +65,7 @@ def split(suite: Suite, visible: int, execution: Execution, timeout: float) -> l
 
     On MBPP these are assertions, on APPS the samples of the question, on HumanEval the examples of the docstring (all,
     whatever ``visible`` is). Of a program with a bug they are the first cases that it fails, which ``execution`` finds.
-    Raises InputError on a suite or a profile that shows all of its tests.
+    Raises InputError on a suite, a profile or a number of ``visible`` tests that leaves none hidden.
     """
     if suite.name == "mbpp" and suite.about.get("profile") == "google":
         raise InputError("mbpp.profile: google shows all tests in its prompt; set it to incoder")
@@ -77,6 +77,12 @@ def split(suite: Suite, visible: int, execution: Execution, timeout: float) -> l
         chosen = failing.get(task.task_id, range(visible))[:visible]
         known.append(SPLITTERS[suite.name](suite, task, number, chosen))
     return known
+
+
+def check_hidden(task: Task, visible: int, tests: int) -> None:
+    """Raise InputError where so many visible tests of a task would be all of them."""
+    if visible >= tests:
+        raise InputError(f"visible: {visible} would show every test of {task.task_id}, which has {tests}; set it lower")
 
 
 def _first(verdicts: Sequence[Verdict]) -> Verdict:
@@ -91,6 +97,7 @@ def _compiles(verdicts: Sequence[Verdict]) -> Verdict:
 
 def _mbpp(suite: Suite, task: Task, number: int, chosen: Sequence[int]) -> Split:
     problem: mbpp.Problem = task.problem
+    check_hidden(task, len(chosen), len(problem.tests))
     tests = [problem.tests[i] for i in chosen if i < len(problem.tests)]
     template = mbpp.program(replace(problem, tests=tests, challenge_tests=[]), "")
     docstring = "\n".join([problem.text.replace('"""', "'''"), *tests])
@@ -195,6 +202,7 @@ def failing_cases(suite: Suite, visible: int, execution: Execution, timeout: flo
 
 def _quixbugs(suite: Suite, task: Task, number: int, chosen: Sequence[int]) -> Split:
     problem: quixbugs.Problem = task.problem
+    check_hidden(task, len(chosen), len(problem.cases))
     cases = tuple(problem.cases[i] for i in chosen)
     template = quixbugs.program(replace(problem, cases=cases), "")
     calls = [(", ".join(map(repr, arguments)), result) for arguments, result in cases]

@@ -32,6 +32,7 @@ class ByteLevelTokenizer:
         vocab_size: Number of ids V that the tokenizer has.
         n_text_ids: One more than the largest id that a text can have or that ends one; marks may be above.
         eos: Id that ends a document.
+        ends: Ids that end a completion: ``eos``, and those of generation_config.json.
         start: Ids that the model's own tokenizer puts before a text.
         bos: Id that its settings say begins one, whether it is put there or not; None where they name none.
         fim: None, as no marks of fill-in-the-middle are known.
@@ -62,6 +63,7 @@ class ByteLevelTokenizer:
         settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
         self._whole = whole
         self.eos = self._end(folder, settings)
+        self.ends = frozenset([self.eos, *end_ids(folder)])
         self.start, bos = prefix(whole), self._id(settings.get("bos_token"))
         if settings.get("add_bos_token") and not self.start and bos is not None:
             self.start = [bos]
@@ -119,6 +121,16 @@ class ByteLevelTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids, with U+FFFD for bytes that are not UTF-8."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+def end_ids(folder: Path) -> list[int]:
+    """Return the ids that end a text by a folder's generation_config.json; raise InputError if it is no object."""
+    path = folder / "generation_config.json"
+    fields = read_json(path) if path.is_file() else {}
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: expected an object, found {type(fields).__name__}")
+    ends = fields.get("eos_token_id")
+    return [i for i in (ends if isinstance(ends, list) else [ends]) if type(i) is int and i >= 0]
 
 
 def prefix(tokenizer: Any) -> list[int]:

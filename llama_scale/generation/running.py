@@ -60,7 +60,7 @@ class Cohort:
         for i, token in zip(self.active, tokens, strict=True):
             completion = self.completions[i]
             if completion.finish_reason is None:
-                if token == tokenizer.eos:
+                if token in tokenizer.ends:
                     completion.finish_reason = "stop"
                 else:
                     completion.push(token, tokenizer.decode_bytes([token]), stops, self.limits[i])

@@ -11,7 +11,7 @@ from torch import Tensor
 from llama_scale.config import ModelConfig
 from llama_scale.data.tokenizer import ESCAPE
 from llama_scale.errors import InputError
-from llama_scale.model.llama import Llama
+from llama_scale.model.llama import Llama, rope_table
 
 # Ours -> theirs, applied in this order to a parameter's name.
 RENAMES = [
@@ -58,6 +58,29 @@ def from_hf(weights: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
     """
     tied = {"lm_head.weight": weights["model.embed_tokens.weight"]}
     return {name: (tied | weights)[to_hf_name(name)] for name in names}
+
+
+@torch.no_grad()
+def as_llama(inner: Any) -> Llama | None:
+    """Return a transformers model as a ``Llama`` that has its weights, not a copy of them; None where it is no LLaMA.
+
+    What it is is read from its configuration, and one pass over a few tokens has to give the same logits.
+    """
+    try:
+        config = model_config(inner.config.to_dict(), Path("config.json"))
+        names = check_weights(weights := inner.state_dict(), config, Path("weights"))
+    except InputError:
+        return None
+    embedding = inner.get_input_embeddings().weight
+    model = Llama.empty_model(config, "meta")
+    model.load_state_dict(from_hf(weights, names), assign=True)
+    model.rope = rope_table(config, embedding.device)
+    if config.tie_embeddings:
+        model.head.weight = model.embedding.weight
+    tokens = torch.arange(min(8, config.vocab_size), device=embedding.device)[None]  # (1, T)
+    theirs, ours = inner(input_ids=tokens, use_cache=False).logits.float(), model.eval()(tokens).float()  # (1, T, V)
+    rounding = (1e-3 if embedding.dtype == torch.float32 else 5e-2) * theirs.abs().max()
+    return model if bool((theirs - ours).abs().max() <= rounding) else None
 
 
 def hf_config(config: ModelConfig) -> dict[str, Any]:

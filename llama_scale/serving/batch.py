@@ -156,7 +156,7 @@ class Row:
     def push(self, token: int, score: TokenScore | None, tokenizer: AnyTokenizer) -> None:
         """Take the token drawn, and tell what may be shown."""
         completion, end = self.completion, len(self.completion.raw)
-        if token == tokenizer.eos:
+        if token in tokenizer.ends:
             completion.finish_reason = "stop"
         else:
             piece = tokenizer.decode_bytes([token])

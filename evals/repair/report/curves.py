@@ -6,6 +6,8 @@ import numpy as np
 
 from llama_scale.plotting.figure import Axis, Figure, Panel, Series, axis
 
+TOPS = {10: 2, 20: 5, 40: 10, 60: 20, 80: 20, 100: 20}  # ends of an axis of per cent with the steps of its ticks
+APART = 0.06  # programs between arms of as many, so that no bar hides another
 COLORS = ("#5b6470", "#1f6fb4", "#c4521d", "#2e8b57", "#8a4fa3", "#b8860b", "#c2407f", "#20808d")
 
 
@@ -24,10 +26,11 @@ def curves(result: dict[str, Any], key: str, name: str = "") -> Figure:
 
 
 def _panel(arms: dict[str, Any], key: str, label: str, across: str) -> Panel:
-    series, places = [], []
+    series, places, highest = [], [], 0.0
     for number, (name, arm) in enumerate(arms.items()):
         color, curve = COLORS[number % len(COLORS)], arm["curve"]
         x = np.array([point[across] for point in curve], dtype=float)  # (points,)
+        x += APART * beside(number, len(arms)) if across != "tokens" else 0.0
         rates = [point["rate"] for point in curve]
         y = np.array([100 * rate["value"] for rate in rates])  # (points,) %
         low, high = (np.array([100 * rate["interval"][side] for rate in rates]) for side in (0, 1))
@@ -37,5 +40,12 @@ def _panel(arms: dict[str, Any], key: str, label: str, across: str) -> Panel:
             Series(name, "points", x, y, color, low=low, high=high, hover=hover, legend=False),
         ]
         places.append(x)
-    down = Axis("tasks solved / %", False, (0.0, 100.0), [(v, f"{v:g}") for v in (0, 20, 40, 60, 80, 100)])
+        highest = max(highest, high.max())
+    top = next(top for top in TOPS if highest <= top + 1e-9)
+    down = Axis("tasks solved / %", False, (0.0, float(top)), [(v, f"{v}") for v in range(0, top + 1, TOPS[top])])
     return Panel(key, axis(label, places, log=False, show="count", zero=True), down, series)
+
+
+def beside(number: int, count: int) -> float:
+    """Return how many places from the middle number ``number`` of ``count`` stands."""
+    return number - (count - 1) / 2

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from evals.repair.report.curves import COLORS
+from evals.repair.report.curves import COLORS, beside
 from llama_scale.plotting.figure import Figure, Panel, Series, axis
 from llama_scale.text import count
 
 Row = dict[str, Any]
+APART = 1.03  # times between arms of one size, so that no bar hides another
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,13 @@ def ladder(rungs: Sequence[Rung], key: str = "repair-ladder") -> Figure:
                     found.setdefault(arm, []).append((rung, gap))
         if found:
             panels.append(_panel(f"{key}-{name}", label, found, list(_arms(rungs))))
-    caption = "Each point is one model, its bar the 95 % interval over tasks. Above 0 it pays: on the left against one "
-    caption += "program, on the right against independent samples that cost as many tokens (programs, where tokens are "
-    return Figure(key, "At which size does repair begin to pay?", caption + "not known).", panels)
+    caption = (
+        "Each point is one model, its bar the 95 % interval over tasks; arms of one model stand side by side. Resample "
+        "is as many independent samples, of which the visible tests choose. Above 0 it pays: on the left against one "
+        "program, on the right against independent samples that cost as many tokens (programs, where tokens are not "
+        "known)."
+    )
+    return Figure(key, "At which size does repair begin to pay?", caption, panels)
 
 
 def _arms(rungs: Sequence[Rung]) -> dict[str, None]:
@@ -60,6 +65,7 @@ def _panel(key: str, label: str, found: dict[str, list[tuple[Rung, Row]]], arms:
     for name, points in found.items():
         color = COLORS[list(arms).index(name) % len(COLORS)]
         x = np.array([rung.parameters for rung, _ in points], dtype=float)  # (rungs,)
+        x *= APART ** beside(list(arms).index(name), len(arms))
         y = np.array([100 * gap["difference"] for _, gap in points])  # (rungs,) points
         low, high = (np.array([100 * gap["interval"][side] for _, gap in points]) for side in (0, 1))
         hover = [
@@ -103,7 +109,7 @@ def pays_from(rungs: Sequence[Rung]) -> list[str]:
         else:
             sizes = ", ".join(count(rung.parameters) for rung, _, gap in gaps if gap["interval"][0] > 0)
             where = f"pays at {sizes} parameters, not at the largest size" if sizes else "pays at no size"
-            lines.append(
-                f"{arm} {where} of {len(gaps)}, {count(gaps[0][0].parameters)} to {count(gaps[-1][0].parameters)}."
-            )
+            span = [count(gaps[place][0].parameters) for place in (0, -1)]
+            of = f"{where} of {len(gaps)}, {span[0]} to {span[1]}"
+            lines.append(f"{arm} {of if len(gaps) > 1 else f'does not pay at {span[0]} parameters'}.")
     return lines

@@ -170,7 +170,13 @@ def facts(result: Row) -> list[tuple[str, str]]:
         ("sampling", ", ".join(f"{name} {value}" for name, value in sampling.items())),
         ("judge", f"{result['timeout']:g} CPU seconds, isolation {result['isolation']}"),
         ("intervals", "95 %: of rates Clopper and Pearson's, of differences a bootstrap over tasks"),
-        ("served by", ", ".join(f"{name} ({n:,} programs)" for name, n in result.get("served", {}).items())),
+        ("served by", counted(result.get("served", {}), "programs")),
+        ("critic served by", counted(result.get("critic_served", {}), "reviews")),
         ("rows", f"journal sha256 {result['journal_sha256']}"),
     ]
     return [(name, value) for name, value in shown if value]
+
+
+def counted(names: dict[str, int], of: str) -> str:
+    """Return names with how many ``of`` something each has."""
+    return ", ".join(f"{name} ({n:,} {of})" for name, n in names.items())

@@ -13,6 +13,7 @@ from evals.repair.backends.protocol import Ask, Message
 from evals.repair.backends.scripted import Scripted
 from evals.repair.backends.served import ServedBackend, StoppedError
 from evals.repair.loop import Step
+from evals.repair.outcome import Outcome
 from llama_scale.generation.config import SamplingConfig
 from llama_scale.serving.protocol import ProtocolError
 from llama_scale.serving.shelf import Loaded
@@ -144,11 +145,7 @@ def test_the_task_of_a_program():
 
 def test_diffs_and_the_best_round():
     assert changes("a\nb\n", "a\nc\n")[2:] == ["@@ -1,2 +1,2 @@\n", " a\n", "-b\n", "+c\n"]
-    about = dict.fromkeys(("arm", "task_id", "prompt", "program", "reason"), "") | {
-        "number": 0,
-        "sample": 0,
-        "tests": 3,
-    }
+    about = dict.fromkeys(("arm", "task_id", "prompt", "program"), "") | {"number": 0, "sample": 0}
     rows = [(True, False, 1), (True, False, 2), (False, False, 0), (True, False, 2)]
-    steps = [Step(**about, round=n, parses=p, passed=q, held=h) for n, (p, q, h) in enumerate(rows)]
+    steps = [Step(**about, round=n, outcome=Outcome(p, q, h, 3, "")) for n, (p, q, h) in enumerate(rows)]
     assert best(steps).round == 1

@@ -68,7 +68,12 @@ def test_a_server_sees_no_hidden_test_and_is_named_in_the_result(tmp_path):
     rows = rows_of(tmp_path / "repair-mbpp-steps.jsonl.gz")
     assert result["served"] == {"m-0711 fp_1": len(rows)}
     assert {(row["prompt_tokens"], row["tokens"]) for row in rows} == {(7, 3)}
-    assert {row["critic_tokens"] for row in rows if row["critic"] == "model"} == {3}
+    reviewed = [row for row in rows if row["critic"] == "model"]
+    assert {row["critic_tokens"] for row in reviewed} == {3}
+    assert result["critic_served"] == {"m-0711 fp_1": len(reviewed)} and reviewed
+    assert {row["critic_served"] for row in rows if row["critic"] != "model"} == {""}
+    page = (tmp_path / "repair-mbpp-report.html").read_text()
+    assert f"<dt>critic served by</dt><dd>m-0711 fp_1 ({len(reviewed)} reviews)</dd>" in page
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +93,7 @@ def chat_model(request):
 
 @pytest.mark.slow
 def test_a_chat_model_goes_through_all_arms_and_the_result_says_what_beat_what(chat_model, launch, tmp_path):
-    """Half an hour of one quiet core."""
+    """25 minutes of CPU time."""
     argv = ["--config", "chat", "--backend.model", chat_model, "--mbpp.data", MBPP, "--out", tmp_path]
     code, out, err = launch("repair.py", *argv)
     assert code == 0, err
@@ -99,7 +104,7 @@ def test_a_chat_model_goes_through_all_arms_and_the_result_says_what_beat_what(c
     for arm in result["arms"].values():
         gaps = arm.get("against_resample", {}).get("equal_tokens", {"tokens": [1, 1], "tasks_that_lack_samples": 0})
         ours, theirs = gaps["tokens"]
-        assert gaps["tasks_that_lack_samples"] or abs(theirs / ours - 1) < 0.02
+        assert 0.9 < theirs / ours < 1.02, "a task whose visible test holds leaves tokens unspent"
     gain = result["arms"]["resample"]["gain"]
     assert gain["difference"] > 0 and gain["interval"][0] >= 0, "a visible test tells better samples"
     assert (tmp_path / "repair-mbpp-report.html").exists()

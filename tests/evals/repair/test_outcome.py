@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from evals.benchmarks import apps, humaneval
-from evals.repair.examples import docstring_examples
 from evals.repair.outcome import VisibleJudge, renamed_program
 from evals.repair.split import split
 from evals.sandbox.types import Program
@@ -54,37 +53,6 @@ def test_a_renamed_program_calls_itself_still(execution):
     program = renamed_program("def g(x):\n    return 1 if x < 2 else x * g(x - 1)\n", "g", "f")
     (verdict,) = execution.judge([Program(program, "assert f(5) == 120", ("f",))], 2.0, "test")
     assert verdict.passed
-
-
-DOCSTRING = """Return twice a number.
-
-    >>> double(2)
-    4
-    >>> double(n)
-    8
-    >>> other(1)
-    1
-    double(3) -> 6
-    double([1, (2)]) => [1, 2, 1, 2]   # a list
-    double('a)') == 'a)a)'
-    For example, double(5) returns 10 and double(6) should return 12.
-    double(x) = 2 * x
-    double(7) == 7 + 7 = 14
-    double("b") == ""bb"
-    double(2) -> 4
-"""
-
-
-def test_examples_of_a_docstring():
-    assert docstring_examples(DOCSTRING, "double") == [
-        "assert double(2) == 4",
-        "assert double(3) == 6",
-        "assert double([1, (2)]) == [1, 2, 1, 2]",
-        "assert double('a)') == 'a)a)'",
-        "assert double(5) == 10",
-        "assert double(6) == 12",
-    ]
-    assert docstring_examples("", "f") == [] and docstring_examples(">>> f(1\n2\n", "f") == []
 
 
 # Their docstrings say something else than their references do, published as they are; 130 gives a recurrence.

@@ -1,8 +1,10 @@
 """Studies as a whole: killed and gone on with, the same bytes however they run, bad input, published logs, QuixBugs."""
 
+import gzip
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 from evals.benchmarks import quixbugs
 from evals.repair.backends.scripted import Scripted
 from evals.repair.figures import summed_up
-from evals.repair.journal import SEALED, read_rows
+from evals.repair.journal import SEALED, read_rows, write_rows
 from evals.repair.runner import run
 from llama_scale.cli import run_cli
 from tests.conftest import ROOT
@@ -156,6 +158,46 @@ def test_a_published_log_is_judged_again(tmp_path, launch):
     assert "1 of 3" in (tmp_path / "out" / "repair-mbpp-report.html").read_text()
 
 
+@pytest.mark.parametrize(("name", "ends", "seed"), [("log.jsonl", "\n", 1), ("log.jsonl.gz", "\r\n", 2)])
+def test_a_log_with_odd_members_is_counted_as_by_hand(name, ends, seed, tmp_path, launch):
+    """Tasks in another order, two missing, one without a program, other letters, repeats."""
+    rng, kinds = random.Random(seed), ("right", "lazy", "wrong", "broken", "again")
+    chains = {number: rng.choices(kinds, k=rng.randint(1, 5)) for number in range(11, 29)} | {29: []}
+    programs = {number: [] for number in chains}
+    for number, chain in chains.items():
+        for place, kind in enumerate(chain):
+            texts = {
+                "right": f"# é 𝕏 \u2028 {place}\n{right(number)}", "broken": f"def add_{number}(x:  # {place} ✗\n",
+                "lazy": f"def add_{number}(x):\n    return {number + 1}  # {place}\n",
+                "wrong": f"def add_{number}(x):\n    return '…'  # {place}\n",
+            }  # fmt: skip
+            if kind == "again":
+                chain[place] = chain[place - 1] if place else "wrong"
+                programs[number].append(f"{programs[number][-1]}\n" if place else texts["wrong"])
+            else:
+                programs[number].append(texts[kind])
+    order = rng.sample(sorted(chains), len(chains))
+    rows = [{"solution": None, "task_id": f"MBPP/{n}", "implementations": programs[n], "acc": 0.5} for n in order]
+    data = "".join(json.dumps(row, ensure_ascii=bool(n % 2)) + ends for n, row in enumerate(rows)).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    tasks = write_tasks(tmp_path / "tasks.jsonl", 21)  # 30 and 31 are not in the log
+    code, out, err = launch(
+        "--replay", tmp_path / name, "--mbpp.data", tasks, "--out", tmp_path, "--execution.workers=1"
+    )
+    assert code == 0, err
+    chosen = [
+        next((k for k in chain if k in ("right", "lazy")), [*chain, ""][-2 if chain else 0])
+        for chain in chains.values()
+    ]
+    shown = [kind for kind in chosen if kind in ("right", "lazy")]
+    texts = [[text.strip() for text in found] for found in programs.values()]
+    repeats = sum(text in found[:place] for found in texts for place, text in enumerate(found))
+    first = sum(chain[:1] == ["right"] for chain in chains.values())
+    assert f"{first} -> {chosen.count('right')} of 19 solved" in out and first < chosen.count("right")
+    assert f"shown but not solved {shown.count('lazy')} of {len(shown)};" in out and shown.count("lazy") > 1
+    assert f"repeats {repeats} of {sum(len(found) - 1 for found in texts if found)}" in out and repeats > 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
@@ -189,16 +231,26 @@ def test_quixbugs_are_repaired_by_who_knows_how_and_by_nobody_else(tmp_path):
     assert [point["solved"] for point in wrong["arms"]["tests"]["curve"]] == [0, 0]
 
 
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, launch):
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, launch, capsys):
     data = write_tasks(tmp_path / "tasks.jsonl", 2)
     log = log_of(tmp_path / "log.jsonl", {11: [right(11)]})
     other, empty, twice, alien = (tmp_path / f"{name}.jsonl" for name in ("other", "empty", "twice", "alien"))
     other.write_text('{"task_id": "MBPP/11", "solution": "x"}\n')
-    empty.write_text('{"task_id": "MBPP/11", "implementations": []}\n')
+    empty.write_text('{"task_id": "MBPP/11", "implementations": null}\n')
     twice.write_text(log.read_text() * 2)
     log_of(alien, {999: ["x = 1"]})
     broken, unset = tmp_path / "broken.jsonl", tmp_path / "unset"
     broken.write_text(json.dumps(task(11) | {"test_list": ["assert add_11(1 == 12"]}) + "\n")
+    study(tmp_path / "study", lambda *_: block("x = 1\n"), 2, **{"plan.arms": "tests", "plan.rounds": 0})
+    capsys.readouterr()
+    head, (step, *_) = read_rows(tmp_path / "study" / "repair-mbpp-steps.jsonl.gz", SEALED)
+    spoiled = {
+        "empty": [head], "headless": [{k: v for k, v in head.items() if k != "plan"}, step],
+        "odd": [head, step | {"arm": 3}], "nameless": [head, {k: v for k, v in step.items() if k != "tokens"}],
+    }  # fmt: skip
+    for name, rows in spoiled.items():
+        spoiled[name] = tmp_path / f"{name}.jsonl.gz"
+        write_rows(spoiled[name], rows[0], rows[1:])
     replies = tmp_path / "old-replies.jsonl"
     replies.write_text('{"format": "llama_scale.replies.v0"}\n')
     base = ("--mbpp.data", data, "--out", unset)
@@ -209,7 +261,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, launch):
         (("--results", tmp_path, "--out", unset), "has no repair-*-steps.jsonl.gz; give folders"),
         (("--results", tmp_path), "out: name a folder for the report"),
         ((*base, "--replay", other), "line 1: field 'implementations' is missing"),
-        ((*base, "--replay", empty), "field 'implementations' is empty, expected at least one program"),
+        ((*base, "--replay", empty), "line 1: field 'implementations' is missing"),
         ((*base, "--replay", twice), "line 2: field 'task_id' is 'MBPP/11' again"),
         ((*base, "--replay", alien), "field 'task_id' is 'MBPP/999', expected a task of the suite"),
         ((*base, "--replay", tmp_path / "none"), "replay: "),
@@ -220,6 +272,14 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, launch):
         ((*base, "--replay", log, "--arms", "resample,repairs"), "arms: unknown 'repairs'"),
         ((*base, "--replay", log, "--select", "best"), "select: unknown 'best'"),
         ((*base, "--replay", log, "--rounds", "-1"), "rounds: expected at least 0, found -1"),
+        ((*base, "--replay", log, "--backend.model", tmp_path), "a log are judged without a model"),
+        ((*base, "--replay", log, "--visible", "3"), "visible: 3 would show every test of MBPP/11, which has 3"),
+        ((*base, "--replay", log, "--task_seed", "-1"), "task_seed: expected at least 0 or null, found -1"),
+        (("--results", " , ", "--out", unset), "results: name at least one folder"),
+        (("--results", spoiled["empty"], "--out", unset), "there are no steps; give a file that launch/repair.py"),
+        (("--results", spoiled["headless"], "--out", unset), "headless.jsonl.gz: its head names no plan"),
+        (("--results", spoiled["odd"], "--out", unset), "line 2: field 'arm' is 3; give a file that launch/repair.py"),
+        (("--results", spoiled["nameless"], "--out", unset), "line 2: field 'tokens' is 'missing'"),
         ((*base, "--replay", log, "--suite", "mbp"), "suite: expected mbpp or humaneval or apps or quixbugs, found"),
     ):  # fmt: skip
         code, out, err = launch(*argv)

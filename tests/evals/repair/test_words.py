@@ -2,8 +2,7 @@
 
 import pytest
 
-from evals.repair.critics import Case, open_critics
-from evals.repair.feedback import GENERIC, clean
+from evals.repair.critics import GENERIC, Case, clean, open_critics
 from evals.repair.outcome import Outcome
 from evals.repair.prompts import Attempt, messages, program_in
 from evals.repair.select import choose, rule_names

@@ -97,6 +97,18 @@ def test_nothing_follows_the_beginning_of_a_document(tmp_path):
     assert (ours.eos, ours.context(""), ours.context("x")) == (1, [0], ours.encode("x"))
 
 
+def test_a_completion_ends_at_each_id_that_the_generation_config_names(tmp_path):
+    """As of LLaMA 3: the tokenizer ends a turn, the configuration a text as well."""
+    folder = write_bpe(tmp_path / "bpe", ["<|end|>", "<|turn|>"], eos_token="<|turn|>")
+    assert ByteLevelTokenizer(folder).ends == {1}
+    for value, ends in (([0, 1, 7], {0, 1, 7}), (0, {0, 1}), (None, {1}), ("0", {1}), ([True, -1], {1})):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+        assert ByteLevelTokenizer(folder).ends == ends
+    (folder / "generation_config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"generation_config\.json: expected an object, found list"):
+        ByteLevelTokenizer(folder)
+
+
 def test_bad_folders_are_told_in_one_line(tmp_path):
     with pytest.raises(InputError, match=r"no tokenizer.json or tokenizer.model in it"):
         open_tokenizer(tmp_path)

@@ -114,6 +114,55 @@ def test_greedy_answers_are_those_of_transformers(make, tmp_path):
         assert found[n][0].prompt_tokens == ids.shape[1]
 
 
+def test_a_llama_is_drawn_natively_and_as_by_transformers(tmp_path):
+    """Prompts of several lengths, three samples each, with a stop string; the model's generation ends at two ids."""
+    path = llama(tmp_path / "model")
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 70]}))
+    native, theirs = TransformersCompleter(path), TransformersCompleter(path, natively=False)
+    assert native.native and not theirs.native
+    assert not TransformersCompleter(gpt2(tmp_path / "gpt2")).native
+    assert native.native.llama.embedding.weight.data_ptr() == native.model.get_input_embeddings().weight.data_ptr()
+    sampling = SamplingConfig(temperature=1.1, max_new_tokens=60, seed=2, stop=("ab", "\n"))
+    prompts, drawn = [native.encode_prompt("x" * (7 * n + 1)) for n in range(12)], []
+    for model in (native, theirs):
+        rows = model.draw(prompts, [(n, n % 3) for n in range(12)], 60, sampling)
+        drawn.append([model.completion((n, 0), prompts[n], row, sampling, False) for n, row in enumerate(rows)])
+    assert drawn[0] == drawn[1]
+    ended = [(reply.finish_reason, reply.tokens) for reply in drawn[0]]
+    assert len(set(ended)) > 4 and any(reason == "stop" for reason, _ in ended)
+    one = native.draw(prompts[3:4], [(3, 0)], 60, sampling)
+    assert native.completion((3, 0), prompts[3], one[0], sampling, False) == drawn[0][3]
+
+
+@pytest.mark.parametrize("change", ["gap", "more", "bias", "vocabulary"])
+def test_what_our_sampler_would_draw_otherwise_is_left_to_transformers(change, tmp_path):
+    """Ids that the tokenizer lacks: between others, and behind them, which are left out; biases; another tokenizer."""
+    path = llama(tmp_path / "model")
+    model = transformers.LlamaForCausalLM.from_pretrained(path)
+    if change == "more":
+        model.resize_token_embeddings(264, mean_resizing=False)
+    elif change == "gap":
+        model.resize_token_embeddings(264, mean_resizing=False)
+        fields = json.loads((path / "tokenizer.json").read_text())
+        fields["added_tokens"].append({**fields["added_tokens"][0], "id": 261, "content": "<late>"})
+        fields["model"]["vocab"]["<late>"] = 261
+        (path / "tokenizer.json").write_text(json.dumps(fields))
+    elif change == "bias":
+        model.config.attention_bias = True
+        model = transformers.LlamaForCausalLM(model.config)
+    model.save_pretrained(path)
+    if change == "vocabulary":
+        (path / "tokenizer.json").unlink()
+        words = Bpe(models.WordLevel({"<pad>": 0, "</s>": 1, "def": 2}, unk_token="<pad>"))
+        transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(path)
+    opened_model = TransformersCompleter(path)
+    assert bool(opened_model.native) is (change == "more")
+    if change == "more":
+        sampling = SamplingConfig(temperature=3.0, top_p=1, max_new_tokens=40)
+        rows = opened_model.draw([[5, 6]] * 20, [(0, n) for n in range(20)], 40, sampling)
+        assert max(map(max, rows)) < 258
+
+
 def test_a_chat_is_written_by_the_template_of_the_folder(tmp_path):
     backend = opened(llama(tmp_path / "a", template=TEMPLATE))
     assert backend.chat and backend.identity["chat"]

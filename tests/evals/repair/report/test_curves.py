@@ -16,11 +16,20 @@ def test_values_are_those_of_the_rows_and_the_pictures_are_written(tmp_path):
         assert list(lines) == ["resample", "tests"] and lines["resample"].dash
         assert lines["tests"].y[0] == 100 * np.mean([row["solved"] for row in first])
         assert panel.x.range[1] > max(series.x.max() for series in lines.values())
-    assert figure.panels[0].series[2].x[0] == 1
+    assert 1 < figure.panels[0].series[2].x[0] < 1.1, "beside the other arm"
+    highest = 100 * max(p["rate"]["interval"][1] for arm in result["arms"].values() for p in arm["curve"])
+    assert all(panel.y.range == (0, 100) and highest > 80 for panel in figure.panels)
     names = ("prompt_tokens", "tokens", "critic_prompt_tokens", "critic_tokens")
     assert figure.panels[1].series[2].x[0] == sum(row[name] for row in first for name in names)
     assert (tmp_path / "figures" / "repair-mbpp.png").read_bytes().startswith(b"\x89PNG")
     assert b"tasks solved" in (tmp_path / "figures" / "repair-mbpp.svg").read_bytes()
+
+
+def test_the_axis_ends_soon_above_what_is_shown():
+    interval = {"value": 0.1, "interval": [0.05, 0.19]}
+    curve = [{"rate": interval, "tokens": 9, "programs_at_most": 1, "solved": 5, "chains": 50}]
+    (panel, _) = curves({"arms": {"a": {"curve": curve}}, "n_tasks": 50}, "k").panels
+    assert panel.y.range == (0, 20) and [label for _, label in panel.y.ticks] == ["0", "5", "10", "15", "20"]
 
 
 def test_without_token_counts_there_is_one_panel(tmp_path):
