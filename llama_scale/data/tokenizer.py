@@ -44,12 +44,8 @@ class Tokenizer:
     Attributes:
         vocab_size: Number of ids V.
         n_text_ids: The same; marks that no text makes are below it.
-<<<<<<< HEAD
         eos: Id that ends a document, and stands before a text too: ``bos`` is the same, ``start`` a list of it.
-=======
-        eos: Id that ends a document.
         ends: Ids that end a completion.
->>>>>>> repair2
         fim: Ids of the prefix, suffix and middle marks of fill-in-the-middle, which no text can make, or None.
         byte_lengths: (V,) int64, bytes that each id stands for; 0 for control ids.
         fingerprint: SHA-256 over the ordered pieces: the hash of the file would depend on paths and threads as well.
@@ -61,13 +57,8 @@ class Tokenizer:
         self.path = Path(path)
         self._processor = _load(self.path)
         self.vocab_size = self.n_text_ids = self._processor.vocab_size()
-<<<<<<< HEAD
         self.eos = self.bos = self._processor.eos_id()
-        self.start = [self.eos]
-=======
-        self.eos = self._processor.eos_id()
-        self.ends = frozenset([self.eos])
->>>>>>> repair2
+        self.start, self.ends = [self.eos], frozenset([self.eos])
         marks = self._processor.piece_to_id(CODE_SETTINGS["control_symbols"])
         self.fim = tuple(marks) if all(map(self._processor.is_control, marks)) else None
         ids = list(range(self.vocab_size))
