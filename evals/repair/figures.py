@@ -126,8 +126,10 @@ def by_first_failure(chains: Sequence[Chain], rule: str) -> dict[str, Row]:
 def against_resample(chains: Sequence[Chain], others: Sequence[Chain], rule: str, budget: int) -> Row:
     """Return the difference of an arm to resampling, paired by task, at as many programs and at as many tokens.
 
-    At equal programs both may draw ``budget`` of them. At equal tokens resampling may spend what the arm spent on the
-    same task; what a whole number of programs leaves over goes to the next task, so that the sums are alike.
+    At equal programs both may draw ``budget`` of them. At equal tokens resampling may spend in all what the arm spent:
+    every task's first program, then the second of those that go on, and so forth. A limit for each task would be wrong:
+    where the arm holds the tests early it ends with little spent, and resampling would have to be as lucky there, so
+    that of two equal arms the one that sets the limits seems better.
     """
     whole, fewer = cut(chains, budget), cut(others, budget)
     result = {
@@ -135,25 +137,32 @@ def against_resample(chains: Sequence[Chain], others: Sequence[Chain], rule: str
     }
     if any(tokens_of(chain) is None for chain in (*chains, *others)):
         return result
-    allowed, taken = 0, []
-    left, lacking = 0, 0
-    for chain, other in zip(whole, others, strict=True):
-        wanted = (tokens_of(chain) or 0) + left
-        allowed += tokens_of(chain) or 0
-        total, count = 0, 0
-        for row in other:
-            cost = spent(row) or 0
-            if count and abs(total + cost - wanted) >= abs(total - wanted):
-                break
-            total, count = total + cost, count + 1
-        part = other[:count]
-        ended = part[-1]["passed"] or count == len(other)
-        lacking += not part[-1]["passed"] and count == len(other) and total < 0.98 * wanted
-        left = 0 if ended and total < wanted else wanted - total
-        taken.append(part)
-    tokens = [allowed, sum(tokens_of(chain) or 0 for chain in taken)]
-    result["equal_tokens"] = _difference(whole, taken, rule) | {"tokens": tokens, "tasks_that_lack_samples": lacking}
+    allowed = sum(tokens_of(chain) or 0 for chain in whole)
+    taken = first_programs(others, allowed)
+    spent_there = sum(tokens_of(chain) or 0 for chain in taken)
+    lacking = 0
+    if spent_there < 0.98 * allowed:
+        lacking = sum(not chain[-1]["passed"] and part == chain for chain, part in zip(others, taken, strict=True))
+    result["equal_tokens"] = _difference(whole, taken, rule) | {
+        "tokens": [allowed, spent_there],
+        "tasks_that_lack_samples": lacking,
+    }
     return result
+
+
+def first_programs(chains: Sequence[Chain], tokens: int) -> list[Chain]:
+    """Return the programs that chains draw for about so many tokens together, round by round; one of each at least."""
+    counts = [1] * len(chains)
+    total = sum(spent(chain[0]) or 0 for chain in chains)
+    for turn in range(1, max(map(len, chains))):
+        for index, chain in enumerate(chains):
+            if turn >= len(chain):
+                continue
+            cost = spent(chain[turn]) or 0
+            if abs(total + cost - tokens) >= abs(total - tokens):
+                return [chain[:count] for chain, count in zip(chains, counts, strict=True)]
+            total, counts[index] = total + cost, turn + 1
+    return [chain[:count] for chain, count in zip(chains, counts, strict=True)]
 
 
 def _difference(chains: Sequence[Chain], others: Sequence[Chain], rule: str) -> Row:

@@ -186,30 +186,23 @@ class Pipelines:
             yield from chain.steps
 
     def _spend_as_others(self, chains: Sequence[Chain]) -> None:
-        """Let resample draw on where no program of it held the tests, for as many tokens as the costliest other arm."""
-        limits: dict[tuple[int, int], int] = {}
+        """Let resample draw on where no program of it held the tests, until it has spent the tokens of the costliest
+        other arm.
+        """
+        totals: dict[str, int] = {}
         for chain in chains:
-            place, spent = (chain.shown.number, chain.sample), chain.spent()
-            if spent is None:
+            if (spent := chain.spent()) is None:
                 return
-            if chain.arm.kind != "resample":
-                limits[place] = max(limits.get(place, 0), spent)
-        active = [chain for chain in chains if chain.arm.kind == "resample"]
+            totals[chain.arm.label] = totals.get(chain.arm.label, 0) + spent
+        resampled = [chain for chain in chains if chain.arm.kind == "resample"]
+        limit = max((totals[chain.arm.label] for chain in chains if chain.arm.kind != "resample"), default=0)
         most = MOST_EXTRA * (self.plan.rounds + 1)
         for number in range(self.plan.rounds + 1, most + 1):
-            places = [(chain.shown.number, chain.sample) for chain in active]
-            active = [
-                c for c, place in zip(active, places, strict=True) if not c.done and self._may_go_on(c, limits[place])
-            ]
-            if not active:
+            active = [chain for chain in resampled if not chain.done]
+            if not active or sum(chain.spent() or 0 for chain in resampled) >= limit:
                 return
             self._round(active, number)
             self.tell(f"equal tokens: {len(active)} tasks were sampled again")
-
-    def _may_go_on(self, chain: Chain, limit: int) -> bool:
-        """Whether a chain has spent less than a limit, or, once it was begun to fill it up, hardly more."""
-        extra = (chain.steps[-1].spent or 0) if len(chain.steps) > self.plan.rounds + 1 else 0
-        return (chain.spent() or 0) < limit + extra
 
     def _round(self, chains: Sequence[Chain], number: int) -> None:
         """Draw, judge and criticize one more program of each chain."""

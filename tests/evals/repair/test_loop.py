@@ -64,14 +64,17 @@ def test_arms_of_equal_budget_spend_equal_programs_and_tokens(tmp_path):
         assert spent == prompts + sum(row["tokens"] for row in rows if row["arm"] == arm) and prompts > spent / 2
 
 
-def simulated(seed, tasks=60, rounds=3):
-    """Rows of two arms that draw with the same chance and stop at what holds the visible test."""
+def simulated(seed, tasks=60, rounds=3, more=0):
+    """Rows of two arms that draw with the same chance and stop at what holds the visible test.
+
+    ``more`` are rounds that resampling may have beyond.
+    """
     draw = random.Random(seed)
     rows = []
     for number in range(tasks):
         chance = draw.choice([0.02, 0.1, 0.3, 0.6])
         for arm in ("resample", "generic"):
-            for turn in range(rounds + 1):
+            for turn in range(rounds + 1 + (more if arm == "resample" else 0)):
                 held = draw.random() < chance
                 rows.append({
                     "arm": arm, "number": number, "sample": 0, "round": turn, "task_id": str(number), "taken": True,
@@ -94,6 +97,18 @@ def test_a_random_model_gains_nothing_from_repair():
         ]
         held += low <= 0 <= high
     assert held >= 186
+
+
+def test_equal_tokens_favor_neither_of_two_equal_arms():
+    """A limit for each task, what the arm spent on it, would be 10 points in the arm's favor here."""
+    found = []
+    for seed in range(200):
+        arms = chains_of(simulated(seed, more=7))
+        found.append(against_resample(arms["generic"], arms["resample"], "first_visible", 4)["equal_tokens"])
+    assert abs(sum(gap["difference"] for gap in found)) / 200 < 0.015
+    assert sum(gap["interval"][0] <= 0 <= gap["interval"][1] for gap in found) >= 180
+    assert all(abs(gap["tokens"][1] / gap["tokens"][0] - 1) < 0.02 for gap in found)
+    assert not any(gap["tasks_that_lack_samples"] for gap in found)
 
 
 def test_repeats_end_a_chain_or_are_drawn_anew(tmp_path):
