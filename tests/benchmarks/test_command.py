@@ -16,7 +16,7 @@ from tests.conftest import run_here
         (["generate", "--size=M1", "--tokenizer=none.model"], "none.model"),
         (["generate", "--size=M1", "--prompts=0"], "prompts: expected at least 1"),
         (["generate", "--size=M1", "--peers=singel"], "did you mean 'single'"),
-        (["train", "--size=M1", "--threads=0"], "threads: expected at least 1"),
+        (["train", "--size=M1", "--threads=0"], "threads: expected 1 to 1,024, found 0"),
         (["overhead", "--size=M1", "--data=none"], "none"),
         (["trian"], "did you mean 'train'"),
     ],

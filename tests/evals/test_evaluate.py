@@ -234,8 +234,8 @@ def test_contaminated_tasks_are_flagged(run, tiny_data, launch):
         (["runs/tiny", "--humaneval.n_sample", "3"], "did you mean 'humaneval.n_samples'?"),
         (["runs/tiny", "--humaneval.sampling.top_p", "2"], "top_p"),
         (["runs/tiny", "--perplexity.data", "data/none"], "data/none: no such folder"),
-        (["runs/tiny", "--threads", "0"], "threads: expected at least 1, found 0"),
-        (["runs/tiny", "--threads=-1"], "threads: expected at least 1, found -1"),
+        (["runs/tiny", "--threads", "0"], "threads: expected 1 to 1,024, found 0"),
+        (["runs/tiny", "--threads=-1"], "threads: expected 1 to 1,024, found -1"),
     ],
 )
 def test_bad_input_is_one_line(launch, argv, message):
@@ -245,7 +245,7 @@ def test_bad_input_is_one_line(launch, argv, message):
 
 
 def test_a_process_refuses_a_thread_count_too(run):
-    with pytest.raises(InputError, match="threads: expected at least 1, found 0"):
+    with pytest.raises(InputError, match="threads: expected 1 to 1,024, found 0"):
         open_checkpoint(checkpoint.resolve(run), "cpu", threads=0)
 
 

@@ -78,7 +78,7 @@ def test_json_and_report_without_points_in_the_folder(tmp_path):
         (("fit", "runs.csv", "--resamples=3"), "resamples: expected at least 100, found 3"),
         (("fit", "runs.csv", "--seed=-1"), "seed: expected 0 to 2^32 - 1, found -1"),
         (("fit", "runs.csv", "--seed=4294967296"), "found 4294967296"),
-        (("fit", "runs.csv", "--delta=0"), "delta: expected a positive number, found 0"),
+        (("fit", "runs.csv", "--delta=0"), "delta: expected a number from 1e-8 to 1e8, found 0"),
         (("fit", "runs.csv", "--form=joined"), "form: expected auto or additive or joint or kaplan"),
         (("fit", "runs.csv", "--hold", "none"), "unknown key 'hold' (did you mean 'holdout'?)"),
     ],

@@ -33,7 +33,7 @@ def test_bars_on_a_page(log):
     assert low > high, "the first is on top"
     names = drawn["layout"]["yaxis"]["ticktext"]
     assert names == ["Apache-2.0 AND BSD-3-Clause…"] * 2 + ["none & <$x_2$"]
-    assert drawn["layout"]["height"] == 60 + 3 * 26
+    assert drawn["layout"]["height"] == 68 + 3 * 26
     hovers = [text for trace in drawn["data"] for text in trace["hovertext"]]
     assert f"{LONG}MIT: 40" in hovers and "none &amp; &lt;$x_2$: 0" in hovers
     (left, right), longest = drawn["layout"]["xaxis"]["range"], np.log10(40) if log else 40.0

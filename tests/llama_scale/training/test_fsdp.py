@@ -14,6 +14,7 @@ from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.checkpoint import sharded
 from llama_scale.checkpoint.async_writer import Snapshot
 from llama_scale.config import ModelConfig
+from llama_scale.errors import InputError
 from llama_scale.model.llama import Llama
 from llama_scale.training.fsdp import shard
 
@@ -102,7 +103,7 @@ def fail_on_one(rank, folder):
              "optimizer_states": [{"state": {}, "param_groups": []}]}  # fmt: skip
     meta = {"model": {"tie_embeddings": True}}
     missing = folder / "no-tokenizer.model"
-    with pytest.raises(OSError if rank == 0 else RuntimeError):
+    with pytest.raises(InputError if rank == 0 else RuntimeError):
         checkpoint.save_shards(folder / "step-1", state, meta, missing, group=group)
 
 
