@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evals.metrics.pass_at_k import interval
-from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.data.documents import has_documents, read_documents
+from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.data.shards import Tokens, check_tokenizer, read_manifest
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
@@ -115,7 +115,7 @@ def score(
 
 def reference_bits_per_byte(
     model: Llama,
-    tokenizer: Tokenizer | ByteLevelTokenizer,
+    tokenizer: AnyTokenizer,
     pairs: Sequence[tuple[str, str]],
     batch_tokens: int = 8_192,
     autocast: AbstractContextManager | None = None,

@@ -161,7 +161,7 @@ def search(argv: list[str]) -> None:
 def shots(argv: list[str]) -> None:
     """Put pairs of a study's pool before its held-out pairs, for a base that is shown how."""
     from llama_scale.checkpoint.base import find_base
-    from llama_scale.scaling.study.finetune.few_shot import ShotsConfig, show_pairs
+    from llama_scale.data.few_shot import ShotsConfig, show_pairs
 
     config = parse(ShotsConfig, "Put pairs before held-out pairs, as many as fit the base's context.", argv)
     base = find_base(config.base, config.bases)

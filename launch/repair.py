@@ -2,7 +2,6 @@
 
 import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
 
-
 from llama_scale.cli import long_flags, parse, run_cli
 from llama_scale.errors import UserError
 

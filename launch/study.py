@@ -62,20 +62,20 @@ def main(argv: list[str] | None = None) -> None:
     from llama_scale.scaling.study.finetune.plan import is_tuning_study
     from llama_scale.scaling.study.runner import run_study
 
-    argv, root, modules = sys.argv[1:] if argv is None else argv, Path.cwd(), WARM_MODULES
+    argv, root = sys.argv[1:] if argv is None else argv, Path.cwd()
+    modules, checks = WARM_MODULES, [check_evaluation]
     if is_tuning_study(argv, root):
         from llama_scale.scaling.study.finetune.dry_run import describe
         from llama_scale.scaling.study.finetune.plan import read_study
 
-        modules = TUNING_MODULES
+        modules, checks = TUNING_MODULES, [check_evaluation, check_pairs]
     else:
         from llama_scale.scaling.study.dry_run import describe
         from llama_scale.scaling.study.plan import read_study
 
     study = read_study(root, argv, scripts=Path(__file__).resolve().parent)
-    check_evaluation(study)
-    if modules is TUNING_MODULES:
-        check_pairs(study)
+    for check in checks:
+        check(study)
     if study.config.dry_run:
         print(describe(study))
     else:

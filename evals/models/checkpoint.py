@@ -9,8 +9,7 @@ import torch
 from evals.models.request import Completion, Request
 from evals.perplexity import References, reference_bits_per_byte
 from llama_scale.checkpoint.opened import load_model, load_tokenizer
-from llama_scale.data.byte_level import ByteLevelTokenizer
-from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.device import set_threads
 from llama_scale.generation.generate import generate
 from llama_scale.generation.layout import store_by_columns
@@ -22,7 +21,7 @@ class CheckpointCompleter:
     """A model of this project with its tokenizer; ``cuda_graphs`` as in ``generate``."""
 
     model: Llama
-    tokenizer: Tokenizer | ByteLevelTokenizer
+    tokenizer: AnyTokenizer
     cuda_graphs: bool = False
 
     def complete(self, request: Request) -> Iterator[Completion]:

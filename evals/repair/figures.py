@@ -139,14 +139,10 @@ def against_resample(chains: Sequence[Chain], others: Sequence[Chain], rule: str
         return result
     allowed = sum(tokens_of(chain) or 0 for chain in whole)
     taken = first_programs(others, allowed)
-    spent_there = sum(tokens_of(chain) or 0 for chain in taken)
-    lacking = 0
-    if spent_there < 0.98 * allowed:
-        lacking = sum(not chain[-1]["passed"] and part == chain for chain, part in zip(others, taken, strict=True))
-    result["equal_tokens"] = _difference(whole, taken, rule) | {
-        "tokens": [allowed, spent_there],
-        "tasks_that_lack_samples": lacking,
-    }
+    tokens = [allowed, sum(tokens_of(chain) or 0 for chain in taken)]
+    used_up = sum(not chain[-1]["passed"] and part == chain for chain, part in zip(others, taken, strict=True))
+    lacking = used_up if tokens[1] < 0.98 * allowed else 0
+    result["equal_tokens"] = _difference(whole, taken, rule) | {"tokens": tokens, "tasks_that_lack_samples": lacking}
     return result
 
 
@@ -154,14 +150,12 @@ def first_programs(chains: Sequence[Chain], tokens: int) -> list[Chain]:
     """Return the programs that chains draw for about so many tokens together, round by round; one of each at least."""
     counts = [1] * len(chains)
     total = sum(spent(chain[0]) or 0 for chain in chains)
-    for turn in range(1, max(map(len, chains))):
-        for index, chain in enumerate(chains):
-            if turn >= len(chain):
-                continue
-            cost = spent(chain[turn]) or 0
-            if abs(total + cost - tokens) >= abs(total - tokens):
-                return [chain[:count] for chain, count in zip(chains, counts, strict=True)]
-            total, counts[index] = total + cost, turn + 1
+    later = sorted((turn, index) for index, chain in enumerate(chains) for turn in range(1, len(chain)))
+    for turn, index in later:
+        cost = spent(chains[index][turn]) or 0
+        if abs(total + cost - tokens) >= abs(total - tokens):
+            break
+        total, counts[index] = total + cost, turn + 1
     return [chain[:count] for chain, count in zip(chains, counts, strict=True)]
 
 

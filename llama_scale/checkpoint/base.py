@@ -16,9 +16,7 @@ from torch import Tensor
 
 from llama_scale.checkpoint import folder as folders
 from llama_scale.config import ModelConfig
-from llama_scale.data.byte_level import ByteLevelTokenizer
-from llama_scale.data.open_tokenizer import open_tokenizer, tokenizer_files
-from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.data.open_tokenizer import AnyTokenizer, open_tokenizer, tokenizer_files
 from llama_scale.errors import InputError
 from llama_scale.files import check_regular, read_json, sha256
 from llama_scale.model.foreign import ForeignModel
@@ -55,7 +53,7 @@ class Base:
         name = self.name if self.from_hub else str(self.folder)
         return {"name": name, "kind": self.kind, "weights_sha256": self.weights_sha256}
 
-    def tokenizer(self) -> Tokenizer | ByteLevelTokenizer:
+    def tokenizer(self) -> AnyTokenizer:
         """Open the tokenizer; raise InputError if there is none."""
         return open_tokenizer(self.folder)
 

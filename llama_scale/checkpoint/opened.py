@@ -7,9 +7,7 @@ import torch
 
 from llama_scale.checkpoint import folder as folders
 from llama_scale.checkpoint.base import Base, find_base
-from llama_scale.data.byte_level import ByteLevelTokenizer
-from llama_scale.data.open_tokenizer import open_tokenizer
-from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.data.open_tokenizer import AnyTokenizer, open_tokenizer
 from llama_scale.errors import InputError
 from llama_scale.model.foreign import ForeignModel
 from llama_scale.model.llama import Llama
@@ -62,6 +60,6 @@ def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None 
     return model
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer | ByteLevelTokenizer:
+def load_tokenizer(path: str | Path) -> AnyTokenizer:
     """Return the tokenizer of a checkpoint or run; raise InputError if there is none."""
     return open_tokenizer(folders.resolve(path))

@@ -6,11 +6,12 @@ from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 
+AnyTokenizer = Tokenizer | ByteLevelTokenizer
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
                    "generation_config.json")  # fmt: skip
 
 
-def open_tokenizer(folder: str | Path) -> Tokenizer | ByteLevelTokenizer:
+def open_tokenizer(folder: str | Path) -> AnyTokenizer:
     """Open the tokenizer in a checkpoint or a transformers folder; raise InputError if there is none of use.
 
     That is tokenizer.model where it is one of this project's, else tokenizer.json.

@@ -9,8 +9,9 @@ does not change with the batch that it is drawn in.
 from collections.abc import Iterator, Sequence
 
 from llama_scale.config import ModelConfig
+from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.generation.completion import Completion, ShownText
-from llama_scale.generation.running import AnyTokenizer, decode
+from llama_scale.generation.running import decode
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.llama import Llama
 

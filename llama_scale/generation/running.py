@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from llama_scale.data.byte_level import ByteLevelTokenizer
-from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.completion import Completion, Stops, compile_stops
 from llama_scale.generation.cuda_graph import Decoder
@@ -19,7 +18,6 @@ from llama_scale.generation.kv_cache import GROWTH, JoinedCaches, KVCache
 from llama_scale.generation.sampling import RowSampling, SamplingConfig, draw_tokens, greedy_tokens, sample_keys
 from llama_scale.model.llama import Llama
 
-AnyTokenizer = Tokenizer | ByteLevelTokenizer
 # Logits that are made and chosen from at a time, by device type.
 STEP_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
 MOST_COHORTS = 8  # attention is as many calls for each layer

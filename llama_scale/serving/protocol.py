@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.config import SamplingConfig
-from llama_scale.generation.running import AnyTokenizer
 from llama_scale.serving.batch import Piece, Prompt, TokenScore
 
 MOST_STOPS, MOST_STOP_BYTES = 64, 1024

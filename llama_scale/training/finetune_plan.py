@@ -11,9 +11,8 @@ from llama_scale.checkpoint.base import Base, find_base
 from llama_scale.config import FinetuneConfig, LoraSettings, TuneOptimConfig
 from llama_scale.cost.hardware import DEFAULT_MFU, Machine, describe_machine
 from llama_scale.cost.layout import Layout
-from llama_scale.data.byte_level import ByteLevelTokenizer
 from llama_scale.data.examples import Examples, ExampleSampler, by_complexity, encode_pairs, pair_format, read_pairs
-from llama_scale.data.tokenizer import Tokenizer
+from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.device import pick_device, pick_precision, set_threads
 from llama_scale.errors import InputError
 from llama_scale.model.foreign import ForeignModel
@@ -59,7 +58,7 @@ class FinetuneRun:
     recipe: Recipe
     folder: Path
     base: Base
-    tokenizer: Tokenizer | ByteLevelTokenizer
+    tokenizer: AnyTokenizer
     examples: Examples
     validation: Examples | None
     count: ModelCount
@@ -182,7 +181,7 @@ def count_model(model: Llama | ForeignModel, config: FinetuneConfig) -> ModelCou
 
 
 def read_examples(
-    config: FinetuneConfig, tokenizer: Tokenizer | ByteLevelTokenizer, context: int
+    config: FinetuneConfig, tokenizer: AnyTokenizer, context: int
 ) -> tuple[Examples, Examples | None, str | None]:
     """Return the training and the validation examples and the format of their pairs."""
     if config.max_tokens and config.max_tokens > context:

@@ -6,6 +6,7 @@ from pathlib import Path
 from llama_scale.errors import InputError
 from llama_scale.files import read_fields, write_json
 from llama_scale.records import from_json, to_json
+from llama_scale.scaling.study.finetune.settings import UNTRAINED
 
 FORMAT = "llama_scale.tuning.v1"
 COMPARISON = "comparison.json"
@@ -53,7 +54,7 @@ class ArmResult:
     @property
     def trained(self) -> bool:
         """Whether its runs train, which those of a base do not."""
-        return self.method in ("lora", "full")
+        return self.method not in UNTRAINED
 
 
 @dataclass(frozen=True)

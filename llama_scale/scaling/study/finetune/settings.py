@@ -7,7 +7,8 @@ from typing import Any, Literal
 from llama_scale.config import Auto
 from llama_scale.errors import InputError, at_least_0, at_least_1, check_fields, positive
 
-BASE, FEW_SHOT = "base", "few_shot"  # arms that train nothing
+BASE, FEW_SHOT = "base", "few_shot"
+UNTRAINED = BASE, FEW_SHOT  # methods of arms whose runs train nothing
 PAIRS_SUITE = "pairs"
 
 
@@ -187,7 +188,7 @@ class Arm:
     @property
     def trained(self) -> bool:
         """Whether its runs train, which those of a base do not."""
-        return self.method not in (BASE, FEW_SHOT)
+        return self.method not in UNTRAINED
 
     def run_name(self, draw: int) -> str:
         """Return the name of its run with a draw; a base has one run, with its own name."""

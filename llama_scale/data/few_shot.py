@@ -1,30 +1,16 @@
 """Held-out pairs with pairs of the pool before each: what the base does when it is shown how, untrained."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
+from llama_scale.data.examples import FIELDS, TextTokenizer, rank_of
 from llama_scale.errors import at_least_0, at_least_1, check_fields
 from llama_scale.files import atomic_write, read_jsonl
 
-FIELDS = ["id", "prompt", "completion"]
 LOOKED_AT = 200  # pairs of the pool that are tried for a prompt
 BETWEEN = "\n"  # after a pair, which ends with its line
-
-
-class TextTokenizer(Protocol):
-    """What counts tokens: the tokenizers of llama_scale.data."""
-
-    def context(self, prompt: str) -> list[int]:
-        """Return the ids that a completion follows."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +48,7 @@ def show_pairs(config: ShotsConfig, tokenizer: TextTokenizer, context_length: in
     Shown are the first pairs in the order of the draw that fit: a pair that is too long for what is left of the
     context is passed over. ``before`` in a row is what stands before its own prompt, ``shots`` how many pairs it is.
     """
-    pool = sorted(read_jsonl(Path(config.pool), required=FIELDS), key=lambda row: _place(row["id"], config.draw))
+    pool = sorted(read_jsonl(Path(config.pool), required=FIELDS), key=lambda row: rank_of(row["id"], config.draw))
     texts = [row["prompt"] + row["completion"] + BETWEEN for row in pool[:LOOKED_AT]]
     lengths = [len(tokenizer.encode(text)) for text in texts]
     rows = []
@@ -90,8 +76,3 @@ def _fitting(
     while chosen and len(tokenizer.context("".join(chosen) + prompt)) > room:  # where texts meet, tokens may differ
         chosen.pop()
     return chosen
-
-
-def _place(name: Any, draw: int) -> bytes:
-    """Return where a pair stands in an order, as ``llama_scale.data.examples.rank_of``."""
-    return hashlib.sha256(f"{draw}\n{name}".encode()).digest()
