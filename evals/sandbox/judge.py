@@ -100,7 +100,7 @@ class Session:
         if "value" in frame:
             handle = (lambda number: Remote(self, number)) if self.objects else None
             try:
-                return wire.decode(frame["value"], handle, self._more)
+                return wire.decode(frame["value"], handle, self._more, ordered=True)
             except (wire.WireError, MemoryError):
                 self.leave("answer not plain data")
         raised = frame.get("raised")
@@ -134,7 +134,7 @@ class Session:
         with suppress(TypeError):
             error = made(words)
         with suppress(Exception):
-            given = made(*wire.decode(args)) if type(args) is list and args else error
+            given = made(*wire.decode(args, ordered=True)) if type(args) is list and args else error
             error = given if str(given)[: len(words)] == words else error
         if isinstance(error, ProgramError):
             error.name = name

@@ -241,14 +241,15 @@ def _changes(base: type, name: str, attribute: Any) -> bool:
     return hasattr(base, name) and hasattr(attribute, "__func__" if type(attribute) in WRAPPED else "__code__")
 
 
-def decode(form: Any, handle: Any = None, more: Any = None) -> Any:
+def decode(form: Any, handle: Any = None, more: Any = None, ordered: bool = False) -> Any:
     """Return the value of a JSON form; ``handle(number)`` makes what a handle stands for.
 
-    ``more(number)`` returns an iterator over what is left of one.
+    ``more(number)`` returns an iterator over what is left of one. ``ordered`` sets are iterated as those that were
+    encoded, where such an order is found; others are filled with their items.
     Every value is of an exact built-in or standard-library type, or of a subclass of this module's. Raises WireError.
     """
     try:
-        return _decode(form, handle, more)
+        return _decode(form, handle, more, FROM_DISTINCT | ORDERED_SETS if ordered else FROM_DISTINCT)
     except WireError:
         raise
     except (ValueError, TypeError, RecursionError, ArithmeticError, AttributeError, LookupError) as error:
@@ -337,8 +338,8 @@ FROM_ITEMS = {
 }
 # Items that are equal would become one: they cannot be those of one container.
 FROM_DISTINCT = {
-    "set": _in_order(set),
-    "frozenset": _in_order(frozenset),
+    "set": set,
+    "frozenset": frozenset,
     "dict": _pairs(dict),
     "OrderedDict": _pairs(collections.OrderedDict),
     "Counter": _pairs(collections.Counter),
@@ -346,11 +347,12 @@ FROM_DISTINCT = {
     "keys": lambda items: dict.fromkeys(items).keys(),
     "items": lambda items: dict(items).items(),
 }
+ORDERED_SETS = {"set": _in_order(set), "frozenset": _in_order(frozenset)}
 
 
-def _decode(form: Any, handle: Any, more: Any) -> Any:
+def _decode(form: Any, handle: Any, more: Any, distinct: dict[str, Any]) -> Any:
     if type(form) is list:
-        return [_decode(v, handle, more) for v in form]
+        return [_decode(v, handle, more, distinct) for v in form]
     if type(form) is not dict:
         return form
     ((kind, body),) = form.items()
@@ -361,13 +363,13 @@ def _decode(form: Any, handle: Any, more: Any) -> Any:
     if kind == "handle" and handle is not None:
         return handle(int(body))
     if kind == "lazy" and more is not None:
-        return _lazy([_decode(v, handle, more) for v in body[0]], int(body[1]), more)
+        return _lazy([_decode(v, handle, more, distinct) for v in body[0]], int(body[1]), more)
     if kind == "own":
-        return _own(body[0], _decode(body[1], handle, more), body[2])
+        return _own(body[0], _decode(body[1], handle, more, distinct), body[2])
     if kind in FROM_ITEMS:
-        return FROM_ITEMS[kind]([_decode(v, handle, more) for v in body])
-    if kind in FROM_DISTINCT:
-        made = FROM_DISTINCT[kind]([_decode(v, handle, more) for v in body])
+        return FROM_ITEMS[kind]([_decode(v, handle, more, distinct) for v in body])
+    if kind in distinct:
+        made = distinct[kind]([_decode(v, handle, more, distinct) for v in body])
         if len(made) == len(body):
             return made
     raise WireError(kind)
