@@ -9,9 +9,9 @@ from typing import Any
 import llama_scale
 from evals import code_suite, perplexity, results, similarity
 from evals.benchmarks import apps, humaneval, mbpp, mbxp, pairs
-from evals.benchmarks.before import put_before
 from evals.benchmarks.rows import content_sha256
 from evals.benchmarks.suite import CodeConfig, Suite
+from evals.benchmarks.text_before import put_before
 from evals.config import EvalConfig
 from evals.contamination import Contamination, contamination
 from evals.metrics import efficiency

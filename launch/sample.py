@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     from llama_scale.checkpoint.opened import load_model, load_tokenizer
     from llama_scale.device import pick_device, set_threads
     from llama_scale.generation.generate import encode_prompt, stream
-    from llama_scale.generation.layout import store_by_columns
+    from llama_scale.generation.weight_layout import store_by_columns
 
     set_threads(config.threads)
     prompt = read_prompt(config.prompt)

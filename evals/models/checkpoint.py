@@ -12,7 +12,7 @@ from llama_scale.checkpoint.opened import load_model, load_tokenizer
 from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.device import set_threads
 from llama_scale.generation.generate import generate
-from llama_scale.generation.layout import store_by_columns
+from llama_scale.generation.weight_layout import store_by_columns
 from llama_scale.model.llama import Llama
 
 

@@ -11,7 +11,7 @@ from llama_scale.data.open_tokenizer import AnyTokenizer, open_tokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.completion import Completion
 from llama_scale.generation.config import SamplingConfig
-from llama_scale.generation.running import decode
+from llama_scale.generation.running_batch import decode
 from llama_scale.model.hf import as_llama
 from llama_scale.model.llama import Llama
 

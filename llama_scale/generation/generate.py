@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from llama_scale.config import ModelConfig
 from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.generation.completion import Completion, ShownText
-from llama_scale.generation.running import decode
+from llama_scale.generation.running_batch import decode
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.llama import Llama
 

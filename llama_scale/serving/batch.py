@@ -13,7 +13,7 @@ from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.completion import Completion, ShownText, Stops, compile_stops
 from llama_scale.generation.config import SamplingConfig
-from llama_scale.generation.running import STEP_LOGITS, likeliest_tokens
+from llama_scale.generation.running_batch import STEP_LOGITS, likeliest_tokens
 from llama_scale.generation.sampling import RowSampling, draw_tokens, sample_keys
 from llama_scale.model.llama import Llama
 from llama_scale.serving.row_cache import Group, PromptCache, RowCache, row_slots, slot_bytes

@@ -22,7 +22,7 @@ from llama_scale.data.shards import MANIFEST
 from llama_scale.device import pick_precision
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import read_json
-from llama_scale.generation.layout import store_by_columns
+from llama_scale.generation.weight_layout import store_by_columns
 from llama_scale.serving.batch import ServedModel
 from llama_scale.serving.chat import ChatTemplate, find_template
 

@@ -189,7 +189,7 @@ def test_prompts_are_prefilled_once_and_finished_rows_leave(tokenizer, monkeypat
 
 @pytest.mark.parametrize("room", [8, 400])
 def test_cache_grows_to_the_end_of_the_context(model, tokenizer, room, monkeypatch):
-    monkeypatch.setattr("llama_scale.generation.running.GROWTH", room)
+    monkeypatch.setattr("llama_scale.generation.running_batch.GROWTH", room)
     prompt = "import sys\n" * 40
     sampling = SamplingConfig(temperature=0, max_new_tokens=400)
     rows = sorted(generate(model, tokenizer, [prompt, "x"], sampling), key=lambda row: row.task)

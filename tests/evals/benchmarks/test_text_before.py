@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from evals.benchmarks.before import put_before
 from evals.benchmarks.pairs import PairsConfig, read
+from evals.benchmarks.text_before import put_before
 from llama_scale.errors import InputError
 
 ROW = {"prompt": "# Add one.\ndef f(x):\n", "completion": "    return x + 1\n", "format": "signature"}

@@ -8,7 +8,7 @@ import torch
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.generation.completion import Completion
 from llama_scale.generation.generate import generate
-from llama_scale.generation.running import MOST_COHORTS, whole_prompts
+from llama_scale.generation.running_batch import MOST_COHORTS, whole_prompts
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.llama import Llama
 from tests.llama_scale.helpers import small
@@ -65,7 +65,7 @@ def test_places_that_are_free_are_taken(model, tokenizer, uneven, monkeypatch):
     drawn(model, tokenizer, sampling, batch_size=4, n_samples=2)
     assert max(rows) <= 4
     running = len(rows)
-    monkeypatch.setattr("llama_scale.generation.running.MOST_COHORTS", 1)
+    monkeypatch.setattr("llama_scale.generation.running_batch.MOST_COHORTS", 1)
     rows.clear()
     drawn(model, tokenizer, sampling, batch_size=4, n_samples=2)
     assert running < 0.75 * len(rows)

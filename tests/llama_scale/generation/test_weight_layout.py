@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llama_scale.generation.layout import store_by_columns
+from llama_scale.generation.weight_layout import store_by_columns
 from llama_scale.model.llama import Llama
 from tests.llama_scale.helpers import small
 
