@@ -23,13 +23,14 @@ SCRIPTS = {
     "/dev/stderr": f"print('x', file=open('/dev/stderr', 'w'))\n{SUM}",
     "traceback": f"import traceback\ntry: 1 / 0\nexcept ZeroDivisionError: traceback.print_exc()\n{SUM}",
     # A script ends as an interpreter ends it.
-    "thread": f"import threading\ndef main():\n    print(sum(range(10 ** 6)))\n    print(input())\n"
+    # Where a thread comes after the main thread, it waits for it: of two that read at once, either may find the end.
+    "thread": f"import threading\ndef main():\n    threading.main_thread().join()\n    print(input())\n"
               f"threading.Thread(target=main).start()\n{SUM.splitlines()[0]}\n",
     "thread that fails": f"import threading\nthreading.Thread(target=lambda: 1 / 0).start()\n{SUM}",
-    "thread after an error": "import threading, time\n"
-                             "threading.Thread(target=lambda: (time.sleep(.1), print(2))).start()\nprint(1)\n1 / 0",
-    "thread after exit": "import sys, threading, time\n"
-                         "threading.Thread(target=lambda: (time.sleep(.1), print(2))).start()\nprint(1)\nsys.exit()",
+    "thread after an error": "from threading import Thread, main_thread\n"
+                             "Thread(target=lambda: (main_thread().join(), print(2))).start()\nprint(1)\n1 / 0",
+    "thread after exit": "import sys\nfrom threading import Thread, main_thread\n"
+                         "Thread(target=lambda: (main_thread().join(), print(2))).start()\nprint(1)\nsys.exit()",
     "exit in a thread": f"import sys, threading\nthreading.Thread(target=sys.exit, args=(1,)).start()\n{SUM}",
     "daemon": f"import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n{SUM}",
     "timer": "import threading\nthreading.Timer(.05, lambda: print(input())).start()",
@@ -114,7 +115,7 @@ SCRIPTS = {
     "signal to itself": "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('got'))\n"
                         "signal.raise_signal(signal.SIGUSR1)",
     "pause": "import signal\nsignal.signal(signal.SIGALRM, lambda *_: print('ring'))\n"
-             "signal.setitimer(signal.ITIMER_REAL, .05)\nsignal.pause()",
+             "signal.setitimer(signal.ITIMER_REAL, .5)\nsignal.pause()",
     "wait for a signal": "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\n"
                          "signal.setitimer(signal.ITIMER_REAL, .05)\nprint(signal.sigwait([signal.SIGALRM]))",
     "kill itself": "import os, signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('got'))\n"
