@@ -11,6 +11,10 @@ class InputError(ValueError):
     """A file, field or value that cannot be used; the message is one line: which, what was found, what to do."""
 
 
+class TrainingDiverged(InputError):
+    """A run whose loss stays not finite or far too high, whatever batches are left out."""
+
+
 class UserError(InputError):
     """Bad input on a command line: the message may name flags."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from llama_scale.checkpoint import folder as checkpoint
 from llama_scale.data.documents import has_documents, read_documents
 from llama_scale.data.loader import TokenWindows, batch_number
-from llama_scale.errors import InputError
+from llama_scale.errors import TrainingDiverged
 from llama_scale.files import atomic_write, read_jsonl, seal, unseal
 from llama_scale.training.recipe import Recipe
 
@@ -82,13 +82,13 @@ def record_rollback(run: Path, documents: DocumentsOf, recipe: Recipe, first: in
 
 
 def last_rollback(run: Path) -> dict[str, Any]:
-    """Return the row of the last rollback; raise InputError if it is one more than MAX_ROLLBACKS to its step."""
+    """Return the row of the last rollback; raise TrainingDiverged if it is one more than MAX_ROLLBACKS to its step."""
     rollbacks = read_rollbacks(run)
     row = rollbacks[-1]
     same = [other for other in rollbacks if other["from_step"] == row["from_step"]]
     if len(same) > MAX_ROLLBACKS:
         count = sum(len(other["batches"]) for other in same)
-        raise InputError(
+        raise TrainingDiverged(
             f"{run}: steps {row['first_step']} to {row['last_step']} had to be skipped again after "
             f"going back to step {row['from_step']} {MAX_ROLLBACKS} times; {count} batches are "
             f"left out ({FILE}) and the loss is still not finite or far too high; start another "

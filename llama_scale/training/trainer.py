@@ -324,8 +324,8 @@ def train(
 
     After each step ``callbacks`` run, then ``scorers``, whose scores stand in the step's row of metrics.jsonl, then its
     checkpoint is written. ``listeners`` are handed each row. When many steps in a row had to be skipped, the run goes
-    back to an earlier checkpoint and leaves their batches out; raises InputError when that does not help, or when
-    another process trains the run.
+    back to an earlier checkpoint and leaves their batches out; raises TrainingDiverged when that does not help, and
+    InputError when another process trains the run.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*srun.*", ".*LeafSpec.*"):  # hints that do not apply here

@@ -9,6 +9,7 @@ from scipy.stats import t
 
 from llama_scale.bootstrap import LEVEL
 from llama_scale.errors import InputError, nearest
+from llama_scale.scaling.fitting.minimum import Minimum, find_minimum
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.training.recipe import step_law_batch, step_law_lr
 
@@ -23,12 +24,16 @@ class BestValue:
     N: float
     D: float
     value: float
-    loss: float
-    coefficients: np.ndarray
+    minimum: Minimum
+
+    @property
+    def loss(self) -> float:
+        """The loss of the best value."""
+        return self.minimum.loss
 
     def excess(self, value: float) -> float:
         """Return by how much another value raises the loss, relative."""
-        return float(np.polyval(self.coefficients, np.log(value)) / self.loss - 1)
+        return self.minimum.loss_at(float(np.log(value))) / self.loss - 1
 
 
 def fit_sweep(points: Points, lr: str = "lr", batch: str | None = None) -> dict[str, Any]:
@@ -36,6 +41,7 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str | None = None) -> dict[
 
     The best rate of a group of runs of equal N, D and batch is the minimum of a parabola through the best and its
     neighbors on ln lr, each rate with the mean loss of its seeds; the best batch the same, each batch at its best rate.
+    A neighbor that diverged bends no parabola (``find_minimum``).
     ``batch`` None is the column batch_tokens where the file has one. A group whose best value is the smallest or the
     largest tried, so that the best may lie beyond, or with fewer than three values is left out; ``left_out`` says which
     and why. Raises InputError where a column that was named is missing, or no group is left.
@@ -94,10 +100,8 @@ def best_value(file: str, name: str, N: float, D: float, value: np.ndarray, loss
             f"{place}: the best {name}, {value[i]:g}, is the {side} of the sweep, so the best may "
             f"lie beyond; add {way} values"
         )
-    three = slice(i - 1, i + 2)  # the best and its neighbors
-    c2, c1, c0 = np.polyfit(np.log(value[three]), loss[three], 2)
-    x = -c1 / (2 * c2)
-    return BestValue(N, D, float(np.exp(x)), float(c0 + c1 * x + c2 * x * x), np.array([c2, c1, c0]))
+    found = find_minimum(np.log(value), loss)
+    return BestValue(N, D, float(np.exp(found.x)), found)
 
 
 def _column(points: Points, name: str) -> np.ndarray:

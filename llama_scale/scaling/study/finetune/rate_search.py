@@ -6,11 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llama_scale.config import FinetuneConfig
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, TrainingDiverged
 from llama_scale.files import read_fields
+from llama_scale.scaling.fitting.minimum import far_sides, find_minimum
 
 ENDPOINT = "val_bits_per_byte"
+NARROWEST = 0.25  # of a step: how near to the best rate the search comes to one that diverged
 
 
 def search_rate(
@@ -19,42 +23,80 @@ def search_rate(
     """Return the best rate of runs at ``start`` times powers of ``factor``, and what each rate gave.
 
     Of the first three rates ``start`` is the middle one; while the best is the smallest or the largest, one more is
-    tried there. The result is the minimum of the parabola in ln rate through the best and its neighbors. Runs that
-    ``tune`` finds finished are not repeated.
+    tried there. Where a neighbor of the best is far worse (``far_sides``), which is to say that it diverged, rates
+    halfway to it are tried, up to a quarter of a step from the best, and one halfway to the other neighbor if there is
+    none beyond that. The result is the minimum of the parabola in ln rate through the best and its neighbors, without
+    those that are far worse. A run that fails because its loss is not finite counts as the worst; its ``bits_per_byte``
+    are None. Runs that ``tune`` finds finished are not repeated.
 
     Raises:
-        InputError: There are no held-out pairs to decide, or the best of ``most`` rates is still at an end.
+        InputError: No held-out pairs decide, the best of ``most`` rates is still at an end, or all of them diverge.
     """
     if config.validation is None:
         raise InputError("validation: a search needs held-out pairs that decide; name a file")
     folder = Path(config.run or "runs/rates")
-    losses: dict[int, float] = {}
+    losses: dict[float, float] = {}  # by the power of the factor
 
-    def measure(power: int) -> None:
+    def measure(power: float) -> None:
         lr = start * factor**power
         run = replace(config, optim=replace(config.optim, lr=lr), run=str(folder / f"lr-{lr:.3g}"), val_every=0)
-        value = read_fields(tune(run) / "result.json", [ENDPOINT])[ENDPOINT]
+        try:
+            value = read_fields(tune(run) / "result.json", [ENDPOINT])[ENDPOINT]
+        except TrainingDiverged as error:
+            print(error, flush=True)
+            value = None
         losses[power] = value if isinstance(value, float) and math.isfinite(value) else math.inf
 
-    for power in (-1, 0, 1):
+    for power in (-1.0, 0.0, 1.0):
         measure(power)
-    while (best := min(losses, key=losses.__getitem__)) in (min(losses), max(losses)):
+    while (following := _next_power(losses)) is not None:
         if len(losses) >= most:
-            side = "smallest" if best == min(losses) else "largest"
-            raise InputError(f"{folder}: the best rate, {start * factor**best:.3g}, is the {side} of {most} tried, so "
-                             "the best may lie beyond; start nearer to it")  # fmt: skip
-        measure(best - 1 if best == min(losses) else best + 1)
+            _check_inside(losses, folder, start, factor)
+            break
+        measure(following)
+    powers = sorted(losses)
+    found = find_minimum(np.array(powers), np.array([losses[power] for power in powers]))
+    tried = {start * factor**power: losses[power] for power in powers}
     return {
-        "lr": start * factor ** (best + vertex(*(losses[best + step] for step in (-1, 0, 1)))),
+        "lr": start * factor**found.x,
         "endpoint": ENDPOINT,
-        "tried": [{"lr": start * factor**power, "bits_per_byte": losses[power]} for power in sorted(losses)],
+        "tried": [{"lr": lr, "bits_per_byte": loss if loss < math.inf else None} for lr, loss in tried.items()],
     }
 
 
-def vertex(before: float, middle: float, after: float) -> float:
-    """Return where a parabola through values at -1, 0 and 1, the middle one lowest, has its minimum: in [-1/2, 1/2]."""
-    bend = before - 2 * middle + after
-    return 0.5 * (before - after) / bend if 0 < bend < math.inf else 0.0
+def _best(losses: dict[float, float]) -> float:
+    """Return the power of the least loss; of equal ones, one that is not at an end, and then the smallest."""
+    ends = min(losses), max(losses)
+    return min(sorted(losses), key=lambda power: (losses[power], power in ends))
+
+
+def _next_power(losses: dict[float, float]) -> float | None:
+    """Return the power to try next, None where the best is between neighbors that it can be told from."""
+    powers, best = sorted(losses), _best(losses)
+    if losses[best] == math.inf or best == powers[0]:
+        return powers[0] - 1
+    if best == powers[-1]:
+        return best + 1
+    i = powers.index(best)
+    far = far_sides(np.array([losses[power] for power in powers]), i)
+    for side in far:
+        gap = powers[i + side] - best
+        if abs(gap) > NARROWEST:
+            return best + gap / 2
+    if len(far) == 1 and not 0 <= i - 2 * far[0] < len(powers):  # a parabola needs a third point on the good side
+        return (best + powers[i - far[0]]) / 2
+    return None
+
+
+def _check_inside(losses: dict[float, float], folder: Path, start: float, factor: float) -> None:
+    """Raise InputError where so many rates have no best one between others."""
+    best, tried = _best(losses), f"{len(losses)} rates"
+    if losses[best] == math.inf:
+        raise InputError(f"{folder}: none of {tried} ends with a finite loss; start at a far smaller one")
+    if best in (min(losses), max(losses)):
+        side = "smallest" if best == min(losses) else "largest"
+        found = f"the best of {tried}, {start * factor**best:.3g}, is the {side}"
+        raise InputError(f"{folder}: {found}, so the best may lie beyond; start nearer to it")
 
 
 def read_rate(path: str | Path) -> float:

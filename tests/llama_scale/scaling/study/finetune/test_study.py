@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from launch import finetune
 from llama_scale.config import CONFIGS
 from llama_scale.data.examples import rank_of
 from llama_scale.data.open_tokenizer import open_tokenizer
@@ -100,6 +101,19 @@ def test_a_searched_rate_is_used(study):
     best = min(tried, key=tried.get)
     assert min(tried) < best < max(tried)
     assert read_json(study.runs_folder / "rank-r1-n12-draw1" / "result.json")["lr"] == pytest.approx(found["lr"])
+
+
+def test_a_rate_at_which_training_cannot_go_on_is_the_worst(root, capsys):
+    """At 1e35 no loss after the first is finite; the search goes on between the rates that train."""
+    flags = "--base=base --train=pairs/train.jsonl --validation=pairs/test.jsonl --device=cpu --threads=1 --steps=6"
+    flags += " --batch=4 --max_tokens=100 --precision=fp32 --max_skips=2 --start=1e-3 --factor=1e38 --run=diverging"
+    finetune.main(["search", *flags.split(), "--out=diverging.json"])
+    found = read_json(root / "diverging.json")
+    tried = {row["lr"]: row["bits_per_byte"] for row in found["tried"]}
+    assert tried[max(tried)] is None and not (root / "diverging" / "lr-1e+35" / "result.json").exists()
+    assert "the loss is still not finite or far too high" in capsys.readouterr().out
+    trained = [lr for lr in tried if tried[lr] is not None]
+    assert len(trained) >= 3 and min(trained) < found["lr"] <= max(trained)
 
 
 def test_subsets_are_nested_and_held_out_pairs_apart(study):
