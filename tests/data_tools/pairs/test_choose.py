@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
@@ -163,20 +162,35 @@ def test_a_finished_folder_stays(tmp_path):
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
+KILLED_AT_THE_SECOND_BATCH = """
+import os, signal, sys
+from data_tools import journal
+from launch.prepare import main
+
+write, written = journal.write_result, []
+
+def write_one(file, result):
+    if written:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(write(file, result))
+
+journal.write_result = write_one
+main(sys.argv[1:])
+"""
+
+
 def test_a_killed_build_goes_on(tmp_path):
     """SIGKILL in the middle: the next run has the bytes of an unbroken one, and reads the kept results."""
     site = {
         name: ("MIT", {f"{name}/{f.name}": f.read_text() for f in (LIBRARY / name).glob("*.py")}) for name in FOLDERS
     }
     install_packages(tmp_path / "site", site)
-    flags = [f"--packages=[{','.join(FOLDERS)}]", "--test=20", "--humaneval=false", "--workers=1"]
-    command = [sys.executable, ROOT / "launch" / "prepare.py", "pairs", *flags]
+    flags = ["pairs", f"--packages=[{','.join(FOLDERS)}]", "--test=20", "--humaneval=false", "--workers=1"]
+    command = [sys.executable, ROOT / "launch" / "prepare.py", *flags]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}"}
-    with subprocess.Popen([*command, "--name=killed"], cwd=tmp_path, env=environment) as process:
-        journal = tmp_path / "pairs" / ".killed.tmp" / "extract.journal.0"
-        while process.poll() is None and not (journal.exists() and journal.stat().st_size):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+    dying = [sys.executable, "-c", KILLED_AT_THE_SECOND_BATCH, *flags, "--name=killed"]
+    assert subprocess.run(dying, cwd=tmp_path, env=environment).returncode == -signal.SIGKILL
+    assert (tmp_path / "pairs" / ".killed.tmp" / "extract.journal.0").stat().st_size
     assert not (tmp_path / "pairs" / "killed").exists()
     for name in ("killed", "whole"):
         subprocess.run([*command, f"--name={name}"], cwd=tmp_path, env=environment, check=True, capture_output=True)

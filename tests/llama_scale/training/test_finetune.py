@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -150,17 +149,31 @@ def test_a_run_that_is_stopped_and_continued_ends_with_the_same_bytes(here, fiel
     ).read_text()
 
 
+KILLED_AFTER_A_CHECKPOINT = """
+import os, signal, sys
+from pathlib import Path
+from launch.finetune import main
+from llama_scale.training.finetune import Finetuning
+
+step = Finetuning.training_step
+
+def die_after_a_checkpoint(self, batch, index):
+    if any(Path("killed/checkpoints").glob("step-*")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, index)
+
+Finetuning.training_step = die_after_a_checkpoint
+main(sys.argv[1:])
+"""
+
+
 def test_a_killed_run_continues(here):
     """SIGKILL once a checkpoint is there; the rerun ends as the whole run did."""
     settings = ("--epochs=30", "--checkpoint_every=20", "--seed=4")
     tune("whole", *settings)
-    command = [sys.executable, str(ROOT / "launch/finetune.py"), *flags("killed", *settings)]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
-    while not any((here / "killed/checkpoints").glob("step-*")):
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED_AFTER_A_CHECKPOINT, *flags("killed", *settings)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    assert done.returncode == -signal.SIGKILL
     assert not (here / "killed/result.json").exists()
     tune("killed", *settings)
     files = [newest(run) / "adapter_model.safetensors" for run in ("whole", "killed")]
