@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llama_scale.bootstrap import LEVEL, RESAMPLES, TAIL, percentile_interval, resample_counts
+from llama_scale.bootstrap import LEVEL, RESAMPLES, TAIL, percentile_interval, resample_counts, resample_indices
 from llama_scale.errors import InputError
 
 POWER = 0.8
@@ -205,3 +205,34 @@ def best_set(
             return {names[i]: reached for i in left}
         left.pop(worst)
     return {names[left[0]]: 1.0}
+
+
+def kendall_tau(first: np.ndarray, second: np.ndarray, seed: int = 0) -> tuple[float, float, float] | None:
+    """Return Kendall's tau-b of how two measures order arms, with the ends of its 95 % interval.
+
+    Both are (arms, tasks) over the same tasks. The interval resamples arms and tasks together; draws in which a measure
+    is the same for all arms have no order and are left out. None where there is no order, or of under 3 arms.
+    """
+    arms, tasks = first.shape
+    tau = _tau(first.mean(1)[None], second.mean(1)[None])[0]
+    if arms < 3 or not math.isfinite(tau):
+        return None
+    rows = resample_indices(arms, RESAMPLES, seed)  # (RESAMPLES, arms)
+    counts = resample_counts(tasks, RESAMPLES, seed + 1) / tasks  # (RESAMPLES, tasks)
+    means = (
+        (counts @ scores.T)[np.arange(RESAMPLES)[:, None], rows] for scores in (first, second)
+    )  # (RESAMPLES, arms)
+    drawn = _tau(*means)
+    low, high = percentile_interval(drawn[np.isfinite(drawn)], TAIL)
+    return float(tau), float(low), float(high)
+
+
+def _tau(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return tau-b of each row of two arrays (S, arms), (S,): NaN where one of them has no order.
+
+    The pairs that both order alike, less those that they order differently, over the geometric mean of those that each
+    orders at all.
+    """
+    a, b = (np.sign(values[:, :, None] - values[:, None, :]) for values in (first, second))  # (S, arms, arms)
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum((1, 2)) / np.sqrt((a**2).sum((1, 2)) * (b**2).sum((1, 2)))

@@ -295,6 +295,7 @@ class FinetuneConfig:
         run: Folder of the run; null is runs/<base>-<method>-<examples>-seed<seed>.
         method: lora trains adapters, full every weight, base nothing: it scores the base as the other two are scored.
         lora: The adapters.
+        only: Fields of pairs and the values that one must have to be trained on, such as third: [middle].
         examples: Number of pairs; null is all. A smaller number is a subset of a larger one.
         draw: Number of the random order of the pairs that subsets are the start of.
         order: shuffled anew each epoch, as listed in the file, or each epoch by the pairs' complexity, simple_first or
@@ -335,6 +336,7 @@ class FinetuneConfig:
     run: str | None = None
     method: Literal["lora", "full", "base"] = "lora"
     lora: LoraSettings = field(default_factory=LoraSettings)
+    only: dict[str, Any] = field(default_factory=dict)
     examples: int | None = None
     draw: int = 0
     order: Literal["shuffled", "listed", "simple_first", "complex_first"] = "shuffled"

@@ -144,6 +144,7 @@ def describe_rows(
         "bytes": {name: sum(len(row["completion"].encode()) for row in rows) for name, rows in both.items()},
         "thirds": {name: {t: sum(row["third"] == t for row in rows) for t in THIRDS} for name, rows in both.items()},
         "complexity": {name: _counts(row["complexity"] for row in rows) for name, rows in both.items()},
+        "paradigm": {name: _counts(row["paradigm"] for row in rows) for name, rows in both.items()},
         "licenses": _counts(row["license"] for row in (*train, *test)),
         "sources": _counts(row["source"] for row in (*train, *test)),
         "dropped": dict(sorted(dropped.items())),

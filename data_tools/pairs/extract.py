@@ -11,6 +11,7 @@ from data_tools.pairs import code_x_glue, files, tasks
 from data_tools.pairs.config import PairsConfig
 from data_tools.pairs.doc_comments import commented_functions
 from data_tools.pairs.docstrings import DocumentedFunction, documented_functions
+from data_tools.pairs.paradigm import paradigm
 from data_tools.sources.document import Document
 from data_tools.sources.installed import installed_documents
 from data_tools.sources.licenses import permissive
@@ -78,6 +79,7 @@ def rows_of_batch(config: PairsConfig, documents: list[Document]) -> tuple[list[
                 "reference": function.code,
                 "package": document.package,
                 "complexity": complexity(function.code, config.code_language),
+                "paradigm": paradigm(function.code, config.code_language),
             }
             if _fits(row, config, dropped):
                 rows.append(row)
@@ -106,6 +108,7 @@ def task_rows(config: PairsConfig, split: str, dropped: Counter[str]) -> Iterato
             "reference": task.function.code,
             "package": config.source,
             "complexity": complexity(task.function.code, config.code_language),
+            "paradigm": paradigm(task.function.code, config.code_language),
         }
 
 

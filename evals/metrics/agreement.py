@@ -1,15 +1,13 @@
-"""How well one measure predicts another: the area under the ROC curve for passing, Kendall's tau over models."""
+"""How well a measure predicts passing: the area under the ROC curve, within tasks."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from evals.metrics.pass_at_k import TAIL
 from llama_scale.bootstrap import RESAMPLES, percentile_interval
-from llama_scale.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -48,27 +46,3 @@ def area_within_tasks(values: Sequence[float], passed: Sequence[bool], tasks: Se
     draws = np.random.default_rng(seed).integers(len(both), size=(RESAMPLES, len(both)))  # (RESAMPLES, tasks)
     low, high = percentile_interval(scores[draws].sum(1) / counts[draws].sum(1), TAIL)
     return Area(float(scores.sum() / counts.sum()), float(low), float(high), int(counts.sum()), len(both))
-
-
-def kendall_tau(first: Any, second: Any, seed: int = 0) -> tuple[float, tuple[float, float]]:
-    """Return Kendall's tau-b of the models' means of two measures, with its 95 % interval.
-
-    Both are arrays (models, tasks) over the same tasks. The interval resamples models and tasks together; draws in
-    which a measure has the same mean for every model have no order and are left out. Raises InputError under 3 models.
-    """
-    from scipy.stats import kendalltau
-
-    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)  # (models, tasks)
-    if first.shape != second.shape or first.ndim != 2 or len(first) < 3:
-        raise InputError(f"kendall: needs the same tasks of 3 models or more, found {first.shape} and {second.shape}")
-    random = np.random.default_rng(seed)
-    taus = []
-    for _ in range(RESAMPLES):
-        models, tasks = (
-            random.integers(first.shape[0], size=first.shape[0]),
-            random.integers(first.shape[1], size=first.shape[1]),
-        )
-        chosen = np.ix_(models, tasks)
-        taus.append(kendalltau(first[chosen].mean(1), second[chosen].mean(1)).statistic)
-    low, high = percentile_interval(np.array(taus)[np.isfinite(taus)], TAIL)
-    return float(kendalltau(first.mean(1), second.mean(1)).statistic), (float(low), float(high))

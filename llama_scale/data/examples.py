@@ -7,7 +7,8 @@ begins, is told by lengths: a document end in the text or as padding is like any
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -96,6 +97,24 @@ def by_complexity(pairs: Sequence[Pair], ids: Sequence[str], seed: int, source: 
             raise InputError(f"{source}: {name!r:.60} has no number as its complexity, which an order by it needs; "
                              "launch/prepare.py pairs writes it")  # fmt: skip
     return sorted(range(len(ids)), key=lambda i: (known[ids[i]], rank_of(ids[i], seed)))
+
+
+def with_values(pairs: Sequence[Pair], ids: Sequence[str], wanted: Mapping[str, Any], source: str) -> list[int]:
+    """Return the numbers of ``ids`` whose pairs have the ``wanted`` values: of each field the one, or one of a list.
+
+    Raises InputError, naming the ``source`` and what its pairs have, if none does.
+    """
+    rest = {pair.id: pair.rest for pair in pairs}
+    numbers = list(range(len(ids)))
+    for name, values in wanted.items():
+        accepted = values if isinstance(values, list) else [values]
+        kept = [i for i in numbers if rest[ids[i]].get(name) in accepted]
+        if not kept:
+            found = Counter(str(rest[ids[i]].get(name)) for i in numbers).most_common(5)
+            shown = ", ".join(f"{value:.40} ({n})" for value, n in found)
+            raise InputError(f"only.{name}: no pair of {source} has {accepted}; they have {shown}")
+        numbers = kept
+    return numbers
 
 
 @dataclass(frozen=True)

@@ -347,6 +347,7 @@ def write_result(run: FinetuneRun, scores: dict[str, float] | None = None) -> di
         "seed": config.seed,
         "draw": config.draw,
         "order": config.order,
+        "only": config.only,
         "examples": len(run.examples),
         "dropped": run.examples.dropped,
         "batch": config.batch,

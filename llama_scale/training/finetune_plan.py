@@ -11,7 +11,15 @@ from llama_scale.checkpoint.base import Base, find_base
 from llama_scale.config import FinetuneConfig, LoraSettings, TuneOptimConfig
 from llama_scale.cost.hardware import DEFAULT_MFU, Machine, describe_machine
 from llama_scale.cost.layout import Layout
-from llama_scale.data.examples import Examples, ExampleSampler, by_complexity, encode_pairs, pair_format, read_pairs
+from llama_scale.data.examples import (
+    Examples,
+    ExampleSampler,
+    by_complexity,
+    encode_pairs,
+    pair_format,
+    read_pairs,
+    with_values,
+)
 from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.device import pick_device, pick_precision, set_threads
 from llama_scale.errors import InputError
@@ -190,6 +198,8 @@ def read_examples(
     pairs = read_pairs(config.train)
     named = pair_format(pairs, config.train)
     examples = encode_pairs(pairs, tokenizer, longest, config.prompt_loss, config.train)
+    if config.only:
+        examples = examples.select(with_values(pairs, examples.ids, config.only, config.train))
     if config.examples is not None:
         examples = examples.subset(config.examples, config.draw)
     if config.order in CURRICULA:

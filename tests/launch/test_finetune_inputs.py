@@ -151,6 +151,8 @@ def test_an_adapter_is_never_put_on_another_base(root, capfd, command):
         ("--validation=train.jsonl", "validation: 'pair-0' of train.jsonl is trained on too; hold it out"),
         ("--validation=signature.jsonl", "train.jsonl and signature.jsonl: pairs of the formats seed and signature"),
         ("--validation=long.jsonl", "long.jsonl: every pair is longer"),
+        ("--only.third=low", r"only.third: no pair of train.jsonl has \['low'\]; they have None \(20\)"),
+        ("--only=low", "only"),
         ("--examples=0", "examples: expected at least 1"),
         ("--examples=21", "examples: 21 asked for and there are 20 that fit"),
         ("--draw=-1", "draw: expected at least 0"),

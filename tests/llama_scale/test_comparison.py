@@ -14,6 +14,7 @@ from llama_scale.comparison import (
     difference,
     exact_interval,
     holm,
+    kendall_tau,
     mcnemar,
     paired_tasks_needed,
     run_width,
@@ -166,3 +167,20 @@ def test_exact_interval_is_that_of_clopper_and_pearson():
         expected = stats.binomtest(successes, trials).proportion_ci(0.95, "exact")
         assert exact_interval(successes, trials) == pytest.approx((expected.low, expected.high))
     assert exact_interval(0, 164)[1] == pytest.approx(1 - 0.025 ** (1 / 164))
+
+
+def test_tau_is_scipys_with_an_interval():
+    rng = np.random.default_rng(0)
+    skill = np.arange(6)[:, None]
+    first, second = skill + rng.normal(size=(6, 40)), skill + rng.normal(size=(6, 40))
+    tau, low, high = kendall_tau(first, second)
+    assert tau == pytest.approx(stats.kendalltau(first.mean(1), second.mean(1)).statistic)
+    assert 0 < low <= tau <= high
+    ties = np.array([0.0, 1.0, 1.0, 2.0, 2.0, 2.0])[:, None] + np.zeros((6, 40))
+    assert kendall_tau(ties, second)[0] == pytest.approx(stats.kendalltau(ties.mean(1), second.mean(1)).statistic)
+
+
+def test_tau_of_no_order_or_two_arms_is_none():
+    rng = np.random.default_rng(0)
+    assert kendall_tau(rng.normal(size=(2, 9)), rng.normal(size=(2, 9))) is None
+    assert kendall_tau(np.ones((5, 9)), rng.normal(size=(5, 9))) is None

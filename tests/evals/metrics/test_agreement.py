@@ -1,11 +1,8 @@
 import random
 
-import numpy as np
 import pytest
-from scipy.stats import kendalltau
 
-from evals.metrics.agreement import area_within_tasks, kendall_tau
-from llama_scale.errors import InputError
+from evals.metrics.agreement import area_within_tasks
 
 
 def test_area_equals_counting_pairs():
@@ -25,14 +22,3 @@ def test_a_hard_task_tells_nothing():
     values, passed, tasks = [9, 9, 9, 1, 1, 1], [True, True, False, True, False, False], [0, 0, 0, 1, 1, 1]
     assert area_within_tasks(values, passed, tasks).value == 0.5
     assert area_within_tasks([1, 2], [True, True], [0, 0]).value is None
-
-
-def test_tau():
-    random = np.random.default_rng(0)
-    skill = np.arange(6)[:, None]
-    first, second = skill + random.normal(size=(6, 40)), skill + random.normal(size=(6, 40))
-    tau, (low, high) = kendall_tau(first, second)
-    assert tau == pytest.approx(kendalltau(first.mean(1), second.mean(1)).statistic)
-    assert low <= tau <= high and low > 0
-    with pytest.raises(InputError, match="3 models or more"):
-        kendall_tau(first[:2], second[:2])

@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from llama_scale.data.examples import ExampleSampler, by_complexity, encode_pairs, pair_format, read_pairs
+from llama_scale.data.examples import (
+    ExampleSampler,
+    Pair,
+    by_complexity,
+    encode_pairs,
+    pair_format,
+    read_pairs,
+    with_values,
+)
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from tests.llama_scale.helpers import write_pairs
@@ -149,3 +157,19 @@ def test_an_order_by_complexity_shuffles_what_is_equal(tmp_path):
         assert sorted(order) == sorted(ids)
     with pytest.raises(InputError, match=r"train: 'pair-0' has no number as its complexity"):
         by_complexity(read_pairs(write_pairs(tmp_path / "d.jsonl", 3)), ["pair-0"], 0, "train")
+
+
+def test_pairs_with_some_values_alone():
+    thirds, packages = ("low", "middle", "high", "low"), ("a", "a", "b", "b")
+    pairs = [
+        Pair(str(i), "", "x", {"third": t, "package": p}) for i, (t, p) in enumerate(zip(thirds, packages, strict=True))
+    ]
+    ids = ["3", "1", "0"]
+    assert with_values(pairs, ids, {"third": "low"}, "file") == [0, 2]
+    assert with_values(pairs, ids, {"third": ["low", "middle"], "package": ["a"]}, "file") == [1, 2]
+    with pytest.raises(
+        InputError, match=r"only.third: no pair of file has \['hihg'\]; they have low \(2\), middle \(1\)"
+    ):
+        with_values(pairs, ids, {"third": ["hihg"]}, "file")
+    with pytest.raises(InputError, match=r"only.kind: no pair of file has \[None\]|they have None"):
+        with_values(pairs, ids, {"kind": "x"}, "file")

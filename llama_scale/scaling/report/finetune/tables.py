@@ -7,13 +7,21 @@ from llama_scale.text import count, digits, megabytes
 
 NAMES = {endpoint.key: endpoint.name for endpoint in (*ENDPOINTS, GAIN)}
 APART = 2.0  # half widths of two means that a difference has to exceed, about: sqrt(2) (1.96 + .84) / 1.96
+KINDS = {
+    "third": ("Simple and complex functions", "third by cyclomatic complexity"),
+    "paradigm": ("Paradigms", "paradigm, told by the syntax tree"),
+}
 SHARES = {endpoint.key for endpoint in ENDPOINTS if endpoint.share}
 
 
 def tuning_tables(found: Comparison) -> list[Table]:
     """Return the claims, the arms, a table for each family of contrasts, and the forecast of the rank."""
     shown = [claims(found), arms(found), *(contrasts(family) for family in found.families), costs(found)]
+    shown += [sizes(found)] if found.sizes else []
+    shown += [kinds(found, name) for name in dict.fromkeys(row.field for row in found.strata)]
     shown += [ranks(found)] if found.ranks else []
+    shown += [orderings(found)] if found.orderings else []
+    shown += [rates(found)] if found.rates else []
     shown += [baselines(found)] if found.baselines else []
     return [table for table in shown if table.body]
 
@@ -117,6 +125,75 @@ def _forgotten(arm: ArmResult) -> str:
     if arm.forgotten is None or arm.forgotten_spread is None:
         return digits(arm.forgotten)
     return f"{digits(arm.forgotten)} ± {digits(arm.forgotten_spread, 2)}"
+
+
+def sizes(found: Comparison) -> Table:
+    """Return how the loss falls with the number of pairs, and from which number on more of the samples parse."""
+    head = ["budget", "pairs", "bits per byte", "floor", "beta", "parses more rarely", "parses more often from"]
+    body = []
+    for row in found.sizes:
+        first = found.arm(row.arms[0])
+        beta = "–" if row.beta is None else f"{row.beta:.2f} [{digits(row.beta_low, 2)}, {digits(row.beta_high, 2)}]"
+        worse = "–" if row.worse is None else ", ".join(map(count, row.worse)) or "none"
+        above = "–" if row.worse is None else count(row.above) if row.above else "not reached"
+        what = f"{first.budget}, {f'rank {first.rank}' if first.rank else 'full'}, {first.language}"
+        losses = ", ".join(digits(value, 4) for value in row.loss)
+        body.append([what, ", ".join(map(count, row.sizes)), losses, digits(row.floor, 4), beta, worse, above])
+    caption = (
+        "Bits per byte are floor + scale n^-beta of n pairs, by least squares through four sizes and more, with the "
+        "interval over runs and tasks; – is an end that the runs do not bound. In a complexity trap a larger set "
+        "parses more rarely than the smallest (Holm p below .05). The last column is the least number from which on "
+        "the interval of the difference to the smallest set is above 0: the true one is that or lies between it and "
+        "the number before. At equal epochs a larger set has more steps, too."
+    )
+    return Table("sizes", "What more pairs buy", caption, head, body)
+
+
+def kinds(found: Comparison, field: str) -> Table:
+    """Return what each arm gains on held-out functions of each kind: by complexity, or by paradigm."""
+    rows = [row for row in found.strata if row.field == field]
+    tasks = {row.value: row.tasks for row in rows}
+    cells = {(row.arm, row.value): f"{digits(row.mean)} [{digits(row.low)}, {digits(row.high)}]" for row in rows}
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    body = [[arm, *(cells.get((arm, value), "–") for value in tasks)] for arm in arms]
+    least = max((row.detectable or 0.0 for row in rows), default=0.0)
+    caption = (
+        f"Bits per byte less the base's on the held-out functions of each {KINDS[field][1]} (and their number), with "
+        "intervals over runs and tasks. Arms that are trained on one kind alone show here what it is worth to the "
+        f"others. Differences to the base below {digits(least, 2)} may have been missed."
+    )
+    return Table(field, KINDS[field][0], caption, ["arm", *(f"{name} ({n})" for name, n in tasks.items())], body)
+
+
+def orderings(found: Comparison) -> Table:
+    """Return which measure orders the arms as passing does."""
+    body = [
+        [NAMES[row.measure], f"{digits(row.tau, 2)} [{digits(row.low, 2)}, {digits(row.high, 2)}]"]
+        for row in sorted(found.orderings, key=lambda row: -row.tau)
+    ]
+    one = found.orderings[0]
+    caption = (
+        f"Kendall's tau of the order of {one.arms} arms by a measure with their order by tests passed, the better one "
+        f"first in both, on {one.tasks} tasks; intervals over arms and tasks. At 1 a measure picks the arm that passes "
+        "most, at 0 it says nothing of that; one whose interval holds 0 has shown nothing here."
+    )
+    return Table("orderings", "Does a measure order the arms as passing does?", caption, ["measure", "tau"], body)
+
+
+def rates(found: Comparison) -> Table:
+    """Return the rates that were tried for each arm."""
+    head, body = ["arm", "chosen", "tried: bits per byte"], []
+    for name in dict.fromkeys(row.arm for row in found.rates):
+        own = [row for row in found.rates if row.arm == name]
+        tried = "; ".join(
+            f"{row.lr:.2g}: {'diverged' if row.bits_per_byte is None else digits(row.bits_per_byte, 4)}" for row in own
+        )
+        body.append([name, f"{own[0].chosen:.2g}", tried])
+    caption = (
+        "On held-out pairs that nothing else is scored on, with one draw. The rate is the minimum of a parabola in its "
+        "logarithm through the best and its neighbors, in which a rate that diverged has no part."
+    )
+    return Table("rates", "Learning rates", caption, head, body)
 
 
 def ranks(found: Comparison) -> Table:

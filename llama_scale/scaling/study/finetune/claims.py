@@ -18,6 +18,7 @@ def claims(found: Comparison) -> list[Claim]:
         _rank(found),
         _underfits(found),
         _trap(found),
+        _power_law(found),
         _size_or_steps(found),
         _language(found),
         _full(found),
@@ -95,6 +96,8 @@ def _trap(found: Comparison) -> Claim:
     if not sizes:
         return Claim("A", claim, UNDECIDED, "This study does not compare syntax rates at equal steps.")
     text = "At equal steps " + "; ".join(in_words(one, "points") for one in sizes) + "."
+    from_here = [row.above for row in found.sizes if "step" in found.arm(row.arms[0]).budget]
+    text += "".join(f" From {count(n)} pairs on every set parses more often than the smallest." for n in from_here if n)
     runs = min(found.arm(one.arm).scores["parses"].runs for one in sizes)
     if runs < 2:
         text += " One run of each arm was sampled, so that a change may be that of its draw."
@@ -103,6 +106,22 @@ def _trap(found: Comparison) -> Claim:
     if all(one.low > 0 for one in sizes) and runs > 1:
         return Claim("A", claim, CONTRADICTED, f"Every larger set has a higher rate than the smallest. {text}")
     return Claim("A", claim, UNDECIDED, f"No fall beyond chance. {text}")
+
+
+def _power_law(found: Comparison) -> Claim:
+    claim = "Scaling laws do not hold for code: more samples are not steadily better"
+    known = [row for row in found.sizes if row.beta is not None]
+    if not known:
+        return Claim("A", claim, UNDECIDED, "This study has not four numbers of pairs at one budget.")
+    texts = []
+    for row in known:
+        ends = ", ".join("–" if end is None else f"{end:.2f}" for end in (row.beta_low, row.beta_high))
+        texts.append(
+            f"{found.arm(row.arms[0]).budget} of {', '.join(map(count, row.sizes))} pairs: {row.beta:.2f} [{ends}]"
+        )
+    text = f"Exponent of n in floor + scale n^-beta bits per byte: {'; '.join(texts)}."
+    falls = all(row.beta_low is not None for row in known)
+    return Claim("A", claim, CONTRADICTED if falls else UNDECIDED, text)
 
 
 def _size_or_steps(found: Comparison) -> Claim:

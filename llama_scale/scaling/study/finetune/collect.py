@@ -1,7 +1,7 @@
 """The points of a fine-tuning study: one row a run, and the scores of each run on each held-out task."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from llama_scale.config import read_yaml
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_fields, read_jsonl
+from llama_scale.scaling.study.finetune.comparison import TriedRate
 from llama_scale.scaling.study.finetune.settings import Arm
 from llama_scale.scaling.study.finetune.tasks import SCORES, suite_file
 
@@ -48,12 +49,13 @@ class RunScores:
 
 @dataclass(frozen=True)
 class TuningStudy:
-    """A fine-tuning study that has run: its settings, and the scores of the runs of each arm."""
+    """A fine-tuning study that has run: its settings, the scores of the runs of each arm, and the rates it tried."""
 
     folder: Path
     settings: dict[str, Any]
     arms: list[Arm]
     runs: dict[str, list[RunScores]]
+    rates: list[TriedRate]
 
 
 def load_study(folder: Path) -> TuningStudy:
@@ -63,7 +65,15 @@ def load_study(folder: Path) -> TuningStudy:
         raise InputError(f"{folder / 'study.yaml'}: not of a fine-tuning study; give the folder of one")
     arms = [Arm(**arm) for arm in settings["arms"]]
     runs = {arm.name: [load_run(folder, settings, arm, draw) for draw in arm.draws] for arm in arms}
-    return TuningStudy(folder, settings, arms, runs)
+    return TuningStudy(
+        folder, settings, arms, runs, [row for arm in arms if arm.tuned for row in load_rates(folder, arm)]
+    )
+
+
+def load_rates(folder: Path, arm: Arm) -> list[TriedRate]:
+    """Read what the search for an arm's rate tried."""
+    found = read_fields(folder / "rates" / f"{arm.name}.json", ["lr", "tried"])
+    return [TriedRate(arm.name, row["lr"], row["bits_per_byte"], found["lr"]) for row in found["tried"]]
 
 
 def load_run(folder: Path, settings: dict[str, Any], arm: Arm, draw: int) -> RunScores:
@@ -83,10 +93,15 @@ def load_run(folder: Path, settings: dict[str, Any], arm: Arm, draw: int) -> Run
 
 
 def collect(folder: Path, out: Path | None = None) -> list[dict[str, Any]]:
-    """Write points.csv, and results_<question>.csv with the columns of the published studies; return the rows."""
+    """Write points.csv, rates.csv and results_<question>.csv, with the columns of the published studies.
+
+    Returns the rows of the first.
+    """
     study = load_study(folder)
     rows = [_row(arm, run) for arm in study.arms for run in study.runs[arm.name]]
     write_csv(out or folder / "points.csv", rows)
+    if study.rates:
+        write_csv(folder / "rates.csv", [asdict(row) for row in study.rates])
     question = study.settings["question"]
     if question != "quick":
         write_csv(folder / f"results_{question}.csv", published_rows(study))

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from llama_scale.bootstrap import TAIL, percentile_interval
-from llama_scale.comparison import best_set, bootstrap_means, difference, exact_interval, holm, mcnemar
+from llama_scale.comparison import best_set, bootstrap_means, difference, exact_interval, holm, kendall_tau, mcnemar
 from llama_scale.config import flatten
 from llama_scale.errors import InputError
-from llama_scale.files import read_fields
+from llama_scale.files import read_fields, read_jsonl
 from llama_scale.scaling.study.finetune.claims import claims
 from llama_scale.scaling.study.finetune.collect import TuningStudy, load_study
 from llama_scale.scaling.study.finetune.comparison import (
@@ -23,7 +23,10 @@ from llama_scale.scaling.study.finetune.comparison import (
     Contrast,
     Estimate,
     Family,
+    Ordering,
     RankForecast,
+    SizeCurve,
+    Stratum,
 )
 from llama_scale.scaling.study.finetune.rank_forecast import FORECAST
 from llama_scale.scaling.study.finetune.scores import (
@@ -37,9 +40,14 @@ from llama_scale.scaling.study.finetune.scores import (
     base_of,
 )
 from llama_scale.scaling.study.finetune.settings import BASE, FEW_SHOT, Arm
+from llama_scale.scaling.study.finetune.size_curve import size_curve
 
 Table = dict[tuple[str, str], Scores]  # by arm and endpoint
 SEED = 0
+KINDS = {  # of pairs, as launch/prepare.py pairs calls them
+    "third": ("low", "middle", "high"),
+    "paradigm": ("object-oriented", "imperative", "functional", "plain"),
+}
 LANGUAGE = "language"
 
 
@@ -66,6 +74,10 @@ def compare_arms(folder: Path) -> list[str]:
                         for scores in run.suites.values()), {}),
         flaws=settings["flaws"],
         margin=settings["margin"],
+        sizes=size_curves(families, by_name, table),
+        strata=by_kind(study, table),
+        orderings=orderings(study.arms, table),
+        rates=study.rates,
     )  # fmt: skip
     found = replace(found, claims=claims(found))
     found.write(folder)
@@ -272,6 +284,39 @@ def contrast(endpoint: Endpoint, control: str, arm: str, table: Table) -> Contra
     return replace(one, gained=changed.gained, lost=changed.lost, mcnemar=changed.p)
 
 
+def size_curves(families: Iterable[Family], arms: dict[str, Arm], table: Table) -> list[SizeCurve]:
+    """Return a curve for each family of sizes; arms that take all pairs, however many those are, are left out."""
+    curves = []
+    for one in families:
+        names = list(dict.fromkeys(name for c in one.of(PRIMARY.key) for name in (c.control, c.arm)))
+        sizes = {name: n for name in names if (n := arms[name].examples) is not None}
+        if one.key.startswith("size-") and len(sizes) > 1:
+            rows, paired = same_draws({name: table[name, PRIMARY.key] for name in sizes})
+            curves.append(size_curve(one, sizes, rows, paired, SEED))
+    return curves
+
+
+def by_kind(study: TuningStudy, table: Table) -> list[Stratum]:
+    """Return what each arm gains on the held-out pairs of each kind (``KINDS``), where they say what they are."""
+    found = []
+    for arm in (arm for arm in study.arms if arm.method != BASE):
+        base = base_of(study, arm).name
+        rows = {row["id"]: row for row in read_jsonl(study.folder / "data" / arm.language / "test.jsonl")}
+        tasks = table[arm.name, PRIMARY.key].tasks
+        for name, value in ((name, value) for name, values in KINDS.items() for value in values):
+            own = [i for i, task in enumerate(tasks) if rows.get(task, {}).get(name) == value]
+            if len(own) < 2:
+                continue
+            part = {
+                (who, PRIMARY.key): replace(scores, values=scores.values[:, own], tasks=[tasks[i] for i in own])
+                for who in (base, arm.name)
+                for scores in [table[who, PRIMARY.key]]
+            }
+            one = contrast(PRIMARY, base, arm.name, part)
+            found.append(Stratum(name, value, arm.name, len(own), one.mean, one.low, one.high, one.detectable))
+    return found
+
+
 def rank_outcomes(folder: Path, margin: float, arms: dict[str, Arm], table: Table) -> list[RankForecast]:
     """Return the forecasts of the rank with what was measured since."""
     path = folder / FORECAST
@@ -318,3 +363,31 @@ def agreement(study: TuningStudy) -> list[Agreement]:
                 if metric not in found or one.tasks > found[metric].tasks:
                     found[metric] = one
     return list(found.values())
+
+
+def orderings(arms: list[Arm], table: Table) -> list[Ordering]:
+    """Return how each measure orders the arms of the first language beside passing; nothing where none passes.
+
+    Of an arm's runs the mean is taken, task by task.
+    """
+    found, (passed, *_) = [], (e for e in ENDPOINTS if e.key == "passed")
+    own = [arm.name for arm in arms if arm.language == arms[0].language and (arm.name, passed.key) in table]
+    for endpoint in (e for e in ENDPOINTS if e is not passed):
+        names = [name for name in own if (name, endpoint.key) in table]
+        shared = [set(table[name, key].tasks) for name in names for key in (passed.key, endpoint.key)]
+        tasks = sorted(set.intersection(*shared)) if shared else []
+        if len(names) < 3 or len(tasks) < 2:
+            continue
+        sign = -1.0 if endpoint.lower_is_better else 1.0
+        first, second = (
+            factor * np.stack([_of_tasks(table[name, key], tasks) for name in names])
+            for key, factor in ((endpoint.key, sign), (passed.key, 1.0))
+        )  # (arms, tasks)
+        if tau := kendall_tau(first, second, SEED):
+            found.append(Ordering(endpoint.key, *tau, len(names), len(tasks)))
+    return found
+
+
+def _of_tasks(scores: Scores, tasks: list[str]) -> np.ndarray:
+    """Return the means of an arm's runs on some tasks, (tasks,)."""
+    return scores.values[:, [scores.tasks.index(task) for task in tasks]].mean(0)

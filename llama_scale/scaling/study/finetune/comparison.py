@@ -135,6 +135,52 @@ class RankForecast:
 
 
 @dataclass(frozen=True)
+class SizeCurve:
+    """Arms that differ by their number of pairs alone.
+
+    ``loss`` is the bits per byte of each. Through four sizes and more it is floor + scale n^-beta; ``beta_low`` and
+    ``beta_high`` are None where the runs do not bound it. ``worse`` are the sizes that parse more rarely than the
+    smallest, None where no sample was judged, and ``above`` is the least size from which on all parse more often.
+    """
+
+    key: str
+    arms: list[str]
+    sizes: list[int]
+    loss: list[float]
+    floor: float | None
+    scale: float | None
+    beta: float | None
+    beta_low: float | None
+    beta_high: float | None
+    worse: list[int] | None
+    above: int | None
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """An arm less the base in bits per byte on held-out pairs of one kind: those whose ``field`` has a ``value``."""
+
+    field: str
+    value: str
+    arm: str
+    tasks: int
+    mean: float
+    low: float
+    high: float
+    detectable: float | None
+
+
+@dataclass(frozen=True)
+class TriedRate:
+    """A rate that the search for an arm's tried, and the held-out bits per byte at its end, None where it diverged."""
+
+    arm: str
+    lr: float
+    bits_per_byte: float | None
+    chosen: float
+
+
+@dataclass(frozen=True)
 class Claim:
     """A claim of the published studies: which study made it, what this one's data say of it, and by what numbers.
 
@@ -160,6 +206,18 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Ordering:
+    """Kendall's tau between the arms' order by a measure and by the share of tests passed, with its 95 % interval."""
+
+    measure: str
+    tau: float
+    low: float
+    high: float
+    arms: int
+    tasks: int
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All of it."""
 
@@ -176,6 +234,10 @@ class Comparison:
     baselines: dict[str, float | None]
     flaws: list[str] = field(default_factory=list)
     margin: float = 0.005
+    sizes: list[SizeCurve] = field(default_factory=list)
+    strata: list[Stratum] = field(default_factory=list)
+    orderings: list[Ordering] = field(default_factory=list)
+    rates: list[TriedRate] = field(default_factory=list)
 
     def arm(self, name: str) -> ArmResult:
         """Return an arm by its name."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class SplitConfig:
         longest: Most bytes of a prompt with its completion.
         pool: Pairs to train on; null is all.
         examples: Pairs that the largest arm is trained on.
+        subsets: Of arms that take pairs of some kind alone their ``only`` and ``examples``.
         tune: Held-out pairs that decide rates.
         test: Other held-out pairs, that arms are compared on.
     """
@@ -31,6 +32,7 @@ class SplitConfig:
     longest: int = 2_000
     pool: int | None = None
     examples: int = 1
+    subsets: list[dict[str, Any]] = field(default_factory=list)
     tune: int = 100
     test: int = 500
 
@@ -58,6 +60,12 @@ def split_pairs(config: SplitConfig) -> list[str]:
             remedy = "lower examples, test or rates.pairs, or raise longest or pool"
             found = f"{config.folders[language]}: {found} of at most {config.longest} bytes"
             raise InputError(f"{found}; {wanted}; {remedy}")
+        for subset in config.subsets:
+            own, only = [row for row in parts["pool"] if _is_of(row, subset["only"])], subset["only"]
+            if len(own) < subset["examples"]:
+                found = f"{len(own):,} of {len(parts['pool']):,} pairs to train on are of only: {json.dumps(only)}"
+                wanted = f"an arm trains on {subset['examples']:,}; lower its examples, or raise longest or pool"
+                raise InputError(f"{config.folders[language]}: {found}; {wanted}")
         for part, rows in parts.items():
             with atomic_write(Path(config.out) / language / f"{part}.jsonl") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -72,6 +80,11 @@ def _read(folder: Path, longest: int) -> tuple[list[dict[str, Any]], list[dict[s
         rows = read_jsonl(folder / f"{name}.jsonl", whole=True, required=["id", "prompt", "completion"])
         parts.append([row for row in rows if len((row["prompt"] + row["completion"]).encode()) <= longest])
     return parts[0], parts[1]
+
+
+def _is_of(row: dict[str, Any], only: dict[str, Any]) -> bool:
+    """Whether a pair has, of each field, the wanted value or one of a list."""
+    return all(row.get(name) in (values if isinstance(values, list) else [values]) for name, values in only.items())
 
 
 def _shared_ids(parts: list[list[dict[str, Any]]]) -> set[str]:

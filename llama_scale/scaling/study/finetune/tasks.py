@@ -25,8 +25,7 @@ def plan_tasks(config: TuningStudyConfig, data: dict[str, Any], arms: list[Arm],
         scripts: Folder of the launch scripts.
     """
     make = TuningTaskMaker(config, {}, scripts)  # type: ignore[arg-type]
-    largest = max((arm.examples or 1 for arm in arms if arm.trained), default=1)
-    tasks = [*make.base(data), *make.pairs(largest)]
+    tasks = [*make.base(data), *make.pairs([arm for arm in arms if arm.trained])]
     ready = tuple(task.name for task in tasks if task.name in ("train-base", "split"))
     bases = [arm for arm in arms if not arm.trained]
     for arm in bases:
@@ -71,11 +70,8 @@ class TuningTaskMaker(TaskMaker):
         )
         return [self.task("prepare", "prepare", "--config", data["file"], outputs=(manifest,)), train]
 
-    def pairs(self, examples: int) -> list[Task]:
-        """Return the tasks that make the pairs of each language and take the study's own out of them.
-
-        ``examples`` are the pairs of its largest arm.
-        """
+    def pairs(self, arms: list[Arm]) -> list[Task]:
+        """Return the tasks that make the pairs of each language and take out of them what ``arms`` need."""
         tasks = []
         for language, source in self.config.pairs.items():
             if not isinstance(source, str):
@@ -89,10 +85,12 @@ class TuningTaskMaker(TaskMaker):
             "out": f"{self.folder}/data",
             "longest": self.config.longest,
             "pool": self.config.pool,
-            "examples": examples,
+            "examples": max((arm.examples or 1 for arm in arms), default=1),
             "tune": self.config.rates.pairs,
             "test": self.config.test,
         }
+        subsets = [{"only": only, "examples": arm.examples or 1} for arm in arms if (only := arm.settings.get("only"))]
+        settings |= {"subsets": subsets} if subsets else {}
         names = tuple(task.name for task in tasks)
         return [*tasks, self.task("split", "finetune", "split", inputs=names, outputs=tuple(files), settings=settings)]
 

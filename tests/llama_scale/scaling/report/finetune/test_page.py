@@ -14,7 +14,11 @@ from llama_scale.scaling.study.finetune.comparison import (
     Contrast,
     Estimate,
     Family,
+    Ordering,
     RankForecast,
+    SizeCurve,
+    Stratum,
+    TriedRate,
     read_comparison,
 )
 
@@ -148,6 +152,30 @@ def test_every_table_of_contrasts_says_what_it_could_have_found(found):
         assert all(row[column] for row in tables[family.key].body)
     assert "Not to be told from the best in bits per byte: rank-r4, steps-n300" in tables["rank-lora"].caption
     assert tables["ranks"].body[0][3] == "1" and tables["ranks"].body[0][-1].startswith("right")
+
+
+def test_what_more_pairs_buy_and_which_rates_were_tried(found):
+    curve = SizeCurve(
+        "size-steps", ["steps-n50", "steps-n300"], [50, 300], [1.8, 1.7], 1.6, 1.5, 0.5, 0.2, None, [], 300
+    )
+    rates = [TriedRate("steps-n300", 1e-3, 1.71, 1.5e-3), TriedRate("steps-n300", 3e-3, None, 1.5e-3)]
+    strata = [Stratum("third", t, "steps-n300", 9, m, m - 0.1, m + 0.1, 0.2) for t, m in (("low", -0.3), ("high", 0.0))]
+    order = [Ordering("bleu", 0.2, -0.4, 0.7, 7, 100), Ordering(BITS, 0.9, 0.5, 1.0, 7, 100)]
+    more = replace(found, sizes=[curve], rates=rates, strata=strata, orderings=order)
+    tables = {table.key: table for table in tuning_tables(more)}
+    assert tables["sizes"].body == [
+        ["30 steps, rank 16, python", "50, 300", "1.800, 1.700", "1.600", "0.50 [0.20, –]", "none", "300"]
+    ]
+    assert tables["rates"].body == [["steps-n300", "0.0015", "0.001: 1.710; 0.003: diverged"]]
+    assert tables["third"].head == ["arm", "low (9)", "high (9)"]
+    assert tables["third"].body[0][1] == "-0.300 [-0.400, -0.200]" and "below 0.20 may" in tables["third"].caption
+    assert [row[1] for row in tables["orderings"].body] == ["0.90 [0.50, 1.0]", "0.20 [-0.40, 0.70]"]
+    by_claim = {claim.claim.split(":")[0]: claim for claim in claims(more)}
+    law = by_claim["Scaling laws do not hold for code"]
+    assert law.verdict == "contradicted" and "30 steps of 50, 300 pairs: 0.50 [0.20, –]" in law.text
+    assert "From 300 pairs on every set parses more often" in by_claim["Complexity trap"].text
+    unbounded = claims(replace(more, sizes=[replace(curve, beta_low=None)]))
+    assert next(c for c in unbounded if "Scaling laws" in c.claim).verdict == "undecided"
 
 
 def test_languages_are_in_a_table_by_what_they_gain(found):

@@ -1,10 +1,25 @@
 """Which arms are compared with which, and by what numbers."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
 
-from llama_scale.scaling.study.finetune.compare import contrast, estimate, family, find_best, pairings, same_draws
+from llama_scale.errors import InputError
+from llama_scale.scaling.study.finetune.collect import TuningStudy
+from llama_scale.scaling.study.finetune.compare import (
+    by_kind,
+    contrast,
+    estimate,
+    family,
+    find_best,
+    orderings,
+    pairings,
+    same_draws,
+    size_curves,
+)
 from llama_scale.scaling.study.finetune.plan import plan_arms, read_study
 from llama_scale.scaling.study.finetune.scores import END, GAIN, PRIMARY, SAMPLED, Scores
 from llama_scale.scaling.study.finetune.split import SplitConfig, split_pairs
@@ -127,6 +142,54 @@ def test_holm_is_over_the_contrasts_of_an_endpoint():
         assert second.holm == pytest.approx(max(first.holm, second.p))
 
 
+def test_gains_are_told_by_the_complexity_of_the_held_out_pairs(tmp_path):
+    """The arm gains .3 bits on simple functions, nothing on others; the first eight are of no third."""
+    arms = arms_of(tmp_path, {"name": "a", "train": {"only": {"third": ["low"]}}})
+    arms = [arm for arm in arms if arm.method != "few_shot"]
+    third = {task: ("low", "middle", "high")[i % 3] for i, task in enumerate(TASKS) if i > 7}
+    file = tmp_path / "data" / "python" / "test.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps({"id": task, "third": third.get(task)}) + "\n" for task in TASKS))
+    base = np.random.default_rng(0).normal(size=(1, 200))
+    gain = np.array([0.3 * (third.get(task) == "low") for task in TASKS])
+    table = {
+        ("base", PRIMARY.key): Scores(base, [0], TASKS),
+        ("a-r16", PRIMARY.key): Scores(np.repeat(base - gain, 5, 0), [0, 1, 2, 3, 4], TASKS),
+    }
+    found = by_kind(TuningStudy(tmp_path, {}, arms, {}, []), table)
+    assert [(row.value, row.tasks) for row in found] == [("low", 64), ("middle", 64), ("high", 64)]
+    assert [row.mean for row in found] == pytest.approx([-0.3, 0, 0])
+
+
+def test_a_curve_of_each_budget_but_not_of_all_pairs(tmp_path):
+    """Sizes 50 and 300 at equal steps; what takes all pairs has no number to draw a curve against."""
+    arms = {arm.name: arm for arm in arms_of(tmp_path, {"name": "a", "examples": [50, 300, None], "steps": 9})}
+    names = ["a-r16-n50", "a-r16-n300", "a-r16"]
+    table = {(name, PRIMARY.key): Scores(np.full((2, 200), i), [0, 1], TASKS) for i, name in enumerate(names)}
+    (key, pairs), *_ = [(key, pairs) for key, pairs in found(list(arms.values())).items() if key.startswith("size")]
+    assert pairs == [(names[0], names[1]), (names[0], names[2])]
+    (curve,) = size_curves([family(key, "", pairs, table, set())], arms, table)
+    assert (curve.sizes, curve.loss, curve.beta, curve.worse) == ([50, 300], [0, 1], None, None)
+
+
+def test_measures_order_arms_as_passing_does_or_not(tmp_path):
+    """Bits per byte fall as passing rises, BLEU follows nothing; tasks that were not sampled are left out."""
+    rng = np.random.default_rng(3)
+    arms = [a for a in arms_of(tmp_path, {"name": "a", "ranks": [1, 2, 4]}) if a.method != "few_shot"]
+    passed, bleu = (next(e for e in SAMPLED if e.key == key) for key in ("passed", "bleu"))
+    table = {}
+    for i, arm in enumerate(arms):
+        table[arm.name, passed.key] = Scores(np.repeat([np.arange(200) < 20 + 40 * i], 2, 0), [0, 1], TASKS)
+        bits = 2.0 - 0.2 * i + 0.01 * rng.normal(size=(5, 210))
+        table[arm.name, PRIMARY.key] = Scores(bits, [0, 1, 2, 3, 4], [f"only-{j}" for j in range(10)] + TASKS)
+        table[arm.name, bleu.key] = Scores(np.full((1, 200), (i * 2) % 4), [0], TASKS)
+    by_measure = {one.measure: one for one in orderings(arms, table)}
+    assert set(by_measure) == {PRIMARY.key, bleu.key}
+    bits = by_measure[PRIMARY.key]
+    assert (bits.tau, bits.arms, bits.tasks) == (1.0, 4, 200) and bits.low > 0.9
+    assert by_measure[bleu.key].low < 0 < by_measure[bleu.key].high
+
+
 def test_split_takes_the_same_tasks_of_all_languages(tmp_path):
     for language, first in (("python", 0), ("java", 3)):
         folder = tmp_path / language
@@ -139,3 +202,18 @@ def test_split_takes_the_same_tasks_of_all_languages(tmp_path):
     ids = [[line.split('"')[3] for line in (tmp_path / "out" / name / "test.jsonl").open()] for name in folders]
     assert both == [6, 6] and ids[0] == ids[1]
     assert set(ids[0]) <= {f"pair-{i}" for i in range(3, 12)}
+
+
+def test_an_arm_of_one_kind_of_pairs_needs_enough_of_it(tmp_path):
+    """Twelve pairs of the low third and none of another: what an arm lacks is told before anything is trained."""
+    write_pairs(tmp_path / "train.jsonl", 12, first=500, third="low")
+    write_pairs(tmp_path / "test.jsonl", 4)
+    arms = arms_of(tmp_path, *({"name": t, "examples": [9], "train": {"only.third": [t]}} for t in ("low", "high")))
+    assert [arm.settings.get("only") for arm in arms if arm.trained] == [{"third": ["low"]}, {"third": ["high"]}]
+    low, high = ({"only": arm.settings["only"], "examples": 9} for arm in arms if arm.trained)
+    config = SplitConfig({"python": str(tmp_path)}, str(tmp_path / "out"), tune=1, test=2, subsets=[low])
+    assert split_pairs(config)
+    with pytest.raises(
+        InputError, match=r'0 of 12 pairs to train on are of only: {"third": \["high"\]}; an arm trains on 9'
+    ):
+        split_pairs(replace(config, subsets=[low, high]))
