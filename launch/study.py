@@ -3,6 +3,7 @@
 import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,18 +58,44 @@ def check_pairs(study: "Study") -> None:
             raise UserError(f"{where}: {error}") from None
 
 
+def missing(study: "Study") -> list[str]:
+    """Return what a fine-tuning study begins with and this machine lacks: its base, the sources of its pairs.
+
+    What the study has made already is not asked for again.
+    """
+    from data_tools.pairs.config import PairsConfig
+    from data_tools.pairs.extract import check_source
+    from llama_scale.checkpoint.base import check_base
+
+    checks = {}
+    if (study.folder / study.config.result).exists():
+        return []
+    if study.config.base.model is not None:
+        checks["base.model"] = partial(check_base, study.config.base.model)
+    for language, source in study.config.pairs.items():
+        if not isinstance(source, str) and not (study.folder / "pairs" / language / "train.jsonl").exists():
+            checks[f"pairs.{language}"] = partial(check_source, build(PairsConfig, source))
+    found = []
+    for where, check in checks.items():
+        try:
+            check()
+        except InputError as error:
+            found.append(f"{where}: {error}")
+    return found
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the study, or continue it, or print what it would do."""
     from llama_scale.scaling.study.finetune.plan import is_tuning_study
     from llama_scale.scaling.study.runner import run_study
 
     argv, root = sys.argv[1:] if argv is None else argv, Path.cwd()
-    modules, checks = WARM_MODULES, [check_evaluation]
+    modules, checks, lacking = WARM_MODULES, [check_evaluation], lambda study: []
     if is_tuning_study(argv, root):
         from llama_scale.scaling.study.finetune.dry_run import describe
         from llama_scale.scaling.study.finetune.plan import read_study
 
-        modules, checks = TUNING_MODULES, [check_evaluation, check_pairs]
+        modules, checks, lacking = TUNING_MODULES, [check_evaluation, check_pairs], missing
     else:
         from llama_scale.scaling.study.dry_run import describe
         from llama_scale.scaling.study.plan import read_study
@@ -76,8 +103,12 @@ def main(argv: list[str] | None = None) -> None:
     study = read_study(root, argv, scripts=Path(__file__).resolve().parent)
     for check in checks:
         check(study)
+    absent = lacking(study)
     if study.config.dry_run:
-        print(describe(study))
+        print("\n".join([describe(study), *(f"missing: {line}" for line in absent)]))
+    elif absent:
+        more = f" (and {len(absent) - 1} more: --dry-run)" if len(absent) > 1 else ""
+        raise UserError(f"{study.source}: {absent[0]}{more}")
     else:
         run_study(study, modules)
 

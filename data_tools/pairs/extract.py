@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from data_tools.corpus.corpus import batches
@@ -13,8 +14,10 @@ from data_tools.pairs.doc_comments import commented_functions
 from data_tools.pairs.docstrings import DocumentedFunction, documented_functions
 from data_tools.pairs.paradigm import paradigm
 from data_tools.sources.document import Document
-from data_tools.sources.installed import installed_documents
+from data_tools.sources.hub import check_on_hub
+from data_tools.sources.installed import installed_documents, installed_packages
 from data_tools.sources.licenses import permissive
+from evals.benchmarks.mbpp import HUB_NAME
 from evals.metrics.complexity import complexity
 from llama_scale.errors import InputError
 
@@ -50,6 +53,26 @@ def source_documents(config: PairsConfig, split: str | None) -> Iterator[Documen
         return files.npm_documents(config.path, seed=config.seed, **chosen)
     task = config.source.removeprefix("codexglue-").replace("-", "_")
     return code_x_glue.code_x_glue_documents(task, config.language, split or "train", config.path, config.max_bytes)
+
+
+def check_source(config: PairsConfig) -> None:
+    """Raise InputError where the source is not on this machine and cannot be fetched; nothing of it is read yet."""
+    if config.source in ("mbpp", "mbxp"):
+        if config.source == "mbxp" or config.path is not None:
+            next(task_rows(config, "train", Counter()), None)
+        else:
+            check_on_hub(HUB_NAME)
+    elif config.source == "jdk":
+        files.find_jdk_sources(config.path)
+    elif config.source == "npm":
+        files.find_node_modules(config.path)
+    elif config.source == "installed":
+        if config.packages is not None:
+            installed_packages(config.packages)
+    elif config.path is None:
+        check_on_hub(code_x_glue.NAMES[config.source.removeprefix("codexglue-").replace("-", "_")])
+    elif not Path(config.path).exists():
+        raise InputError(f"path: no {config.path}; name a copy of the data set, or leave path out")
 
 
 def rows_of_batch(config: PairsConfig, documents: list[Document]) -> tuple[list[Row], Counter[str]]:

@@ -137,3 +137,15 @@ def _local_tables(path: str, arguments: dict[str, Any]) -> list[Path]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def check_on_hub(name: str) -> None:
+    """Raise InputError where the Hub cannot be reached or has no data set of this name; its README alone is read."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        snapshot_download(name, repo_type="dataset", allow_patterns=["README.md"])
+    except (OSError, HfHubHTTPError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"path: the hub does not give {name} ({reason}); name a copy on this machine") from None

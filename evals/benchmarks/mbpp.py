@@ -18,6 +18,7 @@ from evals.benchmarks.suite import CodeConfig, Suite, Task
 from evals.sandbox.types import Program
 from llama_scale.errors import InputError
 
+HUB_NAME = "google-research-datasets/mbpp"
 SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974), "all": (1, 974)}
 SHOTS = (2, 3, 4)
 STOPS = {"google": ("[DONE]",), "incoder": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")}
@@ -82,7 +83,7 @@ def problems(data: str | None = None, sanitized: bool = False) -> list[Problem]:
     """Read and check the tasks, by number, with line ends of one kind; without ``data`` they come from the Hub."""
     if data is None:
         version, file = ("sanitized", "sanitized-mbpp.json") if sanitized else ("full", "mbpp.jsonl")
-        splits = from_hub("mbpp", file, "google-research-datasets/mbpp", version)
+        splits = from_hub("mbpp", file, HUB_NAME, version)
         numbered = [(name, n, row) for name, split in splits.items() for n, row in enumerate(split, 1)]
         rows = [Row(f"mbpp: the Hub's {name} split, row {n}", REMEDY, row) for name, n, row in numbered]
     else:

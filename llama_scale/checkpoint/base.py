@@ -88,8 +88,7 @@ def find_base(name: str, bases: str | Path = "bases") -> Base:
     elif path.is_file():
         raise InputError(f"base: {name} is a file and no .gguf; name a run, a transformers folder or a GGUF file")
     elif not path.exists():
-        if path.suffix == ".gguf" or not HUB_NAME.fullmatch(name) or name.startswith((".", "runs/")):
-            raise InputError(f"base: no {name}; name a run, a transformers folder, a GGUF file or a model of the hub")
+        _check_hub_name(name)
         path, from_hub = _from_hub(name), True
     if (path / "manifest.json").is_file() or (path / "checkpoints").is_dir():
         folder = folders.resolve(path)
@@ -105,6 +104,21 @@ def find_base(name: str, bases: str | Path = "bases") -> Base:
     files = weight_files(path)
     kind = "llama" if _is_llama(path) and files[0].suffix == ".safetensors" else "transformers"
     return Base(name, kind, path, files_sha256(files), from_hub)
+
+
+def check_base(name: str) -> None:
+    """Raise InputError where there is no base of this name; no GGUF file is converted and no weights are fetched."""
+    path = Path(name)
+    if not path.exists():
+        _check_hub_name(name)
+        _fetch(name, ("config.json",))
+    elif path.suffix != ".gguf":
+        find_base(name).tokenizer()
+
+
+def _check_hub_name(name: str) -> None:
+    if Path(name).suffix == ".gguf" or not HUB_NAME.fullmatch(name) or name.startswith((".", "runs/")):
+        raise InputError(f"base: no {name}; name a run, a transformers folder, a GGUF file or a model of the hub")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -141,17 +155,23 @@ def _is_llama(folder: Path) -> bool:
 
 def _from_hub(name: str) -> Path:
     """Fetch a model of the Hugging Face hub, or find it in the cache; return its folder."""
+    folder = _fetch(name, (*HUB_FILES, SAFE))
+    return folder if any(folder.glob(SAFE)) else _fetch(name, (*HUB_FILES, PICKLED))
+
+
+def _fetch(name: str, files: Sequence[str]) -> Path:
+    """Fetch files of a model of the hub by their patterns; return its folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, SAFE]))
-        if not any(folder.glob(SAFE)):
-            folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, PICKLED]))
-        return folder
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except (OSError, HfHubHTTPError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"base: no folder {name}, and the hub does not give it ({reason})") from None
+        raise InputError(
+            f"base: no folder {name}, and the hub does not give it ({reason}); name a run, a transformers folder or a "
+            "GGUF file"
+        ) from None
 
 
 def _load_llama(folder: Path, weights: bool) -> Llama:

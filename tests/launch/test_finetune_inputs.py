@@ -267,6 +267,33 @@ def test_what_launch_study_refuses(root, capfd, change, message):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base": {"model": "./nowhere"}}, r"base.model: base: no ./nowhere; name a run, a transformers folder"),
+        ({"base": {"model": "mute"}}, "base.model: mute: no tokenizer.json"),
+        ({"base": {"model": "adapter"}}, "base.model: base: adapter is an adapter; merge it first"),
+        ({"pairs": {"python": {"source": "mbxp", "path": "nowhere", "format": "task"}}}, "pairs.python: .*nowhere"),
+        ({"pairs": {"python": {"source": "npm", "path": "nowhere"}}}, "pairs.python: .*nowhere"),
+        ({"pairs": {"python": {"source": "jdk", "path": "nowhere"}}}, "pairs.python: path: nowhere has no"),
+        ({"pairs": {"python": {"packages": ["nothing-is-called-so"]}}}, "pairs.python: packages: 'nothing-is-called"),
+        ({"pairs": {"python": {"source": "codexglue-code-to-text", "path": "nowhere"}}}, "pairs.python: path: no nowh"),
+    ],
+)
+def test_what_a_study_lacks_is_told_before_anything_runs(root, capfd, change, message):
+    """A dry run plans all the same, for another machine, and lists it."""
+    Path("toy.yaml").write_text(yaml.safe_dump(STUDY | change))
+    try:
+        assert re.search(message, refused(study, ["toy.yaml"], capfd))
+        before = contents()
+        study.main(["toy.yaml", "--dry-run"])
+        shown = capfd.readouterr().out
+        assert re.search(f"^missing: {message}", shown, re.M) and "finetune-a-r16-draw4: " in shown
+        assert contents() == before
+    finally:
+        Path("toy.yaml").unlink()
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--source=wikipedia", "source"),
