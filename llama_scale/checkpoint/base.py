@@ -130,9 +130,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def files_sha256(files: Sequence[Path]) -> str:
-    """Return a hash over weight files; raise InputError if one that is called .safetensors is none."""
+    """Return a hash over weight files; raise InputError if one is not of tensors alone, by its header or its pickle."""
     for file in files:
         if file.suffix != ".safetensors":
+            _check_pickle(file)
             continue
         try:
             with safe_open(file, "pt"):  # whose length the header tells
@@ -142,6 +143,18 @@ def files_sha256(files: Sequence[Path]) -> str:
     if len(files) == 1:
         return sha256(files[0])
     return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
+
+
+def _check_pickle(file: Path) -> None:
+    """Raise InputError where a pickled file of weights is damaged or would run code; tensors are mapped, not read."""
+    try:
+        with file.open("rb") as start:
+            mapped = start.read(2) == b"PK"  # torch.save's archive, from torch 1.6 on
+        torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError, ValueError):
+        raise InputError(
+            f"{file}: damaged, or it holds more than tensors, which could run code; save the model as safetensors"
+        ) from None
 
 
 def _is_llama(folder: Path) -> bool:

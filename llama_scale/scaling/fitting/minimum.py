@@ -66,8 +66,12 @@ def find_minimum(x: np.ndarray, loss: np.ndarray) -> Minimum:
 
 
 def _vertex(x: np.ndarray, loss: np.ndarray) -> Minimum:
-    """Return the vertex of the parabola through three points; the middle one where it does not bend."""
-    center = x[1]  # which the fit is around: far from 0 it would lose digits
-    c2, c1, c0 = np.polyfit(x - center, loss, 2)
-    away = -c1 / (2 * c2) if c2 > 0 else 0.0
-    return Minimum(float(center + away), float(c0 + away * (c1 + away * c2)), float(max(c2, 0.0)))
+    """Return the vertex of the parabola through three points; the middle one where it does not bend.
+
+    By divided differences: with the slopes s of the two steps h, the parabola bends by (s2 - s1) / (h1 + h2), and its
+    slope at the middle point is (s1 h2 + s2 h1) / (h1 + h2).
+    """
+    (h1, h2), (s1, s2) = np.diff(x), np.diff(loss) / np.diff(x)
+    bend, slope = (s2 - s1) / (h1 + h2), (s1 * h2 + s2 * h1) / (h1 + h2)
+    away = -slope / (2 * bend) if bend > 0 else 0.0
+    return Minimum(float(x[1] + away), float(loss[1] + away * (slope + away * bend)), float(max(bend, 0.0)))

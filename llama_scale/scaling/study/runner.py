@@ -68,8 +68,8 @@ def check_same_study(study: Study) -> dict[str, Any] | None:
         raise InputError(f"{relative_path(path)}: not the settings of a study; delete it to go on")
     before, now = _identity(past, study.identity), _identity(study.settings, study.identity)
     for key in sorted(before.keys() | now.keys()):
-        kind, size, *_ = key.split(".")
-        users = [run.name for run in trained if kind != "sizes" or run.config.size == size]
+        kind, _, rest = key.partition(".")
+        users = [run.name for run in trained if kind != "sizes" or run.config.size == rest.split(".")[0]]
         if before.get(key) != now.get(key) and users:
             folder = relative_path(study.folder)
             raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from launch import finetune
 from llama_scale.checkpoint import folder as folders
@@ -122,9 +123,27 @@ def test_weights_that_run_code_are_refused(here):
     shutil.copytree("codegen", "evil")
     Path("evil/model.safetensors").unlink()
     torch.save({"lm_head.weight": Runs()}, "evil/pytorch_model.bin")
-    with pytest.raises(InputError, match="evil: transformers cannot load it"):
-        find_base("evil").load()
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: damaged, or it holds more than tensors"):
+        find_base("evil")
     assert not Path("was-run").exists()
+    Path("evil/pytorch_model.bin").write_bytes(b"PK\3\4 cut short")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: damaged"):
+        find_base("evil")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_weights_of_both_kinds_of_files_are_read(here, zipped):
+    """torch.save wrote plain pickles before version 1.6, as repositories of that time have them."""
+    folder = Path(f"pickled-{zipped}")
+    shutil.copytree("codegen", folder)
+    torch.save(
+        load_file(folder / "model.safetensors"), folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped
+    )
+    (folder / "model.safetensors").unlink()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            find_base(str(folder)).load().eval()(TOKENS), of_transformers("codegen")(TOKENS).logits
+        )
 
 
 def huge(path):

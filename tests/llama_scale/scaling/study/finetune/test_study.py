@@ -2,6 +2,10 @@
 
 import csv
 import math
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +20,8 @@ from llama_scale.files import read_json, read_jsonl, sha256
 from llama_scale.scaling.report.finetune.page import write_report
 from llama_scale.scaling.study.finetune.comparison import read_comparison
 from llama_scale.scaling.study.finetune.plan import is_tuning_study, read_study
+from llama_scale.scaling.study.runner import check_same_study
+from tests.conftest import ROOT
 from tests.llama_scale.helpers import write_gpt2
 from tests.llama_scale.scaling.study.finetune.conftest import COMMON, carry_out, write_folder
 
@@ -114,6 +120,46 @@ def test_a_rate_at_which_training_cannot_go_on_is_the_worst(root, capsys):
     assert "the loss is still not finite or far too high" in capsys.readouterr().out
     trained = [lr for lr in tried if tried[lr] is not None]
     assert len(trained) >= 3 and min(trained) < found["lr"] <= max(trained)
+
+
+@pytest.mark.parametrize(("flag", "change"), [
+    ([], None), (["--sampled=2"], None), (["--margin=0.01"], None),
+    (["--pool=20"], "pool is 20, but steps-r2-n4-draw0 was trained with 24"),
+    (["--longest=200"], "longest is 200"), (["--train.batch=8"], "train.batch is 8"),
+    (["--base.model=twin"], "base.model is twin"), (["--pairs.python=other"], "pairs.python is other"),
+])  # fmt: skip
+def test_a_study_that_has_begun_goes_on_as_it_was(study, flag, change):
+    """What runs were trained by may not change; what they are scored by may."""
+    again = read_study(study.root, ["toy.yaml", *flag])
+    if change is None:
+        assert check_same_study(again)["name"] == "toy"
+        return
+    with pytest.raises(InputError, match=change):
+        check_same_study(again)
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_to_the_same_end(study):
+    """The driver with its processes, killed once an arm has begun, and without being killed: the same points."""
+    points = []
+    for name in ("whole", "killed"):
+        settings = yaml.safe_load((study.root / "toy.yaml").read_text())
+        settings |= {"name": name, "arms": [a for a in settings["arms"] if a["name"] in ("rank", "full")]}
+        (study.root / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+        command = [sys.executable, str(ROOT / "launch" / "study.py"), f"{name}.yaml"]
+        options = {"cwd": study.root, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "stdout": subprocess.DEVNULL}
+        if name == "killed":
+            with subprocess.Popen(command, **options) as process:
+                begun = study.root / "runs" / name / "full-n12-draw0" / "config.yaml"
+                while process.poll() is None and not begun.exists():
+                    time.sleep(0.02)
+                process.kill()
+            assert begun.exists()
+        assert subprocess.run(command, **options, timeout=900).returncode == 0
+        rows = rows_of(study.root / "studies" / name / "points.csv")
+        points.append([{k: v for k, v in row.items() if k not in ("seconds", "peak_memory")} for row in rows])
+        assert (study.root / "studies" / name / "report.html").exists()
+    assert points[0] == points[1] and len(points[0]) == 7
 
 
 def test_subsets_are_nested_and_held_out_pairs_apart(study):
