@@ -59,12 +59,14 @@ def check_pairs(study: "Study") -> None:
 
 
 def missing(study: "Study") -> list[str]:
-    """Return what a fine-tuning study begins with and this machine lacks: its base, the sources of its pairs.
+    """Return what a fine-tuning study needs and this machine lacks: its base, the sources of its pairs, benchmarks.
 
     What the study has made already is not asked for again.
     """
     from data_tools.pairs.config import PairsConfig
     from data_tools.pairs.extract import check_source
+    from evals.config import EvalConfig
+    from evals.runner import read_data
     from llama_scale.checkpoint.base import check_base
 
     checks = {}
@@ -75,6 +77,12 @@ def missing(study: "Study") -> list[str]:
     for language, source in study.config.pairs.items():
         if not isinstance(source, str) and not (study.folder / "pairs" / language / "train.jsonl").exists():
             checks[f"pairs.{language}"] = partial(check_source, build(PairsConfig, source))
+    suites = [suite for suite in study.config.suites if suite not in ("pairs", "perplexity")]  # those read what is made
+    for task in (task for task in study.tasks if task.stage == "evaluate" and suites):
+        config = build(EvalConfig, {name: value for name, value in (task.settings or {}).items() if name != "before"})
+        for suite in suites:
+            own = getattr(config, suite)
+            checks[f"evaluate.{own.file_name}"] = partial(read_data, config, suite, own)
     found = []
     for where, check in checks.items():
         try:

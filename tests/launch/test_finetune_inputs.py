@@ -273,6 +273,7 @@ def test_what_launch_study_refuses(root, capfd, change, message):
         ({"base": {"model": "mute"}}, "base.model: mute: no tokenizer.json"),
         ({"base": {"model": "adapter"}}, "base.model: base: adapter is an adapter; merge it first"),
         ({"pairs": {"python": {"source": "mbxp", "path": "nowhere", "format": "task"}}}, "pairs.python: .*nowhere"),
+        ({"suites": ["mbxp"], "evaluate": {"mbxp": {"data": "nowhere"}}}, "evaluate.mbxp-python: mbxp.data: nowhere"),
         ({"pairs": {"python": {"source": "npm", "path": "nowhere"}}}, "pairs.python: .*nowhere"),
         ({"pairs": {"python": {"source": "jdk", "path": "nowhere"}}}, "pairs.python: path: nowhere has no"),
         ({"pairs": {"python": {"packages": ["nothing-is-called-so"]}}}, "pairs.python: packages: 'nothing-is-called"),
