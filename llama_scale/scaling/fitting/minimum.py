@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 FAR = 0.1  # of the least loss: what lies higher is not near a minimum
-LOPSIDED = 10.0  # times the rise on the other side: a parabola's vertex is then .41 to .5 steps from the least loss
+LOPSIDED = 10.0  # times the bend on the other side: at even steps the vertex is then .41 to .5 from the least loss
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,19 @@ class Minimum:
         return self.loss + self.bend * (x - self.x) ** 2
 
 
-def far_sides(loss: np.ndarray, i: int) -> list[int]:
+def far_sides(x: np.ndarray, loss: np.ndarray, i: int) -> list[int]:
     """Return on which sides, -1 and 1, the neighbor of the least of the losses (n,), number i, is too high to use.
 
-    That is a loss that is not finite, or one that is above the least by more than a tenth of it and by more than ten
-    times as much as the neighbor on the other side is. Two that rise alike are a narrow parabola.
+    That is a loss that is not finite, or one that is above the least by more than a tenth of it while the parabola with
+    its minimum there would bend more than ten times as much as to the other neighbor. Two that bend alike are a narrow
+    parabola.
     """
     rise = {side: float(loss[i + side] - loss[i]) for side in (-1, 1)}
+    bend = {side: up / float(x[i + side] - x[i]) ** 2 for side, up in rise.items()}
     return [
         side
         for side, up in rise.items()
-        if not math.isfinite(up) or (up > FAR * abs(float(loss[i])) and up > LOPSIDED * rise[-side])
+        if not math.isfinite(up) or (up > FAR * abs(float(loss[i])) and bend[side] > LOPSIDED * bend[-side])
     ]
 
 
@@ -52,7 +54,7 @@ def find_minimum(x: np.ndarray, loss: np.ndarray) -> Minimum:
     rate that was tried and is worse. The first three fall to beyond 2, so that it is at 2.
     """
     i = 1 + int(loss[1:-1].argmin())
-    far = far_sides(loss, i)
+    far = far_sides(x, loss, i)
     if not far:
         return _vertex(x[i - 1 : i + 2], loss[i - 1 : i + 2])
     near, second = i - far[0], i - 2 * far[0]

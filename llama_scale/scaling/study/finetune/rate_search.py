@@ -15,6 +15,7 @@ from llama_scale.scaling.fitting.minimum import far_sides, find_minimum
 
 ENDPOINT = "val_bits_per_byte"
 NARROWEST = 0.25  # of a step: how near to the best rate the search comes to one that diverged
+MOST_UNEVEN = 2.0  # times as far as the nearer neighbor of the best rate may the other one be
 
 
 def search_rate(
@@ -24,10 +25,11 @@ def search_rate(
 
     Of the first three rates ``start`` is the middle one; while the best is the smallest or the largest, one more is
     tried there. Where a neighbor of the best is far worse (``far_sides``), which is to say that it diverged, rates
-    halfway to it are tried, up to a quarter of a step from the best, and one halfway to the other neighbor if there is
-    none beyond that. The result is the minimum of the parabola in ln rate through the best and its neighbors, without
-    those that are far worse. A run that fails because its loss is not finite counts as the worst; its ``bits_per_byte``
-    are None. Runs that ``tune`` finds finished are not repeated.
+    halfway to it are tried, up to a quarter of a step from the best, and then one halfway to the other neighbor, for a
+    parabola from far on one side to near on the other has its minimum far from what was tried. The result is the
+    minimum of the parabola in ln rate through the best and its neighbors, without those that are far worse. A run that
+    fails because its loss is not finite counts as the worst; its ``bits_per_byte`` are None. Runs that ``tune`` finds
+    finished are not repeated.
 
     Raises:
         InputError: No held-out pairs decide, the best of ``most`` rates is still at an end, or all of them diverge.
@@ -78,14 +80,12 @@ def _next_power(losses: dict[float, float]) -> float | None:
     if best == powers[-1]:
         return best + 1
     i = powers.index(best)
-    far = far_sides(np.array([losses[power] for power in powers]), i)
-    for side in far:
-        gap = powers[i + side] - best
-        if abs(gap) > NARROWEST:
-            return best + gap / 2
-    if len(far) == 1 and not 0 <= i - 2 * far[0] < len(powers):  # a parabola needs a third point on the good side
-        return (best + powers[i - far[0]]) / 2
-    return None
+    gaps = {side: powers[i + side] - best for side in (-1, 1)}
+    for side in far_sides(np.array(powers), np.array([losses[power] for power in powers]), i):
+        if abs(gaps[side]) > NARROWEST:
+            return best + gaps[side] / 2
+    wide, narrow = sorted(gaps.values(), key=abs, reverse=True)
+    return best + wide / 2 if abs(wide) > MOST_UNEVEN * abs(narrow) else None
 
 
 def _check_inside(losses: dict[float, float], folder: Path, start: float, factor: float) -> None:

@@ -47,14 +47,14 @@ def test_it_is_where_the_whole_curve_is_least(best):
 
 def test_two_that_diverged_leave_the_one_between_them():
     loss = np.array([math.inf, 2.0, math.nan])
-    assert far_sides(loss, 1) == [-1, 1]
+    assert far_sides(np.arange(3.0), loss, 1) == [-1, 1]
     found = find_minimum(np.arange(3.0), loss)
     assert (found.x, found.loss, found.bend) == (1, 2, 0)
 
 
 def test_a_narrow_parabola_is_no_divergence():
     loss = np.array([2.9, 2.0, 2.5])
-    assert far_sides(loss, 1) == []
+    assert far_sides(np.arange(3.0), loss, 1) == []
     assert find_minimum(np.arange(3.0), loss).x == pytest.approx(1 + 0.4 / 2 / 1.4)
 
 
