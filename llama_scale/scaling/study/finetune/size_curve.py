@@ -28,16 +28,28 @@ def size_curve(
     """
     n = np.array(list(sizes.values()), dtype=float)
     loss = [float(rows[name].mean()) for name in sizes]
-    law: tuple[float | None, ...] = (None,) * 5
+    floor = scale = beta = low = high = None
     if len(n) >= MIN_SIZES:
         floor, scale, beta = power_laws(n, np.array([loss]))[0].tolist()
         drawn = power_laws(n, bootstrap_means([rows[name] for name in sizes], paired, seed))[:, 2]  # (RESAMPLES,)
-        low, high = (float(end) for end in percentile_interval(drawn, method="inverted_cdf"))
-        law = floor, scale, beta, (low if low > STEP else None), (high if high < MOST_BETA - STEP else None)
+        ends = [float(end) for end in percentile_interval(drawn, method="inverted_cdf")]
+        low, high = (end if STEP < end < MOST_BETA - STEP else None for end in ends)
     parses = sorted(family.of("parses"), key=lambda one: sizes[one.arm])
     above = [sizes[one.arm] for i, one in enumerate(parses) if all(later.low > 0 for later in parses[i:])]
     worse = [sizes[one.arm] for one in parses if one.down] if parses else None
-    return SizeCurve(family.key, list(sizes), list(sizes.values()), loss, *law, worse, above[0] if above else None)
+    return SizeCurve(
+        key=family.key,
+        arms=list(sizes),
+        sizes=list(sizes.values()),
+        loss=loss,
+        floor=floor,
+        scale=scale,
+        beta=beta,
+        beta_low=low,
+        beta_high=high,
+        worse=worse,
+        above=above[0] if above else None,
+    )
 
 
 def power_laws(n: np.ndarray, loss: np.ndarray) -> np.ndarray:
