@@ -69,8 +69,8 @@ class ServeConfig:
         host: Address to listen on; another one than this machine's own needs access.token.
         port: Port to listen on; 0 takes a free one.
         device: Where to compute; auto is the GPU if there is one.
-        precision: Number format of the weights; with fp32 the text for a seed is that of launch/sample.py, with auto
-            it is bf16 where this machine multiplies that faster.
+        precision: Number format of the weights; with fp32 the text for a seed is that of launch/sample.py at any load;
+            auto is bf16 where this machine multiplies that faster, measured on a CPU when a model is loaded.
         threads: CPU threads; null leaves the library's choice.
         models_gb: Weights that are kept loaded, in GB of 10^9, the least recently used leave; null is half of the free
             memory.
