@@ -240,7 +240,7 @@ def repair_file(config: RepairFileConfig) -> bool:
         print(f"{config.file} holds all its tests, there is nothing to repair", file=sys.stderr)
         return True
     if not chosen.outcome.passed:
-        held = f"holds {chosen.outcome.held} of {chosen.outcome.tests} tests"
+        held = f"holds {chosen.outcome.held} of {len(task[0].tests)} tests"
         print(f"not repaired: the best of {len(steps) - 1} programs {held}", file=sys.stderr)
         return False
     print(plain("".join(changes(task[0].start, chosen.program, name))), end="", flush=True)
@@ -258,7 +258,8 @@ def tell_round(step: Step) -> None:
     """Print what became of a round."""
     state = "holds" if step.outcome.passed else step.outcome.reason
     again = f", as in round {step.repeat_of}" if step.repeat_of is not None else ""
-    line = f"round {step.round}: {step.outcome.held} of {step.outcome.tests} tests, {state}{again}"
+    tests = f"{step.outcome.held} of {step.outcome.tests} tests, " if step.outcome.tests else ""
+    line = f"round {step.round}: {tests}{state}{again}"
     print(plain(line), file=sys.stderr)
     for words in step.feedback.splitlines() if not step.outcome.passed else ():
         print(plain(f"    {words}"), file=sys.stderr)

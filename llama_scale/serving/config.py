@@ -91,6 +91,10 @@ class ServeConfig:
     access: AccessConfig = field(default_factory=AccessConfig)
 
     def __post_init__(self) -> None:
+        if not self.runs:
+            raise InputError("runs: expected a folder, found empty text; . is this one")
+        if not self.host:
+            raise InputError("host: expected an address, found empty text; 127.0.0.1 is this machine's own")
         check_fields(self, "more than 0", positive, "models_gb")
         check_fields(self, "at least 1 or null", at_least_1, "threads")
         check_fields(self, "from 0 to 65535", lambda x: 0 <= x < 1 << 16, "port")

@@ -65,7 +65,8 @@ def find_runs(root: Path) -> dict[str, Path]:
     Raises InputError where there is none.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; name a folder of runs, or train one: launch/train.py")
+        found = "a file" if root.exists() else "no such folder"
+        raise InputError(f"{root}: {found}; name a folder of runs, or train one: launch/train.py")
     if (root / "manifest.json").is_file() and root.parent.name == "checkpoints":
         root = root.parents[1]
     if (root / "checkpoints").is_dir():
@@ -119,7 +120,8 @@ class Shelf:
             model = meta["model"]
             config = ModelConfig(**model)
             created = int((checkpoint / "manifest.json").stat().st_mtime)
-        except (InputError, OSError, TypeError, KeyError):
+            chats = bool(self.template or find_template(checkpoint))
+        except (InputError, OSError, TypeError, KeyError, AttributeError):
             return None
         counts, scores = count_parameters(config), {}
         with suppress(InputError, AttributeError):
@@ -135,7 +137,7 @@ class Shelf:
             "step_of": run, "step": meta["step"], "size": meta.get("size"), "tokens_trained": meta.get("tokens"),
             "context_length": config.context_length, "vocab_size": config.vocab_size,
             "parameters": counts.total, "parameters_non_embedding": counts.non_embedding, "scores": scores,
-            "fim": trained_with_fim(path, meta), "chat": bool(self.template or find_template(checkpoint)),
+            "fim": trained_with_fim(path, meta), "chat": chats,
             "adapter": meta.get("adapter"), "base": meta.get("base"),
             **self._loaded_as(checkpoint),
         }  # fmt: skip
