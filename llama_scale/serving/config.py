@@ -20,7 +20,7 @@ class EngineConfig:
 
     memory_gb: float | None = None
     max_rows: int = 64
-    max_waiting: int = 64
+    max_waiting: int = 256
     max_waiting_tokens: int = 1 << 20
     chunk: int = 256
 

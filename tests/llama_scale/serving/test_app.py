@@ -259,7 +259,7 @@ def test_rows_leave_when_the_client_does(server, streamed, monkeypatch):
             time.sleep(0.001)
 
     monkeypatch.setattr(Batch, "turn", held)
-    for number in range(25):
+    for number in range(50):
         begun.clear()
         gone.clear()
         body = json.dumps({"prompt": "x", "max_tokens": 250, "n": 4, "seed": number, "stream": streamed}).encode()
