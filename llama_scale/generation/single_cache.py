@@ -18,7 +18,7 @@ class SingleCache(KVCache):
 
     Attributes:
         kv: (2, L, B, G, C, K) keys and values; of S slots each for the prompts, then one for each token generated.
-        padding: (B, 1, 1, S) bool, whether a slot of a prompt holds a token; None where all do.
+        visible: (B, 1, 1, C) bool, which slots are not padding after a prompt; None where none is.
     """
 
     def __init__(self, config: ModelConfig, lengths: Tensor, growth: int) -> None:
@@ -45,8 +45,9 @@ class SingleCache(KVCache):
 
     def _show(self) -> None:
         padded = bool((self.lengths < self.longest).any())
-        slots = torch.arange(self.longest, device=self.lengths.device)
-        self.padding = (slots < self.lengths[:, None])[:, None, None] if padded else None
+        slots = torch.arange(self.kv.shape[4], device=self.lengths.device)
+        holds = (slots < self.lengths[:, None]) | (slots >= self.longest)  # (B, C)
+        self.visible = holds[:, None, None] if padded else None
 
     def positions(self, length: int) -> Tensor:
         """Return the positions of the tokens of the next pass, (1, T) or (B, 1)."""
@@ -60,6 +61,7 @@ class SingleCache(KVCache):
         if used < self.kv.shape[4]:
             return False
         self.kv = F.pad(self.kv, (0, 0, 0, max(self.growth, used // ROOM)))
+        self._show()
         return True
 
     def advance(self) -> None:
@@ -73,7 +75,7 @@ class SingleCache(KVCache):
         slot = self.longest + self.n_generated
         keys, values = self.kv[:, layer, :, :, : slot + 1]  # (B, G, C, K) each
         keys[:, :, slot], values[:, :, slot] = k[:, :, 0], v[:, :, 0]
-        visible = None if self.padding is None else F.pad(self.padding, (0, self.n_generated + 1), value=True)
+        visible = None if self.visible is None else self.visible[..., : slot + 1]
         shared = q.squeeze(2).unflatten(1, (k.shape[1], -1))  # (B, G, H / G, K), so that keys are read once for them
         y = F.scaled_dot_product_attention(shared, keys, values, attn_mask=visible)
         return y.flatten(1, 2).unsqueeze(2)  # (B, H, 1, K)
