@@ -13,7 +13,7 @@ from llama_scale.errors import InputError
 ROOT = Path(__file__).parent.parent
 # Peers whose pins clash with ours (torch and lightning they take from our environment), or that are built here.
 ISOLATED_PEERS = {"litgpt": ["litgpt==0.5.13", "transformers<4.57"], "llama_cpp": ["llama-cpp-python==0.3.36"]}
-# What a build leaves out, by the variable that its tool reads: llama.cpp's images and sounds are a third of its sources.
+# What a build leaves out, by the variable that its tool reads: images and sounds are a third of llama.cpp's sources.
 BUILD_SETTINGS = {"llama_cpp": {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF"}}
 TRAINING_PEERS = ("transformers", "litgpt")
 
