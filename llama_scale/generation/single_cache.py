@@ -17,7 +17,7 @@ class SingleCache(KVCache):
     which a step of a small model has little else.
 
     Attributes:
-        kv: (2, L, B, G, C, K) keys and values; of S slots each for the prompts, then one for each token generated.
+        kv: Of each layer keys and values (2, B, G, C, K): S slots for the prompts, then one for each token generated.
         visible: (B, 1, 1, C) bool, which slots are not padding after a prompt; None where none is.
     """
 
@@ -28,24 +28,24 @@ class SingleCache(KVCache):
     def start_sequences(self, prompt_of: Tensor) -> None:
         """Let sequence b continue prompt b; ``prompt_of`` (B,) says so."""
         self.prompt_of, self.started = prompt_of, True
-        keys, _ = self.prompt_kv[0]
-        batch, heads, self.longest, width = keys.shape
-        self.kv = keys.new_zeros(2, self.config.n_layers, batch, heads, self.longest + self.growth, width)
-        for layer, pair in enumerate(self.prompt_kv):
-            for whole, part in zip(self.kv[:, layer], pair, strict=True):
-                whole[:, :, : self.longest] = part
-        self.prompt_kv = []
+        self.longest = self.prompt_kv[0][0].shape[2]
+        self.kv: list[Tensor] = []
+        self.prompt_kv.reverse()
+        while self.prompt_kv:  # a layer at a time, so that there is no second copy of all
+            self.kv.append(F.pad(torch.stack(self.prompt_kv.pop()), (0, 0, 0, self.growth)))
         self._show()
 
     def keep_sequences(self, sequences: Tensor) -> None:
         """Keep the sequences of these numbers only."""
-        self.kv, self.lengths = self.kv[:, :, sequences], self.lengths[sequences]
+        self.lengths = self.lengths[sequences]
+        for layer, pair in enumerate(self.kv):
+            self.kv[layer] = pair[:, sequences]
         self.prompt_of = torch.arange(len(sequences), device=sequences.device)
         self._show()
 
     def _show(self) -> None:
         padded = bool((self.lengths < self.longest).any())
-        slots = torch.arange(self.kv.shape[4], device=self.lengths.device)
+        slots = torch.arange(self.kv[0].shape[3], device=self.lengths.device)
         holds = (slots < self.lengths[:, None]) | (slots >= self.longest)  # (B, C)
         self.visible = holds[:, None, None] if padded else None
 
@@ -58,9 +58,10 @@ class SingleCache(KVCache):
     def grow_if_full(self) -> bool:
         """Make room for the next token of each sequence; say whether the cache had to grow."""
         used = self.longest + self.n_generated
-        if used < self.kv.shape[4]:
+        if used < self.kv[0].shape[3]:
             return False
-        self.kv = F.pad(self.kv, (0, 0, 0, max(self.growth, used // ROOM)))
+        for layer, pair in enumerate(self.kv):
+            self.kv[layer] = F.pad(pair, (0, 0, 0, max(self.growth, used // ROOM)))
         self._show()
         return True
 
@@ -73,7 +74,7 @@ class SingleCache(KVCache):
         if not self.started:
             return super().attend(layer, q, k, v)
         slot = self.longest + self.n_generated
-        keys, values = self.kv[:, layer, :, :, : slot + 1]  # (B, G, C, K) each
+        keys, values = self.kv[layer][:, :, :, : slot + 1]  # (B, G, C, K) each
         keys[:, :, slot], values[:, :, slot] = k[:, :, 0], v[:, :, 0]
         visible = None if self.visible is None else self.visible[..., : slot + 1]
         shared = q.squeeze(2).unflatten(1, (k.shape[1], -1))  # (B, G, H / G, K), so that keys are read once for them

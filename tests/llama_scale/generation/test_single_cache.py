@@ -34,7 +34,7 @@ def test_cached_steps_equal_one_pass(fields, lengths):
         logits = model.head(decoder(new[sequences, step]))
         for sequence, row in zip(sequences, logits, strict=True):
             torch.testing.assert_close(row, alone[sequence][step], atol=2e-5, rtol=0)
-    assert cache.kv.shape[2] == 1 and cache.kv.shape[4] >= 12 + 25
+    assert all(pair.shape[1] == 1 and pair.shape[3] >= 12 + 25 for pair in cache.kv) and len(cache.kv) == 3
 
 
 @torch.no_grad()
