@@ -13,6 +13,8 @@ from llama_scale.errors import InputError
 ROOT = Path(__file__).parent.parent
 # Peers whose pins clash with ours (torch and lightning they take from our environment), or that are built here.
 ISOLATED_PEERS = {"litgpt": ["litgpt==0.5.13", "transformers<4.57"], "llama_cpp": ["llama-cpp-python==0.3.36"]}
+# What a build leaves out, by the variable that its tool reads: images and sounds are a third of llama.cpp's sources.
+BUILD_SETTINGS = {"llama_cpp": {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF"}}
 TRAINING_PEERS = ("transformers", "litgpt")
 
 
@@ -48,7 +50,9 @@ def peer_python(name: str) -> str:
         folders = [sysconfig.get_path("purelib"), *([] if is_checkout() else [str(ROOT)])]
         shared = packages / "site-packages" / "shared.pth"
         shared.write_text("".join(f"{path}\n" for path in dict.fromkeys(folders)))
-        run_command([str(python), "-m", "pip", "install", "-q", *ISOLATED_PEERS[name]])
+        # A person's own value comes behind ours, and wins.
+        settings = [f"{key}={value} {os.environ.get(key, '')}" for key, value in BUILD_SETTINGS.get(name, {}).items()]
+        run_command(["env", *settings, str(python), "-m", "pip", "install", "-q", *ISOLATED_PEERS[name]])
         run_command([str(python), "-c", f"import {name}"])
     except (subprocess.CalledProcessError, OSError) as error:
         output = (getattr(error, "stderr", "") or str(error)).strip().splitlines() or [""]

@@ -43,7 +43,8 @@ class EvalConfig:
         efficiency: Count instructions and peak memory of samples that pass, and of the references, on the same tests.
         execution: How programs are run.
         device: Where to compute; auto is the GPU if there is one.
-        precision: Number format of the weights; auto is fp32 on a CPU and bf16 on a GPU.
+        precision: Number format of the weights; null is bf16 on a GPU and fp32 on a CPU, where no text then depends on
+            what is decoded beside it; auto is bf16 where this machine multiplies that faster, measured on a CPU.
         threads: CPU threads of the model; null leaves the library's choice.
         processes: Processes that draw completions, each with a copy of the model; auto is one for each GPU.
         cuda_graphs: Replay the kernels of a decoding step as one CUDA graph (a GPU alone).
@@ -73,7 +74,7 @@ class EvalConfig:
     efficiency: bool = False
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] | None = None
     threads: int | None = None
     processes: int | Auto = "auto"
     cuda_graphs: bool = False

@@ -22,12 +22,14 @@ class SampleConfig(SamplingConfig):
         checkpoint: A checkpoint folder, or a run folder for its newest checkpoint.
         prompt: Code to continue; - reads it from standard input.
         device: Where to compute; auto is the GPU if there is one.
+        precision: Number format of the weights; auto is bf16 where this machine multiplies that faster.
         threads: CPU threads; null leaves the library's choice.
     """
 
     checkpoint: str
     prompt: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     threads: int | None = None
 
 
@@ -35,16 +37,22 @@ def main(argv: list[str] | None = None) -> None:
     """Stream one completion to standard output."""
     config = parse(SampleConfig, "Complete code in the terminal.", argv, "checkpoint", example=EXAMPLE)
 
+    import torch
+
     from llama_scale.checkpoint.folder import resolve
     from llama_scale.checkpoint.opened import load_model, load_tokenizer
-    from llama_scale.device import pick_device, set_threads
+    from llama_scale.device import pick_decoding_precision, pick_device, set_threads
     from llama_scale.generation.generate import encode_prompt, stream
     from llama_scale.generation.weight_layout import store_by_columns
 
     set_threads(config.threads)
     prompt = read_prompt(config.prompt)
     checkpoint = resolve(config.checkpoint)
-    model = store_by_columns(load_model(checkpoint, pick_device(config.device)))
+    device = pick_device(config.device)
+    model = load_model(checkpoint, device)
+    if pick_decoding_precision(config.precision, device, model.config.d_model, model.config.d_ff).bf16:
+        model = model.to(torch.bfloat16)
+    model = store_by_columns(model)
     tokenizer = load_tokenizer(checkpoint)
     ids, truncated = encode_prompt(tokenizer, prompt, model.config, config.max_new_tokens)
     if truncated:

@@ -2,6 +2,7 @@
 
 import launch  # noqa: F401, I001, before all else: Ctrl-C is one line from here on
 
+import errno
 import secrets
 import socket
 from contextlib import suppress
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     models = int(config.models_gb * 1e9) if config.models_gb else free // 2
     cache = int(config.engine.memory_gb * 1e9) if config.engine.memory_gb else free // 4
     shelf = Shelf(config.runs, device, config.precision, models, config.template)
+    if not (count := len(shelf.list())):
+        raise UserError(f"{config.runs}: no checkpoint in it that can be read; train one: launch/train.py")
     listening = listen(config.host, config.port)
     address = f"{f'[{config.host}]' if ':' in config.host else config.host}:{listening.getsockname()[1]}"
     engine = Engine(config.engine, cache)
@@ -46,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
             timeout_graceful_shutdown=GRACE, lifespan="off", backlog=BACKLOG,
         )  # fmt: skip
         token = f"/#token={access.token}" if access.token else ""
-        print(f"http://{address}{token} serves {len(shelf.list())} models; the API is http://{address}/v1", flush=True)
+        print(f"http://{address}{token} serves {count} models; the API is http://{address}/v1", flush=True)
         try:
             with suppress(KeyboardInterrupt):  # as it is stopped: what was under way had its grace
                 uvicorn.Server(settings).run(sockets=[listening])
@@ -68,6 +71,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"host: {host} is no address of this machine ({error.strerror})") from None
     except OSError as error:
         listening.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(f"host: {host} is no address of this machine") from None
         raise UserError(f"port: {host}:{port} cannot be listened on ({error.strerror}); try --port 0") from None
     return listening
 

@@ -284,7 +284,7 @@ def _no_null(name: str, kind: Any) -> str:
 def _words(kind: Any) -> str:
     """Say in words what values a type has."""
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
-             type(None): "null", list: "a list", dict: "fields"}  # fmt: skip
+             type(None): "null", list: "a list", tuple: "a list", dict: "fields"}  # fmt: skip
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return " or ".join(map(str, parts))

@@ -15,6 +15,8 @@ from llama_scale.errors import InputError
 
 PRODUCT_ROWS, PRODUCT_REPEATS = 512, 8
 BF16_GAIN = 1.2  # how many times as fast a product must be: what bf16 costs elsewhere in a step is not in it
+DECODED_ROWS = (1, 16)  # rows of a decoding step that are timed
+DECODED_BYTES, DECODED_COPIES = 1 << 24, 16  # of float32 weights that the timed rows go through, in at most so many
 MOST_THREADS = 1024
 
 
@@ -30,6 +32,11 @@ class Precision(NamedTuple):
 
     bf16: bool
     why: str
+
+    @property
+    def name(self) -> str:
+        """Return bf16 or fp32."""
+        return "bf16" if self.bf16 else "fp32"
 
 
 def pick_precision(choice: str, device: str, width: int, inner: int) -> Precision:
@@ -63,6 +70,49 @@ def time_products(threads: int, width: int, inner: int) -> tuple[float, float]:
                 torch.nn.functional.linear(x, weight)  # (PRODUCT_ROWS, inner)
                 best[index] = min(best[index], time.perf_counter() - started)
     return best[0], best[1]
+
+
+def pick_decoding_precision(choice: str | None, device: str, width: int, inner: int) -> Precision:
+    """Return the precision of a model that decodes, for auto, fp32, bf16 or None.
+
+    None is float32 on a CPU, where a text does not depend on what is decoded beside it: bf16 products of one row and of
+    several round differently. ``auto`` asks a GPU as training does, and times products of a few rows on a CPU, by
+    matrices of ``width`` by ``inner`` that are stored in each format as for decoding; bf16 has to be faster with each
+    number of rows.
+    """
+    if choice is None:
+        return Precision(device == "cuda", "the default of this device")
+    if choice != "auto" or device == "cuda":
+        return pick_precision(choice, device, width, inner)
+    times = time_decoding(torch.get_num_threads(), width, inner)
+    took = " and ".join(
+        f"{rows} x {width} x {inner} take {fp32 * 1e3:.2g} ms in float32, {bf16 * 1e3:.2g} ms in bf16"
+        for rows, (fp32, bf16) in zip(DECODED_ROWS, times, strict=True)
+    )
+    return Precision(all(fp32 > BF16_GAIN * bf16 for fp32, bf16 in times), f"{took}, measured")
+
+
+@cache
+def time_decoding(threads: int, width: int, inner: int) -> list[tuple[float, float]]:
+    """Return for each of ``DECODED_ROWS`` the seconds of its product by float32 and by bf16 weights, the least of each.
+
+    The rows go through several matrices, as through the layers of a model, so that a cache does not hold the one.
+    """
+    copies = max(1, min(DECODED_COPIES, DECODED_BYTES // (4 * width * inner)))
+    fp32 = [torch.ones(width, inner).t() for _ in range(copies)]  # (inner, width) each, stored by columns
+    bf16 = [weight.to(torch.bfloat16).contiguous() for weight in fp32]
+    times = []
+    for rows in DECODED_ROWS:
+        best = [float("inf"), float("inf")]
+        for _ in range(PRODUCT_REPEATS):
+            for index, weights in enumerate((fp32, bf16)):
+                x = torch.ones(rows, width, dtype=weights[0].dtype)
+                started = time.perf_counter()
+                for weight in weights:
+                    torch.nn.functional.linear(x, weight)  # (rows, inner)
+                best[index] = min(best[index], (time.perf_counter() - started) / copies)
+        times.append((best[0], best[1]))
+    return times
 
 
 def device_memory(device: str) -> int:

@@ -37,10 +37,11 @@ def _file(name: str) -> Response:
 
 
 async def checkpoint(request: Request) -> Response:
-    """Say which folder a model is, as launch/sample.py takes it."""
+    """Say which folder a model is, as launch/sample.py takes it, and in which precision it is loaded."""
     service: Service = request.app.state.service
     _, folder = await asyncio.to_thread(service.shelf.find, request.query_params.get("model"))
-    return JSONResponse({"checkpoint": str(folder)})
+    loaded = service.shelf.loaded.get(folder)
+    return JSONResponse({"checkpoint": str(folder), "precision": loaded.precision.name if loaded else None})
 
 
 @contextmanager

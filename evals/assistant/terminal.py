@@ -15,7 +15,6 @@ from evals.repair.backends.protocol import Backend, BackendConfig
 from evals.repair.backends.served import ServedBackend, iter_events
 from evals.repair.loop import Step
 from evals.verdicts import Execution, ExecutionConfig
-from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError, at_least_1, check_fields, positive
 from llama_scale.files import atomic_write, read_bytes
 from llama_scale.generation.config import SamplingConfig
@@ -23,7 +22,8 @@ from llama_scale.generation.generate import encode_prompt
 from llama_scale.serving.batch import Piece, Prompt
 from llama_scale.serving.config import EngineConfig
 from llama_scale.serving.engine import Engine
-from llama_scale.serving.protocol import ProtocolError, fim_context
+from llama_scale.serving.infill import gap_ids
+from llama_scale.serving.protocol import ProtocolError
 from llama_scale.serving.shelf import Loaded, Shelf
 
 MOST_BYTES = 1 << 20  # of a file
@@ -41,6 +41,7 @@ class CompleteConfig(SamplingConfig):
         model: A run or checkpoint folder.
         max_new_tokens: Most tokens of the completion.
         device: Where to compute; auto is the GPU if there is one.
+        precision: Number format of the weights; auto is bf16 where this machine multiplies that faster.
         threads: CPU threads; null leaves the library's choice.
     """
 
@@ -48,6 +49,7 @@ class CompleteConfig(SamplingConfig):
     model: str
     max_new_tokens: int = 128
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     threads: int | None = None
 
 
@@ -67,6 +69,8 @@ class RepairFileConfig(SamplingConfig):
         timeout: CPU seconds of one program.
         allow_unsandboxed: Run programs even where this machine permits no sandbox.
         device: Where to compute; auto is the GPU if there is one.
+        precision: Number format of the weights; null is fp32 on a CPU and bf16 on a GPU, auto is bf16 where this
+            machine multiplies that faster.
         threads: CPU threads; null leaves the library's choice.
     """
 
@@ -81,6 +85,7 @@ class RepairFileConfig(SamplingConfig):
     timeout: float = 3.0
     allow_unsandboxed: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -98,6 +103,7 @@ class ChatConfig(SamplingConfig):
         system: What the model is told before all else.
         template: File of a chat template (jinja) for a model that has none.
         device: Where to compute; auto is the GPU if there is one.
+        precision: Number format of the weights; auto is bf16 where this machine multiplies that faster.
         threads: CPU threads; null leaves the library's choice.
     """
 
@@ -105,6 +111,7 @@ class ChatConfig(SamplingConfig):
     system: str = ""
     template: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     threads: int | None = None
 
 
@@ -118,17 +125,17 @@ def plain(text: str) -> str:
 
 @contextmanager
 def open_model(
-    model: str, device: str, threads: int | None, template: str | None = None
+    config: CompleteConfig | RepairFileConfig | ChatConfig, template: str | None = None
 ) -> Iterator[tuple[Engine, Loaded]]:
-    """Yield an engine and a model of a run or checkpoint folder under it."""
+    """Yield an engine and the model of a run or checkpoint folder that ``config`` names."""
     from llama_scale.device import device_memory, pick_device, set_threads
 
-    set_threads(threads)
-    chosen = pick_device(device)
+    set_threads(config.threads)
+    chosen, model = pick_device(config.device), config.model
     memory = device_memory(chosen)
     if not ((path := Path(model)) / "checkpoints").is_dir() and not (path / "manifest.json").is_file():
         raise InputError(f"model: {model}: no run or checkpoint folder; llama-scale sample takes the same")
-    shelf = Shelf(path, chosen, "fp32", memory // 2, template)
+    shelf = Shelf(path, chosen, config.precision, memory // 2, template)
     engine = Engine(EngineConfig(), memory // 4)
     try:
         with shelf.use(None) as loaded:
@@ -184,27 +191,10 @@ def split_place(place: str) -> tuple[str, str]:
     return before, text[len(before) :]
 
 
-def gap_ids(tokenizer: Tokenizer, before: str, after: str, most: int) -> tuple[tuple[int, ...], bool]:
-    """Return the ids of a gap to fill within ``most`` of them, and whether texts were cut where they are far from it.
-
-    Of what there is room for, three quarters go to what stands before.
-    """
-    ids = fim_context(tokenizer, before, after)
-    cut = False
-    while len(ids) > most and (before or after):
-        cut, over = True, len(ids) - most
-        if len(before) > 3 * len(after):
-            before = before[max(over, len(before) // 8) :]
-        else:
-            after = after[: -max(over, len(after) // 8)]
-        ids = fim_context(tokenizer, before, after)
-    return ids, cut
-
-
 def complete(config: CompleteConfig) -> None:
     """Print a completion of a file."""
     before, after = split_place(config.place)
-    with open_model(config.model, config.device, config.threads) as (engine, loaded):
+    with open_model(config) as (engine, loaded):
         tokenizer, model = loaded.served.tokenizer, loaded.served.llama.config
         if after.strip() and loaded.fim:
             most = max(model.context_length - config.max_new_tokens, (model.context_length + 1) // 2)
@@ -225,10 +215,11 @@ def open_writer(config: RepairFileConfig) -> Iterator[Backend]:
     from evals.repair.backends.load import open_backend
 
     if "://" in config.model or is_external(config.model):
-        settings = BackendConfig(model=config.model, device=config.device, threads=config.threads)
+        how = {"device": config.device, "precision": config.precision, "threads": config.threads}
+        settings = BackendConfig(model=config.model, **how)
         yield open_backend(settings, None, "model")
         return
-    with open_model(config.model, config.device, config.threads) as (engine, loaded):
+    with open_model(config) as (engine, loaded):
         yield ServedBackend(engine, loaded)
 
 
@@ -249,7 +240,7 @@ def repair_file(config: RepairFileConfig) -> bool:
         print(f"{config.file} holds all its tests, there is nothing to repair", file=sys.stderr)
         return True
     if not chosen.outcome.passed:
-        held = f"holds {chosen.outcome.held} of {chosen.outcome.tests} tests"
+        held = f"holds {chosen.outcome.held} of {len(task[0].tests)} tests"
         print(f"not repaired: the best of {len(steps) - 1} programs {held}", file=sys.stderr)
         return False
     print(plain("".join(changes(task[0].start, chosen.program, name))), end="", flush=True)
@@ -267,7 +258,8 @@ def tell_round(step: Step) -> None:
     """Print what became of a round."""
     state = "holds" if step.outcome.passed else step.outcome.reason
     again = f", as in round {step.repeat_of}" if step.repeat_of is not None else ""
-    line = f"round {step.round}: {step.outcome.held} of {step.outcome.tests} tests, {state}{again}"
+    tests = f"{step.outcome.held} of {step.outcome.tests} tests, " if step.outcome.tests else ""
+    line = f"round {step.round}: {tests}{state}{again}"
     print(plain(line), file=sys.stderr)
     for words in step.feedback.splitlines() if not step.outcome.passed else ():
         print(plain(f"    {words}"), file=sys.stderr)
@@ -275,7 +267,7 @@ def tell_round(step: Step) -> None:
 
 def chat(config: ChatConfig) -> None:
     """Talk with a model until the input ends."""
-    with open_model(config.model, config.device, config.threads, config.template) as (engine, loaded):
+    with open_model(config, config.template) as (engine, loaded):
         if loaded.template is None:
             problem = f"{config.model} is a base model without a chat template"
             raise InputError(f"model: {problem}; complete a file with it, or name a template (template FILE)")

@@ -23,12 +23,13 @@ from llama_scale.checkpoint.opened import base_of, is_foreign
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import flops_per_token
 from llama_scale.data.shards import MANIFEST, read_manifest
-from llama_scale.device import pick_device
+from llama_scale.device import pick_decoding_precision, pick_device, set_threads
 from llama_scale.errors import InputError
-from llama_scale.files import sha256
+from llama_scale.files import read_json, sha256
 from llama_scale.text import relative_path
 
 MOST_BYTES = 1 << 40  # of a file in a transformers folder
+WIDTHS, USUAL_WIDTH = ("hidden_size", "n_embd", "d_model"), 1024  # of a transformers model
 POLL = 20.0  # seconds between looks for a new checkpoint
 
 
@@ -60,7 +61,7 @@ class Subject:
 def checkpoint_subject(config: EvalConfig, path: str | Path) -> Subject:
     """Return a checkpoint, or the newest of a run; raise InputError if it is missing or damaged."""
     path, device = resolve(path), pick_device(config.device)
-    meta, precision = load_meta(path), _precision(config, device)
+    meta, precision = load_meta(path), decoding_precision(path, config.precision, device, config.threads)
     foreign = is_foreign(meta)
     identity = {
         "checkpoint": path.name,
@@ -120,7 +121,8 @@ def external_subject(config: EvalConfig) -> Subject:
     if config.out is None:
         raise InputError("out: name a folder for the results of a model from elsewhere")
     name, out, device = config.checkpoint, Path(config.out), pick_device(config.device)
-    precision = _precision(config, device)
+    choice = None if "://" in name and config.precision == "auto" else config.precision  # a server's is not known
+    precision = decoding_precision(Path(name), choice, device, config.threads)
     identity = {"model": name, "model_name": config.name, "precision": precision}
     identity["llama_scale"] = llama_scale.__version__
     if "://" in name:
@@ -154,9 +156,30 @@ def folder_sha256(folder: Path, out: Path) -> dict[str, str]:
     return hashes
 
 
-def _precision(config: EvalConfig, device: str) -> str:
-    auto = "bf16" if device == "cuda" else "fp32"
-    return auto if config.precision == "auto" else config.precision
+def decoding_precision(model: Path, choice: str | None, device: str, threads: int | None) -> str:
+    """Return bf16 or fp32 for a checkpoint of ours or a transformers folder; say what was measured, where it was."""
+    width, inner = 1, 1
+    if choice == "auto" and device == "cpu":
+        set_threads(threads)
+        width, inner = _shape(model)
+    found = pick_decoding_precision(choice, device, width, inner)
+    if choice == "auto":
+        print(f"precision: {found.name} ({found.why})", file=sys.stderr)
+    return found.name
+
+
+def _shape(model: Path) -> tuple[int, int]:
+    """Return the width and the inner width of a checkpoint's or a transformers folder's blocks."""
+    if not is_external(str(model)):
+        meta = load_meta(model)
+        if not is_foreign(meta):
+            config = ModelConfig(**meta["model"])
+            return config.d_model, config.d_ff
+        model = base_of(model, meta).folder if "adapter" in meta else model
+    found = read_json(model / "config.json")
+    known = found if isinstance(found, dict) else {}
+    width = next((known[name] for name in WIDTHS if isinstance(known.get(name), int)), USUAL_WIDTH)
+    return width, known.get("intermediate_size") or 4 * width
 
 
 def _processes(config: EvalConfig, device: str) -> int:

@@ -16,6 +16,7 @@ from llama_scale.generation.completion import Completion, Stops, compile_stops
 from llama_scale.generation.cuda_graph import Decoder
 from llama_scale.generation.kv_cache import GROWTH, JoinedCaches, KVCache
 from llama_scale.generation.sampling import RowSampling, SamplingConfig, draw_tokens, greedy_tokens, sample_keys
+from llama_scale.generation.single_cache import SingleCache
 from llama_scale.model.llama import Llama
 
 # Logits that are made and chosen from at a time, by device type.
@@ -161,7 +162,8 @@ def read_prompts(model: Llama, completions: Sequence[Completion], growth: int) -
     lengths = torch.tensor([len(context) for context in contexts], device=device)  # (P,)
     longest = max(map(len, contexts))
     padded = [context + [0] * (longest - len(context)) for context in contexts]
-    cache = KVCache(model.config, lengths, growth)
+    alone = device.type == "cpu" and len(contexts) == len(completions)
+    cache = (SingleCache if alone else KVCache)(model.config, lengths, growth)
     hidden = model.hidden(torch.tensor(padded, device=device), cache)  # (P, S, D)
     last = hidden[torch.arange(len(contexts), device=device), lengths - 1]  # (P, D)
     cache.start_sequences(prompt_of)

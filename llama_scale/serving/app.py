@@ -20,6 +20,7 @@ from llama_scale.serving.batch import Piece, Prompt, Ticket, TokenScore
 from llama_scale.serving.config import AccessConfig
 from llama_scale.serving.engine import BusyError, Engine
 from llama_scale.serving.guard import Guard, Receive, Scope, Send, SlowClientError
+from llama_scale.serving.infill import Filling, read_infill
 from llama_scale.serving.protocol import (
     Answer,
     Ask,
@@ -269,6 +270,25 @@ async def stream_parts(
         yield as_protocol_error(error).body()
 
 
+async def infill(request: Request) -> Response:
+    """Answer a gap as llama.cpp's server does."""
+    service: Service = request.app.state.service
+    asked = read_infill(await read_body(request))
+    async with model_of(service, asked.model) as loaded:
+        served, fim = loaded.served, bool(loaded.fim) and bool(asked.after.strip())
+        prompt, cut = await asyncio.to_thread(asked.prompt, served.tokenizer, fim, served.llama.config.context_length)
+        filling, drawn = Filling(asked), 0
+        if asked.tokens:
+            run = Run(service, loaded, [prompt])
+            try:
+                if await unless_left(filling.take(aiter(run)), request.receive) is None:
+                    return Response(status_code=499)
+            finally:
+                run.cancel()
+            drawn = run.tickets[0].tokens
+        return JSONResponse(filling.answer(served.name, len(prompt.ids), drawn, cut, fim))
+
+
 async def models(request: Request) -> Response:
     """List the models."""
     rows = await asyncio.to_thread(request.app.state.service.shelf.list)
@@ -342,7 +362,9 @@ async def metrics(request: Request) -> Response:
     """Return counts and loads in the text form of Prometheus."""
     service: Service = request.app.state.service
     lines = [f"llama_scale_{name} {value:g}" for name, value in service.engine.stats().items()]
-    lines.append(f"llama_scale_models_loaded {len(service.shelf.loaded)}")
+    loaded = list(service.shelf.loaded.values())
+    lines.append(f"llama_scale_models_loaded {len(loaded)}")
+    lines.append(f"llama_scale_models_loaded_bf16 {sum(each.precision.bf16 for each in loaded)}")
     return PlainTextResponse("\n".join(lines) + "\n")
 
 
@@ -379,6 +401,7 @@ ROUTES: tuple[BaseRoute, ...] = (
     Route("/v1/completions", _completing("completions"), methods=["POST"]),
     Route("/v1/chat/completions", _completing("chat"), methods=["POST"]),
     Route("/v1/fim/completions", _completing("fim"), methods=["POST"]),
+    Route("/infill", infill, methods=["POST"]),
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
     Route("/tokenizer_info", tokenizer_info, methods=["GET"]),

@@ -30,7 +30,10 @@ class ChatTemplate:
     @classmethod
     def read(cls, path: Path, **settings: Any) -> "ChatTemplate":
         """Read a template file; raise InputError where it cannot be used."""
-        return cls(read_text(path, MOST_BYTES), str(path), **settings).check()
+        try:
+            return cls(read_text(path, MOST_BYTES), str(path), **settings).check()
+        except InputError as error:
+            raise InputError(f"template: {error}") from None
 
     def check(self) -> "ChatTemplate":
         """Raise InputError where it is no template; return it."""

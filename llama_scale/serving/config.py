@@ -20,7 +20,7 @@ class EngineConfig:
 
     memory_gb: float | None = None
     max_rows: int = 64
-    max_waiting: int = 64
+    max_waiting: int = 256
     max_waiting_tokens: int = 1 << 20
     chunk: int = 256
 
@@ -69,8 +69,8 @@ class ServeConfig:
         host: Address to listen on; another one than this machine's own needs access.token.
         port: Port to listen on; 0 takes a free one.
         device: Where to compute; auto is the GPU if there is one.
-        precision: Number format of the weights; with fp32 the text for a seed is that of launch/sample.py, with auto
-            it is bf16 where this machine multiplies that faster.
+        precision: Number format of the weights; with fp32 the text for a seed is that of launch/sample.py at any load;
+            auto is bf16 where this machine multiplies that faster, measured on a CPU when a model is loaded.
         threads: CPU threads; null leaves the library's choice.
         models_gb: Weights that are kept loaded, in GB of 10^9, the least recently used leave; null is half of the free
             memory.
@@ -91,6 +91,10 @@ class ServeConfig:
     access: AccessConfig = field(default_factory=AccessConfig)
 
     def __post_init__(self) -> None:
+        if not self.runs:
+            raise InputError("runs: expected a folder, found empty text; . is this one")
+        if not self.host:
+            raise InputError("host: expected an address, found empty text; 127.0.0.1 is this machine's own")
         check_fields(self, "more than 0", positive, "models_gb")
         check_fields(self, "at least 1 or null", at_least_1, "threads")
         check_fields(self, "from 0 to 65535", lambda x: 0 <= x < 1 << 16, "port")

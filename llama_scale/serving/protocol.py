@@ -257,10 +257,15 @@ def context_of(tokenizer: AnyTokenizer, prompt: str | Sequence[int], vocab_size:
 
 def fim_context(tokenizer: AnyTokenizer, prefix: str, suffix: str) -> tuple[int, ...]:
     """Return the ids of a gap to fill: prefix and suffix in the order psm of training."""
+    return arrange_gap(tokenizer, tokenizer.encode(prefix), tokenizer.encode(suffix))
+
+
+def arrange_gap(tokenizer: AnyTokenizer, prefix: Sequence[int], suffix: Sequence[int]) -> tuple[int, ...]:
+    """Return the ids of a gap between ids."""
     if tokenizer.fim is None:
         raise ProtocolError(400, "suffix: this model's tokenizer has no marks of fill-in-the-middle", "suffix")
     before, after, middle = tokenizer.fim
-    return (tokenizer.eos, before, *tokenizer.encode(prefix), after, *tokenizer.encode(suffix), middle)
+    return (tokenizer.eos, before, *prefix, after, *suffix, middle)
 
 
 class Place:

@@ -19,7 +19,7 @@ from llama_scale.checkpoint.opened import load_model, load_tokenizer
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import count_parameters
 from llama_scale.data.shards import MANIFEST
-from llama_scale.device import pick_precision
+from llama_scale.device import Precision, pick_decoding_precision
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import read_json
 from llama_scale.generation.weight_layout import store_by_columns
@@ -45,6 +45,7 @@ class Loaded:
 
     Attributes:
         fingerprint: What stands for its weights and their precision.
+        precision: The format of its weights, and why that one.
         template: How a chat becomes a prompt; None for a base model.
         fim: Whether it was trained to fill gaps; None where that is not known.
     """
@@ -52,6 +53,7 @@ class Loaded:
     served: ServedModel
     folder: Path
     fingerprint: str
+    precision: Precision
     template: ChatTemplate | None
     fim: bool | None
     users: int = 0
@@ -63,7 +65,8 @@ def find_runs(root: Path) -> dict[str, Path]:
     Raises InputError where there is none.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; name a folder of runs, or train one: launch/train.py")
+        found = "a file" if root.exists() else "no such folder"
+        raise InputError(f"{root}: {found}; name a folder of runs, or train one: launch/train.py")
     if (root / "manifest.json").is_file() and root.parent.name == "checkpoints":
         root = root.parents[1]
     if (root / "checkpoints").is_dir():
@@ -90,7 +93,7 @@ class Shelf:
     """The models of ``root`` on ``device``, with at most ``memory`` bytes of weights loaded."""
 
     def __init__(
-        self, root: str | Path, device: str, precision: str, memory: int, template: str | Path | None = None
+        self, root: str | Path, device: str, precision: str | None, memory: int, template: str | Path | None = None
     ) -> None:
         self.root, self.device, self.precision, self.memory = Path(root), device, precision, memory
         self.template = ChatTemplate.read(Path(template)) if template else None
@@ -117,7 +120,8 @@ class Shelf:
             model = meta["model"]
             config = ModelConfig(**model)
             created = int((checkpoint / "manifest.json").stat().st_mtime)
-        except (InputError, OSError, TypeError, KeyError):
+            chats = bool(self.template or find_template(checkpoint))
+        except (InputError, OSError, TypeError, KeyError, AttributeError):
             return None
         counts, scores = count_parameters(config), {}
         with suppress(InputError, AttributeError):
@@ -133,10 +137,17 @@ class Shelf:
             "step_of": run, "step": meta["step"], "size": meta.get("size"), "tokens_trained": meta.get("tokens"),
             "context_length": config.context_length, "vocab_size": config.vocab_size,
             "parameters": counts.total, "parameters_non_embedding": counts.non_embedding, "scores": scores,
-            "fim": trained_with_fim(path, meta), "chat": bool(self.template or find_template(checkpoint)),
+            "fim": trained_with_fim(path, meta), "chat": chats,
             "adapter": meta.get("adapter"), "base": meta.get("base"),
-            "loaded": checkpoint in self.loaded,
+            **self._loaded_as(checkpoint),
         }  # fmt: skip
+
+    def _loaded_as(self, checkpoint: Path) -> dict[str, Any]:
+        """Return whether a checkpoint is loaded, in which format, and why."""
+        loaded = self.loaded.get(checkpoint)
+        if loaded is None:
+            return {"loaded": False, "precision": None, "precision_why": None}
+        return {"loaded": True, "precision": loaded.precision.name, "precision_why": loaded.precision.why}
 
     def find(self, name: str | None) -> tuple[str, Path]:
         """Return the full name and the folder of a model's checkpoint; None is the first run's newest.
@@ -226,14 +237,14 @@ class Shelf:
         resolve(folder)
         model = load_model(folder, self.device)
         config = model.config
-        bf16 = pick_precision(self.precision, self.device, config.d_model, config.d_ff).bf16
-        if bf16:
+        precision = pick_decoding_precision(self.precision, self.device, config.d_model, config.d_ff)
+        if precision.bf16:
             model = model.to(torch.bfloat16)
         tokenizer = load_tokenizer(folder)
         served = ServedModel(name, store_by_columns(model), tokenizer)
-        fingerprint = f"{weights_sha256(folder)[:16]}-{'bf16' if bf16 else 'fp32'}"
-        template = self.template or find_template(folder)
-        return Loaded(served, folder, fingerprint, template, trained_with_fim(folder.parents[1], load_meta(folder)))
+        fingerprint = f"{weights_sha256(folder)[:16]}-{precision.name}"
+        template, fim = self.template or find_template(folder), trained_with_fim(folder.parents[1], load_meta(folder))
+        return Loaded(served, folder, fingerprint, precision, template, fim)
 
 
 def trained_with_fim(run: Path, meta: dict[str, Any]) -> bool | None:

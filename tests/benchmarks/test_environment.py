@@ -30,6 +30,26 @@ def test_an_environment_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch
     assert not (tmp_path / ".peers/nothing").exists()
 
 
+def test_a_build_leaves_out_what_is_not_measured(tmp_path, monkeypatch):
+    """The settings of a person's own come last, which is what counts with cmake; the environment is made once."""
+    (tmp_path / "setup.cfg").touch()
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=ON")
+    commands = []
+
+    def make(command):
+        commands.append(command)
+        if "venv" in command:
+            version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+            (tmp_path / ".peers/llama_cpp/lib" / version / "site-packages").mkdir(parents=True)
+
+    monkeypatch.setattr(environment, "run_command", make)
+    python = environment.peer_python("llama_cpp")
+    assert python == str(tmp_path / ".peers/llama_cpp/bin/python") == environment.peer_python("llama_cpp")
+    install = ["env", "CMAKE_ARGS=-DLLAVA_BUILD=OFF -DGGML_CUDA=ON", python, "-m", "pip", "install", "-q"]
+    assert commands[1] == [*install, "llama-cpp-python==0.3.36"] and len(commands) == 3
+
+
 def test_a_checkout_comes_first_on_the_path(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/other")
     assert environment.child_environment()["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "/other"]

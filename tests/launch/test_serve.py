@@ -21,7 +21,12 @@ from tests.llama_scale.serving.conftest import runs, served, tokenizer  # noqa: 
     [
         (["no-such"], "no-such: no such folder; name a folder of runs"),
         ([], "runs"),
-        (["."], "no run in it"),
+        ([""], "runs: expected a folder"),
+        (["nothing"], "nothing: no run in it"),
+        (["broken.jinja"], "broken.jinja: a file; name a folder of runs"),
+        (["HOLLOW"], "no checkpoint in it that can be read"),
+        (["RUNS", "--host", ""], "host: expected an address"),
+        (["RUNS", "--host", "192.0.2.1", "--access.token", "x"], "host: 192.0.2.1 is no address of this machine"),
         (["RUNS", "--host", "0.0.0.0"], "host: 0.0.0.0 can be reached from elsewhere; set access.token"),
         (["RUNS", "--port", "70000"], "port: expected from 0 to 65535"),
         (["RUNS", "--port", "TAKEN"], "cannot be listened on"),
@@ -30,8 +35,8 @@ from tests.llama_scale.serving.conftest import runs, served, tokenizer  # noqa: 
         (["RUNS", "--engine.chunk", "0"], "engine.chunk: expected at least 1"),
         (["RUNS", "--engine.memory_gb=-1"], "engine.memory_gb: expected more than 0"),
         (["RUNS", "--models_gb", "0"], "models_gb: expected more than 0"),
-        (["RUNS", "--template", "none.jinja"], "none.jinja"),
-        (["RUNS", "--template", "BROKEN"], "not a chat template"),
+        (["RUNS", "--template", "none.jinja"], "template: none.jinja: no such file"),
+        (["RUNS", "--template", "BROKEN"], "template: broken.jinja: not a chat template"),
         (["RUNS", "--precision", "fp8"], "precision"),
         (["RUNS", "--access.allow_origin", "*"], "name each one"),
     ],
@@ -39,10 +44,12 @@ from tests.llama_scale.serving.conftest import runs, served, tokenizer  # noqa: 
 def test_bad_input_is_one_line(runs, tmp_path, monkeypatch, capsys, arguments, words):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.jinja").write_text("{% for %}")
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "hollow" / "checkpoints").mkdir(parents=True)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        given = {"RUNS": str(runs), "TAKEN": str(taken.getsockname()[1]), "BROKEN": "broken.jinja"}
+        given = {"RUNS": str(runs), "TAKEN": str(taken.getsockname()[1]), "BROKEN": "broken.jinja", "HOLLOW": "hollow"}
         assert outcome(serve, [given.get(word, word) for word in arguments]) == 2
     printed = capsys.readouterr()
     assert words in printed.err

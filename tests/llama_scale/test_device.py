@@ -10,11 +10,19 @@ from torch._inductor.utils import fresh_cache
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
+from llama_scale import device as devices
 from llama_scale.checkpoint.folder import load_state
 from llama_scale.checkpoint.lightning import random_state, set_random_state
 from llama_scale.cli import parse
 from llama_scale.config import TrainConfig
-from llama_scale.device import attention_backends, attention_order, set_threads
+from llama_scale.device import (
+    DECODED_ROWS,
+    attention_backends,
+    attention_order,
+    pick_decoding_precision,
+    set_threads,
+    time_decoding,
+)
 from llama_scale.errors import InputError
 from llama_scale.training.run_plan import plan_run
 from llama_scale.training.trainer import fit
@@ -75,3 +83,25 @@ def test_a_state_from_a_gpu_is_read_on_a_cpu(monkeypatch):
 def test_more_threads_than_can_be_are_one_line(threads):
     with pytest.raises(InputError, match="threads: expected 1 to 1,024, found"):
         set_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("times", "bf16"),
+    [([(3e-3, 1e-3), (9e-3, 2e-3)], True), ([(3e-3, 1e-3), (2e-3, 1.9e-3)], False), ([(1e-3, 5e-3)] * 2, False)],
+)
+def test_a_decoding_precision_is_measured_where_it_is_asked_for(monkeypatch, times, bf16):
+    """bf16 has to be faster with one row and with several; unasked it is float32 on a CPU, and nothing is timed."""
+    asked = []
+    monkeypatch.setattr(devices, "time_decoding", lambda *shape: asked.append(shape[1:]) or times)
+    assert [pick_decoding_precision(choice, "cpu", 8, 16).bf16 for choice in (None, "fp32", "bf16")] == [False] * 2 + [
+        True
+    ]
+    assert pick_decoding_precision(None, "cuda", 8, 16).bf16 and asked == []
+    found = pick_decoding_precision("auto", "cpu", 8, 16)
+    assert (found.bf16, found.name, asked) == (bf16, "bf16" if bf16 else "fp32", [(8, 16)])
+    assert found.why.startswith(f"1 x 8 x 16 take {times[0][0] * 1e3:.2g} ms in float32") and "16 x 8 x 16" in found.why
+
+
+def test_products_of_decoding_are_timed_in_both_formats():
+    times = time_decoding(torch.get_num_threads(), 64, 96)
+    assert len(times) == len(DECODED_ROWS) and all(0 < seconds < 1 for pair in times for seconds in pair)

@@ -2,7 +2,7 @@
 // The page of the assistant. What a model or a program wrote is set as text alone, never as HTML.
 
 const $ = (id) => document.getElementById(id);
-const STOPS = ["\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif"];
+const STOPS = ["\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```"];  // the last ends a chat model's code
 // Control, direction and separator characters: written as Python escapes, so that nothing hides in a program.
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]/g;
 const VIEWS = ["editor", "ladder", "chat"];
@@ -151,7 +151,8 @@ const stops = () => ($("stop-after").checked ? STOPS : []);
 async function checkpoint(model) {
   if (!state.paths.has(model)) {
     const answer = await ask("/checkpoint?model=" + encodeURIComponent(model));
-    state.paths.set(model, (await answer.json()).checkpoint);
+    const found = await answer.json();
+    state.paths.set(model, quoted(found.checkpoint) + (found.precision === "bf16" ? " --precision bf16" : ""));
   }
   return state.paths.get(model);
 }
@@ -163,7 +164,7 @@ async function command(model, prompt, body) {
     return `curl ${location.origin}/v1/completions -H 'content-type: application/json' -d ${quoted(JSON.stringify(sent))}`;
   }
   const stop = body.stop.length ? ` --stop=${quoted(JSON.stringify(body.stop))}` : "";
-  return `python launch/sample.py ${quoted(await checkpoint(model))} --temperature ${body.temperature} --top_p ${body.top_p}` +
+  return `python launch/sample.py ${await checkpoint(model)} --temperature ${body.temperature} --top_p ${body.top_p}` +
     ` --seed ${body.seed} --max_new_tokens ${body.max_tokens}${stop} --prompt=${quoted(prompt)}`;
 }
 

@@ -35,7 +35,8 @@ def open_model(config: BackendConfig, out: Path | None, setting: str) -> Backend
         return ServerBackend(config)
     if not Path(name).exists():
         raise InputError(f"{setting}.model: {name}: no such run, folder or file of replies")
-    from evals.models.load import is_external  # which needs torch
+    from evals.models.load import decoding_precision, is_external  # which need torch
+    from llama_scale.checkpoint.folder import resolve
     from llama_scale.device import pick_device
 
     if is_external(name) and preset:
@@ -43,7 +44,11 @@ def open_model(config: BackendConfig, out: Path | None, setting: str) -> Backend
     elif preset or (config.form == "chat" and not is_external(name)):
         problem = f"{name} is a run of this project, which continues texts"
         raise InputError(f"{setting}.{'preset' if preset else 'form'}: {problem}; leave it out")
-    device, open_on = pick_device(config.device), partial(open_local, config, out, setting)
+    device = pick_device(config.device)
+    if config.precision == "auto":  # once for all processes: what is measured in each might differ
+        folder = Path(name) if is_external(name) else resolve(name)
+        config = replace(config, precision=decoding_precision(folder, "auto", device, config.threads))
+    open_on = partial(open_local, config, out, setting)
     if (count := config.processes or gpus(device)) == 1:
         return open_on(device)
     from evals.repair.backends.parallel import ParallelBackend

@@ -14,6 +14,7 @@ from evals.repair.backends.scripted import Scripted
 from evals.repair.backends.served import ServedBackend, StoppedError
 from evals.repair.loop import Step
 from evals.repair.outcome import Outcome
+from llama_scale.device import Precision
 from llama_scale.generation.config import SamplingConfig
 from llama_scale.serving.protocol import ProtocolError
 from llama_scale.serving.shelf import Loaded
@@ -111,7 +112,7 @@ def test_what_cannot_be_repaired_is_refused(assistant, body, status, words):
 
 
 def test_answers_are_those_of_a_checkpoint(served, make_engine):  # noqa: F811
-    loaded = Loaded(served, None, "x", None, None)
+    loaded = Loaded(served, None, "x", Precision(False, "as asked"), None, None)
     sampling = SamplingConfig(temperature=0.8, max_new_tokens=20, seed=4, stop=("zz",))
     asks = [Ask((Message("user", text),), (n, 1, 0, 0), 2) for n, text in enumerate(["def f(x):\n", "# a" * 200, ""])]
 

@@ -123,6 +123,7 @@ def test_a_chat(runs, tmp_path, monkeypatch, capsys):  # noqa: F811
         (["complete", "square.py:9", "--model", "RUN"], "has 2 lines"),
         (["complete", "square.py"], "model"),
         (["complete", "bad.py", "--model", "RUN"], "not UTF-8"),
+        (["complete", "square.py", "--model", "RUN", "--stop", "["], "stop: expected a list, found ["),
         (["repair", "no.py", "--tests", "tests.py", "--model", "RUN"], "file: no.py"),
         (["repair", "square.py", "--tests", "no.py", "--model", "RUN"], "tests: no.py"),
         (["repair", "square.py", "--tests", "square.py", "--model", "RUN"], "square.py: line 1: f: tests are"),

@@ -1,12 +1,13 @@
 """Every checkpoint of a run, also of one that trains meanwhile; models of unknown data."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from evals.models.load import trained_on
+from evals.models.load import decoding_precision, trained_on
 from evals.perplexity import score
 from llama_scale.checkpoint import folder
 from llama_scale.checkpoint.export import export_checkpoint
@@ -162,6 +163,28 @@ def test_a_model_of_unknown_data_says_what_to_pass(tmp_path, tiny_data, launch):
     assert code == 2 and "set it to a folder of tokens, or leave perplexity out of suites" in line
     code, _, err = launch("evaluate.py", tmp_path, *LOSS, f"--perplexity.data={tiny_data}")
     assert code == 0, err
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_precision_is_measured_once_where_it_is_asked_for(many, exported, launch, monkeypatch, faster):
+    """By the shape of the model's own blocks; it is part of what the results depend on."""
+    shapes = []
+
+    def timed(threads, width, inner):
+        shapes.append((width, inner))
+        return [(2e-3, 1e-3 if faster else 3e-3)] * 2
+
+    monkeypatch.setattr("llama_scale.device.time_decoding", timed)
+    loss = []
+    for precision in ("fp32", "auto"):
+        code, _, err = launch("evaluate.py", many, *LOSS, f"--precision={precision}")
+        result = json.loads((many / "evals" / MANY[2] / "perplexity.json").read_text())
+        loss.append(result["loss"])
+        assert code == 0 and result["precision"] == ("bf16" if faster and precision == "auto" else "fp32")
+    assert shapes == [(32, 64)] and re.search(r"^precision: (bf16|fp32) \(1 x 32 x 64 take 2 ms in float32", err)
+    assert (loss[0] != loss[1]) is faster and loss[0] == pytest.approx(loss[1], rel=1e-2)
+    found = [decoding_precision(exported, choice, "cpu", None) for choice in (None, "auto", "bf16")]
+    assert found == ["fp32", "bf16" if faster else "fp32", "bf16"] and shapes[1] == (32, 64)
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ import httpx2
 import pytest
 import torch
 
+from evals.benchmarks import humaneval
 from evals.models.checkpoint import CheckpointCompleter
 from evals.models.request import Request
 from evals.models.server import ServerCompleter
 from evals.perplexity import reference_bits_per_byte
 from llama_scale.generation.sampling import SamplingConfig
-from tests.llama_scale.serving.conftest import runs, served, server, tokenizer  # noqa: F401, fixtures
+from tests.llama_scale.serving.conftest import Server, runs, served, server, small_model, tokenizer, write_run  # noqa: F401, fixtures
 
 PROMPTS = [f'def f{n}(x):\n    """{word} x."""\n' for n, word in enumerate(["Add", "é", "Sort a", "x" * 90] * 5)]
 
@@ -27,6 +28,20 @@ def test_greedy_completions_are_those_drawn_here(server, served, temperature):  
     else:  # with seeds of its own
         again = ServerCompleter(f"{server.url}/v1", "a").complete(Request(prompts, sampling))
         assert {row.task: row.text for row in over_http} == {row.task: row.text for row in again}
+
+
+@pytest.mark.slow
+def test_all_of_humaneval_is_completed_as_here(tmp_path, tokenizer):  # noqa: F811
+    model = small_model(tokenizer, context_length=4096)
+    serving = Server(write_run(tmp_path / "runs" / "a", model, tokenizer.path).parent)
+    sampling = SamplingConfig(temperature=0, max_new_tokens=32, stop=humaneval.STOPS["codex"])
+    request = Request({n: row["prompt"] for n, row in enumerate(humaneval.problems())}, sampling)
+    try:
+        over_http = {row.task: row.text for row in ServerCompleter(f"{serving.url}/v1", "a").complete(request)}
+    finally:
+        serving.close()
+    assert over_http == {row.task: row.text for row in CheckpointCompleter(model, tokenizer).complete(request)}
+    assert len(over_http) == 164 and len(set(over_http.values())) > 50
 
 
 WORDS = ["return x\n", "x = 1\n", "pass\n", "é = 'a'\n", "for i in range(10):\n        x += i\n"]

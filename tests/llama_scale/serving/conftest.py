@@ -53,13 +53,13 @@ def make_engine():
 class Server:
     """A server of ``runs`` on this machine, in a thread: ``url`` is its address."""
 
-    def __init__(self, runs, access=None, engine=None, routes=(), memory=1 << 30, **shelf):
+    def __init__(self, runs, access=None, engine=None, routes=(), memory=1 << 30, precision="fp32", **shelf):
         import uvicorn
 
         from launch.serve import listen
 
         self.engine = Engine(engine or EngineConfig(), memory)
-        self.shelf = Shelf(runs, "cpu", "fp32", **{"memory": 1 << 30} | shelf)
+        self.shelf = Shelf(runs, "cpu", precision, **{"memory": 1 << 30} | shelf)
         self.listening = listen("127.0.0.1", 0)
         self.port = self.listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"

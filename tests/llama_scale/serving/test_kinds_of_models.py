@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from data_tools.encode.fim import with_fim_marks
+from llama_scale import device as devices
 from llama_scale.checkpoint.base import find_base
 from llama_scale.checkpoint.folder import load_meta, save
 from llama_scale.checkpoint.opened import load_model
@@ -79,6 +80,9 @@ def test_a_gap_is_filled_by_what_follows_it(tmp_path, tokenizer, serve):
         whole = post(server, "/v1/completions", **body).json()["choices"][0]
         assert (whole["text"], whole["finish_reason"]) == (middle, "stop")
         assert post(server, "/v1/fim/completions", **body).json()["choices"][0]["message"]["content"] == middle
+        asked = {"input_prefix": prefix, "input_suffix": suffix, "prompt": "", "n_predict": 24, "temperature": 0}
+        filled = post(server, "/infill", **asked).json()
+        assert (filled["content"], filled["stop_type"], filled["suffix_used"]) == (middle, "eos", True)
     # Told in bits: with what follows, the middles cost less than after the prefix alone.
     with_suffix, without = [], []
     for prefix, middle, suffix in documents:
@@ -144,6 +148,32 @@ def test_ids_that_the_model_alone_has(tmp_path, tokenizer, serve):
     assert post(server, "/v1/completions", **body | {"prompt": [top + 4]}).status_code == 400
     streamed = post(server, "/v1/completions", **body | {"stream": True}).text
     assert '"error"' not in streamed and streamed.endswith("data: [DONE]\n\n")
+
+
+def test_the_format_of_a_model_is_told(tmp_path, tokenizer, serve, monkeypatch):
+    """What was measured when it was loaded, and its answers are those of bf16 weights."""
+    model = small_model(tokenizer)
+    write_run(tmp_path / "runs" / "a", model, tokenizer.path)
+    monkeypatch.setattr(devices, "time_decoding", lambda *shape: [(2e-3, 1e-3)] * 2)
+    body = {"prompt": "def f(x):", "max_tokens": 0, "echo": True, "logprobs": 0}
+    found = {}
+    for choice in ("fp32", "bf16", "auto"):
+        server = serve(tmp_path / "runs", precision=choice)
+        before = SESSION.get(f"{server.url}/v1/models").json()["data"][0]
+        assert (before["loaded"], before["precision"]) == (False, None)
+        found[choice] = post(server, "/v1/completions", **body).json()
+        row = SESSION.get(f"{server.url}/v1/models").json()["data"][0]
+        assert row["precision"] == found[choice]["system_fingerprint"].rpartition("-")[2]
+        assert row["precision_why"].endswith("measured" if choice == "auto" else "as asked")
+        counts = dict(line.split() for line in SESSION.get(f"{server.url}/metrics").text.splitlines())
+        assert counts["llama_scale_models_loaded_bf16"] == ("0" if choice == "fp32" else "1")
+    scores = {name: answer["choices"][0]["logprobs"]["token_logprobs"][1:] for name, answer in found.items()}
+    assert scores["auto"] == scores["bf16"] != scores["fp32"]
+    with torch.inference_mode():
+        ids = torch.tensor([[tokenizer.eos, *tokenizer.encode("def f(x):")]])
+        expected = model.to(torch.bfloat16)(ids).float().log_softmax(-1)[0]  # (T, V)
+    told = [float(expected[t, ids[0, t + 1]]) for t in range(1, ids.shape[1] - 1)]
+    assert scores["bf16"] == pytest.approx(told, abs=0.3)
 
 
 def write_adapter(run, base, seed):
