@@ -130,6 +130,7 @@ def digest_text(value: Any) -> str:
 def digest(program: Program | Script, limits: Sequence[Any]) -> str:
     """Return the hash of a program, its tests and the limits that it runs under."""
     fields = asdict(program)
-    if not fields.get("explain"):
-        fields.pop("explain", None)  # the hash of before: the verdict is the same
+    for name in ("explain", "methods"):  # without them the hash is that of before
+        if not fields.get(name):
+            fields.pop(name, None)
     return digest_text([type(program).__name__, fields, list(limits)])
