@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -150,8 +149,12 @@ def _from_hub(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, PICKLED]))
         return folder
     except (OSError, HfHubHTTPError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"base: no folder {name}, and the hub does not give it ({reason})") from None
+        raise InputError(f"base: no folder {name}, and the hub does not give it ({first_line(error)})") from None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error of a library says, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _load_llama(folder: Path, weights: bool) -> Llama:
@@ -195,7 +198,9 @@ def _load_foreign(folder: Path, weights: bool) -> ForeignModel:
             else:
                 config = transformers.AutoConfig.from_pretrained(folder, **load)
                 inner = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
-        raise InputError(f"{folder}: transformers cannot load it ({str(error).splitlines()[0]})") from None
+    except (InputError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # what a damaged file raises there has many types
+        raise InputError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
     model = ForeignModel(inner)
     return model.check() if weights else model

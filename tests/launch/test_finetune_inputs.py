@@ -60,6 +60,19 @@ def root(tiny_data, tmp_path_factory):
     }  # fmt: skip
     for name, text in texts.items():
         Path(name).write_text(text)
+    fields = json.loads(Path("twin", "config.json").read_text())
+    for name, value in {
+        "null": None,
+        "list": [1],
+        "rope": fields | {"rope_parameters": 3},
+        "theta": fields | {"rope_theta": [1], "rope_parameters": None},
+        "tied": fields | {"tie_word_embeddings": 3},
+        "width": fields | {"hidden_size": True},
+        "type": fields | {"model_type": 3},
+        "heads": fields | {"num_key_value_heads": "x"},
+    }.items():
+        shutil.copytree("twin", f"odd_{name}")
+        Path(f"odd_{name}", "config.json").write_text(json.dumps(value))
     finetune.main([*TUNE, "--run=adapter", "--steps=1", "--batch=2"])
     shutil.copytree("base", "other")
     finetune.main([*TUNE, "--base=other", "--run=moved", "--steps=1", "--batch=2"])
@@ -178,6 +191,10 @@ def test_an_adapter_is_never_put_on_another_base(root, capfd, command):
         ("--base=pairs", "pairs"),
         ("--base=a_file", "a_file"),
         ("--base=broken.gguf", "broken.gguf"),
+        *(
+            (f"--base=odd_{name}", f"odd_{name}")
+            for name in ("null", "list", "rope", "theta", "tied", "width", "type", "heads")
+        ),
         ("--base=", "base"),
         ("--retain=pairs", "retain|pairs"),
         ("--retain=nowhere", "retain|nowhere"),
