@@ -120,6 +120,7 @@ def files_sha256(files: Sequence[Path]) -> str:
         if file.suffix != ".safetensors":
             continue
         try:
+            check_regular(file)
             with safe_open(file, "pt"):  # whose length the header tells
                 pass
         except (SafetensorError, OSError) as error:

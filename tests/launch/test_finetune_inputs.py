@@ -61,6 +61,9 @@ def root(tiny_data, tmp_path_factory):
     for name, text in texts.items():
         Path(name).write_text(text)
     fields = json.loads(Path("twin", "config.json").read_text())
+    shutil.copytree("twin", "piped")
+    Path("piped", "model.safetensors").unlink()
+    os.mkfifo("piped/model.safetensors")
     for name, value in {
         "null": None,
         "list": [1],
@@ -191,6 +194,7 @@ def test_an_adapter_is_never_put_on_another_base(root, capfd, command):
         ("--base=pairs", "pairs"),
         ("--base=a_file", "a_file"),
         ("--base=broken.gguf", "broken.gguf"),
+        ("--base=piped", "piped/model.safetensors: .*a pipe, not a regular file"),
         *(
             (f"--base=odd_{name}", f"odd_{name}")
             for name in ("null", "list", "rope", "theta", "tied", "width", "type", "heads")
