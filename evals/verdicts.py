@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -14,10 +15,11 @@ from evals.contamination import Contamination
 from evals.journal import append_row, journal_rows, read_journal
 from evals.models.request import Completion
 from evals.sandbox.pool import Sandbox
-from evals.sandbox.types import JUDGE_VERSION, SANDBOX_LOST, Program, Script, Verdict
+from evals.sandbox.types import JUDGE_VERSION, NOT_MEASURED, SANDBOX_LOST, Program, Script, Verdict
 from evals.sandbox.worker import KEPT, MEMORY_BYTES, OUTPUT_BYTES
 from llama_scale.errors import at_least_1, check_fields
 
+OF_THE_MACHINE = (SANDBOX_LOST, NOT_MEASURED)  # not kept: it may have the language another time
 ROW_BYTES = 16 << 10  # of a kept verdict: a character of the output takes at most 12; longer rows are of before
 
 
@@ -71,7 +73,7 @@ class Execution:
 
     def judge(self, programs: Sequence[Program | Script], timeout: float, title: str) -> list[Verdict]:
         """Return the verdict of each program; each distinct one is run once."""
-        limits = [timeout, MEMORY_BYTES, OUTPUT_BYTES, self.sandbox.level, JUDGE_VERSION]
+        limits = [timeout, MEMORY_BYTES, OUTPUT_BYTES, self.sandbox.level, JUDGE_VERSION, platform.python_version()]
         keys = [digest(program, limits) for program in programs]
         verdicts = self._earlier(set(keys))
         new = {key: p for key, p in zip(keys, programs, strict=True) if key not in verdicts}
@@ -80,7 +82,7 @@ class Execution:
         for number, verdict in tqdm(judged, f"{title} programs", len(new), disable=None, leave=False):
             verdict = replace(verdict, output=verdict.output[:KEPT])
             verdicts[new_keys[number]] = verdict
-            if self.cache and verdict.reason != SANDBOX_LOST:
+            if self.cache and verdict.reason not in OF_THE_MACHINE:
                 append_row(self.cache, {"key": new_keys[number]} | asdict(verdict))
         return [verdicts[key] for key in keys]
 
@@ -128,6 +130,7 @@ def digest_text(value: Any) -> str:
 def digest(program: Program | Script, limits: Sequence[Any]) -> str:
     """Return the hash of a program, its tests and the limits that it runs under."""
     fields = asdict(program)
-    if not fields.get("explain"):
-        fields.pop("explain", None)  # the hash of before: the verdict is the same
+    for name in ("explain", "methods"):  # without them the hash is that of before
+        if not fields.get(name):
+            fields.pop(name, None)
     return digest_text([type(program).__name__, fields, list(limits)])

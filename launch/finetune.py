@@ -154,7 +154,7 @@ def search(argv: list[str]) -> None:
     if start == "auto":
         start = plan_finetune(replace(config, optim=replace(config.optim, lr="auto"), run=None)).recipe.lr
     found = search_rate(config, start, command.factor, command.most, tune_run)
-    write_json(command.out, found)
+    write_json(command.out, found, sealed=True)
     print(f"{command.out}: best rate {found['lr']:.3g} of {len(found['tried'])} tried")
 
 

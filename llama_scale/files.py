@@ -219,12 +219,14 @@ def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
         raise InputError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
 
 
-def read_jsonl(path: str | Path, whole: bool = False, required: Iterable[str] = ()) -> list[dict]:
+def read_jsonl(
+    path: str | Path, whole: bool = False, required: Iterable[str] = (), texts: Iterable[str] = ()
+) -> list[dict]:
     """Read JSON lines, gzipped if the name ends in .gz; blank ones are passed over. Only a line feed ends a line.
 
     A last line without one counts in a file that is published (``whole``). Otherwise it is left out: a process was
-    killed while it wrote. Raises InputError on a line that is no JSON mapping with the ``required`` fields, with its
-    number, and on a damaged gzip file.
+    killed while it wrote. Raises InputError on a line that is no JSON mapping with the ``required`` fields, or whose
+    ``texts`` are not text, with its number, and on a damaged gzip file.
     """
     data = read_bytes(path)
     if str(path).endswith(".gz"):
@@ -238,8 +240,21 @@ def read_jsonl(path: str | Path, whole: bool = False, required: Iterable[str] = 
         if not isinstance(row, dict) or not row.keys() >= set(required):
             expected = f"fields, {list(required)} among them" if required else "fields"
             raise InputError(f"{path}: line {number}: expected {expected}, found {_shown(row)}")
+        for name in texts:
+            check_text(f"{path}: line {number}: {name}", row.get(name))
         rows.append(row)
     return rows
+
+
+def check_text(where: str, value: Any) -> None:
+    """Raise InputError, which begins with ``where``, unless a value of JSON is text that can be written as UTF-8."""
+    if not isinstance(value, str):
+        raise InputError(f"{where} should be text, found {_shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(value[error.start]):04x}, half of a character that JSON writes as two"
+        raise InputError(f"{where} has {half}; write it whole, or as UTF-8") from None
 
 
 def _shown(value: Any) -> str:

@@ -27,10 +27,11 @@ from data_tools.pairs.config import PUBLISHED_SPLITS, Language, PairsConfig
 from data_tools.pairs.extract import read_rows, unique_ids
 from data_tools.process_map import process_map
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write, locked, read_json, sha256, write_json
+from llama_scale.files import MOST_BYTES, atomic_write, locked, read_fields, read_json, sha256, write_json
 
 MANIFEST, SETTINGS, LOCK, JOURNAL = "pairs.json", "settings.json", "lock", "extract.journal"
 PARTS = ("train", "test")
+COUNTED = (*PARTS, "thirds", "licenses", "dropped", "test_packages")  # what ``describe`` tells of a build
 Row = dict[str, Any]
 
 
@@ -162,15 +163,18 @@ def find_finished(config: PairsConfig) -> dict[str, Any] | None:
         return None
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder}: is there already and has no {MANIFEST}; choose another name or move it away")
-    manifest = read_json(folder / MANIFEST)
-    built = PairsConfig().settings | manifest.get("config", {})
+    manifest = read_fields(folder / MANIFEST, ["config", "sha256", *COUNTED])
+    if not isinstance(manifest["config"], dict) or not isinstance(manifest["sha256"], dict):
+        raise InputError(f"{folder / MANIFEST}: 'config' or 'sha256' has no fields; delete {folder} and make it again")
+    built = PairsConfig().settings | manifest["config"]
     for name, value in config.settings.items():
         if built[name] != value:
             remedy = "choose another name or delete that folder"
             raise InputError(f"{name}: {folder} was made with {built[name]}, not {value}; {remedy}")
     for name in PARTS:
         file = folder / f"{name}.jsonl"
-        if not file.is_file() or sha256(file) != manifest["sha256"][name]:
+        whole = file.is_file() and file.stat().st_size <= MOST_BYTES
+        if not whole or sha256(file) != manifest["sha256"].get(name):
             raise InputError(f"{file}: is not what was written; delete {folder} and make it again")
     return manifest
 

@@ -6,12 +6,14 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from data_tools.progress import with_progress
 from data_tools.sources.document import Document
 from data_tools.sources.hub import rows_with_retries
+from data_tools.sources.json_rows import SUFFIXES, Unreadable, json_rows
 from data_tools.sources.licenses import UNKNOWN
 from llama_scale.errors import InputError
 
@@ -61,12 +63,29 @@ def _open(task: str, language: str, split: str, path: str | None, start: int) ->
 
     if path is not None and not Path(path).exists():
         raise InputError(f"path: {path}: no such folder; give a copy of {NAMES[task]}, or leave path out")
+    if path is not None:
+        check_rows(path)
     arguments = {"name": language} if task == "code_to_text" else {}
     try:
         yield from datasets.load_dataset(path or NAMES[task], split=split, streaming=True, **arguments).skip(start)
     except (DatasetNotFoundError, DataFilesNotFoundError, FileNotFoundError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise InputError(f"path: {path or NAMES[task]}: no {language} {split} data there ({reason})") from None
+
+
+@lru_cache
+def check_rows(path: str) -> None:
+    """Raise InputError naming a row of a local copy's JSON files that is no object: datasets crashes on some."""
+    files = [Path(path)] if Path(path).is_file() else sorted(p for p in Path(path).rglob("*") if p.is_file())
+    for file in files:
+        if not file.name.lower().endswith(SUFFIXES):
+            continue
+        try:
+            for number, row in json_rows(file):
+                if not isinstance(row, dict):
+                    raise InputError(f"path: {file}: row {number} is no JSON object; give the data set as published")
+        except Unreadable:
+            raise InputError(f"path: {file}: damaged; fetch it again") from None
 
 
 def _document(row: Row, task: str, language: str, split: str) -> Document:

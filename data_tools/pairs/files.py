@@ -1,10 +1,10 @@
 """The Java sources of an installed JDK and the JavaScript of installed npm packages, as documents."""
 
-import json
 import os
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +14,7 @@ from data_tools.sources.installed import chosen_files
 from data_tools.sources.license_texts import header_license, stated_license
 from data_tools.sources.licenses import UNKNOWN
 from llama_scale.errors import InputError, nearest
+from llama_scale.files import read_bytes, read_fields
 
 SOURCES_ZIP = "src.zip"
 JDK_FOLDERS = "/usr/lib/jvm"
@@ -57,7 +58,7 @@ def jdk_documents(
                 content, (package, name) = archive.read(inside[used[n]]), named[used[n]]
                 own = CLASSPATH if b"Classpath" in content[:4096] else header_license(content) or UNKNOWN
                 yield Document(package, version, own, name, content)
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:  # RuntimeError: a password
         raise InputError(f"path: {file}: no readable archive of sources ({error}); install the JDK's again") from None
 
 
@@ -80,8 +81,8 @@ def _jdk_version(file: Path) -> str:
     """Return the version that a JDK's file ``release`` states; "" where that is not beside the sources."""
     for folder in file.parents[:2]:
         if (folder / "release").is_file():
-            found = re.search(r'JAVA_VERSION="([^"]*)"', (folder / "release").read_text())
-            return found[1] if found else ""
+            found = re.search(rb'JAVA_VERSION="([^"]*)"', read_bytes(folder / "release", MOST_BYTES))
+            return found[1].decode("utf-8", "replace") if found else ""
     return ""
 
 
@@ -159,9 +160,9 @@ def npm_packages(root: Path) -> dict[tuple[str, str], Path]:
         if above.name != "node_modules" and above != root:
             continue
         try:
-            stated = json.loads(file.read_bytes())
+            stated = read_fields(file, ["name", "version"])
             name, version = stated["name"], stated["version"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except InputError:
             continue
         if isinstance(name, str) and isinstance(version, str):
             found.setdefault((name, version), folder)

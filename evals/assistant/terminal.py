@@ -1,5 +1,6 @@
 """The assistant in a terminal: a completion in a file, a file repaired until its tests hold, a chat."""
 
+import io
 import queue
 import sys
 import unicodedata
@@ -184,7 +185,7 @@ def split_place(place: str) -> tuple[str, str]:
     if not (line.isascii() and line.isdecimal() and int(line)):
         raise InputError(f"place: expected FILE or FILE:LINE with a line from 1, found {place!r}")
     text = read_source(name, "place")
-    lines = text.splitlines(keepends=True)
+    lines = io.StringIO(text, newline="").readlines()  # a form feed, which splitlines counts, ends no line of a file
     if int(line) > len(lines):
         raise InputError(f"place: {name} has {len(lines)} lines, found line {int(line)}")
     before = "".join(lines[: int(line)]).rstrip("\r\n")

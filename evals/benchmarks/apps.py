@@ -183,7 +183,7 @@ def programs(problem: Problem, source: str, config: AppsConfig) -> list[Program 
         ]
     cases = zip(inputs, problem.outputs, strict=False)
     tests = [f"assert __same({name}(*{_value(case)}), {_value(result)})\n" for case, result in cases]
-    return [Program(source, test, (name,), SAME, preamble=PREAMBLE) for test in tests]
+    return [Program(source, test, (name,), SAME, preamble=PREAMBLE, methods=True) for test in tests]
 
 
 def _value(value: Any) -> str:

@@ -4,15 +4,17 @@ A case is the arguments of a call and its result, as JSON: tuples and what a gen
 the 31 cannot be told from their bug in that way (``SPECIAL``).
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from evals.benchmarks.rows import read_rows
+from evals.benchmarks.rows import read_rows, shown
 from evals.benchmarks.suite import CodeConfig, Suite, Task
 from evals.sandbox.types import Program
 from llama_scale.errors import InputError
 
+LONG_BITS = 14_000  # of an integer of fewer digits than the 4,300 that Python writes
 REMEDY = "give lines with name, buggy, fixed and cases, a list of [arguments, result]"
 # Run by the judge: the result of a call in JSON's terms.
 PLAIN = """
@@ -64,7 +66,7 @@ def problems(path: Path) -> list[Problem]:
         cases = row.take("cases", list)
         for case in cases:
             if type(case) is not list or len(case) != 2 or type(case[0]) is not list:
-                raise row.error("cases", f"a list with {case!r:.80}", "a list of [arguments, result]")
+                raise row.error("cases", f"a list with {shown(case)}", "a list of [arguments, result]")
         if not cases:
             raise row.error("cases", "empty", "at least one case")
         texts = {name: row.take(name, str) for name in ("name", "buggy", "fixed")}
@@ -75,7 +77,18 @@ def problems(path: Path) -> list[Problem]:
 def assertion(problem: Problem, case: tuple[tuple[Any, ...], Any]) -> str:
     """Return a case as an assertion."""
     arguments, result = case
-    return f"assert __plain({problem.name}({', '.join(map(repr, arguments))})) == {result!r}"
+    return f"assert __plain({problem.name}({', '.join(map(literal, arguments))})) == {literal(result)}"
+
+
+def literal(value: Any) -> str:
+    """Return a JSON value as Python: integers too long for it in hexadecimal, NaN and infinity by name."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name!r}: {literal(item)}' for name, item in value.items())}}}"
+    if type(value) is int and value.bit_length() > LONG_BITS:
+        return hex(value)
+    return f"float('{value}')" if isinstance(value, float) and not math.isfinite(value) else repr(value)
 
 
 def program(problem: Problem, source: str) -> Program:

@@ -1,5 +1,6 @@
 """What every programming benchmark is made of: settings, tasks, a suite. Needs no torch, as all beside it."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,6 +93,10 @@ class Suite:
     about: dict[str, Any]
 
     def __post_init__(self) -> None:
+        counts = Counter(task.task_id for task in self.tasks)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            found = f"{len(twice)} tasks are there twice, {twice[0]} first"
+            raise InputError(f"{self.name}.data: {found}; samples are told apart by the names of tasks: give each once")
         total = len(self.tasks)
         for name in ("n_tasks", "gold_tasks"):
             self.config.check(name, (getattr(self.config, name) or 1) <= total, f"1 to {total}")

@@ -136,7 +136,7 @@ def run(config: RepairConfig, folder: Path, backend: Backend | None = None, crit
     timing |= {name: used for name, model in models.items() if (used := getattr(model, "usage", None))}
     write_json(files["timing"], timing)
     write_report([read_study(files["steps"])], files["report"])
-    write_json(files["result"], result)
+    write_json(files["result"], result, sealed=True)
     return result
 
 

@@ -12,11 +12,13 @@ import json
 import os
 import platform
 import posix
+import random
 import resource
 import select
 import socket
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -111,10 +113,15 @@ def warm_up() -> None:
         names: dict[str, Any] = {"preamble": preamble}
         exec(program.compiled(source), names)
         ask = {"do": "call", "name": "f", "args": wire.encode([number]), "kwargs": wire.encode({})}
-        request = json.loads(wire.pack(ask | {"objects": False})[4:])
+        request = json.loads(wire.pack(ask | {"objects": False, "methods": False})[4:])
         answer = program._answer(functools.partial(program._perform, request, names, []), None, None)
         wire.decode(json.loads(answer[4:])["value"])
         judge.compile_tests("assert f(1) == [1, 'a', 0.5]\n")
+
+
+def name_main_thread(number: int) -> None:
+    """Say which number the system has for the main thread, as the interpreter notes it of itself at a fork."""
+    threading.main_thread()._native_id = number  # type: ignore[attr-defined]
 
 
 ROLES = {"program": program.serve, "script": program.run_script}
@@ -145,10 +152,12 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if self.level == "isolated":
             syscalls.unshare(syscalls.NEW_PID)
-        pid = os.fork()
+        pid = syscalls.fork()
         if pid == 0:
             play = None
             try:
+                if self.level != "isolated":
+                    name_main_thread(os.getpid())
                 judges = [self.judge] if self.judge else []
                 for _, link in (*self.ready.values(), *judges, (0, ours), (0, self.control)):
                     link.detach()  # else its end would close a file of the same number
@@ -342,6 +351,8 @@ def main() -> None:
         walls = raise_walls(sys.argv[2], tool)
         server = ForkServer(control, sys.argv[2], tool, load)
         warm_up()
+        random.seed(0)  # random numbers without a seed are the same in each run, as the order of a set is
+        name_main_thread(1)  # of a namespace of its own
         gc.collect()
         gc.freeze()
         gc.disable()  # it would look through what pages must then be copied for

@@ -50,7 +50,8 @@ class ProgramError(Exception):
 class Session:
     """Calls to one program; after it is gone every call fails at once."""
 
-    def __init__(self, objects: bool):
+    def __init__(self, objects: bool, methods: bool):
+        self.about = {"objects": objects, "methods": methods}
         self.objects = objects
         self.gone = ""
         self.claim: dict[str, Any] = {}  # what the program says of its last error
@@ -68,7 +69,7 @@ class Session:
         if self.gone:
             raise GoneError(self.gone)
         try:
-            wire.write_frame(CHANNEL, request | {"objects": self.objects})
+            wire.write_frame(CHANNEL, request | self.about)
         except OSError:
             self.leave("ended early")
         return self._unpack(self._receive())
@@ -252,11 +253,12 @@ def in_words(error: BaseException) -> str:
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
-    """Run the tests of ``task`` (setup, tests, code, names, objects, explain); return the verdict.
+    """Run the tests of ``task`` (setup, tests, code, names, objects, methods, explain); return the verdict.
 
     ``code`` is what packed_code made of the tests.
     """
-    session, notes = Session(task["objects"]), Notes(task["names"]) if task["explain"] else None
+    session = Session(task["objects"], task["methods"])
+    notes = Notes(task["names"]) if task["explain"] else None
     tally, parses, loads = Tally(session, notes), True, True
     names: dict[str, Any] = {"__name__": "__tests__", "__right": tally.right, "__wrong": tally.wrong}
     if task["setup"]:

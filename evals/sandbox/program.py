@@ -16,6 +16,7 @@ from evals.sandbox import wire
 
 CHANNEL = 3
 FILE = "/tmp/program.py"  # what a program reads as its own path; there is no such file
+LARGEST = 1 << 63  # of the integers that C has
 LONGEST_ARGS = 1 << 16  # bytes of an exception's arguments that are sent
 MODULE = "program"  # its ``__name__`` where its functions are called
 # Exit codes; the last is of a process that could not be prepared.
@@ -123,8 +124,11 @@ def _flush(file: Any) -> bool:
 
 
 def exit_status(code: Any) -> int:
-    """Return how a program ended that raised SystemExit: well only with no code, or one whose last byte is 0."""
-    if code is None or (isinstance(code, int) and code & 0xFF == 0):
+    """Return how a program ended that raised SystemExit: well only with no code, or one whose last byte is 0.
+
+    Of an integer beyond those of C the interpreter makes -1.
+    """
+    if code is None or (isinstance(code, int) and code & 0xFF == 0 and -LARGEST <= code < LARGEST):
         return ENDED
     if not isinstance(code, int):
         with suppress(BaseException):
@@ -160,7 +164,7 @@ def _perform(request: dict[str, Any], names: dict[str, Any], objects: list[Any])
     """Call a function of the program, go on with an iterator, or get or set an attribute of one of its objects."""
     args = wire.decode(request["args"], objects.__getitem__)
     if request["do"] == "call":
-        return _find(request["name"], names)(*args, **wire.decode(request["kwargs"]))
+        return _find(request["name"], names, request["methods"])(*args, **wire.decode(request["kwargs"]))
     target = objects[request["handle"]]
     if request["do"] == "next":
         return target
@@ -169,11 +173,11 @@ def _perform(request: dict[str, Any], names: dict[str, Any], objects: list[Any])
     return setattr(target, request["name"], *args)
 
 
-def _find(name: str, names: dict[str, Any]) -> Any:
-    """Return a global of the program, else a method of its class Solution, else a builtin."""
+def _find(name: str, names: dict[str, Any], methods: bool) -> Any:
+    """Return a global of the program, else, if ``methods`` count, one of its class Solution, else a builtin."""
     if name in names:
         return names[name]
-    if hasattr(names.get("Solution"), name):
+    if methods and hasattr(names.get("Solution"), name):
         return getattr(names["Solution"](), name)
     if hasattr(builtins, name):
         return getattr(builtins, name)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-JUDGE_VERSION = 4  # another one where a program may get another verdict: kept ones of before are not used
+JUDGE_VERSION = 5  # another one where a program may get another verdict: kept ones of before are not used
 # Reasons of verdicts that say nothing about a program.
 NOT_MEASURED = "not measured"
 NO_TESTS = "no tests"
@@ -16,7 +16,8 @@ class Program:
     ``tests`` run in the judge, after ``setup``, with each of ``names`` calling the program's function of that name.
     ``objects`` lets tests hold objects of the program's classes by reference: for tasks whose tests build them.
     ``preamble`` is ASCII that runs in the program's name space before it.
-    ``explain`` asks for the failures of the verdict, which whoever sees it is told of the tests by.
+    ``explain`` asks for the failures of the verdict, which whoever sees it is told of the tests by. With ``methods`` a
+    function may also be a method of the program's class Solution.
     """
 
     source: str
@@ -26,6 +27,7 @@ class Program:
     objects: bool = False
     preamble: str = ""
     explain: bool = False
+    methods: bool = False
 
 
 @dataclass(frozen=True)

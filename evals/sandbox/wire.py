@@ -14,6 +14,7 @@ import builtins
 import collections
 import datetime
 import decimal
+import enum
 import fractions
 import functools
 import itertools
@@ -36,7 +37,7 @@ TYPES = ("int", "float", "str", "bool", "bytes", "list", "tuple", "dict", "set",
 DATES = (datetime.datetime, datetime.date, datetime.time)
 ITERATORS = {
     type(iter(())), type(iter([])), type(iter({})), type(iter(set())), type(iter(range(0))), map,
-    filter, zip, enumerate, reversed, type(iter("")), type(reversed([])), type(x for x in ()),
+    filter, zip, enumerate, reversed, type(iter("")), type(reversed([])), type(x for x in ()), type(iter(int, 0)),
 }  # fmt: skip
 SEQUENCES = {kind: kind.__name__ for kind in (tuple, set, frozenset, collections.deque)}
 SEQUENCES |= {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
@@ -45,6 +46,8 @@ to_json = json.JSONEncoder(separators=(",", ":")).encode
 SURROGATE = re.compile("[\ud800-\udfff]")
 # What a subclass may define and still be equal to what its base is equal to; those SHOWN change what it looks like.
 SHOWN = {"__repr__", "__str__", "__format__"}
+ITERATOR = {"__iter__", "__next__"}
+JUDGED = {"__eq__", "__ne__", "__bool__", "__len__"}  # an iterator without these is true, and equal to itself alone
 HARMLESS = SHOWN | {
     "__abstractmethods__", "__annotations__", "__call__", "__class_getitem__", "__copy__", "__deepcopy__", "__del__",
     "__delattr__", "__dict__", "__dir__", "__doc__", "__enter__", "__exit__", "__getattr__", "__getnewargs__",
@@ -54,6 +57,8 @@ HARMLESS = SHOWN | {
     "__firstlineno__", "__static_attributes__",
 }  # fmt: skip
 WRAPPED = (classmethod, staticmethod)
+# What these define beside comparisons and arithmetic gives what the base's own gives, of a value of theirs.
+ENUMERATIONS = (enum.Enum, enum.ReprEnum, enum.IntEnum, enum.StrEnum, enum.Flag, enum.IntFlag)
 # A class's own bases and names, and the data of a base in an object, whatever its class says of itself.
 MRO, NAMESPACE = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__
 DATA: dict[type, Any] = {
@@ -161,6 +166,10 @@ def encode(value: Any, handle: Any = None, rest: Any = None) -> Any:
         return value if math.isfinite(value) else {"float": repr(value)}
     if kind is list:
         return [encode(v, handle, rest) for v in value]
+    if kind is collections.deque and value.maxlen is not None:
+        return {"bounded": [value.maxlen, *(encode(v, handle, rest) for v in value)]}
+    if kind is collections.defaultdict and _is_type(value.default_factory):
+        return {"default": [value.default_factory.__name__, encode(dict(value), handle, rest)]}
     if kind in SEQUENCES:
         return {SEQUENCES[kind]: [encode(v, handle, rest) for v in value]}
     if kind in MAPPINGS:
@@ -177,7 +186,7 @@ def encode(value: Any, handle: Any = None, rest: Any = None) -> Any:
         return {"timedelta": [value.days, value.seconds, value.microseconds]}
     if kind is range:
         return {"range": [encode(v) for v in (value.start, value.stop, value.step)]}
-    if kind is type and value.__name__ in TYPES and getattr(builtins, value.__name__) is value:
+    if _is_type(value):
         return {"type": value.__name__}
     if kind is Rest:
         return _encode_iterator(value.iterator, value.taken, handle, rest)
@@ -217,8 +226,13 @@ def _raising(error: Exception) -> Iterator[Any]:
     yield
 
 
+def _is_type(value: Any) -> bool:
+    """Whether a value is one of the builtin TYPES."""
+    return type(value) is type and value.__name__ in TYPES and getattr(builtins, value.__name__) is value
+
+
 def _encode_other(value: Any, handle: Any, rest: Any) -> Any:
-    """Encode an object of a subclass that behaves as its plain base, anything else as a handle or opaque."""
+    """Encode an object of a subclass that behaves as its plain base, anything else as a handle, iterator or opaque."""
     kinds = MRO(type(value))
     base = next((kind for kind in kinds if kind in DATA), None)
     if base is not None:
@@ -228,6 +242,9 @@ def _encode_other(value: Any, handle: Any, rest: Any) -> Any:
             return {"own": [base.__name__, form, SHOWN.isdisjoint(name for name, _ in own)]}
     if handle is not None:
         return {"handle": handle(value)}
+    names = {name for kind in kinds[:-1] for name in NAMESPACE(kind)}
+    if names.issuperset(ITERATOR) and names.isdisjoint(JUDGED):
+        return _encode_iterator(value, 0, handle, rest)
     try:
         return {"opaque": bool(value)}
     except Exception:
@@ -236,6 +253,8 @@ def _encode_other(value: Any, handle: Any, rest: Any) -> Any:
 
 def _changes(base: type, name: str, attribute: Any) -> bool:
     """Whether an attribute of a subclass makes it compare, compute or iterate unlike its base."""
+    if any(NAMESPACE(kind).get(name) is attribute for kind in ENUMERATIONS):
+        return False
     if name.startswith("__"):
         return name not in HARMLESS
     return hasattr(base, name) and hasattr(attribute, "__func__" if type(attribute) in WRAPPED else "__code__")
@@ -306,6 +325,12 @@ def _own(name: str, value: Any, shown: bool) -> Any:
     return _subclass(name, shown is True)(*([None] if name == "defaultdict" else []), value)
 
 
+def _with_default(name: str, value: Any) -> Any:
+    if type(value) is not dict:
+        raise WireError("default")
+    return collections.defaultdict(getattr(builtins, name), value)
+
+
 def _pairs(kind: Any) -> Any:
     return lambda items: kind(dict(map(tuple, items)))
 
@@ -330,6 +355,7 @@ FROM_BODY = {
 FROM_ITEMS = {
     "tuple": tuple,
     "deque": collections.deque,
+    "bounded": lambda items: collections.deque(items[1:], items[0]),
     "range": lambda items: range(*items),
     "iterator": iter,
     "generator": lambda items: (item for item in items),
@@ -364,6 +390,8 @@ def _decode(form: Any, handle: Any, more: Any, distinct: dict[str, Any]) -> Any:
         return handle(int(body))
     if kind == "lazy" and more is not None:
         return _lazy([_decode(v, handle, more, distinct) for v in body[0]], int(body[1]), more)
+    if kind == "default" and body[0] in TYPES:
+        return _with_default(body[0], _decode(body[1], handle, more, distinct))
     if kind == "own":
         return _own(body[0], _decode(body[1], handle, more, distinct), body[2])
     if kind in FROM_ITEMS:

@@ -132,7 +132,7 @@ class Worker:
 
     def _run_judged(self, program: Program, limits: dict, wall: float) -> tuple[dict, str, str]:
         """Return how the two processes ended, what the judge wrote, and the program's output."""
-        job = {name: getattr(program, name) for name in ("setup", "tests", "names", "objects", "explain")}
+        job = {name: getattr(program, name) for name in ("setup", "tests", "names", "objects", "methods", "explain")}
         known = len(program.tests) <= LONGEST and not program.explain
         job["code"] = _code_of(program.tests)() if known else ""
         program_end, judge_end = socket.socketpair()

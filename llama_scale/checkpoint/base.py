@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -136,6 +135,7 @@ def files_sha256(files: Sequence[Path]) -> str:
             _check_pickle(file)
             continue
         try:
+            check_regular(file)
             with safe_open(file, "pt"):  # whose length the header tells
                 pass
         except (SafetensorError, OSError) as error:
@@ -180,11 +180,15 @@ def _fetch(name: str, files: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except (OSError, HfHubHTTPError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"base: no folder {name}, and the hub does not give it ({reason}); name a run, a transformers folder or a "
-            "GGUF file"
+            f"base: no folder {name}, and the hub does not give it ({first_line(error)}); name a run, a transformers "
+            "folder or a GGUF file"
         ) from None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error of a library says, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _load_llama(folder: Path, weights: bool) -> Llama:
@@ -228,7 +232,9 @@ def _load_foreign(folder: Path, weights: bool) -> ForeignModel:
             else:
                 config = transformers.AutoConfig.from_pretrained(folder, **load)
                 inner = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
-        raise InputError(f"{folder}: transformers cannot load it ({str(error).splitlines()[0]})") from None
+    except (InputError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # what a damaged file raises there has many types
+        raise InputError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
     model = ForeignModel(inner)
     return model.check() if weights else model

@@ -17,6 +17,13 @@ CPU_FLOPS_PER_THREAD = 30e9
 USABLE = {"cpu": 0.9, "cuda": 0.94}
 
 
+# What may stand in a device's name beside its row's words: maker, board, memory.
+PLAIN = re.compile(
+    r"NVIDIA|TESLA|GPU|DGX|HGX|GRACE|HOPPER|BLACKWELL|SUPERCHIP|SXM\d?|PCIE|HBM\d[A-Z]?"
+    r"|(?:24|40|48|80|94|96|120|141|144|180|184|192|480)GB?"
+)
+
+
 @dataclass(frozen=True)
 class Hardware:
     """An accelerator: the words of its device name, its memory in bytes, its bf16 peak in FLOP/s.
@@ -55,14 +62,16 @@ HARDWARE = {
 def find_hardware(device_name: str) -> Hardware | None:
     """Return the GPU of this name, or None when it is not known.
 
-    Whole words count: an RTX A1000 is no A100, and an H100 NVL has a row of its own. Nor is a part of a GPU known,
-    which has MIG or a profile such as 40C in its name.
+    Whole words count: an RTX A1000 is no A100, and an H100 NVL has a row of its own. A word that is not PLAIN makes it
+    another card, as of an H100 CNX, one of other memory, as an A100 of 64 GB, or a part of one (MIG, a profile as 40C).
     """
     words = set(re.findall(r"[A-Z0-9]+", device_name.upper()))
-    if "MIG" in words or any(re.fullmatch(r"\d+[ABCQ]", word) for word in words):
-        return None
     matching = [known for known in HARDWARE.values() if set(known.words.upper().split()) <= words]
-    return max(matching, key=lambda known: len(known.words.split())) if matching else None
+    if not matching:
+        return None
+    found = max(matching, key=lambda known: len(known.words.split()))
+    rest = words - set(found.words.upper().split())
+    return found if all(map(PLAIN.fullmatch, rest)) else None
 
 
 def bf16_peak(device_name: str) -> float | None:

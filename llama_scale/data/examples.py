@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from llama_scale.data.loader import batch_number, permute
 from llama_scale.errors import InputError
-from llama_scale.files import numbered_rows, read_bytes
+from llama_scale.files import check_text, numbered_rows, read_bytes
 
 FIELDS = ("id", "prompt", "completion")
 
@@ -59,8 +59,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
         if not isinstance(row, dict):
             raise InputError(f"{path}: line {number} is {type(row).__name__}, not an object with {', '.join(FIELDS)}")
         for name in FIELDS:
-            if not isinstance(row.get(name), str):
-                raise InputError(f"{path}: line {number}: {name} should be text, found {row.get(name)!r:.60}")
+            check_text(f"{path}: line {number}: {name}", row.get(name))
         if not row["completion"]:
             raise InputError(f"{path}: line {number}: the completion is empty; leave the pair out")
         if row["id"] in pairs:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_scale.data.examples import FIELDS, TextTokenizer, rank_of
-from llama_scale.errors import at_least_0, at_least_1, check_fields
+from llama_scale.errors import InputError, at_least_0, at_least_1, check_fields
 from llama_scale.files import atomic_write, read_jsonl
 
 LOOKED_AT = 200  # pairs of the pool that are tried for a prompt
@@ -48,11 +48,14 @@ def show_pairs(config: ShotsConfig, tokenizer: TextTokenizer, context_length: in
     Shown are the first pairs in the order of the draw that fit: a pair that is too long for what is left of the
     context is passed over. ``before`` in a row is what stands before its own prompt, ``shots`` how many pairs it is.
     """
-    pool = sorted(read_jsonl(Path(config.pool), required=FIELDS), key=lambda row: rank_of(row["id"], config.draw))
+    pool, held_out = (read_jsonl(Path(file), whole=True, texts=FIELDS) for file in (config.pool, config.test))
+    if not held_out:
+        raise InputError(f"{config.test}: no pairs in it")
+    pool.sort(key=lambda row: rank_of(row["id"], config.draw))
     texts = [row["prompt"] + row["completion"] + BETWEEN for row in pool[:LOOKED_AT]]
     lengths = [len(tokenizer.encode(text)) for text in texts]
     rows = []
-    for row in read_jsonl(Path(config.test), required=FIELDS):
+    for row in held_out:
         room = context_length - max(config.room, len(tokenizer.encode(row["completion"])) + 1)
         chosen = _fitting(row["prompt"], texts, lengths, config.shots, room, tokenizer)
         before = "".join(chosen)

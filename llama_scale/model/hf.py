@@ -106,19 +106,28 @@ def model_config(fields: dict[str, Any], path: Path) -> ModelConfig:
     if not isinstance(fields, dict):
         raise InputError(f"{path}: expected the fields of a model, found {type(fields).__name__}")
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise InputError(f"{path}: rope_parameters should have fields, found {rope!r:.40}")
     given = {"model_type": None} | fields | {"rope_type": rope.get("rope_type", rope.get("type", "default"))}
     for name, readable in READABLE.items():
         if (value := given.get(name, readable)) != readable:
             raise InputError(f"{path}: {name} is {value!r}; only {readable!r} can be read")
     for name in CONFIG_FIELDS.values():
-        if not isinstance(fields.get(name), int):
+        if type(fields.get(name)) is not int:
             raise InputError(f"{path}: {name} should be a whole number, found {fields.get(name)!r}")
+    tied, kv_heads = fields.get("tie_word_embeddings", False), fields.get("num_key_value_heads")
+    if type(tied) is not bool or type(kv_heads) not in (int, type(None)):
+        found = f"tie_word_embeddings is {tied!r:.40} and num_key_value_heads {kv_heads!r:.40}"
+        raise InputError(f"{path}: {found}; expected true or false, and a whole number")
+    theta, eps = rope.get("rope_theta", fields.get("rope_theta", 10_000.0)), fields.get("rms_norm_eps", 1e-6)
+    if {type(theta), type(eps)} - {int, float}:
+        raise InputError(f"{path}: rope_theta is {theta!r:.40} and rms_norm_eps {eps!r:.40}; expected numbers")
     config = ModelConfig(
         **{ours: fields[theirs] for ours, theirs in CONFIG_FIELDS.items()},
-        n_kv_heads=fields.get("num_key_value_heads"),
-        rope_theta=float(rope.get("rope_theta", fields.get("rope_theta", 10_000.0))),
-        norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
-        tie_embeddings=fields.get("tie_word_embeddings", False),
+        n_kv_heads=kv_heads,
+        rope_theta=float(theta),
+        norm_eps=float(eps),
+        tie_embeddings=tied,
     )
     if fields.get("head_dim") not in (None, config.head_dim):
         raise InputError(f"{path}: head_dim is {fields['head_dim']}, not {config.head_dim}")

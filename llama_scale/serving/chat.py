@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, read_text
+from llama_scale.files import read_fields, read_text
 
 MOST_BYTES = 1 << 20  # of a template
 GUARD = "\ufdd0"  # a character that no text has: it parts a mark that a person wrote
@@ -42,7 +42,6 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return the text that an answer follows; raise InputError where the template refuses the messages."""
-        from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         def refuse(message: str) -> None:
@@ -54,8 +53,11 @@ class ChatTemplate:
         names = {"bos_token": self.bos, "eos_token": self.eos, "add_generation_prompt": True}
         try:
             return environment.from_string(self.source).render(messages=list(map(dict, messages)), **names)
-        except TemplateError as error:
-            raise InputError(f"{self.name}: not a chat template ({' '.join(str(error).split())[:200]})") from None
+        except InputError:
+            raise
+        except Exception as error:  # its own, and whatever the template's expressions raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(f"{self.name}: not a chat template ({reason})") from None
 
     def ids(self, messages: Sequence[Mapping[str, str]], encode: Any) -> list[int]:
         """Return the ids of the prompt of a chat; ``encode`` gives those of a text without marks."""
@@ -75,19 +77,25 @@ class ChatTemplate:
 def find_template(folder: Path) -> ChatTemplate | None:
     """Return the chat template beside a checkpoint's tokenizer, None where there is none."""
     settings_path, file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
-    settings = read_json(settings_path) if settings_path.is_file() else {}
+    settings = read_fields(settings_path) if settings_path.is_file() else {}
     source = read_text(file, MOST_BYTES) if file.is_file() else settings.get("chat_template")
     if isinstance(source, list):  # named ones
-        source = next((item.get("template") for item in source if item.get("name") == "default"), None)
+        named = [item for item in source if isinstance(item, dict) and item.get("name") == "default"]
+        source = named[0].get("template") if named else None
     if not isinstance(source, str):
         return None
-    known = (
-        read_json(folder / "tokenizer.json").get("added_tokens", []) if (folder / "tokenizer.json").is_file() else []
-    )
-    marks = {item["content"]: item["id"] for item in known if item.get("special")}
+    marks_path = folder / "tokenizer.json"
+    known = read_fields(marks_path).get("added_tokens") if marks_path.is_file() else []
+    try:
+        marks = {str(item["content"]): int(item["id"]) for item in known or [] if item.get("special")}
+    except (TypeError, AttributeError, KeyError, ValueError):
+        raise InputError(
+            f"{marks_path}: added_tokens are not the tokens of a tokenizer; copy the model's own"
+        ) from None
 
     def text(name: str) -> str:
         value = settings.get(name)
-        return value.get("content", "") if isinstance(value, dict) else value or ""
+        value = value.get("content") if isinstance(value, dict) else value
+        return value if isinstance(value, str) else ""
 
     return ChatTemplate(source, str(folder), marks, text("bos_token"), text("eos_token"))

@@ -374,5 +374,5 @@ def write_result(run: FinetuneRun, scores: dict[str, float] | None = None) -> di
         "checkpoint": checkpoint if recipe.steps else None,
     }
     result |= scores or {name: value for name, value in rows[-1].items() if name.startswith(("val_", "retained_"))}
-    write_json(run.folder / "result.json", result)
+    write_json(run.folder / "result.json", result, sealed=True)
     return result

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import platform
 
 import pytest
 
@@ -54,7 +55,8 @@ def test_a_result_and_its_samples(tmp_path):
 
 def test_verdicts_are_not_come_to_again(tmp_path):
     cache, program = tmp_path / "verdicts.jsonl", Program("def f(): pass", "f()", ("f",))
-    key = digest(program, [2.0, MEMORY_BYTES, OUTPUT_BYTES, "isolated", JUDGE_VERSION])
+    limits = [2.0, MEMORY_BYTES, OUTPUT_BYTES, "isolated", JUDGE_VERSION, platform.python_version()]
+    key = digest(program, limits)
     assert key != "3da7f01679d6624765390524780e8638b5a36dbe48e67200f6818af5f945b720"  # of a judge that erred
     append_row(cache, {"key": key, "passed": False, "reason": "wrong answer", "parses": True,
                        "held": 1, "tests": 4, "output": "", "seconds": 0.01})  # fmt: skip

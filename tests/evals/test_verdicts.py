@@ -58,9 +58,19 @@ def test_a_program_is_run_once_under_the_same_limits_alone(tmp_path):
     assert judge(cache, "restricted", [BASE], 2.0) == ([], ["restricted"])
 
 
-def test_a_verdict_of_a_lost_sandbox_is_not_kept(tmp_path):
+def test_another_interpreter_judges_again(tmp_path, monkeypatch):
+    """What a program does may differ from one Python to the next: the order of iteration, new syntax, new modules."""
     cache = tmp_path / "verdicts.jsonl"
-    judge(cache, "sandbox lost", [BASE], 2.0)
+    judge(cache, "isolated", [BASE], 2.0)
+    monkeypatch.setattr("platform.python_version", lambda: "3.99.0")
+    assert judge(cache, "isolated", [BASE], 2.0)[0] == [(BASE, 2.0)]
+
+
+@pytest.mark.parametrize("reason", ["sandbox lost", "not measured"])
+def test_a_verdict_of_the_machine_is_not_kept(tmp_path, reason):
+    """Where javac is installed later, a program in Java is judged then."""
+    cache = tmp_path / "verdicts.jsonl"
+    judge(cache, reason, [BASE], 2.0)
     assert not cache.exists()
 
 

@@ -56,10 +56,26 @@ def root(tiny_data, tmp_path_factory):
         "mixed.jsonl": f"{rows[0]}\n{json.dumps(one | {'id': 'b', 'format': 'task'})}\n",
         "long.jsonl": json.dumps(one | {"id": "long", "completion": "x = 1\n" * 400}) + "\n",
         "rates.json": '{"lr": "fast"}', "broken.yaml": "a: [1,\n", "listed.yaml": "- 1\n", "broken.gguf": "GGUF",
-        "a_file": "text\n",
+        "a_file": "text\n", "half.jsonl": json.dumps(one | {"prompt": "x\ud83dy"}) + "\n",
     }  # fmt: skip
     for name, text in texts.items():
         Path(name).write_text(text)
+    fields = json.loads(Path("twin", "config.json").read_text())
+    shutil.copytree("twin", "piped")
+    Path("piped", "model.safetensors").unlink()
+    os.mkfifo("piped/model.safetensors")
+    for name, value in {
+        "null": None,
+        "list": [1],
+        "rope": fields | {"rope_parameters": 3},
+        "theta": fields | {"rope_theta": [1], "rope_parameters": None},
+        "tied": fields | {"tie_word_embeddings": 3},
+        "width": fields | {"hidden_size": True},
+        "type": fields | {"model_type": 3},
+        "heads": fields | {"num_key_value_heads": "x"},
+    }.items():
+        shutil.copytree("twin", f"odd_{name}")
+        Path(f"odd_{name}", "config.json").write_text(json.dumps(value))
     finetune.main([*TUNE, "--run=adapter", "--steps=1", "--batch=2"])
     shutil.copytree("base", "other")
     finetune.main([*TUNE, "--base=other", "--run=moved", "--steps=1", "--batch=2"])
@@ -143,9 +159,11 @@ def test_an_adapter_is_never_put_on_another_base(root, capfd, command):
         ("--train=blank.jsonl", "blank.jsonl: no pairs in it"),
         ("--train=list.jsonl", "list.jsonl: line 1 is list, not an object with id, prompt, completion"),
         ("--train=torn.jsonl", "torn.jsonl"),
-        ("--train=no_id.jsonl", "no_id.jsonl: line 1: id should be text, found None"),
+        ("--train=no_id.jsonl", "no_id.jsonl: line 1: id should be text, found null"),
         ("--train=number.jsonl", "number.jsonl: line 1: completion should be text, found 3"),
         ("--train=nothing.jsonl", "nothing.jsonl: line 1: the completion is empty; leave the pair out"),
+        ("--train=half.jsonl", r"half.jsonl: line 1: prompt has .ud83d, half of a character"),
+        ("--validation=half.jsonl", r"half.jsonl: line 1: prompt has"),
         ("--train=twice.jsonl", "twice.jsonl: line 2: the id 'pair-0' is there before"),
         ("--train=base/checkpoints/step-00000001/model.safetensors", "model.safetensors"),
         ("--validation=train.jsonl", "validation: 'pair-0' of train.jsonl is trained on too; hold it out"),
@@ -178,6 +196,11 @@ def test_an_adapter_is_never_put_on_another_base(root, capfd, command):
         ("--base=pairs", "pairs"),
         ("--base=a_file", "a_file"),
         ("--base=broken.gguf", "broken.gguf"),
+        ("--base=piped", "piped/model.safetensors: .*a pipe, not a regular file"),
+        *(
+            (f"--base=odd_{name}", f"odd_{name}")
+            for name in ("null", "list", "rope", "theta", "tied", "width", "type", "heads")
+        ),
         ("--base=", "base"),
         ("--retain=pairs", "retain|pairs"),
         ("--retain=nowhere", "retain|nowhere"),
@@ -216,6 +239,19 @@ def test_what_launch_finetune_refuses(root, capfd, flags, message):
         (["split", "--out=out", "--folders.python=pairs", "--test=2", "--tune=2", "--examples=13"], "trains on 13"),
         (["shots", "--base=base", "--pool=none.jsonl", "--test=held_out.jsonl", "--out=out"], "none.jsonl"),
         (["shots", "--base=base", "--pool=train.jsonl", "--test=held_out.jsonl", "--out=out", "--shots=0"], "shots"),
+        (
+            ["shots", "--base=base", "--pool=train.jsonl", "--test=empty.jsonl", "--out=out"],
+            "empty.jsonl: no pairs in it",
+        ),
+        (
+            ["shots", "--base=base", "--pool=number.jsonl", "--test=held_out.jsonl", "--out=out"],
+            "completion should be text",
+        ),
+        (["shots", "--base=base", "--pool=half.jsonl", "--test=held_out.jsonl", "--out=out"], "prompt has .ud83d"),
+        (
+            ["shots", "--base=base", "--pool=train.jsonl", "--test=no_id.jsonl", "--out=out"],
+            "id should be text, found null",
+        ),
     ],
 )
 def test_what_the_steps_of_a_study_refuse(root, capfd, argv, message):

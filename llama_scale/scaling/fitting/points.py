@@ -31,7 +31,8 @@ LIKELY_FLOPS, POSSIBLE_FLOPS = (0.2, 5.0), (0.02, 50.0)
 # Columns of shares between 0 and 1: pass@k and rates, their intervals and variants (not the counts behind them).
 SHARE = re.compile(
     r"(?:.*[_ ])?(?:pass(?:_at_|@)[0-9]+(?!.*_(?:n|count|tasks|total|samples)$).*"
-    r"|(?:parse|pass|solve|success|syntax|compile|repair)_rate(?:_low|_high)?|accuracy|exact_match)",
+    r"|(?:parse|pass|solve|success|syntax|compile|repair|load|ended|win|error|failure|hit|degenerate|resolve)_rate"
+    r"(?:_of_ended)?(?:_low|_high)?|acc(?:uracy)?(?:_norm)?|exact_match|em|f1)",
     re.IGNORECASE,
 )
 SAME_LOSS = 0.05  # relative difference between losses of equal N and D beyond which they are named
@@ -333,6 +334,15 @@ def implausible_units(N: np.ndarray, D: np.ndarray, flops: np.ndarray | None) ->
     return None
 
 
+def small_counts(N: np.ndarray, D: np.ndarray) -> list[str]:
+    """Return a question about each of N and D (n,) that is too small for a model or its data, counted plainly."""
+    return [
+        f"{name} has a median of {np.median(values):g}: counted in millions or billions?"
+        for name, values in (("N", N), ("D", D))
+        if np.median(values) < SMALLEST
+    ]
+
+
 def _check_units(points: Points) -> None:
     """Raise InputError naming the first row whose N, D or FLOPs cannot be plain numbers."""
     # FLOPs are set against the largest count of parameters that the file has: the head of a small model can cost
@@ -407,12 +417,9 @@ def _unit_warnings(points: Points) -> list[str]:
     warnings = []
     if "D" not in points.columns:
         warnings.append(f"The file has no D; D = {points.columns['flops']} / 6N.")
-    small = [(name, values) for name, values in (("N", points.N), ("D", points.D)) if np.median(values) < SMALLEST]
-    for name, values in small:
-        warnings.append(
-            f"{name} has a median of {np.median(values):g}: counted in millions or billions? "
-            "Write plain numbers, or compute and every advice about it are wrong."
-        )
+    small = small_counts(points.N, points.D)
+    for text in small:
+        warnings.append(f"{text} Write plain numbers, or compute and every advice about it are wrong.")
     middle = float(np.median(points.D / points.N))
     if not small and not LIKELY_RATIO[0] <= middle <= LIKELY_RATIO[1]:
         warnings.append(

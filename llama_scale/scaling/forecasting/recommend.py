@@ -13,7 +13,7 @@ from llama_scale.cost.accounting import count_parameters
 from llama_scale.cost.hardware import DEFAULT_MFU, HARDWARE
 from llama_scale.errors import InputError, nearest
 from llama_scale.scaling.fitting.fitted_laws import FittedLaws, RunEstimate
-from llama_scale.scaling.fitting.points import implausible_units
+from llama_scale.scaling.fitting.points import implausible_units, small_counts
 from llama_scale.scaling.fitting.results.summarize import EMBEDDED, HEADED
 from llama_scale.text import between, count, digits, power, signed
 from llama_scale.training.recipe import ladder_width, lr_cap, step_law_batch, step_law_lr
@@ -119,6 +119,8 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
     exactly = "exactly" in laws.conventions.flops  # as this project counts, head and attention included
     if found := implausible_units(*columns[:2], None if exactly else columns[2]):
         raise InputError(f"{laws.points.file}: run {laws.runs[found[0]].run}: {found[1]}, then fit again")
+    if small := small_counts(*columns[:2]):
+        raise InputError(f"{laws.points.file}: {small[0]} Write plain numbers, then fit again")
     N, D = (float(x[0]) for x in laws.law.optimum(np.array([C]), laws.flops))
     runs = laws.fitted_flops, *columns[:2]  # (n,) each
     beyond, below = (

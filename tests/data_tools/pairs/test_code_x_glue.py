@@ -127,3 +127,11 @@ def test_what_is_missing_is_named(copy, tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"id": [1], "nl": ["x"]}), tmp_path / "train.parquet")
     with pytest.raises(InputError, match=r"column code is NoneType, expected str"):
         list(code_x_glue_documents("text_to_code", "java", "train", str(tmp_path)))
+
+
+@pytest.mark.parametrize("text", ["null\n", '{"id": 1}\nnull\n', "[1, 2]\n", "{\n"])
+def test_rows_that_are_none_are_named_before_they_are_read(tmp_path, text):
+    """Of some of them the library that reads them ends the whole process."""
+    (tmp_path / "train.jsonl").write_text(text)
+    with pytest.raises(InputError, match=r"train.jsonl: row \d is no JSON object; give the data set as published"):
+        list(code_x_glue_documents("text_to_code", "java", "train", str(tmp_path)))

@@ -1,6 +1,7 @@
 """Java from a JDK's src.zip and JavaScript from node_modules: what is found, under which name and license."""
 
 import json
+import os
 import zipfile
 
 import pytest
@@ -65,6 +66,34 @@ def test_npm_packages(modules):
     ]
     assert [d.path for d in npm_documents(str(modules), packages=["@scope/two"])] == ["lib/c.js"]
     assert {d.package for d in npm_documents(str(modules), exclude=["one"])} == {"@scope/two"}
+
+
+def test_a_damaged_archive_is_named(jdk):
+    """A byte of the packed text, and the mark of a file that has a password."""
+    file = jdk / "lib" / "src.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("java.base/java/util/List.java", "interface List {}\n" * 50)
+    whole = file.read_bytes()
+    for place, value in ((40 + 20, 0xFF), (6, 1)):
+        damaged = bytearray(whole)
+        damaged[place] ^= value
+        file.write_bytes(damaged.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"))
+        with pytest.raises(InputError, match=r"src.zip: no readable archive of sources"):
+            list(jdk_documents(str(jdk)))
+
+
+def test_files_about_packages_that_are_none_are_passed_over(jdk, modules):
+    (jdk / "release").write_bytes('JAVA_VERSION="17\xe9"\n'.encode("latin-1"))
+    assert {d.version for d in jdk_documents(str(jdk))} == {"17\ufffd"}
+    os.unlink(modules / "one" / "package.json")
+    for make in (
+        lambda path: os.mkfifo(path), lambda path: path.write_text("[" * 100_000), lambda path: path.write_text("[1]"),
+        lambda path: path.symlink_to(path), lambda path: path.mkdir(),
+    ):  # fmt: skip
+        make(modules / "one" / "package.json")
+        assert {d.package for d in npm_documents(str(modules))} == {"@scope/two"}
+        path = modules / "one" / "package.json"
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
 def test_what_is_missing_is_named(tmp_path, jdk, modules):

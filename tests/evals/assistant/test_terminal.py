@@ -40,6 +40,11 @@ def test_places(tmp_path):
     file.write_bytes(b"a = 1\r\nb = 2\r\n")
     assert split_place(str(file)) == ("a = 1\r\nb = 2\r\n", "")
     assert split_place(f"{file}:1") == ("a = 1", "\r\nb = 2\r\n")
+    file.write_bytes(
+        b"a = 1\n\x0cb = '\x1c'\nc = '\xe2\x80\xa8'\n"
+    )  # characters that end a line of text, not of a file
+    assert split_place(f"{file}:2") == ("a = 1\n\x0cb = '\x1c'", "\nc = '\u2028'\n")
+    file.write_bytes(b"a = 1\r\nb = 2\r\n")
     for place, words in [(f"{file}:3", "has 2 lines"), (f"{file}:x", "expected FILE or FILE:LINE"),
                          (f"{file}:0", "line from 1"), (str(tmp_path / "no.py"), "no.py")]:  # fmt: skip
         with pytest.raises(InputError, match=words):

@@ -69,6 +69,12 @@ def test_each_language_has_its_own_parser(tmp_path, language):
         assert result["not_measured"] == 2 and not any(row["parses"] for row in samples)
 
 
+def test_a_pair_that_is_there_twice(tmp_path):
+    """Its samples would be judged by the last of the two, and counted as those of one task."""
+    with pytest.raises(InputError, match=r"pairs.data: 1 tasks are there twice, a first; .* give each once"):
+        read(write(tmp_path / "test.jsonl", {"id": "a"}, {}, {"id": "a", "prompt": "other"}))
+
+
 def test_a_row_that_is_no_pair(tmp_path):
     with pytest.raises(InputError, match="field 'prompt' is 5"):
         read(write(tmp_path / "test.jsonl", {"prompt": 5}))

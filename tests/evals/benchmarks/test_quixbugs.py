@@ -27,6 +27,22 @@ def test_results_are_compared_in_the_terms_of_json(tmp_path):
     assert [verdict.passed for verdict in verdicts] == [True, True, False, False]
 
 
+def test_numbers_that_python_writes_otherwise(tmp_path):
+    """Integers of over 4,300 digits, which it does not write at all, infinity and NaN."""
+    long = "7" * 5_000
+    cases = f'[[[{long}, {{"a": [-{long}]}}], [{long}]], [[Infinity, {{"a": [1]}}], [-Infinity]]]'
+    text = f'{{"name": "f", "buggy": "", "fixed": "", "cases": {cases}}}'
+    (tmp_path / "q.jsonl").write_text(text)
+    (problem,) = quixbugs.problems(tmp_path / "q.jsonl")
+    right = "def f(x, y): return [x if x < 9e999 else -x]\n"
+    with Sandbox(1) as box:
+        verdicts = list(box.run([quixbugs.program(problem, s) for s in (right, right.replace("-x", "x"))], 2.0))
+    assert [verdict.passed for verdict in verdicts] == [True, False]
+    (tmp_path / "q.jsonl").write_text(text.replace(cases, f"[[[{long}], 1, 2]]"))
+    with pytest.raises(InputError, match=r"field 'cases' is a list with .*; give lines"):
+        quixbugs.problems(tmp_path / "q.jsonl")
+
+
 @pytest.mark.parametrize("cases", [[], [[1]], [[1, 2]], "x", [[[1], 2, 3]]])
 def test_cases_of_another_form_are_refused(tmp_path, cases):
     (tmp_path / "q.jsonl").write_text(json.dumps({"name": "n", "buggy": "", "fixed": "", "cases": cases}))

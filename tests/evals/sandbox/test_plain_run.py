@@ -59,7 +59,8 @@ SCRIPTS = {
     # Exit codes.
     "exit": "print(1)\nexit()", "quit": "print(1)\nquit(0)", "exit False": "print(1)\nexit(False)",
     "exit True": "print(1)\nexit(True)", "exit text": "print(1)\nexit('')", "exit 0.0": "print(1)\nexit(0.0)",
-    "exit 256": "import sys\nprint(1)\nsys.exit(256)", "exit -1": "print(1)\nexit(-1)", "exit 10": "exit(10)",
+    "exit 256": "import sys\nprint(1)\nsys.exit(256)",
+    "exit 2 ** 70": "import sys\nprint(1)\nsys.exit(2 ** 70)", "exit -2 ** 63": "import sys\nsys.exit(-2 ** 63)", "exit -1": "print(1)\nexit(-1)", "exit 10": "exit(10)",
     "os._exit": "import os\nprint(1)\nos._exit(0)", "interrupt": "print(1)\nraise KeyboardInterrupt",
     "end of input": "print(open(0).read())\nprint(input())", "assert": "assert False",
     # What stands first in a file.

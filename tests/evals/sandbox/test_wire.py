@@ -14,7 +14,9 @@ from evals.sandbox import wire
 from evals.sandbox.pool import Sandbox
 from evals.sandbox.types import Program
 
-COUNTER, DEQUE, ORDERED = (f"__import__('collections').{name}" for name in ("Counter", "deque", "OrderedDict"))
+COUNTER, DEQUE, ORDERED, DEFAULT = (
+    f"__import__('collections').{name}" for name in ("Counter", "deque", "OrderedDict", "defaultdict")
+)
 IDENTITY = "    __eq__ = lambda a, b: a is b\n    __hash__ = object.__hash__\n"
 # A program and tests of its f; whether they pass is what a plain run of both says.
 PAIRS = {
@@ -27,6 +29,17 @@ PAIRS = {
                                    "assert f() == 3 and f() in {3} and f() + 1 == 4"),
     "texts of an enumeration": ("import enum\nclass E(str, enum.Enum):\n    A = 'x'\ndef f(): return E.A",
                                 "assert f() == 'x' and f().upper() == 'X'"),
+    "flags": ("import enum\nclass E(enum.IntFlag):\n    A = 1\n    B = 2\ndef f(): return E.A | E.B", "assert f() == 3 and f() | 4 == 7"),
+    "flags of one's own": ("import enum\nclass E(enum.IntFlag):\n    A = 1\n    def __eq__(s, o): return False\n    __hash__ = int.__hash__\ndef f(): return E.A", "assert f() == 1"),
+    "default of a dictionary": (f"def f(): return {DEFAULT}(int, a=1)", "assert f()['b'] == 0 and f() == {'a': 1} and repr(f())[:12] == 'defaultdict('"),
+    "dictionary of dictionaries": (f"def f(): return {DEFAULT}(list, a=[1])", "d = f()\nd['b'].append(2)\nassert d == {'a': [1], 'b': [2]}"),
+    "no default": (f"def f(): return {DEFAULT}(None, a=1)", "try: f()['b']\nexcept KeyError: ok = 1\nassert ok"),
+    "default of a test": ("def f(d): return d['x'] + len(d)", f"assert f({DEFAULT}(int)) == 1"),
+    "bounded deque": (f"def f(): return {DEQUE}([1, 2], 2)", "d = f()\nd.append(3)\nassert list(d) == [2, 3] and d.maxlen == 2 and repr(d) == 'deque([2, 3], maxlen=2)'"),
+    "iterator of a call": ("def f():\n    it = iter([1, 2, 0, 3])\n    return iter(lambda: next(it), 0)", "assert list(f()) == [1, 2]"),
+    "own iterator": ("class I:\n    def __init__(s): s.n = 0\n    def __iter__(s): return s\n    def __next__(s):\n        s.n += 1\n"
+                     "        if s.n > 3: raise StopIteration\n        return s.n\ndef f(): return I()", "g = f()\nassert next(g) == 1 and list(g) == [2, 3] and g and g != [1]"),
+    "own iterator that is equal": ("class I:\n    __iter__ = lambda s: s\n    __next__ = lambda s: 1\n    __eq__ = lambda s, o: False\ndef f(): return I()", "assert f() == [1]"),
     "integer": ("class I(int): pass\ndef f(): return I(4)", "assert f() == 4 and str(f()) == '4'"),
     "type of an integer": ("class I(int): pass\ndef f(): return I(4)", "assert type(f()) is int"),
     "look of an integer": ("class I(int):\n    def __repr__(s): return 'four'\ndef f(): return I(4)",

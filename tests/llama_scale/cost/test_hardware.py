@@ -32,6 +32,10 @@ from llama_scale.errors import InputError
         ("NVIDIA GeForce RTX 4090", None),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("GRID A100-10C", None),
+        ("NVIDIA H100 CNX", None),
+        ("NVIDIA A100-SXM-64GB", None),
+        ("NVIDIA GH200 144G HBM3e", 989e12),
+        ("NVIDIA H200 141GB HBM3e", 989e12),
         ("Some Future GPU", None),
     ],
 )

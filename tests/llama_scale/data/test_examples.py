@@ -118,8 +118,12 @@ def test_an_empty_micro_batch_has_no_target(examples):
         ("", "no pairs in it"),
         ("[1]\n", "line 1 is list, not an object"),
         ("{\n", "line 1 is not JSON"),
-        ('{"id": "a", "prompt": "p"}\n', "line 1: completion should be text, found None"),
+        ('{"id": "a", "prompt": "p"}\n', "line 1: completion should be text, found null"),
         ('{"id": "a", "prompt": "p", "completion": ""}\n', "line 1: the completion is empty"),
+        (
+            r'{"id": "a", "prompt": "\ud83d", "completion": "c"}' "\n",
+            r"line 1: prompt has \\ud83d, half of a character",
+        ),
         ('{"id": "a", "prompt": "p", "completion": "c"}\n' * 2, "line 2: the id 'a' is there before"),
     ],
 )

@@ -1,7 +1,7 @@
 """The points of a fine-tuning study: one row a run, and the scores of each run on each held-out task."""
 
 import csv
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,17 @@ JUDGED = (
     "parse_rate", "load_rate", "compile_rate", "ended_rate", "parse_rate_of_ended", "nontrivial_parse_rate",
     "repetition", "complexity",
 )  # fmt: skip
+# Fields of study.yaml, and of an arm in it, that are read.
+SETTINGS = {
+    "name": str,
+    "question": str,
+    "arms": list,
+    "suites": list,
+    "pairs": dict,
+    "margin": (int, float),
+    "flaws": list,
+}
+ARM = {"name": str, "method": str, "language": str, "draws": list, "settings": dict}
 # The first columns of the published studies' files, in percent, and the columns that they are made of.
 PUBLISHED = {"BLEU": "similarity_bleu", "Syntax_Pass_Rate": "parse_rate"}
 
@@ -60,9 +71,7 @@ class TuningStudy:
 
 def load_study(folder: Path) -> TuningStudy:
     """Read all that the runs of a study left; raise InputError naming the run and the file that is missing."""
-    settings = read_yaml(folder / "study.yaml")
-    if not isinstance(settings, dict) or settings.get("kind") != "finetune":
-        raise InputError(f"{folder / 'study.yaml'}: not of a fine-tuning study; give the folder of one")
+    settings = read_settings(folder)
     arms = [Arm(**arm) for arm in settings["arms"]]
     runs = {arm.name: [load_run(folder, settings, arm, draw) for draw in arm.draws] for arm in arms}
     return TuningStudy(
@@ -74,6 +83,25 @@ def load_rates(folder: Path, arm: Arm) -> list[TriedRate]:
     """Read what the search for an arm's rate tried."""
     found = read_fields(folder / "rates" / f"{arm.name}.json", ["lr", "tried"])
     return [TriedRate(arm.name, row["lr"], row["bits_per_byte"], found["lr"]) for row in found["tried"]]
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read the settings of a study that was planned; raise InputError where they are not whole."""
+    path = folder / "study.yaml"
+    settings = read_yaml(path)
+    if not isinstance(settings, dict) or settings.get("kind") != "finetune":
+        raise InputError(f"{path}: not of a fine-tuning study; give the folder of one")
+    for name, kind in SETTINGS.items():
+        if not isinstance(settings.get(name), kind):
+            raise InputError(f"{path}: {name} is {settings.get(name, 'missing')!r:.40}; run the study again")
+    names = {item.name for item in fields(Arm)}
+    for arm in settings["arms"]:
+        found = arm if isinstance(arm, dict) else {}
+        wrong = [name for name, kind in ARM.items() if not isinstance(found.get(name), kind)]
+        if found.keys() != names or wrong:
+            odd = ", ".join([*wrong, *sorted(map(str, found.keys() ^ names))]) or "it"
+            raise InputError(f"{path}: an arm is not whole ({odd}); run the study again")
+    return settings
 
 
 def load_run(folder: Path, settings: dict[str, Any], arm: Arm, draw: int) -> RunScores:

@@ -91,6 +91,9 @@ def score_table(study: TuningStudy) -> Table:
     for arm in study.arms:
         if arm.method != BASE:  # which gains nothing over itself
             scores, base = table[arm.name, PRIMARY.key], table[base_of(study, arm).name, PRIMARY.key]
+            if scores.tasks != base.tasks:
+                found = f"{len(scores.tasks)} held-out pairs, its base on {len(base.tasks)}"
+                raise InputError(f"{arm.name}: scored on {found}; run the study again")
             table[arm.name, GAIN.key] = replace(scores, values=base.values - scores.values)
     return table
 

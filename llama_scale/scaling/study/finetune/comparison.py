@@ -245,7 +245,7 @@ class Comparison:
 
     def write(self, folder: Path) -> None:
         """Write comparison.json."""
-        write_json(folder / COMPARISON, {"format": FORMAT} | to_json(self, DIGITS))
+        write_json(folder / COMPARISON, {"format": FORMAT} | to_json(self, DIGITS), sealed=True)
 
 
 def read_comparison(folder: Path) -> Comparison:

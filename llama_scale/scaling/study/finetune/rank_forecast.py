@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llama_scale.config import read_yaml
-from llama_scale.errors import InputError
 from llama_scale.files import read_fields, read_jsonl, write_json
+from llama_scale.scaling.study.finetune.collect import read_settings
 
 FORECAST = "rank-forecast.json"
 BITS_PER_PARAMETER = 2.0  # what models store (Allen-Zhu and Li 2024, 2404.05405)
@@ -22,9 +21,7 @@ def forecast_rank(study: Path, trained: Callable[[dict[str, Any]], int]) -> list
     """
     path = study / FORECAST
     if not path.exists():
-        settings = read_yaml(study / "study.yaml")
-        if not isinstance(settings, dict) or "arms" not in settings:
-            raise InputError(f"{study / 'study.yaml'}: not the settings of a fine-tuning study")
+        settings = read_settings(study)
         arms = settings["arms"]
         rows = [_forecast(study, arms, group, trained) for group in rank_groups(arms)]
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -65,9 +65,10 @@ def arm_scores(study: TuningStudy, arm: Arm, endpoint: Endpoint) -> Scores | Non
         if found is None:
             continue
         tasks = tasks or sorted(found)
-        if missing := [task for task in tasks if task not in found]:
-            raise InputError(f"run {run.name}: no {endpoint.name} of {missing[0]}; delete its folder and run the study "
-                             "again")  # fmt: skip
+        if not tasks or found.keys() != set(tasks):
+            which = min(found.keys() ^ set(tasks), default="any pair")
+            problem = f"run {run.name}: {endpoint.name} of {which} is there in some runs only"
+            raise InputError(f"{problem}; delete the folder of the run that lacks it and run the study again")
         rows.append([found[task] for task in tasks])
         draws.append(run.draw)
     return Scores(np.array(rows, dtype=np.float64), draws, tasks) if rows else None

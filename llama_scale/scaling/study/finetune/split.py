@@ -77,7 +77,7 @@ def split_pairs(config: SplitConfig) -> list[str]:
 def _read(folder: Path, longest: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     parts = []
     for name in ("train", "test"):
-        rows = read_jsonl(folder / f"{name}.jsonl", whole=True, required=["id", "prompt", "completion"])
+        rows = read_jsonl(folder / f"{name}.jsonl", whole=True, texts=["id", "prompt", "completion"])
         parts.append([row for row in rows if len((row["prompt"] + row["completion"]).encode()) <= longest])
     return parts[0], parts[1]
 

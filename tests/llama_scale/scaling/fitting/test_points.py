@@ -73,7 +73,8 @@ def test_the_head_of_a_small_model_is_no_other_unit(tmp_path):
 @pytest.mark.parametrize(
     "column",
     ["pass_at_1", "humaneval_pass_at_10", "mbpp_pass_at_1_low", "x_pass_at_100_high", "pass_at_1_T0.8", "pass@1",
-     "humaneval_parse_rate", "parse_rate_low", "pass_rate"],
+     "humaneval_parse_rate", "parse_rate_low", "pass_rate", "load_rate", "ended_rate", "parse_rate_of_ended",
+     "mmlu_acc", "acc_norm", "win_rate", "error_rate", "squad_f1", "em"],
 )  # fmt: skip
 def test_percent_is_refused_in_every_column_of_shares(tmp_path, column):
     share = np.linspace(0.001, 0.9, 9)

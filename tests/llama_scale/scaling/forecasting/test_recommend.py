@@ -174,6 +174,15 @@ def test_a_law_of_points_in_other_units_recommends_nothing(laws):
         recommend.recommend(replace(laws, runs=runs), 1e15)
 
 
+def test_a_law_of_sizes_and_tokens_both_in_millions_recommends_nothing(laws):
+    """Their ratio is plausible, and a fit only warns."""
+    runs = [replace(run, tokens=run.tokens / 1e6, model_size=run.model_size / 1e6) for run in laws.runs]
+    with pytest.raises(
+        InputError, match=r"N has a median of .*: counted in millions or billions\? Write plain numbers"
+    ):
+        recommend.recommend(replace(laws, runs=runs), 1e15)
+
+
 def test_gpu_hours_are_flops():
     assert recommend.budget(None, 500, "h200", 0.4) == pytest.approx(500 * 3600 * 0.4 * 989e12)
     assert recommend.budget(1e21, None, "h200", 0.4) == 1e21

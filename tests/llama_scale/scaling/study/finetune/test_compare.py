@@ -1,14 +1,14 @@
 """Which arms are compared with which, and by what numbers."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import yaml
 
 from llama_scale.errors import InputError
-from llama_scale.scaling.study.finetune.collect import TuningStudy
+from llama_scale.scaling.study.finetune.collect import RunScores, TuningStudy, read_settings
 from llama_scale.scaling.study.finetune.compare import (
     by_kind,
     contrast,
@@ -21,7 +21,7 @@ from llama_scale.scaling.study.finetune.compare import (
     size_curves,
 )
 from llama_scale.scaling.study.finetune.plan import plan_arms, read_study
-from llama_scale.scaling.study.finetune.scores import END, GAIN, PRIMARY, SAMPLED, Scores
+from llama_scale.scaling.study.finetune.scores import END, GAIN, PRIMARY, SAMPLED, Scores, arm_scores
 from llama_scale.scaling.study.finetune.split import SplitConfig, split_pairs
 from tests.llama_scale.helpers import write_pairs
 from tests.llama_scale.scaling.study.finetune.conftest import COMMON
@@ -50,6 +50,34 @@ def test_what_differs_in_one_setting_alone_is_compared_with_the_first(tmp_path):
     )
     name = "setting-random-r16-n300"
     assert found(arms) == {name: [("random-r16-n300", "simple-r16-n300"), ("random-r16-n300", "complex-r16-n300")]}
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_runs_of_an_arm_are_scored_on_the_same_pairs(tmp_path, short):
+    """The file of a run that lost its end must not make the others be compared on what is left of it."""
+    (arm,) = [arm for arm in arms_of(tmp_path, {"name": "a", "ranks": [4], "steps": 9}) if arm.trained]
+    whole = {"x": (1.0, 0.1, 3), "y": (2.0, 0.1, 3)}
+    runs = [RunScores(f"a-draw{i}", i, {}, {}, {"x": whole["x"]} if i == short else whole, {}) for i in range(2)]
+    study = TuningStudy(tmp_path, {}, [arm], {arm.name: runs})
+    with pytest.raises(InputError, match="of y is there in some runs only; delete the folder of the run"):
+        arm_scores(study, arm, PRIMARY)
+    study = TuningStudy(tmp_path, {}, [arm], {arm.name: [RunScores("a", 0, {}, {}, {}, {})]})
+    with pytest.raises(InputError, match="of any pair is there"):
+        arm_scores(study, arm, PRIMARY)
+
+
+@pytest.mark.parametrize(
+    "change", [{"suites": 3}, {"arms": [3]}, {"arms": [{"name": "a"}]}, {"flaws": None}, {"kind": "x"}]
+)
+def test_settings_of_a_study_that_are_not_whole_are_named(tmp_path, change):
+    arms = [asdict(arm) for arm in arms_of(tmp_path, {"name": "a", "ranks": [4], "steps": 9})]
+    whole = {"kind": "finetune", "name": "toy", "question": "rank", "arms": arms, "suites": [], "pairs": {},
+             "margin": 0.1, "flaws": []}  # fmt: skip
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(whole))
+    assert read_settings(tmp_path)["arms"] == arms
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(whole | change))
+    with pytest.raises(InputError, match=r"study.yaml: .*(run the study again|give the folder of one)"):
+        read_settings(tmp_path)
 
 
 def test_ranks_of_other_settings_are_not_compared(tmp_path):
