@@ -35,24 +35,28 @@ RUN = 5  # words
 
 @dataclass(frozen=True)
 class Case:
-    """A program to review: all that a critic can reach. ``key`` is that of the draw."""
+    """A program to review: all that a critic can reach. ``key`` is that of the draw.
+
+    ``repeat_of`` is the round of its chain that had this very program.
+    """
 
     shown: Shown
     program: str
     outcome: Outcome
     timeout: float
     key: tuple[int, ...]
+    repeat_of: int | None = None
 
 
 @dataclass(frozen=True)
 class Review:
     """A critic's words, and what they cost.
 
-    ``prompt`` is what a model was asked, ``served`` what a server says answered.
+    ``asked`` is what a model was sent, ``served`` what a server says answered.
     """
 
     text: str
-    prompt: str = ""
+    asked: tuple[Message, ...] = ()
     prompt_tokens: int | None = 0
     tokens: int | None = 0
     served: str = ""
@@ -76,7 +80,12 @@ class Programmatic:
 
     def review(self, cases: Sequence[Case]) -> list[Review]:
         """Return what is known of each outcome, in words."""
-        return [Review(self.words(case)) for case in cases]
+        return [Review(f"{_again(case)}{self.words(case)}" if self.name != "generic" else GENERIC) for case in cases]
+
+
+def _again(case: Case) -> str:
+    """Say that a chain had this program before, where it goes on from that."""
+    return "" if case.repeat_of is None else f"This is your program number {case.repeat_of + 1} again.\n"
 
 
 def _generic(case: Case) -> str:
@@ -113,7 +122,7 @@ def _error(case: Case, failure: Failure) -> str:
         near = difflib.get_close_matches(case.shown.entry, defined, n=1, cutoff=0.3)
         hint = f"; it defines {near[0]}" if near else ""
         return f"The program does not define the function {case.shown.entry}{hint}."
-    kind = reason.removeprefix("raised ")
+    kind = reason.removeprefix("raised").strip() or "an exception"
     return f"It raised {kind}{f': {words}' if words else ''}.{_line(case, failure)}"
 
 
@@ -197,17 +206,20 @@ class ModelCritic:
         asks = [Ask(self.messages(case), case.key) for case in cases]
         bar = tqdm(self.backend.ask(asks, self.sampling), "reviews", len(asks), disable=None, leave=False)
         replies = {number: found[0] for number, found in bar}
-        prompts = ["\n".join(message.content for message in ask.messages) for ask in asks]
         given = [replies[n] for n in range(len(asks))]
         return [
-            Review(reply.text, prompt, reply.prompt_tokens, reply.tokens, reply.served)
-            for reply, prompt in zip(given, prompts, strict=True)
+            Review(reply.text, ask.messages, reply.prompt_tokens, reply.tokens, reply.served)
+            for reply, ask in zip(given, asks, strict=True)
         ]
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """Return what the critic is asked."""
         shown = case.shown
-        parts = [f"Task:\n{shown.text}", f"Program:\n```python\n{case.program.strip()}\n```", _assertion(case)]
+        parts = [f"Task:\n{shown.text}"]
+        if shown.tests and not shown.starter:  # else they stand in the text
+            parts.append("Tests:\n" + "\n".join(shown.tests))
+        parts += [f"Program:\n```python\n{case.program.strip()}\n```"]
+        parts.append(f"{_again(case)}{_assertion(case)}")
         if self.backend.chat:
             return Message("system", ASKED_TO_CRITICIZE), Message("user", "\n\n".join(parts))
         return (Message("user", "\n\n".join([ASKED_TO_CRITICIZE, *parts, "What is wrong:"])),)

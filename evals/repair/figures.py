@@ -13,6 +13,10 @@ from llama_scale.comparison import exact_interval
 
 Row = dict[str, Any]
 Chain = list[Row]
+ALL_SHOWN = (
+    "as published: all tests were shown, and a process was believed that returned 0 and wrote nothing to standard "
+    "error; shown but not solved are claims that are false"
+)
 
 
 def chains_of(rows: Iterable[Row]) -> dict[str, list[Chain]]:
@@ -50,7 +54,11 @@ def by_task(chains: Sequence[Chain], value: Callable[[Chain], float]) -> list[fl
 
 
 def point(chains: Sequence[Chain], rule: str) -> Row:
-    """Return what one rule makes of chains as they are: solved, shown and not solved, programs and tokens spent."""
+    """Return what one rule makes of chains as they are: solved, shown and not solved, programs and tokens spent.
+
+    ``parses`` and ``holds`` are the shares of tasks whose program compiles and holds the visible tests: what tells
+    models apart that solve nothing.
+    """
     chosen = [choose(chain, rule) for chain in chains]
     held = [row for row in chosen if row["passed"]]
     known = [tokens_of(chain) for chain in chains]
@@ -59,6 +67,8 @@ def point(chains: Sequence[Chain], rule: str) -> Row:
         "solved": sum(row["solved"] for row in chosen),
         "chains": len(chains),
         "rate": rate(by_task(chains, lambda chain: float(choose(chain, rule)["solved"]))),
+        "parses": rate(by_task(chains, lambda chain: float(choose(chain, rule)["parses"]))),
+        "holds": rate(by_task(chains, lambda chain: float(choose(chain, rule)["passed"]))),
         "holds_visible": len(held),
         "shown_not_solved": false,
         "shown_not_solved_interval": exact_interval(false, len(held)) if held else None,
@@ -68,8 +78,11 @@ def point(chains: Sequence[Chain], rule: str) -> Row:
 
 
 def cut(chains: Sequence[Chain], programs: int) -> list[Chain]:
-    """Return chains as they would be if only so many programs might be drawn."""
-    return [chain[:programs] for chain in chains]
+    """Return chains as they would be if only so many programs might be drawn: no critic speaks on the last of them."""
+    unsaid = {"critic_prompt_tokens": 0, "critic_tokens": 0}
+    return [
+        chain if len(chain) <= programs else [*chain[: programs - 1], chain[programs - 1] | unsaid] for chain in chains
+    ]
 
 
 def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> Row:
@@ -78,6 +91,7 @@ def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> R
     repairs = [row for chain in chains for row in chain[1:]]
     criticized = [row for row in rows if row["critic"]]
     repeats = sum(row["repeat_of"] is not None for row in repairs)
+    refused, unparsed = sum(bool(row["refused"]) for row in criticized), sum(not row["parses"] for row in rows)
     final = [choose(chain, rules[0]) for chain in whole]
     return {
         "curve": [{"programs_at_most": n} | point(cut(chains, n), rules[0]) for n in range(1, longest(chains) + 1)],
@@ -86,14 +100,27 @@ def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> R
         "repairs": len(repairs),
         "repeats": repeats,
         "repeats_interval": exact_interval(repeats, len(repairs)) if repairs else None,
+        "repairs_to_first_repeat": sum(map(to_first_repeat, chains)),
         "refused_feedback": dict(Counter(row["refused"] for row in criticized if row["refused"])),
         "feedback": len(criticized),
+        "garbage_interval": exact_interval(refused, len(criticized)) if criticized else None,
+        "failed_at": {"syntax": unparsed, "tests": sum(row["parses"] and not row["passed"] for row in rows)},
         "not_taken": sum(not row["taken"] for row in rows),
         "renamed": sum(bool(row["renamed"]) for row in final),
         "solved_without_renaming": sum(row["solved"] and not row["renamed"] for row in final),
+        "without_renaming": rate(by_task(whole, lambda chain: _named(choose(chain, rules[0])))),
         "prompts_truncated": sum(row["prompt_truncated"] for row in rows),
         "by_first_failure": by_first_failure(whole, rules[0]),
     }
+
+
+def to_first_repeat(chain: Chain) -> int:
+    """Return how many repairs are left of a chain that ends with its first repeat."""
+    return next((n for n, row in enumerate(chain) if row["repeat_of"] is not None), len(chain) - 1)
+
+
+def _named(row: Row) -> float:
+    return float(row["solved"] and not row["renamed"])
 
 
 def gain(chains: Sequence[Chain], rule: str) -> Row:
@@ -180,7 +207,6 @@ def figures(rows: Sequence[Row], rules: Sequence[str], budget: int) -> Row:
     for name in ("served", "critic_served"):
         if served := Counter(row[name] for row in rows if row.get(name)):
             result[name] = dict(sorted(served.items()))
-    result["in_words"] = lines(result)
     return result
 
 
@@ -192,7 +218,8 @@ def summed_up(steps: Path) -> Row:
     else:
         budget, rules = head["plan"]["rounds"] + 1, rule_names(head["select"])
     about = {name: value for name, value in head.items() if name != "format"}
-    return {"format": "llama_scale.repair-result.v1"} | about | figures(rows, rules, budget)
+    result = {"format": "llama_scale.repair-result.v1"} | about | figures(rows, rules, budget)
+    return result | {"in_words": lines(result)}
 
 
 def verdict_in_words(difference: Row, what: str) -> str:
@@ -205,7 +232,7 @@ def verdict_in_words(difference: Row, what: str) -> str:
 
 def lines(result: Row) -> list[str]:
     """Return the headline figures, the interval of small samples first."""
-    found = []
+    found = [ALL_SHOWN] if result.get("protocol") == "published" else []
     for arm, data in result["arms"].items():
         first, last = data["curve"][0], next(iter(data["selection"].values()))
         low, high = last["rate"]["interval"]

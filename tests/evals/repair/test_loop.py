@@ -7,7 +7,8 @@ import pytest
 from evals.repair.figures import against_resample, chains_of, figures
 from evals.repair.loop import parse_arm
 from llama_scale.errors import InputError
-from tests.evals.repair.helpers import block, right, study
+from llama_scale.files import read_json
+from tests.evals.repair.helpers import block, right, rows_of, study
 
 
 def wrong(ask, number=0):
@@ -143,6 +144,77 @@ def test_a_repair_that_breaks_a_visible_test_is_not_taken_unless_asked(tmp_path)
     assert "return 12  # 0" in model.asked[2].messages[2].content
     _, free, model = study(tmp_path / "free", answer, count=1, **base | {"plan.keep": False})
     assert all(row["taken"] for row in free) and "return -5" in model.asked[2].messages[2].content
+
+
+def test_a_repair_that_trades_one_visible_test_for_another_is_not_taken(tmp_path):
+    """As many hold as before, and yet one that held fails."""
+
+    def answer(ask, number):
+        large = "-5 if x < 100 else x + 11"
+        return block(f"def add_11(x):\n    return {large if ask.key[1] == 1 else 12}  # {ask.key[1]}\n")
+
+    base = {"plan.arms": "tests", "visible": 2}
+    _, rows, _ = study(tmp_path, answer, count=1, **base)
+    assert [(row["held"], row["taken"]) for row in rows] == [(1, True), (1, False), (1, True), (1, True)]
+
+
+def test_no_critic_is_asked_about_a_program_that_ends_its_chain(tmp_path):
+    """A repeat that ends it costs no review. Where the chain goes on it is told what it repeats; the control is not."""
+    asked = []
+
+    def critic(ask, number):
+        asked.append(ask.messages[-1].content)
+        return "The sum needs one more term."
+
+    repeating = {"plan.arms": "tests:model,tests,generic"}
+    _, rows, _ = study(tmp_path / "a", lambda ask, n: block("x = 1\n"), 1, critic=critic, **repeating)
+    prompts = {row["prompt"]: row["messages"] for row in rows_of(tmp_path / "a" / "repair-mbpp-prompts.jsonl.gz")}
+    assert [message["content"] for message in prompts[rows[0]["critic_prompt"]]][-1:] == asked
+    assert set(prompts) == {row[name] for row in rows for name in ("prompt", "critic_prompt")} - {""}
+    assert len(asked) == 1 and [row["critic"] for row in rows if row["arm"] == "tests:model"] == ["model", ""]
+    assert "Tests:\nassert add_11(1) == 12\n" in asked[0]
+    _, rows, _ = study(tmp_path / "b", lambda ask, n: block("x = 1\n"), 1, critic=critic,
+                       **repeating | {"plan.repeats": "keep", "plan.rounds": 2})  # fmt: skip
+    told = {arm: [row["feedback"] for row in rows if row["arm"] == arm] for arm in ("tests", "generic")}
+    again = [text.startswith("This is your program number 1 again.\n") for text in told["tests"]]
+    assert again == [False, True, False] and told["generic"] == ["The program is wrong. Try again."] * 2 + [""]
+    assert ["number 1 again" in text for text in asked[1:]] == [False, True]
+
+
+def test_a_curve_counts_no_review_that_was_not_needed(tmp_path):
+    """With two programs allowed no critic speaks on the second."""
+    result, rows, _ = study(
+        tmp_path, lambda ask, n: block(wrong(ask)), count=2, critic=lambda ask, n: "The sum needs one more term.",
+        **{"plan.arms": "tests:model", "plan.rounds": 2},
+    )  # fmt: skip
+    drawn = [sum(row["prompt_tokens"] + row["tokens"] for row in rows if row["round"] <= n) for n in range(3)]
+    said = [sum(row["critic_prompt_tokens"] + row["critic_tokens"] for row in rows if row["round"] < n)
+            for n in range(3)]  # fmt: skip
+    curve = result["arms"]["tests:model"]["curve"]
+    assert [point["tokens"] for point in curve] == [a + b for a, b in zip(drawn, said, strict=True)] and said[1] > 0
+
+
+def test_figures_tell_how_far_programs_come(tmp_path):
+    """Of two tasks: one program does not compile and its repair fails; one is named otherwise; words are garbage."""
+    texts = {(0, 0): "def (\n", (0, 1): right(12), (1, 0): "def plus(x):\n    return x + 12\n"}
+    result, rows, _ = study(
+        tmp_path, lambda ask, n: block(texts.get(ask.key[:2], "def (\n")), count=2, critic=lambda ask, n: "%&",
+        **{"plan.arms": "logic:model", "plan.rounds": 3},
+    )  # fmt: skip
+    arm = result["arms"]["logic:model"]
+    assert [(row["number"], row["parses"], row["passed"]) for row in rows] == [
+        (0, False, False), (0, True, False), (0, False, False), (1, True, True),
+    ]  # fmt: skip
+    assert arm["failed_at"] == {"syntax": 2, "tests": 1}
+    assert (arm["repairs"], arm["repeats"], arm["repairs_to_first_repeat"]) == (2, 1, 2)
+    assert arm["feedback"] == 2 and arm["refused_feedback"] == {"no text": 1}
+    assert arm["garbage_interval"] == pytest.approx((0.0126, 0.9874), abs=1e-4)
+    last = arm["selection"]["first_visible"]
+    assert [last[name]["value"] for name in ("parses", "holds", "rate")] == [0.5, 0.5, 0.5]
+    assert arm["without_renaming"]["value"] == 0 and arm["without_renaming"]["interval"][1] < 0.85
+    timing = read_json(tmp_path / "repair-mbpp-timing.json")
+    assert [(part["round"], part["programs"]) for part in timing["rounds"]] == [(0, 2), (1, 1), (2, 1)]
+    assert timing["program_seconds"]["logic:model"] > 0
 
 
 HOSTILE = {

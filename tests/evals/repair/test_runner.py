@@ -200,18 +200,20 @@ def test_a_log_with_odd_members_is_counted_as_by_hand(name, ends, seed, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "words", "left"),
     [
-        ("starcoder", ("273 -> 279 of 500", "repeats 1,452 of 1,500", "not solved 47 of 326")),
-        ("gpt-3.5-turbo-0613", ("346 -> 380 of 500", "repeats 447 of 658", "not solved 43 of 423")),
+        ("starcoder", ("273 -> 279 of 500", "repeats 1,452 of 1,500", "not solved 47 of 326"), 209),
+        ("gpt-3.5-turbo-0613", ("346 -> 380 of 500", "repeats 447 of 658", "not solved 43 of 423"), 212),
     ],
 )
-def test_published_logs_give_the_known_figures(name, words, tmp_path, launch):
+def test_published_logs_give_the_known_figures(name, words, left, tmp_path, launch):
     log, data = SHARED / "repair" / f"ldb_mbpp_{name}.jsonl.gz", SHARED / "eval" / "mbpp.jsonl"
     if not log.exists() or not data.exists():
         pytest.skip(f"{log} or {data} is not here")
     code, out, err = launch("--replay", log, "--mbpp.data", data, "--out", tmp_path)
     assert code == 0 and all(word in out for word in words), out + err
+    arm = json.loads((tmp_path / "repair-mbpp.json").read_text())["arms"]["log"]
+    assert arm["repairs_to_first_repeat"] == left
 
 
 @pytest.mark.slow
@@ -258,6 +260,8 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, launch, capsys):
         ((*base,), "name a model (--backend.model RUN, FOLDER or URL), a published log"),
         ((*base, "--backend.model", "http://127.0.0.1:9/v1", "--rounds", "0"), "is the server running there?"),
         ((*base, "--backend.model", "http://127.0.0.1:9/v1", "--arms", "tests:model"), "critic.model: an arm has the"),
+        ((*base, "--backend.model", "http://127.0.0.1:9/v1", "--critic.model", "m"), "no arm has the critic model"),
+        ((*base, "--replay", log, "--protocol", "publish"), "protocol: expected honest or published"),
         (("--results", tmp_path, "--out", unset), "has no repair-*-steps.jsonl.gz; give folders"),
         (("--results", tmp_path), "out: name a folder for the report"),
         ((*base, "--replay", other), "line 1: field 'implementations' is missing"),

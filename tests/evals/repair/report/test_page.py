@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evals.repair.figures import figures
-from evals.repair.report.ladder import Rung, ladder, pays_from
+from evals.repair.report.ladder import Rung, ladder, pays_from, stages
 from evals.repair.report.page import find_studies, write_report
 from evals.repair.report.rounds import difference, stories
 from evals.repair.report.tables import fate, points, tables
@@ -82,7 +82,9 @@ def test_a_page_tells_what_the_rows_say(tmp_path):
     page = Page((tmp_path / "repair-mbpp-report.html").read_text())
     assert not [link for link in page.links if not link.startswith("data:")], "it needs nothing beside itself"
     last = next(iter(result["arms"]["tests"]["selection"].values()))
-    cells = {cells[0]: cells for cells in page.rows if cells and cells[0] in result["arms"] and len(cells) == 8}
+    found = [cells for cells in page.rows if cells and cells[0] in result["arms"] and len(cells) == 8]
+    cells, stage = ({cells[0]: cells for cells in found[place : place + 3]} for place in (0, 3))
+    assert stage["tests"][2].startswith(f"{100 * last['holds']['value']:.1f} % [")
     assert cells["tests"][2].startswith(f"{100 * last['rate']['value']:.1f} % [")
     assert cells["tests"][3].startswith(f"{last['shown_not_solved']} of {last['holds_visible']}")
     assert int(cells["tests"][4]) == sum(r["arm"] == "tests" for r in rows)
@@ -149,6 +151,21 @@ def test_a_ladder_says_from_which_size_on_repair_pays():
     assert all(low < y < high for low, y, high in zip(tests.low, tests.y, tests.high, strict=True))
 
 
+def test_a_ladder_tells_models_apart_that_solve_nothing():
+    """A tenth of the large model's programs hold the visible test and none is solved; none of the small one does."""
+    rungs = []
+    for name, parameters, held, unparsed in (("large", 10**7, 4, 0), ("small", 10**6, 0, 10)):
+        rows = [
+            row("tests", n, 0, **(PASS if n < held else {"parses": n >= unparsed, "reason": "x"})) for n in range(40)
+        ]
+        rungs.append(Rung(name, parameters, figures(rows, ["first_visible"], 1)))
+    parses, holds = stages(rungs).panels
+    points = {panel.key: next(s for s in panel.series if s.kind == "points") for panel in (parses, holds)}
+    np.testing.assert_allclose(points["repair-ladder-stages-parses"].y, [75, 100])
+    np.testing.assert_allclose(points["repair-ladder-stages-holds"].y, [0, 10])
+    np.testing.assert_allclose(points["repair-ladder-stages-holds"].high[1], 23.66, atol=0.01)
+
+
 def test_several_studies_are_one_page(tmp_path):
     arms = {"plan.arms": "resample,tests", "plan.rounds": 1}
     for name in ("a", "b"):
@@ -165,6 +182,7 @@ def test_several_studies_are_one_page(tmp_path):
         found.result["parameters"] = 10 ** (6 + number)
     write_report(studies, tmp_path / "out" / "report.html")
     page = Page((tmp_path / "out" / "report.html").read_text())
+    assert {"repair-ladder-stages-parses", "repair-ladder-stages-holds"} <= set(page.panels)
     assert {"repair-ladder-gain", "repair-ladder-resample", "repair-mbpp-1-programs", "repair-mbpp-2-tokens"} <= set(
         page.panels
     )
