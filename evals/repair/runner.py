@@ -181,7 +181,7 @@ def tell_of_other(path: Path, settings: Row) -> None:
     other = read_json(path)
     if names := different(other if isinstance(other, dict) else {}, settings):
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        tell(f"{path} is of other settings ({', '.join(names[:3])}{more}): replaced; replies to equal prompts are kept")
+        tell(f"{path} is of other settings ({', '.join(names[:3])}{more}): replaced, its replies are kept")
 
 
 def different(old: Row, new: Row, at: str = "") -> list[str]:
