@@ -1,6 +1,6 @@
 """Critics: they turn the outcome of a program on its visible tests into words. Most need no model.
 
-``clean`` makes a critic's words fit to be read by a generator: no fences, not too long, no garbage, no echo.
+``clean`` makes a model's words fit to be read by a generator: no fences, not too long, no garbage, no echo.
 """
 
 import difflib
@@ -27,6 +27,7 @@ ASKED_TO_CRITICIZE = (
     "A Python program is wrong. Say in at most three sentences what is wrong and how to correct it. Write no code."
 )
 LONGEST = 1_000  # characters
+MOST_RAW = 20_000  # characters of a model's words that are looked at
 GENERIC = "The program is wrong. Try again."
 FEWEST_WORDS = 2
 ECHOED = 0.8  # share of a critic's runs of words that stand in its prompt
@@ -248,19 +249,25 @@ class Feedback:
     refused: str = ""
 
 
+def shortened(raw: str, longest: int = LONGEST) -> Feedback:
+    """Return words that are ours without control characters, cut to ``longest`` characters: values are as they are."""
+    text = "".join(c for c in raw.replace("\r\n", "\n") if c.isprintable() or c in "\n\t")
+    return Feedback(text if len(text) <= longest else text[: longest - 3].rsplit(" ", 1)[0] + "...")
+
+
 def clean(raw: str, prompt: str = "", longest: int = LONGEST) -> Feedback:
-    """Return a critic's words without fences, control characters and repeated lines, cut to ``longest`` characters.
+    """Return a model's words without fences, control characters and repeated lines, cut to ``longest`` characters.
 
     Where they are empty, no text, or an echo of the ``prompt``, GENERIC stands for them.
     """
-    text = re.sub(r"^[ \t]*```.*$", "", raw, flags=re.MULTILINE)
+    text = re.sub(r"^[ \t]*```.*$", "", raw[:MOST_RAW], flags=re.MULTILINE)
     text = "".join(c for c in text.replace("\r\n", "\n") if c.isprintable() or c in "\n\t")
     lines = [line.rstrip() for line in text.strip().splitlines()]
     text = "\n".join(line for line, before in zip(lines, [None, *lines], strict=False) if line != before)
     reason = garbage(text, prompt)
     if reason:
         return Feedback(GENERIC, reason)
-    return Feedback(text if len(text) <= longest else text[: longest - 3].rsplit(" ", 1)[0] + "...")
+    return shortened(text, longest)
 
 
 def garbage(text: str, prompt: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from tqdm import tqdm
 
 from evals.repair.backends.protocol import Ask, Backend, Message, Reply
-from evals.repair.critics import CRITICS, Case, Critic, Feedback, Review, clean
+from evals.repair.critics import CRITICS, Case, Critic, Feedback, Review, clean, shortened
 from evals.repair.outcome import Outcome, VisibleJudge, breaks, renamed_program
 from evals.repair.prompts import Attempt, messages, program_in
 from evals.repair.split import Shown
@@ -328,7 +328,10 @@ class Pipelines:
                 for c in group
             ]  # fmt: skip
             for chain, review in zip(group, self.critics[name].review(cases), strict=True):
-                words = clean(review.text, "\n".join(sent.content for sent in review.asked), self.plan.feedback)
+                words = shortened(review.text, self.plan.feedback)
+                if review.asked:
+                    prompt = "\n".join(message.content for message in review.asked)
+                    words = clean(review.text, prompt, self.plan.feedback)
                 chain.steps[-1] = criticized(chain.steps[-1], name, review, words)
                 if review.asked:
                     self.prompts[chain.steps[-1].critic_prompt] = review.asked

@@ -16,7 +16,7 @@ from llama_scale.files import atomic_write
 from llama_scale.plotting import draw, page
 from llama_scale.plotting.figure import Figure
 from llama_scale.plotting.table import Table
-from llama_scale.text import count
+from llama_scale.text import count, writable
 
 Row = dict[str, Any]
 STEPS = "repair-*-steps.jsonl.gz"
@@ -73,7 +73,7 @@ def write_report(studies: Sequence[Study], path: Path, title: str | None = None)
     html = render(studies, figures, title or (studies[0].name if len(studies) == 1 else "Repair by size"))
     pictures = [file for figure in figures for file in draw.save(figure, path.parent / "figures")]
     with atomic_write(path) as file:
-        file.write(html)
+        file.write(writable(html))
     return [path, *pictures]
 
 

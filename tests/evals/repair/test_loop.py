@@ -181,6 +181,16 @@ def test_no_critic_is_asked_about_a_program_that_ends_its_chain(tmp_path):
     assert ["number 1 again" in text for text in asked[1:]] == [False, True]
 
 
+def test_values_that_look_like_garbage_reach_the_next_prompt(tmp_path):
+    """What a program gave and what was expected are told as they are."""
+    value = [[-1, -2], (3.5, {4: "5"}), [-6] * 20]
+    _, rows, model = study(
+        tmp_path, lambda ask, n: block(f"def add_11(x):\n    return {value!r}\n"), 1, **{"plan.arms": "tests"}
+    )
+    assert rows[0]["feedback"].endswith(f"The value is {value!r}, expected is 12.") and not rows[0]["refused"]
+    assert f"The value is {value!r}" in model.asked[1].messages[-1].content
+
+
 def test_a_curve_counts_no_review_that_was_not_needed(tmp_path):
     """With two programs allowed no critic speaks on the second."""
     result, rows, _ = study(

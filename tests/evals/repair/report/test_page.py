@@ -102,6 +102,24 @@ def test_a_program_in_a_page_is_text(tmp_path):
     assert bad not in html and "&lt;script&gt;alert(1)" in html
 
 
+def test_a_program_of_any_size_and_characters_can_be_shown(tmp_path):
+    """A server may answer with half a character, with a line of megabytes, with lines without end."""
+    odd = {
+        0: "x = '\ud800 \ud83d\ude00'\n",
+        1: f"x = '{'a' * 1_000_000}'\n",
+        2: "".join(f"x{n} = 1\n" for n in range(9_000)),
+    }
+    _, rows, _ = study(tmp_path, lambda ask, n: block(odd[ask.key[1]]), 1, critic=lambda ask, n: "Add \ud800 " * 30_000,
+                       **{"plan.arms": "tests:model", "plan.rounds": 2})  # fmt: skip
+    assert rows[0]["program"] == "x = '\ufffd \U0001f600'\n" and [row["program"] for row in rows[1:]] == [
+        odd[1],
+        odd[2],
+    ]
+    page = (tmp_path / "repair-mbpp-report.html").read_text()
+    story = page[page.index('id="rounds"') : page.index('id="method"')]
+    assert "8,600 more lines" in story and "\U0001f600" in story and 10_000 < len(story) < 100_000
+
+
 def test_differences_and_the_order_of_stories():
     assert difference("a\nb\nc\n", "a\nB\nc\n")[1:] == [
         ("same", "a"), ("removed", "b"), ("added", "B"), ("same", "c"),
