@@ -91,7 +91,8 @@ def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> R
     repairs = [row for chain in chains for row in chain[1:]]
     criticized = [row for row in rows if row["critic"]]
     repeats = sum(row["repeat_of"] is not None for row in repairs)
-    refused, unparsed = sum(bool(row["refused"]) for row in criticized), sum(not row["parses"] for row in rows)
+    by_model, unparsed = [row for row in rows if row["critic"] == "model"], sum(not row["parses"] for row in rows)
+    refused = sum(bool(row["refused"]) for row in by_model)
     final = [choose(chain, rules[0]) for chain in whole]
     return {
         "curve": [{"programs_at_most": n} | point(cut(chains, n), rules[0]) for n in range(1, longest(chains) + 1)],
@@ -103,7 +104,8 @@ def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> R
         "repairs_to_first_repeat": sum(map(to_first_repeat, chains)),
         "refused_feedback": dict(Counter(row["refused"] for row in criticized if row["refused"])),
         "feedback": len(criticized),
-        "garbage_interval": exact_interval(refused, len(criticized)) if criticized else None,
+        "model_feedback": len(by_model),
+        "garbage_interval": exact_interval(refused, len(by_model)) if by_model else None,
         "failed_at": {"syntax": unparsed, "tests": sum(row["parses"] and not row["passed"] for row in rows)},
         "not_taken": sum(not row["taken"] for row in rows),
         "renamed": sum(bool(row["renamed"]) for row in final),
@@ -230,6 +232,32 @@ def verdict_in_words(difference: Row, what: str) -> str:
     return f"{beat} resampling at equal {what}: {points}"
 
 
+def headline(result: Row) -> str:
+    """Say in a sentence which arms beat resampling, at equal tokens where they are known; "" without resampling."""
+    known: dict[str, list[str]] = {"beats": [], "loses to": [], "cannot be told from": []}
+    kinds = set()
+    for name, arm in result["arms"].items():
+        gaps = arm.get("against_resample", {})
+        if gaps:
+            kind = "tokens" if "equal_tokens" in gaps else "programs"
+            kinds.add(kind)
+            said = verdict_in_words(gaps[f"equal_{kind}"], kind)
+            next(names for words, names in known.items() if said.startswith(words)).append(name)
+    if not kinds:
+        return ""
+    best, worse, alike = known.values()
+    at = " and ".join(sorted(kinds))
+    first = f"{_listed(best)} {'beat' if len(best) > 1 else 'beats'}" if best else "No arm that repairs beats"
+    parts = [f"{first} resampling at equal {at}"]
+    parts += [f"{_listed(worse)} {'lose' if len(worse) > 1 else 'loses'} to it"] if worse else []
+    parts += [f"{_listed(alike)} cannot be told from it"] if alike else []
+    return f"{'; '.join(parts)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
 def lines(result: Row) -> list[str]:
     """Return the headline figures, the interval of small samples first."""
     found = [ALL_SHOWN] if result.get("protocol") == "published" else []
@@ -247,4 +275,4 @@ def lines(result: Row) -> list[str]:
         for kind, words in (("equal_programs", "programs"), ("equal_tokens", "tokens")):
             if kind in data.get("against_resample", {}):
                 found.append(f"{'':<16} {verdict_in_words(data['against_resample'][kind], words)}")
-    return found
+    return [*found, headline(result)] if headline(result) else found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.repair.figures import ALL_SHOWN, summed_up, verdict_in_words
+from evals.repair.figures import ALL_SHOWN, headline, summed_up, verdict_in_words
 from evals.repair.journal import SEALED, read_rows
 from evals.repair.report.curves import curves
 from evals.repair.report.ladder import Rung, ladder, pays_from, stages
@@ -120,6 +120,7 @@ def answer(studies: Sequence[Study]) -> list[str]:
         return pays_from(rungs_of(studies)) + ([left_out] if unknown else [])
     result = studies[0].result
     sentences = [f"{ALL_SHOWN[0].upper()}{ALL_SHOWN[1:]}."] if result.get("protocol") == "published" else []
+    sentences += [headline(result)] if headline(result) else []
     for name, arm in result["arms"].items():
         last, gaps = next(iter(arm["selection"].values())), arm.get("against_resample", {})
         said = [

@@ -76,17 +76,17 @@ def stages(result: Row) -> Table:
     body = []
     for name, arm in result["arms"].items():
         last, failed = next(iter(arm["selection"].values())), arm["failed_at"]
-        refused = share(sum(arm["refused_feedback"].values()), arm["feedback"], arm["garbage_interval"])
+        refused = share(sum(arm["refused_feedback"].values()), arm["model_feedback"], arm["garbage_interval"])
         body.append(
             [name, percent(last["parses"]), percent(last["holds"]), percent(last["rate"]),
              percent(arm["without_renaming"]), f"{failed['syntax']:,}", f"{failed['tests']:,}",
-             refused if arm["feedback"] else "–"]
+             refused if arm["model_feedback"] else "–"]
         )  # fmt: skip
     head = ["arm", "compiles", "holds visible tests", "solved", "solved under its own name", "do not compile"]
     caption = (
         "The programs handed in: what of them compiles, holds the visible tests, holds all, and holds all without "
         "having been given the function's name. Then, of all programs drawn, how many do not compile and how many fail "
-        "a visible test; and of what critics said, what was empty, no text or an echo and was not passed on."
+        "a visible test; and of what a model said as a critic, what was empty, no text or an echo and not passed on."
     )
     return Table("stages", "How far programs come", caption, [*head, "fail a visible test", "words refused"], body)
 

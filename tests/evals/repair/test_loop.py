@@ -218,7 +218,7 @@ def test_figures_tell_how_far_programs_come(tmp_path):
     assert arm["failed_at"] == {"syntax": 2, "tests": 1}
     assert (arm["repairs"], arm["repeats"], arm["repairs_to_first_repeat"]) == (2, 1, 2)
     assert arm["feedback"] == 2 and arm["refused_feedback"] == {"no text": 1}
-    assert arm["garbage_interval"] == pytest.approx((0.0126, 0.9874), abs=1e-4)
+    assert arm["model_feedback"] == 1 and arm["garbage_interval"] == pytest.approx((0.025, 1.0), abs=1e-4)
     last = arm["selection"]["first_visible"]
     assert [last[name]["value"] for name in ("parses", "holds", "rate")] == [0.5, 0.5, 0.5]
     assert arm["without_renaming"]["value"] == 0 and arm["without_renaming"]["interval"][1] < 0.85

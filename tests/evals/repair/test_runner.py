@@ -14,7 +14,7 @@ import pytest
 
 from evals.benchmarks import quixbugs
 from evals.repair.backends.scripted import Scripted
-from evals.repair.figures import summed_up
+from evals.repair.figures import headline, summed_up
 from evals.repair.journal import SEALED, read_rows, write_rows
 from evals.repair.runner import run
 from llama_scale.cli import run_cli
@@ -304,3 +304,21 @@ def test_words_say_whether_repair_beat_resampling(tmp_path):
     result, _, _ = study(tmp_path, lambda ask, n: block(right(ask.key[0] + 11) if ask.key[1] else "x = 1\n"),
                          **{"plan.arms": "resample,tests"})  # fmt: skip
     assert "beats resampling at equal programs: +100.0 points" in "\n".join(result["in_words"])
+    assert result["in_words"][-1] == "tests beats resampling at equal tokens."
+
+
+def test_a_headline_says_which_arms_beat_resampling():
+    def arms(**gaps):
+        return {"arms": {"resample": {}} | {
+            name: {"against_resample": {kind: {"difference": (low + high) / 2, "interval": [low, high]}}}
+            for name, (kind, low, high) in gaps.items()
+        }}  # fmt: skip
+
+    equal = ("equal_tokens", -0.1, 0.1)
+    assert headline(arms()) == ""
+    assert headline(arms(a=equal, b=("equal_tokens", -0.3, -0.1))) == (
+        "No arm that repairs beats resampling at equal tokens; b loses to it; a cannot be told from it."
+    )
+    found = headline(arms(a=("equal_tokens", 0.1, 0.2), b=("equal_tokens", 0.2, 0.3), c=equal, d=equal, e=equal))
+    assert found == "a and b beat resampling at equal tokens; c, d and e cannot be told from it."
+    assert headline(arms(a=("equal_programs", 0.1, 0.2))) == "a beats resampling at equal programs."
