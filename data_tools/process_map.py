@@ -7,15 +7,14 @@ order of the batches, so a build does not depend on which it was.
 
 import functools
 import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from llama_scale.cli import end_with_parent
 from llama_scale.errors import InputError
 
 
@@ -62,9 +61,4 @@ def _bounded_map(executor: ProcessPoolExecutor, max_running: int, function: Call
 
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    end_with_parent()

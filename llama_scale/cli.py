@@ -3,10 +3,12 @@
 import dataclasses
 import errno
 import io
+import multiprocessing
 import os
 import re
 import resource
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import pairwise
@@ -384,3 +386,14 @@ def leave_terminal() -> None:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, stream.fileno())
                 os.close(nowhere)
+
+
+def end_with_parent() -> None:
+    """Let this process of ``multiprocessing`` end when the one that started it does, even when that is killed."""
+
+    def wait() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -9,6 +9,7 @@ import torch
 
 from evals.models.request import Completer, Completion, Request
 from evals.perplexity import References
+from llama_scale.cli import end_with_parent
 from llama_scale.errors import InputError
 
 PATIENCE = 1.0  # seconds between looks whether a process has died
@@ -74,6 +75,7 @@ class ParallelCompleter:
 
 def draw(load: Callable[[str], Completer], device: str, request: Request, results: Any) -> None:
     """Put a process's completions into ``results``: None ends them, a text is an error's line."""
+    end_with_parent()
     try:
         for completion in load(device).complete(request):
             results.put(completion)

@@ -9,6 +9,7 @@ import torch
 
 from evals.models.parallel import PATIENCE
 from evals.repair.backends.protocol import Ask, Backend, Reply
+from llama_scale.cli import end_with_parent
 from llama_scale.errors import InputError
 from llama_scale.generation.config import SamplingConfig
 
@@ -81,6 +82,7 @@ class ParallelBackend:
 
 def answer(load: Callable[[str], Backend], device: str, work: Any, found: Any) -> None:
     """Open a model, say what it is, and answer what comes, until the process is ended; a text is an error's line."""
+    end_with_parent()
     with contextlib.suppress(KeyboardInterrupt):
         try:
             backend = load(device)

@@ -36,6 +36,7 @@ class Grid:
             equally many.
         variant: Prefix of the runs' names, to tell a grid apart.
         train: Overrides of launch/train.py for these runs, over the study's own.
+        threads: CPU threads of each of these runs; null is the study's own. Twice those take the places of two runs.
     """
 
     sizes: list[str]
@@ -48,8 +49,11 @@ class Grid:
     batch_factors: list[float] = field(default_factory=lambda: [1.0])
     variant: str = ""
     train: dict[str, Any] = field(default_factory=dict)
+    threads: int | None = None
 
     def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads: expected at least 1 or null, found {self.threads}")
         for name in ("lr_factors", "batch_factors"):
             values = getattr(self, name)
             if not values or not all(0 < value < float("inf") for value in values):

@@ -42,6 +42,7 @@ def _plan_grids(config: StudyConfig, data_folder: str, factor: float) -> list[Pl
     for position, grid in enumerate(config.runs):
         with prefix_errors(f"runs[{position}]"):
             train = flatten(nest(config.train)) | flatten(nest(grid.train))
+            train |= {"threads": grid.threads} if grid.threads else {}
             for run in _plan_grid(RunPlanner(config, data_folder, grid.variant, train), grid, factor):
                 if run.name in planned:
                     raise InputError(f"{run.name} is asked for twice; list it once")
@@ -221,8 +222,8 @@ def _continues(run: PlannedRun, trunk: PlannedRun) -> bool:
     """Whether a trunk's steps are the first of ``run``'s, and all that branch from ``run`` leave it later."""
     if not trunk.is_trunk or not run.config.keep_steps or min(run.config.keep_steps) <= trunk.recipe.steps:
         return False
-    length = {"run", "tokens", "keep_steps", "branch_from"}
-    ours, theirs = ({k: v for k, v in flatten(asdict(r.config)).items() if k not in length} for r in (run, trunk))
+    may_differ = {"run", "tokens", "keep_steps", "branch_from", "threads"}
+    ours, theirs = ({k: v for k, v in flatten(asdict(r.config)).items() if k not in may_differ} for r in (run, trunk))
     optim = ("lr", "batch_tokens", "warmup_steps", "init_std")
     return ours == theirs and all(getattr(run.recipe, name) == getattr(trunk.recipe, name) for name in optim)
 

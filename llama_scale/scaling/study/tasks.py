@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class TaskMaker:
             flops_before=run.flops - run.spent,
             metrics=f"{folder}/metrics.jsonl",
             settings=run.settings,
+            places=math.ceil((run.config.threads or 1) / (self.config.threads or run.config.threads or 1)),
         )
         if run.is_trunk:
             return [train]

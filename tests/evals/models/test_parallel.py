@@ -8,10 +8,14 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from evals.models.parallel import ParallelCompleter
 from evals.models.request import Completion, Request
+from evals.repair.backends.parallel import ParallelBackend  # noqa: F401
+from evals.repair.backends.protocol import Ask, Message  # noqa: F401
+from evals.repair.backends.scripted import Scripted
 from llama_scale.errors import InputError
 from llama_scale.generation.sampling import SamplingConfig
 from tests.conftest import ROOT, run_here, run_script
@@ -103,6 +107,51 @@ def test_tasks_are_shared_out_and_failures_are_named():
         draw(dies)
     with pytest.raises(InputError, match="the model: cannot be loaded"):
         draw(refuses, 2)
+
+
+def wait_and_draw(device):
+    return Waits(device)
+
+
+class Waits(Stub):
+    """A model that is long at its first sample."""
+
+    def complete(self, request):
+        yield Completion(0, os.getpid(), "", None, None)
+        time.sleep(600)
+
+
+def answer_slowly(device):
+    return Scripted(lambda ask, number: str(os.getpid()))
+
+
+WORKERS_OF = {
+    "completions": "request = Request(dict(enumerate('ab')), SamplingConfig())\n"
+    "    model = ParallelCompleter(t.Stub('cpu'), t.wait_and_draw, 2, 'cpu')\n"
+    "    found = (row.sample for row in model.complete(request))",
+    "replies": "model = ParallelBackend(t.answer_slowly, 2, 'cpu')\n"
+    "    asks = [Ask((Message('user', 'x'),), (n, 0, 0, 0)) for n in range(2)]\n"
+    "    found = (int(replies[0].text) for _, replies in model.ask(asks, SamplingConfig()))",
+}
+
+
+@pytest.mark.parametrize("kind", WORKERS_OF)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_workers_end_with_the_command_that_started_them(tmp_path, kind, number):
+    code = (
+        "import time\nimport tests.evals.models.test_parallel as t\n"
+        "from tests.evals.models.test_parallel import *\n"
+        f"if __name__ == '__main__':\n    {WORKERS_OF[kind]}\n"
+        "    print(next(found), next(found), flush=True)\n    time.sleep(600)\n"
+    )
+    (tmp_path / "command.py").write_text(code)
+    command = subprocess.Popen([sys.executable, "command.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+                               env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+    workers = [psutil.Process(int(word)) for word in command.stdout.readline().split()]
+    assert len(set(workers)) == 2
+    command.send_signal(number)
+    command.communicate()
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 @pytest.mark.usefixtures("no_wandb_settings")

@@ -29,14 +29,14 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @dataclass(kw_only=True)
 class LocalAttempt(Attempt):
-    """A task that runs as a process in a slot of this machine."""
+    """A task that runs as a process in slots of this machine, mostly one."""
 
     process: subprocess.Popen | WarmProcess
-    slot: int
+    slots: list[int]
 
 
 class LocalExecutor(Executor):
-    """Runs the tasks of a ``State`` on this machine, one in each slot at a time.
+    """Runs the tasks of a ``State`` on this machine, one in each slot at a time, or one in as many as it has places.
 
     Args beside those of an ``Executor``:
         slots: For each place what it adds to the environment, for example one GPU.
@@ -86,24 +86,28 @@ class LocalExecutor(Executor):
 
     def _fill_slots(self, group: int) -> bool:
         """Start tasks that are ready in the free slots; return whether one was started."""
-        busy, waiting = {attempt.slot for attempt in self.running}, self.waiting()
-        free = [slot for slot in range(len(self.slots)) if slot not in busy]
-        for slot, task in zip(free, waiting, strict=False):
-            self._launch(task, slot, 1, group)
+        busy = {slot for attempt in self.running for slot in attempt.slots}
+        free, started = [slot for slot in range(len(self.slots)) if slot not in busy], False
+        for task in self.waiting():
+            places = min(task.places, len(self.slots))
+            if places > len(free):  # none overtakes it, or it might wait for long
+                break
+            self._launch(task, free[:places], 1, group)
             self.observer.started(self.running[-1])
-        return bool(free and waiting)
+            free, started = free[places:], True
+        return started
 
-    def _launch(self, task: Task, slot: int, number: int, group: int) -> None:
+    def _launch(self, task: Task, slots: list[int], number: int, group: int) -> None:
         """Start a task's process in the process group; its output goes to the end of its log."""
         log = self.logs / f"{task.name}.log"
-        argv = [*task.argv, *self._share(task, slot)]
+        argv = [*task.argv, *self._share(task, slots[0])]
         with open(log, "ab") as file:
             file.write(f"$ {shlex.join(argv)}\n".encode())
             file.flush()
             start = file.tell()
-        process = self._fork(argv, log, group) or self._start(argv, log, slot, group)
+        process = self._fork(argv, log, group) or self._start(argv, log, slots[0], group)
         self.running.append(
-            LocalAttempt(task=task, number=number, log=log, log_start=start, process=process, slot=slot)
+            LocalAttempt(task=task, number=number, log=log, log_start=start, process=process, slots=slots)
         )
 
     def _start(self, argv: list[str], log: Path, slot: int, group: int) -> subprocess.Popen:
@@ -143,7 +147,7 @@ class LocalExecutor(Executor):
         """Take note of the processes that have ended; run a crashed one once more."""
         for attempt in [a for a in self.running if a.process.poll() is not None]:
             if self.conclude(attempt, attempt.process.returncode, retry=not self.signals):
-                self._launch(attempt.task, attempt.slot, attempt.number + 1, group)
+                self._launch(attempt.task, attempt.slots, attempt.number + 1, group)
 
     def _stop(self) -> None:
         """Ask what still runs to stop, and kill it after the grace or at the next signal."""

@@ -21,6 +21,7 @@ class Task:
         flops_before: What that log counts of a trunk, before this run's own work.
         config_file: The file of settings that the command reads.
         settings: What that file says.
+        places: How many tasks' places it takes on this machine.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Task:
     flops_before: float = 0.0
     config_file: str | None = None
     settings: dict[str, Any] | None = None
+    places: int = 1
 
     @property
     def stage(self) -> str:

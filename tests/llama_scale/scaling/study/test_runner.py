@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -66,6 +67,22 @@ def test_order_parallelism_and_rerun(tmp_path, capsys):
     run_study(make_study(tmp_path, tasks))
     again = Counter(name for word, name, _ in events(tmp_path)[2 * 7 :] if word == "start")
     assert again == {"train-small": 1, "collect": 1}
+
+
+def test_a_task_of_two_places_runs_alone_on_two(tmp_path):
+    work = "note('start'); time.sleep(.25); note('end')"
+    sizes = {"train-wide": 9.0, "train-middle": 5.0, "train-small": 1.0, "train-large": 10.0}
+    tasks = [task(name, work, flops=flops) for name, flops in sizes.items()]
+    tasks[0] = replace(tasks[0], places=2)
+    run_study(make_study(tmp_path, tasks))
+    when = {(word, name): time for word, name, time in events(tmp_path)}
+    start, end = when["start", "train-wide"], when["end", "train-wide"]
+    assert [name for name in sizes if when["start", name] < end and start < when["end", name]] == ["train-wide"]
+    # None overtakes it, so that it comes to run; with more places than there are it takes all.
+    assert when["start", "train-large"] < start < min(when["start", "train-middle"], when["start", "train-small"])
+    wide = [replace(task("train-wider", work), places=5)]
+    run_study(make_study(tmp_path, tasks + wide))
+    assert ("end", "train-wider") in {(word, name) for word, name, _ in events(tmp_path)}
 
 
 def test_crash_is_retried_once_and_the_rest_goes_on(tmp_path, capsys):

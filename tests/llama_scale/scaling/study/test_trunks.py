@@ -52,6 +52,16 @@ def test_a_longer_trunk_continues_the_shorter_one(plan):
     assert tasks["train-last-S4-trunk-seed0"].inputs == ("holdout-forecast", "train-S4-trunk-seed0")
     assert tasks["train-last-S4-trunk-seed0"].flops_before == short.flops
     assert tasks["train-S4-trunk-seed0"].inputs == ("prepare",)
+    # With more threads too, which take the places of as many runs.
+    wide = plan(runs=[grids[0], grids[1] | {"threads": 2}], train=train, device="cpu", threads=1)
+    last = {run.name: run for run in wide.runs}["last-S4-trunk-seed0"]
+    assert last.config.branch_from == long.config.branch_from
+    assert (last.settings["threads"], last.config.threads) == (2, 2)
+    assert {task.name: task.places for task in wide.tasks if task.places > 1} == {
+        "train-last-S4-trunk-seed0": 2, "train-last-S4-8M-seed0": 2
+    }  # fmt: skip
+    with pytest.raises(InputError, match="threads: expected at least 1 or null, found 0"):
+        plan(runs=[grids[0], grids[1] | {"threads": 0}])
     # Not where the first steps are others: another seed or rate, or a branch that leaves before the short one's end.
     others = [{"seeds": [2]}, {"train": {"optim.lr": 2e-3}}, {"tokens": [2e6, 8e6]}]
     for other in others:
