@@ -13,6 +13,7 @@ from llama_scale.comparison import exact_interval
 
 Row = dict[str, Any]
 Chain = list[Row]
+PRICED = ("prompt_tokens", "tokens", "critic_prompt_tokens", "critic_tokens")  # by the million
 ALL_SHOWN = (
     "as published: all tests were shown, and a process was believed that returned 0 and wrote nothing to standard "
     "error; shown but not solved are claims that are false"
@@ -32,7 +33,7 @@ def chains_of(rows: Iterable[Row]) -> dict[str, list[Chain]]:
 
 def spent(row: Row) -> int | None:
     """Return all tokens of a step, prompts and critic included; None where any are not known."""
-    counts = [row[name] for name in ("prompt_tokens", "tokens", "critic_prompt_tokens", "critic_tokens")]
+    counts = [row[name] for name in PRICED]
     return None if None in counts else sum(counts)
 
 
@@ -40,6 +41,17 @@ def tokens_of(chain: Chain) -> int | None:
     """Return all tokens of a chain."""
     counts = [spent(row) for row in chain]
     return None if None in counts else sum(count or 0 for count in counts)
+
+
+def cost(chains: Sequence[Chain], prices: dict[str, float]) -> float | None:
+    """Return what chains cost at prices of a million tokens of each kind; None where their number is not known."""
+    total = 0.0
+    for name, price in prices.items():
+        counts = [row[name] for chain in chains for row in chain] if price else []
+        if None in counts:
+            return None
+        total += price * sum(counts) / 1e6
+    return total
 
 
 def rate(values: Sequence[float]) -> Row:
@@ -221,6 +233,8 @@ def summed_up(steps: Path) -> Row:
         budget, rules = head["plan"]["rounds"] + 1, rule_names(head["select"])
     about = {name: value for name, value in head.items() if name != "format"}
     result = {"format": "llama_scale.repair-result.v1"} | about | figures(rows, rules, budget)
+    for arm, chains in chains_of(rows).items() if "prices" in head else ():
+        result["arms"][arm]["cost"] = cost(cut(chains, budget), head["prices"])
     return result | {"in_words": lines(result)}
 
 
@@ -265,6 +279,7 @@ def lines(result: Row) -> list[str]:
         first, last = data["curve"][0], next(iter(data["selection"].values()))
         low, high = last["rate"]["interval"]
         tokens = f", {last['tokens']:,} tokens" if last["tokens"] else ""
+        tokens += f", cost {data['cost']:.4g}" if data.get("cost") is not None else ""
         found.append(
             f"{arm:<16} [{100 * low:.1f}, {100 * high:.1f}] {100 * last['rate']['value']:.1f} %: "
             f"{first['solved']} -> {last['solved']} of {last['chains']} solved"

@@ -23,7 +23,7 @@ from evals.repair.backends.protocol import Backend
 from evals.repair.backends.replies import KeptReplies
 from evals.repair.config import RepairConfig
 from evals.repair.critics import open_critics
-from evals.repair.figures import summed_up
+from evals.repair.figures import PRICED, summed_up
 from evals.repair.journal import seal, write_journal, write_prompts
 from evals.repair.loop import Pipelines, as_row
 from evals.repair.outcome import VisibleJudge
@@ -79,6 +79,9 @@ def settings_of(config: RepairConfig, suite: Suite) -> Row:
     own = asdict(getattr(config, config.suite))
     settings["tasks"] = {name: value for name, value in own.items() if name not in ("data", "sampling", "timeout")}
     settings["llama_scale"] = llama_scale.__version__
+    prices = [config.backend.prompt_price, config.backend.price, config.critic.prompt_price, config.critic.price]
+    if any(prices) and not config.replay:
+        settings["prices"] = dict(zip(PRICED, prices, strict=True))
     if local := suite.config.local_data:
         settings["data_sha256"] = content_sha256(local, f"{config.suite}.data")
     if config.replay:

@@ -56,6 +56,7 @@ def arms(result: Row) -> Table:
         against = arm.get("against_resample", {})
         false = share(last["shown_not_solved"], last["holds_visible"], last["shown_not_solved_interval"])
         tokens = f"{last['tokens']:,}" if last["tokens"] else "–"
+        tokens += f", cost {arm['cost']:.4g}" if arm.get("cost") is not None else ""
         gaps = [points(against.get(kind)) for kind in ("equal_programs", "equal_tokens")]
         body.append(
             [name, percent(first["rate"]), percent(last["rate"]), false, f"{last['programs']:,}", tokens, *gaps]

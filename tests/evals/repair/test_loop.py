@@ -8,7 +8,7 @@ from evals.repair.figures import against_resample, chains_of, figures
 from evals.repair.loop import parse_arm
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
-from tests.evals.repair.helpers import block, right, rows_of, study
+from tests.evals.repair.helpers import block, mixed, right, rows_of, study
 
 
 def wrong(ask, number=0):
@@ -202,6 +202,25 @@ def test_a_curve_counts_no_review_that_was_not_needed(tmp_path):
             for n in range(3)]  # fmt: skip
     curve = result["arms"]["tests:model"]["curve"]
     assert [point["tokens"] for point in curve] == [a + b for a, b in zip(drawn, said, strict=True)] and said[1] > 0
+
+
+def test_what_an_arm_cost_is_told_where_prices_are(tmp_path):
+    """A million tokens: prompts 2, new ones 10; of the critic 1 and 3."""
+    prices = {"backend.prompt_price": 2.0, "backend.price": 10.0, "critic.prompt_price": 1.0, "critic.price": 3.0}
+    result, rows, _ = study(
+        tmp_path, lambda ask, n: block(wrong(ask)), 2, critic=lambda ask, n: "The sum needs one more term.",
+        **{"plan.arms": "resample,tests:model", "plan.rounds": 1} | prices,
+    )  # fmt: skip
+    names = dict(
+        zip(("prompt_tokens", "tokens", "critic_prompt_tokens", "critic_tokens"), prices.values(), strict=True)
+    )
+    for arm in ("resample", "tests:model"):
+        drawn = [row for row in rows if row["arm"] == arm and row["round"] < 2]
+        paid = sum(row[name] * price for row in drawn for name, price in names.items()) / 1e6
+        assert result["arms"][arm]["cost"] == pytest.approx(paid) and paid > 0
+        assert any(line.startswith(arm) and f"cost {paid:.4g}" in line for line in result["in_words"])
+    assert f"cost {paid:.4g}" in (tmp_path / "repair-mbpp-report.html").read_text()
+    assert "cost" not in study(tmp_path / "free", mixed, 1, **{"plan.arms": "tests"})[0]["arms"]["tests"]
 
 
 def test_figures_tell_how_far_programs_come(tmp_path):
