@@ -128,7 +128,10 @@ def run(config: RepairConfig, folder: Path, backend: Backend | None = None, crit
             asked = [known[number].shown for number in chosen_tasks(config, suite)]
             rows, clock = drawn(config, asked, judge, models, files["prompts"])
         rows = json.loads(json.dumps(rows))
-        about = settings | {"isolation": execution.sandbox.describe()["level"]} | usage(rows, suite)
+        about = settings | {"isolation": execution.sandbox.describe()["level"]}
+        about |= {"about": suite.about, "steps": len(rows)}
+        if models and not models["backend"].chat and not config.sampling.stop:
+            about["stops"] = list(known[0].shown.stops)
         write_journal(files["journal"], about, rows)
         seal(files["journal"], files["steps"], known, execution, config.timeout)
         timing = {"seconds": round(time.perf_counter() - start, 1), "asked": getattr(models.get("backend"), "asked", 0)}
@@ -248,11 +251,6 @@ def about_selection(
         held = agreements(rows, tests, judge.visible, judge.execution, judge.timeout)
         for row, values in zip(rows, held, strict=True):
             row["agrees"] = values
-
-
-def usage(rows: Sequence[Row], suite: Suite) -> Row:
-    """Return what is said about a journal beside its settings."""
-    return {"about": suite.about, "steps": len(rows)}
 
 
 def finished(files: dict[str, Path], settings: Row) -> bool:

@@ -300,7 +300,8 @@ def test_a_base_model_continues_a_text(tmp_path):
     def answer(ask, number):
         return f"{wrong(ask) if ask.key[1] == 0 else right(11)}\nassert add_11(3) == 5"
 
-    _, rows, model = study(tmp_path, answer, count=1, chat=False, **{"plan.arms": "tests"})
+    result, rows, model = study(tmp_path, answer, count=1, chat=False, **{"plan.arms": "tests"})
+    assert "\nassert" in result["stops"] and not result["sampling"]["stop"]
     assert rows[-1]["solved"] and "assert" not in rows[-1]["program"]
     (first,), (second,) = (ask.messages for ask in model.asked)
     assert first.content == '"""\nWrite a function to add 11 to a number.\nassert add_11(1) == 12\n"""\n'

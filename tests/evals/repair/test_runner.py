@@ -8,16 +8,20 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from evals.benchmarks import quixbugs
+from evals.repair import runner
 from evals.repair.backends.scripted import Scripted
 from evals.repair.figures import headline, summed_up
 from evals.repair.journal import SEALED, read_rows, write_rows
 from evals.repair.runner import run
+from llama_scale import files
 from llama_scale.cli import run_cli
+from llama_scale.errors import InputError
 from tests.conftest import ROOT
 from tests.evals.repair.helpers import block, mixed, right, rows_of, settings, study, task, write_tasks
 
@@ -89,6 +93,34 @@ def test_the_same_bytes_with_one_worker_or_two_and_nothing_to_do_afterwards(tmp_
     assert again == json.loads(json.dumps(result))
     _, _, model = study(tmp_path / "two", mixed, **arms | {"plan.rounds": 1})
     assert not model.asked, "what was drawn before is not asked for again"
+
+
+def test_of_two_commands_on_one_study_one_waits_and_nothing_is_asked_twice(tmp_path, monkeypatch, capsys):
+    arms = {"plan.arms": "tests", "plan.rounds": 1}
+    lock = tmp_path / "a" / ".repair-mbpp.lock"
+    lock.parent.mkdir()
+    monkeypatch.setattr(files, "LOCK_PATIENCE", 0.0)
+    with (
+        files.locked(lock, ""),
+        pytest.raises(InputError, match=rf"process {os.getpid()} is at work on this study; wait"),
+    ):
+        study(tmp_path / "a", lambda *_: pytest.fail("it drew"), 1, **arms)
+    study(tmp_path / "b", mixed, 2, **arms)
+    replies = (tmp_path / "b" / "repair-mbpp-replies.jsonl").read_bytes()
+
+    @contextmanager
+    def late(path, busy):
+        """What another command asked between the opening of the model and the lock."""
+        (tmp_path / "a" / "repair-mbpp-replies.jsonl").write_bytes(replies)
+        with files.locked(path, busy) as handle:
+            yield handle
+
+    monkeypatch.setattr(runner, "locked", late)
+    _, _, model = study(tmp_path / "a", mixed, 2, **arms)
+    assert not model.asked and contents(tmp_path / "a") == contents(tmp_path / "b")
+    capsys.readouterr()
+    study(tmp_path / "a", mixed, 2, **arms | {"plan.rounds": 0, "sampling.seed": 1})
+    assert "is of other settings (plan.rounds, sampling.seed): replaced" in capsys.readouterr().err
 
 
 def test_every_figure_is_recomputed_from_the_sealed_rows(tmp_path):
