@@ -141,7 +141,23 @@ def gain(chains: Sequence[Chain], rule: str) -> Row:
     """Return what the whole budget makes of the first programs: the difference, paired by task."""
     groups = [by_task(cut(chains, 1), lambda chain: float(chain[0]["solved"]))]
     groups.append(by_task(chains, lambda chain: float(choose(chain, rule)["solved"])))
-    gap, interval = paired_difference(*groups)
+    return paired(*groups)
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Row:
+    """Return the mean difference of values of the same tasks with its interval.
+
+    Where every task differs by as much a bootstrap has no width, as if few tasks could not have told otherwise. The
+    interval is then that of a share of none, or of all, of so many tasks (Clopper and Pearson's).
+    """
+    gap, interval = paired_difference(first, second)
+    gaps, count = {b - a for a, b in zip(first, second, strict=True)}, len(first)
+    if gaps == {0.0}:
+        bound = exact_interval(0, count)[1]
+        interval = (-bound, bound)
+    elif gaps in ({1.0}, {-1.0}):
+        ends = exact_interval(count, count)
+        interval = ends if gap > 0 else (-ends[1], -ends[0])
     return {"difference": gap, "interval": interval}
 
 
@@ -202,8 +218,7 @@ def first_programs(chains: Sequence[Chain], tokens: int) -> list[Chain]:
 
 def _difference(chains: Sequence[Chain], others: Sequence[Chain], rule: str) -> Row:
     solved = [by_task(group, lambda chain: float(choose(chain, rule)["solved"])) for group in (others, chains)]
-    gap, interval = paired_difference(*solved)
-    return {"difference": gap, "interval": interval, "resample": sum(solved[0]), "arm": sum(solved[1])}
+    return paired(*solved) | {"resample": sum(solved[0]), "arm": sum(solved[1])}
 
 
 def figures(rows: Sequence[Row], rules: Sequence[str], budget: int) -> Row:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from evals.repair.figures import against_resample, chains_of, figures
+from evals.repair.figures import against_resample, chains_of, figures, paired
 from evals.repair.loop import parse_arm
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
@@ -98,6 +98,18 @@ def test_a_random_model_gains_nothing_from_repair():
         ]
         held += low <= 0 <= high
     assert held >= 186
+
+
+def test_a_difference_on_which_all_tasks_agree_has_the_interval_of_so_many_tasks():
+    """Three tasks without a difference say little: R's binom.test(0, 3) ends at .7076, binom.test(0, 50) at .0711."""
+    for count, bound in ((3, 0.7076), (50, 0.0711)):
+        none = paired([0.0] * count, [0.0] * count)
+        assert none["difference"] == 0 and none["interval"] == pytest.approx((-bound, bound), abs=1e-4)
+        gain, loss = paired([0.0] * count, [1.0] * count), paired([1.0] * count, [0.0] * count)
+        assert gain["interval"] == pytest.approx((1 - bound, 1), abs=1e-4)
+        assert loss["interval"] == pytest.approx((-1, bound - 1), abs=1e-4)
+    low, high = paired([0.0, 0.0, 1.0, 0.0] * 10, [0.0, 1.0, 1.0, 0.0] * 10)["interval"]
+    assert 0.1 < low < 0.25 < high < 0.45
 
 
 def test_equal_tokens_favor_neither_of_two_equal_arms():
