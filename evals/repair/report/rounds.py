@@ -80,10 +80,14 @@ def plain(program: str) -> list[tuple[Literal["added", "removed", "same", "place
 
 
 def lines_of(program: str) -> list[str]:
-    """Return the lines of a program, as many and as much of each as a page shows."""
+    """Return the lines of a program, as many and as much of each as a page shows.
+
+    Characters that are not seen, or change the order of others, are shown as Python would write them.
+    """
     lines = program.strip("\n").split("\n")
     more = [f"… {len(lines) - MOST_LINES:,} more lines"] if len(lines) > MOST_LINES else []
-    return [line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in lines[:MOST_LINES]] + more
+    shown = [line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in lines[:MOST_LINES]]
+    return ["".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line) for line in shown] + more
 
 
 def difference(

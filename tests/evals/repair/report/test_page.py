@@ -10,7 +10,7 @@ import pytest
 from evals.repair.figures import figures
 from evals.repair.report.ladder import Rung, ladder, pays_from, stages
 from evals.repair.report.page import find_studies, write_report
-from evals.repair.report.rounds import difference, stories
+from evals.repair.report.rounds import difference, plain, stories
 from evals.repair.report.tables import fate, points, tables
 from evals.repair.runner import report
 from llama_scale.errors import InputError
@@ -118,6 +118,11 @@ def test_a_program_of_any_size_and_characters_can_be_shown(tmp_path):
     page = (tmp_path / "repair-mbpp-report.html").read_text()
     story = page[page.index('id="rounds"') : page.index('id="method"')]
     assert "8,600 more lines" in story and "\U0001f600" in story and 10_000 < len(story) < 100_000
+
+
+def test_what_is_not_seen_is_written_out():
+    assert plain("a\tb = '\u202e\u200b\x1b[1m é 𝕏'\r\n") == [("same", "a\tb = '\\u202e\\u200b\\x1b[1m é 𝕏'\\r")]
+    assert difference("x = 1\n", "x = 1\u202e\n")[1:] == [("removed", "x = 1"), ("added", "x = 1\\u202e")]
 
 
 def test_differences_and_the_order_of_stories():
