@@ -29,6 +29,11 @@ ASKED_TO_CRITICIZE = (
 LONGEST = 1_000  # characters
 MOST_RAW = 20_000  # characters of a model's words that are looked at
 GENERIC = "The program is wrong. Try again."
+ENDS = {
+    "exited": "ended itself, as by sys.exit",
+    "ended early": "ended before it answered",
+    "answer not plain data": "gave what is no plain value, such as an object of a class of its own",
+}
 FEWEST_WORDS = 2
 ECHOED = 0.8  # share of a critic's runs of words that stand in its prompt
 RUN = 5  # words
@@ -137,9 +142,16 @@ def _interpreter(case: Case) -> str:
     failure = next((f for f in outcome.failures if f.reason.startswith("raised")), None)
     if failure:
         return _error(case, failure)
+    if outcome.reason == "wrong answer" and not case.shown.entry:
+        return "The program runs, but its output is not what is expected."
     if outcome.reason == "wrong answer":
         return "The program runs, but a test does not hold: AssertionError."
-    return f"The program failed: {outcome.reason}."
+    return _failed(outcome.reason)
+
+
+def _failed(reason: str) -> str:
+    """What there is to say of a failure that is no exception and no wrong value."""
+    return f"The program {ENDS[reason]}." if reason in ENDS else f"The program failed: {reason}."
 
 
 def _assertion(case: Case) -> str:
@@ -158,7 +170,8 @@ def _assertion(case: Case) -> str:
             parts.append(f"This test fails: {test}{wrote}")
         else:
             failed = f"This test fails: {test}\n" if test else ""
-            parts.append(f"{failed}{_error(case, failure) if failure.reason.startswith('raised') else failure.reason}")
+            raised = failure.reason.startswith("raised")
+            parts.append(f"{failed}{_error(case, failure) if raised else _failed(failure.reason)}")
     return "\n".join(parts[:3]) or _interpreter(case)
 
 

@@ -51,6 +51,13 @@ ABSENT = failed(
                             "The program says that this was in its line 2:\n    return y + 2"),
         ("assertion", failed("timeout"), "The program did not end within 3 seconds of CPU time."),
         ("assertion", failed("out of memory"), "The program failed: out of memory."),
+        ("interpreter", failed("exited"), "The program ended itself, as by sys.exit."),
+        ("assertion", failed("exited", Failure("", "exited")), "The program ended itself, as by sys.exit."),
+        ("assertion", failed("timeout", Failure("add(1) == 3", "no verdict", number=0)),
+         "The program did not end within 3 seconds of CPU time."),
+        ("assertion", failed("answer not plain data", Failure("add(1) == 3", "answer not plain data", number=0)),
+         "This test fails: assert add(1) == 3\n"
+         "The program gave what is no plain value, such as an object of a class of its own."),
     ],
 )  # fmt: skip
 def test_what_critics_say(critic, outcome, words):
