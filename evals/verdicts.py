@@ -1,5 +1,6 @@
 """Judging with a memory: verdicts are kept by what was run, so nothing is run twice."""
 
+import builtins
 import hashlib
 import json
 import platform
@@ -71,16 +72,23 @@ class Execution:
         self._sandbox = self._sandbox or Sandbox(self.config.workers, self.config.allow_unsandboxed)
         return self._sandbox
 
-    def judge(self, programs: Sequence[Program | Script], timeout: float, title: str) -> list[Verdict]:
-        """Return the verdict of each program; each distinct one is run once."""
+    def judge(
+        self, programs: Sequence[Program | Script], timeout: float, title: str, silent: bool = False
+    ) -> list[Verdict]:
+        """Return the verdict of each program; each distinct one is run once.
+
+        ``silent`` keeps nothing that a program can choose the words of, which may be those of its tests: no output, and
+        of an exception that is not built in no name.
+        """
         limits = [timeout, MEMORY_BYTES, OUTPUT_BYTES, self.sandbox.level, JUDGE_VERSION, platform.python_version()]
+        limits += ["silent"] * silent
         keys = [digest(program, limits) for program in programs]
         verdicts = self._earlier(set(keys))
         new = {key: p for key, p in zip(keys, programs, strict=True) if key not in verdicts}
         new_keys = list(new)
         judged = self.sandbox.run_any(list(new.values()), timeout)
         for number, verdict in tqdm(judged, f"{title} programs", len(new), disable=None, leave=False):
-            verdict = replace(verdict, output=verdict.output[:KEPT])
+            verdict = silenced(verdict) if silent else replace(verdict, output=verdict.output[:KEPT])
             verdicts[new_keys[number]] = verdict
             if self.cache and verdict.reason not in OF_THE_MACHINE:
                 append_row(self.cache, {"key": new_keys[number]} | asdict(verdict))
@@ -120,6 +128,14 @@ class Execution:
         """Forget the completions of a suite whose result is written."""
         if path := self._completions_path(suite):
             path.unlink(missing_ok=True)
+
+
+def silenced(verdict: Verdict) -> Verdict:
+    """Return a verdict without what its program chose the words of."""
+    name = verdict.reason.removeprefix("raised ")
+    own = name != verdict.reason and not hasattr(builtins, name)
+    reason = "raised an exception of its own" if own else verdict.reason
+    return replace(verdict, output="", failures=(), reason=reason)
 
 
 def digest_text(value: Any) -> str:

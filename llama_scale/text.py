@@ -1,4 +1,4 @@
-"""Numbers and paths as text for people: digits, counts, powers of ten, sizes of files."""
+"""Text for people and files: digits, counts, powers of ten, sizes, paths, characters that a file can hold."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,11 @@ from typing import Any
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def writable(text: str) -> str:
+    """Return a text whose lone surrogates, which no file can hold, are U+FFFD; pairs of them are their character."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def digits(value: float | None, count: int = 3) -> str:

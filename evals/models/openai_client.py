@@ -22,6 +22,7 @@ import numpy as np
 from evals.models.server_config import ServerConfig
 from llama_scale.errors import InputError
 from llama_scale.generation.config import SamplingConfig
+from llama_scale.text import writable
 
 PASSING = (408, 409, 429)  # and 5xx: states that may be over at the next try
 FIRST_PAUSE, MAX_PAUSE = 0.5, 60.0  # seconds before the second try, doubled for each one after it
@@ -267,7 +268,7 @@ def _choice(where: str, choice: Any, chat: bool) -> tuple[str, str | None]:
         text = ""  # all was spent on what is not shown
     if not isinstance(text, str):
         raise InputError(f"{where}.{field} is {text!r:.80}, expected a text")
-    return text, reason
+    return writable(text), reason
 
 
 def _checked_url(url: str) -> tuple[str, bool]:

@@ -31,6 +31,9 @@ class RepairConfig:
         humaneval: Functions to complete; the examples of the docstring are shown.
         apps: Introductory problems; the samples of the question are shown.
         quixbugs: Programs with one bug; the first case that a program fails is shown.
+        protocol: honest keeps tests hidden and trusts the judge alone. published does as the pipelines were published,
+            to see what they claim: everybody is shown all tests of MBPP, and a process is believed that returns 0
+            and writes nothing to standard error.
         visible: Tests that are shown, of MBPP, APPS and QuixBugs.
         task_seed: Take the tasks that n_tasks allows at random with this seed; null spreads them evenly.
         plan: The arms and their budget.
@@ -52,6 +55,7 @@ class RepairConfig:
     humaneval: HumanEvalConfig = field(default_factory=HumanEvalConfig)
     apps: AppsConfig = field(default_factory=AppsConfig)
     quixbugs: QuixBugsConfig = field(default_factory=QuixBugsConfig)
+    protocol: Literal["honest", "published"] = "honest"
     visible: int = 1
     task_seed: int | None = None
     plan: Plan = field(default_factory=Plan)

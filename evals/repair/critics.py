@@ -1,6 +1,6 @@
 """Critics: they turn the outcome of a program on its visible tests into words. Most need no model.
 
-``clean`` makes a critic's words fit to be read by a generator: no fences, not too long, no garbage, no echo.
+``clean`` makes a model's words fit to be read by a generator: no fences, not too long, no garbage, no echo.
 """
 
 import difflib
@@ -27,7 +27,13 @@ ASKED_TO_CRITICIZE = (
     "A Python program is wrong. Say in at most three sentences what is wrong and how to correct it. Write no code."
 )
 LONGEST = 1_000  # characters
+MOST_RAW = 20_000  # characters of a model's words that are looked at
 GENERIC = "The program is wrong. Try again."
+ENDS = {
+    "exited": "ended itself, as by sys.exit",
+    "ended early": "ended before it answered",
+    "answer not plain data": "gave what is no plain value, such as an object of a class of its own",
+}
 FEWEST_WORDS = 2
 ECHOED = 0.8  # share of a critic's runs of words that stand in its prompt
 RUN = 5  # words
@@ -35,24 +41,28 @@ RUN = 5  # words
 
 @dataclass(frozen=True)
 class Case:
-    """A program to review: all that a critic can reach. ``key`` is that of the draw."""
+    """A program to review: all that a critic can reach. ``key`` is that of the draw.
+
+    ``repeat_of`` is the round of its chain that had this very program.
+    """
 
     shown: Shown
     program: str
     outcome: Outcome
     timeout: float
     key: tuple[int, ...]
+    repeat_of: int | None = None
 
 
 @dataclass(frozen=True)
 class Review:
     """A critic's words, and what they cost.
 
-    ``prompt`` is what a model was asked, ``served`` what a server says answered.
+    ``asked`` is what a model was sent, ``served`` what a server says answered.
     """
 
     text: str
-    prompt: str = ""
+    asked: tuple[Message, ...] = ()
     prompt_tokens: int | None = 0
     tokens: int | None = 0
     served: str = ""
@@ -76,7 +86,12 @@ class Programmatic:
 
     def review(self, cases: Sequence[Case]) -> list[Review]:
         """Return what is known of each outcome, in words."""
-        return [Review(self.words(case)) for case in cases]
+        return [Review(f"{_again(case)}{self.words(case)}" if self.name != "generic" else GENERIC) for case in cases]
+
+
+def _again(case: Case) -> str:
+    """Say that a chain had this program before, where it goes on from that."""
+    return "" if case.repeat_of is None else f"This is your program number {case.repeat_of + 1} again.\n"
 
 
 def _generic(case: Case) -> str:
@@ -113,7 +128,7 @@ def _error(case: Case, failure: Failure) -> str:
         near = difflib.get_close_matches(case.shown.entry, defined, n=1, cutoff=0.3)
         hint = f"; it defines {near[0]}" if near else ""
         return f"The program does not define the function {case.shown.entry}{hint}."
-    kind = reason.removeprefix("raised ")
+    kind = reason.removeprefix("raised").strip() or "an exception"
     return f"It raised {kind}{f': {words}' if words else ''}.{_line(case, failure)}"
 
 
@@ -127,9 +142,16 @@ def _interpreter(case: Case) -> str:
     failure = next((f for f in outcome.failures if f.reason.startswith("raised")), None)
     if failure:
         return _error(case, failure)
+    if outcome.reason == "wrong answer" and not case.shown.entry:
+        return "The program runs, but its output is not what is expected."
     if outcome.reason == "wrong answer":
         return "The program runs, but a test does not hold: AssertionError."
-    return f"The program failed: {outcome.reason}."
+    return _failed(outcome.reason)
+
+
+def _failed(reason: str) -> str:
+    """What there is to say of a failure that is no exception and no wrong value."""
+    return f"The program {ENDS[reason]}." if reason in ENDS else f"The program failed: {reason}."
 
 
 def _assertion(case: Case) -> str:
@@ -148,7 +170,8 @@ def _assertion(case: Case) -> str:
             parts.append(f"This test fails: {test}{wrote}")
         else:
             failed = f"This test fails: {test}\n" if test else ""
-            parts.append(f"{failed}{_error(case, failure) if failure.reason.startswith('raised') else failure.reason}")
+            raised = failure.reason.startswith("raised")
+            parts.append(f"{failed}{_error(case, failure) if raised else _failed(failure.reason)}")
     return "\n".join(parts[:3]) or _interpreter(case)
 
 
@@ -197,17 +220,20 @@ class ModelCritic:
         asks = [Ask(self.messages(case), case.key) for case in cases]
         bar = tqdm(self.backend.ask(asks, self.sampling), "reviews", len(asks), disable=None, leave=False)
         replies = {number: found[0] for number, found in bar}
-        prompts = ["\n".join(message.content for message in ask.messages) for ask in asks]
         given = [replies[n] for n in range(len(asks))]
         return [
-            Review(reply.text, prompt, reply.prompt_tokens, reply.tokens, reply.served)
-            for reply, prompt in zip(given, prompts, strict=True)
+            Review(reply.text, ask.messages, reply.prompt_tokens, reply.tokens, reply.served)
+            for reply, ask in zip(given, asks, strict=True)
         ]
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """Return what the critic is asked."""
         shown = case.shown
-        parts = [f"Task:\n{shown.text}", f"Program:\n```python\n{case.program.strip()}\n```", _assertion(case)]
+        parts = [f"Task:\n{shown.text}"]
+        if shown.tests and not shown.starter:  # else they stand in the text
+            parts.append("Tests:\n" + "\n".join(shown.tests))
+        parts += [f"Program:\n```python\n{case.program.strip()}\n```"]
+        parts.append(f"{_again(case)}{_assertion(case)}")
         if self.backend.chat:
             return Message("system", ASKED_TO_CRITICIZE), Message("user", "\n\n".join(parts))
         return (Message("user", "\n\n".join([ASKED_TO_CRITICIZE, *parts, "What is wrong:"])),)
@@ -236,19 +262,25 @@ class Feedback:
     refused: str = ""
 
 
+def shortened(raw: str, longest: int = LONGEST) -> Feedback:
+    """Return words that are ours without control characters, cut to ``longest`` characters: values are as they are."""
+    text = "".join(c for c in raw.replace("\r\n", "\n") if c.isprintable() or c in "\n\t")
+    return Feedback(text if len(text) <= longest else text[: longest - 3].rsplit(" ", 1)[0] + "...")
+
+
 def clean(raw: str, prompt: str = "", longest: int = LONGEST) -> Feedback:
-    """Return a critic's words without fences, control characters and repeated lines, cut to ``longest`` characters.
+    """Return a model's words without fences, control characters and repeated lines, cut to ``longest`` characters.
 
     Where they are empty, no text, or an echo of the ``prompt``, GENERIC stands for them.
     """
-    text = re.sub(r"^[ \t]*```.*$", "", raw, flags=re.MULTILINE)
+    text = re.sub(r"^[ \t]*```.*$", "", raw[:MOST_RAW], flags=re.MULTILINE)
     text = "".join(c for c in text.replace("\r\n", "\n") if c.isprintable() or c in "\n\t")
     lines = [line.rstrip() for line in text.strip().splitlines()]
     text = "\n".join(line for line, before in zip(lines, [None, *lines], strict=False) if line != before)
     reason = garbage(text, prompt)
     if reason:
         return Feedback(GENERIC, reason)
-    return Feedback(text if len(text) <= longest else text[: longest - 3].rsplit(" ", 1)[0] + "...")
+    return shortened(text, longest)
 
 
 def garbage(text: str, prompt: str) -> str:

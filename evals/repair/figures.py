@@ -13,6 +13,11 @@ from llama_scale.comparison import exact_interval
 
 Row = dict[str, Any]
 Chain = list[Row]
+PRICED = ("prompt_tokens", "tokens", "critic_prompt_tokens", "critic_tokens")  # by the million
+ALL_SHOWN = (
+    "as published: all tests were shown, and a process was believed that returned 0 and wrote nothing to standard "
+    "error; shown but not solved are claims that are false"
+)
 
 
 def chains_of(rows: Iterable[Row]) -> dict[str, list[Chain]]:
@@ -28,7 +33,7 @@ def chains_of(rows: Iterable[Row]) -> dict[str, list[Chain]]:
 
 def spent(row: Row) -> int | None:
     """Return all tokens of a step, prompts and critic included; None where any are not known."""
-    counts = [row[name] for name in ("prompt_tokens", "tokens", "critic_prompt_tokens", "critic_tokens")]
+    counts = [row[name] for name in PRICED]
     return None if None in counts else sum(counts)
 
 
@@ -36,6 +41,17 @@ def tokens_of(chain: Chain) -> int | None:
     """Return all tokens of a chain."""
     counts = [spent(row) for row in chain]
     return None if None in counts else sum(count or 0 for count in counts)
+
+
+def cost(chains: Sequence[Chain], prices: dict[str, float]) -> float | None:
+    """Return what chains cost at prices of a million tokens of each kind; None where their number is not known."""
+    total = 0.0
+    for name, price in prices.items():
+        counts = [row[name] for chain in chains for row in chain] if price else []
+        if None in counts:
+            return None
+        total += price * sum(counts) / 1e6
+    return total
 
 
 def rate(values: Sequence[float]) -> Row:
@@ -50,7 +66,11 @@ def by_task(chains: Sequence[Chain], value: Callable[[Chain], float]) -> list[fl
 
 
 def point(chains: Sequence[Chain], rule: str) -> Row:
-    """Return what one rule makes of chains as they are: solved, shown and not solved, programs and tokens spent."""
+    """Return what one rule makes of chains as they are: solved, shown and not solved, programs and tokens spent.
+
+    ``parses`` and ``holds`` are the shares of tasks whose program compiles and holds the visible tests: what tells
+    models apart that solve nothing.
+    """
     chosen = [choose(chain, rule) for chain in chains]
     held = [row for row in chosen if row["passed"]]
     known = [tokens_of(chain) for chain in chains]
@@ -59,6 +79,8 @@ def point(chains: Sequence[Chain], rule: str) -> Row:
         "solved": sum(row["solved"] for row in chosen),
         "chains": len(chains),
         "rate": rate(by_task(chains, lambda chain: float(choose(chain, rule)["solved"]))),
+        "parses": rate(by_task(chains, lambda chain: float(choose(chain, rule)["parses"]))),
+        "holds": rate(by_task(chains, lambda chain: float(choose(chain, rule)["passed"]))),
         "holds_visible": len(held),
         "shown_not_solved": false,
         "shown_not_solved_interval": exact_interval(false, len(held)) if held else None,
@@ -68,8 +90,11 @@ def point(chains: Sequence[Chain], rule: str) -> Row:
 
 
 def cut(chains: Sequence[Chain], programs: int) -> list[Chain]:
-    """Return chains as they would be if only so many programs might be drawn."""
-    return [chain[:programs] for chain in chains]
+    """Return chains as they would be if only so many programs might be drawn: no critic speaks on the last of them."""
+    unsaid = {"critic_prompt_tokens": 0, "critic_tokens": 0}
+    return [
+        chain if len(chain) <= programs else [*chain[: programs - 1], chain[programs - 1] | unsaid] for chain in chains
+    ]
 
 
 def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> Row:
@@ -78,6 +103,8 @@ def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> R
     repairs = [row for chain in chains for row in chain[1:]]
     criticized = [row for row in rows if row["critic"]]
     repeats = sum(row["repeat_of"] is not None for row in repairs)
+    by_model, unparsed = [row for row in rows if row["critic"] == "model"], sum(not row["parses"] for row in rows)
+    refused = sum(bool(row["refused"]) for row in by_model)
     final = [choose(chain, rules[0]) for chain in whole]
     return {
         "curve": [{"programs_at_most": n} | point(cut(chains, n), rules[0]) for n in range(1, longest(chains) + 1)],
@@ -86,21 +113,51 @@ def arm_figures(chains: Sequence[Chain], rules: Sequence[str], budget: int) -> R
         "repairs": len(repairs),
         "repeats": repeats,
         "repeats_interval": exact_interval(repeats, len(repairs)) if repairs else None,
+        "repairs_to_first_repeat": sum(map(to_first_repeat, chains)),
         "refused_feedback": dict(Counter(row["refused"] for row in criticized if row["refused"])),
         "feedback": len(criticized),
+        "model_feedback": len(by_model),
+        "garbage_interval": exact_interval(refused, len(by_model)) if by_model else None,
+        "failed_at": {"syntax": unparsed, "tests": sum(row["parses"] and not row["passed"] for row in rows)},
         "not_taken": sum(not row["taken"] for row in rows),
         "renamed": sum(bool(row["renamed"]) for row in final),
         "solved_without_renaming": sum(row["solved"] and not row["renamed"] for row in final),
+        "without_renaming": rate(by_task(whole, lambda chain: _named(choose(chain, rules[0])))),
         "prompts_truncated": sum(row["prompt_truncated"] for row in rows),
         "by_first_failure": by_first_failure(whole, rules[0]),
     }
+
+
+def to_first_repeat(chain: Chain) -> int:
+    """Return how many repairs are left of a chain that ends with its first repeat."""
+    return next((n for n, row in enumerate(chain) if row["repeat_of"] is not None), len(chain) - 1)
+
+
+def _named(row: Row) -> float:
+    return float(row["solved"] and not row["renamed"])
 
 
 def gain(chains: Sequence[Chain], rule: str) -> Row:
     """Return what the whole budget makes of the first programs: the difference, paired by task."""
     groups = [by_task(cut(chains, 1), lambda chain: float(chain[0]["solved"]))]
     groups.append(by_task(chains, lambda chain: float(choose(chain, rule)["solved"])))
-    gap, interval = paired_difference(*groups)
+    return paired(*groups)
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Row:
+    """Return the mean difference of values of the same tasks with its interval.
+
+    Where every task differs by as much a bootstrap has no width, as if few tasks could not have told otherwise. The
+    interval is then that of a share of none, or of all, of so many tasks (Clopper and Pearson's).
+    """
+    gap, interval = paired_difference(first, second)
+    gaps, count = {b - a for a, b in zip(first, second, strict=True)}, len(first)
+    if gaps == {0.0}:
+        bound = exact_interval(0, count)[1]
+        interval = (-bound, bound)
+    elif gaps in ({1.0}, {-1.0}):
+        ends = exact_interval(count, count)
+        interval = ends if gap > 0 else (-ends[1], -ends[0])
     return {"difference": gap, "interval": interval}
 
 
@@ -161,8 +218,7 @@ def first_programs(chains: Sequence[Chain], tokens: int) -> list[Chain]:
 
 def _difference(chains: Sequence[Chain], others: Sequence[Chain], rule: str) -> Row:
     solved = [by_task(group, lambda chain: float(choose(chain, rule)["solved"])) for group in (others, chains)]
-    gap, interval = paired_difference(*solved)
-    return {"difference": gap, "interval": interval, "resample": sum(solved[0]), "arm": sum(solved[1])}
+    return paired(*solved) | {"resample": sum(solved[0]), "arm": sum(solved[1])}
 
 
 def figures(rows: Sequence[Row], rules: Sequence[str], budget: int) -> Row:
@@ -180,7 +236,6 @@ def figures(rows: Sequence[Row], rules: Sequence[str], budget: int) -> Row:
     for name in ("served", "critic_served"):
         if served := Counter(row[name] for row in rows if row.get(name)):
             result[name] = dict(sorted(served.items()))
-    result["in_words"] = lines(result)
     return result
 
 
@@ -192,7 +247,10 @@ def summed_up(steps: Path) -> Row:
     else:
         budget, rules = head["plan"]["rounds"] + 1, rule_names(head["select"])
     about = {name: value for name, value in head.items() if name != "format"}
-    return {"format": "llama_scale.repair-result.v1"} | about | figures(rows, rules, budget)
+    result = {"format": "llama_scale.repair-result.v1"} | about | figures(rows, rules, budget)
+    for arm, chains in chains_of(rows).items() if "prices" in head else ():
+        result["arms"][arm]["cost"] = cost(cut(chains, budget), head["prices"])
+    return result | {"in_words": lines(result)}
 
 
 def verdict_in_words(difference: Row, what: str) -> str:
@@ -203,13 +261,40 @@ def verdict_in_words(difference: Row, what: str) -> str:
     return f"{beat} resampling at equal {what}: {points}"
 
 
+def headline(result: Row) -> str:
+    """Say in a sentence which arms beat resampling, at equal tokens where they are known; "" without resampling."""
+    known: dict[str, list[str]] = {"beats": [], "loses to": [], "cannot be told from": []}
+    kinds = set()
+    for name, arm in result["arms"].items():
+        gaps = arm.get("against_resample", {})
+        if gaps:
+            kind = "tokens" if "equal_tokens" in gaps else "programs"
+            kinds.add(kind)
+            said = verdict_in_words(gaps[f"equal_{kind}"], kind)
+            next(names for words, names in known.items() if said.startswith(words)).append(name)
+    if not kinds:
+        return ""
+    best, worse, alike = known.values()
+    at = " and ".join(sorted(kinds))
+    first = f"{_listed(best)} {'beat' if len(best) > 1 else 'beats'}" if best else "No arm that repairs beats"
+    parts = [f"{first} resampling at equal {at}"]
+    parts += [f"{_listed(worse)} {'lose' if len(worse) > 1 else 'loses'} to it"] if worse else []
+    parts += [f"{_listed(alike)} cannot be told from it"] if alike else []
+    return f"{'; '.join(parts)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
 def lines(result: Row) -> list[str]:
     """Return the headline figures, the interval of small samples first."""
-    found = []
+    found = [ALL_SHOWN] if result.get("protocol") == "published" else []
     for arm, data in result["arms"].items():
         first, last = data["curve"][0], next(iter(data["selection"].values()))
         low, high = last["rate"]["interval"]
         tokens = f", {last['tokens']:,} tokens" if last["tokens"] else ""
+        tokens += f", cost {data['cost']:.4g}" if data.get("cost") is not None else ""
         found.append(
             f"{arm:<16} [{100 * low:.1f}, {100 * high:.1f}] {100 * last['rate']['value']:.1f} %: "
             f"{first['solved']} -> {last['solved']} of {last['chains']} solved"
@@ -220,4 +305,4 @@ def lines(result: Row) -> list[str]:
         for kind, words in (("equal_programs", "programs"), ("equal_tokens", "tokens")):
             if kind in data.get("against_resample", {}):
                 found.append(f"{'':<16} {verdict_in_words(data['against_resample'][kind], words)}")
-    return found
+    return [*found, headline(result)] if headline(result) else found

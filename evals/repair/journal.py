@@ -80,13 +80,15 @@ def write_prompts(path: Path, prompts: Mapping[str, Sequence[Message]]) -> None:
 def seal(journal: Path, sealed: Path, splits: Sequence[Split], execution: Execution, timeout: float) -> None:
     """Judge every program of a closed journal with all tests of its task, and write the rows with what came out.
 
+    Nothing is kept of what programs say meanwhile: they could repeat the tests.
+
     ``solved`` is the suite's own verdict, ``sealed_reason`` its reason; ``shown_not_solved`` that a program holds the
     visible tests and not all.
     """
     head, rows = read_rows(journal, FORMAT)
     by_number = {split.shown.number: split for split in splits}
     groups = [by_number[row["number"]].hidden(row["program"]) for row in rows]
-    verdicts = iter(execution.judge([program for group in groups for program in group], timeout, "hidden tests"))
+    verdicts = iter(execution.judge([program for group in groups for program in group], timeout, "hidden tests", True))
     for row, group in zip(rows, groups, strict=True):
         found = [next(verdicts) for _ in group]
         if any(verdict.reason == SANDBOX_LOST for verdict in found):

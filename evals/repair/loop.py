@@ -4,15 +4,17 @@ An arm is one way to spend programs on a task, a chain one arm's programs on one
 same: ``rounds`` + 1 programs, and it stops at the first that satisfies it. Nothing here can reach a hidden test.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
 from evals.repair.backends.protocol import Ask, Backend, Message, Reply
-from evals.repair.critics import CRITICS, Case, Critic, Feedback, Review, clean
-from evals.repair.outcome import Outcome, VisibleJudge, renamed_program
+from evals.repair.critics import CRITICS, Case, Critic, Feedback, Review, clean, shortened
+from evals.repair.outcome import Outcome, VisibleJudge, breaks, renamed_program
 from evals.repair.prompts import Attempt, messages, program_in
 from evals.repair.split import Shown
 from evals.verdicts import digest_text
@@ -91,10 +93,11 @@ class Plan:
 class Step:
     """One program of a chain: a row of the journal.
 
-    ``prompt`` is the hash of what was sent, ``outcome`` what became of the program on the visible tests. ``repeat_of``
-    is the round of the chain that had this very program. ``renamed`` is "old -> new" where the program had to be given
-    the entry's name. ``taken`` says that the chain went on from it, and that the critic spoke on it. Tokens are None
-    where they are not known; those of redraws count. ``served`` and ``critic_served`` are what a server said answered.
+    ``prompt`` and ``critic_prompt`` are the hashes of what was sent, ``outcome`` what became of the program on the
+    visible tests. ``repeat_of`` is the round of the chain that had this very program. ``renamed`` is "old -> new" where
+    the program had to be given the entry's name. ``taken`` says that the chain went on from it, and that the critic
+    spoke on it. Tokens are None where they are not known; those of redraws count. ``served`` and ``critic_served`` are
+    what a server said answered.
     """
 
     arm: str
@@ -117,6 +120,7 @@ class Step:
     tokens: int | None = None
     critic_prompt_tokens: int | None = 0
     critic_tokens: int | None = 0
+    critic_prompt: str = ""
     finish_reason: str | None = None
     prompt_truncated: bool = False
     served: str = ""
@@ -156,8 +160,9 @@ class Chain:
 class Pipelines:
     """Runs a plan.
 
-    ``prompts`` gets the messages of every prompt by their hash. ``tell`` is called with a line after each round, and
-    ``seen`` with each step of it once a critic has spoken. ``quiet`` shows no progress.
+    ``prompts`` gets the messages of every prompt by their hash, ``clock`` the seconds of each round. ``tell`` is called
+    with a line after each round, and ``seen`` with each step of it once a critic has spoken. ``quiet`` shows no
+    progress.
     """
 
     plan: Plan
@@ -169,6 +174,7 @@ class Pipelines:
     seen: Callable[[Step], None] = lambda step: None
     quiet: bool = False
     prompts: dict[str, tuple[Message, ...]] = field(default_factory=dict)
+    clock: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self, shown: Sequence[Shown]) -> Iterator[Step]:
         """Yield the steps of all chains, ordered by arm, task, sample and round."""
@@ -177,7 +183,9 @@ class Pipelines:
             raise InputError("sampling.temperature: 0 draws equal samples; raise it, or leave resample out of arms")
         chains = [Chain(arm, task, sample) for arm in arms for task in shown for sample in range(plan.samples)]
         for number in range(plan.rounds + 1):
-            self._round([chain for chain in chains if not chain.done], number)
+            if not (active := [chain for chain in chains if not chain.done]):
+                break
+            self._round(active, number)
             done = sum(chain.done for chain in chains)
             self.tell(f"round {number} of {plan.rounds}: {done} of {len(chains)} chains are done")
         if plan.budget == "tokens" and len(arms) > 1:
@@ -206,21 +214,28 @@ class Pipelines:
 
     def _round(self, chains: Sequence[Chain], number: int) -> None:
         """Draw, judge and criticize one more program of each chain."""
+        times = [time.perf_counter()]
         started = [chain for chain in chains if number == 0 and chain.shown.start]
         drawn = self._draw([chain for chain in chains if number or not chain.shown.start], number)
         drafts = [Draft(chain, chain.shown.start, "", ()) for chain in started] + drawn
         if self.plan.repeats == "redraw":
             drafts = self._redraw(drafts, number)
+        times.append(time.perf_counter())
         self._judge(drafts)
+        times.append(time.perf_counter())
         for draft in drafts:
-            draft.chain.add(self._step(draft, number))
+            chain, step = draft.chain, self._step(draft, number)
+            chain.add(step)
+            repeated = step.repeat_of is not None and chain.arm.kind != "resample"
+            chain.done |= repeated and self.plan.repeats != "keep"
         last = number >= self.plan.rounds
         self._criticize([d.chain for d in drafts if not d.chain.done and d.chain.arm.critic and not last])
+        times.append(time.perf_counter())
+        spent = [round(end - start, 3) for start, end in pairwise(times)]
+        names = ("drawing", "visible_tests", "critics")
+        self.clock.append({"round": number, "programs": len(drafts)} | dict(zip(names, spent, strict=True)))
         for draft in drafts:
-            step = draft.chain.steps[-1]
-            repeated = step.repeat_of is not None and draft.chain.arm.kind != "resample"
-            draft.chain.done |= repeated and self.plan.repeats != "keep"
-            self.seen(step)
+            self.seen(draft.chain.steps[-1])
 
     def _draw(self, chains: Sequence[Chain], number: int, redraw: int = 0) -> list["Draft"]:
         """Ask for the next program of each chain."""
@@ -276,7 +291,7 @@ class Pipelines:
 
     def _step(self, draft: "Draft", number: int) -> Step:
         chain, outcome, replies = draft.chain, draft.known, draft.replies
-        broke = bool(chain.steps) and outcome.held < chain.steps[chain.anchor].outcome.held
+        broke = bool(chain.steps) and breaks(outcome, chain.steps[chain.anchor].outcome)
         taken = chain.arm.kind == "resample" or not (broke and self.plan.keep)
         chain.anchor = len(chain.steps) if taken else chain.anchor
         return Step(
@@ -309,12 +324,17 @@ class Pipelines:
         for name, group in groups.items():
             cases = [
                 Case(c.shown, c.steps[-1].program, c.steps[-1].outcome, self.judge.timeout,
-                     (c.shown.number, c.steps[-1].round, c.sample, 0))
+                     (c.shown.number, c.steps[-1].round, c.sample, 0), c.steps[-1].repeat_of)
                 for c in group
             ]  # fmt: skip
             for chain, review in zip(group, self.critics[name].review(cases), strict=True):
-                words = clean(review.text, review.prompt, self.plan.feedback)
+                words = shortened(review.text, self.plan.feedback)
+                if review.asked:
+                    prompt = "\n".join(message.content for message in review.asked)
+                    words = clean(review.text, prompt, self.plan.feedback)
                 chain.steps[-1] = criticized(chain.steps[-1], name, review, words)
+                if review.asked:
+                    self.prompts[chain.steps[-1].critic_prompt] = review.asked
                 chain.attempts.append(Attempt(chain.steps[-1].program, words.text))
 
 
@@ -356,6 +376,7 @@ def criticized(step: Step, name: str, review: Review, words: Feedback) -> Step:
         refused=words.refused,
         critic_prompt_tokens=review.prompt_tokens,
         critic_tokens=review.tokens,
+        critic_prompt=prompt_digest(review.asked) if review.asked else "",
         critic_served=review.served,
     )
 

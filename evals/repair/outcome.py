@@ -48,6 +48,18 @@ class Outcome:
         return "tests" if self.parses else "syntax"
 
 
+def breaks(after: Outcome, before: Outcome) -> bool:
+    """Whether a program fails a visible test that held in the one before it.
+
+    Of more failures than are told which they were is not known: then it does if it holds fewer tests.
+    """
+    failed = [{failure.number for failure in outcome.failures if failure.number >= 0} for outcome in (after, before)]
+    known = [len(found) == o.tests - o.held for found, o in zip(failed, (after, before), strict=True)]
+    if all(known) and after.tests == before.tests:
+        return not failed[0] <= failed[1]
+    return after.held < before.held
+
+
 class Runs(Protocol):
     """Whatever runs programs: an Execution, or a server's sandbox."""
 
@@ -61,6 +73,7 @@ class VisibleJudge:
 
     def __init__(self, visible: Mapping[int, Visible], execution: Runs, timeout: float) -> None:
         self.visible, self.execution, self.timeout = visible, execution, timeout
+        self.seconds: dict[tuple[int, str], float] = {}  # CPU time of each program on its visible tests
 
     def judge(self, programs: Sequence[tuple[int, str]]) -> list[Outcome]:
         """Return the outcome of each program, given with the number of its task."""
@@ -68,11 +81,12 @@ class VisibleJudge:
         flat = [program for group in groups for program in group]
         verdicts = iter(self.execution.judge(flat, self.timeout, "visible tests"))
         outcomes = []
-        for (number, _), group in zip(programs, groups, strict=True):
+        for (number, source), group in zip(programs, groups, strict=True):
             found = [next(verdicts) for _ in group]
+            self.seconds[number, source] = sum(verdict.seconds for verdict in found)
             if any(verdict.reason == SANDBOX_LOST for verdict in found):
                 raise InputError("sandbox: a program was lost with its sandbox; the same command goes on from here")
-            outcomes.append(outcome(self.visible[number], found))
+            outcomes.append(outcome(self.visible[number], group, found))
         return outcomes
 
     def rename(self, programs: Sequence[tuple[str, str]]) -> list[str]:
@@ -86,21 +100,33 @@ class VisibleJudge:
         return [lone_function(v.output, entry) for v, (_, entry) in zip(verdicts, programs, strict=True)]
 
 
-def outcome(visible: Visible, verdicts: Sequence[Verdict]) -> Outcome:
-    """Return what the verdicts of a program's visible tests say together."""
+def outcome(visible: Visible, programs: Sequence[Program | Script], verdicts: Sequence[Verdict]) -> Outcome:
+    """Return what the verdicts of a program's visible tests, ``programs``, say together."""
     verdict = visible.combine(verdicts)
     failures: list[Failure] = []
-    for number, (template, found) in enumerate(zip(visible.templates, verdicts, strict=True)):
-        if isinstance(template, Script):
-            failures += [] if found.passed else [Failure("", found.reason, found.output.strip()[:200], number=number)]
+    for number, (program, found) in enumerate(zip(programs, verdicts, strict=True)):
+        if isinstance(program, Script):
+            known = next(iter(found.failures), Failure("", found.reason))
+            known = replace(known, got=found.output.strip()[:200], number=number)
+            known = _at_test(known, program, visible) if visible.after else known
+            failures += [] if found.passed else [known]
         elif len(verdicts) > 1:  # a program for each test
             failures += [replace(failure, number=number) for failure in found.failures]
         else:
             failures += found.failures
-    parses = all(v.parses for v in verdicts)
-    return Outcome(
-        parses, verdict.passed, verdict.assertions_passed, verdict.assertions, verdict.reason, tuple(failures)
-    )
+    parses, reason = all(v.parses for v in verdicts), verdict.reason
+    if reason == "raised":  # a script's verdict says no more
+        reason = next((failure.reason for failure in failures if failure.reason.startswith("raised ")), reason)
+    return Outcome(parses, verdict.passed, verdict.assertions_passed, verdict.assertions, reason, tuple(failures))
+
+
+def _at_test(failure: Failure, program: Script, visible: Visible) -> Failure:
+    """Return a failure of a program with tests behind it: with the text of the test, or the program's own line."""
+    lines, before = program.source.rstrip("\n").split("\n"), visible.templates[0].source.count("\n")
+    if len(lines) - visible.after.strip().count("\n") <= failure.line <= len(lines):
+        test = lines[failure.line - 1].strip().removeprefix("assert ")[:200]
+        return replace(failure, test=test, line=0, number=-1)
+    return replace(failure, line=max(0, failure.line - before), number=-1)
 
 
 def lone_function(found: str, entry: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from evals.models.request import cut_at_stop
 from evals.repair.backends.protocol import Message
 from evals.repair.split import Shown
+from llama_scale.text import writable
 
 SYSTEM = "You are a careful Python programmer. Answer with one block of Python code and nothing else."
 FENCE = re.compile(r"```[ \t]*([A-Za-z0-9_+-]*)[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -70,6 +71,7 @@ def program_in(text: str, shown: Shown, chat: bool) -> str:
     Of a chat model that is the first block of code that defines the entry, else the longest one, else, without a block,
     all of it. A base model's is cut before the first stop string and after its starter.
     """
+    text = writable(text)
     if not chat:
         return f"{shown.starter}{cut_at_stop(text, shown.stops)}".rstrip() + "\n"
     blocks = [code for _, code in FENCE.findall(text)]

@@ -9,6 +9,7 @@ from evals.repair.loop import Step, as_row, first_equal
 from evals.repair.outcome import VisibleJudge
 from evals.repair.split import Shown
 from llama_scale.errors import InputError, nearest
+from llama_scale.text import writable
 
 ARM = "log"
 REMEDY = "give JSON lines with task_id and implementations, the programs of a task in their order"
@@ -26,7 +27,7 @@ def read_log(path: Path, shown: Sequence[Shown]) -> list[tuple[Shown, list[str]]
             raise row.error("task_id", f"{name!r}", f"a task of the suite{nearest(name, known)}")
         if name in found:
             raise row.error("task_id", f"{name!r} again", "each task once")
-        found[name] = (known[name], programs or [""])
+        found[name] = (known[name], [writable(program) for program in programs] or [""])
     if not found:
         raise InputError(f"replay: {path} is empty; {REMEDY}")
     return sorted(found.values(), key=lambda item: item[0].number)

@@ -40,14 +40,18 @@ class Shown:
 
 @dataclass(frozen=True)
 class Visible:
-    """The visible tests of a task: templates of what is run, and how their verdicts become one."""
+    """The visible tests of a task: templates of what is run, and how their verdicts become one.
+
+    ``after`` are tests that run behind a program, in its own process (published.py).
+    """
 
     templates: tuple[Program | Script, ...]
     combine: Callable[[Sequence[Verdict]], Verdict]
+    after: str = ""
 
     def programs(self, source: str) -> Programs:
         """Return what is run of a program."""
-        return [replace(template, source=template.source + source) for template in self.templates]
+        return [replace(template, source=template.source + source + self.after) for template in self.templates]
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,12 @@ def _compiles(verdicts: Sequence[Verdict]) -> Verdict:
 def _mbpp(suite: Suite, task: Task, number: int, chosen: Sequence[int]) -> Split:
     problem: mbpp.Problem = task.problem
     check_hidden(task, len(chosen), len(problem.tests))
-    tests = [problem.tests[i] for i in chosen if i < len(problem.tests)]
+    return mbpp_split(task, number, [problem.tests[i] for i in chosen])
+
+
+def mbpp_split(task: Task, number: int, tests: list[str]) -> Split:
+    """Return a task of MBPP with ``tests`` of its own shown."""
+    problem: mbpp.Problem = task.problem
     template = mbpp.program(replace(problem, tests=tests, challenge_tests=[]), "")
     docstring = "\n".join([problem.text.replace('"""', "'''"), *tests])
     shown = Shown(
@@ -148,7 +157,8 @@ def _apps(suite: Suite, task: Task, number: int, chosen: Sequence[int]) -> Split
     cases = cases[: len(chosen)]
     inputs, outputs = [case[0] for case in cases], [case[1] for case in cases]
     cut = apps.task(replace(problem, solutions=[], inputs=inputs, outputs=outputs), suite.config)
-    templates = tuple(_explained(program) for program in cut.programs("")) or (Program("", "", (), explain=True),)
+    programs = cut.programs("") or [Program("", "", ())]
+    templates = tuple(replace(program, explain=True) for program in programs)
     if problem.function:
         arrow = [f"{problem.function}({', '.join(map(repr, i))}) == {o!r}" for i, o in cases]
     else:
@@ -163,10 +173,6 @@ def _apps(suite: Suite, task: Task, number: int, chosen: Sequence[int]) -> Split
         prompt=task.prompt,
     )
     return Split(shown, Visible(templates, cut.combine if cases else _compiles), task.programs, task.combine)
-
-
-def _explained(program: Program | Script) -> Program | Script:
-    return replace(program, explain=True) if isinstance(program, Program) else program
 
 
 def in_question(problem: apps.Problem, given: Any, expected: Any) -> bool:
@@ -193,7 +199,7 @@ def failing_cases(suite: Suite, visible: int, execution: Execution, timeout: flo
             problem: quixbugs.Problem = task.problem
             case = problem.cases[number : number + 1]
             programs.append(quixbugs.program(replace(problem, cases=case), problem.buggy))
-        for task, verdict in zip(active, execution.judge(programs, timeout, suite.name), strict=True):
+        for task, verdict in zip(active, execution.judge(programs, timeout, suite.name, True), strict=True):
             failing[task.task_id] += [] if verdict.passed else [number]
         number += 1
         active = [t for t in active if len(t.problem.cases) > number and len(failing[t.task_id]) < visible]

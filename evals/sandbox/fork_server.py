@@ -325,7 +325,7 @@ class ForkServer:
             request = json.loads(data)
             limits, role, link = request["limits"], request["kind"], None
             if role == "script":
-                pid = self.start(role, fds, [1, 2, -1], limits)
+                pid = self.start(role, fds, [1, 2, -1, *range(3, len(fds))], limits)
             else:
                 pid = self.start(role, fds[:3], [-1, 1, -1, 2], limits)
                 link = self.start_judge(fds[3:], limits)

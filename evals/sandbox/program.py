@@ -72,22 +72,40 @@ def fresh_module(name: str, source: bytes, preamble: str) -> dict[str, Any]:
 
 
 def run_script(data: bytes) -> int:
-    """Run a program that reads standard input and writes standard output, to its end; return how it ended."""
+    """Run a program that reads standard input and writes standard output, to its end; return how it ended.
+
+    Where there is a file for it, what the program's error was is written there.
+    """
     preamble, source = unpack(data)
-    code = compiled(source)
+    code, told = compiled(source), _is_open(CHANNEL)
     if code is None:
+        if told:
+            wire.write_frame(CHANNEL, why_not(source))
         return SYNTAX
     status = ENDED
     try:
         exec(code, fresh_module("__main__", source, preamble))
     except SystemExit as stop:
         status = exit_status(stop.code)
+        if told and status != ENDED:
+            _tell(stop)
     except BaseException as error:
         status = MEMORY if isinstance(error, MemoryError) else RAISED
+        if told:
+            _tell(error)
         with suppress(BaseException):
             sys.excepthook(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
     del code
     return end(status)
+
+
+def _is_open(number: int) -> bool:
+    """Whether a process was given a file of this number."""
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def end(status: int) -> int:
@@ -191,18 +209,29 @@ def _answer(action: Any, number: Any, rest: Any) -> bytes:
     except wire.WireError as error:
         return wire.pack({"not_encodable": str(error)[:80]})
     except BaseException as error:
-        kind = "EFBIG" if getattr(error, "errno", None) == errno.EFBIG else type(error).__name__
-        bases = [base.__name__ for base in type(error).__mro__ if base.__module__ == "builtins"]
-        try:
-            words = str(error)[:200]
-        except BaseException:
-            words = ""
-        raised = {"raised": [str(kind)[:80], str(bases[0])[:80], words], "where": [last_line(error), 0]}
+        raised = _said_of(error)
         with suppress(BaseException):
             args = wire.encode(list(BaseException.args.__get__(error)))  # type: ignore[attr-defined]
             if len(wire.to_json(args)) <= LONGEST_ARGS:
                 raised["args"] = args
         return wire.pack(raised)
+
+
+def _tell(error: BaseException) -> None:
+    """Write down what an error was, if that is still possible."""
+    with suppress(BaseException):
+        wire.write_frame(CHANNEL, _said_of(error))
+
+
+def _said_of(error: BaseException) -> dict[str, Any]:
+    """Return what a frame says of an error: its class, the built-in one below that, its words, its line."""
+    kind = "EFBIG" if getattr(error, "errno", None) == errno.EFBIG else type(error).__name__
+    bases = [base.__name__ for base in type(error).__mro__ if base.__module__ == "builtins"]
+    try:
+        words = str(error)[:200]
+    except BaseException:
+        words = ""
+    return {"raised": [str(kind)[:80], str(bases[0])[:80], words], "where": [last_line(error), 0]}
 
 
 def last_line(error: BaseException) -> int:

@@ -36,7 +36,8 @@ class Script:
 
     Its output is compared with what is ``expected`` by a ``judge`` (output.py); without that it passes if it comes to
     its end. ``preamble`` is ASCII that runs in its name space before it, if it is in Python. One in java or javascript
-    is NOT_MEASURED where the machine does not have the tool, or not the level isolated.
+    is NOT_MEASURED where the machine does not have the tool, or not the level isolated. ``explain`` asks for the
+    failure of the verdict: what a program in Python says of its error.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Script:
     expected: str | None = None
     judge: str = "strict"
     preamble: str = ""
+    explain: bool = False
 
 
 @dataclass(frozen=True)

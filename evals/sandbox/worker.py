@@ -8,29 +8,32 @@ import itertools
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from evals.sandbox.explain import claim_of
 from evals.sandbox.judge import packed_code
 from evals.sandbox.load import EXTENSIONS, SLOWEST, Pace
 from evals.sandbox.output import same_output
 from evals.sandbox.program import ENDED, MEMORY, SYNTAX, UNSTARTED, pack
 from evals.sandbox.tools import Tool
-from evals.sandbox.types import Program, Script, Verdict
+from evals.sandbox.types import Failure, Program, Script, Verdict
 
 FORK_SERVER = Path(__file__).parent / "fork_server.py"
 MEMORY_BYTES = 1 << 30  # of addresses, so that a thread with a stack of 512 MiB can be started
 TOOL_BYTES = 1 << 30  # the heap (tools.py) and the run time of another language
 OUTPUT_BYTES = 4 << 20
 MOST_BYTES = 64 << 20  # of the output of a script that has to write more
+CLAIM_BYTES = 4096  # of what a program says of its error
 KEPT = 1000  # characters of an output that are kept once it was compared
 VERDICT_BYTES = 1 << 18
 WALL = 3  # seconds on the clock for each second of CPU time, and as many to start
@@ -110,10 +113,12 @@ class Worker:
             if program.expected is not None:
                 size = len(program.expected.encode("utf-8", "replace"))
                 limits["output"] = min(max(OUTPUT_BYTES, 2 * size), MOST_BYTES)
-            reply, output = self._run_script(program, limits, wall)
+            reply, output, said = self._run_script(program, limits, wall)
             self._allow_for_load(reply, timeout, cpu)
             full = len(output) >= limits["output"]
-            return _script_verdict(program, reply, timeout, cpu, output, full)
+            verdict, repeat = _script_verdict(program, reply, timeout, cpu, output, full)
+            told = program.explain and not verdict.passed
+            return (replace(verdict, failures=(script_failure(verdict.reason, said),)) if told else verdict), repeat
         reply, said, output = self._run_judged(program, limits, wall)
         self._allow_for_load(reply, timeout, cpu)
         return _judged_verdict(reply, timeout, cpu, said, output)
@@ -124,11 +129,14 @@ class Worker:
         if cpu <= timeout <= seconds < SLOWEST * timeout:
             reply["ended"] = [status, seconds / self.pace.slowdown()]
 
-    def _run_script(self, script: Script, limits: dict, wall: float) -> tuple[dict, bytes]:
+    def _run_script(self, script: Script, limits: dict, wall: float) -> tuple[dict, bytes, bytes]:
+        """Return how a program ended, its output, and what it says of its error."""
         text = script.source if self.tool else pack(script.preamble, script.source)
-        with _file(text) as source, _file(script.stdin) as stdin, _file() as output:
-            self._send("script", limits, wall, [source, stdin, output])
-            return self._receive(), os.pread(output.fileno(), limits["output"], 0)
+        with _file(text) as source, _file(script.stdin) as stdin, _file() as output, _file() as said:
+            asked = [said] if script.explain and not self.tool else []
+            self._send("script", limits, wall, [source, stdin, output, *asked])
+            reply = self._receive()
+            return reply, os.pread(output.fileno(), limits["output"], 0), os.pread(said.fileno(), CLAIM_BYTES, 0)
 
     def _run_judged(self, program: Program, limits: dict, wall: float) -> tuple[dict, str, str]:
         """Return how the two processes ended, what the judge wrote, and the program's output."""
@@ -205,6 +213,19 @@ def _script_verdict(
     loads = reason in ("passed", "wrong answer")
     verdict = Verdict(reason == "passed", reason, status != SYNTAX, loads, output=text, seconds=seconds)
     return verdict, repeat
+
+
+def script_failure(reason: str, said: bytes) -> Failure:
+    """Return what is known of a program that did not pass: the ``reason`` is ours, all else what it ``said``."""
+    frame: dict[str, Any] = {}
+    with suppress(ValueError, RecursionError):
+        found = json.loads(said[4:])  # after the length of the frame
+        frame = found if isinstance(found, dict) else {}
+    raised = frame.get("raised")
+    if reason == "raised" and type(raised) is list and raised and type(raised[0]) is str:
+        reason = f"raised {re.sub(r'[^A-Za-z0-9_]', '?', raised[0][:80])}"
+    claim = claim_of(frame) if reason.startswith("raised ") or reason == "syntax error" else {}
+    return Failure("", reason, **claim)
 
 
 def _judged_verdict(reply: dict, timeout: float, cpu: float, said: str, output: str) -> tuple[Verdict, bool]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from evals.journal import journal_rows, read_journal
-from evals.sandbox.types import Program, Script, Verdict
+from evals.sandbox.types import Failure, Program, Script, Verdict
 from evals.verdicts import Execution, ExecutionConfig
 from llama_scale.errors import InputError
 
@@ -91,6 +91,30 @@ def test_a_kept_verdict_is_short_whatever_a_program_writes(tmp_path):
         assert max(map(len, rows)) < 16 << 10
         execution._sandbox = Counted("isolated")
         assert execution.judge(OTHERS, 2.0, "test") == verdicts and not execution._sandbox.ran
+
+
+class Telling(Counted):
+    """A sandbox whose program says its test in its output and by the name of what it raises."""
+
+    def run_any(self, programs, timeout):
+        for number, program in enumerate(programs):
+            self.ran.append(program)
+            yield number, Verdict(False, self.level, output="f(7001)", failures=(Failure("f(7001)", "x"),))
+
+
+def test_of_a_silent_program_no_word_of_its_own_is_kept(tmp_path):
+    """And what was kept of it when it might speak is not taken for that."""
+    for name, kept in (("Saw7001", "an exception of its own"), ("KeyError", "KeyError")):
+        with Execution(cache=tmp_path / name) as execution:
+            execution._sandbox = Telling("isolated")
+            execution._sandbox.level = f"raised {name}"
+            (silent,) = execution.judge([BASE], 2.0, "test", silent=True)
+            assert (silent.reason, silent.output, silent.failures) == (f"raised {kept}", "", ())
+            assert "7001" not in execution.cache.read_text()
+            (spoken,) = execution.judge([BASE], 2.0, "test")
+            assert (spoken.output, spoken.reason) == ("f(7001)", f"raised {name}")
+            assert execution.judge([BASE], 2.0, "test", silent=True) == [silent]
+            assert len(execution._sandbox.ran) == 2
 
 
 def test_long_rows_of_earlier_versions_are_passed_over(tmp_path):

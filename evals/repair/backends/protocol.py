@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from evals.models.server_config import ServerConfig
-from llama_scale.errors import at_least_1, check_fields
+from llama_scale.errors import at_least_0, at_least_1, check_fields
 from llama_scale.generation.config import SamplingConfig
 
 
@@ -86,6 +86,8 @@ class BackendConfig:
         preset: A known model, by name, which is what ``model`` has to hold: of another family it is refused.
         name: The model's name on a server.
         parameters: Parameters of a model that does not tell, a server's, for reports by size.
+        prompt_price: Price of a million tokens of prompts, in any currency.
+        price: Price of a million new tokens, in the same.
         form: chat uses the model's chat template, completion lets it continue a text; auto is chat where there is a
             template or a server.
         batch_size: Answers decoded together.
@@ -102,6 +104,8 @@ class BackendConfig:
     preset: str | None = None
     name: str = "model"
     parameters: int | None = None
+    prompt_price: float = 0.0
+    price: float = 0.0
     form: Literal["auto", "chat", "completion"] = "auto"
     batch_size: int = 64
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -112,4 +116,5 @@ class BackendConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "at least 1", at_least_1, "batch_size")
+        check_fields(self, "at least 0", at_least_0, "prompt_price price")
         check_fields(self, "at least 1 or null", at_least_1, "threads parameters processes")

@@ -45,6 +45,10 @@ class KeptReplies:
             about = {name: getattr(self, name) for name in ("identity", "chat", "context", "parameters")}
             append_row(path, {"format": FORMAT} | about)
 
+    def read_again(self) -> None:
+        """Take up what another process wrote since the file was read."""
+        self.known |= read_replies(self.path)
+
     def close(self) -> None:
         """End the processes of the backend, if it has any."""
         if close := getattr(self.backend, "close", None):

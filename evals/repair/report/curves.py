@@ -20,7 +20,7 @@ def curves(result: dict[str, Any], key: str, name: str = "") -> Figure:
     tokens = all(point["tokens"] for arm in arms.values() for point in arm["curve"])
     panels = [_panel(arms, f"{key}-programs", "programs a task at most", "programs_at_most")]
     if tokens:
-        panels.append(_panel(arms, f"{key}-tokens", "tokens of all tasks, prompts and critics included", "tokens"))
+        panels.append(_panel(arms, f"{key}-tokens", "tokens, with prompts and critics", "tokens"))
     caption = f"{result['n_tasks']} tasks; bars are 95 % intervals (Clopper and Pearson's)."
     return Figure(key, f"Tasks solved by each arm{name and ', '}{name}", caption, panels)
 

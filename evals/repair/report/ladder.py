@@ -56,6 +56,24 @@ def ladder(rungs: Sequence[Rung], key: str = "repair-ladder") -> Figure:
     return Figure(key, "At which size does repair begin to pay?", caption, panels)
 
 
+def stages(rungs: Sequence[Rung], key: str = "repair-ladder-stages") -> Figure:
+    """Return how many tasks have a program that compiles, and one that holds the visible tests, by the model's size."""
+    rungs = sorted(rungs, key=lambda rung: rung.parameters)
+    panels = []
+    for name, label in (("parses", "programs that compile / % of tasks"), ("holds", "visible tests hold / % of tasks")):
+        found: dict[str, list[tuple[Rung, Row]]] = {}
+        for rung in rungs:
+            for arm, data in rung.result["arms"].items():
+                share = next(iter(data["selection"].values()))[name]
+                found.setdefault(arm, []).append((rung, share | {"difference": share["value"]}))
+        panels.append(_panel(f"{key}-{name}", label, found, list(_arms(rungs))))
+    caption = (
+        "Of the programs handed in, with 95 % intervals (Clopper and Pearson's): what tells models apart, and arms, "
+        "where hardly a task is solved."
+    )
+    return Figure(key, "Before tasks are solved", caption, panels)
+
+
 def _arms(rungs: Sequence[Rung]) -> dict[str, None]:
     return dict.fromkeys(arm for rung in rungs for arm in rung.result["arms"])
 

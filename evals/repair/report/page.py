@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.repair.figures import summed_up, verdict_in_words
+from evals.repair.figures import ALL_SHOWN, headline, summed_up, verdict_in_words
 from evals.repair.journal import SEALED, read_rows
 from evals.repair.report.curves import curves
-from evals.repair.report.ladder import Rung, ladder, pays_from
+from evals.repair.report.ladder import Rung, ladder, pays_from, stages
 from evals.repair.report.rounds import stories
 from evals.repair.report.tables import percent, share, tables
 from llama_scale.errors import InputError
@@ -16,7 +16,7 @@ from llama_scale.files import atomic_write
 from llama_scale.plotting import draw, page
 from llama_scale.plotting.figure import Figure
 from llama_scale.plotting.table import Table
-from llama_scale.text import count
+from llama_scale.text import count, writable
 
 Row = dict[str, Any]
 STEPS = "repair-*-steps.jsonl.gz"
@@ -73,7 +73,7 @@ def write_report(studies: Sequence[Study], path: Path, title: str | None = None)
     html = render(studies, figures, title or (studies[0].name if len(studies) == 1 else "Repair by size"))
     pictures = [file for figure in figures for file in draw.save(figure, path.parent / "figures")]
     with atomic_write(path) as file:
-        file.write(html)
+        file.write(writable(html))
     return [path, *pictures]
 
 
@@ -88,7 +88,7 @@ def study_figures(studies: Sequence[Study]) -> list[Figure]:
     if len(studies) > 1 and not rungs:
         raise InputError("results: no study knows the size of its model; run them with backend.parameters")
     if rungs and len(studies) > 1:
-        found.append(ladder(rungs))
+        found += [ladder(rungs), stages(rungs)]
     for number, study in enumerate(studies):
         key = f"repair-{study.result['suite']}" + (f"-{number + 1}" if len(studies) > 1 else "")
         found.append(curves(study.result, key, study.name if len(studies) > 1 else ""))
@@ -118,7 +118,9 @@ def answer(studies: Sequence[Study]) -> list[str]:
         unknown = [study.name for study in studies if not study.parameters]
         left_out = f"Not in the ladder, as their size is not known: {', '.join(unknown)}."
         return pays_from(rungs_of(studies)) + ([left_out] if unknown else [])
-    result, sentences = studies[0].result, []
+    result = studies[0].result
+    sentences = [f"{ALL_SHOWN[0].upper()}{ALL_SHOWN[1:]}."] if result.get("protocol") == "published" else []
+    sentences += [headline(result)] if headline(result) else []
     for name, arm in result["arms"].items():
         last, gaps = next(iter(arm["selection"].values())), arm.get("against_resample", {})
         said = [
@@ -161,7 +163,8 @@ def facts(result: Row) -> list[tuple[str, str]]:
     shown = [
         (
             "tasks",
-            f"{result['n_tasks']} of {result['suite']}, {result['samples']} chains an arm; {result['visible']} visible",
+            f"{result['n_tasks']} of {result['suite']}, {result['samples']} chains an arm; "
+            f"{'all tests' if result.get('protocol') == 'published' else result['visible']} visible",
         ),
         ("model", ", ".join(f"{name} {value}" for name, value in result.get("backend", {}).items())),
         ("critic", ", ".join(f"{name} {value}" for name, value in result.get("critic", {}).items())),

@@ -9,6 +9,7 @@ from evals.repair.figures import chains_of
 
 Row = dict[str, Any]
 MOST = 120  # chains that a page shows
+MOST_LINES, LONGEST = 400, 400  # lines of a program that it shows, and characters of each
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,18 @@ def _title(row: Row) -> str:
 
 def plain(program: str) -> list[tuple[Literal["added", "removed", "same", "place"], str]]:
     """Return a program's lines as they are."""
-    return [("same", line) for line in program.strip("\n").split("\n")]
+    return [("same", line) for line in lines_of(program)]
+
+
+def lines_of(program: str) -> list[str]:
+    """Return the lines of a program, as many and as much of each as a page shows.
+
+    Characters that are not seen, or change the order of others, are shown as Python would write them.
+    """
+    lines = program.strip("\n").split("\n")
+    more = [f"… {len(lines) - MOST_LINES:,} more lines"] if len(lines) > MOST_LINES else []
+    shown = [line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in lines[:MOST_LINES]]
+    return ["".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line) for line in shown] + more
 
 
 def difference(
@@ -83,6 +95,5 @@ def difference(
 ) -> list[tuple[Literal["added", "removed", "same", "place"], str]]:
     """Return the lines of two programs as a unified difference without its head; nothing where they are equal."""
     kinds = {"+": "added", "-": "removed", " ": "same", "@": "place"}
-    old, new = (text.strip("\n").split("\n") for text in (before, after))
-    lines = list(difflib.unified_diff(old, new, lineterm="", n=around))[2:]
+    lines = list(difflib.unified_diff(lines_of(before), lines_of(after), lineterm="", n=around))[2:]
     return [(kinds[line[0]], line if line[0] == "@" else line[1:]) for line in lines]  # type: ignore[misc]

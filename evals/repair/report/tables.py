@@ -37,7 +37,14 @@ def share(part: int, whole: int, interval: Sequence[float] | None) -> str:
 
 def tables(result: Row, rows: Sequence[Row]) -> list[Table]:
     """Return the tables that a study has something for."""
-    found = (arms(result), selection(result), first_failures(result), words(rows), repeats(result, rows))
+    found = (
+        arms(result),
+        stages(result),
+        selection(result),
+        first_failures(result),
+        words(rows),
+        repeats(result, rows),
+    )
     return [table for table in (*found, tasks(result, rows)) if table.body]
 
 
@@ -49,6 +56,7 @@ def arms(result: Row) -> Table:
         against = arm.get("against_resample", {})
         false = share(last["shown_not_solved"], last["holds_visible"], last["shown_not_solved_interval"])
         tokens = f"{last['tokens']:,}" if last["tokens"] else "–"
+        tokens += f", cost {arm['cost']:.4g}" if arm.get("cost") is not None else ""
         gaps = [points(against.get(kind)) for kind in ("equal_programs", "equal_tokens")]
         body.append(
             [name, percent(first["rate"]), percent(last["rate"]), false, f"{last['programs']:,}", tokens, *gaps]
@@ -62,6 +70,26 @@ def arms(result: Row) -> Table:
         [*head, "against resampling, equal programs", "equal tokens"],
         body,
     )
+
+
+def stages(result: Row) -> Table:
+    """Return how far the programs of each arm came: what tells models apart that solve nothing."""
+    body = []
+    for name, arm in result["arms"].items():
+        last, failed = next(iter(arm["selection"].values())), arm["failed_at"]
+        refused = share(sum(arm["refused_feedback"].values()), arm["model_feedback"], arm["garbage_interval"])
+        body.append(
+            [name, percent(last["parses"]), percent(last["holds"]), percent(last["rate"]),
+             percent(arm["without_renaming"]), f"{failed['syntax']:,}", f"{failed['tests']:,}",
+             refused if arm["model_feedback"] else "–"]
+        )  # fmt: skip
+    head = ["arm", "compiles", "holds visible tests", "solved", "solved under its own name", "do not compile"]
+    caption = (
+        "The programs handed in: what of them compiles, holds the visible tests, holds all, and holds all without "
+        "having been given the function's name. Then, of all programs drawn, how many do not compile and how many fail "
+        "a visible test; and of what a model said as a critic, what was empty, no text or an echo and not passed on."
+    )
+    return Table("stages", "How far programs come", caption, [*head, "fail a visible test", "words refused"], body)
 
 
 def selection(result: Row) -> Table:
@@ -116,9 +144,14 @@ def repeats(result: Row, rows: Sequence[Row]) -> Table:
             row["round"] - row["repeat_of"] for row in rows if row["arm"] == name and row["repeat_of"] is not None
         )
         far = ", ".join(f"{count:,} by {rounds}" for rounds, count in sorted(back.items())) or "–"
-        body.append([name, share(arm["repeats"], arm["repairs"], arm["repeats_interval"]), far])
-    caption = "Programs after the first that are, white space at their ends aside, an earlier one of their chain."
-    return Table("repeats", "Going round in circles", caption, ["arm", "repeats", "rounds back"], body)
+        share_of = share(arm["repeats"], arm["repairs"], arm["repeats_interval"])
+        body.append([name, share_of, far, f"{arm['repairs_to_first_repeat']:,} of {arm['repairs']:,}"])
+    caption = (
+        "Programs after the first that are, white space at their ends aside, an earlier one of their chain; and how "
+        "many would have been drawn if every chain ended with its first repeat."
+    )
+    head = ["arm", "repeats", "rounds back", "drawn up to the first repeat"]
+    return Table("repeats", "Going round in circles", caption, head, body)
 
 
 def tasks(result: Row, rows: Sequence[Row]) -> Table:

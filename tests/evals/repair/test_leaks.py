@@ -88,7 +88,10 @@ def test_nothing_shown_of_apps_and_quixbugs_holds_other_cases_or_solutions(tmp_p
 
 
 def test_no_canary_anywhere_before_sealing(tmp_path, monkeypatch):
-    """All arms, critics that echo what they are told, programs that print what they can find."""
+    """All arms, critics that echo what they are told, programs that print what they can find and are called with.
+
+    Nor is any in a file afterwards, the data's own aside.
+    """
     found = {}
 
     def look(journal, sealed, splits, execution, timeout):
@@ -96,8 +99,9 @@ def test_no_canary_anywhere_before_sealing(tmp_path, monkeypatch):
         return real(journal, sealed, splits, execution, timeout)
 
     def answer(ask, number):
-        peek = "import sys, gc\nprint([o for o in gc.get_objects() if type(o) is dict and 'tests' in o])\n"
-        return block(f"{peek}def add_{ask.key[0] + 11}(x):\n    return {ask.key[1] - 99}\n")
+        peek = "import gc\nprint([o for o in gc.get_objects() if type(o) is dict and 'tests' in o], flush=True)\n"
+        tell = "print(x, flush=True)\n    if x > 9:\n        raise type(f'Saw{x}', (Exception,), {})(x)\n"
+        return block(f"{peek}def add_{ask.key[0] + 11}(x):\n    {tell}    return {ask.key[1] - 99}\n")
 
     def echo(ask, number):
         return "\n".join(message.content for message in ask.messages)
@@ -110,8 +114,12 @@ def test_no_canary_anywhere_before_sealing(tmp_path, monkeypatch):
     texts = [gzip.decompress(data).decode() if name.endswith(".gz") else data.decode() for name, data in found.items()]
     assert not leaked(texts) and not leaked(asked)
     assert "assert add_11(1) == 12" in str(asked), "the visible test is shown"
-    assert not leaked([file.read_text() for file in tmp_path.glob("*replies.jsonl")])
-    assert not leaked([(tmp_path / "verdicts.jsonl").read_text()])
+    files = [file for file in tmp_path.rglob("*") if file.is_file() and file.name != "tasks.jsonl"]
+    data = [gzip.decompress(f.read_bytes()) if f.suffix == ".gz" else f.read_bytes() for f in files]
+    assert len(files) >= 10 and not leaked([str(content) for content in data])
+    assert {row["sealed_reason"] for row in rows} == {"wrong answer"}
+    judged = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines() if line]
+    assert any(row["output"].endswith("\n1\n") for row in judged), "what is run with visible tests may speak"
 
 
 def test_a_profile_that_shows_all_tests_is_refused(tmp_path):

@@ -4,10 +4,11 @@ import random
 
 import pytest
 
-from evals.repair.figures import against_resample, chains_of, figures
+from evals.repair.figures import against_resample, chains_of, figures, paired
 from evals.repair.loop import parse_arm
 from llama_scale.errors import InputError
-from tests.evals.repair.helpers import block, right, study
+from llama_scale.files import read_json
+from tests.evals.repair.helpers import block, mixed, right, rows_of, study
 
 
 def wrong(ask, number=0):
@@ -99,6 +100,18 @@ def test_a_random_model_gains_nothing_from_repair():
     assert held >= 186
 
 
+def test_a_difference_on_which_all_tasks_agree_has_the_interval_of_so_many_tasks():
+    """Three tasks without a difference say little: R's binom.test(0, 3) ends at .7076, binom.test(0, 50) at .0711."""
+    for count, bound in ((3, 0.7076), (50, 0.0711)):
+        none = paired([0.0] * count, [0.0] * count)
+        assert none["difference"] == 0 and none["interval"] == pytest.approx((-bound, bound), abs=1e-4)
+        gain, loss = paired([0.0] * count, [1.0] * count), paired([1.0] * count, [0.0] * count)
+        assert gain["interval"] == pytest.approx((1 - bound, 1), abs=1e-4)
+        assert loss["interval"] == pytest.approx((-1, bound - 1), abs=1e-4)
+    low, high = paired([0.0, 0.0, 1.0, 0.0] * 10, [0.0, 1.0, 1.0, 0.0] * 10)["interval"]
+    assert 0.1 < low < 0.25 < high < 0.45
+
+
 def test_equal_tokens_favor_neither_of_two_equal_arms():
     """A limit for each task, what the arm spent on it, would be 10 points in the arm's favor here."""
     found = []
@@ -143,6 +156,106 @@ def test_a_repair_that_breaks_a_visible_test_is_not_taken_unless_asked(tmp_path)
     assert "return 12  # 0" in model.asked[2].messages[2].content
     _, free, model = study(tmp_path / "free", answer, count=1, **base | {"plan.keep": False})
     assert all(row["taken"] for row in free) and "return -5" in model.asked[2].messages[2].content
+
+
+def test_a_repair_that_trades_one_visible_test_for_another_is_not_taken(tmp_path):
+    """As many hold as before, and yet one that held fails."""
+
+    def answer(ask, number):
+        large = "-5 if x < 100 else x + 11"
+        return block(f"def add_11(x):\n    return {large if ask.key[1] == 1 else 12}  # {ask.key[1]}\n")
+
+    base = {"plan.arms": "tests", "visible": 2}
+    _, rows, _ = study(tmp_path, answer, count=1, **base)
+    assert [(row["held"], row["taken"]) for row in rows] == [(1, True), (1, False), (1, True), (1, True)]
+
+
+def test_no_critic_is_asked_about_a_program_that_ends_its_chain(tmp_path):
+    """A repeat that ends it costs no review. Where the chain goes on it is told what it repeats; the control is not."""
+    asked = []
+
+    def critic(ask, number):
+        asked.append(ask.messages[-1].content)
+        return "The sum needs one more term."
+
+    repeating = {"plan.arms": "tests:model,tests,generic"}
+    _, rows, _ = study(tmp_path / "a", lambda ask, n: block("x = 1\n"), 1, critic=critic, **repeating)
+    prompts = {row["prompt"]: row["messages"] for row in rows_of(tmp_path / "a" / "repair-mbpp-prompts.jsonl.gz")}
+    assert [message["content"] for message in prompts[rows[0]["critic_prompt"]]][-1:] == asked
+    assert set(prompts) == {row[name] for row in rows for name in ("prompt", "critic_prompt")} - {""}
+    assert len(asked) == 1 and [row["critic"] for row in rows if row["arm"] == "tests:model"] == ["model", ""]
+    assert "Tests:\nassert add_11(1) == 12\n" in asked[0]
+    _, rows, _ = study(tmp_path / "b", lambda ask, n: block("x = 1\n"), 1, critic=critic,
+                       **repeating | {"plan.repeats": "keep", "plan.rounds": 2})  # fmt: skip
+    told = {arm: [row["feedback"] for row in rows if row["arm"] == arm] for arm in ("tests", "generic")}
+    again = [text.startswith("This is your program number 1 again.\n") for text in told["tests"]]
+    assert again == [False, True, False] and told["generic"] == ["The program is wrong. Try again."] * 2 + [""]
+    assert ["number 1 again" in text for text in asked[1:]] == [False, True]
+
+
+def test_values_that_look_like_garbage_reach_the_next_prompt(tmp_path):
+    """What a program gave and what was expected are told as they are."""
+    value = [[-1, -2], (3.5, {4: "5"}), [-6] * 20]
+    _, rows, model = study(
+        tmp_path, lambda ask, n: block(f"def add_11(x):\n    return {value!r}\n"), 1, **{"plan.arms": "tests"}
+    )
+    assert rows[0]["feedback"].endswith(f"The value is {value!r}, expected is 12.") and not rows[0]["refused"]
+    assert f"The value is {value!r}" in model.asked[1].messages[-1].content
+
+
+def test_a_curve_counts_no_review_that_was_not_needed(tmp_path):
+    """With two programs allowed no critic speaks on the second."""
+    result, rows, _ = study(
+        tmp_path, lambda ask, n: block(wrong(ask)), count=2, critic=lambda ask, n: "The sum needs one more term.",
+        **{"plan.arms": "tests:model", "plan.rounds": 2},
+    )  # fmt: skip
+    drawn = [sum(row["prompt_tokens"] + row["tokens"] for row in rows if row["round"] <= n) for n in range(3)]
+    said = [sum(row["critic_prompt_tokens"] + row["critic_tokens"] for row in rows if row["round"] < n)
+            for n in range(3)]  # fmt: skip
+    curve = result["arms"]["tests:model"]["curve"]
+    assert [point["tokens"] for point in curve] == [a + b for a, b in zip(drawn, said, strict=True)] and said[1] > 0
+
+
+def test_what_an_arm_cost_is_told_where_prices_are(tmp_path):
+    """A million tokens: prompts 2, new ones 10; of the critic 1 and 3."""
+    prices = {"backend.prompt_price": 2.0, "backend.price": 10.0, "critic.prompt_price": 1.0, "critic.price": 3.0}
+    result, rows, _ = study(
+        tmp_path, lambda ask, n: block(wrong(ask)), 2, critic=lambda ask, n: "The sum needs one more term.",
+        **{"plan.arms": "resample,tests:model", "plan.rounds": 1} | prices,
+    )  # fmt: skip
+    names = dict(
+        zip(("prompt_tokens", "tokens", "critic_prompt_tokens", "critic_tokens"), prices.values(), strict=True)
+    )
+    for arm in ("resample", "tests:model"):
+        drawn = [row for row in rows if row["arm"] == arm and row["round"] < 2]
+        paid = sum(row[name] * price for row in drawn for name, price in names.items()) / 1e6
+        assert result["arms"][arm]["cost"] == pytest.approx(paid) and paid > 0
+        assert any(line.startswith(arm) and f"cost {paid:.4g}" in line for line in result["in_words"])
+    assert f"cost {paid:.4g}" in (tmp_path / "repair-mbpp-report.html").read_text()
+    assert "cost" not in study(tmp_path / "free", mixed, 1, **{"plan.arms": "tests"})[0]["arms"]["tests"]
+
+
+def test_figures_tell_how_far_programs_come(tmp_path):
+    """Of two tasks: one program does not compile and its repair fails; one is named otherwise; words are garbage."""
+    texts = {(0, 0): "def (\n", (0, 1): right(12), (1, 0): "def plus(x):\n    return x + 12\n"}
+    result, rows, _ = study(
+        tmp_path, lambda ask, n: block(texts.get(ask.key[:2], "def (\n")), count=2, critic=lambda ask, n: "%&",
+        **{"plan.arms": "logic:model", "plan.rounds": 3},
+    )  # fmt: skip
+    arm = result["arms"]["logic:model"]
+    assert [(row["number"], row["parses"], row["passed"]) for row in rows] == [
+        (0, False, False), (0, True, False), (0, False, False), (1, True, True),
+    ]  # fmt: skip
+    assert arm["failed_at"] == {"syntax": 2, "tests": 1}
+    assert (arm["repairs"], arm["repeats"], arm["repairs_to_first_repeat"]) == (2, 1, 2)
+    assert arm["feedback"] == 2 and arm["refused_feedback"] == {"no text": 1}
+    assert arm["model_feedback"] == 1 and arm["garbage_interval"] == pytest.approx((0.025, 1.0), abs=1e-4)
+    last = arm["selection"]["first_visible"]
+    assert [last[name]["value"] for name in ("parses", "holds", "rate")] == [0.5, 0.5, 0.5]
+    assert arm["without_renaming"]["value"] == 0 and arm["without_renaming"]["interval"][1] < 0.85
+    timing = read_json(tmp_path / "repair-mbpp-timing.json")
+    assert [(part["round"], part["programs"]) for part in timing["rounds"]] == [(0, 2), (1, 1), (2, 1)]
+    assert timing["program_seconds"]["logic:model"] > 0
 
 
 HOSTILE = {
@@ -199,7 +312,8 @@ def test_a_base_model_continues_a_text(tmp_path):
     def answer(ask, number):
         return f"{wrong(ask) if ask.key[1] == 0 else right(11)}\nassert add_11(3) == 5"
 
-    _, rows, model = study(tmp_path, answer, count=1, chat=False, **{"plan.arms": "tests"})
+    result, rows, model = study(tmp_path, answer, count=1, chat=False, **{"plan.arms": "tests"})
+    assert "\nassert" in result["stops"] and not result["sampling"]["stop"]
     assert rows[-1]["solved"] and "assert" not in rows[-1]["program"]
     (first,), (second,) = (ask.messages for ask in model.asked)
     assert first.content == '"""\nWrite a function to add 11 to a number.\nassert add_11(1) == 12\n"""\n'

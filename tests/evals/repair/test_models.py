@@ -85,9 +85,14 @@ def chat_model(request):
     if not MBPP.exists():
         pytest.skip(f"{MBPP} is not here")
     gguf = request.getfixturevalue("smollm2_gguf")
-    made = gguf.parent / "SmolLM2-135M-Instruct"
-    for kind in (transformers.AutoTokenizer, transformers.AutoModelForCausalLM):
-        kind.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
+    made, load = gguf.parent / "SmolLM2-135M-Instruct", {"gguf_file": gguf.name, "local_files_only": True}
+    transformers.AutoTokenizer.from_pretrained(gguf.parent, **load).save_pretrained(made)
+    read = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **load)
+    config = read.config.to_dict()
+    del config["quantization_config"]  # else it would not be saved, though its weights are plain by now
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
+    model.load_state_dict(read.state_dict())
+    model.save_pretrained(made)
     return made
 
 

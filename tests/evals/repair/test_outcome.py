@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 
 from evals.benchmarks import apps, humaneval
-from evals.repair.outcome import VisibleJudge, renamed_program
+from evals.repair.critics import Case, open_critics
+from evals.repair.outcome import Outcome, VisibleJudge, breaks, renamed_program
 from evals.repair.split import split
-from evals.sandbox.types import Program
+from evals.sandbox.types import Failure, Program
 from evals.verdicts import Execution, ExecutionConfig
+from llama_scale.generation.config import SamplingConfig
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,63 @@ PROBLEMS = [
         "difficulty": "introductory",
     },
 ]
+
+
+def test_a_script_says_of_its_error_what_a_judged_program_says(execution, tmp_path):
+    """Its words and its line are its claim: what is no claim is passed over, and no verdict differs for it."""
+    (tmp_path / "apps.jsonl").write_text(json.dumps(PROBLEMS[0]))
+    (part,) = split(apps.read(apps.AppsConfig(data=str(tmp_path / "apps.jsonl"))), 1, execution, 3.0)
+    judge = VisibleJudge({0: part.visible}, execution, 3.0)
+    forged = b'1234{"raised": ["A B\\n", 1, "all tests hold"], "where": [1, 0]}'
+    known = {
+        "x = int(input())\nraise ValueError(f'no {x}')": ("raised ValueError", "no 2", 2, 0),
+        "def f():\n    return nothing\nf()": ("raised NameError", "name 'nothing' is not defined", 2, 0),
+        "class Odd(Exception): pass\nraise Odd": ("raised Odd", "", 2, 0),
+        "import sys\nsys.exit('bad')": ("raised SystemExit", "bad", 2, 0),
+        "x = (1\nprint(x": ("syntax error", "'(' was never closed", 2, 6),
+        f"import os\nos.write(3, {forged!r})\nos._exit(1)": ("raised A?B?", "all tests hold", 1, 0),
+        "import os\nos.write(3, b'1234' + b'[' * 4000)\nos._exit(1)": ("raised", "", 0, 0),
+        "import os\nos.close(3)\nraise ValueError": ("raised", "", 0, 0),
+        "print(5)": ("wrong answer", "", 0, 0),
+        "import os\nos.write(3, b'12345')\nprint(4)": None,
+    }
+    outcomes = dict(zip(known, judge.judge([(0, source) for source in known]), strict=True))
+    for source, said in known.items():
+        failures = [(f.reason, f.claimed, f.line, f.column) for f in outcomes[source].failures]
+        assert failures == ([said] if said else []), source
+        assert outcomes[source].reason == (said[0] if said else "passed")
+        (template,) = part.visible.programs(source)
+        asked = [replace(template, explain=explain) for explain in (False, True)] if "(3" not in source else []
+        plain, told = execution.judge(asked, 3.0, "test") or (None, None)
+        assert plain == told and not (plain and plain.failures)
+    critics = open_critics(["interpreter", "assertion"], None, SamplingConfig())
+    source = "x = int(input())\nraise ValueError(f'no {x}')"
+    case = Case(part.shown, source, outcomes[source], 3.0, (0,))
+    error = f"It raised ValueError: no 2.\nThe program says that this was in its line 2:\n    {source[17:]}"
+    assert critics["interpreter"].review([case])[0].text == error
+    test = "This test fails: for the input\n2\n\nthe output is\n4\n\n"
+    assert critics["assertion"].review([case])[0].text == test + error
+    source = "x = (1\nprint(x"
+    case = Case(part.shown, source, outcomes[source], 3.0, (0,))
+    assert critics["interpreter"].review([case])[0].text.endswith("(line 2, column 6)\n    print(x\n         ^")
+
+
+def failed_at(*numbers, tests=3):
+    return Outcome(
+        True, not numbers, tests - len(numbers), tests, "", tuple(Failure("", "", number=n) for n in numbers)
+    )
+
+
+def test_a_test_that_held_and_fails_is_noticed_whatever_else_holds_now():
+    for before, after, broke in (
+        ((0,), (0,), False), ((0, 1), (1,), False), ((1, 2), (0,), True), ((0,), (), False), ((), (0,), True),
+        ((0,), (1,), True), ((0, 1, 2), (0, 1, 2), False),
+    ):  # fmt: skip
+        assert breaks(failed_at(*after), failed_at(*before)) is broke
+    unparsed = Outcome(False, False, 0, 3, "syntax error", (Failure("", "syntax error"),))
+    assert breaks(unparsed, failed_at(1)) and not breaks(unparsed, unparsed) and not breaks(failed_at(1), unparsed)
+    many = failed_at(*range(10), tests=20)  # of twelve failures ten are told
+    assert not breaks(replace(many, held=8), replace(many, held=8)) and breaks(replace(many, held=7), many)
 
 
 def test_apps_shows_the_samples_of_the_question(execution, tmp_path):

@@ -8,16 +8,20 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from evals.benchmarks import quixbugs
+from evals.repair import runner
 from evals.repair.backends.scripted import Scripted
-from evals.repair.figures import summed_up
+from evals.repair.figures import headline, summed_up
 from evals.repair.journal import SEALED, read_rows, write_rows
 from evals.repair.runner import run
+from llama_scale import files
 from llama_scale.cli import run_cli
+from llama_scale.errors import InputError
 from tests.conftest import ROOT
 from tests.evals.repair.helpers import block, mixed, right, rows_of, settings, study, task, write_tasks
 
@@ -89,6 +93,34 @@ def test_the_same_bytes_with_one_worker_or_two_and_nothing_to_do_afterwards(tmp_
     assert again == json.loads(json.dumps(result))
     _, _, model = study(tmp_path / "two", mixed, **arms | {"plan.rounds": 1})
     assert not model.asked, "what was drawn before is not asked for again"
+
+
+def test_of_two_commands_on_one_study_one_waits_and_nothing_is_asked_twice(tmp_path, monkeypatch, capsys):
+    arms = {"plan.arms": "tests", "plan.rounds": 1}
+    lock = tmp_path / "a" / ".repair-mbpp.lock"
+    lock.parent.mkdir()
+    monkeypatch.setattr(files, "LOCK_PATIENCE", 0.0)
+    with (
+        files.locked(lock, ""),
+        pytest.raises(InputError, match=rf"process {os.getpid()} is at work on this study; wait"),
+    ):
+        study(tmp_path / "a", lambda *_: pytest.fail("it drew"), 1, **arms)
+    study(tmp_path / "b", mixed, 2, **arms)
+    replies = (tmp_path / "b" / "repair-mbpp-replies.jsonl").read_bytes()
+
+    @contextmanager
+    def late(path, busy):
+        """What another command asked between the opening of the model and the lock."""
+        (tmp_path / "a" / "repair-mbpp-replies.jsonl").write_bytes(replies)
+        with files.locked(path, busy) as handle:
+            yield handle
+
+    monkeypatch.setattr(runner, "locked", late)
+    _, _, model = study(tmp_path / "a", mixed, 2, **arms)
+    assert not model.asked and contents(tmp_path / "a") == contents(tmp_path / "b")
+    capsys.readouterr()
+    study(tmp_path / "a", mixed, 2, **arms | {"plan.rounds": 0, "sampling.seed": 1})
+    assert "is of other settings (plan.rounds, sampling.seed): replaced" in capsys.readouterr().err
 
 
 def test_every_figure_is_recomputed_from_the_sealed_rows(tmp_path):
@@ -200,18 +232,20 @@ def test_a_log_with_odd_members_is_counted_as_by_hand(name, ends, seed, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "words", "left"),
     [
-        ("starcoder", ("273 -> 279 of 500", "repeats 1,452 of 1,500", "not solved 47 of 326")),
-        ("gpt-3.5-turbo-0613", ("346 -> 380 of 500", "repeats 447 of 658", "not solved 43 of 423")),
+        ("starcoder", ("273 -> 279 of 500", "repeats 1,452 of 1,500", "not solved 47 of 326"), 209),
+        ("gpt-3.5-turbo-0613", ("346 -> 380 of 500", "repeats 447 of 658", "not solved 43 of 423"), 212),
     ],
 )
-def test_published_logs_give_the_known_figures(name, words, tmp_path, launch):
+def test_published_logs_give_the_known_figures(name, words, left, tmp_path, launch):
     log, data = SHARED / "repair" / f"ldb_mbpp_{name}.jsonl.gz", SHARED / "eval" / "mbpp.jsonl"
     if not log.exists() or not data.exists():
         pytest.skip(f"{log} or {data} is not here")
     code, out, err = launch("--replay", log, "--mbpp.data", data, "--out", tmp_path)
     assert code == 0 and all(word in out for word in words), out + err
+    arm = json.loads((tmp_path / "repair-mbpp.json").read_text())["arms"]["log"]
+    assert arm["repairs_to_first_repeat"] == left
 
 
 @pytest.mark.slow
@@ -258,6 +292,8 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, launch, capsys):
         ((*base,), "name a model (--backend.model RUN, FOLDER or URL), a published log"),
         ((*base, "--backend.model", "http://127.0.0.1:9/v1", "--rounds", "0"), "is the server running there?"),
         ((*base, "--backend.model", "http://127.0.0.1:9/v1", "--arms", "tests:model"), "critic.model: an arm has the"),
+        ((*base, "--backend.model", "http://127.0.0.1:9/v1", "--critic.model", "m"), "no arm has the critic model"),
+        ((*base, "--replay", log, "--protocol", "publish"), "protocol: expected honest or published"),
         (("--results", tmp_path, "--out", unset), "has no repair-*-steps.jsonl.gz; give folders"),
         (("--results", tmp_path), "out: name a folder for the report"),
         ((*base, "--replay", other), "line 1: field 'implementations' is missing"),
@@ -300,3 +336,21 @@ def test_words_say_whether_repair_beat_resampling(tmp_path):
     result, _, _ = study(tmp_path, lambda ask, n: block(right(ask.key[0] + 11) if ask.key[1] else "x = 1\n"),
                          **{"plan.arms": "resample,tests"})  # fmt: skip
     assert "beats resampling at equal programs: +100.0 points" in "\n".join(result["in_words"])
+    assert result["in_words"][-1] == "tests beats resampling at equal tokens."
+
+
+def test_a_headline_says_which_arms_beat_resampling():
+    def arms(**gaps):
+        return {"arms": {"resample": {}} | {
+            name: {"against_resample": {kind: {"difference": (low + high) / 2, "interval": [low, high]}}}
+            for name, (kind, low, high) in gaps.items()
+        }}  # fmt: skip
+
+    equal = ("equal_tokens", -0.1, 0.1)
+    assert headline(arms()) == ""
+    assert headline(arms(a=equal, b=("equal_tokens", -0.3, -0.1))) == (
+        "No arm that repairs beats resampling at equal tokens; b loses to it; a cannot be told from it."
+    )
+    found = headline(arms(a=("equal_tokens", 0.1, 0.2), b=("equal_tokens", 0.2, 0.3), c=equal, d=equal, e=equal))
+    assert found == "a and b beat resampling at equal tokens; c, d and e cannot be told from it."
+    assert headline(arms(a=("equal_programs", 0.1, 0.2))) == "a beats resampling at equal programs."

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.repair.critics import GENERIC, Case, clean, open_critics
+from evals.repair.critics import GENERIC, Case, clean, open_critics, shortened
 from evals.repair.outcome import Outcome
 from evals.repair.prompts import Attempt, messages, program_in
 from evals.repair.select import choose, rule_names
@@ -51,6 +51,13 @@ ABSENT = failed(
                             "The program says that this was in its line 2:\n    return y + 2"),
         ("assertion", failed("timeout"), "The program did not end within 3 seconds of CPU time."),
         ("assertion", failed("out of memory"), "The program failed: out of memory."),
+        ("interpreter", failed("exited"), "The program ended itself, as by sys.exit."),
+        ("assertion", failed("exited", Failure("", "exited")), "The program ended itself, as by sys.exit."),
+        ("assertion", failed("timeout", Failure("add(1) == 3", "no verdict", number=0)),
+         "The program did not end within 3 seconds of CPU time."),
+        ("assertion", failed("answer not plain data", Failure("add(1) == 3", "answer not plain data", number=0)),
+         "This test fails: assert add(1) == 3\n"
+         "The program gave what is no plain value, such as an object of a class of its own."),
     ],
 )  # fmt: skip
 def test_what_critics_say(critic, outcome, words):
@@ -101,6 +108,15 @@ def test_a_claimed_line_that_is_none_is_not_shown(line):
 def test_feedback_is_cleaned(raw, text, refused):
     found = clean(raw, "A program is wrong. Say in at most three sentences what is wrong and how.")
     assert (found.text, found.refused) == (text, refused)
+
+
+def test_what_the_judge_says_is_no_garbage_however_it_looks():
+    """Values are mostly figures and marks, and equal lines of an input are each of a meaning."""
+    value = Failure("add(1) == 3", "wrong answer", "[(1, 2), (3, 4)] * 2", "{1: [2, 3, 4], 5: [6, 7]}", number=0)
+    words = said("assertion", failed("wrong answer", value))
+    assert shortened(words).text == words and not shortened(words).refused
+    assert shortened("a\n1\n1\n1\n```\nb\x1b[0m").text == "a\n1\n1\n1\n```\nb[0m"
+    assert shortened("word " * 300, 100).text.endswith("...") and len(shortened("word " * 300, 100).text) <= 100
 
 
 def test_long_feedback_is_cut():

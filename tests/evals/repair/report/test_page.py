@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from evals.repair.figures import figures
-from evals.repair.report.ladder import Rung, ladder, pays_from
+from evals.repair.report.ladder import Rung, ladder, pays_from, stages
 from evals.repair.report.page import find_studies, write_report
-from evals.repair.report.rounds import difference, stories
+from evals.repair.report.rounds import difference, plain, stories
 from evals.repair.report.tables import fate, points, tables
 from evals.repair.runner import report
 from llama_scale.errors import InputError
@@ -82,7 +82,9 @@ def test_a_page_tells_what_the_rows_say(tmp_path):
     page = Page((tmp_path / "repair-mbpp-report.html").read_text())
     assert not [link for link in page.links if not link.startswith("data:")], "it needs nothing beside itself"
     last = next(iter(result["arms"]["tests"]["selection"].values()))
-    cells = {cells[0]: cells for cells in page.rows if cells and cells[0] in result["arms"] and len(cells) == 8}
+    found = [cells for cells in page.rows if cells and cells[0] in result["arms"] and len(cells) == 8]
+    cells, stage = ({cells[0]: cells for cells in found[place : place + 3]} for place in (0, 3))
+    assert stage["tests"][2].startswith(f"{100 * last['holds']['value']:.1f} % [")
     assert cells["tests"][2].startswith(f"{100 * last['rate']['value']:.1f} % [")
     assert cells["tests"][3].startswith(f"{last['shown_not_solved']} of {last['holds_visible']}")
     assert int(cells["tests"][4]) == sum(r["arm"] == "tests" for r in rows)
@@ -98,6 +100,29 @@ def test_a_program_in_a_page_is_text(tmp_path):
     study(tmp_path, lambda ask, n: block(f"x = '{bad}'  # {ask.key}\n"), 2, **{"plan.arms": "tests", "plan.rounds": 1})
     html = (tmp_path / "repair-mbpp-report.html").read_text()
     assert bad not in html and "&lt;script&gt;alert(1)" in html
+
+
+def test_a_program_of_any_size_and_characters_can_be_shown(tmp_path):
+    """A server may answer with half a character, with a line of megabytes, with lines without end."""
+    odd = {
+        0: "x = '\ud800 \ud83d\ude00'\n",
+        1: f"x = '{'a' * 1_000_000}'\n",
+        2: "".join(f"x{n} = 1\n" for n in range(9_000)),
+    }
+    _, rows, _ = study(tmp_path, lambda ask, n: block(odd[ask.key[1]]), 1, critic=lambda ask, n: "Add \ud800 " * 30_000,
+                       **{"plan.arms": "tests:model", "plan.rounds": 2})  # fmt: skip
+    assert rows[0]["program"] == "x = '\ufffd \U0001f600'\n" and [row["program"] for row in rows[1:]] == [
+        odd[1],
+        odd[2],
+    ]
+    page = (tmp_path / "repair-mbpp-report.html").read_text()
+    story = page[page.index('id="rounds"') : page.index('id="method"')]
+    assert "8,600 more lines" in story and "\U0001f600" in story and 10_000 < len(story) < 100_000
+
+
+def test_what_is_not_seen_is_written_out():
+    assert plain("a\tb = '\u202e\u200b\x1b[1m é 𝕏'\r\n") == [("same", "a\tb = '\\u202e\\u200b\\x1b[1m é 𝕏'\\r")]
+    assert difference("x = 1\n", "x = 1\u202e\n")[1:] == [("removed", "x = 1"), ("added", "x = 1\\u202e")]
 
 
 def test_differences_and_the_order_of_stories():
@@ -149,6 +174,21 @@ def test_a_ladder_says_from_which_size_on_repair_pays():
     assert all(low < y < high for low, y, high in zip(tests.low, tests.y, tests.high, strict=True))
 
 
+def test_a_ladder_tells_models_apart_that_solve_nothing():
+    """A tenth of the large model's programs hold the visible test and none is solved; none of the small one does."""
+    rungs = []
+    for name, parameters, held, unparsed in (("large", 10**7, 4, 0), ("small", 10**6, 0, 10)):
+        rows = [
+            row("tests", n, 0, **(PASS if n < held else {"parses": n >= unparsed, "reason": "x"})) for n in range(40)
+        ]
+        rungs.append(Rung(name, parameters, figures(rows, ["first_visible"], 1)))
+    parses, holds = stages(rungs).panels
+    points = {panel.key: next(s for s in panel.series if s.kind == "points") for panel in (parses, holds)}
+    np.testing.assert_allclose(points["repair-ladder-stages-parses"].y, [75, 100])
+    np.testing.assert_allclose(points["repair-ladder-stages-holds"].y, [0, 10])
+    np.testing.assert_allclose(points["repair-ladder-stages-holds"].high[1], 23.66, atol=0.01)
+
+
 def test_several_studies_are_one_page(tmp_path):
     arms = {"plan.arms": "resample,tests", "plan.rounds": 1}
     for name in ("a", "b"):
@@ -165,6 +205,7 @@ def test_several_studies_are_one_page(tmp_path):
         found.result["parameters"] = 10 ** (6 + number)
     write_report(studies, tmp_path / "out" / "report.html")
     page = Page((tmp_path / "out" / "report.html").read_text())
+    assert {"repair-ladder-stages-parses", "repair-ladder-stages-holds"} <= set(page.panels)
     assert {"repair-ladder-gain", "repair-ladder-resample", "repair-mbpp-1-programs", "repair-mbpp-2-tokens"} <= set(
         page.panels
     )
