@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from evals.repair.runner import paths, run
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_script
 from tests.evals.repair.helpers import CANARIES, rows_of, settings, write_tasks
 
 MBPP = ROOT.parent / "shared" / "data" / "eval" / "mbpp.jsonl"
@@ -97,11 +97,13 @@ def chat_model(request):
 
 
 @pytest.mark.slow
-def test_a_chat_model_goes_through_all_arms_and_the_result_says_what_beat_what(chat_model, launch, tmp_path):
+def test_a_chat_model_goes_through_all_arms_and_the_result_says_what_beat_what(chat_model, tmp_path):
     """25 minutes of CPU time."""
     argv = ["--config", "chat", "--backend.model", chat_model, "--mbpp.data", MBPP, "--out", tmp_path]
-    code, out, err = launch("repair.py", *argv)
-    assert code == 0, err
+    argv += ["--backend.processes", "2", "--backend.threads", "1"]
+    done = run_script("repair.py", *argv, cwd=tmp_path, timeout=7200)
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
     result = json.loads((tmp_path / "repair-mbpp.json").read_text())
     assert result["n_tasks"] == 50 and list(result["arms"]) == ["resample", "syntax", "tests", "logic", "generic"]
     assert len({arm["curve"][0]["solved"] for arm in result["arms"].values()}) == 1, "all begin with the same programs"
