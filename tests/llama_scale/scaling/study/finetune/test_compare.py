@@ -58,10 +58,10 @@ def test_runs_of_an_arm_are_scored_on_the_same_pairs(tmp_path, short):
     (arm,) = [arm for arm in arms_of(tmp_path, {"name": "a", "ranks": [4], "steps": 9}) if arm.trained]
     whole = {"x": (1.0, 0.1, 3), "y": (2.0, 0.1, 3)}
     runs = [RunScores(f"a-draw{i}", i, {}, {}, {"x": whole["x"]} if i == short else whole, {}) for i in range(2)]
-    study = TuningStudy(tmp_path, {}, [arm], {arm.name: runs})
+    study = TuningStudy(tmp_path, {}, [arm], {arm.name: runs}, [])
     with pytest.raises(InputError, match="of y is there in some runs only; delete the folder of the run"):
         arm_scores(study, arm, PRIMARY)
-    study = TuningStudy(tmp_path, {}, [arm], {arm.name: [RunScores("a", 0, {}, {}, {}, {})]})
+    study = TuningStudy(tmp_path, {}, [arm], {arm.name: [RunScores("a", 0, {}, {}, {}, {})]}, [])
     with pytest.raises(InputError, match="of any pair is there"):
         arm_scores(study, arm, PRIMARY)
 
