@@ -7,6 +7,7 @@ from llama_scale.text import count, digits, megabytes
 
 NAMES = {endpoint.key: endpoint.name for endpoint in (*ENDPOINTS, GAIN)}
 APART = 2.0  # half widths of two means that a difference has to exceed, about: sqrt(2) (1.96 + .84) / 1.96
+LEAST_BETA = 0.015  # at the least exponent tried the floor is anywhere
 KINDS = {
     "third": ("Simple and complex functions", "third by cyclomatic complexity"),
     "paradigm": ("Paradigms", "paradigm, told by the syntax tree"),
@@ -138,11 +139,13 @@ def sizes(found: Comparison) -> Table:
         above = "–" if row.worse is None else count(row.above) if row.above else "not reached"
         what = f"{first.budget}, {f'rank {first.rank}' if first.rank else 'full'}, {first.language}"
         losses = ", ".join(digits(value, 4) for value in row.loss)
-        body.append([what, ", ".join(map(count, row.sizes)), losses, digits(row.floor, 4), beta, worse, above])
+        floor = digits(row.floor, 4) if row.beta and row.beta > LEAST_BETA else "–"
+        body.append([what, ", ".join(map(count, row.sizes)), losses, floor, beta, worse, above])
     caption = (
         "Bits per byte are floor + scale n^-beta of n pairs, by least squares through four sizes and more, with the "
-        "interval over runs and tasks; – is an end that the runs do not bound. In a complexity trap a larger set "
-        "parses more rarely than the smallest (Holm p below .05). The last column is the least number from which on "
+        "interval over runs and tasks; – is an end that the runs do not bound. At .01, the least tried, the loss falls "
+        "as a logarithm or faster and shows no floor. In a complexity trap a larger set parses more rarely than "
+        "the smallest (Holm p below .05). The last column is the least number from which on "
         "the interval of the difference to the smallest set is above 0: the true one is that or lies between it and "
         "the number before. At equal epochs a larger set has more steps, too."
     )

@@ -33,7 +33,7 @@ def size_curve(
         floor, scale, beta = power_laws(n, np.array([loss]))[0].tolist()
         drawn = power_laws(n, bootstrap_means([rows[name] for name in sizes], paired, seed))[:, 2]  # (RESAMPLES,)
         ends = [float(end) for end in percentile_interval(drawn, method="inverted_cdf")]
-        low, high = (end if STEP < end < MOST_BETA - STEP else None for end in ends)
+        low, high = (end if 1.5 * STEP < end < MOST_BETA - STEP else None for end in ends)
     parses = sorted(family.of("parses"), key=lambda one: sizes[one.arm])
     above = [sizes[one.arm] for i, one in enumerate(parses) if all(later.low > 0 for later in parses[i:])]
     worse = [sizes[one.arm] for one in parses if one.down] if parses else None
