@@ -10,7 +10,7 @@ import numpy as np
 from llama_scale.config import read_yaml
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_fields, read_jsonl
-from llama_scale.scaling.study.finetune.settings import Arm
+from llama_scale.scaling.study.finetune.settings import BASE, Arm
 from llama_scale.scaling.study.finetune.tasks import SCORES, suite_file
 
 RESULT = (
@@ -91,6 +91,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
         if found.keys() != names or wrong:
             odd = ", ".join([*wrong, *sorted(map(str, found.keys() ^ names))]) or "it"
             raise InputError(f"{path}: an arm is not whole ({odd}); run the study again")
+    if BASE not in [arm["method"] for arm in settings["arms"]]:
+        raise InputError(f"{path}: no arm is the base, which the others are compared with; run the study again")
     return settings
 
 

@@ -56,7 +56,7 @@ def test_runs_of_an_arm_are_scored_on_the_same_pairs(tmp_path, short):
 
 
 @pytest.mark.parametrize(
-    "change", [{"suites": 3}, {"arms": [3]}, {"arms": [{"name": "a"}]}, {"flaws": None}, {"kind": "x"}]
+    "change", [{"suites": 3}, {"arms": []}, {"arms": [3]}, {"arms": [{"name": "a"}]}, {"flaws": None}, {"kind": "x"}]
 )
 def test_settings_of_a_study_that_are_not_whole_are_named(tmp_path, change):
     arms = [asdict(arm) for arm in arms_of(tmp_path, {"name": "a", "ranks": [4], "steps": 9})]
