@@ -1,6 +1,7 @@
 """The points of a fine-tuning study: one row a run, and the scores of each run on each held-out task."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,9 @@ def load_run(folder: Path, settings: dict[str, Any], arm: Arm, draw: int) -> Run
     run = folder / "runs" / name
     result = read_fields(run / "result.json", ["val_bits_per_byte"])
     rows = read_jsonl(run / "references.jsonl", required=["id", "nats", "bytes", "end_nats"])
+    check_numbers(f"{run / 'result.json'}: ", result, RESULT)
+    for row in rows:
+        check_numbers(f"{run / 'references.jsonl'}: {row['id']!r:.40}: ", row, ("nats", "bytes", "end_nats"))
     references = {row["id"]: (row["nats"], row["end_nats"], row["bytes"]) for row in rows}
     suites, samples = {}, {}
     for suite in settings["suites"]:
@@ -110,6 +114,13 @@ def load_run(folder: Path, settings: dict[str, Any], arm: Arm, draw: int) -> Run
             suites[suite] = read_fields(path)
             samples[suite] = read_jsonl(path.with_name(f"{path.stem}-samples.jsonl.gz"))
     return RunScores(name, draw, result, suites, references, samples)
+
+
+def check_numbers(where: str, row: dict[str, Any], names: Iterable[str]) -> None:
+    """Raise InputError, which begins with ``where``, on the first field of these that is neither a number nor null."""
+    for name in names:
+        if not isinstance(value := row.get(name), int | float | None) or isinstance(value, bool):
+            raise InputError(f"{where}{name} is {value!r:.40}, expected a number; run the study again")
 
 
 def collect(folder: Path, out: Path | None = None) -> list[dict[str, Any]]:
