@@ -1,6 +1,7 @@
 """The points of a fine-tuning study: one row a run, and the scores of each run on each held-out task."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from llama_scale.config import read_yaml
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_fields, read_jsonl
 from llama_scale.scaling.study.finetune.comparison import TriedRate
-from llama_scale.scaling.study.finetune.settings import Arm
+from llama_scale.scaling.study.finetune.settings import BASE, Arm
 from llama_scale.scaling.study.finetune.tasks import SCORES, suite_file
 
 RESULT = (
@@ -81,8 +82,14 @@ def load_study(folder: Path) -> TuningStudy:
 
 def load_rates(folder: Path, arm: Arm) -> list[TriedRate]:
     """Read what the search for an arm's rate tried."""
-    found = read_fields(folder / "rates" / f"{arm.name}.json", ["lr", "tried"])
-    return [TriedRate(arm.name, row["lr"], row["bits_per_byte"], found["lr"]) for row in found["tried"]]
+    path = folder / "rates" / f"{arm.name}.json"
+    found = read_fields(path, ["lr", "tried"])
+    check_numbers(f"{path}: ", found, ["lr"])
+    if not isinstance(found["tried"], list) or not all(isinstance(row, dict) for row in found["tried"]):
+        raise InputError(f"{path}: tried is no list of rates; delete the file and run the study again")
+    for number, row in enumerate(found["tried"]):
+        check_numbers(f"{path}: tried[{number}].", row, ["lr", "bits_per_byte"])
+    return [TriedRate(arm.name, row.get("lr"), row.get("bits_per_byte"), found["lr"]) for row in found["tried"]]
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -101,6 +108,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
         if found.keys() != names or wrong:
             odd = ", ".join([*wrong, *sorted(map(str, found.keys() ^ names))]) or "it"
             raise InputError(f"{path}: an arm is not whole ({odd}); run the study again")
+    if BASE not in [arm["method"] for arm in settings["arms"]]:
+        raise InputError(f"{path}: no arm is the base, which the others are compared with; run the study again")
     return settings
 
 
@@ -110,6 +119,9 @@ def load_run(folder: Path, settings: dict[str, Any], arm: Arm, draw: int) -> Run
     run = folder / "runs" / name
     result = read_fields(run / "result.json", ["val_bits_per_byte"])
     rows = read_jsonl(run / "references.jsonl", required=["id", "nats", "bytes", "end_nats"])
+    check_numbers(f"{run / 'result.json'}: ", result, RESULT)
+    for row in rows:
+        check_numbers(f"{run / 'references.jsonl'}: {row['id']!r:.40}: ", row, ("nats", "bytes", "end_nats"))
     references = {row["id"]: (row["nats"], row["end_nats"], row["bytes"]) for row in rows}
     suites, samples = {}, {}
     for suite in settings["suites"]:
@@ -118,6 +130,13 @@ def load_run(folder: Path, settings: dict[str, Any], arm: Arm, draw: int) -> Run
             suites[suite] = read_fields(path)
             samples[suite] = read_jsonl(path.with_name(f"{path.stem}-samples.jsonl.gz"))
     return RunScores(name, draw, result, suites, references, samples)
+
+
+def check_numbers(where: str, row: dict[str, Any], names: Iterable[str]) -> None:
+    """Raise InputError, which begins with ``where``, on the first field of these that is neither a number nor null."""
+    for name in names:
+        if not isinstance(value := row.get(name), int | float | None) or isinstance(value, bool):
+            raise InputError(f"{where}{name} is {value!r:.40}, expected a number; run the study again")
 
 
 def collect(folder: Path, out: Path | None = None) -> list[dict[str, Any]]:

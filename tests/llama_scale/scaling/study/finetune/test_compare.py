@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from llama_scale.errors import InputError
-from llama_scale.scaling.study.finetune.collect import RunScores, TuningStudy, read_settings
+from llama_scale.scaling.study.finetune.collect import RunScores, TuningStudy, check_numbers, read_settings
 from llama_scale.scaling.study.finetune.compare import (
     by_kind,
     contrast,
@@ -67,7 +67,7 @@ def test_runs_of_an_arm_are_scored_on_the_same_pairs(tmp_path, short):
 
 
 @pytest.mark.parametrize(
-    "change", [{"suites": 3}, {"arms": [3]}, {"arms": [{"name": "a"}]}, {"flaws": None}, {"kind": "x"}]
+    "change", [{"suites": 3}, {"arms": []}, {"arms": [3]}, {"arms": [{"name": "a"}]}, {"flaws": None}, {"kind": "x"}]
 )
 def test_settings_of_a_study_that_are_not_whole_are_named(tmp_path, change):
     arms = [asdict(arm) for arm in arms_of(tmp_path, {"name": "a", "ranks": [4], "steps": 9})]
@@ -78,6 +78,13 @@ def test_settings_of_a_study_that_are_not_whole_are_named(tmp_path, change):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(whole | change))
     with pytest.raises(InputError, match=r"study.yaml: .*(run the study again|give the folder of one)"):
         read_settings(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["x", [1], {"x": 1}, True])
+def test_a_field_of_a_result_that_is_no_number_is_named(value):
+    check_numbers("result.json: ", {"steps": 3, "lr": 1e-3, "seconds": None}, ("steps", "lr", "seconds", "absent"))
+    with pytest.raises(InputError, match=r"result.json: lr is .*, expected a number; run the study again"):
+        check_numbers("result.json: ", {"steps": 3, "lr": value}, ("steps", "lr"))
 
 
 def test_ranks_of_other_settings_are_not_compared(tmp_path):
