@@ -124,14 +124,18 @@ def test_models_are_listed_and_found(client):
     assert old.model == "a@10"
 
 
-@pytest.mark.parametrize("settings", ["{", "[]", '{"chat_template": [3]}'])
-def test_a_model_that_cannot_be_read_hides_no_other(tmp_path, tokenizer, settings):
+@pytest.mark.parametrize(
+    ("settings", "listed"),
+    [("{", ["b", "b@10"]), ("[]", ["b", "b@10"]), ('{"chat_template": [3]}', ["a", "a@10", "b", "b@10"])],
+)
+def test_a_model_that_cannot_be_read_hides_no_other(tmp_path, tokenizer, settings, listed):
     for name in "ab":
         write_run(tmp_path / name, small_model(tokenizer), tokenizer.path)
     (tmp_path / "a" / "checkpoints" / "step-00000010" / "tokenizer_config.json").write_text(settings)
     server = Server(tmp_path)
     try:
-        assert [row["id"] for row in httpx2.get(f"{server.url}/v1/models").json()["data"]] == ["b", "b@10"]
+        rows = httpx2.get(f"{server.url}/v1/models").json()["data"]
+        assert [row["id"] for row in rows] == listed and not any(row["chat"] for row in rows)  # no template in [3]
         assert post(server, "/v1/completions", {"model": "b", "prompt": "x", "max_tokens": 1}).status_code == 200
     finally:
         server.close()
