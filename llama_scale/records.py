@@ -1,6 +1,7 @@
 """Trees of dataclasses as JSON: what is written under one name and read back into one type."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -64,3 +65,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if get_origin(hint) is dict and isinstance(value, dict):
         return {key: _convert(inner[1], item, f"{path}.{key}") for key, item in value.items()}
     return value
+
+
+def has_values(row: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a row has, of each ``wanted`` field, the value or one of a list of values."""
+    return all(row.get(name) in (values if isinstance(values, list) else [values]) for name, values in wanted.items())

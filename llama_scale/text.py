@@ -77,6 +77,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error of a library says, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def relative_path(path: Path, root: Path | None = None) -> Path:
     """Return ``path`` from ``root`` (the working directory) if it lies there, else as it is."""
     root = root or Path.cwd()

@@ -16,6 +16,7 @@ from data_tools.sources.hub import rows_with_retries
 from data_tools.sources.json_rows import SUFFIXES, Unreadable, json_rows
 from data_tools.sources.licenses import UNKNOWN
 from llama_scale.errors import InputError
+from llama_scale.text import first_line
 
 NAMES = {"code_to_text": "google/code_x_glue_ct_code_to_text", "text_to_code": "google/code_x_glue_tc_text_to_code"}
 COLUMNS = {
@@ -69,7 +70,7 @@ def _open(task: str, language: str, split: str, path: str | None, start: int) ->
     try:
         yield from datasets.load_dataset(path or NAMES[task], split=split, streaming=True, **arguments).skip(start)
     except (DatasetNotFoundError, DataFilesNotFoundError, FileNotFoundError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        reason = first_line(error)[:120]
         raise InputError(f"path: {path or NAMES[task]}: no {language} {split} data there ({reason})") from None
 
 

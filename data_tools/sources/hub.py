@@ -10,6 +10,7 @@ from data_tools.sources.retry import NetworkRetries
 from data_tools.sources.tables import parquet_rows
 from data_tools.sources.the_stack import STACK_COLUMNS, STACK_V2_COLUMNS, Row, stack_documents, stack_v2_documents
 from llama_scale.errors import InputError
+from llama_scale.text import first_line
 
 
 def hub_documents(
@@ -109,12 +110,12 @@ def _open_dataset(source: str, language: str, path: str | None, start: int) -> I
     except (GatedRepoError, DatasetNotFoundError) as error:
         if isinstance(error, GatedRepoError) or "gated" in str(error):
             raise InputError(f"source: {name}: your token has no access; {accept}") from None
-        raise InputError(f"source: {name}: no such data set ({_first_line(error)})") from None
+        raise InputError(f"source: {name}: no such data set ({first_line(error)[:120]})") from None
     except (TypeError, datasets.exceptions.DatasetGenerationError) as error:
         shards = "its shards differ in a column; download them, and give their folder as path: each is read by itself"
-        raise InputError(f"source: {name}: {shards} ({_first_line(error)})") from None
+        raise InputError(f"source: {name}: {shards} ({first_line(error)[:120]})") from None
     except (FileNotFoundError, NotADirectoryError, DataFilesNotFoundError, ValueError) as error:
-        problem = f"no {language} data there ({_first_line(error)})"
+        problem = f"no {language} data there ({first_line(error)[:120]})"
         raise InputError(f"source: {name}: {problem}; check path and language") from None
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
@@ -135,10 +136,6 @@ def _local_tables(path: str, arguments: dict[str, Any]) -> list[Path]:
     return [Path(file) for file in files] if all(file.endswith(".parquet") for file in files) else []
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
-
-
 def check_on_hub(name: str) -> None:
     """Raise InputError where the Hub cannot be reached or has no data set of this name; its README alone is read."""
     from huggingface_hub import snapshot_download
@@ -147,5 +144,5 @@ def check_on_hub(name: str) -> None:
     try:
         snapshot_download(name, repo_type="dataset", allow_patterns=["README.md"])
     except (OSError, HfHubHTTPError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"path: the hub does not give {name} ({reason}); name a copy on this machine") from None
+        problem = f"the hub does not give {name} ({first_line(error)})"
+        raise InputError(f"path: {problem}; name a copy on this machine") from None

@@ -19,7 +19,7 @@ from evals.verdicts import Execution, ExecutionConfig
 from llama_scale.errors import InputError, at_least_1, check_fields, positive
 from llama_scale.files import atomic_write, read_bytes
 from llama_scale.generation.config import SamplingConfig
-from llama_scale.generation.generate import encode_prompt
+from llama_scale.generation.generate import encode_prompt, prompt_room
 from llama_scale.serving.batch import Piece, Prompt
 from llama_scale.serving.config import EngineConfig
 from llama_scale.serving.engine import Engine
@@ -198,8 +198,7 @@ def complete(config: CompleteConfig) -> None:
     with open_model(config) as (engine, loaded):
         tokenizer, model = loaded.served.tokenizer, loaded.served.llama.config
         if after.strip() and loaded.fim:
-            most = max(model.context_length - config.max_new_tokens, (model.context_length + 1) // 2)
-            ids, cut = gap_ids(tokenizer, before, after, most)
+            ids, cut = gap_ids(tokenizer, before, after, prompt_room(model.context_length, config.max_new_tokens))
         else:
             ids, cut = encode_prompt(tokenizer, before, model, config.max_new_tokens)
         if cut:

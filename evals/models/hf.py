@@ -17,9 +17,11 @@ from llama_scale.data.byte_level import end_ids
 from llama_scale.errors import InputError
 from llama_scale.files import check_regular
 from llama_scale.generation.config import SamplingConfig
+from llama_scale.generation.generate import prompt_room
 from llama_scale.generation.sampling import draw_tokens, sample_keys
 from llama_scale.model.foreign import ForeignModel
 from llama_scale.model.lora import load_adapter, merge
+from llama_scale.text import first_line
 
 # Texts whose tokens end where they end with most tokenizers: a solution is encoded behind one of them.
 ANCHORS = ("\n", ")", "x", "#", ";")
@@ -155,7 +157,7 @@ class TransformersCompleter:
     def complete(self, request: Request) -> Iterator[Completion]:
         """Yield the completions of one prompt after another; each depends on (seed, task, sample) alone."""
         most_new = request.sampling.max_new_tokens
-        most = max(self.context - most_new, (self.context + 1) // 2)  # of the prompt, as in generate
+        most = prompt_room(self.context, most_new)
         for task, prompt in request.prompts.items():
             ids = self.encode_prompt(prompt)
             kept = ids[-most:]
@@ -257,8 +259,7 @@ def load_folder(folder: Path, dtype: torch.dtype, seq2seq: bool = False) -> tupl
     except InputError:
         raise
     except Exception as error:  # what a damaged file raises there has many types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{folder}: transformers cannot load it ({reason})") from None
+        raise InputError(f"{folder}: transformers cannot load it ({first_line(error)[:200]})") from None
     if missing := sorted(report["missing_keys"]):
         raise InputError(f"{folder}: the weights lack {missing[0]} ({len(missing)} in all); they would be random")
     return tokenizer, model

@@ -253,12 +253,17 @@ def summed_up(steps: Path) -> Row:
     return result | {"in_words": lines(result)}
 
 
-def verdict_in_words(difference: Row, what: str) -> str:
-    """Say in words whether an arm beat resampling."""
+def standing(difference: Row) -> str:
+    """Say whether an arm "beats", "loses to" or "cannot be told from" resampling."""
     low, high = difference["interval"]
-    beat = "beats" if low > 0 else "loses to" if high < 0 else "cannot be told from"
+    return "beats" if low > 0 else "loses to" if high < 0 else "cannot be told from"
+
+
+def verdict_in_words(difference: Row, what: str) -> str:
+    """Say in words whether an arm beat resampling, and by how much."""
+    low, high = difference["interval"]
     points = f"{100 * difference['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
-    return f"{beat} resampling at equal {what}: {points}"
+    return f"{standing(difference)} resampling at equal {what}: {points}"
 
 
 def headline(result: Row) -> str:
@@ -270,8 +275,7 @@ def headline(result: Row) -> str:
         if gaps:
             kind = "tokens" if "equal_tokens" in gaps else "programs"
             kinds.add(kind)
-            said = verdict_in_words(gaps[f"equal_{kind}"], kind)
-            next(names for words, names in known.items() if said.startswith(words)).append(name)
+            known[standing(gaps[f"equal_{kind}"])].append(name)
     if not kinds:
         return ""
     best, worse, alike = known.values()
@@ -305,4 +309,4 @@ def lines(result: Row) -> list[str]:
         for kind, words in (("equal_programs", "programs"), ("equal_tokens", "tokens")):
             if kind in data.get("against_resample", {}):
                 found.append(f"{'':<16} {verdict_in_words(data['against_resample'][kind], words)}")
-    return [*found, headline(result)] if headline(result) else found
+    return [*found, *filter(None, [headline(result)])]

@@ -88,7 +88,8 @@ def seal(journal: Path, sealed: Path, splits: Sequence[Split], execution: Execut
     head, rows = read_rows(journal, FORMAT)
     by_number = {split.shown.number: split for split in splits}
     groups = [by_number[row["number"]].hidden(row["program"]) for row in rows]
-    verdicts = iter(execution.judge([program for group in groups for program in group], timeout, "hidden tests", True))
+    programs = [program for group in groups for program in group]
+    verdicts = iter(execution.judge(programs, timeout, "hidden tests", silent=True))
     for row, group in zip(rows, groups, strict=True):
         found = [next(verdicts) for _ in group]
         if any(verdict.reason == SANDBOX_LOST for verdict in found):

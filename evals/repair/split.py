@@ -199,7 +199,7 @@ def failing_cases(suite: Suite, visible: int, execution: Execution, timeout: flo
             problem: quixbugs.Problem = task.problem
             case = problem.cases[number : number + 1]
             programs.append(quixbugs.program(replace(problem, cases=case), problem.buggy))
-        for task, verdict in zip(active, execution.judge(programs, timeout, suite.name, True), strict=True):
+        for task, verdict in zip(active, execution.judge(programs, timeout, suite.name, silent=True), strict=True):
             failing[task.task_id] += [] if verdict.passed else [number]
         number += 1
         active = [t for t in active if len(t.problem.cases) > number and len(failing[t.task_id]) < visible]

@@ -22,6 +22,7 @@ from llama_scale.files import check_regular, read_json, sha256
 from llama_scale.model.foreign import ForeignModel
 from llama_scale.model.hf import check_weights, from_hf, model_config
 from llama_scale.model.llama import Llama
+from llama_scale.text import first_line
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"  # the second, as CodeGen has, where there is none of the first
@@ -182,14 +183,9 @@ def _fetch(name: str, files: Sequence[str]) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except (OSError, HfHubHTTPError, ValueError) as error:
         raise InputError(
-            f"base: no folder {name}, and the hub does not give it ({first_line(error)}); name a run, a transformers "
-            "folder or a GGUF file"
+            f"base: no folder {name}, and the hub does not give it ({first_line(error)[:200]}); name a run, a "
+            "transformers folder or a GGUF file"
         ) from None
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error of a library says, or its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _load_llama(folder: Path, weights: bool) -> Llama:
@@ -236,6 +232,6 @@ def _load_foreign(folder: Path, weights: bool) -> ForeignModel:
     except (InputError, ImportError, MemoryError):
         raise
     except Exception as error:  # what a damaged file raises there has many types
-        raise InputError(f"{folder}: transformers cannot load it ({first_line(error)})") from None
+        raise InputError(f"{folder}: transformers cannot load it ({first_line(error)[:200]})") from None
     model = ForeignModel(inner)
     return model.check() if weights else model

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from llama_scale.data.loader import batch_number, permute
 from llama_scale.errors import InputError
 from llama_scale.files import check_text, numbered_rows, read_bytes
+from llama_scale.records import has_values
 
 FIELDS = ("id", "prompt", "completion")
 
@@ -106,11 +107,11 @@ def with_values(pairs: Sequence[Pair], ids: Sequence[str], wanted: Mapping[str, 
     rest = {pair.id: pair.rest for pair in pairs}
     numbers = list(range(len(ids)))
     for name, values in wanted.items():
-        accepted = values if isinstance(values, list) else [values]
-        kept = [i for i in numbers if rest[ids[i]].get(name) in accepted]
+        kept = [i for i in numbers if has_values(rest[ids[i]], {name: values})]
         if not kept:
             found = Counter(str(rest[ids[i]].get(name)) for i in numbers).most_common(5)
             shown = ", ".join(f"{value:.40} ({n})" for value, n in found)
+            accepted = values if isinstance(values, list) else [values]
             raise InputError(f"only.{name}: no pair of {source} has {accepted}; they have {shown}")
         numbers = kept
     return numbers

@@ -16,15 +16,20 @@ from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.model.llama import Llama
 
 
+def prompt_room(context_length: int, max_new_tokens: int) -> int:
+    """Return the most tokens of a prompt that are kept: what the new ones leave, and half of the context at least."""
+    return max(context_length - max_new_tokens, (context_length + 1) // 2)
+
+
 def encode_prompt(
     tokenizer: AnyTokenizer, prompt: str, config: ModelConfig, max_new_tokens: int
 ) -> tuple[list[int], bool]:
     """Return the context tokens of a prompt and whether its start had to be cut.
 
-    The last max(context_length - max_new_tokens, context_length / 2) tokens are kept.
+    The last ``prompt_room`` tokens are kept.
     """
     ids = tokenizer.context(prompt)
-    most = max(config.context_length - max_new_tokens, (config.context_length + 1) // 2)
+    most = prompt_room(config.context_length, max_new_tokens)
     return ids[-most:], len(ids) > most
 
 

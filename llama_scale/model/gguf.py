@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llama_scale.errors import InputError
 from llama_scale.files import open_file, read_json, sha256, write_json
+from llama_scale.text import first_line
 
 SOURCE = "source.json"  # written last: which file the folder was made from
 MAGIC = b"GGUF"
@@ -40,8 +41,7 @@ def convert_gguf(path: Path, bases: Path) -> Path:
     except ImportError:
         raise
     except Exception as error:  # of many kinds, by what is wrong with the file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: transformers cannot read it ({reason})") from None
+        raise InputError(f"{path}: transformers cannot read it ({first_line(error)})") from None
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")  # another process may be at it too
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.generation.config import SamplingConfig
+from llama_scale.generation.generate import prompt_room
 from llama_scale.serving.batch import Piece, Prompt
 from llama_scale.serving.protocol import FIM_TOKENS, Fields, arrange_gap, refuse
 
@@ -51,7 +52,7 @@ class Infill:
 
     def prompt(self, tokenizer: AnyTokenizer, fim: bool, context_length: int) -> tuple[Prompt, bool]:
         """Return what a model is to go on with, and whether it was cut; without ``fim`` what stands before alone."""
-        most = max(1, max(context_length - self.tokens, (context_length + 1) // 2))
+        most = prompt_room(context_length, self.tokens)
         line = tokenizer.encode(self.line)[-(most // 2) :] if fim else []
         if fim:
             ids, cut = gap_ids(tokenizer, self.before, self.after, most - len(line))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_scale.text import count, count_in_name, digits, megabytes, relative_path, signed
+from llama_scale.text import count, count_in_name, digits, first_line, megabytes, relative_path, signed
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,8 @@ def test_paths_from_a_folder(tmp_path, monkeypatch):
     assert relative_path(Path("/elsewhere/c"), tmp_path) == Path("/elsewhere/c")
     monkeypatch.chdir(tmp_path)
     assert relative_path(Path.cwd() / "a") == Path("a")
+
+
+def test_the_first_line_of_an_error_is_never_empty():
+    assert first_line(ValueError("\n two\nlines")) == "two"
+    assert first_line(OSError()) == "OSError"

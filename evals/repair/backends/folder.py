@@ -15,6 +15,7 @@ from evals.repair.backends.protocol import Ask, BackendConfig, Message, Reply, t
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
 from llama_scale.generation.config import SamplingConfig
+from llama_scale.generation.generate import prompt_room
 
 Row = tuple[int, int, list[int], int, bool]  # number of the ask, of the reply, ids, most new ids, whether it was cut
 
@@ -65,7 +66,7 @@ class FolderBackend:
         ids, context, most_new = self._ids(ask.messages), self.model.context, sampling.max_new_tokens
         if self.model.seq2seq:
             return number, n, ids[-context:], most_new, len(ids) > context
-        most = max(context - most_new, (context + 1) // 2)  # of the prompt, as in generate
+        most = prompt_room(context, most_new)
         kept = ids[-most:]
         return number, n, kept, min(most_new, max(1, context - len(kept))), len(ids) > most
 

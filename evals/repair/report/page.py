@@ -120,7 +120,7 @@ def answer(studies: Sequence[Study]) -> list[str]:
         return pays_from(rungs_of(studies)) + ([left_out] if unknown else [])
     result = studies[0].result
     sentences = [f"{ALL_SHOWN[0].upper()}{ALL_SHOWN[1:]}."] if result.get("protocol") == "published" else []
-    sentences += [headline(result)] if headline(result) else []
+    sentences += filter(None, [headline(result)])
     for name, arm in result["arms"].items():
         last, gaps = next(iter(arm["selection"].values())), arm.get("against_resample", {})
         said = [

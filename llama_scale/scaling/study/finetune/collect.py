@@ -84,12 +84,13 @@ def load_rates(folder: Path, arm: Arm) -> list[TriedRate]:
     """Read what the search for an arm's rate tried."""
     path = folder / "rates" / f"{arm.name}.json"
     found = read_fields(path, ["lr", "tried"])
-    check_numbers(f"{path}: ", found, ["lr"])
     if not isinstance(found["tried"], list) or not all(isinstance(row, dict) for row in found["tried"]):
         raise InputError(f"{path}: tried is no list of rates; delete the file and run the study again")
-    for number, row in enumerate(found["tried"]):
-        check_numbers(f"{path}: tried[{number}].", row, ["lr", "bits_per_byte"])
-    return [TriedRate(arm.name, row.get("lr"), row.get("bits_per_byte"), found["lr"]) for row in found["tried"]]
+    for row in (found, *found["tried"]):
+        check_numbers(f"{path}: ", row, ["lr", "bits_per_byte"])
+        if row.get("lr") is None:
+            raise InputError(f"{path}: a rate without lr; delete the file and run the study again")
+    return [TriedRate(arm.name, row["lr"], row.get("bits_per_byte"), found["lr"]) for row in found["tried"]]
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

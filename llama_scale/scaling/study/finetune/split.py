@@ -8,6 +8,7 @@ from typing import Any
 
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, read_jsonl
+from llama_scale.records import has_values
 
 PARTS = ("pool", "tune", "test")
 
@@ -61,7 +62,7 @@ def split_pairs(config: SplitConfig) -> list[str]:
             found = f"{config.folders[language]}: {found} of at most {config.longest} bytes"
             raise InputError(f"{found}; {wanted}; {remedy}")
         for subset in config.subsets:
-            own, only = [row for row in parts["pool"] if _is_of(row, subset["only"])], subset["only"]
+            own, only = [row for row in parts["pool"] if has_values(row, subset["only"])], subset["only"]
             if len(own) < subset["examples"]:
                 found = f"{len(own):,} of {len(parts['pool']):,} pairs to train on are of only: {json.dumps(only)}"
                 wanted = f"an arm trains on {subset['examples']:,}; lower its examples, or raise longest or pool"
@@ -80,11 +81,6 @@ def _read(folder: Path, longest: int) -> tuple[list[dict[str, Any]], list[dict[s
         rows = read_jsonl(folder / f"{name}.jsonl", whole=True, texts=["id", "prompt", "completion"])
         parts.append([row for row in rows if len((row["prompt"] + row["completion"]).encode()) <= longest])
     return parts[0], parts[1]
-
-
-def _is_of(row: dict[str, Any], only: dict[str, Any]) -> bool:
-    """Whether a pair has, of each field, the wanted value or one of a list."""
-    return all(row.get(name) in (values if isinstance(values, list) else [values]) for name, values in only.items())
 
 
 def _shared_ids(parts: list[list[dict[str, Any]]]) -> set[str]:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from llama_scale.errors import InputError
-from llama_scale.scaling.study.finetune.collect import RunScores, TuningStudy, check_numbers, read_settings
+from llama_scale.scaling.study.finetune.collect import RunScores, TuningStudy, check_numbers, load_rates, read_settings
 from llama_scale.scaling.study.finetune.compare import (
     by_kind,
     contrast,
@@ -252,3 +252,20 @@ def test_an_arm_of_one_kind_of_pairs_needs_enough_of_it(tmp_path):
         InputError, match=r'0 of 12 pairs to train on are of only: {"third": \["high"\]}; an arm trains on 9'
     ):
         split_pairs(replace(config, subsets=[low, high]))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"lr": None, "tried": []}, "a rate without lr"),
+        ({"lr": 1e-3, "tried": [{"bits_per_byte": 1.0}]}, "a rate without lr"),
+        ({"lr": "x", "tried": []}, "lr is 'x', expected a number"),
+        ({"lr": 1e-3, "tried": [3]}, "tried is no list of rates"),
+    ],
+)
+def test_rates_of_a_search_that_are_not_whole_are_named(tmp_path, found, message):
+    (arm,) = [arm for arm in arms_of(tmp_path, {"name": "a", "ranks": [4], "steps": 9}) if arm.trained]
+    (tmp_path / "rates").mkdir()
+    (tmp_path / "rates" / f"{arm.name}.json").write_text(json.dumps(found))
+    with pytest.raises(InputError, match=message):
+        load_rates(tmp_path, arm)
