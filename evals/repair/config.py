@@ -71,6 +71,9 @@ class RepairConfig:
         check_fields(self, "at least 1", at_least_1, "visible")
         check_fields(self, "more than 0", positive, "timeout")
         check_fields(self, "at least 0 or null", at_least_0, "task_seed")
+        if self.protocol == "published" and self.suite != "mbpp":
+            remedy = "set suite to mbpp, or protocol to honest"
+            raise InputError(f"protocol: published shows the assertions of MBPP; {remedy}")
         if self.replay and self.backend.model:
             raise InputError("replay: the programs of a log are judged without a model; leave backend.model out")
         if not rule_names(self.select):

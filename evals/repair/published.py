@@ -11,7 +11,6 @@ from evals.benchmarks import mbpp
 from evals.benchmarks.suite import Suite
 from evals.repair.split import Split, Visible, mbpp_split
 from evals.sandbox.types import Script, Verdict
-from llama_scale.errors import InputError
 
 # Run before a program: its process returns 1 where anything was written to standard error.
 LISTENING = """
@@ -36,9 +35,7 @@ _listen()
 
 
 def all_shown(suite: Suite) -> list[Split]:
-    """Return MBPP's tasks with all of their assertions shown; raise InputError on another suite."""
-    if suite.name != "mbpp":
-        raise InputError("protocol: published shows the assertions of MBPP; set suite to mbpp, or protocol to honest")
+    """Return MBPP's tasks with all of their assertions shown."""
     parts = []
     for number, task in enumerate(suite.tasks):
         problem: mbpp.Problem = task.problem

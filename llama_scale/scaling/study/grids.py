@@ -52,8 +52,6 @@ class Grid:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"threads: expected at least 1 or null, found {self.threads}")
         for name in ("lr_factors", "batch_factors"):
             values = getattr(self, name)
             if not values or not all(0 < value < float("inf") for value in values):

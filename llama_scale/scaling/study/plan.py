@@ -120,8 +120,10 @@ def _check_settings(config: StudyConfig) -> None:
     check_name("name", config.name)
     if config.parallel != "auto" and config.parallel < 1:
         raise InputError(f"parallel: expected at least 1 or auto, found {config.parallel}")
-    if config.threads is not None and config.threads < 1:
-        raise InputError(f"threads: expected at least 1 or null, found {config.threads}")
+    of_grids = [(f"runs[{position}].", grid.threads) for position, grid in enumerate(config.runs)]
+    for where, threads in [("", config.threads), *of_grids]:
+        if threads is not None and threads < 1:
+            raise InputError(f"{where}threads: expected at least 1 or null, found {threads}")
     if not 0 < config.noise < 1:
         raise InputError(f"noise: expected a share of the loss in (0, 1), found {config.noise}")
     for part, names in SET_BY_STUDY.items():

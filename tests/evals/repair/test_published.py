@@ -2,8 +2,7 @@
 
 import pytest
 
-from evals.benchmarks import humaneval
-from evals.repair.published import all_shown
+from evals.repair.config import RepairConfig
 from llama_scale.errors import InputError
 from tests.evals.repair.helpers import block, right, study
 
@@ -60,4 +59,4 @@ def test_everybody_sees_every_test_and_is_told_the_one_that_failed(tmp_path):
 
 def test_it_is_of_mbpp_alone():
     with pytest.raises(InputError, match="protocol: published shows the assertions of MBPP; set suite to mbpp"):
-        all_shown(humaneval.read(humaneval.HumanEvalConfig()))
+        RepairConfig(suite="humaneval", protocol="published")

@@ -176,6 +176,8 @@ def test_scripts_are_named_from_the_working_directory():
         ({"noise": -1}, "noise: expected a share of the loss in (0, 1), found -1"),
         ({"runs": [{"sizes": ["S1"], "tokens": [1e6], "seeds": [0, -1]}]},
          "runs[0]: seed: expected a whole number from 0 to 2^32 - 1, found -1"),
+        ({"runs": [{"sizes": ["S1"], "tokens": [1e6], "threads": 0}]},
+         "runs[0].threads: expected at least 1 or null, found 0"),
         ({"train": {"devices": 0}}, "runs[0]: devices: expected at least 1, found 0"),
         ({"train": {"optim.beta1": 3}}, "runs[0]: optim.beta1: expected at least 0 and below 1"),
         ({"train": {"model": {"vocab_size": 0}}}, "runs[0]: model.vocab_size: expected at least 1"),

@@ -60,7 +60,7 @@ def test_a_longer_trunk_continues_the_shorter_one(plan):
     assert {task.name: task.places for task in wide.tasks if task.places > 1} == {
         "train-last-S4-trunk-seed0": 2, "train-last-S4-8M-seed0": 2
     }  # fmt: skip
-    with pytest.raises(InputError, match="threads: expected at least 1 or null, found 0"):
+    with pytest.raises(InputError, match=r"runs\[1\].threads: expected at least 1 or null, found 0"):
         plan(runs=[grids[0], grids[1] | {"threads": 0}])
     # Not where the first steps are others: another seed or rate, or a branch that leaves before the short one's end.
     others = [{"seeds": [2]}, {"train": {"optim.lr": 2e-3}}, {"tokens": [2e6, 8e6]}]
