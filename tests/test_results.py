@@ -10,7 +10,8 @@ from tests.conftest import ROOT, run_here
 RESULTS = ROOT / "docs" / "results"
 # A folder of results, its points, and how its page says that the law was fitted.
 FITS = [
-    ("evening", "points.csv", ["--holdout=D>1e7"]),
+    ("evening", "points.csv", ["--columns=N=n_params"]),
+    ("evening/first-plan", "points.csv", ["--holdout=D>1e7"]),
     ("published", "bigcode_python.csv", ["--columns=N=n_params,D=tokens,loss=python_val_loss"]),
 ]
 
