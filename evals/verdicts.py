@@ -112,7 +112,10 @@ class Execution:
         rows = read_journal(path)
         if rows[:1] == [head]:
             # A task half drawn when a run was stopped was drawn again: its rows stand twice.
-            distinct = {(row["task"], row["sample"]): Completion(**row) for row in rows[1:]}
+            distinct = {}
+            for row in rows[1:]:
+                with suppress(TypeError, KeyError):  # what is no completion is passed over
+                    distinct[row["task"], row["sample"]] = Completion(**row)
             return list(distinct.values())
         if path:
             path.unlink(missing_ok=True)

@@ -52,7 +52,8 @@ class Base:
     def meta(self) -> dict[str, Any]:
         """What a checkpoint says of its base: by ``name`` it is found again."""
         name = self.name if self.from_hub else str(self.folder)
-        return {"name": name, "kind": self.kind, "weights_sha256": self.weights_sha256}
+        about = {"name": name, "kind": self.kind, "weights_sha256": self.weights_sha256}
+        return about if self.kind == "run" else about | {"config_sha256": sha256(self.folder / "config.json")}
 
     def tokenizer(self) -> AnyTokenizer:
         """Open the tokenizer; raise InputError if there is none."""

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def collect(study: Path, without: list[str] | None = None, out: Path | None = No
 
 def _lists(path: Path, *fields: str) -> list[list[str]]:
     """Return lists of names that study.yaml records; raise InputError where it is another file."""
-    settings = read_yaml(path)
+    settings = read_yaml(path, check_seal=True)
     lists = []
     for field in fields:
         names = settings.get(field) if isinstance(settings, dict) else None
@@ -65,7 +65,10 @@ def _lists(path: Path, *fields: str) -> list[list[str]]:
 def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
     """Return the columns of one run: what it is and cost, its model and its scores."""
     path = folder / "result.json"
-    row = _pick(name, path, _read(name, path, "train"), RESULT)
+    result = _read(name, path, "train")
+    row = _pick(name, path, result, RESULT)
+    if row["run"] != name:
+        raise InputError(f"run {name}: {path} is that of {row['run']!r:.60}; delete it and run the study again")
     path = folder / "config.yaml"
     config = _read(name, path, "train")
     row |= _pick(name, path, _pick(name, path, config, ["model"])["model"], MODEL)
@@ -74,6 +77,7 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
     for suite in [HEADLINE_SUITE, *(s for s in suites if s != HEADLINE_SUITE)]:
         path = folder / "evals" / f"step-{row['steps']:08d}" / f"{suite}.json"
         scores = _read(name, path, "evaluate")
+        check_scored(f"run {name}: {path}", scores, result)
         if suite == HEADLINE_SUITE:
             row |= _pick(name, path, scores, HEADLINE)
             for field in HEADLINE:
@@ -88,6 +92,16 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
                 low, high = intervals[k]
                 row |= {f"{suite}_pass_at_{k}_low": low, f"{suite}_pass_at_{k}_high": high}
     return row
+
+
+def check_scored(where: str, scores: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Raise InputError, which begins with ``where``, if a suite's ``scores`` are of other weights than a run's result.
+
+    Results of earlier versions do not say.
+    """
+    scored, trained = scores.get("weights_sha256"), result.get("weights_sha256")
+    if scored and trained and scored != trained:
+        raise InputError(f"{where} is of other weights than this run ended with; delete it and run the study again")
 
 
 def trunk_name(branch_from: str, runs: Path) -> str:

@@ -69,6 +69,45 @@ def test_order_parallelism_and_rerun(tmp_path, capsys):
     assert again == {"train-small": 1, "collect": 1}
 
 
+@pytest.mark.parametrize("how", ["changed", "lost"])
+def test_what_has_changed_since_a_task_wrote_it_is_made_again(tmp_path, capsys, how):
+    """With all that follows where it comes out otherwise than before, and alone where it does not."""
+    copy = "note('start'); open('{0}.out', 'w').write(open('{1}').read() + '{0}')"
+    (tmp_path / "given").write_text("1")
+    tasks = [task("split", copy.format("split", "given"), [], ["split.out"])]
+    tasks += [task("collect", copy.format("collect", "split.out"), ["split"], ["collect.out"])]
+    tasks += [task("report", copy.format("report", "collect.out"), ["collect"], ["report.out"])]
+
+    def runs_again(name):
+        before = len(events(tmp_path))
+        (tmp_path / name).write_text("by hand") if how == "changed" else (tmp_path / name).unlink()
+        run_study(make_study(tmp_path, tasks))
+        assert (f"{name} has changed since" in capsys.readouterr().out) == (how == "changed")
+        return [name for _, name, _ in events(tmp_path)[before:]]
+
+    run_study(make_study(tmp_path, tasks))
+    assert (tmp_path / "report.out").read_text() == "1splitcollectreport"
+    assert runs_again("collect.out") == ["collect"]
+    (tmp_path / "given").write_text("2")
+    assert runs_again("split.out") == ["split", "collect", "report"]
+    assert (tmp_path / "report.out").read_text() == "2splitcollectreport"
+    run_study(make_study(tmp_path, tasks))
+    assert "3 of 3 tasks already done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"x"', b"\xff\xfe", "[" * 100_000, None])
+def test_a_record_that_cannot_be_believed_is_none(tmp_path, text):
+    """None of these, nor a bit that changed, makes a task done that was not."""
+    tasks = [task("split", "note('start'); open('out', 'w')", [], ["out"])]
+    run_study(make_study(tmp_path, tasks))
+    record = tmp_path / "studies/toy/state/split.json"
+    if text is None:
+        text = record.read_text().replace('"attempts": 1', '"attempts": 3')
+    record.write_bytes(text.encode() if isinstance(text, str) else text)
+    run_study(make_study(tmp_path, tasks))
+    assert [name for _, name, _ in events(tmp_path)] == ["split", "split"]
+
+
 def test_a_task_of_two_places_runs_alone_on_two(tmp_path):
     work = "note('start'); time.sleep(.25); note('end')"
     sizes = {"train-wide": 9.0, "train-middle": 5.0, "train-small": 1.0, "train-large": 10.0}
