@@ -151,7 +151,9 @@ def search(argv: list[str]) -> None:
     from llama_scale.training.finetune_plan import plan_finetune
 
     about = "Find the learning rate whose held-out loss is lowest, inside of what was tried."
-    command = parse(SearchCommand, about, argv, "config", "finetune", f"{PAIRS} --validation data/pairs/python/test.jsonl")
+    command = parse(
+        SearchCommand, about, argv, "config", "finetune", f"{PAIRS} --validation data/pairs/python/test.jsonl"
+    )
     config, start = settings_of(command), command.start
     if start == "auto":
         start = plan_finetune(replace(config, optim=replace(config.optim, lr="auto"), run=None)).recipe.lr

@@ -12,8 +12,8 @@ from llama_scale.errors import InputError
 
 T = TypeVar("T")
 KINDS: dict[Any, tuple[Any, str]] = {
-    int: ((int, float), "a number"), float: ((int, float), "a number"), str: (str, "text"), bool: (bool, "true or false"),
-    list: (list, "a list"), dict: (dict, "fields"),
+    int: ((int, float), "a number"), float: ((int, float), "a number"), bool: (bool, "true or false"),
+    str: (str, "text"), list: (list, "a list"), dict: (dict, "fields"),
 }  # fmt: skip
 
 

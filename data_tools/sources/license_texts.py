@@ -16,9 +16,9 @@ MAX_BYTES = 1 << 20  # of a license file or of metadata
 HEADER_BYTES = 4096
 MAX_TITLE = 60  # characters of a license that is not recognized
 LICENSE_FILE = re.compile(
-    r"(?:[a-z0-9]+[-_.])?(?:(?:un)?licen[cs]es?|copying|copyright|eula|terms)(?:[-_. ].*)?|"
-    r"(?:[al]?gpl|[me]pl|sspl)[-_.v0-9]*(?:\.(?:txt|md|rst|html))?", re.IGNORECASE
-)  # fmt: skip
+    r"(?:[a-z0-9]+[-_.])?(?:(?:un)?licen[cs]es?|copying|copyright|eula|terms)(?:[-_. ].*)?", re.IGNORECASE
+)
+NAMED_FOR_TERMS = re.compile(r"(?:[al]?gpl|[me]pl|sspl)[-_.v0-9]*(?:\.(?:txt|md|rst|html))?", re.IGNORECASE)  # files
 README = re.compile(r"readme(?:\.(?:md|rst|txt))?", re.IGNORECASE)
 README_SECTION = re.compile(
     r"^(?:\#+ *[^\n]*\blicen[cs](?:e|es|ing)\b[^\n]*|[^\n]*\blicen[cs](?:e|es|ing)\b[^\n]*\n[-=~]{4,} *)\n"
@@ -226,6 +226,7 @@ def _license_files(folder: Path) -> list[Path]:
         return []
     named = [p for p in paths if LICENSE_FILE.fullmatch(p.name) and not NO_LICENSE_FILE.fullmatch(p.name)]
     inside = [file for path in named if path.is_dir() for file in _files_of(path)]
+    named += [path for path in paths if NAMED_FOR_TERMS.fullmatch(path.name)]
     return [path for path in named if not path.is_dir()] + inside
 
 

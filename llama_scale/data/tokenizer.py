@@ -139,7 +139,7 @@ def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int, thr
             **CODE_SETTINGS,
         )
     except RuntimeError as error:
-        reason = " ".join(str(error).split()).rpartition("] ")[2]
+        reason = " ".join(str(error).split()).rpartition("] ")[2].partition(". Increase vocab_size")[0]
         problem = f"cannot train {vocab_size} pieces on this text ({reason})"
         raise InputError(f"vocab_size: {problem}; choose another vocab_size or more text") from None
     with atomic_write(path, "wb") as file:

@@ -240,7 +240,8 @@ def test_terms_hold_for_what_lies_below(tmp_path):
     root = tmp_path / "projects"
     files = {"one/a.py": "", "one/LICENSE": MIT, "one/third/b.py": "", "one/third/COPYING": GPL3, "two/a.py": "",
              "two/in/b.py": "", "two/in/LICENSE.rst": BSD, "three/a.py": "", "three/a.py.license":
-             "SPDX-License-Identifier: AGPL-3.0-only\n", "three/b.py": ""}  # fmt: skip
+             "SPDX-License-Identifier: AGPL-3.0-only\n", "three/b.py": "", "gpl3/a.py": "", "gpl3/COPYING": GPL3,
+             "gpl3/in/README": "License\n-------\nOurs alone.\n", "gpl3/in/b.py": ""}  # fmt: skip
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text or CODE.decode())
@@ -251,7 +252,8 @@ def test_terms_hold_for_what_lies_below(tmp_path):
 
     assert licenses() == {
         "one/a.py": "MIT", "one/third/b.py": "GPL-3.0 AND MIT", "two/a.py": "ISC", "two/in/b.py": "BSD",
-        "three/a.py": "AGPL-3.0-only", "three/b.py": "ISC",
+        "three/a.py": "AGPL-3.0-only", "three/b.py": "ISC", "gpl3/a.py": "GPL-3.0",
+        "gpl3/in/b.py": "GPL-3.0 AND LicenseRef-Ours-alone.",
     }  # fmt: skip
     (root / "LICENSE").write_text("Everything here is ours.\n")
     assert all("LicenseRef-Everything-here-is-ours." in license for license in licenses().values())
