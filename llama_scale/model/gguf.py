@@ -51,7 +51,8 @@ def convert_gguf(path: Path, bases: Path) -> Path:
         tokenizer.save_pretrained(temporary)
         write_weights(temporary, dict(model.state_dict()))
         write_json(temporary / "config.json", config | {"eos_token_id": end_of_document(config, tokenizer)})
-        write_json(temporary / SOURCE, {"file": path.name, "sha256": digest})
+        written = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
+        write_json(temporary / SOURCE, {"file": path.name, "sha256": digest, "written": written}, sealed=True)
     except BaseException:  # a full disk, which is not to stay full of it
         shutil.rmtree(temporary, ignore_errors=True)
         raise
