@@ -6,7 +6,7 @@ Each row vouches for itself: what has changed since it was written is left out a
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,32 +39,38 @@ def read_journal(path: Path | None) -> list[dict[str, Any]]:
     return list(journal_rows(path, most=MOST_BYTES))
 
 
-def journal_rows(path: Path | None, longest: int = LONGEST, most: int = MOST_STREAMED) -> Iterator[dict[str, Any]]:
+def journal_rows(
+    path: Path | None, longest: int = LONGEST, most: int = MOST_STREAMED, keys: Collection[Any] | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the rows of a journal one after another, without those of more than ``longest`` bytes.
 
-    Rows that have changed since they were written are left out, with a line on stderr. Raises InputError where the file
-    has more than ``most`` bytes.
+    With ``keys`` only those whose field "key" is one of them. Rows that have changed since they were written are left
+    out, with a line on stderr where no later one has the same key. Raises InputError where the file has more than
+    ``most`` bytes.
     """
     if path is None or not path.exists():
         return
-    changed = 0
+    changed: set[Any] = set()
     with open_file(path) as file:
         if os.fstat(file.fileno()).st_size > most:
             raise InputError(f"{path}: larger than {most:,} bytes; delete it to begin anew, or name another folder")
-        for line in _lines(file, longest):
+        for number, line in enumerate(_lines(file, longest)):
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 continue
+            key = str(row.get("key", row.get("ask", number))) if isinstance(row, dict) else None
+            if key is None or (keys is not None and key not in keys):
+                continue
             try:
                 row = unseal(row, str(path))
             except InputError:
-                changed += 1
+                changed.add(key)
                 continue
-            if isinstance(row, dict):
-                yield with_current_names(row)
+            changed.discard(key)
+            yield with_current_names(row)
     if changed:
-        rows = "1 row has" if changed == 1 else f"{changed} rows have"
+        rows = "1 row has" if len(changed) == 1 else f"{len(changed)} rows have"
         print(f"{path}: {rows} changed since written; left out and made again", file=sys.stderr)
 
 

@@ -97,10 +97,10 @@ class Execution:
     def _earlier(self, keys: set[str]) -> dict[str, Verdict]:
         """Return the verdicts that are kept of the programs ``keys``."""
         verdicts = {}
-        for row in journal_rows(self.cache, ROW_BYTES):
-            with suppress(TypeError, KeyError):  # what is no verdict is passed over
-                if (key := row.pop("key")) in keys:
-                    verdicts[key] = Verdict(**row)
+        for row in journal_rows(self.cache, ROW_BYTES, keys=keys):
+            with suppress(TypeError):  # what is no verdict is passed over
+                key = row.pop("key")
+                verdicts[key] = Verdict(**row)
         return verdicts
 
     def _completions_path(self, suite: str) -> Path | None:

@@ -137,6 +137,7 @@ def test_a_kept_verdict_that_has_changed_is_come_to_again(tmp_path, capfd):
     cache.write_text(text.replace('"passed": true', '"passed": false'))
     assert judge(cache, "isolated", [BASE], 2.0) == ([(BASE, 2.0)], ["isolated"])
     assert "verdicts.jsonl: 1 row has changed since written; left out and made again" in capfd.readouterr().err
+    assert judge(cache, "isolated", [BASE], 2.0) == ([], ["isolated"]) and not capfd.readouterr().err
 
 
 def test_no_workers_are_refused():
