@@ -93,7 +93,8 @@ HEADER_TERMS = (
     r"terms of the gnu|subject to the terms of the (?:mozilla|eclipse|european)|licensed under the (?:gnu|[al]?gpl)|"
     r"(?:under|licen[cs]e:?) (?:the )?(?:[al]?gpl)(?:v|\b)|proprietary and confidential|confidential and proprietary|"
     r"released under the gnu|distributed under the (?:gnu|[al]?gpl)|unauthori[sz]ed (?:copying|use|distribution)|"
-    r"(?:under|by) the (?:business source|server side public|elastic|creative commons|cc[- ]by)"
+    r"(?:under|by) the (?:business source|server side public|elastic) licen[cs]e|"
+    r"licen[cs]ed under (?:the |a )?(?:creative commons|cc[- ]by)"
 )
 HEADER_WORDS = (  # one of which each of those sentences has
     b"gnu", b"gpl", b"subject to", b"confidential", b"unauthori", b"business source", b"server side", b"elastic",

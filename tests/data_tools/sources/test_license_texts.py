@@ -214,6 +214,8 @@ def test_a_license_file_that_cannot_be_read_states_something(tmp_path):
         (b"# Unauthorized copying of this file, via any medium, is strictly prohibited.\n", "LicenseRef-proprietary"),
         (b"# Use of this software is governed by the Business Source License\n", "BUSL"),
         (b"# This work is licensed under the Creative Commons Attribution-NonCommercial 4.0\n", "LicenseRef-CC"),
+        (b'"""Processes that are started by the elastic launcher."""\n', None),
+        (b"# From an article that is released under the Creative Commons Attribution License\n", None),
         (b"# Licensed under the Apache License, Version 2.0\n", None),
         (b"# All rights reserved.\n", None),
         (b'"""Finds files under the GNU General Public License."""\n', None),
