@@ -314,7 +314,8 @@ def _unusable_value(config_class: type, values: Any) -> str | None:
             return f"{name}: found a null character in {value!r:.80}; leave it out"
         if value == "" and kind == str | None:
             return f"{name}: expected text or null, found empty text; leave it out for null"
-        for position, item in enumerate(value if dataclasses.is_dataclass(next(iter(get_args(kind)), None)) else []):
+        items = value if isinstance(value, list) else []
+        for position, item in enumerate(items if name in _item_classes(config_class) else []):
             if found := _unusable_value(type(item), item):
                 return f"{name}[{position}].{found}"
     return None

@@ -71,9 +71,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     accepted, words = KINDS[kind]
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise InputError(f"{path} is {value!r:.40}, expected {words}")
-    if kind is list and inner:
+    if kind is list and inner and isinstance(value, list):
         return [_convert(inner[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if kind is dict and inner:
+    if kind is dict and inner and isinstance(value, dict):
         return {key: _convert(inner[1], item, f"{path}.{key}") for key, item in value.items()}
     return value
 
