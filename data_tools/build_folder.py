@@ -18,7 +18,7 @@ from data_tools.manifest import upgrade_manifest
 from llama_scale.data.documents import DOCUMENTS
 from llama_scale.data.shards import FORMAT, MANIFEST, open_tokens, read_manifest
 from llama_scale.errors import InputError
-from llama_scale.files import locked, read_json, write_json
+from llama_scale.files import FULL, locked, read_json, write_json
 
 SETTINGS = "settings.json"
 LOCK = "lock"
@@ -86,7 +86,9 @@ def open_work_folder(config: PrepareConfig) -> Iterator[Path]:
         write_json(work / SETTINGS, settings)
         try:
             yield work
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno in FULL and not error.filename:
+                error.filename = str(work)  # a write into an open file does not name it
             if not any((work / name).exists() for name in (collect.CHECKPOINT, SUMMARY)):
                 _remove(work)
             raise

@@ -90,8 +90,15 @@ def write_result(path: Path, result: dict[str, Any], samples: list[dict]) -> Non
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Read the judged samples of the result ``path``, also with the field names of before."""
-    return [with_current_names(row) for row in read_jsonl(samples_path(path), whole=True)]
+    """Read the judged samples of the result ``path``, also with the field names of before.
+
+    Raises InputError where they have changed since the result was written.
+    """
+    samples = samples_path(path)
+    written = read_result(path).get("samples_sha256")
+    if written is not None and _sha256_of_samples(samples) != written:
+        raise InputError(f"{samples}: has changed since {path.name} was written; restore it, or score that model again")
+    return [with_current_names(row) for row in read_jsonl(samples, whole=True)]
 
 
 def read_completions(path: Path) -> list[dict[str, Any]]:

@@ -97,10 +97,10 @@ class Execution:
     def _earlier(self, keys: set[str]) -> dict[str, Verdict]:
         """Return the verdicts that are kept of the programs ``keys``."""
         verdicts = {}
-        for row in journal_rows(self.cache, ROW_BYTES):
-            with suppress(TypeError, KeyError):  # what is no verdict is passed over
-                if (key := row.pop("key")) in keys:
-                    verdicts[key] = Verdict(**row)
+        for row in journal_rows(self.cache, ROW_BYTES, keys=keys):
+            with suppress(TypeError):  # what is no verdict is passed over
+                key = row.pop("key")
+                verdicts[key] = Verdict(**row)
         return verdicts
 
     def _completions_path(self, suite: str) -> Path | None:
@@ -112,7 +112,10 @@ class Execution:
         rows = read_journal(path)
         if rows[:1] == [head]:
             # A task half drawn when a run was stopped was drawn again: its rows stand twice.
-            distinct = {(row["task"], row["sample"]): Completion(**row) for row in rows[1:]}
+            distinct = {}
+            for row in rows[1:]:
+                with suppress(TypeError, KeyError):  # what is no completion is passed over
+                    distinct[row["task"], row["sample"]] = Completion(**row)
             return list(distinct.values())
         if path:
             path.unlink(missing_ok=True)

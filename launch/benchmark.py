@@ -68,7 +68,8 @@ def run_table(argv: list[str]) -> None:
     """Measure the sizes of a table, which is written to its files after each; print the path."""
     from benchmarks.training import table
 
-    config = parse(table.TableBenchmark, "A table of sizes.", table.with_config_file(argv))
+    argv = table.with_config_file(argv)
+    config = parse(table.TableBenchmark, "A table of sizes.", argv, example="--table h200")
     print(table.run(config))
 
 

@@ -16,7 +16,9 @@ from llama_scale.cost.hardware import DEFAULT_MFU
 from llama_scale.errors import check_fields, positive
 from llama_scale.files import write_json
 
-EXAMPLE = "--base runs/M1-201k-seed0 --train data/pairs/python/train.jsonl --lora.rank 16"
+PAIRS = "--base runs/M1-201k-seed0 --train data/pairs/python/train.jsonl"
+EXAMPLE = f"{PAIRS} --lora.rank 16"
+STUDY = "studies/tune"
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ def search(argv: list[str]) -> None:
     from llama_scale.training.finetune_plan import plan_finetune
 
     about = "Find the learning rate whose held-out loss is lowest, inside of what was tried."
-    command = parse(SearchCommand, about, argv, positional="config", shipped="finetune")
+    command = parse(
+        SearchCommand, about, argv, "config", "finetune", f"{PAIRS} --validation data/pairs/python/test.jsonl"
+    )
     config, start = settings_of(command), command.start
     if start == "auto":
         start = plan_finetune(replace(config, optim=replace(config.optim, lr="auto"), run=None)).recipe.lr
@@ -163,7 +167,9 @@ def shots(argv: list[str]) -> None:
     from llama_scale.checkpoint.base import find_base
     from llama_scale.data.few_shot import ShotsConfig, show_pairs
 
-    config = parse(ShotsConfig, "Put pairs before held-out pairs, as many as fit the base's context.", argv)
+    example = "--base runs/M1-201k-seed0 --pool pool.jsonl --test test.jsonl --out shown.jsonl --shots 3"
+    about = "Put pairs before held-out pairs, as many as fit the base's context."
+    config = parse(ShotsConfig, about, argv, example=example)
     base = find_base(config.base, config.bases)
     print(show_pairs(config, base.tokenizer(), base.load(weights=False).config.context_length))
 
@@ -172,7 +178,8 @@ def split(argv: list[str]) -> None:
     """Take a study's pool, tuning and test pairs out of folders of pairs."""
     from llama_scale.scaling.study.finetune.split import SplitConfig, split_pairs
 
-    config = parse(SplitConfig, "Take a study's pairs out of folders of pairs.", argv)
+    example = "--folders '{python: data/pairs/python}' --out data/split --examples 300 --test 500"
+    config = parse(SplitConfig, "Take a study's pairs out of folders of pairs.", argv, example=example)
     for line in split_pairs(config):
         print(line)
 
@@ -182,7 +189,7 @@ def forecast_rank(argv: list[str]) -> None:
     from llama_scale.scaling.study.finetune.rank_forecast import forecast_rank as forecast
     from llama_scale.training.finetune_plan import plan_finetune
 
-    study = parse(StudyFolder, "Forecast the rank that a study's data needs.", argv, "study").study
+    study = parse(StudyFolder, "Forecast the rank that a study's data needs.", argv, "study", example=STUDY).study
 
     def trained(settings: dict) -> int:
         return plan_finetune(build(FinetuneConfig, settings)).count.trainable
@@ -195,7 +202,7 @@ def compare(argv: list[str]) -> None:
     """Compare the arms of a study."""
     from llama_scale.scaling.study.finetune.compare import compare_arms
 
-    study = parse(StudyFolder, "Compare the arms of a fine-tuning study.", argv, "study").study
+    study = parse(StudyFolder, "Compare the arms of a fine-tuning study.", argv, "study", example=STUDY).study
     for line in compare_arms(Path(study)):
         print(line)
 
@@ -204,7 +211,7 @@ def report(argv: list[str]) -> None:
     """Write the report of a study and its pictures."""
     from llama_scale.scaling.report.finetune.page import write_report
 
-    study = parse(StudyFolder, "Write the report of a fine-tuning study.", argv, "study").study
+    study = parse(StudyFolder, "Write the report of a fine-tuning study.", argv, "study", example=STUDY).study
     for path in write_report(Path(study)):
         print(f"wrote {path}")
 

@@ -33,7 +33,10 @@ def main(argv: list[str] | None = None) -> None:
 
         about = "Make pairs of documentation and code, for fine-tuning."
         settings = parse(PairsConfig, about, argv[1:], shipped="pairs", example=PAIRS)
-        print(build.describe(build.build_pairs(settings), settings.folder))
+        known = build.find_finished(settings)
+        print(build.describe(known or build.build_pairs(settings), settings.folder))
+        if known:
+            print(f"{settings.folder}: made before; whether its source has changed since is not looked at")
         return
     config = parse(
         PrepareConfig,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 from llama_scale.cli import parse, run_cli
 from llama_scale.config import TrainConfig
+from llama_scale.files import read_fields
 
 
 EXAMPLE = "--size M1 --data data/installed --tokens 2e5 --optim.lr 1e-3"
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
     run = plan_run(config)
     if (run.folder / "result.json").exists():
+        read_fields(run.folder / "result.json")  # which says so where it has changed
         print(f"{run.folder}: already finished, nothing to do (result.json)")
         return
     if run.process.rank == 0:

@@ -88,16 +88,24 @@ def parse(
         argv[0] = f"--{positional}={argv[0]}"
     flags = _normalize(argv, config_class)
     expanded, files = _expand(flags, config_class, shipped)
+    typed = {flag.partition("=")[0] for flag in flags}
     try:
         values = parser.instantiate(parser.parse_args(expanded))
-    except jsonargparse.ArgumentError as error:
-        key, message = _explain(str(error), config_class)
-        typed = "unrecognized" in str(error) or f"--{key}" in {flag.partition("=")[0] for flag in flags}
-        raise UserError(message if typed or not files else f"{', '.join(files)}: {message}") from None
-    if found := _unusable_value(config_class, values):
-        typed = any(flag.startswith(f"--{found.partition(':')[0]}=") for flag in flags)
-        raise UserError(found if typed or not files else f"{', '.join(files)}: {found}")
-    return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
+        if found := _unusable_value(config_class, values):
+            raise InputError(found)
+        return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
+    except (jsonargparse.ArgumentError, InputError) as error:
+        message = _wrong_item(config_class, _given_lists(config_class, flags, files))
+        key = re.split(r"[\[.:]", message)[0] if message else None
+        if not message and isinstance(error, InputError):
+            message = str(error)
+            key = message.partition(":")[0]
+            if not files or key not in _field_types(config_class):
+                raise
+        elif not message:
+            key, message = _explain(str(error), config_class)
+        here = "unrecognized" in str(error) or f"--{key}" in typed
+        raise UserError(message if here or not files else f"{', '.join(files)}: {message}") from None
 
 
 def build(config_class: type[T], settings: dict[str, Any]) -> T:
@@ -116,11 +124,46 @@ def build(config_class: type[T], settings: dict[str, Any]) -> T:
             raise InputError(f"{name}: expected fields, found {value!r:.80}")
     try:
         values = parser.instantiate(parser.parse_object(nested))
+        if found := _unusable_value(config_class, values):
+            raise InputError(found)
+        return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
     except jsonargparse.ArgumentError as error:
-        raise InputError(_explain(str(error), config_class)[1]) from None
-    if found := _unusable_value(config_class, values):
-        raise InputError(found)
-    return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
+        raise InputError(_wrong_item(config_class, nested) or _explain(str(error), config_class)[1]) from None
+    except InputError as error:
+        raise InputError(_wrong_item(config_class, nested) or str(error)) from None
+
+
+def _item_classes(config_class: type) -> dict[str, type]:
+    """Return the class of the items of each setting that is a list of settings, as the grids of a study are."""
+    inner = {f.name: get_args(f.type) for f in dataclasses.fields(config_class) if get_origin(f.type) is list}
+    return {name: kinds[0] for name, kinds in inner.items() if dataclasses.is_dataclass(kinds[0])}  # type: ignore[misc]
+
+
+def _given_lists(config_class: type, flags: list[str], files: list[str]) -> dict[str, Any]:
+    """Return the lists of settings that files and flags give, as they are; later ones win."""
+    names = _item_classes(config_class)
+    given = {name: value for file in files for name, value in read_yaml(file).items()} if names else {}
+    for flag in flags:
+        name, _, value = flag.removeprefix("--").partition("=")
+        if name in names:
+            with suppress(yaml.YAMLError):
+                given[name] = yaml.safe_load(value)
+    return {name: value for name, value in given.items() if name in names}
+
+
+def _wrong_item(config_class: type, given: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the first item of a list of settings that cannot be used, None where all can."""
+    for name, kind in _item_classes(config_class).items():
+        for position, item in enumerate(values if isinstance(values := given.get(name), list) else []):
+            place = f"{name}[{position}]"
+            if not isinstance(item, dict):
+                return f"{place}: expected fields, found {item!r:.80}"
+            try:
+                build(kind, item)
+            except InputError as error:
+                message = str(error)
+                return f"{place}{'.' if message.partition(':')[0] in _field_types(kind) else ': '}{message}"
+    return None
 
 
 def long_flags(argv: list[str] | None, names: dict[str, str]) -> list[str]:
@@ -240,7 +283,8 @@ def _explain(message: str, config_class: type) -> tuple[str | None, str]:
         return match[1], f"{match[1]}: expected fields or a file, found {match[2]}"
     wrong = re.match(r"([\w.]+): (?:Does not|Expected a).*(?:Got|Given) value: (.*)$", message)
     if wrong and wrong[1] in types:
-        expected, hint = _words(types[wrong[1]]), _quoting(wrong[2]) if "text" in _words(types[wrong[1]]) else ""
+        expected = _words(types[wrong[1]])
+        hint = _quoting(wrong[2]) if "text" in expected.split() else ""
         return wrong[1], f"{wrong[1]}: expected {expected}, found {wrong[2]}{hint}"
     return None, message
 
@@ -270,6 +314,10 @@ def _unusable_value(config_class: type, values: Any) -> str | None:
             return f"{name}: found a null character in {value!r:.80}; leave it out"
         if value == "" and kind == str | None:
             return f"{name}: expected text or null, found empty text; leave it out for null"
+        items = value if isinstance(value, list) else []
+        for position, item in enumerate(items if name in _item_classes(config_class) else []):
+            if found := _unusable_value(type(item), item):
+                return f"{name}[{position}].{found}"
     return None
 
 
@@ -290,6 +338,9 @@ def _words(kind: Any) -> str:
         return " or ".join(map(str, parts))
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(map(_words, parts))
+    items = {int: "whole numbers", float: "numbers", str: "texts"}
+    if get_origin(kind) is list and parts[0] in items:
+        return f"a list of {items[parts[0]]}"
     return plain.get(get_origin(kind) or kind, str(kind))
 
 
@@ -331,7 +382,7 @@ def run_cli(main: Callable[[], None], resumes: bool = False, name: str | None = 
         return None
     except InputError as error:
         message = str(error)
-    except (OSError, ImportError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         message = _missing_package(error) or _machine_problem(error)
         if message is None:
             raise
@@ -349,8 +400,10 @@ def _missing_package(error: Exception) -> str | None:
 
 def _machine_problem(error: Exception) -> str | None:
     """Return in one line what the machine refused and what to do, or None where ``error`` is a bug."""
-    number = error.errno if isinstance(error, OSError) else None
     text = " ".join(str(error).split())
+    number = error.errno if isinstance(error, OSError) else None
+    if type(error).__name__ == "SafetensorError" and (code := re.search(r"os error (\d+)", text)):
+        number = int(code[1])  # of a library that writes past Python
     if number in (errno.EMFILE, errno.ENFILE) or os.strerror(errno.EMFILE) in text:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (

@@ -306,6 +306,20 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_built(path: str | Path, manifest: str = "pairs.json") -> None:
+    """Raise InputError where a file has changed since the build that it lies in was written.
+
+    The manifest beside it names its SHA-256 by its name without the ending; without one nothing is checked.
+    """
+    path = Path(path)
+    beside = path.with_name(manifest)
+    hashes = read_fields(beside).get("sha256") if beside.is_file() else None
+    written = hashes.get(path.stem) if isinstance(hashes, dict) else None
+    if isinstance(written, str) and written != sha256(path):
+        problem = f"has changed since it was made (its checksum is not that in {manifest})"
+        raise InputError(f"{path}: {problem}; make it again, or copy it to another folder if you changed it on purpose")
+
+
 def check_name(field: str, name: str) -> None:
     """Raise InputError where ``name``, of the setting ``field``, cannot be a folder's own name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):

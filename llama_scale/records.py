@@ -11,6 +11,10 @@ import numpy as np
 from llama_scale.errors import InputError
 
 T = TypeVar("T")
+KINDS: dict[Any, tuple[Any, str]] = {
+    int: ((int, float), "a number"), float: ((int, float), "a number"), bool: (bool, "true or false"),
+    str: (str, "text"), list: (list, "a list"), dict: (dict, "fields"),
+}  # fmt: skip
 
 
 def to_json(value: Any, digits: int | None = None) -> Any:
@@ -37,7 +41,8 @@ def from_json(kind: type[T], value: Any, path: str = "") -> T:
 
     Lists, dictionaries and optional values of dataclasses are read as their type hints say. A
     field with ``metadata={"old": name}`` is also read under the name it had in older files.
-    Raises InputError naming the field, by its ``path`` from the top, that is absent or no mapping.
+    Raises InputError naming the field, by its ``path`` from the top, that is absent or of another kind; null, as which
+    NaN is written, is of any.
     """
     if not isinstance(value, dict):
         raise InputError(f"{path or 'the top level'} is not a mapping of names to values")
@@ -54,15 +59,21 @@ def from_json(kind: type[T], value: Any, path: str = "") -> T:
 def _convert(hint: Any, value: Any, path: str) -> Any:
     """Return a field's JSON value as its type hint: ``list[Run]`` of [{...}] is [Run(...)]."""
     if isinstance(hint, UnionType):  # X | None
-        if value is None:
-            return None
-        hint = next(kind for kind in get_args(hint) if kind is not type(None))
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+        if value is None or len(kinds) > 1:
+            return value
+        hint = kinds[0]
     if is_dataclass(hint):
         return from_json(hint, value, path)  # type: ignore[arg-type]
-    inner = get_args(hint)
-    if get_origin(hint) is list and isinstance(value, list):
+    inner, kind = get_args(hint), get_origin(hint) or hint
+    if value is None or kind not in KINDS:
+        return value
+    accepted, words = KINDS[kind]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{path} is {value!r:.40}, expected {words}")
+    if kind is list and inner and isinstance(value, list):
         return [_convert(inner[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if get_origin(hint) is dict and isinstance(value, dict):
+    if kind is dict and inner and isinstance(value, dict):
         return {key: _convert(inner[1], item, f"{path}.{key}") for key, item in value.items()}
     return value
 

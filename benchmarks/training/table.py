@@ -126,7 +126,7 @@ def with_config_file(argv: list[str]) -> list[str]:
     path = Path(name) if name.endswith(".yaml") else CONFIGS / "benchmark" / f"{name}.yaml"
     if not path.is_file():
         raise InputError(f"table: no {path}{nearest(name, known)}; known: {', '.join(known)}")
-    return [*argv[:position], "--config", str(path), *following]
+    return [*argv[:position], *([f"--config={path}"] if equals else ["--config", str(path)]), *following]
 
 
 def run(config: TableBenchmark) -> Path:

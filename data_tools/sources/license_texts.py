@@ -9,7 +9,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
-from data_tools.sources.licenses import from_metadata, spdx
+from data_tools.sources.licenses import PERMISSIVE, SPELLINGS, from_metadata, spdx
 from llama_scale.files import open_file
 
 MAX_BYTES = 1 << 20  # of a license file or of metadata
@@ -18,8 +18,22 @@ MAX_TITLE = 60  # characters of a license that is not recognized
 LICENSE_FILE = re.compile(
     r"(?:[a-z0-9]+[-_.])?(?:(?:un)?licen[cs]es?|copying|copyright|eula|terms)(?:[-_. ].*)?", re.IGNORECASE
 )
+NAMED_FOR_TERMS = re.compile(r"(?:[al]?gpl|[me]pl|sspl)[-_.v0-9]*(?:\.(?:txt|md|rst|html))?", re.IGNORECASE)  # files
+README = re.compile(r"readme(?:\.(?:md|rst|txt))?", re.IGNORECASE)
+README_SECTION = re.compile(
+    r"^(?:\#+ *[^\n]*\blicen[cs](?:e|es|ing)\b[^\n]*|[^\n]*\blicen[cs](?:e|es|ing)\b[^\n]*\n[-=~]{4,} *)\n"
+    r"(?P<text>.*?)(?=^\#|^[^\n]+\n[-=~]{4,} *$|\Z)",
+    re.IGNORECASE | re.MULTILINE | re.DOTALL,
+)
 NO_LICENSE_FILE = re.compile(r".*\.(?:py|pyi|pyc|ipynb|js|ts|c|h|cpp|java|go|rs|sh|png|jpg|svg)", re.IGNORECASE)
-METADATA_FILES = ("pyproject.toml", "setup.cfg", "setup.py", "PKG-INFO", "METADATA", "package.json")
+METADATA_FILES = (
+    "pyproject.toml", "setup.cfg", "setup.py", "PKG-INFO", "METADATA", "package.json", "composer.json", "Cargo.toml",
+    "CITATION.cff",
+)  # fmt: skip
+# What metadata say of work that nobody may use without asking: "UNLICENSED" is npm's word for it.
+CLOSED = re.compile(
+    r"unlicensed|.*\b(?:all rights reserved|commercial|closed|confidential|eula|private|proprietary)\b.*", re.IGNORECASE
+)
 # Sentences of licenses, in lower case with one space between words: what is recognized without a title.
 SENTENCES = {
     "MIT": r"permission is hereby granted, free of charge, to any person obtaining a copy of this software",
@@ -58,10 +72,12 @@ TERMS = {
     "LicenseRef-CC": r"creative commons (?!zero)|\bcc[- ]by\b",
     "LicenseRef-RAIL": r"\b(?:open)?rail(?:-[a-z]+)?\b|responsible ai licen[cs]e",
     "LicenseRef-ethical": r"hippocratic licen[cs]e|anti[ -]996",
-    "LicenseRef-noncommercial": r"\b(?:for|only|personal|purely),? non-? ?commercial|noncommercial licen[cs]e|polyform",
+    "LicenseRef-noncommercial": r"\b(?:for|only|personal|purely),? non-? ?commercial|noncommercial licen[cs]e|polyform|"
+    r"\bpersonal use only\b|\bnon-?commercial use only\b",
     "LicenseRef-research-only": r"(?:research|academic|evaluation|educational) (?:purposes? only|use only)",
     "LicenseRef-proprietary": r"\bproprietary\b(?! (?:rights )?notices)|\bstrictly confidential\b|"
-    r"\bno licen[cs]e is granted\b|\b(?:may|must|shall) not be (?:used(?! to endorse| in advertising)|copied|"
+    r"\bno licen[cs]e is granted\b|\bunauthori[sz]ed (?:copying|use|distribution|reproduction)\b|"
+    r"\b(?:may|must|shall) not be (?:used(?! to endorse| in advertising)|copied|"
     r"reproduced|distributed|redistributed)\b[^.]{0,60}\bwithout\b",
 }
 # What names such terms without being under them.
@@ -69,14 +85,26 @@ HARMLESS = re.compile(
     r"previously distributed under the gnu general public license( \(gpl\))?|"
     r"(?:compatible with|neither .{0,40}nor) the gnu[a-z ]* general public license"
 )
-HEADER = re.compile(rb"SPDX-License-Identifier:[ \t]*([^\r\n]+)")
+HEADER = re.compile(
+    rb"SPDX-License-Identifier:[ \t]*([^\r\n]+)|^__licen[cs]e__[ \t]*=[ \t]*[\"']([^\"'\r\n]+)", re.MULTILINE
+)
 # Sentences of file headers; a title in a comment is not enough, it may be what the program is about.
 HEADER_TERMS = (
     r"terms of the gnu|subject to the terms of the (?:mozilla|eclipse|european)|licensed under the (?:gnu|[al]?gpl)|"
     r"(?:under|licen[cs]e:?) (?:the )?(?:[al]?gpl)(?:v|\b)|proprietary and confidential|confidential and proprietary|"
-    r"released under the gnu|distributed under the (?:gnu|[al]?gpl)"
+    r"released under the gnu|distributed under the (?:gnu|[al]?gpl)|unauthori[sz]ed (?:copying|use|distribution)|"
+    r"(?:under|by) the (?:business source|server side public|elastic) licen[cs]e|"
+    r"licen[cs]ed under (?:the |a )?(?:creative commons|cc[- ]by)"
 )
-HEADER_WORDS = (b"gnu", b"gpl", b"subject to", b"confidential")  # one of which each of those sentences has
+HEADER_WORDS = (  # one of which each of those sentences has
+    b"gnu", b"gpl", b"subject to", b"confidential", b"unauthori", b"business source", b"server side", b"elastic",
+    b"creative commons", b"cc-by", b"cc by",
+)  # fmt: skip
+# What the license section of a README says where it states nothing of its own.
+ELSEWHERE = re.compile(r"\b(?:see|refer|read|file|included|found|copying)\b")
+
+
+FREE = [spellings for name, spellings in SPELLINGS.items() if name in PERMISSIVE] + ["public domain", "python 2 0"]
 
 
 def stated_license(folder: Path) -> str | None:
@@ -95,11 +123,37 @@ def stated_license(folder: Path) -> str | None:
         elif not path.name.lower().startswith("copyright") and not _points_to(text, path.name, others):
             unknown.append(reference(text if text and text.strip() else path.name))
     for text in _metadata_licenses(folder):
-        if name := spdx(text) or license_of_text(text):
+        if name := spdx(text) or license_of_text(text) or (CLOSED.fullmatch(text) and "LicenseRef-proprietary"):
             found.append(name)
         elif not found:
             unknown.append(reference(text))
-    return joined([*found, *unknown])
+    return joined([*found, *unknown, *_readme_terms(folder, stated=bool(found))])
+
+
+def _readme_terms(folder: Path, stated: bool) -> list[str]:
+    """Return the restricting terms in a README's license sections, or their words where nothing else is ``stated``."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if README.fullmatch(path.name))
+    except OSError:
+        return []
+    names = []
+    for section in (match["text"] for path in paths for match in README_SECTION.finditer(_read(path) or "")):
+        words = _plain_words(section)
+        terms = _restricting_terms(words) or (["GPL"] if re.search(r"\bgpl(?:v|\b)", words) else [])
+        names += terms
+        if words and not (terms or stated or license_of_text(section) or ELSEWHERE.search(words) or _names_free(words)):
+            names.append(reference(section))
+    return names
+
+
+def _names_free(words: str) -> bool:
+    """Whether a text names a permissive license."""
+    return any(re.search(rf"\b(?:{spellings})\b", re.sub(r"[^a-z0-9]+", " ", words)) for spellings in FREE)
+
+
+def _plain_words(text: str) -> str:
+    """Return a text in lower case with one space between words and without signs of comments."""
+    return " ".join(re.sub(r"[#*\"“”]|//", " ", text.lower()).split())
 
 
 def license_of_text(text: str) -> str | None:
@@ -115,7 +169,7 @@ def license_of_text(text: str) -> str | None:
     if lines:
         title = re.sub(r"^(?:SPDX-License-Identifier|licen[cs]e)\s*:\s*", "", lines[0], flags=re.IGNORECASE)
         names += [name] if (name := spdx(title)) else []
-    words = HARMLESS.sub(" ", " ".join(re.sub(r"[#*\"“”]|//", " ", text.lower()).split()))
+    words = HARMLESS.sub(" ", _plain_words(text))
     if not names:
         names += [name for name, sentence in SENTENCES.items() if re.search(sentence, words)]
     return joined([*names, *_restricting_terms(words)])
@@ -124,9 +178,10 @@ def license_of_text(text: str) -> str | None:
 def header_license(content: bytes) -> str | None:
     """Return what the head of a source file states of its own license, None where it states nothing."""
     head = content[:HEADER_BYTES]
-    stated = [match.decode("utf-8", "replace") for match in HEADER.findall(head)]
+    found = [[text.decode("utf-8", "replace") for text in pair] for pair in HEADER.findall(head)]
+    stated = [tag or name for tag, name in found if tag or not ELSEWHERE.search(name.lower())]
     stated = [text.strip().removesuffix("*/").removesuffix("-->").strip() for text in stated]
-    names = [spdx(text) or reference(text) for text in stated]
+    names = [spdx(text) or license_of_text(text) or reference(text) for text in stated]
     if names or not any(word in head.lower() for word in HEADER_WORDS):
         return joined(names)
     words = " ".join(re.sub(r"[#*\"']|//", " ", head.decode("utf-8", "replace").lower()).split())
@@ -172,6 +227,7 @@ def _license_files(folder: Path) -> list[Path]:
         return []
     named = [p for p in paths if LICENSE_FILE.fullmatch(p.name) and not NO_LICENSE_FILE.fullmatch(p.name)]
     inside = [file for path in named if path.is_dir() for file in _files_of(path)]
+    named += [path for path in paths if NAMED_FOR_TERMS.fullmatch(path.name)]
     return [path for path in named if not path.is_dir()] + inside
 
 
@@ -201,18 +257,25 @@ def _metadata_licenses(folder: Path) -> Iterator[str]:
         if text is None:
             continue
         try:
-            yield from filter(None, map(str.strip, _fields(name, text)))
+            yield from filter(None, map(str.strip, _fields(path, text)))
         except (ValueError, TypeError, AttributeError, RecursionError, configparser.Error):
             continue
 
 
-def _fields(name: str, text: str) -> Iterator[str]:
+def _fields(path: Path, text: str) -> Iterator[str]:
+    name = path.name
     if name == "pyproject.toml":
         document = tomllib.loads(text)
         poetry = document.get("tool", {}).get("poetry", {})
         for fields in (document.get("project", {}), poetry):
-            yield from _license_field(fields.get("license"))
+            yield from _license_field(fields.get("license"), path.parent)
             yield from _classifiers(fields.get("classifiers"))
+    elif name == "Cargo.toml":
+        package = tomllib.loads(text).get("package", {})
+        yield from _license_field(package.get("license"))
+        yield from _license_field({"file": package.get("license-file")}, path.parent)
+    elif name == "CITATION.cff":
+        yield from re.findall(r"^license:[ \t]*[\"']?([^\"'\n]+)", text, re.MULTILINE)
     elif name == "setup.cfg":
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         parser.read_string(text)
@@ -221,15 +284,20 @@ def _fields(name: str, text: str) -> Iterator[str]:
     elif name == "setup.py":
         yield from re.findall(r"\blicense\s*=\s*[\"']([^\"'\n]+)[\"']", text)
         yield from _classifiers(re.findall(r"[\"'](License ::[^\"'\n]+)[\"']", text))
-    elif name == "package.json":
-        yield from _license_field(json.loads(text).get("license"))
+    elif name in ("package.json", "composer.json"):
+        fields = json.loads(text)
+        for value in (fields.get("license"), fields.get("licenses")):
+            for item in value if isinstance(value, list) else [value]:
+                yield from _license_field(item)
     else:
         stated = from_metadata(HeaderParser().parsestr(text))
         yield "" if stated == "unknown" else stated
 
 
-def _license_field(value: Any) -> list[str]:
-    """Return a license field, which is a name, or a table with a text or a type."""
+def _license_field(value: Any, folder: Path | None = None) -> list[str]:
+    """Return a license field, which is a name, or a table with a text, a type or the name of a file in ``folder``."""
+    if folder and isinstance(value, dict) and isinstance(file := value.get("file"), str):
+        return [_read(folder / file) or file]
     value = value.get("text", value.get("type", "")) if isinstance(value, dict) else value
     return [value] if isinstance(value, str) else []
 

@@ -9,6 +9,7 @@ from evals.benchmarks.mbxp import end_of_braces
 from evals.benchmarks.rows import Row, read_rows
 from evals.benchmarks.suite import CodeConfig, Suite, Task
 from evals.sandbox.types import NO_TESTS, Program, Script, Verdict
+from llama_scale.files import check_built
 
 REMEDY = "give the test.jsonl that launch/prepare.py pairs wrote"
 # After a body at the start of a line: another function, class, comment or statement of the module.
@@ -37,7 +38,9 @@ class PairsConfig(CodeConfig):
 
 def read(config: PairsConfig) -> Suite:
     """Read the pairs; raise InputError where a row is none."""
-    rows = read_rows(Path(config.data or "test.jsonl"), "pairs.data", REMEDY)
+    path = Path(config.data or "test.jsonl")
+    rows = read_rows(path, "pairs.data", REMEDY)
+    check_built(path)
     tasks = [_task(row) for row in rows]
     form, language = rows[0].take("format", str, ""), tasks[0].language
     stops = WHOLE_STOPS if form == "seed" else PYTHON_STOPS

@@ -35,6 +35,7 @@ from evals.repair.report.wandb_study import mirror_study
 from evals.repair.select import rule_names
 from evals.repair.split import Shown, split
 from evals.results import eval_folder
+from evals.sandbox.types import JUDGE_VERSION
 from evals.verdicts import Execution
 from llama_scale.errors import InputError
 from llama_scale.files import locked, read_bytes, read_json, sha256, write_json
@@ -109,8 +110,9 @@ def run(config: RepairConfig, folder: Path, backend: Backend | None = None, crit
         if finished(files, settings):
             if not files["report"].exists():
                 write_report([read_study(files["steps"])], files["report"])
-            print(f"already done with these settings, nothing to do ({files['result']})")
-            return read_json(files["result"])
+            result = read_json(files["result"])
+            print(f"already done with these settings, nothing to do ({files['result']}){doubts(config, result)}")
+            return result
         tell_of_other(files["result"], settings)
         folder.mkdir(parents=True, exist_ok=True)
         busy = f"{folder}: {{}} is at work on this study; wait for it to end, or name another folder"
@@ -129,7 +131,7 @@ def run(config: RepairConfig, folder: Path, backend: Backend | None = None, crit
             rows, clock = drawn(config, asked, judge, models, files["prompts"])
         rows = json.loads(json.dumps(rows))
         about = settings | {"isolation": execution.sandbox.describe()["level"]}
-        about |= {"about": suite.about, "steps": len(rows)}
+        about |= {"about": suite.about, "steps": len(rows), "judge_version": JUDGE_VERSION}
         if models and not models["backend"].chat and not config.sampling.stop:
             about["stops"] = list(known[0].shown.stops)
         write_journal(files["journal"], about, rows)
@@ -142,6 +144,16 @@ def run(config: RepairConfig, folder: Path, backend: Backend | None = None, crit
         write_report([read_study(files["steps"])], files["report"])
         write_json(files["result"], result, sealed=True)
     return result
+
+
+def doubts(config: RepairConfig, result: Row) -> str:
+    """Return what cannot be known of a result that is there, or may have changed since, as more of a line."""
+    said = ""
+    if any("://" in (model.model or "") for model in (config.backend, config.critic)):
+        said += "; whether the server still has the same model cannot be known: delete its replies to ask it again"
+    if result.get("judge_version", 1) < JUDGE_VERSION:
+        said += "; by an earlier judge, some of whose verdicts differ: delete it to judge again"
+    return said
 
 
 def asks_critic(config: RepairConfig) -> bool:

@@ -18,8 +18,9 @@ from llama_scale.checkpoint import folder as folders
 from llama_scale.config import ModelConfig
 from llama_scale.data.open_tokenizer import AnyTokenizer, open_tokenizer, tokenizer_files
 from llama_scale.errors import InputError
-from llama_scale.files import check_regular, read_json, sha256
+from llama_scale.files import check_regular, read_fields, read_json, sha256
 from llama_scale.model.foreign import ForeignModel
+from llama_scale.model.gguf import SOURCE
 from llama_scale.model.hf import check_weights, from_hf, model_config
 from llama_scale.model.llama import Llama
 from llama_scale.text import first_line
@@ -52,7 +53,8 @@ class Base:
     def meta(self) -> dict[str, Any]:
         """What a checkpoint says of its base: by ``name`` it is found again."""
         name = self.name if self.from_hub else str(self.folder)
-        return {"name": name, "kind": self.kind, "weights_sha256": self.weights_sha256}
+        about = {"name": name, "kind": self.kind, "weights_sha256": self.weights_sha256}
+        return about if self.kind == "run" else about | {"config_sha256": sha256(self.folder / "config.json")}
 
     def tokenizer(self) -> AnyTokenizer:
         """Open the tokenizer; raise InputError if there is none."""
@@ -104,7 +106,30 @@ def find_base(name: str, bases: str | Path = "bases") -> Base:
         raise InputError(f"base: {name} has neither checkpoints nor a config.json; name a run or a transformers folder")
     files = weight_files(path)
     kind = "llama" if _is_llama(path) and files[0].suffix == ".safetensors" else "transformers"
-    return Base(name, kind, path, files_sha256(files), from_hub)
+    digest = files_sha256(files)
+    _check_converted(path, files, digest)
+    return Base(name, kind, path, digest, from_hub)
+
+
+def _check_converted(folder: Path, weights: Sequence[Path], digest: str) -> None:
+    """Raise InputError if a folder that was made of a GGUF file has other files than were written then.
+
+    ``digest`` is that of the ``weights`` as they are.
+    """
+    source = read_fields(folder / SOURCE) if (folder / SOURCE).is_file() else {}
+    if not isinstance(written := source.get("written"), dict):
+        return
+    large = {file.name for file in weights}
+    changed = [name for name in sorted(written.keys() - large) if _sha256_or_none(folder / name) != written[name]]
+    if large - written.keys() or _joined_sha256({name: written[name] for name in sorted(large)}) != digest:
+        changed += sorted(large)[:1]
+    if changed:
+        problem = f"has changed since it was read from {source.get('file')}"
+        raise InputError(f"{folder / changed[0]}: {problem}; delete {folder}, and it is read again")
+
+
+def _sha256_or_none(path: Path) -> str | None:
+    return sha256(path) if path.is_file() else None
 
 
 def check_base(name: str) -> None:
@@ -142,9 +167,14 @@ def files_sha256(files: Sequence[Path]) -> str:
                 pass
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file}: not a safetensors file ({error})") from None
-    if len(files) == 1:
-        return sha256(files[0])
-    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
+    return _joined_sha256({file.name: sha256(file) for file in files})
+
+
+def _joined_sha256(hashes: dict[str, str]) -> str:
+    """Return a hash over files by their names and hashes; of one file that of the file."""
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in hashes.items()).encode()).hexdigest()
 
 
 def _check_pickle(file: Path) -> None:

@@ -1,5 +1,9 @@
 """A checkpoint as a folder that transformers loads, and such a folder as a checkpoint."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,8 +15,9 @@ from llama_scale.errors import InputError
 from llama_scale.files import copy_file, read_json, write_json
 from llama_scale.model.foreign import ForeignModel
 from llama_scale.model.hf import hf_config, model_config, to_hf, tokenizer_config, tokenizer_json
-from llama_scale.model.llama import EOS
+from llama_scale.model.llama import EOS, Llama
 
+UNFINISHED = ".unfinished"  # what is being written, in the folder that it is for
 PAD = 0  # the unknown id, which no text makes
 
 
@@ -26,6 +31,12 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
     folder, out = folders.resolve(path), Path(out)
     _check_empty(out)
     model = open_model(folder)
+    with _whole_or_empty(out) as unfinished:
+        _write_folder(model, folder, unfinished)
+
+
+def _write_folder(model: Llama | ForeignModel, folder: Path, out: Path) -> None:
+    """Write a model, whose checkpoint ``folder`` has its tokenizer, into an empty folder."""
     if isinstance(model, ForeignModel):
         model.inner.save_pretrained(out)
         for file in tokenizer_files(folder):
@@ -35,7 +46,6 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
     if model.config.tie_embeddings:
         del weights["head.weight"]
     config = hf_config(model.config) | {"dtype": "float32"}
-    out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in to_hf(weights).items()}
     folders.write_tensors(out / "model.safetensors", tensors, {"format": "pt"})
     if (folder / "tokenizer.model").is_file():
@@ -75,5 +85,21 @@ def import_checkpoint(path: str | Path, out: str | Path) -> None:
 
 
 def _check_empty(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.name != UNFINISHED for path in out.iterdir()):
         raise InputError(f"out: {out} is not empty; choose another folder or delete it")
+
+
+@contextmanager
+def _whole_or_empty(out: Path) -> Iterator[Path]:
+    """Yield a folder in ``out`` to fill, whose files then are moved up; where that fails, nothing is left of them."""
+    there, unfinished = out.exists(), out / UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):  # by which it is found
+            os.replace(path, out / path.name)
+        unfinished.rmdir()
+    except BaseException:
+        shutil.rmtree(unfinished if there else out, ignore_errors=True)
+        raise

@@ -25,6 +25,10 @@ def base_of(folder: Path, meta: dict[str, Any], base: str | None = None) -> Base
     if found.weights_sha256 != meta["base"]["weights_sha256"]:
         raise InputError(f"{folder}: an adapter of another base than {found.name}, whose weights are not those it was "
                          f"trained on ({meta['base']['weights_sha256'][:12]})")  # fmt: skip
+    known, now = meta["base"].get("config_sha256"), found.meta.get("config_sha256")
+    if known and now and known != now:
+        problem = "has changed since the adapter was trained, which may make another model of the same weights"
+        raise InputError(f"{found.folder / 'config.json'}: {problem}; restore it, or train the adapter again")
     return found
 
 

@@ -11,7 +11,11 @@ import numpy as np
 from llama_scale.errors import InputError
 from llama_scale.files import read_json
 
-PROBE = " \t a  \r\n é𝕏 def f(x):\n    return x "
+# Every byte that UTF-8 has, and capitals: a tokenizer may lose what it has no piece for, or make it small.
+PROBE = " \t a  \r\n é𝕏 def f(x):\n    return x " + " ".join(
+    map(chr, (*range(192), *range(0x90, 0x800, 64), *(0x813 + 4096 * i for i in range(16) if i not in (13, 14)),
+              0xD013, 0xE013, *(0x10013 + 0x40000 * i for i in range(4)), 0x100013))
+)  # fmt: skip
 SPACE = "\u2581"  # a space, as Llama-2's pieces have it
 
 

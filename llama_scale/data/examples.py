@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from llama_scale.data.loader import batch_number, permute
 from llama_scale.errors import InputError
-from llama_scale.files import check_text, numbered_rows, read_bytes
+from llama_scale.files import check_built, check_text, numbered_rows, read_bytes
 from llama_scale.records import has_values
 
 FIELDS = ("id", "prompt", "completion")
@@ -55,6 +55,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
     if not Path(path).exists():
         raise InputError(f"{path}: no such file; make pairs with launch/prepare.py or name another")
     data = read_bytes(path)
+    check_built(path)
     pairs: dict[str, Pair] = {}
     for number, row in numbered_rows(data, str(path)):
         if not isinstance(row, dict):

@@ -50,7 +50,7 @@ class Tokenizer:
         byte_lengths: (V,) int64, bytes that each id stands for; 0 for control ids.
         fingerprint: SHA-256 over the ordered pieces: the hash of the file would depend on paths and threads as well.
 
-    Raises InputError if the file is missing, is no SentencePiece model or loses bytes.
+    Raises InputError if the file is missing, is no SentencePiece model, is not of launch/prepare.py or loses bytes.
     """
 
     def __init__(self, path: str | Path):
@@ -72,6 +72,10 @@ class Tokenizer:
         if self.eos < 0 or crossing or self.decode_bytes(self.encode(probe)) != probe.encode():
             problem = "this SentencePiece model does not give text back byte for byte or joins words"
             raise InputError(f"{self.path}: {problem}; use one that launch/prepare.py trained")
+        tab = self._processor.piece_to_id("\t")  # a symbol of ours; of others a byte, or a piece with a score
+        if self._processor.is_unknown(tab) or self._processor.get_score(tab) != 0:
+            problem = "a SentencePiece model from elsewhere, which does not say what begins a text"
+            raise InputError(f"{self.path}: {problem}; lay the model's own tokenizer.json beside it")
 
     def _piece_bytes(self, i: int, piece: str) -> bytes:
         if self._processor.is_control(i) or self._processor.is_unknown(i):
@@ -135,7 +139,7 @@ def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int, thr
             **CODE_SETTINGS,
         )
     except RuntimeError as error:
-        reason = " ".join(str(error).split()).rpartition("] ")[2]
+        reason = " ".join(str(error).split()).rpartition("] ")[2].partition(". Increase vocab_size")[0]
         problem = f"cannot train {vocab_size} pieces on this text ({reason})"
         raise InputError(f"vocab_size: {problem}; choose another vocab_size or more text") from None
     with atomic_write(path, "wb") as file:

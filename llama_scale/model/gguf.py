@@ -45,12 +45,17 @@ def convert_gguf(path: Path, bases: Path) -> Path:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")  # another process may be at it too
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tokenizer.save_pretrained(temporary)
-    write_weights(temporary, dict(model.state_dict()))
     config = model.config.to_dict() | {"dtype": "float32", "architectures": [type(model).__name__]}
     config.pop("quantization_config", None)
-    write_json(temporary / "config.json", config | {"eos_token_id": end_of_document(config, tokenizer)})
-    write_json(temporary / SOURCE, {"file": path.name, "sha256": digest})
+    try:
+        tokenizer.save_pretrained(temporary)
+        write_weights(temporary, dict(model.state_dict()))
+        write_json(temporary / "config.json", config | {"eos_token_id": end_of_document(config, tokenizer)})
+        written = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
+        write_json(temporary / SOURCE, {"file": path.name, "sha256": digest, "written": written}, sealed=True)
+    except BaseException:  # a full disk, which is not to stay full of it
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if (folder / SOURCE).is_file():
         shutil.rmtree(temporary)
     else:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llama_scale.checkpoint.folder import weights_sha256
 from llama_scale.cost.hardware import DEFAULT_MFU, bf16_peak, describe_machine
 from llama_scale.cost.tuning import TuningCost, tuning_memory
 from llama_scale.data.examples import ExampleBatch, Examples
@@ -148,13 +149,13 @@ def workload(run: FinetuneRun) -> Workload:
 
 def provenance(run: FinetuneRun) -> dict[str, Any]:
     """Return what a reader needs to repeat the run."""
-    files = {"train": run.config.train, "validation": run.config.validation}
     return code_and_machine(run.device, run.config.deterministic) | {
         "precision": {"value": run.resolved["precision"], "source": run.precision_source},
         "data_fingerprint": run.fingerprint,
         "tokenizer_fingerprint": run.tokenizer.fingerprint,
         "base": run.base.meta,
-        **{f"{name}_sha256": sha256(path) for name, path in files.items() if path},
+        "train_sha256": sha256(run.config.train),
+        **run.scored_on,
     }
 
 
@@ -372,6 +373,10 @@ def write_result(run: FinetuneRun, scores: dict[str, float] | None = None) -> di
         "data_fingerprint": run.fingerprint,
         "tokenizer_fingerprint": run.tokenizer.fingerprint,
         "checkpoint": checkpoint if recipe.steps else None,
+        "weights_sha256": weights_sha256(run.folder / checkpoint) if recipe.steps else run.base.weights_sha256,
+        "train_sha256": sha256(config.train),
+        **run.scored_on,
+        "references_sha256": sha256(run.folder / REFERENCES) if run.validation else None,
     }
     result |= scores or {name: value for name, value in rows[-1].items() if name.startswith(("val_", "retained_"))}
     write_json(run.folder / "result.json", result, sealed=True)

@@ -21,8 +21,10 @@ from llama_scale.data.examples import (
     with_values,
 )
 from llama_scale.data.open_tokenizer import AnyTokenizer
+from llama_scale.data.shards import read_manifest
 from llama_scale.device import pick_device, pick_precision, set_threads
 from llama_scale.errors import InputError
+from llama_scale.files import sha256
 from llama_scale.model.foreign import ForeignModel
 from llama_scale.model.llama import Llama
 from llama_scale.model.lora import find_targets, linear_layers
@@ -91,6 +93,16 @@ class FinetuneRun:
             "micro_batch": self.layout.micro_batch,
         }
 
+    @property
+    def scored_on(self) -> dict[str, str | None]:
+        """What the scores are of: hashes of the held-out pairs, of the base's own data and of its configuration."""
+        held_out, retain = self.config.validation, self.config.retain
+        return {
+            "base_config_sha256": self.base.meta.get("config_sha256"),
+            "validation_sha256": sha256(held_out) if held_out else None,
+            "retain_fingerprint": read_manifest(retain)["fingerprint"] if retain else None,
+        }
+
     def sampler(self, first_step: int = 0, skipped: list[int] | None = None) -> ExampleSampler:
         """Return the order of this process's micro-batches."""
         return ExampleSampler(
@@ -151,7 +163,29 @@ def plan_finetune(config: FinetuneConfig) -> FinetuneRun:
     parts = {"optim": TuneOptimConfig, "lora": LoraSettings}
     data = f"{config.train} or {config.base}"
     check_same_run(run.folder, run.resolved, FinetuneConfig, parts=parts, fingerprint=fingerprint, data=data)
+    check_same_scores(run)
     return run
+
+
+def check_same_scores(run: FinetuneRun) -> None:
+    """Raise InputError if the run's folder has scores of another model or method, or of other text than now asked for.
+
+    A base, which trains nothing, has no other record than its result.
+    """
+    asked = run.scored_on | {"data_fingerprint": run.fingerprint, "method": run.config.method}
+    asked |= {} if run.config.precision == "auto" else {"precision": "bf16" if run.bf16 else "fp32"}
+    of = {
+        "validation_sha256": f"the held-out pairs, {run.config.validation}",
+        "retain_fingerprint": f"the base's own text, {run.config.retain}",
+        "base_config_sha256": f"config.json of {run.config.base}",
+        "data_fingerprint": f"{run.config.train} or {run.config.base}",
+    }
+    for path in (run.folder / "result.json", run.folder / "provenance.json"):
+        recorded = read_mapping(path) if path.exists() else {}
+        for name in (name for name in asked if name in recorded):
+            if isinstance(recorded[name], str | None) and recorded[name] != asked[name]:
+                now = f"{of[name]}, changed since" if name in of else f"{name} is {recorded[name]}, now {asked[name]}"
+                raise InputError(f"{path}: {now}; choose another run, or delete the folder to start over")
 
 
 def as_begun(config: FinetuneConfig, folder: Path) -> FinetuneConfig:

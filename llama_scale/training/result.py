@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from llama_scale.checkpoint.folder import weights_sha256
 from llama_scale.cost.accounting import count_parameters, flops_per_token
 from llama_scale.errors import InputError
 from llama_scale.files import read_jsonl, write_json
@@ -11,6 +12,7 @@ from llama_scale.training.run_plan import Run
 def write_result(run: Run) -> dict[str, Any]:
     """Write result.json, the run's one row, from its last metrics row; return it."""
     config, recipe = run.config, run.recipe
+    name = f"step-{recipe.steps:08d}"
     count = count_parameters(config.model)
     last = (read_jsonl(run.folder / "metrics.jsonl", required=["step"]) or [{}])[-1]
     if not last.keys() >= {"loss", "skips", "val_loss", "val_bits_per_byte"}:
@@ -44,7 +46,8 @@ def write_result(run: Run) -> dict[str, Any]:
         "val_bits_per_byte": last["val_bits_per_byte"],
         "data_fingerprint": run.tokens.manifest["fingerprint"],
         "tokenizer_fingerprint": run.tokens.tokenizer_fingerprint,
-        "checkpoint": f"checkpoints/step-{recipe.steps:08d}",
+        "checkpoint": f"checkpoints/{name}",
+        "weights_sha256": weights_sha256(run.folder / "checkpoints" / name),
     }
     write_json(run.folder / "result.json", result, sealed=True)
     return result

@@ -1,5 +1,7 @@
 """Results on disk: what was not measured is no failure."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,15 @@ def test_what_was_not_measured_is_left_out(tmp_path):
         compare(str(tmp_path / "a"), third)
     with pytest.raises(InputError, match=r"mbpp-samples\.jsonl\.gz is missing"):
         compare(str(tmp_path / "b"), other)
+
+
+def test_samples_that_changed_since_their_result_was_written_are_not_compared(tmp_path):
+    path = result(tmp_path / "a", "apps", {"1": [True], "2": [False]})
+    other = result(tmp_path / "b", "apps", {"1": [True], "2": [True]})
+    shutil.copy(tmp_path / "b/apps-samples.jsonl.gz", tmp_path / "a/apps-samples.jsonl.gz")
+    for read in (pass_rates, lambda path: compare(str(tmp_path / "b"), path), lambda path: aggregate([path, other])):
+        with pytest.raises(InputError, match=r"apps-samples.jsonl.gz: has changed since apps.json was written"):
+            read(path)
 
 
 def test_a_table_says_how_many_were_not_measured():

@@ -8,6 +8,7 @@ from evals.journal import journal_rows, read_journal
 from evals.sandbox.types import Failure, Program, Script, Verdict
 from evals.verdicts import Execution, ExecutionConfig
 from llama_scale.errors import InputError
+from llama_scale.files import SEAL
 
 
 class Counted:
@@ -121,10 +122,22 @@ def test_long_rows_of_earlier_versions_are_passed_over(tmp_path):
     cache = tmp_path / "verdicts.jsonl"
     judge(cache, "isolated", [BASE], 2.0)
     short = cache.read_bytes()
-    long = json.dumps(json.loads(short) | {"key": "other", "output": "x" * (1 << 20)}).encode()
+    unsealed = {name: value for name, value in json.loads(short).items() if name != SEAL}
+    long = json.dumps(unsealed | {"key": "other", "output": "x" * (1 << 20)}).encode()
     cache.write_bytes(long + b"\n" + short + long[:100] + short + long)
     assert judge(cache, "isolated", [BASE], 2.0) == ([], ["isolated"])
     assert len(list(journal_rows(cache, 16 << 10))) == 2 and len(read_journal(cache)) == 4
+
+
+def test_a_kept_verdict_that_has_changed_is_come_to_again(tmp_path, capfd):
+    cache = tmp_path / "verdicts.jsonl"
+    judge(cache, "isolated", [BASE], 2.0)
+    text = cache.read_text()
+    assert text.count('"passed": true') == 1
+    cache.write_text(text.replace('"passed": true', '"passed": false'))
+    assert judge(cache, "isolated", [BASE], 2.0) == ([(BASE, 2.0)], ["isolated"])
+    assert "verdicts.jsonl: 1 row has changed since written; left out and made again" in capfd.readouterr().err
+    assert judge(cache, "isolated", [BASE], 2.0) == ([], ["isolated"]) and not capfd.readouterr().err
 
 
 def test_no_workers_are_refused():

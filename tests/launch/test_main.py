@@ -9,6 +9,7 @@ from importlib import import_module
 
 import pytest
 
+from launch.benchmark import MODES
 from launch.main import COMMANDS
 from launch.sample import SampleConfig
 from llama_scale.generation.sampling import SamplingConfig
@@ -88,6 +89,29 @@ def test_help_is_readable_and_its_example_is_taken(name, monkeypatch, capsys):
     example = shlex.split(text.splitlines()[-1])
     assert example[:2] == ["llama-scale", name] and text.splitlines()[-2] == "example:"
     assert printed(*example[2:], "--print_config")
+
+
+STEPS = {
+    "finetune": [(step,) for step in ("search", "split", "shots", "forecast", "compare", "report")],
+    "prepare": [("lookup",), ("pairs",)],
+    "assist": [("complete",), ("repair",), ("chat",)],
+    "benchmark": [*((mode,) for mode in MODES), ("train", "--table=h200")],
+}
+
+
+@pytest.mark.parametrize("argv", [(name, *step) for name, steps in STEPS.items() for step in steps], ids=" ".join)
+def test_help_of_a_step_is_as_readable(argv, monkeypatch, capsys):
+    """Every setting in a group, with a type in words and its default, and an example at the end."""
+    name, *step = argv
+    monkeypatch.setattr(sys, "argv", ["llama-scale", *argv, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        import_module(f"launch.{COMMANDS[name].module}").main([*step, "--help"])
+    text = capsys.readouterr().out
+    assert not ended.value.code and text.startswith(f"usage: llama-scale {name} {step[0]} ")
+    assert not re.search(r"Union|Literal|Optional|NoneType|typing|<class|dataclass", text)
+    assert "\neverywhere:\n" in text and ("(required)" in text or "(default: " in text)
+    *_, title, example = text.splitlines()
+    assert title == "example:" and example.startswith(f"  llama-scale {name} {step[0]} ")
 
 
 MODULES = ("yaml", "numpy", "torch", "jsonargparse", "psutil", "llama_scale.cli", "llama_scale.config")

@@ -178,7 +178,7 @@ def test_every_shipped_size_is_valid():
         (["--log_every=x"], "log_every: expected a whole number, found x"),
         (["--compile=maybe"], "compile: expected true or false or auto or loss, found maybe"),
         (["--precision=fp16"], "precision: expected auto or fp32 or bf16, found fp16"),
-        (["--keep_steps=foo"], "keep_steps: expected a list, found foo"),
+        (["--keep_steps=foo"], "keep_steps: expected a list of whole numbers, found foo"),
         (["--optim.lr=foo"], "optim.lr: expected a number or auto, found foo"),
         (["--model.d_model=1.5"], "model.d_model: expected a whole number, found 1.5"),
     ],

@@ -26,6 +26,7 @@ def test_a_tree_is_read_as_it_was_written():
     values = to_json(tree)
     assert values["many"] == [{"size": 2.0, "note": "two"}]
     assert from_json(Tree, values) == tree
+    assert np.isnan(from_json(Leaf, {"size": None}).size or np.nan) and from_json(Leaf, {"size": 2}).size == 2
     values["one"] = {"N": 1.5}
     values["unknown"] = 7
     assert from_json(Tree, values) == tree, "an old name, a default and a name of later files"
@@ -45,6 +46,12 @@ def test_numpy_becomes_json_and_digits_are_cut():
         ({"many": [{"size": 1.0}, {}]}, r"no 'many\[1\]\.size'"),
         ({"named": {"a": [{}]}}, r"no 'named\.a\[0\]\.size'"),
         ({"one": 3}, "one is not a mapping"),
+        ({"one": {"size": "2"}}, r"one\.size is '2', expected a number"),
+        ({"one": {"size": True}}, r"one\.size is True, expected a number"),
+        ({"one": {"size": [1.0]}}, r"one\.size is \[1\.0\], expected a number"),
+        ({"one": {"size": 1.0, "note": 3}}, r"one\.note is 3, expected text"),
+        ({"many": {"size": 1.0}}, r"many is .*, expected a list"),
+        ({"named": [1]}, r"named is \[1\], expected fields"),
     ],
 )
 def test_what_is_absent_is_named(change, message):

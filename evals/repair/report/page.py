@@ -12,7 +12,7 @@ from evals.repair.report.ladder import Rung, ladder, pays_from, stages
 from evals.repair.report.rounds import stories
 from evals.repair.report.tables import percent, share, tables
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write
+from llama_scale.files import atomic_write, read_fields, sha256
 from llama_scale.plotting import draw, page
 from llama_scale.plotting.figure import Figure
 from llama_scale.plotting.table import Table
@@ -59,8 +59,20 @@ def find_studies(folders: Sequence[str]) -> list[Study]:
         files = [path] if path.is_file() else sorted(path.glob(STEPS))
         if not files:
             raise InputError(f"results: {name} has no {STEPS}; give folders that launch/repair.py filled")
+        for file in files:
+            check_steps(file)
         found += [read_study(file) for file in files]
     return found
+
+
+def check_steps(steps: Path) -> None:
+    """Raise InputError where sealed rows have changed since the result beside them was made of them."""
+    path = steps.with_name(steps.name.replace("-steps.jsonl.gz", ".json"))
+    if path == steps or not path.is_file():
+        return
+    written = read_fields(path).get("steps_sha256")
+    if written is not None and sha256(steps) != written:
+        raise InputError(f"{steps}: has changed since {path.name} was made of it; restore it, or run the study again")
 
 
 def write_report(studies: Sequence[Study], path: Path, title: str | None = None) -> list[Path]:

@@ -2,7 +2,8 @@
 
 import csv
 import math
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,12 @@ def collect(study: Path, without: list[str] | None = None, out: Path | None = No
     if unknown := sorted(set(without or []) - set(planned)):
         raise InputError(f"without: {study / 'study.yaml'} plans no run {unknown[0]}")
     names = [name for name in planned if name not in (without or [])]
-    rows = [_row(name, study / "runs" / name, suites) for name in names]
+    how: dict[str, dict[str, Any]] = {}
+    rows = [_row(name, study / "runs" / name, suites, how) for name in names]
+    for suite, first in how.items():
+        if len(versions := first["judges"]) > 1:
+            print(f"{suite}: judged by versions {', '.join(map(str, sorted(versions)))} of the judge, some of whose "
+                  "verdicts differ; delete the older scores and run the study again", file=sys.stderr)  # fmt: skip
     order = ("n_params_non_embedding", "tokens", "seed", "run")
     rows.sort(key=lambda row: [row[column] for column in order])
     columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -51,7 +57,7 @@ def collect(study: Path, without: list[str] | None = None, out: Path | None = No
 
 def _lists(path: Path, *fields: str) -> list[list[str]]:
     """Return lists of names that study.yaml records; raise InputError where it is another file."""
-    settings = read_yaml(path)
+    settings = read_yaml(path, check_seal=True)
     lists = []
     for field in fields:
         names = settings.get(field) if isinstance(settings, dict) else None
@@ -62,10 +68,17 @@ def _lists(path: Path, *fields: str) -> list[list[str]]:
     return lists
 
 
-def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
-    """Return the columns of one run: what it is and cost, its model and its scores."""
+def _row(name: str, folder: Path, suites: list[str], how: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the columns of one run: what it is and cost, its model and its scores.
+
+    ``how`` has, by suite, the first run with the settings that it was scored with and the versions of the judge, and is
+    added to.
+    """
     path = folder / "result.json"
-    row = _pick(name, path, _read(name, path, "train"), RESULT)
+    result = _read(name, path, "train")
+    row = _pick(name, path, result, RESULT)
+    if row["run"] != name:
+        raise InputError(f"run {name}: {path} is that of {row['run']!r:.60}; delete it and run the study again")
     path = folder / "config.yaml"
     config = _read(name, path, "train")
     row |= _pick(name, path, _pick(name, path, config, ["model"])["model"], MODEL)
@@ -74,6 +87,8 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
     for suite in [HEADLINE_SUITE, *(s for s in suites if s != HEADLINE_SUITE)]:
         path = folder / "evals" / f"step-{row['steps']:08d}" / f"{suite}.json"
         scores = _read(name, path, "evaluate")
+        check_scored(f"run {name}: {path}", scores, result)
+        _check_alike(name, path, scores, how.setdefault(suite, {"run": name, "scores": scores, "judges": set()}))
         if suite == HEADLINE_SUITE:
             row |= _pick(name, path, scores, HEADLINE)
             for field in HEADLINE:
@@ -88,6 +103,29 @@ def _row(name: str, folder: Path, suites: list[str]) -> dict[str, Any]:
                 low, high = intervals[k]
                 row |= {f"{suite}_pass_at_{k}_low": low, f"{suite}_pass_at_{k}_high": high}
     return row
+
+
+def _check_alike(name: str, path: Path, scores: dict[str, Any], first: dict[str, Any]) -> None:
+    """Raise InputError if a run was scored with other settings than the first one; note the version of the judge."""
+    if "judge_version" in scores:
+        first["judges"].add(scores["judge_version"])
+    own, other = ({"settings": {}} | each for each in (scores, first["scores"]))
+    if not (isinstance(own["settings"], dict) and isinstance(other["settings"], dict)):
+        raise InputError(f"run {name}: {path}: settings are no fields; delete it and run the study again")
+    for field in sorted(own["settings"].keys() & other["settings"].keys() - {"data"}):
+        if own["settings"][field] != other["settings"][field]:
+            found = f"{field} is {own['settings'][field]!r:.60}, of run {first['run']} {other['settings'][field]!r:.60}"
+            raise InputError(f"run {name}: {path}: {found}; delete it and run the study again")
+
+
+def check_scored(where: str, scores: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Raise InputError, which begins with ``where``, if a suite's ``scores`` are of other weights than a run's result.
+
+    Results of earlier versions do not say.
+    """
+    scored, trained = scores.get("weights_sha256"), result.get("weights_sha256")
+    if scored and trained and scored != trained:
+        raise InputError(f"{where} is of other weights than this run ended with; delete it and run the study again")
 
 
 def trunk_name(branch_from: str, runs: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from llama_scale.config import TrainConfig, flatten, nest, read_yaml, with_new_names
+from llama_scale.config import TrainConfig, flatten, nest, read_yaml, with_new_names, write_yaml
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, locked, read_json, write_json
 from llama_scale.scaling.study.backends.local import LocalExecutor, pick_slots
@@ -34,6 +34,8 @@ def run_study(study: Study, warm_modules: Sequence[str] = ()) -> None:
         past = check_same_study(study)
         move_earlier_folders(study.folder)
         state = State(study.folder / "state", study.root, study.tasks)
+        for path, task in state.changed.items():
+            print(f"{path} has changed since {task} wrote it: {task} is run again", flush=True)
         adopt_finished(study, past, state)
         write_study_files(study, measured_precision(study))
         config, logs, packages = study.config, study.folder / "logs", study.scripts.parent
@@ -63,7 +65,7 @@ def check_same_study(study: Study) -> dict[str, Any] | None:
     trained = [run for run in study.runs if (study.runs_folder / run.name / "config.yaml").exists()]
     if not trained or not path.exists():
         return None
-    past = read_yaml(path)
+    past = read_yaml(path, check_seal=True)
     if not isinstance(past, dict):
         raise InputError(f"{relative_path(path)}: not the settings of a study; delete it to go on")
     before, now = _identity(past, study.identity), _identity(study.settings, study.identity)
@@ -114,8 +116,7 @@ def write_study_files(study: Study, precision: str | None = None) -> None:
 
     ``precision`` is that of the runs whose own settings leave it open.
     """
-    with atomic_write(study.folder / "study.yaml") as file:
-        yaml.safe_dump(study.settings, file, sort_keys=False)
+    write_yaml(study.folder / "study.yaml", study.settings)
     settings = {task.config_file: task.settings or {} for task in study.tasks if task.config_file}
     for path, values in settings.items():
         if precision and "model" in values and values.get("precision", "auto") == "auto":

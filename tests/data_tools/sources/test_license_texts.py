@@ -109,9 +109,11 @@ def test_names_count_in_any_case():
             "LICENSE", "LICENSE.txt", "LICENSE.md", "LICENSE.rst", "LICENCE", "License", "licence.txt", "LICENSES.txt",
             "COPYING", "COPYING.LESSER", "COPYING.txt", "COPYRIGHT", "LICENSE-MIT", "LICENSE_GPL", "LICENSE.APACHE2",
             "MIT-LICENSE.txt", "UNLICENSE", "project.license", "EULA.txt", "LICENSE.html", "GPL-LICENSE",
+            "gpl-3.0.txt", "GPLv3", "AGPL.md", "lgpl-2.1.txt", "MPL-2.0.txt",
         )),
         *((name, False) for name in (
             "license.py", "README.md", "licensing.py", "copying.c", "copyright.py", "relicensed.txt", "NOTICE",
+            "gpl.py", "gplot.txt", "mplex.md",
         )),
     ],
 )  # fmt: skip
@@ -152,6 +154,23 @@ def test_names_of_license_files(tmp_path, name, states):
         ({"package.json": '{"license": "SSPL-1.0"}'}, "SSPL-1.0"),
         ({"package.json": "[]"}, None),
         ({"LICENSE": MIT, "package.json": '{"license": "GPL-2.0"}'}, "GPL-2.0 AND MIT"),
+        ({"LICENSE": MIT, "package.json": '{"license": "UNLICENSED"}'}, "LicenseRef-proprietary AND MIT"),
+        ({"package.json": '{"licenses": [{"type": "GPL-2.0"}, {"type": "MIT"}]}'}, "GPL-2.0 AND MIT"),
+        ({"composer.json": '{"license": ["GPL-2.0-only"]}'}, "GPL-2.0-only"),
+        ({"Cargo.toml": '[package]\nlicense = "MIT OR Apache-2.0"\n'}, "MIT OR Apache-2.0"),
+        ({"CITATION.cff": 'cff-version: 1.2.0\nlicense: "AGPL-3.0-only"\n'}, "AGPL-3.0-only"),
+        ({"pyproject.toml": '[project]\nlicense = {file = "legal/terms-of-use"}\n', "legal/terms-of-use": GPL3},
+         "GPL-3.0"),
+        ({"pyproject.toml": '[project]\nlicense = {file = "legal/absent"}\n'}, "LicenseRef-legal-absent"),
+        ({"setup.py": "setup(license='Commercial')\n"}, "LicenseRef-proprietary"),
+        ({"README.md": "# A tool\n\n## License\n\nGPLv3, see COPYING.\n\n# Use\n"}, "GPL"),
+        ({"README.rst": "A tool\n======\n\nLicense\n-------\nGNU General Public License v2\n"}, "GPL-2.0"),
+        ({"README.md": "## License\n\nPersonal use only.\n", "LICENSE": MIT}, "LicenseRef-noncommercial AND MIT"),
+        ({"README.md": "## License\nAs agreed with the owner.\n"}, "LicenseRef-As-agreed-with-the-owner."),
+        ({"README.md": "## License\nAs agreed with the owner.\n", "LICENSE": MIT}, "MIT"),
+        ({"README.md": "## License\nThis project is MIT licensed.\n"}, None),
+        ({"README.md": "## License\nSee the file of that name.\n"}, None),
+        ({"README.md": "# Finds code under the GPL\n\nIt lists licenses.\n"}, None),
     ],
 )  # fmt: skip
 def test_a_folder_states(tmp_path, files, expected):
@@ -189,6 +208,14 @@ def test_a_license_file_that_cannot_be_read_states_something(tmp_path):
         (b"# This Source Code Form is subject to the terms of the Mozilla Public\n# License, v. 2.0.\n", "MPL-2.0"),
         (b"# Proprietary and confidential.\n", "LicenseRef-proprietary"),
         (b'"""Released under the GNU LGPL v2.1."""\n', "LGPL"),
+        (b'"""Adds."""\n__license__ = "GPLv3"\n', "LicenseRef-GPLv3"),
+        (b"__licence__ = 'MIT'\n", "MIT"),
+        (b"__license__ = 'see LICENSE'\n", None),
+        (b"# Unauthorized copying of this file, via any medium, is strictly prohibited.\n", "LicenseRef-proprietary"),
+        (b"# Use of this software is governed by the Business Source License\n", "BUSL"),
+        (b"# This work is licensed under the Creative Commons Attribution-NonCommercial 4.0\n", "LicenseRef-CC"),
+        (b'"""Processes that are started by the elastic launcher."""\n', None),
+        (b"# From an article that is released under the Creative Commons Attribution License\n", None),
         (b"# Licensed under the Apache License, Version 2.0\n", None),
         (b"# All rights reserved.\n", None),
         (b'"""Finds files under the GNU General Public License."""\n', None),
@@ -215,7 +242,8 @@ def test_terms_hold_for_what_lies_below(tmp_path):
     root = tmp_path / "projects"
     files = {"one/a.py": "", "one/LICENSE": MIT, "one/third/b.py": "", "one/third/COPYING": GPL3, "two/a.py": "",
              "two/in/b.py": "", "two/in/LICENSE.rst": BSD, "three/a.py": "", "three/a.py.license":
-             "SPDX-License-Identifier: AGPL-3.0-only\n", "three/b.py": ""}  # fmt: skip
+             "SPDX-License-Identifier: AGPL-3.0-only\n", "three/b.py": "", "gpl3/a.py": "", "gpl3/COPYING": GPL3,
+             "gpl3/in/README": "License\n-------\nOurs alone.\n", "gpl3/in/b.py": ""}  # fmt: skip
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text or CODE.decode())
@@ -226,7 +254,8 @@ def test_terms_hold_for_what_lies_below(tmp_path):
 
     assert licenses() == {
         "one/a.py": "MIT", "one/third/b.py": "GPL-3.0 AND MIT", "two/a.py": "ISC", "two/in/b.py": "BSD",
-        "three/a.py": "AGPL-3.0-only", "three/b.py": "ISC",
+        "three/a.py": "AGPL-3.0-only", "three/b.py": "ISC", "gpl3/a.py": "GPL-3.0",
+        "gpl3/in/b.py": "GPL-3.0 AND LicenseRef-Ours-alone.",
     }  # fmt: skip
     (root / "LICENSE").write_text("Everything here is ours.\n")
     assert all("LicenseRef-Everything-here-is-ours." in license for license in licenses().values())

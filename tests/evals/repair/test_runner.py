@@ -82,6 +82,31 @@ def test_a_killed_study_ends_with_the_same_bytes_and_asks_nothing_twice(tmp_path
     assert len(asked) == len(set(asked)) >= 16
 
 
+def test_what_was_changed_by_hand_is_refused_or_made_again(tmp_path, capfd):
+    """A result is refused; rows that it is not made of are made again; a reply that changed is asked for again."""
+    arms = {"plan.arms": "tests", "plan.rounds": 1}
+    study(tmp_path, mixed, 2, **arms)
+    whole = contents(tmp_path)
+    result, steps, replies = (tmp_path / f"repair-mbpp{end}" for end in (".json", "-steps.jsonl.gz", "-replies.jsonl"))
+    values = json.loads(result.read_text())
+    result.write_text(json.dumps(values | {"n_tasks": 3}))
+    with pytest.raises(InputError, match=r"repair-mbpp.json: its values have changed since it was written"):
+        study(tmp_path, mixed, 2, **arms)
+    result.write_text(json.dumps(values))
+    head, rows = read_rows(steps, SEALED)
+    write_rows(steps, head, [rows[0] | {"solved": not rows[0]["solved"]}, *rows[1:]])
+    _, _, model = study(tmp_path, mixed, 2, **arms)
+    assert contents(tmp_path) == whole and not model.asked
+    lines = replies.read_text().splitlines()
+    (first, *_) = (n for n, line in enumerate(lines) if '"ask"' in line)
+    lines[first] = lines[first].replace('"text": "', '"text": "#')
+    replies.write_text("\n".join(lines) + "\n")
+    result.unlink()
+    _, _, model = study(tmp_path, mixed, 2, **arms)
+    assert contents(tmp_path) == whole and len(model.asked) == 1
+    assert "repair-mbpp-replies.jsonl: 1 row has changed since written" in capfd.readouterr().err
+
+
 def test_the_same_bytes_with_one_worker_or_two_and_nothing_to_do_afterwards(tmp_path, capsys):
     arms = {"plan.arms": "tests,resample"}
     study(tmp_path / "one", mixed, **arms)

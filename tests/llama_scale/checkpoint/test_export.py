@@ -1,6 +1,8 @@
 """Export to transformers and back: equal ids, logits and greedy text."""
 
+import errno
 import json
+import os
 import shutil
 import sysconfig
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llama_scale.checkpoint import folder as checkpoint
-from llama_scale.checkpoint.export import import_checkpoint
+from llama_scale.checkpoint.export import export_checkpoint, import_checkpoint
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.generate import generate
@@ -142,6 +144,25 @@ def test_logits_and_greedy_text_equal_ours(run, exported):
 def greedy(model, tokenizer, sampling) -> list[str]:
     done = {c.task: c for c in generate(model, tokenizer, PROMPTS, sampling)}
     return [tokenizer.decode([i for i in done[n].tokens if i != EOS]) for n in range(len(PROMPTS))]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_export_is_whole_or_absent(run, tmp_path, monkeypatch, there):
+    """Where the disk is full in the middle, nothing stays, and the same command takes the same folder again."""
+    if there:
+        (tmp_path / "out").mkdir()
+
+    def full(path, value):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("llama_scale.checkpoint.export.write_json", full)
+        export_checkpoint(run, tmp_path / "out")
+    assert (tmp_path / "out").exists() == there and not list(tmp_path.glob("out/*"))
+    (tmp_path / "out/.unfinished").mkdir(parents=True)  # of a process that was killed
+    export_checkpoint(run, tmp_path / "out")
+    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 
 def test_there_and_back_is_exact(run, exported, tmp_path):

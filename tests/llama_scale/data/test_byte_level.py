@@ -31,6 +31,23 @@ def write_bpe(folder, special=("<|endoftext|>",), **settings):
     return folder
 
 
+def test_a_tokenizer_that_lacks_a_byte_or_capitals_is_refused(tmp_path):
+    """The library drops what it has no piece for, without a word."""
+    folder = write_bpe(tmp_path / "bpe")
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    for byte in (0, 0x41, 0x7F, 0x80, 0xDF, 0xE4, 0xF4):
+        fields = json.loads(json.dumps(whole))
+        character = next(c for c, b in byte_of_character().items() if b == byte)
+        number = fields["model"]["vocab"].pop(character)
+        fields["model"]["merges"] = [m for m in fields["model"]["merges"] if character not in "".join(m)]
+        fields["model"]["vocab"][f"<unused {number}>"] = number
+        (folder / "tokenizer.json").write_text(json.dumps(fields))
+        with pytest.raises(InputError, match="does not give text back byte for byte"):
+            ByteLevelTokenizer(folder)
+    (folder / "tokenizer.json").write_text(json.dumps(whole | {"normalizer": {"type": "NFC"}}))
+    assert ByteLevelTokenizer(folder).encode("x")  # as Qwen's: of code it changes next to nothing
+
+
 def test_the_table_is_that_of_the_library():
     tokenizers = pytest.importorskip("tokenizers")
     assert set(byte_of_character()) == set(tokenizers.pre_tokenizers.ByteLevel.alphabet())

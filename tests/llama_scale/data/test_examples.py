@@ -1,6 +1,7 @@
 """Pairs as examples: what is a target, what is left out, in which order they come."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from llama_scale.data.examples import (
 )
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
+from llama_scale.files import sha256, write_json
 from tests.llama_scale.helpers import write_pairs
 
 
@@ -134,6 +136,33 @@ def test_bad_files_are_named_by_line(line, message, tmp_path):
         read_pairs(path)
     with pytest.raises(InputError, match="no such file"):
         read_pairs(tmp_path / "none")
+
+
+def test_pairs_that_changed_since_they_were_made_are_refused(tmp_path):
+    """Wherever a folder of pairs is read; a copy elsewhere, without pairs.json, is one's own."""
+    from evals.benchmarks import pairs as suite
+    from llama_scale.scaling.study.finetune.split import SplitConfig, split_pairs
+
+    folder = tmp_path / "made"
+    folder.mkdir()
+    path = write_pairs(folder / "train.jsonl")
+    write_pairs(folder / "test.jsonl", first=1000)
+    hashes = {name: sha256(folder / f"{name}.jsonl") for name in ("train", "test")}
+    write_json(folder / "pairs.json", {"sha256": hashes}, sealed=True)
+    split = SplitConfig({"python": str(folder)}, str(tmp_path / "out"), tune=2, test=3)
+    assert len(read_pairs(path)) == 20 and split_pairs(split)
+    for name, read in (
+        ("train", lambda: read_pairs(path)),
+        ("train", lambda: split_pairs(split)),
+        ("test", lambda: suite.read(suite.PairsConfig(data=str(folder / "test.jsonl")))),
+    ):
+        before = (folder / f"{name}.jsonl").read_text()
+        (folder / f"{name}.jsonl").write_text(before.replace("x += 1", "x += 3", 1))
+        with pytest.raises(InputError, match=rf"{name}.jsonl: has changed since it was made .*pairs.json"):
+            read()
+        shutil.copy(folder / f"{name}.jsonl", tmp_path / "own.jsonl")
+        assert read_pairs(tmp_path / "own.jsonl")
+        (folder / f"{name}.jsonl").write_text(before)
 
 
 def test_formats_are_never_mixed(tmp_path):

@@ -162,6 +162,23 @@ def test_a_model_that_loses_bytes_is_refused(tmp_path, settings):
         Tokenizer(tmp_path / "lossy.model")
 
 
+def test_a_model_from_elsewhere_is_not_taken_for_one_of_ours(tmp_path):
+    """Yi's and Baichuan's lose no byte; their models were not trained with a document end before a text."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LIBRARY[0].read_text().splitlines()),
+        model_prefix=str(tmp_path / "elsewhere"),
+        vocab_size=400,
+        model_type="bpe",
+        minloglevel=2,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+    )
+    with pytest.raises(InputError, match=r"elsewhere\.model: a SentencePiece model from elsewhere.*tokenizer\.json"):
+        Tokenizer(tmp_path / "elsewhere.model")
+
+
 def test_a_model_that_joins_words_is_refused(tmp_path):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["import os\nimport sys\n"] * 50),

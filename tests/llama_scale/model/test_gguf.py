@@ -1,5 +1,6 @@
 """GGUF files: a small one written by the gguf library, and SmolLM2, which a package carries (pytest -m slow)."""
 
+import errno
 import json
 import os
 
@@ -88,6 +89,29 @@ def test_a_file_is_read_once_and_kept_as_a_folder(tmp_path, monkeypatch):
     assert find_base(str(path), tmp_path / "bases") == base
     sampling = SamplingConfig(temperature=0, max_new_tokens=5)
     assert next(generate(model, tokenizer, ["def f"], sampling)).tokens
+
+
+def test_what_was_made_of_a_file_is_whole_unchanged_or_absent(tmp_path, monkeypatch):
+    """Weights, shape and tokenizer lie there for good, apart from the file that they are named for."""
+    path, bases = write_gguf(tmp_path / "small.gguf"), tmp_path / "bases"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("llama_scale.model.gguf.write_weights", full)
+        find_base(str(path), bases)
+    assert not list(bases.iterdir())
+    folder = find_base(str(path), bases).folder
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+        with pytest.raises(InputError, match=rf"{name}: has changed since it was read from small.gguf; delete"):
+            find_base(str(path), bases)
+        (folder / name).write_bytes(before)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"tokenizer.json: has changed"):
+        find_base(str(folder))
 
 
 def test_a_damaged_file_is_told_in_one_line(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from llama_scale.checkpoint.opened import open_model
 from llama_scale.config import FinetuneConfig
 from llama_scale.data.examples import ExampleBatch, read_pairs
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, read_jsonl
+from llama_scale.files import read_json, read_jsonl, sha256
 from llama_scale.generation.config import SamplingConfig
 from llama_scale.model.lora import adapt, merge
 from llama_scale.training.finetune import Finetuning, completion_loss
@@ -292,6 +293,21 @@ def test_an_adapter_is_not_put_on_other_weights(here, tiny_data):
     write_model(here / "moved", tiny_data, norm_eps=1e-3, d_ff=64)
     with pytest.raises(InputError, match="an adapter of another base than moved/checkpoints/step-00000001"):
         llama_scale.load("on-moved")
+
+
+def test_a_base_whose_configuration_changed_is_another_model(here, tmp_path):
+    """The same weights with another rope_theta: neither is an adapter put on it, nor does a run go on with it."""
+    shutil.copytree("twin", tmp_path / "twin")
+    run, base = str(tmp_path / "run"), str(tmp_path / "twin")
+    assert tune(run, base=base)["base_config_sha256"] == sha256(tmp_path / "twin/config.json")
+    open_model(run)
+    config = json.loads((tmp_path / "twin/config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = config["rope_theta"] = 9_999.0
+    (tmp_path / "twin/config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"twin/config.json: has changed since the adapter was trained"):
+        open_model(run)
+    with pytest.raises(InputError, match=rf"result.json: config.json of {base}, changed since"):
+        tune(run, base=base)
 
 
 def test_the_command_exits_with_two_and_one_line(here):

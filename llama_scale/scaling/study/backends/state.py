@@ -1,6 +1,5 @@
 """What every backend shares: attempts at tasks, failures, and the record of what is done."""
 
-import json
 import os
 import signal
 import time
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llama_scale.cli import USER_ERROR
-from llama_scale.files import write_json
+from llama_scale.errors import InputError
+from llama_scale.files import read_fields, sha256, write_json
 from llama_scale.scaling.study.backends.task import Task, task_keys
 
 MAX_ATTEMPTS = 2
@@ -72,8 +72,10 @@ class Observer(Protocol):
 class State:
     """What is known of the tasks: which are done, and how long those of each stage took.
 
-    Done tasks have a record <folder>/<task>.json, written after the success, with the command and a key that stands for
-    it and for all that it followed.
+    Done tasks have a record <folder>/<task>.json, written after the success, with the command, a key that stands for
+    it and for all that it followed, and the hashes of the files that it wrote. A task whose files have changed since is
+    not done, nor is one that followed on it if they come out otherwise when it is run again. ``changed`` are those
+    files with their tasks.
     """
 
     folder: Path
@@ -81,21 +83,31 @@ class State:
     tasks: list[Task]
     done: set[str] = field(default_factory=set)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.keys = task_keys(self.tasks)
         for task in self.tasks:
             record = self.read_record(task.name)
-            if record.get("key") == self.keys[task.name] and not self.missing(task):
-                self.records[task.name] = record
-                self.done.add(task.name)
+            if record.get("key") != self.keys[task.name] or self.missing(task):
+                continue
+            written, found = record.get("written", {}), self.hashes(task)
+            if changed := [path for path in written if found.get(path) != written[path]]:
+                self.changed |= dict.fromkeys(changed, task.name)
+                continue
+            self.records[task.name] = record
+            self.done.add(task.name)
 
     def read_record(self, name: str) -> dict[str, Any]:
-        """Return the record of a task; an empty one where there is none."""
+        """Return the record of a task; an empty one where there is none that can be believed."""
         try:
-            return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            return read_fields(self.folder / f"{name}.json")
+        except InputError:
             return {}
+
+    def hashes(self, task: Task) -> dict[str, str]:
+        """Return the SHA-256 of each file that a task wrote; folders are left out."""
+        return {output: sha256(self.root / output) for output in task.outputs if (self.root / output).is_file()}
 
     def missing(self, task: Task) -> list[str]:
         """Return the outputs of a task that do not exist."""
@@ -111,7 +123,16 @@ class State:
         self.record(attempt.task, round(attempt.seconds, 1), attempt.number)
 
     def record(self, task: Task, seconds: float, attempts: int) -> None:
-        """Write down that a task is done, how long it took and at which attempt."""
+        """Write down that a task is done, how long it took, at which attempt and what it wrote.
+
+        Where that is not what it wrote before, what followed on it is to be done again.
+        """
+        before, written = self.read_record(task.name), self.hashes(task)
+        if before.get("key") == self.keys[task.name] and before.get("written", written) != written:
+            again = {task.name}
+            for later in self.tasks:  # each after its inputs
+                again |= {later.name} if again & set(later.inputs) else set()
+            self.done -= again
         record = {
             "format": RECORD_FORMAT,
             "task": task.name,
@@ -120,8 +141,9 @@ class State:
             "settings": task.settings,
             "seconds": seconds,
             "attempts": attempts,
+            "written": written,
         }
-        write_json(self.folder / f"{task.name}.json", record)
+        write_json(self.folder / f"{task.name}.json", record, sealed=True)
         self.records[task.name] = record
         self.done.add(task.name)
 

@@ -1,7 +1,8 @@
 """The points of a fine-tuning study: one row a run, and the scores of each run on each held-out task."""
 
 import csv
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,16 @@ import numpy as np
 
 from llama_scale.config import read_yaml
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write, read_fields, read_jsonl
+from llama_scale.files import atomic_write, read_fields, read_jsonl, sha256
+from llama_scale.scaling.study.collect import check_scored
 from llama_scale.scaling.study.finetune.comparison import TriedRate
-from llama_scale.scaling.study.finetune.settings import BASE, Arm
+from llama_scale.scaling.study.finetune.settings import BASE, FEW_SHOT, Arm
 from llama_scale.scaling.study.finetune.tasks import SCORES, suite_file
 
+NEEDED = (
+    "val_bits_per_byte", "examples", "n_params", "trainable_params", "lr", "steps", "seconds", "peak_memory",
+    "weights_bytes",
+)  # fmt: skip
 RESULT = (
     "n_params", "trainable_params", "lr", "steps", "epochs", "batch", "tokens", "completion_tokens", "flops", "seconds",
     "peak_memory", "weights_bytes", "train_loss", "val_bits_per_byte", "val_end_nats", "retained_bits_per_byte",
@@ -23,6 +29,7 @@ JUDGED = (
     "parse_rate", "load_rate", "compile_rate", "ended_rate", "parse_rate_of_ended", "nontrivial_parse_rate",
     "repetition", "complexity",
 )  # fmt: skip
+REFERENCES = "references.jsonl"
 # Fields of study.yaml, and of an arm in it, that are read.
 SETTINGS = {
     "name": str,
@@ -71,13 +78,39 @@ class TuningStudy:
 
 
 def load_study(folder: Path) -> TuningStudy:
-    """Read all that the runs of a study left; raise InputError naming the run and the file that is missing."""
+    """Read all that the runs of a study left.
+
+    Raises InputError naming the run and the file that is missing, has changed, or is of another run, rate or pairs.
+    """
     settings = read_settings(folder)
     arms = [Arm(**arm) for arm in settings["arms"]]
     runs = {arm.name: [load_run(folder, settings, arm, draw) for draw in arm.draws] for arm in arms}
-    return TuningStudy(
-        folder, settings, arms, runs, [row for arm in arms if arm.tuned for row in load_rates(folder, arm)]
-    )
+    check_pairs(folder, arms, runs)
+    rates = []
+    for arm in (arm for arm in arms if arm.tuned):
+        rates += load_rates(folder, arm)
+        for run in runs[arm.name]:
+            if not math.isclose(run.result["lr"], rates[-1].chosen, rel_tol=1e-9):
+                found = f"trained at the rate {run.result['lr']:.4g}, the search found {rates[-1].chosen:.4g}"
+                raise InputError(f"run {run.name}: {found}; delete its folder and run the study again")
+    return TuningStudy(folder, settings, arms, runs, rates)
+
+
+def check_pairs(folder: Path, arms: Iterable[Arm], runs: Mapping[str, Sequence[RunScores]]) -> None:
+    """Raise InputError if a run was trained or scored on other pairs than now are in the study's files.
+
+    Results of earlier versions do not say.
+    """
+    for arm in arms:
+        parts = {"train_sha256": "pool", "validation_sha256": "test"}
+        if arm.method == FEW_SHOT:  # scored on the test pairs with others before them
+            del parts["validation_sha256"]
+        for field, part in parts.items():
+            path = folder / "data" / arm.language / f"{part}.jsonl"
+            for run in (run for run in runs[arm.name] if field in run.result):
+                if path.exists() and run.result[field] != sha256(path):
+                    problem = "its pairs have changed since, or the file has"
+                    raise InputError(f"run {run.name}: {path}: {problem}; restore it, or start the study over")
 
 
 def load_rates(folder: Path, arm: Arm) -> list[TriedRate]:
@@ -96,7 +129,7 @@ def load_rates(folder: Path, arm: Arm) -> list[TriedRate]:
 def read_settings(folder: Path) -> dict[str, Any]:
     """Read the settings of a study that was planned; raise InputError where they are not whole."""
     path = folder / "study.yaml"
-    settings = read_yaml(path)
+    settings = read_yaml(path, check_seal=True)
     if not isinstance(settings, dict) or settings.get("kind") != "finetune":
         raise InputError(f"{path}: not of a fine-tuning study; give the folder of one")
     for name, kind in SETTINGS.items():
@@ -115,28 +148,63 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def load_run(folder: Path, settings: dict[str, Any], arm: Arm, draw: int) -> RunScores:
-    """Read what one run left."""
+    """Read what one run left; raise InputError where a file is missing, has changed or is another run's."""
     name = arm.run_name(draw)
     run = folder / "runs" / name
-    result = read_fields(run / "result.json", ["val_bits_per_byte"])
-    rows = read_jsonl(run / "references.jsonl", required=["id", "nats", "bytes", "end_nats"])
+    result = read_fields(run / "result.json", NEEDED)
     check_numbers(f"{run / 'result.json'}: ", result, RESULT)
-    for row in rows:
-        check_numbers(f"{run / 'references.jsonl'}: {row['id']!r:.40}: ", row, ("nats", "bytes", "end_nats"))
-    references = {row["id"]: (row["nats"], row["end_nats"], row["bytes"]) for row in rows}
+    check_numbers(f"{run / 'result.json'}: ", result, [*NEEDED], null=False)
+    if result.get("run", name) != name:
+        raise InputError(f"{run / 'result.json'}: that of {result['run']!r:.60}; delete it and run the study again")
+    references = load_references(run / REFERENCES, result)
     suites, samples = {}, {}
+    sampled = arm.draws.index(draw) < (settings.get("sampled") or len(arm.draws))
     for suite in settings["suites"]:
         path = run / SCORES / f"{suite_file(suite, arm.language)}.json"
-        if path.exists():
+        if sampled or path.exists():
             suites[suite] = read_fields(path)
-            samples[suite] = read_jsonl(path.with_name(f"{path.stem}-samples.jsonl.gz"))
+            check_scored(str(path), suites[suite], result)
+            samples[suite] = load_samples(path, suites[suite])
     return RunScores(name, draw, result, suites, references, samples)
 
 
-def check_numbers(where: str, row: dict[str, Any], names: Iterable[str]) -> None:
-    """Raise InputError, which begins with ``where``, on the first field of these that is neither a number nor null."""
+def load_references(path: Path, result: Mapping[str, Any]) -> dict[str, tuple[float, float, int]]:
+    """Read the scores of a run's held-out pairs, by their ids; raise InputError unless its result is made of them."""
+    rows = read_jsonl(path, required=["id", "nats", "bytes", "end_nats"], texts=["id"])
+    for row in rows:
+        check_numbers(f"{path}: {row['id']!r:.40}: ", row, ("nats", "bytes", "end_nats"), null=False)
+    found = {row["id"]: (row["nats"], row["end_nats"], row["bytes"]) for row in rows}
+    whole = len(found) == len(rows) > 0 and min(size for _, _, size in found.values()) > 0
+    if (written := result.get("references_sha256")) is not None:
+        whole = whole and sha256(path) == written
+    elif whole:  # of an earlier version, whose result has their sums alone
+        nats, _, sizes = (sum(column) for column in zip(*found.values(), strict=True))
+        whole = math.isclose(nats / math.log(2) / sizes, result["val_bits_per_byte"], rel_tol=1e-9)
+    if not whole:
+        problem = f"has changed since {path.with_name('result.json').name} was made of it"
+        raise InputError(f"{path}: {problem}; restore it, or delete the run's folder and run the study again")
+    return found
+
+
+def load_samples(path: Path, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read the judged samples of a suite's result; raise InputError where they have changed since."""
+    samples = path.with_name(f"{path.stem}-samples.jsonl.gz")
+    rows = read_jsonl(samples, whole=True, required=["task_id", "reason", "passed", "parses", "finish_reason"])
+    if (written := scores.get("samples_sha256")) is not None and sha256(samples) != written:
+        problem = f"has changed since {path.name} was written"
+        raise InputError(f"{samples}: {problem}; restore it, or delete {path.name} and run the study again")
+    return rows
+
+
+def check_numbers(where: str, row: dict[str, Any], names: Iterable[str], null: bool = True) -> None:
+    """Raise InputError, which begins with ``where``, on the first of these fields that is no number, nor allowed null.
+
+    NaN and infinity, which JSON does not have and Python reads, are no numbers.
+    """
     for name in names:
-        if not isinstance(value := row.get(name), int | float | None) or isinstance(value, bool):
+        value = row.get(name)
+        known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (known or (null and value is None)):
             raise InputError(f"{where}{name} is {value!r:.40}, expected a number; run the study again")
 
 

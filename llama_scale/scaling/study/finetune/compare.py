@@ -13,9 +13,9 @@ from llama_scale.bootstrap import TAIL, percentile_interval
 from llama_scale.comparison import best_set, bootstrap_means, difference, exact_interval, holm, kendall_tau, mcnemar
 from llama_scale.config import flatten
 from llama_scale.errors import InputError
-from llama_scale.files import read_fields, read_jsonl
+from llama_scale.files import read_fields, read_jsonl, sha256
 from llama_scale.scaling.study.finetune.claims import claims
-from llama_scale.scaling.study.finetune.collect import TuningStudy, load_study
+from llama_scale.scaling.study.finetune.collect import REFERENCES, TuningStudy, load_study
 from llama_scale.scaling.study.finetune.comparison import (
     Agreement,
     ArmResult,
@@ -321,13 +321,23 @@ def by_kind(study: TuningStudy, table: Table) -> list[Stratum]:
 
 
 def rank_outcomes(folder: Path, margin: float, arms: dict[str, Arm], table: Table) -> list[RankForecast]:
-    """Return the forecasts of the rank with what was measured since."""
+    """Return the forecasts of the rank with what was measured since, of the arms that the study still has.
+
+    Raises InputError on a forecast that was made of other scores of the base than there are now.
+    """
     path = folder / FORECAST
     if not path.exists():
         return []
     forecast, outcomes = read_fields(path, ["written_at", "groups"]), []
     for group in forecast["groups"]:
         names = {name: arms[name].rank for name in group["arms"] if (name, PRIMARY.key) in table}
+        if len(names) < 2:
+            continue
+        base = next(a for a in arms.values() if a.method == BASE and a.language == arms[min(names)].language)
+        written = group.get("references_sha256")
+        if written and written != sha256(folder / "runs" / base.name / REFERENCES):
+            problem = f"was made of other scores of {base.name} than there are now"
+            raise InputError(f"{path}: {problem}; delete it and run the study again")
         best = sorted(names[name] or 0 for name in find_best(names, table))
         ordered = sorted(names, key=lambda name: names[name] or 0)
         enough = [name for name in ordered if (names[name] or 0) >= group["rank"]]
@@ -337,7 +347,7 @@ def rank_outcomes(folder: Path, margin: float, arms: dict[str, Arm], table: Tabl
             right = True if found.high < margin else False if found.low > margin else None
         outcomes.append(
             RankForecast(
-                arms=group["arms"],
+                arms=[name for name in group["arms"] if name in names],
                 ranks=[names[name] or 0 for name in ordered],
                 examples=group["examples"],
                 bits=group["bits"],

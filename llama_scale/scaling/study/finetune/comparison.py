@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, prefix_errors
 from llama_scale.files import read_fields, write_json
 from llama_scale.records import from_json, to_json
 from llama_scale.scaling.study.finetune.settings import UNTRAINED
@@ -254,4 +254,5 @@ def read_comparison(folder: Path) -> Comparison:
     values = read_fields(path, ["format"])
     if values["format"] != FORMAT:
         raise InputError(f"{path}: of the format {values['format']!r:.40}, not {FORMAT}; run the study again")
-    return from_json(Comparison, values)
+    with prefix_errors(str(path)):
+        return from_json(Comparison, values)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llama_scale.files import read_fields, read_jsonl, write_json
-from llama_scale.scaling.study.finetune.collect import read_settings
+from llama_scale.files import read_fields, read_jsonl, sha256, write_json
+from llama_scale.scaling.study.finetune.collect import REFERENCES, read_settings
 
 FORECAST = "rank-forecast.json"
 BITS_PER_PARAMETER = 2.0  # what models store (Allen-Zhu and Li 2024, 2404.05405)
@@ -51,7 +51,8 @@ def _forecast(
 ) -> dict[str, Any]:
     arm = group[0]
     base = next(a for a in arms if a["method"] == "base" and a["language"] == arm["language"])
-    scores = read_jsonl(study / "runs" / base["name"] / "references.jsonl")
+    references = study / "runs" / base["name"] / REFERENCES
+    scores = read_jsonl(references)
     nats = sum(row["nats"] + row["end_nats"] for row in scores) / len(scores)
     pool = study / "data" / arm["language"] / "pool.jsonl"
     count = arm["examples"] or len(read_jsonl(pool))
@@ -64,6 +65,7 @@ def _forecast(
         "examples": count,
         "bits_an_example": nats / math.log(2),
         "bits": bits,
+        "references_sha256": sha256(references),
         "parameters_a_rank": a_rank,
         "rank": max(1, math.ceil(bits / (BITS_PER_PARAMETER * a_rank))),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write, read_jsonl
+from llama_scale.files import atomic_write, check_built, read_jsonl
 from llama_scale.records import has_values
 
 PARTS = ("pool", "tune", "test")
@@ -79,6 +79,7 @@ def _read(folder: Path, longest: int) -> tuple[list[dict[str, Any]], list[dict[s
     parts = []
     for name in ("train", "test"):
         rows = read_jsonl(folder / f"{name}.jsonl", whole=True, texts=["id", "prompt", "completion"])
+        check_built(folder / f"{name}.jsonl")
         parts.append([row for row in rows if len((row["prompt"] + row["completion"]).encode()) <= longest])
     return parts[0], parts[1]
 

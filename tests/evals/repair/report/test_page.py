@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evals.repair.figures import figures
+from evals.repair.journal import SEALED, read_rows, write_rows
 from evals.repair.report.ladder import Rung, ladder, pays_from, stages
 from evals.repair.report.page import find_studies, write_report
 from evals.repair.report.rounds import difference, plain, stories
@@ -211,6 +212,15 @@ def test_several_studies_are_one_page(tmp_path):
     )
     assert "tests pays from 1M parameters on" in page.text
     assert (tmp_path / "out" / "figures" / "repair-ladder.png").exists()
+
+
+def test_rows_that_changed_since_the_result_was_made_of_them_are_not_reported(tmp_path):
+    study(tmp_path, mixed, count=2, **{"plan.arms": "resample"})
+    steps = tmp_path / "repair-mbpp-steps.jsonl.gz"
+    head, rows = read_rows(steps, SEALED)
+    write_rows(steps, head, [rows[0] | {"solved": not rows[0]["solved"]}, *rows[1:]])
+    with pytest.raises(InputError, match=r"steps.jsonl.gz: has changed since repair-mbpp.json was made of it"):
+        find_studies([str(tmp_path)])
 
 
 def test_a_finished_study_gets_its_report_again(tmp_path):

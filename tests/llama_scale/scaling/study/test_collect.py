@@ -95,6 +95,35 @@ def test_collect(tmp_path):
     assert (study / "points.csv").read_text() == expected
 
 
+def test_scores_of_another_run_or_other_settings_are_refused(tmp_path, capfd):
+    """Weights that were trained anew, a file of another run in its place, a suite that was scored by hand."""
+    study, names = tmp_path / "studies/toy", ["S1-10k-seed0", "S1-20k-seed0"]
+    scores = [write_run(study, name, 1000, 10_000 * n, 3.5) for n, name in enumerate(names, start=1)]
+    (study / "study.yaml").write_text(yaml.safe_dump({"planned": names, "suites": ["humaneval", "perplexity"]}))
+
+    def change(path, **fields):
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    for number, folder in enumerate(scores):
+        change(study / "runs" / names[number] / "result.json", weights_sha256=f"{number}")
+        for suite in ("perplexity", "humaneval"):
+            change(folder / f"{suite}.json", weights_sha256=f"{number}", judge_version=5, settings={"n_samples": 20})
+    collect(study)
+    assert capfd.readouterr().err == ""
+    change(scores[1] / "humaneval.json", judge_version=4)
+    collect(study)
+    assert "humaneval: judged by versions 4, 5 of the judge" in capfd.readouterr().err
+    change(scores[1] / "humaneval.json", settings={"n_samples": 200, "data": "elsewhere"})
+    with pytest.raises(InputError, match=r"humaneval.json: n_samples is 200, of run S1-10k-seed0 20; delete it"):
+        collect(study)
+    change(scores[1] / "humaneval.json", settings={"n_samples": 20, "data": "elsewhere"}, weights_sha256="0")
+    with pytest.raises(InputError, match=r"humaneval.json is of other weights than this run ended with"):
+        collect(study)
+    change(study / "runs" / names[1] / "result.json", run=names[0])
+    with pytest.raises(InputError, match=r"result.json is that of 'S1-10k-seed0'"):
+        collect(study)
+
+
 def test_a_branch_names_its_trunk(tmp_path):
     """The bootstrap of a law draws trunks with all their branches."""
     study = tmp_path / "studies/toy"

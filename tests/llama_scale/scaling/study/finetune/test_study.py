@@ -1,8 +1,11 @@
 """A fine-tuning study from its file to its comparison, and the published designs."""
 
 import csv
+import gzip
+import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,8 +19,10 @@ from llama_scale.config import CONFIGS
 from llama_scale.data.examples import rank_of
 from llama_scale.data.open_tokenizer import open_tokenizer
 from llama_scale.errors import InputError
-from llama_scale.files import read_json, read_jsonl, sha256
+from llama_scale.files import read_json, read_jsonl, sha256, write_json
 from llama_scale.scaling.report.finetune.page import write_report
+from llama_scale.scaling.study.finetune.collect import load_study
+from llama_scale.scaling.study.finetune.compare import compare_arms
 from llama_scale.scaling.study.finetune.comparison import read_comparison
 from llama_scale.scaling.study.finetune.plan import is_tuning_study, read_study
 from llama_scale.scaling.study.runner import check_same_study
@@ -183,6 +188,157 @@ def test_the_report_has_every_sample_and_table(study):
     sampled = [run.name for run in study.runs if run.draw == 0]
     assert all(html.count(f"{name}: ") == 3 for name in sampled)
     assert {path.name for path in write_report(study.folder)} >= {"size.png", "rank.png", "method.png"}
+
+
+def edit_json(path, change):
+    """Change a value of a JSON file by hand."""
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def edit_rows(path, change):
+    """Change rows of a file of JSON lines by hand."""
+    rows = read_jsonl(path)
+    change(rows)
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+
+
+def swap(rows):
+    rows[0]["id"], rows[1]["id"] = rows[1]["id"], rows[0]["id"]
+
+
+FULL, RATED = "runs/full-n12-draw0", "rates/rank-r1-n12.json"
+REFERENCES, SAMPLES = f"{FULL}/references.jsonl", f"{FULL}/evals/end/pairs-samples.jsonl.gz"
+BY_HAND = {
+    "a score": (REFERENCES, lambda rows: rows[0].update(nats=0.5 * rows[0]["nats"]), "has changed since result.json"),
+    "a count": (REFERENCES, lambda rows: rows[2].update(bytes=rows[2]["bytes"] + 1), "has changed since result.json"),
+    "an end": (REFERENCES, lambda rows: rows[2].update(end_nats=0.0), "has changed since result.json"),
+    "an id": (REFERENCES, lambda rows: rows[0].update(id="x"), "has changed since result.json"),
+    "two ids": (REFERENCES, swap, "has changed since result.json"),
+    "a row less": (REFERENCES, lambda rows: rows.pop(), "has changed since result.json"),
+    "a row twice": (REFERENCES, lambda rows: rows.append(rows[0]), "has changed since result.json"),
+    "no number": (REFERENCES, lambda rows: rows[0].update(nats=None), "nats is None, expected a number"),
+    "not a number": (REFERENCES, lambda rows: rows[0].update(end_nats=math.nan), "end_nats is nan, expected a number"),
+    "an id that is none": (REFERENCES, lambda rows: rows[0].update(id=[1]), "line 1: id should be text"),
+    "a verdict": (SAMPLES, lambda rows: rows[0].update(parses=not rows[0]["parses"]), "has changed since pairs.json"),
+    "a sample less": (SAMPLES, lambda rows: rows.pop(), "has changed since pairs.json"),
+    "a sample twice": (SAMPLES, lambda rows: rows.append(rows[0]), "has changed since pairs.json"),
+    "a rate": (f"{FULL}/result.json", lambda row: row.update(lr=1.0), "its values have changed"),
+    "a result": (f"{FULL}/result.json", lambda row: row.update(val_bits_per_byte=1.0), "its values have changed"),
+    "a share": (f"{FULL}/evals/end/pairs.json", lambda row: row.update(parse_rate=1.0), "its values have changed"),
+    "a search": (RATED, lambda row: row.update(lr=1.0), "its values have changed"),
+    "a try less": (RATED, lambda row: row["tried"].pop(), "its values have changed"),
+    "a forecast": ("rank-forecast.json", lambda row: row["groups"][0].update(rank=9), "its values have changed"),
+    "pairs to train on": ("data/python/pool.jsonl", lambda rows: rows.pop(), "its pairs have changed"),
+    "held-out pairs": ("data/python/test.jsonl", lambda rows: rows[0].update(third="low"), "its pairs have changed"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def copied(study, tmp_path):
+    """A copy of the study that may be spoilt."""
+    for part in ("studies", "runs"):
+        shutil.copytree(study.root / part / "toy", tmp_path / part / "toy", symlinks=True)
+    return tmp_path / "studies/toy"
+
+
+@pytest.mark.parametrize("what", BY_HAND)
+def test_a_value_that_was_changed_by_hand_is_refused(copied, what):
+    name, change, message = BY_HAND[what]
+    (edit_json if name.endswith(".json") else edit_rows)(copied / name, change)
+    with pytest.raises(InputError, match=message) as error:
+        compare_arms(copied)
+    assert str(copied / name) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found["arms"][1].update(name="x"),
+        lambda found: found["arms"].pop(),
+        lambda found: found["arms"].append(found["arms"][0]),
+        lambda found: found["arms"][1]["scores"]["bits_per_byte"].update(value=0.1),
+        lambda found: found.update(tasks=7),
+    ],
+)
+def test_a_comparison_that_was_changed_by_hand_is_not_reported(copied, change):
+    edit_json(copied / "comparison.json", change)
+    with pytest.raises(InputError, match=r"comparison.json: its values have changed"):
+        write_report(copied)
+
+
+@pytest.mark.parametrize("old, new", [("margin: 0.005", "margin: 0.5"), ("name: full-n12", "name: full")])
+def test_settings_that_were_changed_by_hand_are_refused(study, copied, old, new):
+    path = copied / "study.yaml"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    for read in (load_study, compare_arms, write_report):
+        with pytest.raises(InputError, match=r"study.yaml: has changed since it was written"):
+            read(copied)
+
+
+def test_what_is_of_another_run_is_refused(copied):
+    other = copied / "runs/steps-r2-n12-draw0"
+    shutil.copytree(other / "evals", copied / FULL / "evals", dirs_exist_ok=True)
+    with pytest.raises(InputError, match=r"full-n12-draw0/evals/end/pairs.json is of other weights"):
+        compare_arms(copied)
+    for name in ("result.json", "references.jsonl"):
+        shutil.copy(other / name, copied / FULL / name)
+    with pytest.raises(InputError, match=r"result.json: that of 'steps-r2-n12-draw0'"):
+        compare_arms(copied)
+
+
+def test_a_search_that_found_another_rate_than_the_runs_had_is_refused(copied):
+    write_json(copied / RATED, read_json(copied / RATED) | {"lr": 1.0}, sealed=True)
+    with pytest.raises(InputError, match=r"run rank-r1-n12-draw0: trained at the rate .*, the search found 1;"):
+        compare_arms(copied)
+
+
+def test_the_samples_of_a_run_that_was_to_be_sampled_may_not_be_missing(copied):
+    (copied / FULL / "evals/end/pairs.json").unlink()
+    with pytest.raises(InputError, match=r"full-n12-draw0/evals/end/pairs.json: no such file"):
+        compare_arms(copied)
+
+
+def test_a_forecast_of_other_scores_of_the_base_is_refused(copied):
+    path = copied / "rank-forecast.json"
+    forecast = read_json(path)
+    forecast["groups"][0]["references_sha256"] = "0" * 64
+    write_json(path, forecast, sealed=True)
+    with pytest.raises(InputError, match=r"rank-forecast.json: was made of other scores of base"):
+        compare_arms(copied)
+
+
+def test_runs_of_an_earlier_version_are_read_and_their_sums_are_checked(copied):
+    """They have no hash of what they were scored on."""
+    later = ("references_sha256", "validation_sha256", "train_sha256", "weights_sha256", "retain_fingerprint")
+    for path in copied.glob("runs/*/result.json"):
+        write_json(path, {k: v for k, v in read_json(path).items() if k not in later}, sealed=True)
+    before = read_comparison(copied)
+    compare_arms(copied)
+    assert read_comparison(copied) == before
+    edit_rows(copied / REFERENCES, lambda rows: rows[0].update(nats=1.01 * rows[0]["nats"]))
+    with pytest.raises(InputError, match=r"references.jsonl: has changed since result.json"):
+        compare_arms(copied)
+
+
+def test_a_base_is_not_finished_by_scores_of_other_pairs(study, tmp_path, capsys):
+    """A base has no other record than its result: other held-out pairs, another method are not in it."""
+    held_out = tmp_path / "held_out.jsonl"
+    shutil.copy("pairs/test.jsonl", held_out)
+    flags = ["--base=base", "--train=pairs/train.jsonl", f"--validation={held_out}", f"--run={tmp_path / 'scored'}"]
+    flags += ["--method=base", "--device=cpu", "--threads=1", "--max_tokens=100", "--precision=fp32"]
+    finetune.main(flags)
+    finetune.main(flags)
+    assert "already finished" in capsys.readouterr().out
+    with pytest.raises(InputError, match="method is base, now lora"):
+        finetune.main([*flags, "--method=lora"])
+    edit_rows(held_out, lambda rows: rows.pop())
+    with pytest.raises(InputError, match=r"result.json: the held-out pairs, .*held_out.jsonl, changed since"):
+        finetune.main(flags)
 
 
 def published(root, question, pairs, **more):
