@@ -11,6 +11,15 @@ import numpy as np
 from llama_scale.errors import InputError
 
 T = TypeVar("T")
+# What JSON has for a type hint, and its name.
+TYPES: dict[Any, tuple[Any, str]] = {
+    float: ((int, float, type(None)), "a number"),
+    int: ((int, float, type(None)), "a number"),
+    str: (str, "text"),
+    bool: (bool, "true or false"),
+    list: (list, "a list"),
+    dict: (dict, "a mapping"),
+}
 
 
 def to_json(value: Any, digits: int | None = None) -> Any:
@@ -37,7 +46,8 @@ def from_json(kind: type[T], value: Any, path: str = "") -> T:
 
     Lists, dictionaries and optional values of dataclasses are read as their type hints say. A
     field with ``metadata={"old": name}`` is also read under the name it had in older files.
-    Raises InputError naming the field, by its ``path`` from the top, that is absent or no mapping.
+    Raises InputError naming the field, by its ``path`` from the top, that is absent or of another type. A number may be
+    None, which is what NaN and infinity are in JSON.
     """
     if not isinstance(value, dict):
         raise InputError(f"{path or 'the top level'} is not a mapping of names to values")
@@ -64,6 +74,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return [_convert(inner[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
     if get_origin(hint) is dict and isinstance(value, dict):
         return {key: _convert(inner[1], item, f"{path}.{key}") for key, item in value.items()}
+    kinds, what = TYPES.get(get_origin(hint) or hint, (object, ""))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and hint in (int, float)):
+        raise InputError(f"{path}: expected {what}, found {value!s:.60}")
     return value
 
 

@@ -53,3 +53,22 @@ def test_what_is_absent_is_named(change, message):
         from_json(Tree, values)
     with pytest.raises(InputError, match="the top level is not a mapping"):
         from_json(Tree, [])
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"one": {"size": "1"}}, r"one\.size: expected a number, found 1"),
+        ({"one": {"size": True}}, r"one\.size: expected a number, found True"),
+        ({"one": {"size": [1]}}, r"one\.size: expected a number, found \[1\]"),
+        ({"one": {"size": 1, "note": 3}}, r"one\.note: expected text, found 3"),
+        ({"many": {}}, r"many: expected a list, found \{\}"),
+        ({"named": []}, r"named: expected a mapping, found \[\]"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(broken, message):
+    whole = {"one": {"size": 1}, "many": [], "named": {}, "maybe": None}
+    assert from_json(Tree, whole).one.size == 1
+    assert from_json(Tree, whole | {"one": {"size": None}}).one.size is None, "NaN is null in JSON"
+    with pytest.raises(InputError, match=message):
+        from_json(Tree, whole | broken)

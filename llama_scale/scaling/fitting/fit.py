@@ -19,7 +19,7 @@ from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import LOWER_EXPONENT, UPPER_EXPONENT, Surface, SurfaceModel
 from llama_scale.scaling.fitting.forms import ADDITIVE, Form
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.scaling.fitting.residuals import LEAST_P, trends
+from llama_scale.scaling.fitting.residuals import LEAST_P, near_values, trends
 from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
 DELTA = 1e-3
@@ -28,6 +28,9 @@ SAME_OBJECTIVE = 1e-6  # relative
 FLOOR = 1e-12  # of an objective that something is divided by
 USUAL_EXPONENTS = 0.05, 1.5
 SAME_BUDGET = 0.05
+SAME_COUNT = 0.01  # relative difference below which two sizes, or two numbers of tokens, are one
+LEAST_SPREAD = 0.1  # root mean square distance of the runs from a line in ln N and ln D
+OUTSIDE = "an exponent lies outside the usual range, so no best size can be given"
 UNIDENTIFIED = 10  # high end of an interval over its low end
 MISFIT = 4.5  # rms of the residuals in percent that is said
 NEAR_BOUND = 1e-6  # of the width of the search
@@ -71,13 +74,22 @@ class Fit(Search):
     warnings: list[str]
 
     @property
-    def determined(self) -> bool:
-        """Whether both exponents, where one of N and D limits, lie where those of language models do.
+    def undetermined(self) -> str | None:
+        """Why the runs show no best size, so that none is given; None where they show one.
 
-        Without that the runs show no best size, and none is given.
+        They do where N and D vary on their own and both exponents, where one of the two limits, lie where those of
+        language models do.
         """
+        if line := common_line(self.points.N, self.points.D):
+            return f"{line}, so that size and data cannot be told apart and no best size can be given"
         least, most = USUAL_EXPONENTS
-        return all(least <= self.law.k * x <= most for x in (self.law.alpha, self.law.beta))
+        usual = all(least <= self.law.k * x <= most for x in (self.law.alpha, self.law.beta))
+        return None if usual else OUTSIDE
+
+    @property
+    def determined(self) -> bool:
+        """Whether the runs show a best size."""
+        return self.undetermined is None
 
     def predict(self, N: np.ndarray, D: np.ndarray) -> dict[str, np.ndarray]:
         """Return the loss at N, D (n,) with two 95 % intervals: of the law and of one run there.
@@ -249,13 +261,28 @@ def check_design(points: Points, form: Form = ADDITIVE) -> None:
             f"{points.file}: {n} runs cannot fit the law's {k} parameters and judge the fit; give at least {k + 1}"
         )
     for name, what in (("N", "model sizes"), ("D", "numbers of tokens")):
-        values = np.unique(getattr(points, name))
+        column = getattr(points, name)
+        values = [column[group[0]] for group in near_values(column, SAME_COUNT)]
         if len(values) < 3:
             all_values = " and ".join(f"{value:g}" for value in values)
             raise InputError(
                 f"{points.file}: all {n} runs have {name} = {all_values}; a constant and an exponent cannot be told "
                 f"apart with fewer than 3 {what}: add runs"
             )
+
+
+def common_line(N: np.ndarray, D: np.ndarray) -> str | None:
+    """Return in words the line that all runs (n,) lie on in ln N and ln D, as D = 20 N; None where they lie on none.
+
+    Along a line the two terms of a law are two powers of one quantity, and any other split between them fits as well.
+    """
+    x, y = (np.log(values) - np.log(values).mean() for values in (N, D))
+    across, along = np.linalg.eigh(np.cov(x, y, bias=True))  # variances, the lesser first, and their directions
+    if across[0] > LEAST_SPREAD**2:
+        return None
+    slope = along[1, 1] / along[0, 1]
+    factor = math.exp(np.log(D).mean() - slope * np.log(N).mean())
+    return f"all {len(N)} runs lie close to one line, D = {factor:.3g} N^{slope:.3g}"
 
 
 def _second_optimizer(
@@ -311,6 +338,11 @@ def _fit_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str
         warnings.append(
             f"The law misses its own runs by {rms:.2g} % (rms), the worst by {100 * np.abs(fit.residual).max():.2g} %: "
             "they do not follow it. Look for runs that diverged, other units or other settings."
+        )
+    if line := common_line(fit.points.N, fit.points.D):
+        warnings.append(
+            f"{line[0].upper()}{line[1:]}: along it nothing tells the part of size from that of data. The law "
+            "predicts runs on this line alone, and its parameters mean little: add runs of one size with other tokens."
         )
     warnings += _trend_warnings(fit, model)
     warnings += _bound_warnings(fit, model)

@@ -165,12 +165,13 @@ class JointModel(SurfaceModel):
     def law_of(self, theta: np.ndarray) -> Surface:
         """Return the law of theta (6,) or the laws of theta (S, 6)."""
         a, alpha, b, beta, e, ln_k = np.moveaxis(np.asarray(theta), -1, 0)
-        k = np.exp(ln_k)
-        scale = 1.0 if self.natural else k
-        a, alpha, b, beta = a / scale, alpha / scale, b / scale, beta / scale
         x, y = self.center
-        # A is e^(a + alpha x). At a bound of the search, with an exponent of dozens, no number may hold it: the
-        # exponent is then as steep as one does.
-        alpha, beta = (np.minimum(slope, (LN_MOST - c) / max(z, 1.0)) for slope, c, z in ((alpha, a, x), (beta, b, y)))
+        # ln A is a + alpha x, over k where theta has k times the formula's. At a small k no number may hold e to it.
+        log_A, log_B, k = a + alpha * x, b + beta * y, np.exp(ln_k)
+        scale = 1.0
+        if not self.natural:
+            # The soft maximum of two lines is then taken at the least k that does: it differs at its corner alone.
+            scale = k = np.maximum(k, np.maximum(np.abs(log_A), np.abs(log_B)) / LN_MOST)
         E = np.exp(e) if self.floor else 0.0 * e
-        return Surface(E, np.exp(a + alpha * x), alpha, np.exp(b + beta * y), beta, k)
+        A, B = (np.exp(np.minimum(log / scale, LN_MOST)) for log in (log_A, log_B))
+        return Surface(E, A, alpha / scale, B, beta / scale, k)

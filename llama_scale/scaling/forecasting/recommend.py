@@ -12,8 +12,8 @@ from llama_scale.config import CONFIGS, load_size
 from llama_scale.cost.accounting import count_parameters
 from llama_scale.cost.hardware import DEFAULT_MFU, HARDWARE
 from llama_scale.errors import InputError, nearest
+from llama_scale.scaling.fitting.checks import implausible_units, small_counts
 from llama_scale.scaling.fitting.fitted_laws import FittedLaws, RunEstimate
-from llama_scale.scaling.fitting.points import implausible_units, small_counts
 from llama_scale.scaling.fitting.results.summarize import EMBEDDED, HEADED
 from llama_scale.text import between, count, digits, power, signed
 from llama_scale.training.recipe import ladder_width, lr_cap, step_law_batch, step_law_lr
@@ -21,7 +21,6 @@ from llama_scale.training.recipe import ladder_width, lr_cap, step_law_batch, st
 HOUR = 3_600  # seconds
 FURTHEST = 10  # times the compute of the runs that a law is trusted with
 TRUSTED_RATIO = 1.0, 10_000.0  # tokens per parameter
-UNDETERMINED = "an exponent lies outside the usual range, so no best size can be given"
 USUAL_VOCABULARY = "  counted with a tied vocabulary of 32,000 tokens: the points name no one vocabulary of theirs"
 
 
@@ -114,15 +113,10 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
     be plain.
     """
     if not laws.best_frontier.determined:
-        raise InputError(f"{laws.points.file}: {UNDETERMINED}")
-    columns = laws.column("model_size"), laws.column("tokens"), laws.column("flops")  # (n,) each
-    exactly = "exactly" in laws.conventions.flops  # as this project counts, head and attention included
-    if found := implausible_units(*columns[:2], None if exactly else columns[2]):
-        raise InputError(f"{laws.points.file}: run {laws.runs[found[0]].run}: {found[1]}, then fit again")
-    if small := small_counts(*columns[:2]):
-        raise InputError(f"{laws.points.file}: {small[0]} Write plain numbers, then fit again")
+        raise InputError(f"{laws.points.file}: {laws.best_frontier.reason}")
+    check_units(laws)
     N, D = (float(x[0]) for x in laws.law.optimum(np.array([C]), laws.flops))
-    runs = laws.fitted_flops, *columns[:2]  # (n,) each
+    runs = laws.fitted_flops, laws.column("model_size"), laws.column("tokens")  # (n,) each
     beyond, below = (
         Multiples(*(float(value / end(of_runs)) for value, of_runs in zip((C, N, D), runs, strict=True)))
         for end in (np.max, np.min)
@@ -144,6 +138,16 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
     )
 
 
+def check_units(laws: FittedLaws) -> None:
+    """Raise InputError where the runs that a law was fitted to cannot have been counted plainly."""
+    N, D, flops = laws.column("model_size"), laws.column("tokens"), laws.column("flops")  # (n,) each
+    exactly = "exactly" in laws.conventions.flops  # as this project counts, head and attention included
+    if found := implausible_units(N, D, None if exactly else flops):
+        raise InputError(f"{laws.points.file}: run {laws.runs[found[0]].run}: {found[1]}, then fit again")
+    if small := small_counts(N, D):
+        raise InputError(f"{laws.points.file}: {small[0]} Write plain numbers, then fit again")
+
+
 def _distrusted(N: float, D: float, beyond: Multiples, below: Multiples) -> str | None:
     """Return why the law's best N and D are no recipe; None where they are one."""
     if beyond.flops > FURTHEST:
@@ -156,10 +160,15 @@ def _distrusted(N: float, D: float, beyond: Multiples, below: Multiples) -> str 
             f"the budget is {digits(below.flops)} times the compute of the smallest run; more than ten times outside "
             "the runs, laws err by more than their intervals say"
         )
+    return untrusted_ratio(N, D)
+
+
+def untrusted_ratio(N: float, D: float) -> str | None:
+    """Return what is wrong with the tokens per parameter of a best N and D; None where models are trained so."""
     least, most = TRUSTED_RATIO
-    if not least <= D / N <= most:
-        return f"the law asks for {digits(D / N)} tokens per parameter, where no model is known to train well"
-    return None
+    if least <= D / N <= most:
+        return None
+    return f"the law asks for {digits(D / N)} tokens per parameter, where no model is known to train well"
 
 
 def _plans(laws: FittedLaws, C: float, N: float, D: float) -> tuple[OptimalPlan, RungPlan]:

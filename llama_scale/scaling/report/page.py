@@ -19,7 +19,7 @@ from llama_scale.scaling.report.figures_loss import loss_tokens, prediction, res
 from llama_scale.scaling.report.figures_scores import score_figures
 from llama_scale.scaling.report.series import FittedStudy
 from llama_scale.scaling.report.tables import outcome, tables
-from llama_scale.scaling.report.text import UNDETERMINED, answer, held_out_width
+from llama_scale.scaling.report.text import answer, held_out_width
 
 SCORES = (
     ("bits_per_byte", "bits/byte"),
@@ -80,7 +80,7 @@ def study_figures(study: FittedStudy, scored: list[ScoredForecast] | None = None
     if study.laws.best_frontier.determined:
         figures.append(frontier(study))
     else:
-        left_out.append(f"compute-optimal size ({UNDETERMINED})")
+        left_out.append(f"compute-optimal size ({study.laws.best_frontier.reason})")
     if study.laws.holdout:
         figures.append(prediction(study, study.laws.holdout))
     else:

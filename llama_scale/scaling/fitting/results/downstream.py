@@ -27,6 +27,7 @@ FURTHEST = 100.0
 LEVELS = {"nontrivial_parse_rate": (0.5, 0.9), "pass_at": (0.01, 0.1, 0.5)}
 STEPS = 121
 NO_SIZES = "the runs determine no sizes"
+WORSENS = "the score gets worse as the loss falls, or does not follow it"
 NOT_REACHED, AT_OR_BELOW = "not reached", "at or below"
 FORMULA = {
     "log(-log p)": "-ln(-ln p) = a + b L",
@@ -54,11 +55,13 @@ class Link:
         return inverse_transform(self.name, self.a + self.b * loss_axis(self.name, loss))
 
     def loss(self, score: float, sample: bool = False) -> np.ndarray:
-        """Return the loss at which the score is expected: one, or (S,) of the resampled lines."""
+        """Return the loss at which the score is expected: one, or (S,) of the resampled lines; NaN where at none."""
         a, b = self.sample.T if sample else (self.a, self.b)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             x = (transform(self.name, np.asarray(score)) - a) / b
-            return np.exp(x) if self.name == "power" else x
+            loss = np.exp(x) if self.name == "power" else x
+        # By a line of the other slope a lower loss never gets there.
+        return np.where(improves(self.name, b), loss, np.nan)
 
 
 def transform(name: str, score: np.ndarray) -> np.ndarray:
@@ -77,6 +80,11 @@ def inverse_transform(name: str, value: np.ndarray) -> np.ndarray:
     if name == "log(-log p)":
         return np.exp(-np.exp(-value))
     return np.exp(np.minimum(value, 0)) if name == "power" else value
+
+
+def improves(name: str, b: np.ndarray | float) -> np.ndarray:
+    """Return whether scores by a link with slope b get better as the loss falls: bits fall with it, rates rise."""
+    return np.greater(b, 0) if name == "linear" else np.less(b, 0)
 
 
 def loss_axis(name: str, loss: np.ndarray) -> np.ndarray:
@@ -165,7 +173,9 @@ def thresholds(fit: Fit, flops: Flops) -> tuple[list[Threshold], dict[str, list[
         links[column], reason = fit_links(points, column, fit.seed)
         for level in threshold_levels(fit, column):
             threshold = Threshold(column, level, _measured(fit, column, level), reason=reason)
-            if links[column] and fit.determined:
+            if links[column] and not improves(links[column][0].name, links[column][0].b):
+                threshold = replace(threshold, link=links[column][0].name, reason=WORSENS)
+            elif links[column] and fit.determined:
                 threshold = _expected(fit, flops, links[column][0], threshold)
             elif links[column]:
                 threshold = replace(threshold, link=links[column][0].name, reason=NO_SIZES)

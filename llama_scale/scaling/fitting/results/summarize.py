@@ -33,6 +33,7 @@ def summarize(
 ) -> FittedLaws:
     """Return what laws.json holds of a fit, with the digits that it keeps; ``notes`` are further warnings."""
     points, repeats = fit.points, None
+    apart = points.select(~points.copies)
     if epochs_vary(points) and len(points) > len(fit.form.parameters) + 1:
         repeats = fit_repeats(fit)
     flops_counts, approaches = _flops_counts(points), compare_approaches(fit)
@@ -70,7 +71,7 @@ def summarize(
         runs=_runs(fit, hold_out),
         warnings=warnings,
         forms=forms,
-        noise=seed_noise(points.N, points.D, points.loss, points.trunks),
+        noise=seed_noise(apart.N, apart.D, apart.loss, apart.trunks, apart.settings),
     )
     return FittedLaws.from_dict(laws.to_dict())
 
@@ -246,6 +247,7 @@ def _frontier(fit: Fit, flops: Flops) -> records.Frontier:
         **{name: Curve.of(best[name][:CURVE], sample[name][:, :CURVE]) for name in best},
         largest=point(-2, factor=1),
         next=point(-1, factor=NEXT),
+        undetermined=fit.undetermined,
     )
 
 

@@ -12,7 +12,7 @@ from llama_scale.scaling.fitting.fit import DELTA, fit_surface, objective
 from llama_scale.scaling.fitting.points import read_points, read_rows
 from llama_scale.scaling.fitting.profile import objective_limit, profiles
 from llama_scale.scaling.fitting.results import approaches, conventions
-from llama_scale.scaling.fitting.results.downstream import fit_links, inverse_transform, thresholds, transform
+from llama_scale.scaling.fitting.results.downstream import WORSENS, fit_links, inverse_transform, thresholds, transform
 from llama_scale.scaling.fitting.results.repeats import effective_tokens, fit_repeats
 from llama_scale.scaling.fitting.sweep import fit_sweep
 from llama_scale.scaling.report import tables
@@ -289,6 +289,32 @@ def test_scores_of_zero_have_no_link_and_say_so():
     links, reason = fit_links(runs, "pass_at_1")
     assert links == []
     assert reason == "0 runs score between 0 and 1; a link needs 5"
+
+
+def test_a_score_that_gets_worse_promises_no_size():
+    """A rate that rises with the loss, though it scatters: no larger model is expected to reach a level by it."""
+    runs = grid(noise=0.001)
+    scatter = np.exp(0.01 * np.random.default_rng(0).standard_normal(20))
+    worse = {"pass_at_1": 0.002 * runs.loss * scatter, "bits_per_byte": (9 - runs.loss) * scatter}
+    rows, links = thresholds(fit_surface(with_columns(runs, **worse), resamples=100), Flops("6ND"))
+    for column in worse:
+        of_column = [row for row in rows if row.score == column]
+        assert links[column] and all(row.reason == WORSENS and row.N is None and row.C is None for row in of_column)
+    assert all(row.N for row in rows if row.score == "loss")
+
+
+def test_resampled_links_of_the_wrong_slope_never_reach_a_level():
+    """Noise with next to no slope: of the resampled lines a part rises with the loss, so the upper end is open."""
+    runs = grid(noise=0.001)
+    scatter = np.exp(0.4 * np.random.default_rng(3).standard_normal(20))
+    rows, links = thresholds(
+        fit_surface(with_columns(runs, pass_at_1=0.004 / runs.loss * scatter), resamples=100), Flops("6ND")
+    )
+    link = links["pass_at_1"][0]
+    share = np.mean(link.sample[:, 1] > 0)
+    assert link.b < 0 and 0.03 < share < 0.6
+    assert np.isnan(link.loss(0.01, sample=True)).mean() == share
+    assert all(row.C.high is None for row in rows if row.score == "pass_at_1")
 
 
 def test_thresholds_are_where_the_frontier_crosses():
