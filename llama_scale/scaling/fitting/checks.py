@@ -32,6 +32,7 @@ OTHER_COUNTS = {
 }
 SAME_COUNT = 0.01  # relative difference below which a count of FLOPs is one of these
 SAME_LOSS = 0.05  # relative difference between losses of equal N and D beyond which they are named
+CLEAR = 3.0  # standard errors of a slope
 MOST_EPOCHS = 4
 FEW_TOKENS, FEW_STEPS, FEW_NAMED = 20, 500, 4
 SCHEDULES = ("cosine", "constant", "cooldown")  # those of launch/train.py
@@ -98,7 +99,7 @@ def check_units(points: "Points") -> None:
     for size, flops in ((points.N, None), (N, points.flops)):
         if found := implausible_units(size, points.D, flops):
             row, why = points.row_numbers[found[0]], found[1]
-            hint = "" if "D" in points.columns else f" (D is {points.columns['flops']} / 6N: are these plain FLOPs?)"
+            hint = "" if "D" in points.columns else f" (D is {points.columns['flops']} / 6N: are those plain FLOPs?)"
             if flops is not None:
                 hint = f" (or leave column {points.columns['flops']!r} out by columns, as flops=none)"
             raise InputError(f"{points.file}: row {row}: {why}{hint}")
@@ -153,7 +154,7 @@ def warnings_of(points: "Points") -> list[str]:
             "No run is annealed: losses from the middle of a schedule lie above those of "
             "finished runs by an amount that depends on D, which bends the fit."
         )
-    warnings += [*_equal_warnings(points), *_short_warnings(points)]
+    warnings += [*_rising_warnings(points), *_equal_warnings(points), *_short_warnings(points)]
     warnings += _repeat_warnings(points)
     named = {row["schedule"].strip() for row in points.rows} - {""} if points.has("schedule") else set()
     if other := sorted(named - set(SCHEDULES)):
@@ -181,6 +182,22 @@ def _repeat_warnings(points: "Points") -> list[str]:
             "fitted: write 1 where none are repeated."
         )
     return warnings
+
+
+def _rising_warnings(points: "Points") -> list[str]:
+    """Return a line where the loss clearly rises with both N and D, as an accuracy does."""
+    columns = [np.ones(len(points)), np.log(points.N), np.log(points.D)]
+    design, free = np.stack(columns, 1), len(points) - 3
+    if free < 1 or np.linalg.matrix_rank(design) < 3:
+        return []
+    slopes, rest, *_ = np.linalg.lstsq(design, np.log(points.loss), rcond=None)
+    error = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * rest[0] / free)
+    if not (slopes[1:] > CLEAR * error[1:]).all():
+        return []
+    return [
+        f"Column {points.columns['loss']!r} rises with N and with D: is it a score, where more is better? The law is "
+        "of a loss, which falls."
+    ]
 
 
 def unread_warnings(points: "Points", flops_left_aside: bool) -> list[str]:

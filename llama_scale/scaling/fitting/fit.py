@@ -29,10 +29,12 @@ FLOOR = 1e-12  # of an objective that something is divided by
 USUAL_EXPONENTS = 0.05, 1.5
 SAME_BUDGET = 0.05
 SAME_COUNT = 0.01  # relative difference below which two sizes, or two numbers of tokens, are one
+EQUAL_LOSS = 1e-9  # relative difference below which losses are one
 LEAST_SPREAD = 0.1  # root mean square distance of the runs from a line in ln N and ln D
 OUTSIDE = "an exponent lies outside the usual range, so no best size can be given"
 UNIDENTIFIED = 10  # high end of an interval over its low end
 MISFIT = 4.5  # rms of the residuals in percent that is said
+MOST_POOR = 0.2  # of the resamples
 NEAR_BOUND = 1e-6  # of the width of the search
 # A and B stand in theta as the terms at the middle of the points.
 TERMS = {"A": "the N term at the middle of the points", "B": "the D term at the middle of the points"}
@@ -163,9 +165,11 @@ def fit_surface(
 ) -> Fit:
     """Fit a form of the law from so many starts, and to resamples drawn by ``seed``.
 
-    Raises InputError as ``check_design``.
+    Raises InputError as ``check_design``, and where all losses are equal.
     """
     check_design(points, form)
+    if np.ptp(points.loss) <= EQUAL_LOSS * points.loss.max():
+        raise InputError(f"{points.file}: all {len(points)} runs have a loss of {points.loss[0]:g}; no law is in them")
     model = form.model(points.N, points.D)
     lower, upper = model.bounds(points.loss)
     target = np.log(points.loss)[None]
@@ -323,11 +327,32 @@ def _bootstrap(solve: Solver, best: np.ndarray, trunks: np.ndarray, resamples: i
     return solve(np.tile(best, (resamples, 1)), weight)[0]
 
 
+def poor_resamples(points: Points, resamples: int, seed: int) -> float:
+    """Return the share of the bootstrap's resamples whose runs have fewer than three sizes or numbers of tokens.
+
+    No law follows from those: the search stays where it began, and their spread is less than the truth's.
+    """
+    weight = resample_counts(int(points.trunks.max()) + 1, resamples, seed)[:, points.trunks] > 0  # (S, n)
+    poor = np.zeros(resamples, dtype=bool)
+    for column in (points.N, points.D):
+        there = [weight[:, group].any(axis=1) for group in near_values(column, SAME_COUNT)]
+        poor |= np.sum(there, axis=0) < 3
+    return float(poor.mean())
+
+
 def _fit_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str]:
     """Return what a reader of the fit must know, in words; ``sample`` (S, k) is centered theta."""
     warnings, n, k = [], len(fit.points), len(fit.form.parameters)
     if n < 2 * k:
         warnings.append(f"{n} runs for {k} parameters: intervals from so few are rough.")
+    share = poor_resamples(fit.points, len(sample), fit.seed)
+    if share > MOST_POOR:
+        drawn = f"{fit.points.trunks.max() + 1} trunks" if fit.points.shares_trunks else f"the {n} runs"
+        warnings.append(
+            f"{share:.0%} of the resamples of {drawn} have two sizes or numbers of tokens at most, which many laws "
+            "fit: the intervals are far too narrow and miss the truth as often as not. Train more sizes, or other "
+            "seeds of them."
+        )
     if "E" in fit.form.parameters and 0.01 * fit.points.loss.min() > fit.law.E:
         warnings.append(
             f"E is {fit.law.E:.2g}, almost 0: the points do not show where the loss levels off, so "
@@ -396,7 +421,6 @@ def _bound_warnings(fit: Fit, model: SurfaceModel) -> list[str]:
 def _parameter_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str]:
     """Return a warning for each parameter that is unusual or that the points do not identify."""
     warnings = []
-    low, high = percentile_interval(sample)  # (k,)
     least, most = USUAL_EXPONENTS
     for i, key in enumerate(model.names):
         if key not in fit.form.parameters:
@@ -406,7 +430,7 @@ def _parameter_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> li
         # other entries are logarithms.
         value = fit.theta[i] if is_exponent else math.exp(fit.theta[i])
         name = f"k {name}" if is_exponent and "k" in fit.form.parameters else name
-        a, b = (low[i], high[i]) if is_exponent else np.exp((low[i], high[i]))
+        a, b = percentile_interval(sample[:, i] if is_exponent else np.exp(sample[:, i]))
         if is_exponent and not least <= value <= most:
             warnings.append(
                 f"{name} = {value:.3g} lies outside [{least}, {most}], where those of "

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama_scale.errors import InputError, nearest
-from llama_scale.scaling.fitting.chinchilla import Curvature, Surface, SurfaceModel
+from llama_scale.scaling.fitting.chinchilla import LOWER_EXPONENT, UPPER_EXPONENT, Curvature, Surface, SurfaceModel
 
 LOWER_K, UPPER_K = 0.02, 20.0
 NO_FLOOR = -100.0  # ln E of a law without E, whose share of any loss is below the precision of a number
-NATURAL_LN = 600.0  # reach of ln A and ln B at N = D = 1
+NATURAL_LN = 800.0  # reach of ln A and ln B at N = D = 1
 LN_MOST = 700.0  # of the logarithm of a number
 START_EXPONENTS = 0.15, 0.4, 0.9
 START_KS = 0.2, 0.5, 1.0, 2.0
@@ -130,7 +130,9 @@ class JointModel(SurfaceModel):
         """Return the lower and upper bounds (6,) of theta for losses (n,)."""
         lower, upper = super().bounds(loss)
         if self.natural:
+            # The exponents themselves, those of theta over k, within what k can be.
             lower[[0, 2]], upper[[0, 2]] = -NATURAL_LN, NATURAL_LN
+            lower[[1, 3]], upper[[1, 3]] = LOWER_EXPONENT / UPPER_K, UPPER_EXPONENT / LOWER_K
         if not self.floor:
             lower[4] = upper[4] = NO_FLOOR
         return np.append(lower, np.log(LOWER_K)), np.append(upper, np.log(UPPER_K))

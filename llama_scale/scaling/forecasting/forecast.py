@@ -95,7 +95,11 @@ def forecast(study: str | Path, runs: str, now: datetime | None = None) -> Forec
 def cautions(laws: FittedLaws, forecast: Forecast) -> list[str]:
     """Return why some of the runs forecast are far from those of the law, in words."""
     warnings = []
-    columns = {"compute": laws.fitted_flops, "size": laws.column("model_size"), "tokens": laws.column("tokens")}
+    columns = {
+        "compute": laws.fitted_flops,
+        "size": laws.column("model_size"),
+        "number of tokens": laws.column("tokens"),
+    }
     for run in forecast.runs:
         values = dict(zip(columns, (run.flops, run.model_size, run.tokens), strict=True))
         for what, fitted in columns.items():

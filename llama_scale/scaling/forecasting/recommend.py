@@ -252,7 +252,7 @@ def recommendation_text(recommendation: Recommendation, counted: str) -> str:
         f"{power(recommendation.flops)} FLOP ({recommendation.convention}): {digits(recommendation.gpu_hours)} hours "
         f"of one {recommendation.gpu} at {recommendation.mfu:.0%} of its bf16 peak",
         *(_plans_text(best, rung, counted) if best and rung else _first_text(recommendation, counted)),
-        _multiples_text(recommendation.beyond, recommendation.below),
+        _multiples_text(recommendation.beyond, recommendation.below, with_plan=best is not None),
     ]
     return "\n".join(lines)
 
@@ -283,14 +283,15 @@ def _first_text(recommendation: Recommendation, counted: str) -> list[str]:
     ]
 
 
-def _multiples_text(beyond: Multiples, below: Multiples) -> str:
-    """Return where a budget lies among those of the runs, as text."""
+def _multiples_text(beyond: Multiples, below: Multiples, with_plan: bool) -> str:
+    """Return where a budget lies among those of the runs, as text; its best size and tokens where they are told."""
     small = below.flops < 1
-    times, run = (below, "smallest") if small else (beyond, "largest")
+    times, run, most = (below, "smallest", "fewest") if small else (beyond, "largest", "most")
     verdict = "below" if small else "an extrapolation beyond" if beyond.flops > 1 else "within"
+    best = f" (best size {digits(times.model_size)} times the {run}, tokens {digits(times.tokens)} times the {most})"
     return (
-        f"This is {digits(times.flops)} times the compute of the {run} run fitted ({digits(times.model_size)} times "
-        f"its size, {digits(times.tokens)} times its tokens), {verdict} the compute measured."
+        f"This budget is {digits(times.flops)} times the compute of the {run} run fitted{best if with_plan else ''}, "
+        f"{verdict} the compute measured."
     )
 
 

@@ -180,4 +180,4 @@ def isoflop_law(
 def _power_fit(slope: float, level: float, sample: np.ndarray, x: np.ndarray, y: np.ndarray) -> PowerFit:
     """Return a ``PowerFit`` of resampled slopes (S,), of which those without one are NaN."""
     known = np.isfinite(sample)
-    return PowerFit(slope, level, sample[known], x, y, float(1 - known.mean()))
+    return PowerFit(slope, level, sample[known], x, y, float(1 - known.mean()) if len(known) else 1.0)

@@ -106,8 +106,11 @@ def fit_links(points: Points, column: str, seed: int = 0) -> tuple[list[Link], s
         names, usable = ["log(-log p)", "logit", "power"], (score > 0) & (score < 1)
     zeros = int((np.isfinite(score) & ~usable).sum())
     loss, score = points.loss[usable], score[usable]
+    if len(loss) < MIN_LOSSES:
+        what = "have a value" if names == ["linear"] else "score between 0 and 1"
+        return [], f"{len(loss)} runs {what}; a link needs {MIN_LOSSES}"
     if len(np.unique(loss)) < MIN_LOSSES:
-        return [], f"{len(loss)} runs score between 0 and 1; a link needs {MIN_LOSSES}"
+        return [], f"the runs with a value have {len(np.unique(loss))} different losses; a link needs {MIN_LOSSES}"
     links = [_link(name, loss, score, zeros, seed) for name in names]
     return sorted(links, key=lambda link: link.held_out_error), None
 

@@ -24,6 +24,8 @@ from llama_scale.scaling.fitting.results.repeats import epochs_vary, fit_repeats
 T = TypeVar("T")
 EMBEDDED, HEADED = "embeddings included", "output head included"
 NEXT = 10
+CLEARLY_LESS = 0.9  # of an objective
+MOST_FLOPS_ERROR = 0.25  # of the FLOPs of a token as a function of size, relative
 CURVE = 41
 SAMPLE = 400
 
@@ -46,7 +48,8 @@ def summarize(
             f"The {len(points)} runs are branches of {trunks} trunks (or alone), and branches of one err together: "
             "intervals are drawn by trunk; profiles take all runs for independent and are too narrow."
         )
-    warnings += [*_open_profiles(profile), *_disagreeing(approaches.table)]
+    warnings += [*_open_profiles(profile), *_disagreeing(approaches.table), *_rough_flops(flops_counts)]
+    warnings += _repeats_matter(fit, repeats) if repeats and repeats.identified else []
     if repeats and not repeats.identified:
         profile_ends, drawn = (_ends_text(ends) for ends in (repeats, repeats.bootstrap))
         warnings.append(
@@ -167,6 +170,30 @@ def _disagreeing(table: list[records.ApproachExponent]) -> list[str]:
                 f"{row.compute}), clear of the surface's {other.value:.3f}: the exponent is not settled."
             )
     return warnings
+
+
+def _repeats_matter(fit: Fit, repeats: records.RepeatedTokens) -> list[str]:
+    """Return a warning where the law that takes repeated tokens for fresh is clearly worse than the one with R."""
+    if repeats.objective > CLEARLY_LESS * fit.objective:
+        return []
+    moved = ", ".join(
+        f"{name} from {getattr(fit.law, name):.3g} to {repeats.parameters[name]:.3g}" for name in ("alpha", "beta")
+    )
+    return [
+        f"Repeated tokens counted by R = {repeats.R:.3g} take the objective from {fit.objective:.3g} to "
+        f"{repeats.objective:.3g} and {moved}: the law here, its sizes and its forecasts take them for fresh. Fit the "
+        "runs without repeats (where epochs<=1) for those."
+    ]
+
+
+def _rough_flops(counts: list[Flops]) -> list[str]:
+    """Return a warning for each count of FLOPs that is far from what any function of size gives."""
+    return [
+        f"The FLOPs of {count.name} follow no function of N: {count.formula()} a token, the nearest, is off by up to "
+        f"{100 * count.error:.2g} %. What is best for a budget is as rough."
+        for count in counts
+        if count.error > MOST_FLOPS_ERROR
+    ]
 
 
 def _surface(fit: Fit, profile: dict[str, Profile]) -> records.FittedSurface:

@@ -10,7 +10,7 @@ from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting import fit
 from llama_scale.scaling.fitting.chinchilla import Surface
-from llama_scale.scaling.fitting.fit import fit_surface, hold_out, objective, predict, try_hold_out
+from llama_scale.scaling.fitting.fit import fit_surface, hold_out, objective, poor_resamples, predict, try_hold_out
 from llama_scale.scaling.fitting.fitted_laws import FittedLaws
 from llama_scale.scaling.fitting.forms import ADDITIVE
 from llama_scale.scaling.fitting.points import Points, read_points
@@ -370,17 +370,44 @@ def on_a_line(slope=1.0, count=12, jitter=0.0):
 def test_runs_along_one_line_tell_no_size(slope, jitter):
     """With D = 20 N the terms of size and data can change places: as good a law, and another best size."""
     runs = on_a_line(slope, jitter=jitter)
-    fit = fit_surface(runs, resamples=50)
+    fit = fit_surface(runs, resamples=10, starts=4)
     assert not fit.determined
     (line,) = (text for text in fit.warnings if "close to one line" in text)
     assert float(line.split("N^")[1].split(":")[0]) == pytest.approx(slope, abs=0.05)
-    laws = summarize(fit, None)
-    assert "cannot be told apart" in table(laws) and "N* =" not in table(laws)
-    assert FittedLaws.from_dict(laws.to_dict()).best_frontier.reason == laws.best_frontier.reason
     if slope == 1 and not jitter:
+        laws = summarize(fit, None)
+        assert "cannot be told apart" in table(laws) and "N* =" not in table(laws)
+        assert FittedLaws.from_dict(laws.to_dict()).best_frontier.reason == laws.best_frontier.reason
+        assert not any(row.exponent for row in laws.approaches.table if row.approach[0] == "1")
         places = Surface(TRUE.E, TRUE.B * 20**-TRUE.beta, TRUE.beta, TRUE.A * 20**TRUE.alpha, TRUE.alpha)
         assert objective(places, runs) == pytest.approx(objective(TRUE, runs), abs=1e-20)
         assert places.exponent == pytest.approx(1 - TRUE.exponent)
+
+
+@pytest.mark.parametrize(("sizes", "said"), [(3, True), (4, True), (5, False)])
+def test_intervals_of_few_trunks_are_called_too_narrow(sizes, said):
+    """One trunk a size: of 3 and 4 trunks most resamples have two sizes, and intervals of .95 hold half the truths."""
+    runs = grid(sizes=sizes, budgets=4)
+    for row in runs.rows:
+        row["trunk"] = row["N"]
+    chance = {3: 1 - 6 / 27, 4: (4 + 6 * 14) / 256, 5: (5 + 10 * 30) / 3125}[sizes]
+    assert poor_resamples(runs, 20_000, 0) == pytest.approx(chance, abs=0.01)
+    found = [text for text in fit_surface(runs, resamples=400, starts=4).warnings if "far too narrow" in text]
+    assert bool(found) == said and all(f"of {sizes} trunks" in text for text in found)
+    assert not any("far too narrow" in text for text in fit_surface(grid(sizes, 4), resamples=400, starts=4).warnings)
+
+
+def test_losses_that_are_all_equal_are_refused():
+    runs = grid()
+    with pytest.raises(InputError, match="all 20 runs have a loss of 3"):
+        fit_surface(points(runs.N, runs.D, np.full(20, 3.0)))
+
+
+def test_an_interval_is_the_same_in_a_warning_as_in_the_table():
+    fit = fit_surface(grid(sizes=3, budgets=3, noise=0.03), resamples=100)
+    (said,) = (text for text in fit.warnings if "do not identify E" in text)
+    low, high = percentile_interval(fit.resampled.E)
+    assert said.endswith(f"its interval is {low:.3g} to {high:.3g}.")
 
 
 def test_runs_of_two_budgets_tell_a_size():

@@ -304,7 +304,7 @@ def test_a_score_that_gets_worse_promises_no_size():
 
 
 def test_resampled_links_of_the_wrong_slope_never_reach_a_level():
-    """Noise with next to no slope: of the resampled lines a part rises with the loss, so the upper end is open."""
+    """Noise with next to no slope: of the resampled lines a part rises with the loss, which used to be reached at once."""
     runs = grid(noise=0.001)
     scatter = np.exp(0.4 * np.random.default_rng(3).standard_normal(20))
     rows, links = thresholds(
@@ -314,7 +314,8 @@ def test_resampled_links_of_the_wrong_slope_never_reach_a_level():
     share = np.mean(link.sample[:, 1] > 0)
     assert link.b < 0 and 0.03 < share < 0.6
     assert np.isnan(link.loss(0.01, sample=True)).mean() == share
-    assert all(row.C.high is None for row in rows if row.score == "pass_at_1")
+    of_score = [row.C for row in rows if row.score == "pass_at_1"]
+    assert len(of_score) == 3 and not any(np.isfinite(C.high) or C.at_most for C in of_score)
 
 
 def test_thresholds_are_where_the_frontier_crosses():
