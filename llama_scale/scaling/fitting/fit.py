@@ -247,6 +247,10 @@ def held_out_mask(points: Points, rule: str) -> np.ndarray:
     budget would tell what it gives, and nothing were extrapolated.
     """
     out = largest_budget(points.compute) if rule == "largest" else points.match(rule)
+    if rule == "largest" and out.all():
+        raise InputError(
+            f"all {len(points)} runs have the greatest compute, within {SAME_BUDGET:.0%}; add other budgets"
+        )
     if not out.any() or out.all():
         raise InputError(f"holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some")
     return out
@@ -355,8 +359,8 @@ def _fit_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str
         )
     if "E" in fit.form.parameters and 0.01 * fit.points.loss.min() > fit.law.E:
         warnings.append(
-            f"E is {fit.law.E:.2g}, almost 0: the points do not show where the loss levels off, so "
-            "predictions far beyond them are too low."
+            f"E is {fit.law.E:.2g}, below 1 % of the least loss: the points do not show where the loss levels off, so "
+            "predictions far beyond them may be too low."
         )
     rms = 100 * float(np.sqrt(np.mean(fit.residual**2)))
     if rms > MISFIT:

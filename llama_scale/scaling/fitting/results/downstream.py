@@ -19,7 +19,9 @@ from llama_scale.scaling.fitting.fitted_laws import Estimate, MeasuredRun, Reach
 from llama_scale.scaling.fitting.points import Points
 
 # Not parse_rate: blank lines, comments and a repeated line parse too, so that it falls while models improve.
-RATE = re.compile(r"(?:.*_)?(?:pass_at_[0-9]+(?:_.*)?|nontrivial_parse_rate)(?<!_low)(?<!_high)")
+RATE = re.compile(r"(?:.*_)?(?:pass_at_[0-9]+(?:_.*)?|nontrivial_parse_rate)")
+# What stands beside a rate: ends of its interval, its error, the counts behind it.
+BESIDE = "_low", "_high", "_se", "_std", "_stderr", "_n", "_count", "_tasks", "_total", "_samples"
 BITS = re.compile(r"(?:.*_)?bits_per_byte")
 HELD_OUT, MIN_LOSSES = 0.25, 5
 RESAMPLES = 500
@@ -171,7 +173,8 @@ def thresholds(fit: Fit, flops: Flops) -> tuple[list[Threshold], dict[str, list[
     level is passed; ``at_most`` names those of ``value``, ``low`` and ``high``.
     """
     points, rows, links = fit.points, [], {}
-    scores = [c for c in points.rows[0] if (RATE.fullmatch(c) or BITS.fullmatch(c)) and points.has(c)]
+    rates = [c for c in points.rows[0] if RATE.fullmatch(c) and not c.endswith(BESIDE)]
+    scores = [c for c in points.rows[0] if (c in rates or BITS.fullmatch(c)) and points.has(c)]
     for column in dict.fromkeys([points.columns["loss"], *scores]):
         links[column], reason = fit_links(points, column, fit.seed)
         for level in threshold_levels(fit, column):

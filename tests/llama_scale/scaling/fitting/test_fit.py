@@ -452,6 +452,9 @@ def test_hold_out_rules():
     runs = grid(sizes=3, budgets=3)
     held, notes = try_hold_out(runs.select(np.arange(9) < 6), "largest")
     assert held is None and "5 runs cannot fit" in notes[0]
+    one = points(runs.N, 1e12 / 6 / runs.N, runs.loss)
+    held, notes = try_hold_out(one, "largest")
+    assert held is None and "all 9 runs have the greatest compute, within 5%" in notes[0]
     held, notes = try_hold_out(runs, "none")
     assert held is None and "No run was held out" in notes[0]
     with pytest.raises(InputError, match="leaves out 0 of 20"):
