@@ -216,11 +216,16 @@ def score(argv: list[str]) -> None:
 
     config = read(ScoreConfig, argv, "forecast")
     points = read_points(config.points, parse_columns(config.columns))
-    scored = forecasting.score(forecasting.read_forecast(config.forecast), points)
+    written = forecasting.read_forecast(config.forecast)
+    scored = forecasting.score(written, points)
     if config.out:
         write_json(Path(config.out), {"format": forecasting.FORMAT} | to_json(scored))
     print(outcome(scored).text())
-    print(f"{scored.measured} of {len(scored.runs)} measured, {scored.covered} inside")
+    for line in [
+        *warned(forecasting.other_conventions(written, points)),
+        f"{scored.measured} of {len(scored.runs)} measured, {scored.covered} inside",
+    ]:
+        print(line)
 
 
 def sweep(argv: list[str]) -> None:

@@ -528,8 +528,9 @@ class FittedLaws:
         return RunEstimate(**{name: float(value[0]) for name, value in loss.items()})
 
     def bits_per_byte(self, loss: RunEstimate) -> RunEstimate | None:
-        """Return bits per byte at a loss and its ends; None where the runs had none."""
-        if not (links := self.links.get("bits_per_byte")):
+        """Return bits per byte at a loss and its ends; None where the runs had none or they do not fall with it."""
+        links = self.links.get("bits_per_byte")
+        if not links or links[0].b.value <= 0:
             return None
         return RunEstimate(**{k: links[0].a + links[0].b.value * v for k, v in vars(loss).items()})
 

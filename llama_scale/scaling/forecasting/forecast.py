@@ -13,6 +13,7 @@ from llama_scale.files import read_json, sha256, write_json
 from llama_scale.records import from_json, to_json
 from llama_scale.scaling.fitting.fitted_laws import Conventions, FittedLaws, RunSize, laws_path
 from llama_scale.scaling.fitting.points import Points
+from llama_scale.scaling.fitting.results.summarize import conventions_of
 from llama_scale.scaling.forecasting.recommend import FURTHEST, TRUSTED_RATIO, check_units, rung_size
 from llama_scale.text import digits
 
@@ -114,6 +115,18 @@ def cautions(laws: FittedLaws, forecast: Forecast) -> list[str]:
         ratio = run.tokens / run.model_size
         if not TRUSTED_RATIO[0] <= ratio <= TRUSTED_RATIO[1]:
             warnings.append(f"{run.run}: {digits(ratio)} tokens per parameter, where no model is known to train well")
+    return warnings
+
+
+def other_conventions(forecast: Forecast, points: Points) -> list[str]:
+    """Return in which of size and loss points are counted otherwise than the forecast, in words."""
+    here, warnings = conventions_of(points), []
+    for name, what in (("model_size", "size"), ("loss", "loss")):
+        foretold, measured = getattr(forecast.conventions, name), getattr(here, name)
+        if foretold != measured:
+            warnings.append(
+                f"the forecast's {what} is {foretold}, that of these points {measured}; name it with columns"
+            )
     return warnings
 
 

@@ -19,7 +19,9 @@ from llama_scale.text import between, count, digits, power, signed
 
 PERCENT = "parse_rate", "pass_at"
 TRIVIAL = re.compile(r"(?:.*_)?(?<!nontrivial_)parse_rate")  # of laws of before: see downstream.RATE
-NOT_IDENTIFIED = "Not identified: an end is open, or the ends lie more than a factor of ten apart."
+NOT_IDENTIFIED = (
+    "Not identified: an end is open, the ends lie more than a factor of ten apart, or the trunks are too few."
+)
 
 
 def tables(laws: FittedLaws) -> list[Table]:

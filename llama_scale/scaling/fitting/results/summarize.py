@@ -60,7 +60,7 @@ def summarize(
     source = {name: getattr(points, name) for name in ("file", "sha256", "columns", "where")}
     laws = FittedLaws(
         points=records.PointsFile(**source, rows=points.n_read, fitted=len(points)),
-        conventions=_conventions(points),
+        conventions=conventions_of(points),
         model=shared_model(points),
         surface=_surface(fit, profile),
         power=power_laws(fit),
@@ -104,7 +104,7 @@ def _holdout_warnings(fit: Fit, hold_out: HoldOut) -> list[str]:
     return warnings
 
 
-def _conventions(points: Points) -> records.Conventions:
+def conventions_of(points: Points) -> records.Conventions:
     """Return what N, D, loss and compute mean in these points, in words."""
     own, column = points.of_this_project, points.columns["N"]
     sizes = {

@@ -9,7 +9,14 @@ import pytest
 from llama_scale.errors import InputError
 from llama_scale.files import write_json
 from llama_scale.scaling.fitting.points import read_points
-from llama_scale.scaling.forecasting.forecast import cautions, forecast, read_forecast, score, write_forecast
+from llama_scale.scaling.forecasting.forecast import (
+    cautions,
+    forecast,
+    other_conventions,
+    read_forecast,
+    score,
+    write_forecast,
+)
 from tests.conftest import run_here
 
 # A forecast as it was written before its fields had the names they have now.
@@ -113,6 +120,23 @@ def test_a_forecast_far_from_the_runs_says_so(laws, study, run, words):
     """The runs have 164,000 to 3.1M parameters and 250,000 to 4M tokens."""
     found = cautions(laws, forecast(study, run))
     assert [words in text for text in found[:1]] == ([True] if words else [])
+
+
+def test_points_of_other_conventions_are_named(study, tmp_path):
+    """Scored by bits per byte instead of nats, or with embeddings counted, a forecast is not what was measured."""
+    made = forecast(study, "5e5:1e6")
+    assert other_conventions(made, read_points(study / "points.csv")) == []
+    bits = other_conventions(made, read_points(study / "points.csv", {"loss": "bits_per_byte"}))
+    assert bits == [
+        "the forecast's loss is column 'loss' in nats per token, that of these points column 'bits_per_byte'; name it "
+        "with columns"
+    ]
+    (size,) = other_conventions(made, read_points(study / "points.csv", {"N": "n_params"}))
+    assert "size is non-embedding parameters, that of these points all parameters, embeddings included" in size
+    write_forecast(made, tmp_path / "f.json")
+    argv = ("score", "f.json", "--points", str(study / "points.csv"), "--columns", "loss=bits_per_byte")
+    done = run_here("scaling.py", *argv, cwd=tmp_path)
+    assert done.returncode == 0 and f"warning: {bits[0]}" in done.stdout
 
 
 def test_the_commands_repeat_what_the_law_warns_of(study, laws, tmp_path):
