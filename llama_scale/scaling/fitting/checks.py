@@ -253,7 +253,7 @@ def unit_warnings(points: "Points") -> list[str]:
 def _equal_warnings(points: "Points") -> list[str]:
     """Return a line for rows of equal N, D and loss, and one for those of equal N and D with different losses."""
     warnings, numbers = [], points.row_numbers
-    copies = equal_runs(points.N, points.D, points.loss)
+    copies = equal_runs(points.N, points.D, points.loss, points.numbered(["seed"] if points.has("seed") else []))
     if copies:
         first, second = numbers[copies[0][:2]]
         count = sum(len(group) - 1 for group in copies)

@@ -35,6 +35,7 @@ OUTSIDE = "an exponent lies outside the usual range, so no best size can be give
 UNIDENTIFIED = 10  # high end of an interval over its low end
 MISFIT = 4.5  # rms of the residuals in percent that is said
 MOST_POOR = 0.2  # of the resamples
+FAR, FAR_TIMES, FEW_FAR = 0.05, 15.0, 4  # log residual of a run that is named, also in medians of them; how many
 NEAR_BOUND = 1e-6  # of the width of the search
 # A and B stand in theta as the terms at the middle of the points.
 TERMS = {"A": "the N term at the middle of the points", "B": "the D term at the middle of the points"}
@@ -362,12 +363,7 @@ def _fit_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str
             f"E is {fit.law.E:.2g}, below 1 % of the least loss: the points do not show where the loss levels off, so "
             "predictions far beyond them may be too low."
         )
-    rms = 100 * float(np.sqrt(np.mean(fit.residual**2)))
-    if rms > MISFIT:
-        warnings.append(
-            f"The law misses its own runs by {rms:.2g} % (rms), the worst by {100 * np.abs(fit.residual).max():.2g} %: "
-            "they do not follow it. Look for runs that diverged, other units or other settings."
-        )
+    warnings += _misfit_warnings(fit)
     if line := common_line(fit.points.N, fit.points.D):
         warnings.append(
             f"{line[0].upper()}{line[1:]}: along it nothing tells the part of size from that of data. The law "
@@ -385,6 +381,31 @@ def _fit_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str
         warnings.append(
             f"A second optimizer ends {fit.check.excess:+.1e} (relative) from the objective, its "
             f"parameters up to {fit.check.parameter_difference:.2g} away: the optimum is flat."
+        )
+    return warnings
+
+
+def _misfit_warnings(fit: Fit) -> list[str]:
+    """Return a warning that names the runs far from a law that the others follow, and one where they follow none."""
+    warnings, off = [], np.abs(fit.residual)
+    far = np.flatnonzero((off > FAR) & (off > FAR_TIMES * np.median(off)))
+    if len(far):
+        far = far[np.argsort(-off[far])]
+        named = ", ".join(
+            f"{fit.points.label(int(i))} by {100 * np.expm1(fit.residual[i]):+.0f} %" for i in far[:FEW_FAR]
+        )
+        more = f" and {len(far) - FEW_FAR} more" if len(far) > FEW_FAR else ""
+        warnings.append(
+            f"Far from the law that the others follow within {100 * np.median(off):.2g} % (median): {named}{more}. Did "
+            "they diverge? The intervals of one run reckon with such errors; leave the runs out by a condition (where)."
+        )
+    rest = np.delete(off, far)
+    rms = 100 * float(np.sqrt(np.mean(rest**2)))
+    if rms > MISFIT:
+        worst = int(np.argmax(np.where(np.isin(np.arange(len(off)), far), 0, off)))
+        warnings.append(
+            f"The law misses its own runs by {rms:.2g} % (rms), the worst ({fit.points.label(worst)}) by "
+            f"{100 * off[worst]:.0f} %: they do not follow it. Look for other units or other settings."
         )
     return warnings
 

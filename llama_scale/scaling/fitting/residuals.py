@@ -111,6 +111,8 @@ def seed_noise(
     total = sum(((np.log(loss[g]) - np.log(loss[g]).mean()) ** 2).sum() for g in groups)
     members = np.concatenate(groups)
     runs, apart = len(members), len(members) if trunks is None else len(np.unique(trunks[members]))
+    if not total:  # losses that were rounded until they are equal
+        return None
     known = max(1.0, free * apart / runs)
     low, high = (100 * np.sqrt(total / free * known / chi2.ppf(tail, known)) for tail in (1 - TAIL, TAIL))
     return Noise(float(100 * np.sqrt(total / free)), float(low), float(high), len(groups), runs)

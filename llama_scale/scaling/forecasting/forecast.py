@@ -14,7 +14,7 @@ from llama_scale.records import from_json, to_json
 from llama_scale.scaling.fitting.fitted_laws import Conventions, FittedLaws, RunSize, laws_path
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.fitting.results.summarize import conventions_of
-from llama_scale.scaling.forecasting.recommend import FURTHEST, TRUSTED_RATIO, check_units, rung_size
+from llama_scale.scaling.forecasting.recommend import FURTHEST, TRUSTED_RATIO, below_embedding, check_units, rung_size
 from llama_scale.text import digits
 
 FORMAT = "llama_scale.forecast.v2"
@@ -112,6 +112,8 @@ def cautions(laws: FittedLaws, forecast: Forecast) -> list[str]:
                     "the runs, laws err by more than their intervals say"
                 )
                 break
+        if impossible := below_embedding(laws, run.model_size):
+            warnings.append(f"{run.run}: {impossible}")
         ratio = run.tokens / run.model_size
         if not TRUSTED_RATIO[0] <= ratio <= TRUSTED_RATIO[1]:
             warnings.append(f"{run.run}: {digits(ratio)} tokens per parameter, where no model is known to train well")

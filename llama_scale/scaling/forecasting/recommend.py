@@ -20,6 +20,7 @@ from llama_scale.training.recipe import ladder_width, lr_cap, step_law_batch, st
 
 HOUR = 3_600  # seconds
 FURTHEST = 10  # times the compute of the runs that a law is trusted with
+LEAST_WIDTH = 16  # of a model
 TRUSTED_RATIO = 1.0, 10_000.0  # tokens per parameter
 USUAL_VOCABULARY = "  counted with a tied vocabulary of 32,000 tokens: the points name no one vocabulary of theirs"
 
@@ -121,7 +122,7 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
         Multiples(*(float(value / end(of_runs)) for value, of_runs in zip((C, N, D), runs, strict=True)))
         for end in (np.max, np.min)
     )
-    reason = _distrusted(N, D, beyond, below)
+    reason = _distrusted(laws, N, D, beyond, below)
     best, rung = (None, None) if reason else _plans(laws, C, N, D)
     return Recommendation(
         flops=C,
@@ -148,7 +149,7 @@ def check_units(laws: FittedLaws) -> None:
         raise InputError(f"{laws.points.file}: {small[0]} Write plain numbers, then fit again")
 
 
-def _distrusted(N: float, D: float, beyond: Multiples, below: Multiples) -> str | None:
+def _distrusted(laws: FittedLaws, N: float, D: float, beyond: Multiples, below: Multiples) -> str | None:
     """Return why the law's best N and D are no recipe; None where they are one."""
     if beyond.flops > FURTHEST:
         return (
@@ -160,7 +161,21 @@ def _distrusted(N: float, D: float, beyond: Multiples, below: Multiples) -> str 
             f"the budget is {digits(below.flops)} times the compute of the smallest run; more than ten times outside "
             "the runs, laws err by more than their intervals say"
         )
-    return untrusted_ratio(N, D)
+    return below_embedding(laws, N) or untrusted_ratio(N, D)
+
+
+def below_embedding(laws: FittedLaws, N: float) -> str | None:
+    """Return that no model has so few parameters, where they count a table of tokens; None where one can."""
+    vocabulary = laws.model.get("vocab_size")
+    if EMBEDDED not in laws.conventions.model_size or not vocabulary:
+        return None
+    tables = (1 if laws.model.get("tie_embeddings", True) else 2) * vocabulary * LEAST_WIDTH
+    if tables <= N:
+        return None
+    return (
+        f"{count(N)} parameters are fewer than the embedding of {vocabulary:,} tokens alone takes at a width of "
+        f"{LEAST_WIDTH} ({count(tables)})"
+    )
 
 
 def untrusted_ratio(N: float, D: float) -> str | None:

@@ -190,7 +190,7 @@ def _rough_flops(counts: list[Flops]) -> list[str]:
     """Return a warning for each count of FLOPs that is far from what any function of size gives."""
     return [
         f"The FLOPs of {count.name} follow no function of N: {count.formula()} a token, the nearest, is off by up to "
-        f"{100 * count.error:.2g} %. What is best for a budget is as rough."
+        f"{100 * count.error:.0f} %. What is best for a budget is as rough."
         for count in counts
         if count.error > MOST_FLOPS_ERROR
     ]

@@ -82,9 +82,13 @@ def test_copies_are_no_repetition_but_seeds_of_equal_loss_are(tmp_path):
     noise = summarize(fit_surface(read_points(path), resamples=20), None).noise
     assert (noise.groups, noise.runs) == (3, 6)
     assert noise.percent == pytest.approx(100 * np.log(1.01) / np.sqrt(2), rel=1e-6)
+    assert said(path, "6 rows have the N, D and loss of another")
     seeds = write(tmp_path / "p.csv", rows, loss=loss + again, seed=[0] * 9 + [1] * 9)
+    assert not said(seeds, "of another")
     noise = summarize(fit_surface(read_points(seeds), resamples=20), None).noise
     assert (noise.groups, noise.runs) == (9, 18)
+    rounded = write(tmp_path / "p.csv", rows, loss=loss * 2, seed=[0] * 9 + [1] * 9)
+    assert summarize(fit_surface(read_points(rounded), resamples=20), None).noise is None, "not a scatter of 0 [0, 0]"
 
 
 def test_epochs_that_are_missing_are_said(tmp_path):
