@@ -14,16 +14,17 @@ import numpy as np
 
 from data_tools.corpus.corpus import batches, document_sizes, read_contents
 from data_tools.corpus.records import Record, Records
-from data_tools.encode.fim import FimSettings, cut_for_fim, with_fim_marks
+from data_tools.encode.fim import FimSettings, cut_for_fim
 from data_tools.encode.packing import best_fit
 from data_tools.progress import with_progress
 from llama_scale.data.documents import DOCUMENTS
+from llama_scale.data.fim import FimOrder, with_fim_marks
 from llama_scale.data.shards import ShardWriter, Split
 from llama_scale.data.tokenizer import Tokenizer
 from llama_scale.errors import InputError
 from llama_scale.files import atomic_write, sha256
 
-FIM_KINDS = (None, "psm", "spm")
+FIM_KINDS: tuple[FimOrder | None, ...] = (None, "psm", "spm")
 UNPACKED = "train.ids"  # the encoded documents of a split before they are packed
 
 
@@ -37,8 +38,8 @@ class ShardLayout:
     fim: FimSettings | None = None  # None leaves all as they are
 
 
-# A document's ids, its end included, (n,) uint16, and how it is rearranged: "psm", "spm" or None.
-EncodedDocument = tuple[np.ndarray, str | None]
+# A document's ids, its end included, (n,) uint16, and how it is rearranged.
+EncodedDocument = tuple[np.ndarray, FimOrder | None]
 
 
 def write_splits(
@@ -151,7 +152,7 @@ def _encode(
 
 def encode_batch(
     folder: Path, tokenizer: Path, checksum: str, fim: FimSettings | None, batch: list[Record]
-) -> tuple[np.ndarray, list[int], list[str | None]]:
+) -> tuple[np.ndarray, list[int], list[FimOrder | None]]:
     """Encode documents and decode them again.
 
     ``checksum`` is the tokenizer file's, so that a process never keeps an older model.

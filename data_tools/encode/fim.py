@@ -1,15 +1,9 @@
-"""Fill-in-the-middle: some documents rearranged so that a model learns to complete a gap.
-
-A document is cut into prefix, middle and suffix, and the middle goes last (<...> are marks):
-
-    psm   <prefix> def f(x): <suffix> x + 1 <middle> return
-    spm   <prefix> <suffix> x + 1 <middle> def f(x): return
-
-Either way a model that reads from left to right has seen both sides before it writes the middle.
-"""
+"""Fill-in-the-middle: which documents have a gap, and where (llama_scale/data/fim.py says how it is arranged)."""
 
 import hashlib
 from dataclasses import dataclass
+
+from llama_scale.data.fim import FimOrder
 
 
 @dataclass(frozen=True)
@@ -21,7 +15,7 @@ class FimSettings:
     seed: int  # of the choice
 
 
-def cut_for_fim(text: str, key: str, fim: FimSettings | None) -> tuple[str | None, tuple[str, str, str]]:
+def cut_for_fim(text: str, key: str, fim: FimSettings | None) -> tuple[FimOrder | None, tuple[str, str, str]]:
     """Return "psm", "spm" or None, and the prefix, middle and suffix of a document.
 
     The numbers are a hash of (seed, key), so a document is cut the same way whatever process
@@ -39,15 +33,3 @@ def cut_for_fim(text: str, key: str, fim: FimSettings | None) -> tuple[str | Non
     first, second = sorted(min(len(text), int(cut * (len(text) + 1))) for cut in cuts)
     parts = text[:first], text[first:second], text[second:]
     return ("spm" if order < fim.spm else "psm"), parts
-
-
-def with_fim_marks(
-    kind: str | None, prefix: list[int], middle: list[int], suffix: list[int], marks: tuple[int, int, int]
-) -> list[int]:
-    """Return a document's ids in the order of ``kind``; ``marks`` are those of prefix, suffix and middle."""
-    prefix_mark, suffix_mark, middle_mark = marks
-    if kind == "psm":
-        return [prefix_mark, *prefix, suffix_mark, *suffix, middle_mark, *middle]
-    if kind == "spm":
-        return [prefix_mark, suffix_mark, *suffix, middle_mark, *prefix, *middle]
-    return prefix

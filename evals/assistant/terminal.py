@@ -198,7 +198,8 @@ def complete(config: CompleteConfig) -> None:
     with open_model(config) as (engine, loaded):
         tokenizer, model = loaded.served.tokenizer, loaded.served.llama.config
         if after.strip() and loaded.fim:
-            ids, cut = gap_ids(tokenizer, before, after, prompt_room(model.context_length, config.max_new_tokens))
+            room = prompt_room(model.context_length, config.max_new_tokens)
+            ids, cut = gap_ids(tokenizer, before, after, room, loaded.fim_order)
         else:
             ids, cut = encode_prompt(tokenizer, before, model, config.max_new_tokens)
         if cut:

@@ -175,7 +175,7 @@ async def prepare(service: Service, loaded: Loaded, ask: Ask) -> tuple[list[Prom
             raise ProtocolError(400, f"model: {served.name} is {problem}", "model", "no_chat_template")
         ids = loaded.template.ids(ask.messages, served.tokenizer.encode)
         ask = replace(ask, prompts=(tuple(ids),))
-    return await asyncio.to_thread(make_prompts, ask, served.tokenizer, config.context_length, config.vocab_size)
+    return await asyncio.to_thread(make_prompts, ask, served.tokenizer, config, loaded.fim_order)
 
 
 async def complete(request: Request, kind: Kind) -> Response:
@@ -275,8 +275,10 @@ async def infill(request: Request) -> Response:
     service: Service = request.app.state.service
     asked = read_infill(await read_body(request))
     async with model_of(service, asked.model) as loaded:
-        served, fim = loaded.served, bool(loaded.fim) and bool(asked.after.strip())
-        prompt, cut = await asyncio.to_thread(asked.prompt, served.tokenizer, fim, served.llama.config.context_length)
+        served = loaded.served
+        order = loaded.fim_order if loaded.fim and asked.after.strip() else None
+        context_length = served.llama.config.context_length
+        prompt, cut = await asyncio.to_thread(asked.prompt, served.tokenizer, order, context_length)
         filling, drawn = Filling(asked), 0
         if asked.tokens:
             run = Run(service, loaded, [prompt])
@@ -286,7 +288,7 @@ async def infill(request: Request) -> Response:
             finally:
                 run.cancel()
             drawn = run.tickets[0].tokens
-        return JSONResponse(filling.answer(served.name, len(prompt.ids), drawn, cut, fim))
+        return JSONResponse(filling.answer(served.name, len(prompt.ids), drawn, cut, order is not None))
 
 
 async def models(request: Request) -> Response:

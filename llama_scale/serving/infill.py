@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llama_scale.data.fim import FimOrder
 from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.generation.config import SamplingConfig
 from llama_scale.generation.generate import prompt_room
@@ -14,17 +15,19 @@ from llama_scale.serving.batch import Piece, Prompt
 from llama_scale.serving.protocol import FIM_TOKENS, Fields, arrange_gap, refuse
 
 
-def gap_ids(tokenizer: AnyTokenizer, before: str, after: str, most: int) -> tuple[tuple[int, ...], bool]:
+def gap_ids(
+    tokenizer: AnyTokenizer, before: str, after: str, most: int, order: FimOrder
+) -> tuple[tuple[int, ...], bool]:
     """Return the ids of a gap to fill, at most ``most`` of them, and whether texts were cut far from it.
 
     What stands after has a quarter of the room, and what the text before leaves of the rest.
     """
     prefix, suffix = tokenizer.encode(before), tokenizer.encode(after)
-    room = max(0, most - len(arrange_gap(tokenizer, [], [])))
+    room = max(0, most - len(arrange_gap(tokenizer, [], [], order)))
     kept_after = min(len(suffix), max(room // 4, room - len(prefix)))
     kept_before = min(len(prefix), room - kept_after)
     cut = kept_before + kept_after < len(prefix) + len(suffix)
-    return arrange_gap(tokenizer, prefix[len(prefix) - kept_before :], suffix[:kept_after]), cut
+    return arrange_gap(tokenizer, prefix[len(prefix) - kept_before :], suffix[:kept_after], order), cut
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,12 @@ class Infill:
     fields: tuple[str, ...]
     sampling: SamplingConfig
 
-    def prompt(self, tokenizer: AnyTokenizer, fim: bool, context_length: int) -> tuple[Prompt, bool]:
-        """Return what a model is to go on with, and whether it was cut; without ``fim`` what stands before alone."""
+    def prompt(self, tokenizer: AnyTokenizer, order: FimOrder | None, context_length: int) -> tuple[Prompt, bool]:
+        """Return what a model is to go on with, and whether it was cut; without an order what stands before alone."""
         most = prompt_room(context_length, self.tokens)
-        line = tokenizer.encode(self.line)[-(most // 2) :] if fim else []
-        if fim:
-            ids, cut = gap_ids(tokenizer, self.before, self.after, most - len(line))
+        line = tokenizer.encode(self.line)[-(most // 2) :] if order else []
+        if order:
+            ids, cut = gap_ids(tokenizer, self.before, self.after, most - len(line), order)
         else:
             whole = tokenizer.context(self.before + self.line)
             ids, cut = tuple(whole[-most:]), len(whole) > most

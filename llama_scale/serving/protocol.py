@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llama_scale.config import ModelConfig
+from llama_scale.data.fim import FimOrder, with_fim_marks
 from llama_scale.data.open_tokenizer import AnyTokenizer
 from llama_scale.errors import InputError
 from llama_scale.generation.config import SamplingConfig
@@ -255,17 +257,18 @@ def context_of(tokenizer: AnyTokenizer, prompt: str | Sequence[int], vocab_size:
     return (*start, *ids), len(start)
 
 
-def fim_context(tokenizer: AnyTokenizer, prefix: str, suffix: str) -> tuple[int, ...]:
-    """Return the ids of a gap to fill: prefix and suffix in the order psm of training."""
-    return arrange_gap(tokenizer, tokenizer.encode(prefix), tokenizer.encode(suffix))
+def fim_context(tokenizer: AnyTokenizer, prefix: str, suffix: str, order: FimOrder = "psm") -> tuple[int, ...]:
+    """Return the ids of a gap to fill, arranged as in training."""
+    return arrange_gap(tokenizer, tokenizer.encode(prefix), tokenizer.encode(suffix), order)
 
 
-def arrange_gap(tokenizer: AnyTokenizer, prefix: Sequence[int], suffix: Sequence[int]) -> tuple[int, ...]:
+def arrange_gap(
+    tokenizer: AnyTokenizer, prefix: Sequence[int], suffix: Sequence[int], order: FimOrder
+) -> tuple[int, ...]:
     """Return the ids of a gap between ids."""
     if tokenizer.fim is None:
         raise ProtocolError(400, "suffix: this model's tokenizer has no marks of fill-in-the-middle", "suffix")
-    before, after, middle = tokenizer.fim
-    return (tokenizer.eos, before, *prefix, after, *suffix, middle)
+    return (tokenizer.eos, *with_fim_marks(order, prefix, [], suffix, tokenizer.fim))
 
 
 class Place:
@@ -393,9 +396,10 @@ def usage_of(prompt_tokens: int, tokens: int) -> dict[str, int]:
 
 
 def make_prompts(
-    ask: Ask, tokenizer: AnyTokenizer, context_length: int, vocab_size: int
+    ask: Ask, tokenizer: AnyTokenizer, config: ModelConfig, fim_order: FimOrder
 ) -> tuple[list[Prompt], list[int]]:
     """Return what the engine is to do for completions, and how many ids of each the client did not name."""
+    context_length = config.context_length
     sampling, found, hidden = ask.sampling(context_length), [], []
     for task, prompt in enumerate(ask.prompts):
         if ask.suffix is not None:
@@ -403,9 +407,9 @@ def make_prompts(
                 raise ProtocolError(400, "prompt: beside a suffix it is a text, not token ids", "prompt")
             if ask.echo:
                 raise ProtocolError(400, "echo: not beside a suffix", "echo")
-            ids, extra = fim_context(tokenizer, prompt, ask.suffix), 0
+            ids, extra = fim_context(tokenizer, prompt, ask.suffix, fim_order), 0
         else:
-            ids, extra = context_of(tokenizer, prompt, vocab_size)
+            ids, extra = context_of(tokenizer, prompt, config.vocab_size)
         if len(ids) + (ask.max_tokens != 0) > context_length:
             problem = f"this model's context is {context_length} tokens, the prompt alone has {len(ids)}; shorten it"
             raise ProtocolError(400, f"prompt: {problem}", "prompt", "context_length_exceeded")

@@ -18,6 +18,7 @@ from llama_scale.checkpoint.folder import list_checkpoints, load_meta, newest, r
 from llama_scale.checkpoint.opened import load_model, load_tokenizer
 from llama_scale.config import ModelConfig
 from llama_scale.cost.accounting import count_parameters
+from llama_scale.data.fim import FimOrder, trained_fim
 from llama_scale.data.shards import MANIFEST
 from llama_scale.device import Precision, pick_decoding_precision
 from llama_scale.errors import InputError, nearest
@@ -47,7 +48,7 @@ class Loaded:
         fingerprint: What stands for its weights and their precision.
         precision: The format of its weights, and why that one.
         template: How a chat becomes a prompt; None for a base model.
-        fim: Whether it was trained to fill gaps; None where that is not known.
+        fim: Whether it was trained to fill gaps, None where that is not known; and in which order.
     """
 
     served: ServedModel
@@ -56,6 +57,7 @@ class Loaded:
     precision: Precision
     template: ChatTemplate | None
     fim: bool | None
+    fim_order: FimOrder
     users: int = 0
 
 
@@ -137,7 +139,7 @@ class Shelf:
             "step_of": run, "step": meta["step"], "size": meta.get("size"), "tokens_trained": meta.get("tokens"),
             "context_length": config.context_length, "vocab_size": config.vocab_size,
             "parameters": counts.total, "parameters_non_embedding": counts.non_embedding, "scores": scores,
-            "fim": trained_with_fim(path, meta), "chat": chats,
+            "fim": trained_with_fim(path, meta)[0], "chat": chats,
             "adapter": meta.get("adapter"), "base": meta.get("base"),
             **self._loaded_as(checkpoint),
         }  # fmt: skip
@@ -243,18 +245,19 @@ class Shelf:
         tokenizer = load_tokenizer(folder)
         served = ServedModel(name, store_by_columns(model), tokenizer)
         fingerprint = f"{weights_sha256(folder)[:16]}-{precision.name}"
-        template, fim = self.template or find_template(folder), trained_with_fim(folder.parents[1], load_meta(folder))
-        return Loaded(served, folder, fingerprint, precision, template, fim)
+        template = self.template or find_template(folder)
+        fim, order = trained_with_fim(folder.parents[1], load_meta(folder))
+        return Loaded(served, folder, fingerprint, precision, template, fim, order)
 
 
-def trained_with_fim(run: Path, meta: dict[str, Any]) -> bool | None:
-    """Whether the data that a checkpoint names had documents rearranged for fill-in-the-middle; None if unknown."""
+def trained_with_fim(run: Path, meta: dict[str, Any]) -> tuple[bool | None, FimOrder]:
+    """Whether the data that a checkpoint names had gaps to fill, None if unknown, and in which order."""
     data = meta.get("data")
     if not isinstance(data, str):
-        return None
+        return None, "psm"
     for root in [Path(), *run.resolve().parents]:
         with suppress(InputError, AttributeError):
             manifest = read_json(root / data / MANIFEST)
             if manifest.get("fingerprint") == meta.get("data_fingerprint"):
-                return manifest.get("settings", {}).get("fim_rate", 0) > 0
-    return None
+                return trained_fim(manifest.get("settings", {}))
+    return None, "psm"

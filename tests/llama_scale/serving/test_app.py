@@ -234,7 +234,7 @@ def test_tokenizer_routes(server, served):
 
 
 def test_a_gap_is_filled_in_the_order_of_training(server, served):
-    from data_tools.encode.fim import with_fim_marks
+    from llama_scale.data.fim import with_fim_marks
     from llama_scale.serving.protocol import fim_context
 
     tokenizer = served.tokenizer

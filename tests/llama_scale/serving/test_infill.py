@@ -5,7 +5,7 @@ import asyncio
 import httpx2
 import pytest
 
-from data_tools.encode.fim import with_fim_marks
+from llama_scale.data.fim import with_fim_marks
 from llama_scale.generation.generate import stream
 from llama_scale.generation.sampling import SamplingConfig
 from llama_scale.serving.batch import Piece
@@ -67,20 +67,22 @@ def test_what_cannot_be_served_is_named(server, body, words):
     assert answer.status_code == 400 and answer.json()["error"]["message"].startswith(words)
 
 
-def test_the_ids_of_a_gap(tokenizer):
+@pytest.mark.parametrize("order", ["psm", "spm"])
+def test_the_ids_of_a_gap(tokenizer, order):
     """The cursor's line is the beginning of the middle, as after llama.cpp's mark; cuts are far from the cursor."""
     asked = read_infill({"input_prefix": "a = 1\n", "prompt": "b = ", "input_suffix": "\nc\n", "n_predict": 8})
-    prompt, cut = asked.prompt(tokenizer, True, 256)
+    prompt, cut = asked.prompt(tokenizer, order, 256)
     parts = (tokenizer.encode(text) for text in ("a = 1\n", "b = ", "\nc\n"))
-    assert prompt.ids == (tokenizer.eos, *with_fim_marks("psm", *parts, tokenizer.fim)) and not cut
+    assert prompt.ids == (tokenizer.eos, *with_fim_marks(order, *parts, tokenizer.fim)) and not cut
     long, short = "".join(f"p{n}\n" for n in range(300)), "s\n"
     whole = len(tokenizer.encode(long))
     for before, after, kept_after in ((long, long, 29), (long, short, 2), (short, long, 116 - 2)):
-        ids, cut = gap_ids(tokenizer, before, after, 120)  # of which 4 are marks
+        ids, cut = gap_ids(tokenizer, before, after, 120, order)  # of which 4 are marks
         assert cut and len(ids) == 120
         expected = tokenizer.encode(before)[kept_after - 116 :], tokenizer.encode(after)[:kept_after]
-        assert ids == (tokenizer.eos, *with_fim_marks("psm", expected[0], [], expected[1], tokenizer.fim))
-    assert gap_ids(tokenizer, long, short, whole + 6) == (fim_context(tokenizer, long, short), False)
+        assert ids == (tokenizer.eos, *with_fim_marks(order, expected[0], [], expected[1], tokenizer.fim))
+    uncut = fim_context(tokenizer, long, short, order)
+    assert gap_ids(tokenizer, long, short, whole + 6, order) == (uncut, False)
 
 
 @pytest.mark.parametrize(

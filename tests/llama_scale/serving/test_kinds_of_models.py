@@ -8,12 +8,12 @@ import httpx2
 import pytest
 import torch
 
-from data_tools.encode.fim import with_fim_marks
 from llama_scale import device as devices
 from llama_scale.checkpoint.base import find_base
 from llama_scale.checkpoint.folder import load_meta, save
 from llama_scale.checkpoint.opened import load_model
 from llama_scale.data.byte_level import ByteLevelTokenizer
+from llama_scale.data.fim import with_fim_marks
 from llama_scale.data.shards import MANIFEST
 from llama_scale.files import write_json
 from llama_scale.generation.config import SamplingConfig
@@ -54,13 +54,14 @@ def learn(model, rows, steps):
         optimizer.step()
 
 
-def test_a_gap_is_filled_by_what_follows_it(tmp_path, tokenizer, serve):
-    """The middle has a word of the prefix and one of the suffix, as the model learned it."""
+@pytest.mark.parametrize(("order", "share"), [("psm", 0.5), ("spm", 1)])
+def test_a_gap_is_filled_by_what_follows_it(tmp_path, tokenizer, serve, order, share):
+    """The middle has a word of the prefix and one of the suffix, in the order in which the model learned it."""
     names = ["alpha", "beta", "gamma", "delta"]
     documents = [(f"def {name}(x):\n    return ", f"{name}_{after}(x)", f"\n# {after}\n") for name in names
                  for after in ("first", "second")]  # fmt: skip
     rows = [
-        [tokenizer.eos, *with_fim_marks("psm", *(tokenizer.encode(part) for part in document), tokenizer.fim),
+        [tokenizer.eos, *with_fim_marks(order, *(tokenizer.encode(part) for part in document), tokenizer.fim),
          tokenizer.eos]
         for document in documents
     ]  # fmt: skip
@@ -70,7 +71,7 @@ def test_a_gap_is_filled_by_what_follows_it(tmp_path, tokenizer, serve):
     learn(model, rows, 120)
     data = tmp_path / "data"
     data.mkdir()
-    (data / MANIFEST).write_text(json.dumps({"fingerprint": "f1", "settings": {"fim_rate": 0.5}}))
+    (data / MANIFEST).write_text(json.dumps({"fingerprint": "f1", "settings": {"fim_rate": 0.5, "fim_spm": share}}))
     about = {"data": "data", "data_fingerprint": "f1"}
     write_run(tmp_path / "runs" / "gaps", model.eval(), tokenizer.path, **about)
     server = serve(tmp_path / "runs")
@@ -87,7 +88,7 @@ def test_a_gap_is_filled_by_what_follows_it(tmp_path, tokenizer, serve):
     with_suffix, without = [], []
     for prefix, middle, suffix in documents:
         before, new, after = (tokenizer.encode(part) for part in (prefix, middle, suffix))
-        gap = with_fim_marks("psm", before, [], after, tokenizer.fim)
+        gap = with_fim_marks(order, before, [], after, tokenizer.fim)
         for known, ids in ((with_suffix, gap), (without, before)):
             answer = post(server, "/v1/completions", prompt=[*ids, *new], max_tokens=0, echo=True, logprobs=0).json()
             known.append(sum(answer["choices"][0]["logprobs"]["token_logprobs"][-len(new) :]))
