@@ -54,7 +54,7 @@ def learn(model, rows, steps):
         optimizer.step()
 
 
-@pytest.mark.parametrize(("order", "share"), [("psm", 0.5), ("spm", 1)])
+@pytest.mark.parametrize(("order", "share"), [("psm", 0.25), ("spm", 0.5)])
 def test_a_gap_is_filled_by_what_follows_it(tmp_path, tokenizer, serve, order, share):
     """The middle has a word of the prefix and one of the suffix, in the order in which the model learned it."""
     names = ["alpha", "beta", "gamma", "delta"]
