@@ -6,6 +6,7 @@ import pytest
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.fit import fit_surface
 from llama_scale.scaling.fitting.points import parse_columns, read_points
+from llama_scale.scaling.fitting.residuals import seed_noise
 from llama_scale.scaling.fitting.results.summarize import summarize
 from tests.llama_scale.scaling.helpers import TRUE
 
@@ -76,19 +77,25 @@ def test_runs_of_other_settings_are_no_repetition(tmp_path):
 
 
 def test_copies_are_no_repetition_but_seeds_of_equal_loss_are(tmp_path):
+
+    def scatter(path):
+        points = read_points(path)
+        apart = points.select(~points.copies)
+        return seed_noise(apart.N, apart.D, apart.loss, apart.trunks, apart.settings)
+
     rows, loss = GRID * 2, [TRUE.loss(*place) for place in GRID]
     again = [x * 1.01 if i < 3 else x for i, x in enumerate(loss)]
     path = write(tmp_path / "p.csv", rows, loss=loss + again)
-    noise = summarize(fit_surface(read_points(path), resamples=20), None).noise
+    noise = scatter(path)
     assert (noise.groups, noise.runs) == (3, 6)
     assert noise.percent == pytest.approx(100 * np.log(1.01) / np.sqrt(2), rel=1e-6)
     assert said(path, "6 rows have the N, D and loss of another")
     seeds = write(tmp_path / "p.csv", rows, loss=loss + again, seed=[0] * 9 + [1] * 9)
     assert not said(seeds, "of another")
-    noise = summarize(fit_surface(read_points(seeds), resamples=20), None).noise
+    noise = scatter(seeds)
     assert (noise.groups, noise.runs) == (9, 18)
     rounded = write(tmp_path / "p.csv", rows, loss=loss * 2, seed=[0] * 9 + [1] * 9)
-    assert summarize(fit_surface(read_points(rounded), resamples=20), None).noise is None, "not a scatter of 0 [0, 0]"
+    assert scatter(rounded) is None, "not a scatter of 0 [0, 0]"
 
 
 def test_epochs_that_are_missing_are_said(tmp_path):
