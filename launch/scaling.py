@@ -185,22 +185,26 @@ def recommend(argv: list[str]) -> None:
     laws = FittedLaws.read(config.study)
     best = recommending.recommend(laws, C, config.gpu, config.mfu)
     text = recommending.recommendation_text(best, laws.conventions.model_size)
-    print(json.dumps(to_json(best), indent=2) if config.json else text)
+    if config.json:
+        print(json.dumps(to_json(best) | {"warnings": laws.warnings}, indent=2))
+    else:
+        print("\n".join([text, *warned(laws.warnings)]))
 
 
 def forecast(argv: list[str]) -> None:
     """Write a dated forecast and print it."""
-    from llama_scale.scaling.fitting.fitted_laws import laws_path
+    from llama_scale.scaling.fitting.fitted_laws import FittedLaws, laws_path
     from llama_scale.scaling.forecasting import forecast as forecasting
     from llama_scale.text import between, digits
 
     config = read(ForecastConfig, argv, "study")
+    laws = FittedLaws.read(config.study)
     written = forecasting.forecast(config.study, config.runs)
     folder = Path(config.out or laws_path(config.study).parent / "forecasts")
     out = forecasting.write_forecast(written, folder)
     for row in written.runs:
         print(f"{row.run}: {between(row, digits, 'run_low', 'run_high')}")
-    print(f"the forecast is {out}")
+    print("\n".join([*warned([*forecasting.cautions(laws, written), *laws.warnings]), f"the forecast is {out}"]))
 
 
 def score(argv: list[str]) -> None:
@@ -212,11 +216,16 @@ def score(argv: list[str]) -> None:
 
     config = read(ScoreConfig, argv, "forecast")
     points = read_points(config.points, parse_columns(config.columns))
-    scored = forecasting.score(forecasting.read_forecast(config.forecast), points)
+    written = forecasting.read_forecast(config.forecast)
+    scored = forecasting.score(written, points)
     if config.out:
         write_json(Path(config.out), {"format": forecasting.FORMAT} | to_json(scored))
     print(outcome(scored).text())
-    print(f"{scored.measured} of {len(scored.runs)} measured, {scored.covered} inside")
+    for line in [
+        *warned(forecasting.other_conventions(written, points)),
+        f"{scored.measured} of {len(scored.runs)} measured, {scored.covered} inside",
+    ]:
+        print(line)
 
 
 def sweep(argv: list[str]) -> None:
@@ -228,13 +237,18 @@ def sweep(argv: list[str]) -> None:
     from llama_scale.scaling.report.tables import sweeps
 
     config = read(SweepConfig, argv, "points")
-    points = read_points(config.points, parse_columns(config.columns), config.where)
+    points = read_points(config.points, parse_columns(config.columns), config.where, diverged=True)
     laws = to_json(fit_sweep(points, config.lr, config.batch), DIGITS)
     if config.out:
         write_json(Path(config.out), laws)
     print("\n".join(table.text() for table in sweeps(laws)))
-    for text in laws["left_out"]:
-        print(f"left out: {text}")
+    for line in [*(f"left out: {text}" for text in laws["left_out"]), *warned(laws["warnings"])]:
+        print(line)
+
+
+def warned(warnings: list[str]) -> list[str]:
+    """Return the lines that tell what a law's reader must know."""
+    return [f"warning: {text}" for text in warnings]
 
 
 def read(kind: type[T], argv: list[str], positional: str) -> T:

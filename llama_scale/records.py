@@ -11,10 +11,15 @@ import numpy as np
 from llama_scale.errors import InputError
 
 T = TypeVar("T")
-KINDS: dict[Any, tuple[Any, str]] = {
-    int: ((int, float), "a number"), float: ((int, float), "a number"), bool: (bool, "true or false"),
-    str: (str, "text"), list: (list, "a list"), dict: (dict, "fields"),
-}  # fmt: skip
+# What JSON has for a type hint, and its name.
+TYPES: dict[Any, tuple[Any, str]] = {
+    float: ((int, float, type(None)), "a number"),
+    int: ((int, float, type(None)), "a number"),
+    str: (str, "text"),
+    bool: (bool, "true or false"),
+    list: (list, "a list"),
+    dict: (dict, "fields"),
+}
 
 
 def to_json(value: Any, digits: int | None = None) -> Any:
@@ -41,8 +46,8 @@ def from_json(kind: type[T], value: Any, path: str = "") -> T:
 
     Lists, dictionaries and optional values of dataclasses are read as their type hints say. A
     field with ``metadata={"old": name}`` is also read under the name it had in older files.
-    Raises InputError naming the field, by its ``path`` from the top, that is absent or of another kind; null, as which
-    NaN is written, is of any.
+    Raises InputError naming the field, by its ``path`` from the top, that is absent or of another type. A number may be
+    None, which is what NaN and infinity are in JSON.
     """
     if not isinstance(value, dict):
         raise InputError(f"{path or 'the top level'} is not a mapping of names to values")
@@ -66,14 +71,12 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if is_dataclass(hint):
         return from_json(hint, value, path)  # type: ignore[arg-type]
     inner, kind = get_args(hint), get_origin(hint) or hint
-    if value is None or kind not in KINDS:
-        return value
-    accepted, words = KINDS[kind]
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{path} is {value!r:.40}, expected {words}")
-    if kind is list and inner and isinstance(value, list):
+    accepted, words = TYPES.get(kind, (object, ""))
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind in (int, float)):
+        raise InputError(f"{path}: expected {words}, found {value!r:.60}")
+    if kind is list and inner:
         return [_convert(inner[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if kind is dict and inner and isinstance(value, dict):
+    if kind is dict and inner:
         return {key: _convert(inner[1], item, f"{path}.{key}") for key, item in value.items()}
     return value
 

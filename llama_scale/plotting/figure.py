@@ -80,10 +80,10 @@ class Figure:
 def ticks(low: float, high: float, log: bool, show: str) -> list[tuple[float, str]]:
     """Return about five round values in a range with their texts."""
     if not log or high / low < 8:
-        step = 10 ** math.floor(math.log10((high - low) / 4))
+        step = 10.0 ** math.floor(math.log10((high - low) / 4))
         step = min((m * step for m in (1, 2, 2.5, 5, 10)), key=lambda s: abs((high - low) / s - 5))
         first = math.ceil(low / step - 1e-9)
-        values = [round(i * step, 12) for i in range(first, int(high / step + 1e-9) + 1)]
+        values = [float(f"{i * step:.12g}") for i in range(first, int(high / step + 1e-9) + 1)]
     else:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         wide = math.log10(high / low)

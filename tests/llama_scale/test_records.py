@@ -46,12 +46,12 @@ def test_numpy_becomes_json_and_digits_are_cut():
         ({"many": [{"size": 1.0}, {}]}, r"no 'many\[1\]\.size'"),
         ({"named": {"a": [{}]}}, r"no 'named\.a\[0\]\.size'"),
         ({"one": 3}, "one is not a mapping"),
-        ({"one": {"size": "2"}}, r"one\.size is '2', expected a number"),
-        ({"one": {"size": True}}, r"one\.size is True, expected a number"),
-        ({"one": {"size": [1.0]}}, r"one\.size is \[1\.0\], expected a number"),
-        ({"one": {"size": 1.0, "note": 3}}, r"one\.note is 3, expected text"),
-        ({"many": {"size": 1.0}}, r"many is .*, expected a list"),
-        ({"named": [1]}, r"named is \[1\], expected fields"),
+        ({"one": {"size": "2"}}, r"one\.size: expected a number, found '2\'"),
+        ({"one": {"size": True}}, r"one\.size: expected a number, found True"),
+        ({"one": {"size": [1.0]}}, r"one\.size: expected a number, found \[1\.0\]"),
+        ({"one": {"size": 1.0, "note": 3}}, r"one\.note: expected text, found 3"),
+        ({"many": {"size": 1.0}}, r"many: expected a list, found {"),
+        ({"named": [1]}, r"named: expected fields, found \[1\]"),
     ],
 )
 def test_what_is_absent_is_named(change, message):
@@ -60,3 +60,22 @@ def test_what_is_absent_is_named(change, message):
         from_json(Tree, values)
     with pytest.raises(InputError, match="the top level is not a mapping"):
         from_json(Tree, [])
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"one": {"size": "1"}}, r"one\.size: expected a number, found '1'"),
+        ({"one": {"size": True}}, r"one\.size: expected a number, found True"),
+        ({"one": {"size": [1]}}, r"one\.size: expected a number, found \[1\]"),
+        ({"one": {"size": 1, "note": 3}}, r"one\.note: expected text, found 3"),
+        ({"many": {}}, r"many: expected a list, found \{\}"),
+        ({"named": []}, r"named: expected fields, found \[\]"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(broken, message):
+    whole = {"one": {"size": 1}, "many": [], "named": {}, "maybe": None}
+    assert from_json(Tree, whole).one.size == 1
+    assert from_json(Tree, whole | {"one": {"size": None}}).one.size is None, "NaN is null in JSON"
+    with pytest.raises(InputError, match=message):
+        from_json(Tree, whole | broken)

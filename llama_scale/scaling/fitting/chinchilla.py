@@ -34,7 +34,8 @@ class Surface:
     def loss(self, N: Numbers, D: Numbers) -> np.ndarray:
         """Return the loss at N and D (n,): (n,), or (S, n) for S laws."""
         E, A, alpha, B, beta, k = (np.asarray(getattr(self, f.name))[..., None] for f in fields(self))
-        loss = E + (A * np.power(N, -alpha) + B * np.power(D, -beta)) ** k
+        # e^(k log(A N^-alpha + B D^-beta)), the sum by its logarithms: of a steep exponent N^-alpha alone may be 0.
+        loss = E + np.exp(k * np.logaddexp(np.log(A) - alpha * np.log(N), np.log(B) - beta * np.log(D)))
         return loss[..., 0] if np.ndim(N) == np.ndim(D) == 0 else loss
 
     def optimum(self, C: np.ndarray, flops: "Flops") -> tuple[np.ndarray, np.ndarray]:

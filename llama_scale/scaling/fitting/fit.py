@@ -19,7 +19,7 @@ from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import LOWER_EXPONENT, UPPER_EXPONENT, Surface, SurfaceModel
 from llama_scale.scaling.fitting.forms import ADDITIVE, Form
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.scaling.fitting.residuals import LEAST_P, trends
+from llama_scale.scaling.fitting.residuals import LEAST_P, near_values, trends
 from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
 DELTA = 1e-3
@@ -28,8 +28,14 @@ SAME_OBJECTIVE = 1e-6  # relative
 FLOOR = 1e-12  # of an objective that something is divided by
 USUAL_EXPONENTS = 0.05, 1.5
 SAME_BUDGET = 0.05
+SAME_COUNT = 0.01  # relative difference below which two sizes, or two numbers of tokens, are one
+EQUAL_LOSS = 1e-9  # relative difference below which losses are one
+LEAST_SPREAD = 0.1  # root mean square distance of the runs from a line in ln N and ln D
+OUTSIDE = "an exponent lies outside the usual range, so no best size can be given"
 UNIDENTIFIED = 10  # high end of an interval over its low end
 MISFIT = 4.5  # rms of the residuals in percent that is said
+MOST_POOR = 0.2  # of the resamples
+FAR, FAR_TIMES, FEW_FAR = 0.05, 15.0, 4  # log residual of a run that is named, also in medians of them; how many
 NEAR_BOUND = 1e-6  # of the width of the search
 # A and B stand in theta as the terms at the middle of the points.
 TERMS = {"A": "the N term at the middle of the points", "B": "the D term at the middle of the points"}
@@ -71,13 +77,22 @@ class Fit(Search):
     warnings: list[str]
 
     @property
-    def determined(self) -> bool:
-        """Whether both exponents, where one of N and D limits, lie where those of language models do.
+    def undetermined(self) -> str | None:
+        """Why the runs show no best size, so that none is given; None where they show one.
 
-        Without that the runs show no best size, and none is given.
+        They do where N and D vary on their own and both exponents, where one of the two limits, lie where those of
+        language models do.
         """
+        if line := common_line(self.points.N, self.points.D):
+            return f"{line}, so that size and data cannot be told apart and no best size can be given"
         least, most = USUAL_EXPONENTS
-        return all(least <= self.law.k * x <= most for x in (self.law.alpha, self.law.beta))
+        usual = all(least <= self.law.k * x <= most for x in (self.law.alpha, self.law.beta))
+        return None if usual else OUTSIDE
+
+    @property
+    def determined(self) -> bool:
+        """Whether the runs show a best size."""
+        return self.undetermined is None
 
     def predict(self, N: np.ndarray, D: np.ndarray) -> dict[str, np.ndarray]:
         """Return the loss at N, D (n,) with two 95 % intervals: of the law and of one run there.
@@ -151,9 +166,11 @@ def fit_surface(
 ) -> Fit:
     """Fit a form of the law from so many starts, and to resamples drawn by ``seed``.
 
-    Raises InputError as ``check_design``.
+    Raises InputError as ``check_design``, and where all losses are equal.
     """
     check_design(points, form)
+    if np.ptp(points.loss) <= EQUAL_LOSS * points.loss.max():
+        raise InputError(f"{points.file}: all {len(points)} runs have a loss of {points.loss[0]:g}; no law is in them")
     model = form.model(points.N, points.D)
     lower, upper = model.bounds(points.loss)
     target = np.log(points.loss)[None]
@@ -231,6 +248,10 @@ def held_out_mask(points: Points, rule: str) -> np.ndarray:
     budget would tell what it gives, and nothing were extrapolated.
     """
     out = largest_budget(points.compute) if rule == "largest" else points.match(rule)
+    if rule == "largest" and out.all():
+        raise InputError(
+            f"all {len(points)} runs have the greatest compute, within {SAME_BUDGET:.0%}; add other budgets"
+        )
     if not out.any() or out.all():
         raise InputError(f"holdout {rule!r} leaves out {out.sum()} of {len(points)} runs; leave out some")
     return out
@@ -249,13 +270,28 @@ def check_design(points: Points, form: Form = ADDITIVE) -> None:
             f"{points.file}: {n} runs cannot fit the law's {k} parameters and judge the fit; give at least {k + 1}"
         )
     for name, what in (("N", "model sizes"), ("D", "numbers of tokens")):
-        values = np.unique(getattr(points, name))
+        column = getattr(points, name)
+        values = [column[group[0]] for group in near_values(column, SAME_COUNT)]
         if len(values) < 3:
             all_values = " and ".join(f"{value:g}" for value in values)
             raise InputError(
                 f"{points.file}: all {n} runs have {name} = {all_values}; a constant and an exponent cannot be told "
                 f"apart with fewer than 3 {what}: add runs"
             )
+
+
+def common_line(N: np.ndarray, D: np.ndarray) -> str | None:
+    """Return in words the line that all runs (n,) lie on in ln N and ln D, as D = 20 N; None where they lie on none.
+
+    Along a line the two terms of a law are two powers of one quantity, and any other split between them fits as well.
+    """
+    x, y = (np.log(values) - np.log(values).mean() for values in (N, D))
+    across, along = np.linalg.eigh(np.cov(x, y, bias=True))  # variances, the lesser first, and their directions
+    if across[0] > LEAST_SPREAD**2:
+        return None
+    slope = along[1, 1] / along[0, 1]
+    factor = math.exp(np.log(D).mean() - slope * np.log(N).mean())
+    return f"all {len(N)} runs lie close to one line, D = {factor:.3g} N^{slope:.3g}"
 
 
 def _second_optimizer(
@@ -296,21 +332,42 @@ def _bootstrap(solve: Solver, best: np.ndarray, trunks: np.ndarray, resamples: i
     return solve(np.tile(best, (resamples, 1)), weight)[0]
 
 
+def poor_resamples(points: Points, resamples: int, seed: int) -> float:
+    """Return the share of the bootstrap's resamples whose runs have fewer than three sizes or numbers of tokens.
+
+    No law follows from those: the search stays where it began, and their spread is less than the truth's.
+    """
+    weight = resample_counts(int(points.trunks.max()) + 1, resamples, seed)[:, points.trunks] > 0  # (S, n)
+    poor = np.zeros(resamples, dtype=bool)
+    for column in (points.N, points.D):
+        there = [weight[:, group].any(axis=1) for group in near_values(column, SAME_COUNT)]
+        poor |= np.sum(there, axis=0) < 3
+    return float(poor.mean())
+
+
 def _fit_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str]:
     """Return what a reader of the fit must know, in words; ``sample`` (S, k) is centered theta."""
     warnings, n, k = [], len(fit.points), len(fit.form.parameters)
     if n < 2 * k:
         warnings.append(f"{n} runs for {k} parameters: intervals from so few are rough.")
+    share = poor_resamples(fit.points, len(sample), fit.seed)
+    if share > MOST_POOR:
+        drawn = f"{fit.points.trunks.max() + 1} trunks" if fit.points.shares_trunks else f"the {n} runs"
+        warnings.append(
+            f"{share:.0%} of the resamples of {drawn} have two sizes or numbers of tokens at most, which many laws "
+            "fit: the intervals are far too narrow and miss the truth as often as not. Train more sizes, or other "
+            "seeds of them."
+        )
     if "E" in fit.form.parameters and 0.01 * fit.points.loss.min() > fit.law.E:
         warnings.append(
-            f"E is {fit.law.E:.2g}, almost 0: the points do not show where the loss levels off, so "
-            "predictions far beyond them are too low."
+            f"E is {fit.law.E:.2g}, below 1 % of the least loss: the points do not show where the loss levels off, so "
+            "predictions far beyond them may be too low."
         )
-    rms = 100 * float(np.sqrt(np.mean(fit.residual**2)))
-    if rms > MISFIT:
+    warnings += _misfit_warnings(fit)
+    if line := common_line(fit.points.N, fit.points.D):
         warnings.append(
-            f"The law misses its own runs by {rms:.2g} % (rms), the worst by {100 * np.abs(fit.residual).max():.2g} %: "
-            "they do not follow it. Look for runs that diverged, other units or other settings."
+            f"{line[0].upper()}{line[1:]}: along it nothing tells the part of size from that of data. The law "
+            "predicts runs on this line alone, and its parameters mean little: add runs of one size with other tokens."
         )
     warnings += _trend_warnings(fit, model)
     warnings += _bound_warnings(fit, model)
@@ -324,6 +381,31 @@ def _fit_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str
         warnings.append(
             f"A second optimizer ends {fit.check.excess:+.1e} (relative) from the objective, its "
             f"parameters up to {fit.check.parameter_difference:.2g} away: the optimum is flat."
+        )
+    return warnings
+
+
+def _misfit_warnings(fit: Fit) -> list[str]:
+    """Return a warning that names the runs far from a law that the others follow, and one where they follow none."""
+    warnings, off = [], np.abs(fit.residual)
+    far = np.flatnonzero((off > FAR) & (off > FAR_TIMES * np.median(off)))
+    if len(far):
+        far = far[np.argsort(-off[far])]
+        named = ", ".join(
+            f"{fit.points.label(int(i))} by {100 * np.expm1(fit.residual[i]):+.0f} %" for i in far[:FEW_FAR]
+        )
+        more = f" and {len(far) - FEW_FAR} more" if len(far) > FEW_FAR else ""
+        warnings.append(
+            f"Far from the law that the others follow within {100 * np.median(off):.2g} % (median): {named}{more}. Did "
+            "they diverge? The intervals of one run reckon with such errors; leave the runs out by a condition (where)."
+        )
+    rest = np.delete(off, far)
+    rms = 100 * float(np.sqrt(np.mean(rest**2)))
+    if rms > MISFIT:
+        worst = int(np.argmax(np.where(np.isin(np.arange(len(off)), far), 0, off)))
+        warnings.append(
+            f"The law misses its own runs by {rms:.2g} % (rms), the worst ({fit.points.label(worst)}) by "
+            f"{100 * off[worst]:.0f} %: they do not follow it. Look for other units or other settings."
         )
     return warnings
 
@@ -364,7 +446,6 @@ def _bound_warnings(fit: Fit, model: SurfaceModel) -> list[str]:
 def _parameter_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> list[str]:
     """Return a warning for each parameter that is unusual or that the points do not identify."""
     warnings = []
-    low, high = percentile_interval(sample)  # (k,)
     least, most = USUAL_EXPONENTS
     for i, key in enumerate(model.names):
         if key not in fit.form.parameters:
@@ -374,7 +455,7 @@ def _parameter_warnings(fit: Fit, model: SurfaceModel, sample: np.ndarray) -> li
         # other entries are logarithms.
         value = fit.theta[i] if is_exponent else math.exp(fit.theta[i])
         name = f"k {name}" if is_exponent and "k" in fit.form.parameters else name
-        a, b = (low[i], high[i]) if is_exponent else np.exp((low[i], high[i]))
+        a, b = percentile_interval(sample[:, i] if is_exponent else np.exp(sample[:, i]))
         if is_exponent and not least <= value <= most:
             warnings.append(
                 f"{name} = {value:.3g} lies outside [{least}, {most}], where those of "

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from llama_scale.bootstrap import percentile_interval
-from llama_scale.errors import InputError
+from llama_scale.errors import InputError, positive
 from llama_scale.files import read_json, write_json
 from llama_scale.records import from_json, to_json
 from llama_scale.scaling.fitting.chinchilla import Flops, Numbers, Surface
-from llama_scale.scaling.fitting.fit import predict
-from llama_scale.scaling.fitting.forms import ADDITIVE
+from llama_scale.scaling.fitting.fit import OUTSIDE, predict
+from llama_scale.scaling.fitting.forms import ADDITIVE, FORMS
 from llama_scale.scaling.fitting.residuals import Noise
 
 FORMAT = "llama_scale.laws.v2"
@@ -347,7 +347,7 @@ class Frontier:
     """The compute-optimal N*(C), D*(C) and loss, for one way to count FLOPs."""
 
     convention: str
-    determined: bool  # whether the exponents lie where those of language models do
+    determined: bool  # whether the runs show a best size
     flops_per_token: str
     flops: FlopsFormula
     largest_deviation: float
@@ -358,6 +358,12 @@ class Frontier:
     loss: Curve
     largest: FrontierPoint
     next: FrontierPoint
+    undetermined: str | None = None  # why they show none; older files say only that they do not
+
+    @property
+    def reason(self) -> str:
+        """Why no size is given, where none is determined."""
+        return self.undetermined or OUTSIDE
 
 
 @dataclass(frozen=True)
@@ -429,7 +435,7 @@ class FittedLaws:
     runs: list[FittedRun]
     warnings: list[str]
     forms: FormChoice | None = None  # None where the form was named, and in older files
-    noise: Noise | None = None  # of runs that differ by their seed alone
+    noise: Noise | None = None  # of runs of equal N, D and settings
 
     @classmethod
     def read(cls, path: str | Path) -> "FittedLaws":
@@ -451,7 +457,28 @@ class FittedLaws:
         if not isinstance(values, dict) or values.get("format") not in READABLE:
             raise InputError(f"not {FORMAT}")
         laws = values.get("laws")
-        return from_json(cls, {"model": {}} | values | (laws if isinstance(laws, dict) else {}))
+        read = from_json(cls, {"model": {}} | values | (laws if isinstance(laws, dict) else {}))
+        read._check_numbers()
+        return read
+
+    def _check_numbers(self) -> None:
+        """Raise InputError naming the first value without which no loss can be told from the law."""
+        names = FORMS.get(self.surface.form, ADDITIVE).parameters
+        lengths = {name: len(self.surface.sample.get(name, [])) for name in names}
+        if missing := [name for name in names if name not in self.surface.parameters or not lengths[name]]:
+            raise InputError(f"surface: no parameter {missing[0]!r} or no resamples of it")
+        if len(set(lengths.values())) > 1:
+            raise InputError(f"surface.sample: parameters have different numbers of resamples, {lengths}")
+        if not self.runs or not self.frontier:
+            raise InputError(f"no {'frontier' if self.runs else 'runs'}")
+        places = [(f"surface.parameters.{name}.value", [self.surface.parameters[name].value]) for name in names]
+        places += [(f"surface.sample.{name}", self.surface.sample[name]) for name in names]
+        sizes = ("model_size", "tokens", "flops", "loss")
+        places += [(f"runs.{name}", [getattr(run, name) for run in self.runs]) for name in sizes]
+        for place, numbers in places:
+            for number in numbers:
+                if number is None or not positive(number):
+                    raise InputError(f"{place}: expected a positive number, found {number}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of laws.json."""
@@ -501,8 +528,9 @@ class FittedLaws:
         return RunEstimate(**{name: float(value[0]) for name, value in loss.items()})
 
     def bits_per_byte(self, loss: RunEstimate) -> RunEstimate | None:
-        """Return bits per byte at a loss and its ends; None where the runs had none."""
-        if not (links := self.links.get("bits_per_byte")):
+        """Return bits per byte at a loss and its ends; None where the runs had none or they do not fall with it."""
+        links = self.links.get("bits_per_byte")
+        if not links or links[0].b.value <= 0:
             return None
         return RunEstimate(**{k: links[0].a + links[0].b.value * v for k, v in vars(loss).items()})
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama_scale.errors import InputError, nearest
-from llama_scale.scaling.fitting.chinchilla import Curvature, Surface, SurfaceModel
+from llama_scale.scaling.fitting.chinchilla import LOWER_EXPONENT, UPPER_EXPONENT, Curvature, Surface, SurfaceModel
 
 LOWER_K, UPPER_K = 0.02, 20.0
 NO_FLOOR = -100.0  # ln E of a law without E, whose share of any loss is below the precision of a number
-NATURAL_LN = 600.0  # reach of ln A and ln B at N = D = 1
+NATURAL_LN = 800.0  # reach of ln A and ln B at N = D = 1
 LN_MOST = 700.0  # of the logarithm of a number
 START_EXPONENTS = 0.15, 0.4, 0.9
 START_KS = 0.2, 0.5, 1.0, 2.0
@@ -130,7 +130,9 @@ class JointModel(SurfaceModel):
         """Return the lower and upper bounds (6,) of theta for losses (n,)."""
         lower, upper = super().bounds(loss)
         if self.natural:
+            # The exponents themselves, those of theta over k, within what k can be.
             lower[[0, 2]], upper[[0, 2]] = -NATURAL_LN, NATURAL_LN
+            lower[[1, 3]], upper[[1, 3]] = LOWER_EXPONENT / UPPER_K, UPPER_EXPONENT / LOWER_K
         if not self.floor:
             lower[4] = upper[4] = NO_FLOOR
         return np.append(lower, np.log(LOWER_K)), np.append(upper, np.log(UPPER_K))
@@ -165,12 +167,13 @@ class JointModel(SurfaceModel):
     def law_of(self, theta: np.ndarray) -> Surface:
         """Return the law of theta (6,) or the laws of theta (S, 6)."""
         a, alpha, b, beta, e, ln_k = np.moveaxis(np.asarray(theta), -1, 0)
-        k = np.exp(ln_k)
-        scale = 1.0 if self.natural else k
-        a, alpha, b, beta = a / scale, alpha / scale, b / scale, beta / scale
         x, y = self.center
-        # A is e^(a + alpha x). At a bound of the search, with an exponent of dozens, no number may hold it: the
-        # exponent is then as steep as one does.
-        alpha, beta = (np.minimum(slope, (LN_MOST - c) / max(z, 1.0)) for slope, c, z in ((alpha, a, x), (beta, b, y)))
+        # ln A is a + alpha x, over k where theta has k times the formula's. At a small k no number may hold e to it.
+        log_A, log_B, k = a + alpha * x, b + beta * y, np.exp(ln_k)
+        scale = 1.0
+        if not self.natural:
+            # The soft maximum of two lines is then taken at the least k that does: it differs at its corner alone.
+            scale = k = np.maximum(k, np.maximum(np.abs(log_A), np.abs(log_B)) / LN_MOST)
         E = np.exp(e) if self.floor else 0.0 * e
-        return Surface(E, np.exp(a + alpha * x), alpha, np.exp(b + beta * y), beta, k)
+        A, B = (np.exp(np.minimum(log / scale, LN_MOST)) for log in (log_A, log_B))
+        return Surface(E, A, alpha / scale, B, beta / scale, k)

@@ -16,34 +16,27 @@ import numpy as np
 
 from llama_scale.errors import InputError, nearest
 from llama_scale.files import MOST_BYTES, open_file
+from llama_scale.scaling.fitting.checks import (
+    RATIO,
+    SETTINGS,
+    TRUE,
+    check_shares,
+    check_trunks,
+    check_units,
+    unread_warnings,
+    warnings_of,
+)  # fmt: skip
 from llama_scale.scaling.fitting.residuals import equal_runs
 
 NAMES = ("N", "D", "loss", "flops")
 # The columns of non-embedding parameters, and those of N and D where none is named.
 NON_EMBEDDING = ("N", "n_params_non_embedding")
 DEFAULTS = {"N": NON_EMBEDDING, "D": ("D", "tokens")}
-# A model or a data set smaller than this, or a loss above it, is a matter of units.
-SMALLEST, LARGEST_LOSS = 1_000, 20.0
-# Tokens per parameter of any run and of the middle one, and FLOPs over 6ND: within the first pair a study is plausible,
-# beyond the second no unit can be plain.
-LIKELY_RATIO, POSSIBLE_RATIO = (0.5, 5_000.0), (3e-3, 1e6)
-LIKELY_FLOPS, POSSIBLE_FLOPS = (0.2, 5.0), (0.02, 50.0)
-# Columns of shares between 0 and 1: pass@k and rates, their intervals and variants (not the counts behind them).
-SHARE = re.compile(
-    r"(?:.*[_ ])?(?:pass(?:_at_|@)[0-9]+(?!.*_(?:n|count|tasks|total|samples)$).*"
-    r"|(?:parse|pass|solve|success|syntax|compile|repair|load|ended|win|error|failure|hit|degenerate|resolve)_rate"
-    r"(?:_of_ended)?(?:_low|_high)?|acc(?:uracy)?(?:_norm)?|exact_match|em|f1)",
-    re.IGNORECASE,
-)
-SAME_LOSS = 0.05  # relative difference between losses of equal N and D beyond which they are named
-FEW_TOKENS, FEW_STEPS, FEW_NAMED = 20, 500, 4
-RATIO = "tokens_per_parameter"  # a condition's name for D / N, which no file needs to have
-SCHEDULES = ("cosine", "constant", "cooldown")  # those of launch/train.py
 CONDITION = re.compile(r"^\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(.*?)\s*$")
 COMPARE = {"<": lt, "<=": le, ">": gt, ">=": ge, "==": eq, "!=": ne}
-TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 NO_COLUMN = "none"
 EMPTY = "", "nan", "none", "null"
+WRITTEN = re.compile(r"[-+]?[\d.,_'\s]*\d[\d.,_'\s]*[kKmMbBgGtT]?")  # a number as people write it: 70,000,000 or 1.4B
 
 
 @dataclass(frozen=True)
@@ -75,11 +68,30 @@ class Points:
     def trunks(self) -> np.ndarray:
         """Which trunk each run branches from (n,), numbered from 0: the column ``trunk``, a run without one its own."""
         names = [
-            row.get("trunk", "").strip() or f"row {number}"
+            f"row {number}" if is_empty(row.get("trunk", "")) else row["trunk"].strip()
             for row, number in zip(self.rows, self.row_numbers, strict=True)
         ]
         numbers: dict[str, int] = {}
         return np.array([numbers.setdefault(name, len(numbers)) for name in names])
+
+    @cached_property
+    def settings(self) -> np.ndarray:
+        """Which settings each run was trained with (n,), numbered from 0, by those of the columns ``SETTINGS``."""
+        return self.numbered([name for name in SETTINGS if self.has(name)])
+
+    @property
+    def copies(self) -> np.ndarray:
+        """Which runs (n,) repeat an earlier row: equal N, D, loss, settings and seed, where there is such a column."""
+        same = (self.N, self.D, self.loss, self.settings, self.numbered(["seed"] if self.has("seed") else []))
+        copies = np.zeros(len(self), dtype=bool)
+        for group in equal_runs(*same):
+            copies[group[1:]] = True
+        return copies
+
+    def numbered(self, columns: list[str]) -> np.ndarray:
+        """Return a number for the cells of some columns (n,), equal where they are: 1 and 1.0 are."""
+        numbers: dict[tuple[str | float, ...], int] = {}
+        return np.array([numbers.setdefault(tuple(_plain(row[c]) for c in columns), len(numbers)) for row in self.rows])
 
     @property
     def shares_trunks(self) -> bool:
@@ -105,19 +117,21 @@ class Points:
 
     def has(self, column: str) -> bool:
         """Return whether the file has a column with at least one value in it."""
-        return any(row.get(column, "").strip() for row in self.rows)
+        return not all(is_empty(row.get(column, "")) for row in self.rows)
 
     def numeric(self, column: str) -> np.ndarray:
         """Return a column as float64 (n,); NaN where empty, InputError where not a number."""
         values = np.full(len(self.rows), math.nan)
         for i, cell in enumerate(row[column].strip() for row in self.rows):
-            if cell.lower() in EMPTY:
+            if is_empty(cell):
                 continue
             try:
                 values[i] = float(cell)
             except ValueError:
                 where = f"{self.file}: row {self.row_numbers[i]}, column {column!r}"
-                raise InputError(f"{where}: expected a number, found {self.rows[i][column]!r}") from None
+                found = f"expected a number, found {self.rows[i][column]!r}"
+                hint = "; write it in full with a decimal point, as 70000000 or 3.5" if WRITTEN.fullmatch(cell) else ""
+                raise InputError(f"{where}: {found}{hint}") from None
         return values
 
     def label(self, index: int) -> str:
@@ -156,6 +170,19 @@ class Points:
             ) / N
 
 
+def _plain(cell: str) -> str | float:
+    """Return a cell as a number, or else as text in small letters."""
+    try:
+        return float(cell)
+    except ValueError:
+        return cell.strip().lower()
+
+
+def is_empty(cell: str) -> bool:
+    """Return whether a cell says that there is nothing, as "", nan or None."""
+    return cell.strip().lower() in EMPTY
+
+
 def parse_conditions(text: str) -> list[tuple[str, str, str, float | str]]:
     """Read ``"N>5e7,annealed==true"`` as (part, name, sign, value) each, a value as a number or in small letters."""
     conditions: list[tuple[str, str, str, float | str]] = []
@@ -186,8 +213,12 @@ def parse_columns(text: str | None) -> dict[str, str]:
     return columns
 
 
-def read_points(path: str | Path, columns: dict[str, str] | None = None, where: str | None = None) -> Points:
+def read_points(
+    path: str | Path, columns: dict[str, str] | None = None, where: str | None = None, diverged: bool = False
+) -> Points:
     """Read and check the points of a CSV file (see ``read_rows``); ``where`` are rows to keep (see ``Points.match``).
+
+    With ``diverged`` a loss of nan or inf is that of a run that diverged, and infinite; else it is refused.
 
     ``columns`` are the file's names of N, D, loss and flops where they differ; N is also read from
     n_params_non_embedding, D from tokens; ``flops`` may be none, for 6ND. Without a column for D, D = flops / 6N.
@@ -216,13 +247,16 @@ def read_points(path: str | Path, columns: dict[str, str] | None = None, where: 
         points = points.select(points.match(where))
         if not len(points):
             raise InputError(f"{path}: no row of {len(rows)} meets where {where!r}")
-    values = {name: _positive(points, column) for name, column in mapping.items()}
+    values = {name: _positive(points, column, diverged and name == "loss") for name, column in mapping.items()}
     if "D" not in mapping:
         values["D"] = values["flops"] / (6 * values["N"])
     points = replace(points, **values)
-    _check_units(points)
-    _check_shares(points)
-    return replace(points, warnings=_warnings(points))
+    check_units(points)
+    check_shares(points)
+    check_trunks(points)
+    left_aside = (columns or {}).get("flops") == NO_COLUMN
+    known = points.select(np.isfinite(points.loss)) if np.isfinite(points.loss).any() else points
+    return replace(points, warnings=[*unread_warnings(points, left_aside), *warnings_of(known)])
 
 
 def _map_columns(path: str | Path, header: list[str], columns: dict[str, str]) -> dict[str, str]:
@@ -293,9 +327,13 @@ def read_rows(path: str | Path, content: bytes | None = None) -> tuple[list[dict
     return rows, list(header)
 
 
-def _positive(points: Points, column: str) -> np.ndarray:
+def _positive(points: Points, column: str, or_infinite: bool = False) -> np.ndarray:
+    """Return a column of positive numbers (n,); with ``or_infinite`` nan and inf, not empty cells, are infinite."""
     values = points.numeric(column)
-    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if or_infinite:
+        lost = [row[column].strip().lower().lstrip("+") in ("nan", "inf", "infinity") for row in points.rows]
+        values = np.where(lost, np.inf, values)
+    bad = np.flatnonzero(~((np.isfinite(values) | or_infinite) & (values > 0)))
     if len(bad):
         more = f" (and {len(bad) - 1} more rows)" if len(bad) > 1 else ""
         raise InputError(
@@ -303,182 +341,3 @@ def _positive(points: Points, column: str) -> np.ndarray:
             f"{points.rows[bad[0]][column]!r}{more}; correct it or leave it out by a condition (where)"
         )
     return values
-
-
-def implausible_units(N: np.ndarray, D: np.ndarray, flops: np.ndarray | None) -> tuple[int, str] | None:
-    """Return the first run (n,) whose units cannot be plain, and why; None where all are possible.
-
-    Tokens per parameter tell of N and D in thousands, millions or billions, and FLOPs over 6ND of FLOPs in others.
-    """
-    ratio = D / N
-    least, most = POSSIBLE_RATIO
-    for bad, what in ((ratio < least, "D counted"), (ratio > most, "N counted")):
-        if bad.any():
-            i = int(bad.argmax())
-            where = f"N = {N[i]:g}, D = {D[i]:g}: {ratio[i]:.2g} tokens per parameter"
-            return i, f"{where}; is {what} in thousands, millions or billions? Write plain numbers"
-    if flops is not None:
-        excess = flops / (6 * N * D)
-        least, most = POSSIBLE_FLOPS
-        middle = float(np.median(excess))
-        bad = (excess < least) | (excess > most)
-        if bad.any():
-            i = int(bad.argmax())
-            return i, f"{flops[i]:.3g} FLOPs are {excess[i]:.2g} times 6ND = {6 * N[i] * D[i]:.3g}; write plain FLOPs"
-        if not LIKELY_FLOPS[0] <= middle <= LIKELY_FLOPS[1]:
-            i = int(np.abs(np.log(excess / middle)).argmin())
-            return i, (
-                f"{flops[i]:.3g} FLOPs are {excess[i]:.2g} times 6ND = {6 * N[i] * D[i]:.3g}, as in the other rows; "
-                "are they in another unit, or of one device? Write plain FLOPs of the whole training"
-            )
-    return None
-
-
-def small_counts(N: np.ndarray, D: np.ndarray) -> list[str]:
-    """Return a question about each of N and D (n,) that is too small for a model or its data, counted plainly."""
-    return [
-        f"{name} has a median of {np.median(values):g}: counted in millions or billions?"
-        for name, values in (("N", N), ("D", D))
-        if np.median(values) < SMALLEST
-    ]
-
-
-def _check_units(points: Points) -> None:
-    """Raise InputError naming the first row whose N, D or FLOPs cannot be plain numbers."""
-    # FLOPs are set against the largest count of parameters that the file has: the head of a small model can cost
-    # several times its blocks.
-    N = points.N
-    for column in ("n_params", "n_params_matmul"):
-        if points.has(column):
-            counted = points.numeric(column)
-            N = np.where(np.isfinite(counted), np.maximum(N, counted), N)
-    for size, flops in ((points.N, None), (N, points.flops)):
-        if found := implausible_units(size, points.D, flops):
-            row, why = points.row_numbers[found[0]], found[1]
-            hint = ""
-            if flops is not None:
-                hint = f" (or leave column {points.columns['flops']!r} out by columns, as flops={NO_COLUMN})"
-            raise InputError(f"{points.file}: row {row}: {why}{hint}")
-
-
-def _check_shares(points: Points) -> None:
-    """Raise InputError naming the first share, as of pass@k, that is not between 0 and 1."""
-    for column in filter(SHARE.fullmatch, points.rows[0]):
-        for number, row in zip(points.row_numbers, points.rows, strict=True):
-            try:
-                value = float(row[column])
-            except ValueError:
-                continue
-            if not math.isnan(value) and not 0 <= value <= 1:
-                raise InputError(
-                    f"{points.file}: row {number}, column {column!r}: expected a share between 0 and 1, found "
-                    f"{row[column].strip()!r}; is it in percent? Divide the column by 100"
-                )
-
-
-def _warnings(points: Points) -> list[str]:
-    """Return what is odd about points in words; raise InputError where some are annealed and some not."""
-    warnings = _unit_warnings(points)
-    cells = [row["annealed"].strip().lower() for row in points.rows] if points.has("annealed") else []
-    for number, cell in zip(points.row_numbers, cells, strict=False):
-        if cell not in TRUE + FALSE:
-            raise InputError(f"{points.file}: row {number}, column 'annealed': expected true or false, found {cell!r}")
-    annealed = np.array([cell in TRUE for cell in cells], dtype=bool)  # (n,), or (0,) where the file does not say
-    if annealed.any() and not annealed.all():
-        first = points.row_numbers[~annealed][0]
-        raise InputError(
-            f"{points.file}: {(~annealed).sum()} of {len(points)} runs are not annealed (row {first} is the first): "
-            "their losses lie 1.3 to 2.8 % above those of annealed runs, so one fit cannot take both; keep one kind, "
-            "as where annealed==true"
-        )
-    if cells and not annealed.any():
-        warnings.append(
-            "No run is annealed: losses from the middle of a schedule lie above those of "
-            "finished runs by an amount that depends on D, which bends the fit."
-        )
-    warnings += [*_equal_warnings(points), *_short_warnings(points)]
-    repeated = (points.numeric("epochs") > 4).sum() if points.has("epochs") else 0
-    if repeated:
-        warnings.append(
-            f"{repeated} of {len(points)} runs repeat their data more than 4 times: repeated "
-            "tokens are worth less than fresh ones, which this law does not know."
-        )
-    named = {row["schedule"].strip() for row in points.rows} - {""} if points.has("schedule") else set()
-    if other := sorted(named - set(SCHEDULES)):
-        warnings.append(
-            f"Runs were trained by the schedule {', '.join(map(repr, other))}, which launch/train.py cannot take "
-            f"(it has {', '.join(SCHEDULES)}): the losses that it reaches may lie beside this law."
-        )
-    return warnings
-
-
-def _unit_warnings(points: Points) -> list[str]:
-    """Return what is odd about the units of points, in words."""
-    warnings = []
-    if "D" not in points.columns:
-        warnings.append(f"The file has no D; D = {points.columns['flops']} / 6N.")
-    small = small_counts(points.N, points.D)
-    for text in small:
-        warnings.append(f"{text} Write plain numbers, or compute and every advice about it are wrong.")
-    middle = float(np.median(points.D / points.N))
-    if not small and not LIKELY_RATIO[0] <= middle <= LIKELY_RATIO[1]:
-        warnings.append(
-            f"The middle run has {middle:.2g} tokens per parameter, where language models have 1 to 1,000: are N and D "
-            "both plain numbers? Otherwise every advice about sizes is wrong."
-        )
-    if points.loss.max() > LARGEST_LOSS:
-        warnings.append(
-            f"The largest loss is {points.loss.max():g}: a perplexity, or a run that diverged? "
-            "The law is of a loss in nats per token."
-        )
-    return warnings
-
-
-def _equal_warnings(points: Points) -> list[str]:
-    """Return a line for rows of equal N, D and loss, and one for those of equal N and D with different losses."""
-    warnings, numbers = [], points.row_numbers
-    copies = equal_runs(points.N, points.D, points.loss)
-    if copies:
-        first, second = numbers[copies[0][:2]]
-        count = sum(len(group) - 1 for group in copies)
-        if count == 1:
-            warnings.append(f"Rows {first} and {second} have equal N, D and loss: counted twice.")
-        else:
-            warnings.append(
-                f"{count} rows have the N, D and loss of another, as rows {first} and {second}: each is counted again."
-            )
-    apart = []
-    for group in equal_runs(points.N, points.D):
-        low, high = points.loss[group].min(), points.loss[group].max()
-        if high > (1 + SAME_LOSS) * low:
-            apart.append((high / low - 1, group[points.loss[group].argmin()], group[points.loss[group].argmax()]))
-    if apart:
-        most, low, high = max(apart)
-        others = f" ({len(apart) - 1} more such groups)" if len(apart) > 1 else ""
-        warnings.append(
-            f"Rows {numbers[low]} and {numbers[high]} have equal N and D, but losses {100 * most:.2g} % apart, "
-            f"{points.loss[low]:g} and {points.loss[high]:g}{others}: other settings, or a run that diverged?"
-        )
-    return warnings
-
-
-def _short_warnings(points: Points) -> list[str]:
-    """Return a line that names the runs of too few tokens a parameter or too few steps, and how to leave them out."""
-    steps = points.numeric("steps") if points.has("steps") else np.full(len(points), np.inf)
-    kinds = (
-        (points.D / points.N < FEW_TOKENS, f"under {FEW_TOKENS} tokens a parameter", f"{RATIO}>={FEW_TOKENS}"),
-        (steps < FEW_STEPS, f"under {FEW_STEPS} steps", f"steps>={FEW_STEPS}"),
-    )
-    parts, conditions = [], []
-    for few, what, condition in kinds:
-        if few.any():
-            names = [points.label(int(i)) for i in np.flatnonzero(few)]
-            more = f" and {len(names) - FEW_NAMED} more" if len(names) > FEW_NAMED else ""
-            parts.append(f"{len(names)} of {len(points)} runs have {what} ({', '.join(names[:FEW_NAMED])}{more})")
-            conditions.append(condition)
-    if not parts:
-        return []
-    return [
-        f"{'; '.join(parts)}: so early a run may not follow the law of the others. Leave them out by the condition "
-        f"(where) {','.join(conditions)} to see whether that changes it."
-    ]

@@ -28,7 +28,7 @@ class Trend:
 
 @dataclass(frozen=True)
 class Noise:
-    """The scatter of runs that differ by their seed alone, in percent of the loss, with a 95 % interval."""
+    """The scatter of runs of equal N, D and settings, in percent of the loss, with a 95 % interval."""
 
     percent: float
     low: float
@@ -70,6 +70,24 @@ def trends(residual: np.ndarray, gradient: np.ndarray, x: np.ndarray, y: np.ndar
     return {name: value for name, value in found.items() if value}
 
 
+def near_values(values: np.ndarray, tolerance: float) -> list[np.ndarray]:
+    """Return the indices of positive values (n,), ascending: those within a share of the least of them together."""
+    groups, rest = [], np.argsort(values, kind="stable")
+    while len(rest):
+        near = values[rest] <= values[rest[0]] * (1 + tolerance)
+        groups.append(rest[near])
+        rest = rest[~near]
+    return groups
+
+
+def merged(values: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return positive values (n,) of which those that are near (``near_values``) are one, their median."""
+    one = values.copy()
+    for group in near_values(values, tolerance):
+        one[group] = np.median(values[group])
+    return one
+
+
 def equal_runs(*columns: np.ndarray) -> list[np.ndarray]:
     """Return the indices of the runs that are equal in all columns (n,), for each such group of two or more."""
     _, which = np.unique(np.stack(columns, 1), axis=0, return_inverse=True)
@@ -77,20 +95,24 @@ def equal_runs(*columns: np.ndarray) -> list[np.ndarray]:
     return [group for group in groups if len(group) > 1]
 
 
-def seed_noise(N: np.ndarray, D: np.ndarray, loss: np.ndarray, trunks: np.ndarray | None = None) -> Noise | None:
-    """Return the pooled scatter of log loss (n,) over runs of equal N and D; None where there are none.
+def seed_noise(
+    N: np.ndarray, D: np.ndarray, loss: np.ndarray, trunks: np.ndarray | None = None, settings: np.ndarray | None = None
+) -> Noise | None:
+    """Return the pooled scatter of log loss (n,) over runs of equal N, D and settings (n,); None where there are none.
 
     Of groups of 2 and 3 runs the squared deviations from their means are summed and divided by 1 + 2; the interval is
     that of a variance with as many degrees of freedom. Branches of a trunk (n,) err together: their degrees of freedom
     count as the trunks do, of 8 runs that are branches of 2 trunks a quarter.
     """
-    groups = equal_runs(N, D)
+    groups = equal_runs(N, D) if settings is None else equal_runs(N, D, settings)
     free = sum(len(group) - 1 for group in groups)
     if not free:
         return None
     total = sum(((np.log(loss[g]) - np.log(loss[g]).mean()) ** 2).sum() for g in groups)
     members = np.concatenate(groups)
     runs, apart = len(members), len(members) if trunks is None else len(np.unique(trunks[members]))
+    if not total:  # losses that were rounded until they are equal
+        return None
     known = max(1.0, free * apart / runs)
     low, high = (100 * np.sqrt(total / free * known / chi2.ppf(tail, known)) for tail in (1 - TAIL, TAIL))
     return Noise(float(100 * np.sqrt(total / free)), float(low), float(high), len(groups), runs)

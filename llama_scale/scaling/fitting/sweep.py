@@ -9,11 +9,15 @@ from scipy.stats import t
 
 from llama_scale.bootstrap import LEVEL
 from llama_scale.errors import InputError, nearest
+from llama_scale.scaling.fitting.checks import unit_warnings
 from llama_scale.scaling.fitting.minimum import Minimum, find_minimum
 from llama_scale.scaling.fitting.points import Points
+from llama_scale.scaling.fitting.residuals import merged
 from llama_scale.training.recipe import step_law_batch, step_law_lr
 
 MIN_VALUES = 3
+# Relative differences below which two values are one: tokens are a whole number of batches, rates pass through float32.
+SAME_TOKENS, SAME_VALUE = 0.02, 1e-3
 BATCH = "batch_tokens"  # the column of batches where none is named
 
 
@@ -41,14 +45,16 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str | None = None) -> dict[
 
     The best rate of a group of runs of equal N, D and batch is the minimum of a parabola through the best and its
     neighbors on ln lr, each rate with the mean loss of its seeds; the best batch the same, each batch at its best rate.
-    A neighbor that diverged bends no parabola (``find_minimum``).
+    A neighbor that diverged, whose loss may be infinite, bends no parabola (``find_minimum``).
     ``batch`` None is the column batch_tokens where the file has one. A group whose best value is the smallest or the
     largest tried, so that the best may lie beyond, or with fewer than three values is left out; ``left_out`` says which
     and why. Raises InputError where a column that was named is missing, or no group is left.
     """
-    rates, left_out = _column(points, lr), []
+    rates, left_out = merged(_column(points, lr), SAME_VALUE), []
     name = batch or BATCH
-    batches = _column(points, name) if batch or points.has(BATCH) else np.zeros(len(points))
+    swept = batch or points.has(BATCH)
+    batches = merged(_column(points, name), SAME_VALUE) if swept else np.zeros(len(points))
+    sizes, tokens = merged(points.N, SAME_VALUE), merged(points.D, SAME_TOKENS)
 
     def best(*group: Any) -> BestValue | None:
         try:
@@ -59,8 +65,8 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str | None = None) -> dict[
 
     groups: dict[tuple[float, float], dict[float, BestValue]] = {}
     # Each distinct (N, D, batch) once: of rows (1, 9, 4), (1, 9, 8), (1, 9, 4) the first two.
-    for N, D, B in np.unique(np.stack([points.N, points.D, batches], 1), axis=0):
-        index = (points.N == N) & (points.D == D) & (batches == B)
+    for N, D, B in np.unique(np.stack([sizes, tokens, batches], 1), axis=0):
+        index = (sizes == N) & (tokens == D) & (batches == B)
         if found := best(lr, N, D, rates[index], points.loss[index]):
             groups.setdefault((N, D), {})[B] = found
     if not groups:
@@ -81,7 +87,7 @@ def fit_sweep(points: Points, lr: str = "lr", batch: str | None = None) -> dict[
     ]
     if best_batches := [found for found in best_batches if found]:
         result["batch_tokens"] = _power_law(best_batches, lambda b: step_law_batch(b.D))
-    return result | {"left_out": left_out}
+    return result | {"left_out": left_out, "warnings": unit_warnings(points)}
 
 
 def best_value(file: str, name: str, N: float, D: float, value: np.ndarray, loss: np.ndarray) -> BestValue:
@@ -93,6 +99,10 @@ def best_value(file: str, name: str, N: float, D: float, value: np.ndarray, loss
     loss = np.bincount(tried, loss) / np.bincount(tried)
     if len(value) < MIN_VALUES:
         raise InputError(f"{place}: {len(value)} values of {name}; a best one needs at least {MIN_VALUES}")
+    if not np.isfinite(loss).any():
+        raise InputError(f"{place}: every run diverged; add smaller values of {name}")
+    if np.ptp(loss) == 0:
+        raise InputError(f"{place}: all values of {name} have the same loss, so none is the best")
     i = int(loss.argmin())
     if i in (0, len(value) - 1):
         side, way = ("smallest", "smaller") if i == 0 else ("largest", "larger")

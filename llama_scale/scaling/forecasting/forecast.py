@@ -13,7 +13,9 @@ from llama_scale.files import read_json, sha256, write_json
 from llama_scale.records import from_json, to_json
 from llama_scale.scaling.fitting.fitted_laws import Conventions, FittedLaws, RunSize, laws_path
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.scaling.forecasting.recommend import rung_size
+from llama_scale.scaling.fitting.results.summarize import conventions_of
+from llama_scale.scaling.forecasting.recommend import FURTHEST, TRUSTED_RATIO, below_embedding, check_units, rung_size
+from llama_scale.text import digits
 
 FORMAT = "llama_scale.forecast.v2"
 READABLE = (FORMAT, "llama_scale.forecast.v1")
@@ -68,9 +70,10 @@ def forecast(study: str | Path, runs: str, now: datetime | None = None) -> Forec
 
     ``runs`` are ``SIZE:TOKENS,SIZE:TOKENS``; a size is a number of parameters as the law counts them or a rung's name.
     ``now`` is the date; None is the present. Raises InputError where ``runs`` cannot be read, or where one of them was
-    fitted: what is known cannot be forecast.
+    fitted: what is known cannot be forecast; or where the law's runs were not counted plainly.
     """
     laws = FittedLaws.read(study)
+    check_units(laws)
     rows = []
     for run in map(str.strip, runs.split(",")):
         size, tokens = _parse_run(laws, run)
@@ -88,6 +91,45 @@ def forecast(study: str | Path, runs: str, now: datetime | None = None) -> Forec
         largest_flops_fitted=float(laws.fitted_flops.max()),
         runs=rows,
     )
+
+
+def cautions(laws: FittedLaws, forecast: Forecast) -> list[str]:
+    """Return why some of the runs forecast are far from those of the law, in words."""
+    warnings = []
+    columns = {
+        "compute": laws.fitted_flops,
+        "size": laws.column("model_size"),
+        "number of tokens": laws.column("tokens"),
+    }
+    for run in forecast.runs:
+        values = dict(zip(columns, (run.flops, run.model_size, run.tokens), strict=True))
+        for what, fitted in columns.items():
+            times = values[what] / (fitted.max() if values[what] > fitted.max() else fitted.min())
+            if not 1 / FURTHEST <= times <= FURTHEST and not fitted.min() <= values[what] <= fitted.max():
+                end = "largest" if times > 1 else "smallest"
+                warnings.append(
+                    f"{run.run}: {digits(times)} times the {end} {what} of a run fitted; more than ten times outside "
+                    "the runs, laws err by more than their intervals say"
+                )
+                break
+        if impossible := below_embedding(laws, run.model_size):
+            warnings.append(f"{run.run}: {impossible}")
+        ratio = run.tokens / run.model_size
+        if not TRUSTED_RATIO[0] <= ratio <= TRUSTED_RATIO[1]:
+            warnings.append(f"{run.run}: {digits(ratio)} tokens per parameter, where no model is known to train well")
+    return warnings
+
+
+def other_conventions(forecast: Forecast, points: Points) -> list[str]:
+    """Return in which of size and loss points are counted otherwise than the forecast, in words."""
+    here, warnings = conventions_of(points), []
+    for name, what in (("model_size", "size"), ("loss", "loss")):
+        foretold, measured = getattr(forecast.conventions, name), getattr(here, name)
+        if foretold != measured:
+            warnings.append(
+                f"the forecast's {what} is {foretold}, that of these points {measured}; name it with columns"
+            )
+    return warnings
 
 
 def _parse_run(laws: FittedLaws, text: str) -> tuple[float, float]:

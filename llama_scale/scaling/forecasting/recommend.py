@@ -12,16 +12,16 @@ from llama_scale.config import CONFIGS, load_size
 from llama_scale.cost.accounting import count_parameters
 from llama_scale.cost.hardware import DEFAULT_MFU, HARDWARE
 from llama_scale.errors import InputError, nearest
+from llama_scale.scaling.fitting.checks import implausible_units, small_counts
 from llama_scale.scaling.fitting.fitted_laws import FittedLaws, RunEstimate
-from llama_scale.scaling.fitting.points import implausible_units, small_counts
 from llama_scale.scaling.fitting.results.summarize import EMBEDDED, HEADED
 from llama_scale.text import between, count, digits, power, signed
 from llama_scale.training.recipe import ladder_width, lr_cap, step_law_batch, step_law_lr
 
 HOUR = 3_600  # seconds
 FURTHEST = 10  # times the compute of the runs that a law is trusted with
+LEAST_WIDTH = 16  # of a model
 TRUSTED_RATIO = 1.0, 10_000.0  # tokens per parameter
-UNDETERMINED = "an exponent lies outside the usual range, so no best size can be given"
 USUAL_VOCABULARY = "  counted with a tied vocabulary of 32,000 tokens: the points name no one vocabulary of theirs"
 
 
@@ -114,20 +114,15 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
     be plain.
     """
     if not laws.best_frontier.determined:
-        raise InputError(f"{laws.points.file}: {UNDETERMINED}")
-    columns = laws.column("model_size"), laws.column("tokens"), laws.column("flops")  # (n,) each
-    exactly = "exactly" in laws.conventions.flops  # as this project counts, head and attention included
-    if found := implausible_units(*columns[:2], None if exactly else columns[2]):
-        raise InputError(f"{laws.points.file}: run {laws.runs[found[0]].run}: {found[1]}, then fit again")
-    if small := small_counts(*columns[:2]):
-        raise InputError(f"{laws.points.file}: {small[0]} Write plain numbers, then fit again")
+        raise InputError(f"{laws.points.file}: {laws.best_frontier.reason}")
+    check_units(laws)
     N, D = (float(x[0]) for x in laws.law.optimum(np.array([C]), laws.flops))
-    runs = laws.fitted_flops, *columns[:2]  # (n,) each
+    runs = laws.fitted_flops, laws.column("model_size"), laws.column("tokens")  # (n,) each
     beyond, below = (
         Multiples(*(float(value / end(of_runs)) for value, of_runs in zip((C, N, D), runs, strict=True)))
         for end in (np.max, np.min)
     )
-    reason = _distrusted(N, D, beyond, below)
+    reason = _distrusted(laws, N, D, beyond, below)
     best, rung = (None, None) if reason else _plans(laws, C, N, D)
     return Recommendation(
         flops=C,
@@ -144,7 +139,17 @@ def recommend(laws: FittedLaws, C: float, gpu: str = "h200", mfu: float = DEFAUL
     )
 
 
-def _distrusted(N: float, D: float, beyond: Multiples, below: Multiples) -> str | None:
+def check_units(laws: FittedLaws) -> None:
+    """Raise InputError where the runs that a law was fitted to cannot have been counted plainly."""
+    N, D, flops = laws.column("model_size"), laws.column("tokens"), laws.column("flops")  # (n,) each
+    exactly = "exactly" in laws.conventions.flops  # as this project counts, head and attention included
+    if found := implausible_units(N, D, None if exactly else flops):
+        raise InputError(f"{laws.points.file}: run {laws.runs[found[0]].run}: {found[1]}, then fit again")
+    if small := small_counts(N, D):
+        raise InputError(f"{laws.points.file}: {small[0]} Write plain numbers, then fit again")
+
+
+def _distrusted(laws: FittedLaws, N: float, D: float, beyond: Multiples, below: Multiples) -> str | None:
     """Return why the law's best N and D are no recipe; None where they are one."""
     if beyond.flops > FURTHEST:
         return (
@@ -156,10 +161,29 @@ def _distrusted(N: float, D: float, beyond: Multiples, below: Multiples) -> str 
             f"the budget is {digits(below.flops)} times the compute of the smallest run; more than ten times outside "
             "the runs, laws err by more than their intervals say"
         )
+    return below_embedding(laws, N) or untrusted_ratio(N, D)
+
+
+def below_embedding(laws: FittedLaws, N: float) -> str | None:
+    """Return that no model has so few parameters, where they count a table of tokens; None where one can."""
+    vocabulary = laws.model.get("vocab_size")
+    if EMBEDDED not in laws.conventions.model_size or not vocabulary:
+        return None
+    tables = (1 if laws.model.get("tie_embeddings", True) else 2) * vocabulary * LEAST_WIDTH
+    if tables <= N:
+        return None
+    return (
+        f"{count(N)} parameters are fewer than the embedding of {vocabulary:,} tokens alone takes at a width of "
+        f"{LEAST_WIDTH} ({count(tables)})"
+    )
+
+
+def untrusted_ratio(N: float, D: float) -> str | None:
+    """Return what is wrong with the tokens per parameter of a best N and D; None where models are trained so."""
     least, most = TRUSTED_RATIO
-    if not least <= D / N <= most:
-        return f"the law asks for {digits(D / N)} tokens per parameter, where no model is known to train well"
-    return None
+    if least <= D / N <= most:
+        return None
+    return f"the law asks for {digits(D / N)} tokens per parameter, where no model is known to train well"
 
 
 def _plans(laws: FittedLaws, C: float, N: float, D: float) -> tuple[OptimalPlan, RungPlan]:
@@ -243,7 +267,7 @@ def recommendation_text(recommendation: Recommendation, counted: str) -> str:
         f"{power(recommendation.flops)} FLOP ({recommendation.convention}): {digits(recommendation.gpu_hours)} hours "
         f"of one {recommendation.gpu} at {recommendation.mfu:.0%} of its bf16 peak",
         *(_plans_text(best, rung, counted) if best and rung else _first_text(recommendation, counted)),
-        _multiples_text(recommendation.beyond, recommendation.below),
+        _multiples_text(recommendation.beyond, recommendation.below, with_plan=best is not None),
     ]
     return "\n".join(lines)
 
@@ -274,14 +298,15 @@ def _first_text(recommendation: Recommendation, counted: str) -> list[str]:
     ]
 
 
-def _multiples_text(beyond: Multiples, below: Multiples) -> str:
-    """Return where a budget lies among those of the runs, as text."""
+def _multiples_text(beyond: Multiples, below: Multiples, with_plan: bool) -> str:
+    """Return where a budget lies among those of the runs, as text; its best size and tokens where they are told."""
     small = below.flops < 1
-    times, run = (below, "smallest") if small else (beyond, "largest")
+    times, run, most = (below, "smallest", "fewest") if small else (beyond, "largest", "most")
     verdict = "below" if small else "an extrapolation beyond" if beyond.flops > 1 else "within"
+    best = f" (best size {digits(times.model_size)} times the {run}, tokens {digits(times.tokens)} times the {most})"
     return (
-        f"This is {digits(times.flops)} times the compute of the {run} run fitted ({digits(times.model_size)} times "
-        f"its size, {digits(times.tokens)} times its tokens), {verdict} the compute measured."
+        f"This budget is {digits(times.flops)} times the compute of the {run} run fitted{best if with_plan else ''}, "
+        f"{verdict} the compute measured."
     )
 
 

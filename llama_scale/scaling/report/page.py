@@ -14,12 +14,13 @@ from llama_scale.plotting.table import Table
 from llama_scale.scaling.fitting.fitted_laws import FittedLaws
 from llama_scale.scaling.fitting.points import Points, read_points
 from llama_scale.scaling.forecasting.forecast import ScoredForecast, read_forecast, score
+from llama_scale.scaling.forecasting.recommend import untrusted_ratio
 from llama_scale.scaling.report.figures_compute import compute_figures, frontier, loss_compute
 from llama_scale.scaling.report.figures_loss import loss_tokens, prediction, residuals
 from llama_scale.scaling.report.figures_scores import score_figures
 from llama_scale.scaling.report.series import FittedStudy
 from llama_scale.scaling.report.tables import outcome, tables
-from llama_scale.scaling.report.text import UNDETERMINED, answer, held_out_width
+from llama_scale.scaling.report.text import answer, held_out_width
 
 SCORES = (
     ("bits_per_byte", "bits/byte"),
@@ -80,7 +81,7 @@ def study_figures(study: FittedStudy, scored: list[ScoredForecast] | None = None
     if study.laws.best_frontier.determined:
         figures.append(frontier(study))
     else:
-        left_out.append(f"compute-optimal size ({UNDETERMINED})")
+        left_out.append(f"compute-optimal size ({study.laws.best_frontier.reason})")
     if study.laws.holdout:
         figures.append(prediction(study, study.laws.holdout))
     else:
@@ -99,6 +100,7 @@ def render(
         laws=study.laws,
         points=study.points,
         answer=answer(study.laws, study.points),
+        no_recipe=untrusted_ratio(study.laws.best_frontier.next.N.value, study.laws.best_frontier.next.D.value),
         tiles=tiles(study.laws),
         left_out=left_out,
         tables=shown_tables,

@@ -19,7 +19,9 @@ from llama_scale.text import between, count, digits, power, signed
 
 PERCENT = "parse_rate", "pass_at"
 TRIVIAL = re.compile(r"(?:.*_)?(?<!nontrivial_)parse_rate")  # of laws of before: see downstream.RATE
-NOT_IDENTIFIED = "Not identified: an end is open, or the ends lie more than a factor of ten apart."
+NOT_IDENTIFIED = (
+    "Not identified: an end is open, the ends lie more than a factor of ten apart, or the trunks are too few."
+)
 
 
 def tables(laws: FittedLaws) -> list[Table]:
@@ -60,10 +62,16 @@ def forms(laws: FittedLaws) -> Table | None:
         percent = [f"{digits(error, 3)} %" if error is not None else "–" for error in errors]
         body.append([row.form + " *" * (row.form == choice.chosen), _greek(row.formula), *percent])
     runs = ", ".join(choice.validation_runs[:4]) + (" …" if len(choice.validation_runs) > 4 else "")
+    tried = any(row.validation_error_percent is not None for row in choice.results)
+    judged = (
+        f"Predicted here: {runs}."
+        if tried
+        else f"Here no form could be fitted without them: {choice.results[0].reason}."
+    )
     return Table(
         "forms",
         "Which form the law has",
-        f"{choice.rule} Predicted here: {runs}. * is the form taken; the held-out error had no part in it.",
+        f"{choice.rule} {judged} * is the form taken; the held-out error had no part in it.",
         ["form", "law", "error of the rule's runs", "error of the held-out runs", "residual rms"],
         body,
     )
@@ -206,7 +214,7 @@ def sweeps(swept: dict[str, Any]) -> list[Table]:
         head = ["model_size", "tokens", "batch_tokens", "best lr", "loss"]
         shown.append(Table("batches", "Best rate of each batch", "", head, body))
     for name, law in swept.items():
-        if name in ("by_batch", "left_out"):
+        if name in ("by_batch", "left_out", "warnings"):
             continue
         body = []
         for best in law["best"]:

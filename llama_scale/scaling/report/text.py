@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from llama_scale.scaling.fitting.fitted_laws import FittedLaws
+from llama_scale.scaling.fitting.fitted_laws import FittedLaws, FormChoice, HoldOutSummary
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.scaling.forecasting.recommend import UNDETERMINED
+from llama_scale.scaling.forecasting.recommend import untrusted_ratio
 from llama_scale.text import between, count, digits, power, signed
 
 NEAR_BEST = 0.05
@@ -18,10 +18,7 @@ def held_out(laws: FittedLaws) -> str | None:
     held = laws.holdout
     if not held:
         return None
-    rows, factor = held.runs, digits(held.compute_factor)
-    reach = f"{factor} times the compute of any run fitted"
-    if held.compute_factor < EXTRAPOLATES:
-        reach += ", so that nothing was extrapolated"
+    rows, reach = held.runs, held_out_reach(laws, held)
     if len(rows) > 1:
         return (
             f"The {len(rows)} runs left out, up to {reach}, "
@@ -37,6 +34,43 @@ def held_out(laws: FittedLaws) -> str | None:
     )
 
 
+def held_out_reach(laws: FittedLaws, held: HoldOutSummary) -> str:
+    """Return how far beyond the runs fitted those held out lie, in compute and, where that is little, in N and D."""
+    reach = f"{digits(held.compute_factor)} times the compute of any run fitted"
+    if held.compute_factor >= EXTRAPOLATES:
+        return reach
+    beyond = []
+    for name, what in (("model_size", "size"), ("tokens", "tokens")):
+        left_out = [getattr(run, name) for run in held.runs]
+        fitted = [getattr(run, name) for run in laws.runs if not run.held_out]
+        more, less = max(left_out) / max(fitted), min(left_out) / min(fitted)
+        if more >= EXTRAPOLATES:
+            beyond.append(f"up to {digits(more)} times the {what}")
+        if less <= 1 / EXTRAPOLATES:
+            beyond.append(f"down to {digits(less)} times the least {what}")
+    return f"{reach}, but {' and '.join(beyond)}" if beyond else f"{reach}, so that nothing was extrapolated"
+
+
+def why_chosen(choice: FormChoice) -> str:
+    """Return which form of the law was taken, and what the rule went by."""
+    errors = {
+        row.form: row.validation_error_percent for row in choice.results if row.validation_error_percent is not None
+    }
+    if not errors:
+        return f"{choice.chosen}: no form could be fitted without the runs that are to judge it"
+    best, judges = (
+        min(errors, key=lambda form: errors[form]),
+        f"the largest {len(choice.validation_runs)} runs not held out",
+    )
+    shown = {form: f"{digits(error, 2)} %" for form, error in errors.items()}
+    if best == choice.chosen:
+        return f"{best}, which predicts best {judges} (rms error {shown[best]})"
+    return (
+        f"{choice.chosen}: {best} does not predict {judges} clearly better (rms error {shown[best]} against "
+        f"{shown[choice.chosen]})"
+    )
+
+
 def held_out_width(laws: FittedLaws) -> float | None:
     """Return half the (median) width of the held-out runs' intervals, in percent of the loss predicted."""
     if not laws.holdout:
@@ -45,13 +79,13 @@ def held_out_width(laws: FittedLaws) -> float | None:
 
 
 def noise(laws: FittedLaws) -> str | None:
-    """Return the scatter between seeds in one sentence; None where no run was repeated."""
+    """Return the scatter of equal runs in one sentence; None where no run was repeated."""
     found = laws.noise
     if not found:
         return None
     return (
-        f"Runs that differ by their seed alone scatter by {digits(found.percent, 2)} % of the loss "
-        f"({found.runs} runs at {found.groups} sizes and numbers of tokens; 95 % interval {digits(found.low, 2)} to "
+        f"Runs of equal size, tokens and settings scatter by {digits(found.percent, 2)} % of the loss "
+        f"({found.runs} runs in {found.groups} groups; 95 % interval {digits(found.low, 2)} to "
         f"{digits(found.high, 2)} %): no law can predict one run better."
     )
 
@@ -75,9 +109,11 @@ def answer(laws: FittedLaws, points: Points) -> list[str]:
         f"parameters and {count(then.D.value)} tokens, and should take the best loss from {digits(here.loss.value)} to "
         f"{between(then.loss, digits, 'run_low', 'run_high')}, {gain:.0f} % lower.",
     ]
+    if reason := untrusted_ratio(then.N.value, then.D.value):
+        sentences[1] = f"For ten times the compute of the largest run ({power(then.C)} FLOP) {reason}: no recipe."
     if not frontier.determined:
         what = f"{len(points)} runs ({sizes} sizes, {len(np.unique(points.D))} numbers of tokens)"
-        sentences = [f"The {what} do not show a law in both size and data: {UNDETERMINED}."]
+        sentences = [f"The {what} do not show a law in both size and data: {frontier.reason}."]
     return [*sentences, *filter(None, [held_out(laws), noise(laws), *smallest(points)])]
 
 
@@ -128,7 +164,7 @@ def table(laws: FittedLaws) -> str:
         f"{law.formula}, with 95 % intervals from {law.bootstrap.resamples} resamples ({law.bootstrap.kind})",
     ]
     if laws.forms:
-        lines.insert(2, f"Form of the law: {laws.forms.chosen}, which predicts best the largest runs not held out")
+        lines.insert(2, f"Form of the law: {why_chosen(laws.forms)}")
     lines += [f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law.parameters.items()]
     lines += [f"  {name:<6} {between(p, lambda v: digits(v, 4))}" for name, p in law.limits.items()]
     check = law.second_optimizer.relative_excess
@@ -142,13 +178,15 @@ def table(laws: FittedLaws) -> str:
     for frontier in laws.frontier:
         then = frontier.next
         if not frontier.determined:
-            lines.append(f"  C = {frontier.convention}: {UNDETERMINED}")
+            lines.append(f"  C = {frontier.convention}: {frontier.reason}")
             continue
         lines.append(
             f"  C = {frontier.convention}: a = {between(frontier.exponent)}; at {power(then.C)} FLOP ({then.factor}x "
             f"the largest run) N* = {between(then.N, count)}, D* = {between(then.D, count)}, loss "
             f"{between(then.loss, digits, 'run_low', 'run_high')}"
         )
+        if reason := untrusted_ratio(then.N.value, then.D.value):
+            lines.append(f"    no recipe: {reason}")
     if laws.holdout:
         lines.append(f"Held out: {held_out(laws)}")
         for row in laws.holdout.runs:

@@ -14,7 +14,8 @@ from llama_scale.cli import build, parse
 from llama_scale.config import ROOT, find_config, flatten, load_size, read_yaml
 from llama_scale.errors import InputError, nearest, prefix_errors
 from llama_scale.files import check_name
-from llama_scale.scaling.fitting.points import RATIO, parse_columns, parse_conditions
+from llama_scale.scaling.fitting.checks import RATIO
+from llama_scale.scaling.fitting.points import parse_columns, parse_conditions
 from llama_scale.scaling.study.backends.task import Task
 from llama_scale.scaling.study.collect import HEADLINE, MODEL, RESULT, SHORT_NAMES, TRUNK
 from llama_scale.scaling.study.runs import plan_runs

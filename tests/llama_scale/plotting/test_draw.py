@@ -102,3 +102,11 @@ print(os.environ["MPLBACKEND"])
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == backend and (tmp_path / "bars.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("middle", [1e20, 3e25, 1e-13])
+def test_ticks_of_a_narrow_range_of_large_or_tiny_numbers_are_numbers(middle):
+    """Runs of one budget: Python's whole numbers beyond int64 have no logarithm in NumPy, and 1e-13 hours were 0."""
+    found = [value for value, _ in ticks(0.97 * middle, 1.05 * middle, True, "power")]
+    assert 3 <= len(found) <= 9 and np.isfinite(np.log(found)).all()
+    assert all(0.97 * middle <= value <= 1.05 * middle for value in found)

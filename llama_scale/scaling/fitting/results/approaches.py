@@ -15,22 +15,33 @@ from llama_scale.bootstrap import resample_indices
 from llama_scale.scaling.fitting.chinchilla import Numbers
 from llama_scale.scaling.fitting.fitted_laws import Estimate, IsoflopParabola
 from llama_scale.scaling.fitting.points import Points
+from llama_scale.scaling.fitting.residuals import near_values
 
 SAME_COMPUTE = 0.05
 NEAR_MINIMUM = 4.0  # times the size of a budget's best run, up or down, that a parabola reaches
 MIN_SIZES, MIN_POINTS = 4, 3
+MOST_LOST = 0.05  # share of the resamples
 RESAMPLES = 1_000
 
 
 @dataclass(frozen=True)
 class PowerFit:
-    """y = exp(level) x^slope, with the resampled slopes (S,) and what it was fitted to (n,)."""
+    """y = exp(level) x^slope, with the resampled slopes (S,) and what it was fitted to (n,).
+
+    ``lost`` is the share of resamples that had too few different x for a slope.
+    """
 
     slope: float
     level: float
     sample: np.ndarray
     x: np.ndarray
     y: np.ndarray
+    lost: float
+
+    @property
+    def settled(self) -> bool:
+        """Whether so few resamples had no slope that those of the others show its interval."""
+        return self.lost <= MOST_LOST
 
     @property
     def r2(self) -> float:
@@ -71,8 +82,7 @@ def front_law(x: np.ndarray, loss: np.ndarray, y: np.ndarray, seed: int) -> Powe
     for drawn in resample_indices(len(x), RESAMPLES, seed):  # (n,)
         own = drawn[pareto_front(x[drawn], loss[drawn])]
         sample.append(log_log_line(x[own], y[own])[0])
-    sample = np.array(sample)
-    return PowerFit(slope, level, sample[np.isfinite(sample)], x[index], y[index])
+    return _power_fit(slope, level, np.array(sample), x[index], y[index])
 
 
 def envelope_law(points: Points, C: np.ndarray, seed: int) -> PowerFit | None:
@@ -85,12 +95,7 @@ def envelope_law(points: Points, C: np.ndarray, seed: int) -> PowerFit | None:
 
 def group_by_compute(C: np.ndarray) -> list[np.ndarray]:
     """Return the indices of the runs by compute, those within 5 % of the least together."""
-    groups, rest = [], np.argsort(C, kind="stable")
-    while len(rest):
-        near = C[rest] <= C[rest[0]] * (1 + SAME_COMPUTE)
-        groups.append(rest[near])
-        rest = rest[~near]
-    return groups
+    return near_values(C, SAME_COMPUTE)
 
 
 def isoflop_parabolas(points: Points, C: np.ndarray) -> list[IsoflopParabola]:
@@ -168,5 +173,11 @@ def isoflop_law(
             for i, fitted in groups
         ]
         sample.append(log_log_line(*minima(noisy))[0])
-    sample, (x, y) = np.array(sample), minima(inside)
-    return PowerFit(*log_log_line(x, y), sample[np.isfinite(sample)], x, y)
+    x, y = minima(inside)
+    return _power_fit(*log_log_line(x, y), np.array(sample), x, y)
+
+
+def _power_fit(slope: float, level: float, sample: np.ndarray, x: np.ndarray, y: np.ndarray) -> PowerFit:
+    """Return a ``PowerFit`` of resampled slopes (S,), of which those without one are NaN."""
+    known = np.isfinite(sample)
+    return PowerFit(slope, level, sample[known], x, y, float(1 - known.mean()) if len(known) else 1.0)

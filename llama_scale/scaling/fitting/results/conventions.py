@@ -11,7 +11,7 @@ import numpy as np
 from llama_scale.bootstrap import percentile_interval
 from llama_scale.scaling.fitting import fitted_laws as records
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface, fit_flops
-from llama_scale.scaling.fitting.fit import Fit, fit_surface
+from llama_scale.scaling.fitting.fit import Fit, common_line, fit_surface
 from llama_scale.scaling.fitting.fitted_laws import ApproachExponent, Estimate
 from llama_scale.scaling.fitting.points import NON_EMBEDDING, Points
 from llama_scale.scaling.fitting.results.approaches import envelope_law, front_law, isoflop_law, isoflop_parabolas
@@ -93,16 +93,18 @@ def fit_each_convention(fit: Fit) -> list[records.ConventionFit]:
 def compare_approaches(fit: Fit) -> records.Approaches:
     """Return the exponent of N*(C) by each approach, and parabolas of the count of compute that groups most runs."""
     points, rows, groups = fit.points, [], []
+    on_line = common_line(points.N, points.D) is not None
     for flops, C in compute_counts(points, points.N):
         parabolas = isoflop_parabolas(points, C)
         if len(parabolas) > len(groups):
             groups = [replace(parabola, compute=flops.name) for parabola in parabolas]
         laws = {
-            "1: lower envelope of the runs": envelope_law(points, C, fit.seed),
+            # Where the runs lie on one line each is the best, and only, one of its compute: the envelope is the line.
+            "1: lower envelope of the runs": None if on_line else envelope_law(points, C, fit.seed),
             "2: IsoFLOP parabolas": isoflop_law(points, C, parabolas, fit.seed),
         }
         for approach, law in laws.items():
-            if law is None or not len(law.sample):
+            if law is None or not law.settled:
                 rows.append(ApproachExponent(approach, flops.name, count=0))
             else:
                 ends = {"exponent": law.estimate(), "exponent_D": law.estimate(lambda a: 1 - a)}
@@ -117,7 +119,8 @@ def power_laws(fit: Fit) -> list[records.PowerLaw]:
     """Return loss as a power of N, D and compute alone, along the best runs (Kaplan et al.): L = (x_c / x)^alpha."""
     points, laws = fit.points, []
     for name, x in {"N": points.N, "D": points.D, "C": points.compute}.items():  # (n,) each
-        if law := front_law(x, points.loss, points.loss, fit.seed):
+        law = front_law(x, points.loss, points.loss, fit.seed)
+        if law and law.settled:
             scale = float(np.exp(-law.level / law.slope)) if law.slope < 0 else None
             alpha = law.estimate(np.negative)
             laws.append(records.PowerLaw(name, runs=len(law.x), alpha=alpha, scale=scale, r2=law.r2))

@@ -19,7 +19,9 @@ from llama_scale.scaling.fitting.fitted_laws import Estimate, MeasuredRun, Reach
 from llama_scale.scaling.fitting.points import Points
 
 # Not parse_rate: blank lines, comments and a repeated line parse too, so that it falls while models improve.
-RATE = re.compile(r"(?:.*_)?(?:pass_at_[0-9]+(?:_.*)?|nontrivial_parse_rate)(?<!_low)(?<!_high)")
+RATE = re.compile(r"(?:.*_)?(?:pass_at_[0-9]+(?:_.*)?|nontrivial_parse_rate)")
+# What stands beside a rate: ends of its interval, its error, the counts behind it.
+BESIDE = "_low", "_high", "_se", "_std", "_stderr", "_n", "_count", "_tasks", "_total", "_samples"
 BITS = re.compile(r"(?:.*_)?bits_per_byte")
 HELD_OUT, MIN_LOSSES = 0.25, 5
 RESAMPLES = 500
@@ -27,6 +29,7 @@ FURTHEST = 100.0
 LEVELS = {"nontrivial_parse_rate": (0.5, 0.9), "pass_at": (0.01, 0.1, 0.5)}
 STEPS = 121
 NO_SIZES = "the runs determine no sizes"
+WORSENS = "the score gets worse as the loss falls, or does not follow it"
 NOT_REACHED, AT_OR_BELOW = "not reached", "at or below"
 FORMULA = {
     "log(-log p)": "-ln(-ln p) = a + b L",
@@ -54,11 +57,13 @@ class Link:
         return inverse_transform(self.name, self.a + self.b * loss_axis(self.name, loss))
 
     def loss(self, score: float, sample: bool = False) -> np.ndarray:
-        """Return the loss at which the score is expected: one, or (S,) of the resampled lines."""
+        """Return the loss at which the score is expected: one, or (S,) of the resampled lines; NaN where at none."""
         a, b = self.sample.T if sample else (self.a, self.b)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             x = (transform(self.name, np.asarray(score)) - a) / b
-            return np.exp(x) if self.name == "power" else x
+            loss = np.exp(x) if self.name == "power" else x
+        # By a line of the other slope a lower loss never gets there.
+        return np.where(improves(self.name, b), loss, np.nan)
 
 
 def transform(name: str, score: np.ndarray) -> np.ndarray:
@@ -77,6 +82,11 @@ def inverse_transform(name: str, value: np.ndarray) -> np.ndarray:
     if name == "log(-log p)":
         return np.exp(-np.exp(-value))
     return np.exp(np.minimum(value, 0)) if name == "power" else value
+
+
+def improves(name: str, b: np.ndarray | float) -> np.ndarray:
+    """Return whether scores by a link with slope b get better as the loss falls: bits fall with it, rates rise."""
+    return np.greater(b, 0) if name == "linear" else np.less(b, 0)
 
 
 def loss_axis(name: str, loss: np.ndarray) -> np.ndarray:
@@ -98,8 +108,11 @@ def fit_links(points: Points, column: str, seed: int = 0) -> tuple[list[Link], s
         names, usable = ["log(-log p)", "logit", "power"], (score > 0) & (score < 1)
     zeros = int((np.isfinite(score) & ~usable).sum())
     loss, score = points.loss[usable], score[usable]
+    if len(loss) < MIN_LOSSES:
+        what = "have a value" if names == ["linear"] else "score between 0 and 1"
+        return [], f"{len(loss)} runs {what}; a link needs {MIN_LOSSES}"
     if len(np.unique(loss)) < MIN_LOSSES:
-        return [], f"{len(loss)} runs score between 0 and 1; a link needs {MIN_LOSSES}"
+        return [], f"the runs with a value have {len(np.unique(loss))} different losses; a link needs {MIN_LOSSES}"
     links = [_link(name, loss, score, zeros, seed) for name in names]
     return sorted(links, key=lambda link: link.held_out_error), None
 
@@ -160,12 +173,15 @@ def thresholds(fit: Fit, flops: Flops) -> tuple[list[Threshold], dict[str, list[
     level is passed; ``at_most`` names those of ``value``, ``low`` and ``high``.
     """
     points, rows, links = fit.points, [], {}
-    scores = [c for c in points.rows[0] if (RATE.fullmatch(c) or BITS.fullmatch(c)) and points.has(c)]
+    rates = [c for c in points.rows[0] if RATE.fullmatch(c) and not c.endswith(BESIDE)]
+    scores = [c for c in points.rows[0] if (c in rates or BITS.fullmatch(c)) and points.has(c)]
     for column in dict.fromkeys([points.columns["loss"], *scores]):
         links[column], reason = fit_links(points, column, fit.seed)
         for level in threshold_levels(fit, column):
             threshold = Threshold(column, level, _measured(fit, column, level), reason=reason)
-            if links[column] and fit.determined:
+            if links[column] and not improves(links[column][0].name, links[column][0].b):
+                threshold = replace(threshold, link=links[column][0].name, reason=WORSENS)
+            elif links[column] and fit.determined:
                 threshold = _expected(fit, flops, links[column][0], threshold)
             elif links[column]:
                 threshold = replace(threshold, link=links[column][0].name, reason=NO_SIZES)

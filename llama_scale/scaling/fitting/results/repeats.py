@@ -12,7 +12,7 @@ import numpy as np
 from llama_scale.bootstrap import percentile_interval, resample_counts
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import SurfaceModel
-from llama_scale.scaling.fitting.fit import UNIDENTIFIED, Fit
+from llama_scale.scaling.fitting.fit import MOST_POOR, UNIDENTIFIED, Fit, poor_resamples
 from llama_scale.scaling.fitting.fitted_laws import Bounds, RepeatedTokens
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.fitting.profile import crossings, objective_limit
@@ -43,7 +43,7 @@ def fit_repeats(fit: Fit, resamples: int = RESAMPLES) -> RepeatedTokens:
     """Fit R and the surface together; raise InputError where no run repeats its data.
 
     R is identified where its profile and its bootstrap have both ends and these lie within a factor of ten: either
-    alone has been seen to stop at a local minimum (docs/scaling.md).
+    alone has been seen to stop at a local minimum (docs/scaling.md). It is not where too few trunks are resampled.
     """
     points = fit.points
     if not epochs_vary(points):
@@ -59,7 +59,7 @@ def fit_repeats(fit: Fit, resamples: int = RESAMPLES) -> RepeatedTokens:
     low, high = (None if end is None else float(np.exp(end)) for end in ends)
     bootstrap = _bootstrap(fit, resamples)
     lows, highs = (low, bootstrap.low), (high, bootstrap.high)
-    closed = None not in lows and None not in highs
+    closed = None not in lows and None not in highs and poor_resamples(points, resamples, fit.seed) <= MOST_POOR
     return RepeatedTokens(
         formula="D' = U + U R (1 - exp(-(epochs - 1) / R)), U = D / epochs",
         R=float(grid[best]),

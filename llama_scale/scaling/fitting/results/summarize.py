@@ -24,6 +24,8 @@ from llama_scale.scaling.fitting.results.repeats import epochs_vary, fit_repeats
 T = TypeVar("T")
 EMBEDDED, HEADED = "embeddings included", "output head included"
 NEXT = 10
+CLEARLY_LESS = 0.9  # of an objective
+MOST_FLOPS_ERROR = 0.25  # of the FLOPs of a token as a function of size, relative
 CURVE = 41
 SAMPLE = 400
 
@@ -33,6 +35,7 @@ def summarize(
 ) -> FittedLaws:
     """Return what laws.json holds of a fit, with the digits that it keeps; ``notes`` are further warnings."""
     points, repeats = fit.points, None
+    apart = points.select(~points.copies)
     if epochs_vary(points) and len(points) > len(fit.form.parameters) + 1:
         repeats = fit_repeats(fit)
     flops_counts, approaches = _flops_counts(points), compare_approaches(fit)
@@ -45,7 +48,8 @@ def summarize(
             f"The {len(points)} runs are branches of {trunks} trunks (or alone), and branches of one err together: "
             "intervals are drawn by trunk; profiles take all runs for independent and are too narrow."
         )
-    warnings += [*_open_profiles(profile), *_disagreeing(approaches.table)]
+    warnings += [*_open_profiles(profile), *_disagreeing(approaches.table), *_rough_flops(flops_counts)]
+    warnings += _repeats_matter(fit, repeats) if repeats and repeats.identified else []
     if repeats and not repeats.identified:
         profile_ends, drawn = (_ends_text(ends) for ends in (repeats, repeats.bootstrap))
         warnings.append(
@@ -56,7 +60,7 @@ def summarize(
     source = {name: getattr(points, name) for name in ("file", "sha256", "columns", "where")}
     laws = FittedLaws(
         points=records.PointsFile(**source, rows=points.n_read, fitted=len(points)),
-        conventions=_conventions(points),
+        conventions=conventions_of(points),
         model=shared_model(points),
         surface=_surface(fit, profile),
         power=power_laws(fit),
@@ -70,7 +74,7 @@ def summarize(
         runs=_runs(fit, hold_out),
         warnings=warnings,
         forms=forms,
-        noise=seed_noise(points.N, points.D, points.loss, points.trunks),
+        noise=seed_noise(apart.N, apart.D, apart.loss, apart.trunks, apart.settings),
     )
     return FittedLaws.from_dict(laws.to_dict())
 
@@ -100,7 +104,7 @@ def _holdout_warnings(fit: Fit, hold_out: HoldOut) -> list[str]:
     return warnings
 
 
-def _conventions(points: Points) -> records.Conventions:
+def conventions_of(points: Points) -> records.Conventions:
     """Return what N, D, loss and compute mean in these points, in words."""
     own, column = points.of_this_project, points.columns["N"]
     sizes = {
@@ -166,6 +170,30 @@ def _disagreeing(table: list[records.ApproachExponent]) -> list[str]:
                 f"{row.compute}), clear of the surface's {other.value:.3f}: the exponent is not settled."
             )
     return warnings
+
+
+def _repeats_matter(fit: Fit, repeats: records.RepeatedTokens) -> list[str]:
+    """Return a warning where the law that takes repeated tokens for fresh is clearly worse than the one with R."""
+    if repeats.objective > CLEARLY_LESS * fit.objective:
+        return []
+    moved = ", ".join(
+        f"{name} from {getattr(fit.law, name):.3g} to {repeats.parameters[name]:.3g}" for name in ("alpha", "beta")
+    )
+    return [
+        f"Repeated tokens counted by R = {repeats.R:.3g} take the objective from {fit.objective:.3g} to "
+        f"{repeats.objective:.3g} and {moved}: the law here, its sizes and its forecasts take them for fresh. Fit the "
+        "runs without repeats (where epochs<=1) for those."
+    ]
+
+
+def _rough_flops(counts: list[Flops]) -> list[str]:
+    """Return a warning for each count of FLOPs that is far from what any function of size gives."""
+    return [
+        f"The FLOPs of {count.name} follow no function of N: {count.formula()} a token, the nearest, is off by up to "
+        f"{100 * count.error:.0f} %. What is best for a budget is as rough."
+        for count in counts
+        if count.error > MOST_FLOPS_ERROR
+    ]
 
 
 def _surface(fit: Fit, profile: dict[str, Profile]) -> records.FittedSurface:
@@ -246,6 +274,7 @@ def _frontier(fit: Fit, flops: Flops) -> records.Frontier:
         **{name: Curve.of(best[name][:CURVE], sample[name][:, :CURVE]) for name in best},
         largest=point(-2, factor=1),
         next=point(-1, factor=NEXT),
+        undetermined=fit.undetermined,
     )
 
 

@@ -10,7 +10,7 @@ from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting import fit
 from llama_scale.scaling.fitting.chinchilla import Surface
-from llama_scale.scaling.fitting.fit import fit_surface, hold_out, objective, predict, try_hold_out
+from llama_scale.scaling.fitting.fit import fit_surface, hold_out, objective, poor_resamples, predict, try_hold_out
 from llama_scale.scaling.fitting.fitted_laws import FittedLaws
 from llama_scale.scaling.fitting.forms import ADDITIVE
 from llama_scale.scaling.fitting.points import Points, read_points
@@ -57,7 +57,10 @@ def test_public_points_reach_a_better_optimum_than_published(name):
         assert getattr(fit.law, parameter) == pytest.approx(expected, abs=6e-5)
     assert fit.share_at_optimum > 0.9
     assert abs(fit.check.excess) < 1e-9
-    (shape,) = fit.warnings  # and the joint form is 30 to 36 % closer on the runs held out (test_choice)
+    # 7.3B parameters on 1.4B and 2.3B tokens lie 33 and 20 % above the law, in the second file.
+    *far, shape = fit.warnings
+    assert len(far) == (name == "ScalingLawsHE") and all("row 51 by +33 %, row 65 by +20 %" in text for text in far)
+    # And the joint form is 30 to 36 % closer on the runs held out (test_choice)
     assert shape.startswith(("The residuals depend on N and D", "The residuals have an N x D interaction"))
 
 
@@ -276,6 +279,17 @@ def test_a_law_that_misses_its_runs_says_so():
     assert not any("misses its own" in text for text in fit_surface(runs, resamples=50).warnings)
 
 
+def test_a_run_that_diverged_is_named_and_the_others_are_not_blamed():
+    runs = grid(noise=0.002)
+    loss = runs.loss.copy()
+    loss[7] *= 2.5
+    fit = fit_surface(points(runs.N, runs.D, loss), resamples=50)
+    (said,) = (text for text in fit.warnings if "Far from the law" in text)
+    assert "(median): row 8 by +150 %. Did they diverge?" in said
+    assert not any("misses its own" in text for text in fit.warnings)
+    assert not any("Far from" in text for text in fit_surface(runs, resamples=50).warnings)
+
+
 @pytest.mark.parametrize(
     ("added", "said"),
     [(lambda x, y: -0.01 * x * y, "larger models gain more from data"),
@@ -320,7 +334,8 @@ def test_the_whole_largest_budget_is_held_out():
     laws = summarize(held.fit, held)
     assert f"up to {held.factor:.3g}" in held_out(laws) and "±" in held_out(laws)
     other = hold_out(more, "D<3e5", resamples=50)
-    assert other.factor < 1 and "nothing was extrapolated" in held_out(summarize(other.fit, other))
+    assert other.factor < 1
+    assert "but down to 0.397 times the least tokens, were" in held_out(summarize(other.fit, other))
 
 
 def test_the_noise_between_seeds_is_that_of_equal_runs():
@@ -337,7 +352,7 @@ def test_the_noise_between_seeds_is_that_of_equal_runs():
     assert together.high / together.low > 2 * found.high / found.low - 1, "30 trunks of 16 tell less than 480 runs"
     doubled = points(N[:32], D[:32], loss[:32] * np.exp(0.01 * rng.standard_normal(32)))
     laws = summarize(fit_surface(doubled, resamples=50), None)
-    assert "Runs that differ by their seed alone scatter by" in table(laws)
+    assert "Runs of equal size, tokens and settings scatter by" in table(laws)
 
 
 def test_too_few_runs_are_refused():
@@ -357,10 +372,103 @@ def test_too_few_sizes_or_budgets_are_refused(runs, message):
         fit_surface(runs)
 
 
+def on_a_line(slope=1.0, count=12, jitter=0.0):
+    """Return runs at D = 20 N, or along another line through its middle, of one size each."""
+    N = np.geomspace(8e4, 1.7e6, count)
+    middle = float(np.exp(np.log(N).mean()))
+    D = 20 * middle * (N / middle) ** slope * np.exp(jitter * np.random.default_rng(1).standard_normal(count))
+    return points(N, D, TRUE.loss(N, D))
+
+
+@pytest.mark.parametrize(("slope", "jitter"), [(1.0, 0.0), (1.0, 0.05), (-1.0, 0.0), (0.5, 0.02)])
+def test_runs_along_one_line_tell_no_size(slope, jitter):
+    """With D = 20 N the terms of size and data can change places: as good a law, and another best size."""
+    runs = on_a_line(slope, jitter=jitter)
+    fit = fit_surface(runs, resamples=10, starts=4)
+    assert not fit.determined
+    (line,) = (text for text in fit.warnings if "close to one line" in text)
+    assert float(line.split("N^")[1].split(":")[0]) == pytest.approx(slope, abs=0.05)
+    if slope == 1 and not jitter:
+        laws = summarize(fit, None)
+        assert "cannot be told apart" in table(laws) and "N* =" not in table(laws)
+        assert FittedLaws.from_dict(laws.to_dict()).best_frontier.reason == laws.best_frontier.reason
+        assert not any(row.exponent for row in laws.approaches.table if row.approach[0] == "1")
+        places = Surface(TRUE.E, TRUE.B * 20**-TRUE.beta, TRUE.beta, TRUE.A * 20**TRUE.alpha, TRUE.alpha)
+        assert objective(places, runs) == pytest.approx(objective(TRUE, runs), abs=1e-20)
+        assert places.exponent == pytest.approx(1 - TRUE.exponent)
+
+
+@pytest.mark.parametrize(("sizes", "said"), [(3, True), (4, True), (5, False)])
+def test_intervals_of_few_trunks_are_called_too_narrow(sizes, said):
+    """One trunk a size: of 3 and 4 trunks most resamples have two sizes, and intervals of .95 hold half the truths."""
+    runs = grid(sizes=sizes, budgets=4)
+    for row in runs.rows:
+        row["trunk"] = row["N"]
+    chance = {3: 1 - 6 / 27, 4: (4 + 6 * 14) / 256, 5: (5 + 10 * 30) / 3125}[sizes]
+    assert poor_resamples(runs, 20_000, 0) == pytest.approx(chance, abs=0.01)
+    found = [text for text in fit_surface(runs, resamples=400, starts=4).warnings if "far too narrow" in text]
+    assert bool(found) == said and all(f"of {sizes} trunks" in text for text in found)
+    assert not any("far too narrow" in text for text in fit_surface(grid(sizes, 4), resamples=400, starts=4).warnings)
+
+
+def test_losses_that_are_all_equal_are_refused():
+    runs = grid()
+    with pytest.raises(InputError, match="all 20 runs have a loss of 3"):
+        fit_surface(points(runs.N, runs.D, np.full(20, 3.0)))
+
+
+def test_an_interval_is_the_same_in_a_warning_as_in_the_table():
+    fit = fit_surface(grid(sizes=3, budgets=3, noise=0.03), resamples=100)
+    (said,) = (text for text in fit.warnings if "do not identify E" in text)
+    low, high = percentile_interval(fit.resampled.E)
+    assert said.endswith(f"its interval is {low:.3g} to {high:.3g}.")
+
+
+def test_runs_of_two_budgets_tell_a_size():
+    N = np.tile(np.geomspace(8e4, 1.7e6, 7), 2)
+    D = np.repeat([1e12, 1e13], 7) / 6 / N
+    fit = fit_surface(points(N, D, TRUE.loss(N, D)), resamples=50)
+    assert fit.determined and fit.law.exponent == pytest.approx(TRUE.exponent, abs=1e-3)
+
+
+def test_sizes_that_differ_by_less_than_a_percent_are_one():
+    runs = grid(sizes=3, budgets=4)
+    N = np.where(runs.N.max() == runs.N, runs.N.min() * 1.001, runs.N)
+    with pytest.raises(InputError, match=r"N = 80000 and .* fewer than 3 model sizes"):
+        fit_surface(points(N, runs.D, TRUE.loss(N, runs.D)))
+    two = runs.select(np.isin(runs.D, np.unique(runs.D)[:3]))
+    D = np.where(two.D.max() == two.D, two.D.min() * 1.002, two.D)
+    with pytest.raises(InputError, match="fewer than 3 numbers of tokens"):
+        fit_surface(points(two.N, D, TRUE.loss(two.N, D)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("N>1e6", "1.00 times the compute of any run fitted, but up to 2.15 times the size"),
+        ("N<1e5", "but down to 0.466 times the least size"),
+        ("seed==1", "1.00 times the compute of any run fitted, so that nothing was extrapolated"),
+    ],
+)
+def test_a_hold_out_says_what_was_extrapolated(rule, words):
+    """Runs of equal budgets left out by their size: no compute is extrapolated, but sizes are."""
+    sizes = np.geomspace(8e4, 1.7e6, 5)
+    N, D = (x.ravel() for x in (np.tile(sizes, 8), np.repeat(np.geomspace(1e12, 1e14, 4), 10)))
+    runs = points(N, D / 6 / N, TRUE.loss(N, D / 6 / N) * np.exp(0.002 * np.random.default_rng(0).standard_normal(40)))
+    for i, row in enumerate(runs.rows):
+        row["seed"] = str(i // 5 % 2)
+    held = hold_out(runs, rule, resamples=50)
+    assert held.factor == pytest.approx(1)
+    assert words in held_out(summarize(fit_surface(runs, resamples=20), held))
+
+
 def test_hold_out_rules():
     runs = grid(sizes=3, budgets=3)
     held, notes = try_hold_out(runs.select(np.arange(9) < 6), "largest")
     assert held is None and "5 runs cannot fit" in notes[0]
+    one = points(runs.N, 1e12 / 6 / runs.N, runs.loss)
+    held, notes = try_hold_out(one, "largest")
+    assert held is None and "all 9 runs have the greatest compute, within 5%" in notes[0]
     held, notes = try_hold_out(runs, "none")
     assert held is None and "No run was held out" in notes[0]
     with pytest.raises(InputError, match="leaves out 0 of 20"):

@@ -1,5 +1,6 @@
 """laws.json: what is written is what is read, under its names and those of older files."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -123,3 +124,42 @@ def test_parameters_and_tokens_are_found_under_either_name(tmp_path):
     laws = scaling.fit(tmp_path / "new.csv", resamples=100)
     assert laws.conventions.model_size == "non-embedding parameters"
     assert [row.N for row in laws.side_by_side] == [row.N for row in scaling.fit(path, resamples=100).side_by_side]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """What the laws.json of a study holds."""
+    folder = tmp_path_factory.mktemp("written")
+    fit_study(folder)
+    return read_json(folder / "laws.json")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("laws.surface.parameters.alpha.value", "0.3", "expected a number, found 0.3"),
+        ("laws.surface.parameters.alpha.value", None, "alpha.value: expected a positive number, found None"),
+        ("laws.surface.parameters.A.value", -3, "A.value: expected a positive number, found -3"),
+        ("laws.surface.parameters", {}, "surface: no parameter 'E'"),
+        ("laws.surface.sample.beta", [], "surface: no parameter 'beta' or no resamples of it"),
+        ("laws.surface.sample.beta", [0.4], "parameters have different numbers of resamples"),
+        ("laws.surface.sample", {}, "surface: no parameter 'E'"),
+        ("runs", [], "no runs"),
+        ("frontier", [], "no frontier"),
+        ("runs.0.tokens", 0, "runs.tokens: expected a positive number, found 0"),
+        ("runs.0.model_size", True, r"runs\[0\].model_size: expected a number, found True"),
+        ("conventions.flops", None, "conventions.flops: expected text, found None"),
+        ("warnings", "none", "warnings: expected a list, found none"),
+    ],
+)
+def test_a_law_changed_by_hand_is_read_or_refused_in_words(written, tmp_path, place, value, message):
+    """Without its seal the file is as somebody left it: what cannot be reckoned with is named, before it is."""
+    written = copy.deepcopy(written)
+    *way, last = place.split(".")
+    at = written
+    for name in way:
+        at = at[int(name) if name.isdigit() else name]
+    at[int(last) if last.isdigit() else last] = value
+    (tmp_path / "laws.json").write_text(json.dumps(written))
+    with pytest.raises(InputError, match=message):
+        FittedLaws.read(tmp_path)

@@ -158,3 +158,17 @@ def test_branches_of_a_trunk_are_drawn_together():
     sample = made(points.N[index], points.D[index], points.loss[index])
     first = Surface(*(getattr(drawn, name)[0] for name in ADDITIVE.parameters))
     assert objective(first, sample) == pytest.approx(fit_surface(sample, resamples=1).objective, rel=1e-6)
+
+
+def test_a_law_of_two_sharp_limits_is_the_one_that_was_fitted():
+    """k near 0 is the larger of two powers: A and B beyond what a number holds must not change the law's slopes."""
+    points = runs(noise=0.0, sizes=7, budgets=6)
+    model = JointModel(points.N, points.D)
+    theta = np.array([[0.3, 1.1, 0.1, 0.9, -0.5, np.log(k)] for k in (0.02, 0.03, 0.3)])
+    N, D = points.N * 3, points.D * 5  # beyond the runs, too
+    there = JointModel(N, D, model.center)
+    for row, law in zip(theta, (model.law_of(row) for row in theta), strict=True):
+        np.testing.assert_allclose(np.log(law.loss(N, D)), there.value(row[None])[0], rtol=0, atol=5e-3)
+        assert [law.k * law.alpha, law.k * law.beta] == pytest.approx([1.1, 0.9])
+    together = model.law_of(theta)
+    assert together.k[2] == pytest.approx(0.3) and np.isfinite([together.A, together.B]).all()

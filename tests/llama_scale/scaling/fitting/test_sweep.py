@@ -170,3 +170,68 @@ def test_the_rates_study_can_be_run():
     runs = plan_runs(StudyConfig(**settings, runs=[Grid(**grid)]), "data/x")
     assert len(runs) == 12 and len({run.n_params_non_embedding for run in runs}) == 2
     assert sum(run.spent for run in runs) < 2e17
+
+
+def sweep_of(path, best=lambda N, B: 3e-3 * (N / 1e6) ** -0.1, tokens=lambda N, B: 20 * N, batches=(65_536,), **how):
+    """Write a sweep of 5 rates at two sizes and some batches, whose best rate is known; return what is read off it."""
+    lines = ["N,D,batch_tokens,lr,loss"]
+    for N in (1e6, 8e6):
+        for B in batches:
+            for lr in (7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2):
+                loss = 3 + 0.02 * np.log(lr / best(N, B)) ** 2 + 1e-3 * np.log(B / 60_000) ** 2
+                lines.append(f"{N},{tokens(N, B)},{B},{how.get('rate', lambda x: x)(lr)},{how.get('cell', str)(loss)}")
+    path.write_text("\n".join(lines) + "\n")
+    return fit_sweep(read_points(path, diverged=True))
+
+
+def test_tokens_that_are_a_whole_number_of_batches_are_one_group(tmp_path):
+    """Equal budgets rounded to each batch: compared batch by batch, not taken for budgets of their own."""
+    batches = (16_384, 32_768, 65_536, 131_072, 262_144)
+    found = sweep_of(tmp_path / "s.csv", tokens=lambda N, B: round(20 * N / B) * B, batches=batches)
+    exact = sweep_of(tmp_path / "s.csv", batches=batches)
+    assert [row["value"] for row in found["batch_tokens"]["best"]] == pytest.approx([6e4, 6e4], rel=1e-6)
+    assert len(found["lr"]["best"]) == len(exact["lr"]["best"]) == 2
+    assert [row["value"] for row in found["lr"]["best"]] == pytest.approx([row["value"] for row in exact["lr"]["best"]])
+
+
+def test_a_rate_that_passed_through_float32_is_the_same_rate(tmp_path):
+    """Two seeds of each rate, one written as float32: a parabola through both of one rate would be of noise alone."""
+    path, rng = tmp_path / "s.csv", np.random.default_rng(0)
+    lines = ["N,D,lr,loss"]
+    for lr in (1e-3, 2e-3, 4e-3):
+        for rate in (lr, float(np.float32(lr))):
+            loss = 3 + 0.02 * np.log(lr / 1.7e-3) ** 2 + 1e-4 * rng.standard_normal()
+            lines.append(f"1e6,1e8,{rate!r},{loss}")
+    path.write_text("\n".join(lines) + "\n")
+    (found,) = fit_sweep(read_points(path))["lr"]["best"]
+    assert found["value"] == pytest.approx(1.7e-3, rel=0.02)
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "inf"])
+def test_a_run_that_diverged_is_worse_than_all_others(tmp_path, word):
+    """Above 4e-3 all diverged: the best rate is inside of what was tried, and the parabola does not feel them."""
+    found = sweep_of(tmp_path / "s.csv", lambda N, B: 2.5e-3, cell=str)
+    lost = sweep_of(tmp_path / "s.csv", lambda N, B: 2.5e-3, cell=lambda x: word if x > 3.015 else x)
+    assert [row["value"] for row in lost["lr"]["best"]] == pytest.approx([2.5e-3] * 2, rel=0.2)
+    assert [row["value"] for row in found["lr"]["best"]] == pytest.approx([2.5e-3] * 2, rel=1e-6)
+    with pytest.raises(InputError, match="every run diverged; add smaller values of lr"):
+        sweep_of(tmp_path / "s.csv", cell=lambda x: word)
+    with pytest.raises(InputError, match="column 'loss': expected a positive number, found ''"):
+        sweep_of(tmp_path / "s.csv", cell=lambda x: "" if x > 3.015 else x)
+    with pytest.raises(InputError, match="column 'loss': expected a positive number"):
+        read_points(tmp_path / "s.csv")
+
+
+def test_equal_losses_have_no_best_rate(tmp_path):
+    with pytest.raises(InputError, match="all values of lr have the same loss"):
+        sweep_of(tmp_path / "s.csv", cell=lambda x: 3.0)
+
+
+def test_a_sweep_in_millions_says_so(tmp_path):
+    path = tmp_path / "s.csv"
+    sweep_of(path)
+    lines = path.read_text().splitlines()
+    cells = [line.split(",") for line in lines[1:]]
+    path.write_text("\n".join([lines[0], *(f"{float(n) / 1e6},{float(d) / 1e6},{','.join(r)}" for n, d, *r in cells)]))
+    done = run_here("scaling.py", "sweep", "s.csv", cwd=tmp_path)
+    assert done.returncode == 0 and "warning: N has a median of 4.5: counted in millions" in done.stdout

@@ -1,5 +1,7 @@
 """Forecasts are dated, never written over, and scored by what was measured."""
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -7,7 +9,15 @@ import pytest
 from llama_scale.errors import InputError
 from llama_scale.files import write_json
 from llama_scale.scaling.fitting.points import read_points
-from llama_scale.scaling.forecasting.forecast import forecast, read_forecast, score, write_forecast
+from llama_scale.scaling.forecasting.forecast import (
+    cautions,
+    forecast,
+    other_conventions,
+    read_forecast,
+    score,
+    write_forecast,
+)
+from tests.conftest import run_here
 
 # A forecast as it was written before its fields had the names they have now.
 V1 = {
@@ -81,3 +91,63 @@ def _row(folder, loss):
 def test_bad_forecasts_are_refused(study, runs, message):
     with pytest.raises(InputError, match=message):
         forecast(study, runs)
+
+
+def test_a_forecast_by_a_law_in_millions_is_refused(study, laws, tmp_path):
+    """M2's parameters in a law of N in millions are a million times too many: the loss would be E."""
+    small = [replace(run, model_size=run.model_size / 1e6, tokens=run.tokens / 1e6) for run in laws.runs]
+    replace(laws, runs=small).write(tmp_path / "laws.json")
+    with pytest.raises(InputError, match=r"N has a median of .* counted in millions or billions"):
+        forecast(tmp_path, "M2:2e9")
+    thousandth = [replace(run, tokens=run.tokens / 1e6) for run in laws.runs]
+    replace(laws, runs=thousandth).write(tmp_path / "laws.json")
+    with pytest.raises(InputError, match="tokens per parameter; is D counted in thousands"):
+        forecast(tmp_path, "M2:2e9")
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("5e5:1e6", None),
+        ("1.6e6:9e6", None),
+        ("1e9:2e10", "times the largest compute of a run fitted; more than ten times outside the runs"),
+        ("1000:1e8", "0.00610 times the smallest size of a run fitted"),
+        ("1e6:2e3", "times the smallest compute of a run fitted"),
+        ("3e6:2.5e6", "0.833 tokens per parameter, where no model is known to train well"),
+    ],
+)
+def test_a_forecast_far_from_the_runs_says_so(laws, study, run, words):
+    """The runs have 164,000 to 3.1M parameters and 250,000 to 4M tokens."""
+    found = cautions(laws, forecast(study, run))
+    assert [words in text for text in found[:1]] == ([True] if words else [])
+
+
+def test_points_of_other_conventions_are_named(study, tmp_path):
+    """Scored by bits per byte instead of nats, or with embeddings counted, a forecast is not what was measured."""
+    made = forecast(study, "5e5:1e6")
+    assert other_conventions(made, read_points(study / "points.csv")) == []
+    bits = other_conventions(made, read_points(study / "points.csv", {"loss": "bits_per_byte"}))
+    assert bits == [
+        "the forecast's loss is column 'loss' in nats per token, that of these points column 'bits_per_byte'; name it "
+        "with columns"
+    ]
+    (size,) = other_conventions(made, read_points(study / "points.csv", {"N": "n_params"}))
+    assert "size is non-embedding parameters, that of these points all parameters, embeddings included" in size
+    write_forecast(made, tmp_path / "f.json")
+    argv = ("score", "f.json", "--points", str(study / "points.csv"), "--columns", "loss=bits_per_byte")
+    done = run_here("scaling.py", *argv, cwd=tmp_path)
+    assert done.returncode == 0 and f"warning: {bits[0]}" in done.stdout
+
+
+def test_the_commands_repeat_what_the_law_warns_of(study, laws, tmp_path):
+    warned = [f"warning: {text}" for text in laws.warnings]
+    assert warned
+    for argv in (
+        ("recommend", str(study), "--budget=6e14"),
+        ("forecast", str(study), "--runs=5e5:1e6", "--out=f.json"),
+    ):
+        done = run_here("scaling.py", *argv, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert [line for line in done.stdout.splitlines() if line.startswith("warning")] == warned
+    done = run_here("scaling.py", "recommend", str(study), "--budget=6e14", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["warnings"] == laws.warnings

@@ -167,6 +167,21 @@ def test_a_law_that_asks_for_fewer_tokens_than_parameters_gives_no_recipe(laws):
     assert own.flops.per_token(found.first.model_size) * found.first.tokens == pytest.approx(C, rel=1e-6)
 
 
+def test_a_size_below_its_own_embedding_is_no_recipe(laws):
+    """With embeddings counted, 65,536 tokens of width 16 take 1.05M parameters, twice as many untied."""
+    counted = replace(laws.conventions, model_size="all parameters, embeddings included")
+    shape = {"vocab_size": 65_536, "tie_embeddings": True}
+    own = replace(laws, conventions=counted, model=shape)
+    assert recommend.below_embedding(own, 1.04e6).startswith("1.04M parameters are fewer than the embedding of 65,536")
+    assert recommend.below_embedding(own, 1.06e6) is None
+    assert recommend.below_embedding(replace(own, model=shape | {"tie_embeddings": False}), 2.0e6) is not None
+    assert recommend.below_embedding(laws, 10) is None, "N does not count embeddings"
+    C = float(laws.column("flops").min())
+    assert recommend.recommend(laws, C).best.model_size < 1e6
+    found = recommend.recommend(own, C)
+    assert found.best is None and "fewer than the embedding" in found.reason
+
+
 def test_a_law_of_points_in_other_units_recommends_nothing(laws):
     """As a file that an earlier version wrote may hold."""
     runs = [replace(run, tokens=run.tokens / 1e6) for run in laws.runs]

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,9 +13,10 @@ from llama_scale.scaling.fitting.fit import fit_surface, try_hold_out
 from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.fitting.results.summarize import summarize
 from llama_scale.scaling.forecasting.forecast import forecast, write_forecast
-from llama_scale.scaling.report.page import write_report
+from llama_scale.scaling.report.page import render, write_report
+from llama_scale.scaling.report.series import FittedStudy
 from llama_scale.scaling.report.tables import tables
-from llama_scale.scaling.report.text import table
+from llama_scale.scaling.report.text import answer, table
 from llama_scale.text import digits, power, signed
 from tests.llama_scale.scaling.helpers import NASTY, SIZES, TRUE, fit_study, write_points
 
@@ -303,3 +305,19 @@ def test_report_refuses_a_law_of_other_points(tmp_path):
         write_report(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         write_report(tmp_path / "absent")
+
+
+def test_a_best_size_of_too_few_tokens_is_called_no_recipe_everywhere(study):
+    """The answer, the printed table and the page say of ten times the compute what ``recommend`` says."""
+    _, points, laws, *_ = study
+    then = laws.best_frontier.next
+    few = replace(then, D=replace(then.D, value=then.N.value / 25))
+    steep = replace(laws, frontier=[replace(row, next=few) for row in laws.frontier])
+    said = "the law asks for 0.0400 tokens per parameter, where no model is known to train well"
+    assert (
+        f"{said}: no recipe." in " ".join(answer(steep, points)) and "is best spent on" not in answer(steep, points)[1]
+    )
+    assert f"no recipe: {said}" in table(steep)
+    html = render(FittedStudy(points, steep), [], [], [], "x")
+    assert f"No recipe: {said}." in html
+    assert "recipe" not in table(laws) and "is best spent on" in answer(laws, points)[1]

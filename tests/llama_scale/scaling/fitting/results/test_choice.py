@@ -1,6 +1,7 @@
 """The form of a law is chosen by a rule that does not see the outcome."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,16 +9,17 @@ import pytest
 from llama_scale import scaling
 from llama_scale.scaling.fitting.chinchilla import Surface
 from llama_scale.scaling.fitting.fit import fit_surface
-from llama_scale.scaling.fitting.fitted_laws import FittedLaws
+from llama_scale.scaling.fitting.fitted_laws import FittedLaws, FormChoice, FormResult
 from llama_scale.scaling.fitting.forms import FORMS
 from llama_scale.scaling.fitting.points import read_points
 from llama_scale.scaling.fitting.results.choice import RULE, choose_form, largest_validated, with_outcome
+from llama_scale.scaling.fitting.results.summarize import summarize
 from llama_scale.scaling.forecasting.design import forecast_width, target_beyond
 from llama_scale.scaling.forecasting.recommend import recommend
 from llama_scale.scaling.report.page import write_report
 from llama_scale.scaling.report.tables import tables
-from llama_scale.scaling.report.text import table
-from tests.llama_scale.scaling.helpers import SHARED, TRUE, grid
+from llama_scale.scaling.report.text import table, why_chosen
+from tests.llama_scale.scaling.helpers import SHARED, TRUE, grid, points
 
 JOINT_LAW = Surface(E=0.6, A=300.0, alpha=0.5, B=900.0, beta=0.45, k=0.45)
 
@@ -53,6 +55,29 @@ def test_the_largest_runs_judge():
     compute = np.array([1.0, 5, 9.6, 10, 3, 9.7, 9.9])
     assert largest_validated(compute).tolist() == [False, False, True, True, False, True, True]
     assert largest_validated(np.array([1.0, 2, 4, 8])).tolist() == [False, True, True, True]
+
+
+def test_what_is_said_of_the_choice_is_what_the_rule_did():
+    """A form is not called the best where another predicted better, nor where none could be tried."""
+    one, two, none = (FormResult(name, "", validation_error_percent=error) for name, error in
+                      (("additive", 1.0), ("joint", 0.95), ("kaplan", None)))  # fmt: skip
+    text = why_chosen(FormChoice(RULE, "additive", ["a", "b", "c"], [one, two, none]))
+    said = "additive: joint does not predict the largest 3 runs not held out clearly better"
+    assert text == f"{said} (rms error 0.95 % against 1.0 %)"
+    better = replace(two, validation_error_percent=0.5)
+    text = why_chosen(FormChoice(RULE, "joint", ["a", "b", "c"], [one, better, none]))
+    assert text == "joint, which predicts best the largest 3 runs not held out (rms error 0.50 %)"
+
+
+def test_of_one_budget_no_form_can_be_tried():
+    """Every run is among the largest: the additive form stands, and nothing is said of a prediction."""
+    N = np.geomspace(8e4, 1.7e6, 9)
+    runs = points(N, 1e12 / 6 / N, TRUE.loss(N, 1e12 / 6 / N))
+    choice = choose_form(runs)
+    assert choice.chosen == "additive" and all(row.validation_error_percent is None for row in choice.results)
+    assert why_chosen(choice) == "additive: no form could be fitted without the runs that are to judge it"
+    caption = tables(summarize(fit_surface(runs, resamples=20), None, forms=choice))[1].caption
+    assert "Predicted here" not in caption and "0 runs cannot fit" in caption
 
 
 def test_errors_are_those_of_fits_that_have_not_seen_the_runs():

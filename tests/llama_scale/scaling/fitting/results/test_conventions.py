@@ -9,10 +9,11 @@ from llama_scale.bootstrap import percentile_interval
 from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import Flops, Surface
 from llama_scale.scaling.fitting.fit import DELTA, fit_surface, objective
+from llama_scale.scaling.fitting.fitted_laws import RepeatedTokens
 from llama_scale.scaling.fitting.points import read_points, read_rows
 from llama_scale.scaling.fitting.profile import objective_limit, profiles
-from llama_scale.scaling.fitting.results import approaches, conventions
-from llama_scale.scaling.fitting.results.downstream import fit_links, inverse_transform, thresholds, transform
+from llama_scale.scaling.fitting.results import approaches, conventions, summarize
+from llama_scale.scaling.fitting.results.downstream import WORSENS, fit_links, inverse_transform, thresholds, transform
 from llama_scale.scaling.fitting.results.repeats import effective_tokens, fit_repeats
 from llama_scale.scaling.fitting.sweep import fit_sweep
 from llama_scale.scaling.report import tables
@@ -231,6 +232,48 @@ def test_repeats_are_recovered_or_called_unidentified():
         fit_repeats(fit_surface(grid(), resamples=100))
 
 
+def test_a_law_that_takes_repeats_for_fresh_says_what_they_move():
+    """R known to a tenth, and an objective a tenth as large: the law beside it, of all tokens, is another."""
+    fit = fit_surface(repeated(15.4), resamples=20)
+    counted = {"E": 1.1, "A": 60.0, "alpha": 0.3, "B": 400.0, "beta": 0.42}
+    found = RepeatedTokens("", 15.4, 15.0, 15.8, True, counted, fit.objective / 10)
+    (said,) = summarize._repeats_matter(fit, found)
+    assert f"beta from {fit.law.beta:.3g} to 0.42" in said and "take them for fresh" in said
+    assert summarize._repeats_matter(fit, replace(found, objective=0.95 * fit.objective)) == []
+
+
+def test_flops_that_follow_no_function_of_size_are_named():
+    runs = grid()
+    scatter = np.exp(0.4 * np.random.default_rng(0).standard_normal(20))
+    for spread, said in ((scatter, True), (scatter**0.2, False)):
+        counted = replace(runs, flops=6 * runs.N * runs.D * spread, columns=runs.columns | {"flops": "flops"})
+        warnings = summarize.summarize(fit_surface(counted, resamples=20, starts=9), None).warnings
+        assert any("FLOPs of column 'flops' follow no function of N" in text for text in warnings) == said
+
+
+def test_counts_and_errors_beside_a_rate_are_no_scores():
+    beside = {f"pass_at_1_{name}": np.full(20, 0.2) for name in ("low", "high", "se", "stderr", "n", "count")}
+    runs = with_columns(
+        grid(), pass_at_1=np.linspace(0.1, 0.3, 20), pass_at_1_greedy=np.linspace(0.1, 0.3, 20), **beside
+    )
+    rows, _ = thresholds(fit_surface(runs, resamples=20, starts=9), Flops("6ND"))
+    assert {row.score for row in rows} == {"loss", "pass_at_1", "pass_at_1_greedy"}
+
+
+def test_an_interval_of_half_the_resamples_is_none():
+    """Three parabolas whose minima are lost in half of the noisy studies: nothing is settled by the other half."""
+    runs = isoflop_points(noise=0.02, seed=3)
+    three = runs.select(np.arange(28) < 21)
+    found = approaches.isoflop_parabolas(three, 6 * three.N * three.D)
+    law = approaches.isoflop_law(three, 6 * three.N * three.D, found)
+    assert 0.3 < law.lost < 0.9 and not law.settled
+    quiet = isoflop_points(noise=0.001)
+    steady = approaches.isoflop_law(
+        quiet, 6 * quiet.N * quiet.D, approaches.isoflop_parabolas(quiet, 6 * quiet.N * quiet.D)
+    )
+    assert steady.settled and steady.lost == 0
+
+
 def test_a_profile_with_ends_is_not_enough_for_repeats():
     """Four epochs at 1 % noise: the profile ends at [5.7, 18], resamples of the same runs reach 164."""
     runs = repeated(15.4, noise=0.01, most=4.0)
@@ -289,6 +332,33 @@ def test_scores_of_zero_have_no_link_and_say_so():
     links, reason = fit_links(runs, "pass_at_1")
     assert links == []
     assert reason == "0 runs score between 0 and 1; a link needs 5"
+
+
+def test_a_score_that_gets_worse_promises_no_size():
+    """A rate that rises with the loss, though it scatters: no larger model is expected to reach a level by it."""
+    runs = grid(noise=0.001)
+    scatter = np.exp(0.01 * np.random.default_rng(0).standard_normal(20))
+    worse = {"pass_at_1": 0.002 * runs.loss * scatter, "bits_per_byte": (9 - runs.loss) * scatter}
+    rows, links = thresholds(fit_surface(with_columns(runs, **worse), resamples=100), Flops("6ND"))
+    for column in worse:
+        of_column = [row for row in rows if row.score == column]
+        assert links[column] and all(row.reason == WORSENS and row.N is None and row.C is None for row in of_column)
+    assert all(row.N for row in rows if row.score == "loss")
+
+
+def test_resampled_links_of_the_wrong_slope_never_reach_a_level():
+    """Noise with next to no slope: a part of the resampled lines rises with the loss, and once passed at once."""
+    runs = grid(noise=0.001)
+    scatter = np.exp(0.4 * np.random.default_rng(3).standard_normal(20))
+    rows, links = thresholds(
+        fit_surface(with_columns(runs, pass_at_1=0.004 / runs.loss * scatter), resamples=100), Flops("6ND")
+    )
+    link = links["pass_at_1"][0]
+    share = np.mean(link.sample[:, 1] > 0)
+    assert link.b < 0 and 0.03 < share < 0.6
+    assert np.isnan(link.loss(0.01, sample=True)).mean() == share
+    of_score = [row.C for row in rows if row.score == "pass_at_1"]
+    assert len(of_score) == 3 and not any(np.isfinite(C.high) or C.at_most for C in of_score)
 
 
 def test_thresholds_are_where_the_frontier_crosses():
