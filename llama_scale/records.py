@@ -74,9 +74,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     accepted, words = TYPES.get(kind, (object, ""))
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind in (int, float)):
         raise InputError(f"{path}: expected {words}, found {value!r:.60}")
-    if kind is list and inner:
+    if isinstance(value, list) and inner:
         return [_convert(inner[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if kind is dict and inner:
+    if isinstance(value, dict) and inner:
         return {key: _convert(inner[1], item, f"{path}.{key}") for key, item in value.items()}
     return value
 

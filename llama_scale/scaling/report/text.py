@@ -125,9 +125,12 @@ def smallest(points: Points) -> list[str]:
 
     best = points.loss.min()
     first = cheapest(points.loss <= (1 + NEAR_BEST) * best)
+    size, loss = count(points.N[first]), digits(points.loss[first])
+    within = f"within {100 * NEAR_BEST:.0f} % of the best"
     sentences = [
-        f"The smallest model within {100 * NEAR_BEST:.0f} % of the best loss measured has {count(points.N[first])} "
-        f"parameters ({digits(points.loss[first])} against {digits(best)})."
+        f"The smallest model {within} loss measured has {size} parameters ({loss} against {digits(best)})."
+        if points.loss[first] > best
+        else f"No smaller model is {within} loss measured, {loss} with {size} parameters."
     ]
     columns = [column for column in sorted(points.rows[0]) if points.has(column)]
     for column in (c for c in columns if c.endswith("_gold_bits_per_byte")):

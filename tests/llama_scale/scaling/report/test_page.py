@@ -16,7 +16,7 @@ from llama_scale.scaling.forecasting.forecast import forecast, write_forecast
 from llama_scale.scaling.report.page import render, write_report
 from llama_scale.scaling.report.series import FittedStudy
 from llama_scale.scaling.report.tables import tables
-from llama_scale.scaling.report.text import answer, table
+from llama_scale.scaling.report.text import answer, smallest, table
 from llama_scale.text import digits, power, signed
 from tests.llama_scale.scaling.helpers import NASTY, SIZES, TRUE, fit_study, write_points
 
@@ -143,6 +143,16 @@ def test_plotly_accepts_every_panel(study):
             assert 2 <= len(panel["layout"][axis]["tickvals"]) <= 9
 
 
+def test_the_best_run_itself_is_not_told_as_the_smallest_that_comes_near(tmp_path):
+    rows = [(1e5, 1e6, 3.6), (2e5, 1e6, 3.4), (4e5, 1e6, 3.2), (4e5, 2e6, 3.1)]
+    text = "N,D,loss\n" + "".join(f"{n},{d},{loss}\n" for n, d, loss in rows)
+    (tmp_path / "points.csv").write_text(text)
+    assert smallest(read_points(tmp_path / "points.csv"))[0].startswith("The smallest model within 5 %")
+    (tmp_path / "points.csv").write_text(text.replace("3.1", "2.9"))
+    said = "No smaller model is within 5 % of the best loss measured, 2.90 with 400k parameters."
+    assert smallest(read_points(tmp_path / "points.csv"))[0] == said
+
+
 def test_report_says_the_answer_in_words(study):
     _, points, laws, _, page = study
     row = laws.holdout.runs[0]
@@ -150,7 +160,7 @@ def test_report_says_the_answer_in_words(study):
     for part in (
         "In this study of 16 runs (4 sizes of 164k to 3.1M parameters, 250k to 4M training tokens)",
         f"an error of {signed(row.error_percent)}",
-        "The smallest model within 5 % of the best loss",
+        "No smaller model is within 5 % of the best loss measured",
         "No run solved a HumanEval task",
         "non-embedding parameters",
         "exact, column 'flops'",
