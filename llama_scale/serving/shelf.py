@@ -57,7 +57,7 @@ class Loaded:
     precision: Precision
     template: ChatTemplate | None
     fim: bool | None
-    fim_order: FimOrder
+    fim_order: FimOrder = "psm"
     users: int = 0
 
 

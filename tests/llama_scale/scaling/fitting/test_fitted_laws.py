@@ -137,7 +137,7 @@ def written(tmp_path_factory):
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("laws.surface.parameters.alpha.value", "0.3", "expected a number, found 0.3"),
+        ("laws.surface.parameters.alpha.value", "0.3", "expected a number, found '0.3'"),
         ("laws.surface.parameters.alpha.value", None, "alpha.value: expected a positive number, found None"),
         ("laws.surface.parameters.A.value", -3, "A.value: expected a positive number, found -3"),
         ("laws.surface.parameters", {}, "surface: no parameter 'E'"),
@@ -149,7 +149,7 @@ def written(tmp_path_factory):
         ("runs.0.tokens", 0, "runs.tokens: expected a positive number, found 0"),
         ("runs.0.model_size", True, r"runs\[0\].model_size: expected a number, found True"),
         ("conventions.flops", None, "conventions.flops: expected text, found None"),
-        ("warnings", "none", "warnings: expected a list, found none"),
+        ("warnings", "none", "warnings: expected a list, found 'none'"),
     ],
 )
 def test_a_law_changed_by_hand_is_read_or_refused_in_words(written, tmp_path, place, value, message):
