@@ -95,14 +95,14 @@ def parse(
             raise InputError(found)
         return config_class(**{f.name: values[f.name] for f in dataclasses.fields(config_class)})
     except (jsonargparse.ArgumentError, InputError) as error:
-        message = _wrong_item(config_class, _given_lists(config_class, flags, files))
-        key = re.split(r"[\[.:]", message)[0] if message else None
-        if not message and isinstance(error, InputError):
+        if message := _wrong_item(config_class, _given_lists(config_class, flags, files)):
+            key = re.split(r"[\[.:]", message)[0]
+        elif isinstance(error, InputError):
             message = str(error)
             key = message.partition(":")[0]
             if not files or key not in _field_types(config_class):
                 raise
-        elif not message:
+        else:
             key, message = _explain(str(error), config_class)
         here = "unrecognized" in str(error) or f"--{key}" in typed
         raise UserError(message if here or not files else f"{', '.join(files)}: {message}") from None

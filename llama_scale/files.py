@@ -315,9 +315,15 @@ def check_built(path: str | Path, manifest: str = "pairs.json") -> None:
     beside = path.with_name(manifest)
     hashes = read_fields(beside).get("sha256") if beside.is_file() else None
     written = hashes.get(path.stem) if isinstance(hashes, dict) else None
-    if isinstance(written, str) and written != sha256(path):
-        problem = f"has changed since it was made (its checksum is not that in {manifest})"
-        raise InputError(f"{path}: {problem}; make it again, or copy it to another folder if you changed it on purpose")
+    made = f"it was made (its checksum is not that in {manifest})"
+    remedy = "make it again, or copy it to another folder if you changed it on purpose"
+    check_unchanged(path, written if isinstance(written, str) else None, made, remedy)
+
+
+def check_unchanged(path: str | Path, written: str | None, since: str, remedy: str) -> None:
+    """Raise InputError where a file's SHA-256 is not that which was ``written`` down; None, as of old, is not known."""
+    if written is not None and written != sha256(path):
+        raise InputError(f"{path}: has changed since {since}; {remedy}")
 
 
 def check_name(field: str, name: str) -> None:

@@ -120,16 +120,13 @@ def _check_converted(folder: Path, weights: Sequence[Path], digest: str) -> None
     if not isinstance(written := source.get("written"), dict):
         return
     large = {file.name for file in weights}
-    changed = [name for name in sorted(written.keys() - large) if _sha256_or_none(folder / name) != written[name]]
+    small = sorted(written.keys() - large)
+    changed = [n for n in small if not (folder / n).is_file() or sha256(folder / n) != written[n]]
     if large - written.keys() or _joined_sha256({name: written[name] for name in sorted(large)}) != digest:
         changed += sorted(large)[:1]
     if changed:
         problem = f"has changed since it was read from {source.get('file')}"
         raise InputError(f"{folder / changed[0]}: {problem}; delete {folder}, and it is read again")
-
-
-def _sha256_or_none(path: Path) -> str | None:
-    return sha256(path) if path.is_file() else None
 
 
 def check_base(name: str) -> None:

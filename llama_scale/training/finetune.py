@@ -154,7 +154,7 @@ def provenance(run: FinetuneRun) -> dict[str, Any]:
         "data_fingerprint": run.fingerprint,
         "tokenizer_fingerprint": run.tokenizer.fingerprint,
         "base": run.base.meta,
-        "train_sha256": sha256(run.config.train),
+        "train_sha256": run.train_sha256,
         **run.scored_on,
     }
 
@@ -374,7 +374,7 @@ def write_result(run: FinetuneRun, scores: dict[str, float] | None = None) -> di
         "tokenizer_fingerprint": run.tokenizer.fingerprint,
         "checkpoint": checkpoint if recipe.steps else None,
         "weights_sha256": weights_sha256(run.folder / checkpoint) if recipe.steps else run.base.weights_sha256,
-        "train_sha256": sha256(config.train),
+        "train_sha256": run.train_sha256,
         **run.scored_on,
         "references_sha256": sha256(run.folder / REFERENCES) if run.validation else None,
     }

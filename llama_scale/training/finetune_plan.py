@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,12 @@ class FinetuneRun:
             "micro_batch": self.layout.micro_batch,
         }
 
-    @property
+    @cached_property
+    def train_sha256(self) -> str:
+        """The hash of the file of pairs, as it was when first asked for: before training."""
+        return sha256(self.config.train)
+
+    @cached_property
     def scored_on(self) -> dict[str, str | None]:
         """What the scores are of: hashes of the held-out pairs, of the base's own data and of its configuration."""
         held_out, retain = self.config.validation, self.config.retain

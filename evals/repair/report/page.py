@@ -12,7 +12,7 @@ from evals.repair.report.ladder import Rung, ladder, pays_from, stages
 from evals.repair.report.rounds import stories
 from evals.repair.report.tables import percent, share, tables
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write, read_fields, sha256
+from llama_scale.files import atomic_write, check_unchanged, read_fields
 from llama_scale.plotting import draw, page
 from llama_scale.plotting.figure import Figure
 from llama_scale.plotting.table import Table
@@ -68,11 +68,9 @@ def find_studies(folders: Sequence[str]) -> list[Study]:
 def check_steps(steps: Path) -> None:
     """Raise InputError where sealed rows have changed since the result beside them was made of them."""
     path = steps.with_name(steps.name.replace("-steps.jsonl.gz", ".json"))
-    if path == steps or not path.is_file():
-        return
-    written = read_fields(path).get("steps_sha256")
-    if written is not None and sha256(steps) != written:
-        raise InputError(f"{steps}: has changed since {path.name} was made of it; restore it, or run the study again")
+    if path != steps and path.is_file():
+        written = read_fields(path).get("steps_sha256")
+        check_unchanged(steps, written, f"{path.name} was made of it", "restore it, or run the study again")
 
 
 def write_report(studies: Sequence[Study], path: Path, title: str | None = None) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llama_scale.errors import InputError
-from llama_scale.scaling.fitting.residuals import equal_runs, near_values
+from llama_scale.scaling.fitting.residuals import SAME_COUNT, equal_runs, near_values
 
 if TYPE_CHECKING:
     from llama_scale.scaling.fitting.points import Points
@@ -30,7 +30,6 @@ OTHER_COUNTS = {
     1 / 2: "3ND, as where a multiplication and an addition count as one",
     4 / 3: "8ND, as where activations are computed again",
 }
-SAME_COUNT = 0.01  # relative difference below which a count of FLOPs is one of these
 SAME_LOSS = 0.05  # relative difference between losses of equal N and D beyond which they are named
 CLEAR = 3.0  # standard errors of a slope
 MOST_EPOCHS = 4

@@ -19,7 +19,7 @@ from llama_scale.errors import InputError
 from llama_scale.scaling.fitting.chinchilla import LOWER_EXPONENT, UPPER_EXPONENT, Surface, SurfaceModel
 from llama_scale.scaling.fitting.forms import ADDITIVE, Form
 from llama_scale.scaling.fitting.points import Points
-from llama_scale.scaling.fitting.residuals import LEAST_P, near_values, trends
+from llama_scale.scaling.fitting.residuals import LEAST_P, SAME_COUNT, near_values, trends
 from llama_scale.scaling.fitting.solver import Problems, minimize_huber
 
 DELTA = 1e-3
@@ -28,7 +28,6 @@ SAME_OBJECTIVE = 1e-6  # relative
 FLOOR = 1e-12  # of an objective that something is divided by
 USUAL_EXPONENTS = 0.05, 1.5
 SAME_BUDGET = 0.05
-SAME_COUNT = 0.01  # relative difference below which two sizes, or two numbers of tokens, are one
 EQUAL_LOSS = 1e-9  # relative difference below which losses are one
 LEAST_SPREAD = 0.1  # root mean square distance of the runs from a line in ln N and ln D
 OUTSIDE = "an exponent lies outside the usual range, so no best size can be given"

@@ -8,6 +8,7 @@ from scipy.stats import chi2, f
 from llama_scale.bootstrap import TAIL
 
 LEAST_P = 1e-3  # of a trend that is said
+SAME_COUNT = 0.01  # relative difference below which two sizes, or two numbers of tokens or FLOPs, are one
 CUT = 4.0  # standard deviations (by the median) at which an outlier's residual is cut
 MEDIAN_TO_DEVIATION = 1.4826  # of a normal distribution
 SPARE = 3  # degrees of freedom that a test must keep

@@ -14,7 +14,14 @@ from llama_scale.records import from_json, to_json
 from llama_scale.scaling.fitting.fitted_laws import Conventions, FittedLaws, RunSize, laws_path
 from llama_scale.scaling.fitting.points import Points
 from llama_scale.scaling.fitting.results.summarize import conventions_of
-from llama_scale.scaling.forecasting.recommend import FURTHEST, TRUSTED_RATIO, below_embedding, check_units, rung_size
+from llama_scale.scaling.forecasting.recommend import (
+    FURTHEST,
+    TOO_FAR,
+    below_embedding,
+    check_units,
+    odd_ratio,
+    rung_size,
+)
 from llama_scale.text import digits
 
 FORMAT = "llama_scale.forecast.v2"
@@ -107,16 +114,10 @@ def cautions(laws: FittedLaws, forecast: Forecast) -> list[str]:
             times = values[what] / (fitted.max() if values[what] > fitted.max() else fitted.min())
             if not 1 / FURTHEST <= times <= FURTHEST and not fitted.min() <= values[what] <= fitted.max():
                 end = "largest" if times > 1 else "smallest"
-                warnings.append(
-                    f"{run.run}: {digits(times)} times the {end} {what} of a run fitted; more than ten times outside "
-                    "the runs, laws err by more than their intervals say"
-                )
+                warnings.append(f"{run.run}: {digits(times)} times the {end} {what} of a run fitted; {TOO_FAR}")
                 break
-        if impossible := below_embedding(laws, run.model_size):
-            warnings.append(f"{run.run}: {impossible}")
-        ratio = run.tokens / run.model_size
-        if not TRUSTED_RATIO[0] <= ratio <= TRUSTED_RATIO[1]:
-            warnings.append(f"{run.run}: {digits(ratio)} tokens per parameter, where no model is known to train well")
+        odd = below_embedding(laws, run.model_size), odd_ratio(run.model_size, run.tokens)
+        warnings += [f"{run.run}: {problem}" for problem in odd if problem]
     return warnings
 
 

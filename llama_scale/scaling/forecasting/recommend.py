@@ -22,6 +22,7 @@ HOUR = 3_600  # seconds
 FURTHEST = 10  # times the compute of the runs that a law is trusted with
 LEAST_WIDTH = 16  # of a model
 TRUSTED_RATIO = 1.0, 10_000.0  # tokens per parameter
+TOO_FAR = "more than ten times outside the runs, laws err by more than their intervals say"
 USUAL_VOCABULARY = "  counted with a tied vocabulary of 32,000 tokens: the points name no one vocabulary of theirs"
 
 
@@ -152,15 +153,9 @@ def check_units(laws: FittedLaws) -> None:
 def _distrusted(laws: FittedLaws, N: float, D: float, beyond: Multiples, below: Multiples) -> str | None:
     """Return why the law's best N and D are no recipe; None where they are one."""
     if beyond.flops > FURTHEST:
-        return (
-            f"the budget is {digits(beyond.flops)} times the compute of the largest run; more than ten times outside "
-            "the runs, laws err by more than their intervals say"
-        )
+        return f"the budget is {digits(beyond.flops)} times the compute of the largest run; {TOO_FAR}"
     if below.flops < 1 / FURTHEST:
-        return (
-            f"the budget is {digits(below.flops)} times the compute of the smallest run; more than ten times outside "
-            "the runs, laws err by more than their intervals say"
-        )
+        return f"the budget is {digits(below.flops)} times the compute of the smallest run; {TOO_FAR}"
     return below_embedding(laws, N) or untrusted_ratio(N, D)
 
 
@@ -180,10 +175,15 @@ def below_embedding(laws: FittedLaws, N: float) -> str | None:
 
 def untrusted_ratio(N: float, D: float) -> str | None:
     """Return what is wrong with the tokens per parameter of a best N and D; None where models are trained so."""
+    return f"the law asks for {odd}" if (odd := odd_ratio(N, D)) else None
+
+
+def odd_ratio(N: float, D: float) -> str | None:
+    """Return the tokens per parameter of N and D in words where no model is trained so, else None."""
     least, most = TRUSTED_RATIO
     if least <= D / N <= most:
         return None
-    return f"the law asks for {digits(D / N)} tokens per parameter, where no model is known to train well"
+    return f"{digits(D / N)} tokens per parameter, where no model is known to train well"
 
 
 def _plans(laws: FittedLaws, C: float, N: float, D: float) -> tuple[OptimalPlan, RungPlan]:

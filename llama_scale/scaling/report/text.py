@@ -58,10 +58,8 @@ def why_chosen(choice: FormChoice) -> str:
     }
     if not errors:
         return f"{choice.chosen}: no form could be fitted without the runs that are to judge it"
-    best, judges = (
-        min(errors, key=lambda form: errors[form]),
-        f"the largest {len(choice.validation_runs)} runs not held out",
-    )
+    best = min(errors, key=lambda form: errors[form])
+    judges = f"the largest {len(choice.validation_runs)} runs not held out"
     shown = {form: f"{digits(error, 2)} %" for form, error in errors.items()}
     if best == choice.chosen:
         return f"{best}, which predicts best {judges} (rms error {shown[best]})"

@@ -141,6 +141,18 @@ def test_unusable_files(path, tmp_path):
             Tokenizer(tmp_path / "broken.model")
 
 
+def train_elsewhere(prefix, **settings):
+    """Write PREFIX.model, a SentencePiece model of other settings than this project's."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LIBRARY[0].read_text().splitlines()),
+        model_prefix=str(prefix),
+        vocab_size=400,
+        model_type="bpe",
+        minloglevel=2,
+        **settings,
+    )
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -150,31 +162,17 @@ def test_unusable_files(path, tmp_path):
     ],
 )
 def test_a_model_that_loses_bytes_is_refused(tmp_path, settings):
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(LIBRARY[0].read_text().splitlines()),
-        model_prefix=str(tmp_path / "lossy"),
-        vocab_size=400,
-        model_type="bpe",
-        minloglevel=2,
-        **settings,
-    )
+    train_elsewhere(tmp_path / "lossy", **settings)
     with pytest.raises(InputError, match=r"lossy\.model: .* byte for byte"):
         Tokenizer(tmp_path / "lossy.model")
 
 
 def test_a_model_from_elsewhere_is_not_taken_for_one_of_ours(tmp_path):
     """Yi's and Baichuan's lose no byte; their models were not trained with a document end before a text."""
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(LIBRARY[0].read_text().splitlines()),
-        model_prefix=str(tmp_path / "elsewhere"),
-        vocab_size=400,
-        model_type="bpe",
-        minloglevel=2,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
+    train_elsewhere(
+        tmp_path / "elsewhere", byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
         remove_extra_whitespaces=False,
-    )
+    )  # fmt: skip
     with pytest.raises(InputError, match=r"elsewhere\.model: a SentencePiece model from elsewhere.*tokenizer\.json"):
         Tokenizer(tmp_path / "elsewhere.model")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from llama_scale.config import read_yaml
 from llama_scale.errors import InputError
-from llama_scale.files import atomic_write, read_fields, read_jsonl, sha256
+from llama_scale.files import atomic_write, check_unchanged, read_fields, read_jsonl, sha256
 from llama_scale.scaling.study.collect import check_scored
 from llama_scale.scaling.study.finetune.comparison import TriedRate
 from llama_scale.scaling.study.finetune.settings import BASE, FEW_SHOT, Arm
@@ -190,9 +190,8 @@ def load_samples(path: Path, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Read the judged samples of a suite's result; raise InputError where they have changed since."""
     samples = path.with_name(f"{path.stem}-samples.jsonl.gz")
     rows = read_jsonl(samples, whole=True, required=["task_id", "reason", "passed", "parses", "finish_reason"])
-    if (written := scores.get("samples_sha256")) is not None and sha256(samples) != written:
-        problem = f"has changed since {path.name} was written"
-        raise InputError(f"{samples}: {problem}; restore it, or delete {path.name} and run the study again")
+    remedy = f"restore it, or delete {path.name} and run the study again"
+    check_unchanged(samples, scores.get("samples_sha256"), f"{path.name} was written", remedy)
     return rows
 
 
