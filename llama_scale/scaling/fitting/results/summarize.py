@@ -27,7 +27,7 @@ NEXT = 10
 CLEARLY_LESS = 0.9  # of an objective
 MOST_FLOPS_ERROR = 0.25  # of the FLOPs of a token as a function of size, relative
 CURVE = 41
-SAMPLE = 400
+SAMPLE = 2_000  # resampled laws kept at most: by default all, so that a forecast has the interval of the hold-out
 
 
 def summarize(

@@ -8,7 +8,9 @@ import pytest
 
 from llama_scale.errors import InputError
 from llama_scale.files import write_json
+from llama_scale.scaling.fitting.fit import hold_out
 from llama_scale.scaling.fitting.points import read_points
+from llama_scale.scaling.fitting.results.summarize import summarize
 from llama_scale.scaling.forecasting.forecast import (
     cautions,
     forecast,
@@ -18,6 +20,7 @@ from llama_scale.scaling.forecasting.forecast import (
     write_forecast,
 )
 from tests.conftest import run_here
+from tests.llama_scale.scaling.helpers import grid
 
 # A forecast as it was written before its fields had the names they have now.
 V1 = {
@@ -32,6 +35,16 @@ V1 = {
         | {"value": 3.0, "low": 2.9, "high": 3.1, "run_low": 2.8, "run_high": 3.2}
     ],
 }
+
+
+def test_a_forecast_has_the_interval_of_the_same_run_held_out(tmp_path):
+    """A report shows both: drawn from a part of the resamples alone, one said inside where the other said outside."""
+    held = hold_out(grid(sizes=4, budgets=4), "largest")
+    summarize(held.fit, None).write(tmp_path / "laws.json")
+    (size,), (tokens,) = held.points.N, held.points.D
+    (run,) = forecast(tmp_path, f"{size}:{tokens}").runs
+    for name in ("value", "low", "high", "run_low", "run_high"):
+        assert getattr(run, name) == pytest.approx(held.predicted[name][0], rel=1e-7), name
 
 
 def test_a_forecast_of_an_older_format_is_read_and_scored(tmp_path):
